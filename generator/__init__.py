@@ -1,0 +1,1 @@
+"""The build: grammars and templates in, the installer `dist/pg_durable.sql` out."""

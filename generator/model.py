@@ -1,0 +1,67 @@
+"""The facts that more than one template needs: node types, statuses, settings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of df.settings: its default as text, how it is validated, its range and its meaning."""
+
+    name: str
+    default: str
+    kind: str  # boolean, integer, number, duration, zone, choice, conninfo
+    low: float | None
+    high: float | None
+    description: str
+
+
+STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
+LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
+NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "LOOP", "BREAK", "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "HTTP",
+              "HTTP_MULTIPART")  # fmt: skip
+TERMINAL = ("completed", "failed", "cancelled")
+
+SETTINGS = (
+    Setting("enable_superuser_instances", "off", "boolean", None, None,
+            "whether superusers may submit instances"),
+    Setting("list_instances_max_limit", "1000", "integer", 1, 1_000_000,
+            "largest limit_count of df.list_instances"),
+    Setting("loop_min_interval", "1", "duration", 0, 3600,
+            "least time between the starts of two iterations of a forever loop, in seconds"),
+    Setting("timezone", "UTC", "zone", None, None, "time zone of schedules that name none"),
+    Setting("max_user_connections", "10", "integer", 1, 1000, "SQL steps that one worker runs at the same time"),
+    Setting("max_new_transaction_starts", "2", "integer", 1, 1000,
+            "starts in transaction_mode 'new' that may be under way at the same time"),
+    Setting("new_transaction_start_timeout", "5", "duration", 1, 3600,
+            "how long a start in transaction_mode 'new' waits for a slot, in seconds"),
+    Setting("loopback_dsn", "", "conninfo", None, None,
+            "how transaction_mode 'new' reaches this server: host, port and means to authenticate"),
+    Setting("retention_days", "30", "integer", 0, 36500, "age in days at which a finished instance is removed"),
+    Setting("retention_max", "10000", "integer", 1, 10_000_000, "number of finished instances that are kept"),
+    Setting("reconcile_interval", "3600", "duration", 0, 86400, "seconds between two retention passes; 0 is off"),
+    Setting("retry_max_attempts", "5", "integer", 1, 1000, "attempts of a step that fails with a transient error"),
+    Setting("retry_initial_delay", "1", "duration", 0, 86400, "largest delay before the second attempt, in seconds"),
+    Setting("retry_backoff", "2", "number", 1, 100, "factor by which the delay grows with each attempt"),
+    Setting("retry_max_delay", "60", "duration", 0, 86400, "largest delay between two attempts, in seconds"),
+    Setting("max_result_bytes", "16777216", "integer", 1024, 268_435_456,
+            "largest JSON text of one result, in bytes"),
+    Setting("http_mode", "allowlist", "choice", None, None, "outbound HTTP: off, allowlist or any"),
+    Setting("http_max_timeout", "300", "duration", 1, 86400, "largest timeout_seconds of an HTTP step"),
+    Setting("http_max_request_bytes", "10485760", "integer", 0, 104_857_600, "largest HTTP request body, in bytes"),
+    Setting("http_max_response_bytes", "10485760", "integer", 0, 104_857_600,
+            "largest HTTP response body, in bytes"),
+    Setting("http_retry_after_max", "86400", "duration", 0, 604_800,
+            "longest Retry-After that is honoured, in seconds"),
+)  # fmt: skip
+
+
+def context() -> dict[str, Any]:
+    """What every template sees."""
+    return {
+        "steps": STEPS,
+        "leaves": LEAVES,
+        "node_types": NODE_TYPES,
+        "terminal": TERMINAL,
+        "settings": SETTINGS,
+    }

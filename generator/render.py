@@ -1,0 +1,53 @@
+"""Renders the templates, in the order of their file names, into the files of dist/."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from generator import model
+from generator.sql import FILTERS
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATES = ROOT / "templates"
+
+
+@cache
+def release() -> tuple[str, str]:
+    """Version and build time, both from the newest heading of the change log, so that builds are reproducible."""
+    heading = re.search(r"^## (\S+) - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    if heading is None:
+        raise ValueError("CHANGELOG.md has no heading of the form '## <version> - <date>'")
+    return heading[1], f"{heading[2]} 00:00:00 UTC"
+
+
+@cache
+def body() -> str:
+    """All templates but the psql prologue and epilogue: plain SQL that any driver can send in one transaction."""
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    env.filters |= FILTERS
+    version, built = release()
+    context = {"version": version, "built": built, **model.context()}
+    names = sorted(path.name for path in TEMPLATES.glob("[0-9]*.sql.j2"))
+    return "\n".join(env.get_template(name).render(context).strip() + "\n" for name in names)
+
+
+@cache
+def artifacts() -> dict[str, str]:
+    """Path in the repository -> content, of every generated file."""
+    version, built = release()
+    head = (TEMPLATES / "psql_head.sql").read_text().replace("@VERSION@", version).replace("@BUILT@", built)
+    control = (TEMPLATES / "extension.control").read_text().replace("@VERSION@", version)
+    return {
+        "dist/pg_durable.sql": f"{head}\n{body()}\ncommit;\n",
+        "dist/extension/pg_durable.control": control,
+        f"dist/extension/pg_durable--{version}.sql": body(),
+    }

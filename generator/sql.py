@@ -1,0 +1,40 @@
+"""How Python values are written as SQL: the Jinja filters of the templates."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def literal(value: str | int | bool | None) -> str:
+    """A value as an SQL literal that needs no particular standard_conforming_strings."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    escape = "E" if "\\" in value else ""
+    return f"{escape}'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def literals(values: Iterable[str | int]) -> str:
+    """Values as a comma-separated list of literals."""
+    return ", ".join(literal(value) for value in values)
+
+
+def array(values: Iterable[str | int]) -> str:
+    """Values as an array constructor."""
+    return f"array[{literals(values)}]"
+
+
+def json_literal(value: Any) -> str:
+    """A JSON value as a literal of its compact text."""
+    return literal(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "literal": literal,
+    "literals": literals,
+    "array": array,
+    "json_literal": json_literal,
+}

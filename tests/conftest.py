@@ -1,0 +1,58 @@
+"""Fixtures: a real server for the session, a template database with df installed, a fresh clone of it for each test."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from generator.render import artifacts
+from tests.support import Database, Server, install
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server under test: PG_DURABLE_TEST_DSN when it is set (a superuser's), else an embedded PostgreSQL 18."""
+    dsn = os.environ.get("PG_DURABLE_TEST_DSN")
+    if dsn:
+        yield Server(dsn)
+        return
+    from pg_durable.embedded import EmbeddedServer  # noqa: PLC0415 - only where no server is given
+
+    home = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
+    home.chmod(0o755)
+    version = int(os.environ.get("PG_DURABLE_TEST_VERSION", "18"))
+    with EmbeddedServer(home / "data", version, {"fsync": "off", "full_page_writes": "off"}) as embedded:
+        yield Server(embedded.dsn(), embedded)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> Iterator[str]:
+    name = f"template_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        conn.execute(
+            sql.SQL("create database {} encoding 'UTF8' template template0").format(sql.Identifier(name))
+        )
+        for role in ("app", "other", "durable_worker"):
+            if not conn.execute("select from pg_roles where rolname = %s", [role]).fetchone():
+                conn.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
+    install(server.dsn_for(name), artifacts()["dist/pg_durable.sql"])
+    with psycopg.connect(server.dsn_for(name), autocommit=True) as conn:
+        conn.execute("grant create on schema public to app, other")
+    yield name
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def db(server: Server, template: str) -> Iterator[Database]:
+    """A fresh database with df installed; `db.sql(...)` asks as role `app`, `db.admin(...)` as the superuser."""
+    database = Database.clone(server, template)
+    yield database
+    database.drop()

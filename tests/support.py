@@ -1,0 +1,94 @@
+"""What tests share: the server, a database of their own, and waiting for a condition with a deadline."""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+
+@dataclass
+class Server:
+    """A running server, reached as a superuser; `embedded` is set when the tests own it."""
+
+    dsn: str
+    embedded: Any = None
+
+    def dsn_for(self, database: str, user: str | None = None) -> str:
+        """The connection string of a database, as the superuser or as `user`."""
+        return make_conninfo(self.dsn, dbname=database, **({"user": user} if user else {}))
+
+
+def install(dsn: str, script: str, operator_schema: str = "public", worker_role: str = "") -> None:
+    """Installs dist/pg_durable.sql without psql: its head only sets what is set here."""
+    body = script.split("\n-- body\n", 1)[1].rsplit("commit;", 1)[0]
+    with psycopg.connect(dsn) as conn:
+        conn.execute("select set_config('pg_durable.operator_schema', %s, true)", [operator_schema])
+        conn.execute("select set_config('pg_durable.worker_role', %s, true)", [worker_role])
+        conn.execute(body.encode())
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:
+    """Returns the first true value of `condition`; fails when there is none within the deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.01)
+
+
+@dataclass
+class Database:
+    """One test's database."""
+
+    server: Server
+    name: str
+    connections: dict[str, psycopg.Connection[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def clone(cls, server: Server, template: str) -> "Database":
+        """Makes a database from a template."""
+        name = f"t_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(server.dsn, autocommit=True) as conn:
+            statement = sql.SQL("create database {} template {}")
+            conn.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        return cls(server, name)
+
+    def drop(self) -> None:
+        """Closes what is open and drops the database."""
+        for conn in self.connections.values():
+            conn.close()
+        with psycopg.connect(self.server.dsn, autocommit=True) as conn:
+            conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(self.name)))
+
+    def dsn(self, user: str | None = None) -> str:
+        """The connection string of this database."""
+        return self.server.dsn_for(self.name, user)
+
+    def connect(self, user: str | None = None, **kwargs: Any) -> psycopg.Connection[Any]:
+        """A new connection, in autocommit unless told otherwise."""
+        return psycopg.connect(self.dsn(user), **{"autocommit": True, **kwargs})
+
+    def rows(self, query: str, *args: Any, user: str | None = "app") -> list[tuple[Any, ...]]:
+        """All rows of a statement, asked as `user` (None: the superuser) on a connection that is kept."""
+        key = user or ""
+        if key not in self.connections or self.connections[key].closed:
+            self.connections[key] = self.connect(user)
+        cursor = self.connections[key].execute(query.encode(), args or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def sql(self, query: str, *args: Any, user: str | None = "app") -> Any:
+        """The first column of the first row, or None."""
+        rows = self.rows(query, *args, user=user)
+        return rows[0][0] if rows else None
+
+    def admin(self, query: str, *args: Any) -> Any:
+        """The same, asked as the superuser."""
+        return self.sql(query, *args, user=None)

@@ -1,0 +1,1 @@
+"""The HTTP steps of the worker: policy, addresses, transport, bodies."""
