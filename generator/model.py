@@ -64,4 +64,24 @@ def context() -> dict[str, Any]:
         "node_types": NODE_TYPES,
         "terminal": TERMINAL,
         "settings": SETTINGS,
+        "user_routines": USER_ROUTINES,
+        "user_views": USER_VIEWS,
+        "worker_routines": WORKER_ROUTINES,
     }
+
+
+# What public functions that run with the caller's rights need of df_engine; granted by df.grant_usage.
+USER_ROUTINES = (
+    "df_engine.setting(text)",
+    "df_engine.setting_number(text)",
+    "df_engine.setting_on(text)",
+)
+USER_VIEWS = {
+    "df_engine.own_instances": "insert",
+    "df_engine.own_nodes": "insert",
+    "df_engine.own_ready": "insert",
+    "df_engine.visible_inbox": "insert",
+}
+
+# What a worker calls on its supervising connection; granted by df.grant_worker.
+WORKER_ROUTINES: tuple[str, ...] = ()

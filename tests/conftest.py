@@ -36,9 +36,7 @@ def server() -> Iterator[Server]:
 def template(server: Server) -> Iterator[str]:
     name = f"template_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(server.dsn, autocommit=True) as conn:
-        conn.execute(
-            sql.SQL("create database {} encoding 'UTF8' template template0").format(sql.Identifier(name))
-        )
+        conn.execute(sql.SQL("create database {} encoding 'UTF8' template template0").format(sql.Identifier(name)))
         for role in ("app", "other", "durable_worker"):
             if not conn.execute("select from pg_roles where rolname = %s", [role]).fetchone():
                 conn.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))

