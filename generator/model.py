@@ -72,6 +72,14 @@ def context() -> dict[str, Any]:
 
 # What public functions that run with the caller's rights need of df_engine; granted by df.grant_usage.
 USER_ROUTINES = (
+    "df_engine.check_http(text, text, text, text, jsonb, int)",
+    "df_engine.http_headers_problem(jsonb)",
+    "df_engine.http_headers_text(jsonb)",
+    "df_engine.http_method_problem(text, text)",
+    "df_engine.http_node(text, text, text, text, jsonb, int)",
+    "df_engine.http_parts_problem(jsonb)",
+    "df_engine.http_parts_text(jsonb)",
+    "df_engine.http_scheme_problem(text)",
     "df_engine.setting(text)",
     "df_engine.setting_number(text)",
     "df_engine.setting_on(text)",
