@@ -134,6 +134,7 @@ if df_engine.migrating(1) then
     _parent varchar(8),
     _scope varchar(8),                 -- top node of the innermost scope the node runs in; NULL: the root scope
     _open int,                         -- JOIN: branches that have not ended; RACE: 1 until it is decided
+    _forever boolean,                  -- LOOP: no condition and no break of its own, so its iterations are paced
     constraint nodes_pkey primary key (instance_id, id),
     constraint nodes_instance_id_present_chk check (instance_id is not null),
     constraint nodes_submitted_by_present_chk check (submitted_by is not null),
@@ -208,11 +209,13 @@ if df_engine.migrating(1) then
   create table df_engine.ready (
     id bigint generated always as identity,
     lane text not null default 'sql' check (lane in ('sql', 'direct', 'http')),
-    submitter regrole not null,
+    submitter oid not null,
     instance_id varchar(8) not null,
     node_id varchar(8) not null,
+    picked boolean not null default false,   -- false: the run has not begun, and is checked before it does
+    autocommit boolean not null default false, -- PostgreSQL refuses the statement inside a transaction
     worker int,                        -- who holds the lease of a direct or http step
-    deaths smallint not null default 0,
+    deaths smallint not null default 0,      -- sessions or workers that died while they ran it
     constraint ready_pkey primary key (lane, submitter, id)
   ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
           autovacuum_vacuum_cost_delay = 0);
@@ -304,6 +307,9 @@ if df_engine.migrating(1) then
     role regrole not null constraint worker_roles_pkey primary key
   );
 
+  -- How a node ended: outcome is ok, failed, broke (on its way to the enclosing loop) or lost (in a race).
+  create type df_engine.ending as (outcome text, value jsonb, columns text[], error text);
+
   -- When the last retention pass was begun.
   create table df_engine.upkeep (
     retained_at timestamptz not null default now()
@@ -384,7 +390,7 @@ create or replace view df_engine.own_nodes as
 create or replace view df_engine.own_ready as
   select submitter, instance_id, node_id
   from df_engine.ready
-  where submitter = quote_ident(current_user)::regrole
+  where submitter = quote_ident(current_user)::regrole::oid
   with check option;
 
 -- Whether the caller may see a run's row: row_security_active asks for the caller, also inside a view.
@@ -434,6 +440,1962 @@ insert into df.settings (name, value, description) values
   ('http_retry_after_max', '86400', 'longest Retry-After that is honoured, in seconds')
 on conflict (name) do update set description = excluded.description
   where settings.description is distinct from excluded.description;
+
+-- Transitions: what follows when a node ends. The driver, the timers and the signals call df_engine.advance, which climbs
+-- from a node that ended, and descends into what runs next, one level a turn, without recursion.
+--
+-- Lock order, in every transaction of the engine: the ready row or timer that is the claim; the instance, FOR KEY SHARE
+-- (df.cancel takes it FOR UPDATE, so a step that is just committing is waited for, and none commits after); JOIN and RACE
+-- rows from the inside out; last, for signals, the instance FOR NO KEY UPDATE.
+
+-- The stamp of what runs in a scope now: <scope>::<generation>. p_scope NULL is the root scope.
+create or replace function df_engine.stamp(p_instance varchar, p_scope varchar) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+  if p_scope is null then
+    return (select i.id || '::' || i._generation from df.instances i where i.id = p_instance);
+  end if;
+  return (select s.path || '::' || s.generation from df_engine.scopes s
+          where s.instance_id = p_instance and s.node_id = p_scope);
+end
+$$;
+
+-- Shows a node, its ancestors and the instance as running; stops at the first that is already shown so.
+create or replace function df_engine.mark_running(p_instance varchar, p_node varchar) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_node varchar := p_node;
+  v_row record;
+  v_stamp pg_catalog.text;
+begin
+  while v_node is not null loop
+    select n._parent as parent, n._scope as scope, n.status, n.status_details ->> 'execution_id' as stamp into v_row
+    from df.nodes n where n.instance_id = p_instance and n.id = v_node;
+    v_stamp := df_engine.stamp(p_instance, v_row.scope);
+    exit when v_row.status = 'running' and v_row.stamp = v_stamp;
+    update df.nodes n
+    set status = 'running', result = null, result_columns = null, error = null, attempts = 1,
+        started_at = df_engine.clock(), completed_at = null, updated_at = df_engine.clock(),
+        status_details = jsonb_build_object('execution_id', v_stamp)
+    where n.instance_id = p_instance and n.id = v_node;
+    v_node := v_row.parent;
+  end loop;
+  update df.instances i
+  set _state = 'running', status = case when i.status = 'pending' then 'running' else i.status end,
+      updated_at = df_engine.clock(), wait_reason = null
+  where i.id = p_instance and i._state = 'pending';
+end
+$$;
+
+-- Stores a named result in the map of a scope.
+create or replace function df_engine.bind(
+  p_instance varchar, p_scope varchar, p_name text, p_value jsonb, p_columns text[]
+) returns void
+language sql set search_path = '' as $$
+  insert into df_engine.bindings (instance_id, scope, name, value, columns)
+  values (p_instance, coalesce(p_scope, ''), p_name, p_value, p_columns)
+  on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+$$;
+
+-- Hands the names bound in a scope's branches, up to branch p_last, to the surrounding scope; later branches win.
+create or replace function df_engine.merge_names(
+  p_instance varchar, p_scopes varchar[], p_target varchar
+) returns void
+language sql set search_path = '' as $$
+  with moved as (
+    delete from df_engine.bindings b
+    where b.instance_id = p_instance and b.scope = any (p_scopes)
+    returning b.*
+  )
+  insert into df_engine.bindings (instance_id, scope, name, value, columns)
+  select distinct on (m.name) p_instance, coalesce(p_target, ''), m.name, m.value, m.columns
+  from moved m
+  order by m.name, array_position(p_scopes, m.scope) desc
+  on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+$$;
+
+-- Opens child scopes below p_parent, one a top node, in branch order; what an earlier generation left there is dropped.
+create or replace function df_engine.open_scopes(
+  p_instance varchar, p_owner varchar, p_parent varchar, p_tops varchar[]
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_stamp pg_catalog.text := df_engine.stamp(p_instance, p_parent);
+begin
+  delete from df_engine.bindings b where b.instance_id = p_instance and b.scope = any (p_tops);
+  insert into df_engine.scopes (instance_id, node_id, parent, owner, branch, path)
+  select p_instance, t.top, p_parent, p_owner, t.place, v_stamp || '::' || t.top
+  from unnest(p_tops) with ordinality as t(top, place)
+  on conflict (instance_id, node_id) do update
+    set path = excluded.path, generation = 1, outcome = null, events = 0;
+end
+$$;
+
+-- The branches of a JOIN or RACE, in order.
+create or replace function df_engine.branches(p_left varchar, p_right varchar, p_query text) returns varchar[]
+language sql immutable set search_path = '' as $$
+  select array[p_left, p_right] || coalesce(
+    (select array_agg(e.id::varchar order by e.place)
+     from jsonb_array_elements_text(p_query::pg_catalog.jsonb -> 'extra_nodes') with ordinality as e(id, place)), '{}');
+$$;
+
+-- A LOOP that can only end by failure or cancel: no condition, and no BREAK in its body outside of nested loops.
+create or replace function df_engine.is_forever(p_instance varchar, p_loop varchar) returns boolean
+language sql stable set search_path = '' as $$
+  with recursive body as (
+    select n.* from df.nodes l join df.nodes n on n.instance_id = l.instance_id and n.id = l.left_node
+    where l.instance_id = p_instance and l.id = p_loop
+    union all
+    select n.*
+    from body b
+    cross join lateral unnest(
+      df_engine.branches(b.left_node, b.right_node, b.query)
+      || (b.query::pg_catalog.jsonb ->> 'condition_node')::varchar) as c(id)
+    join df.nodes n on n.instance_id = p_instance and n.id = c.id
+    where b.node_type in ('THEN', 'IF', 'JOIN', 'RACE')
+  )
+  select not exists (select from body b where b.node_type = 'BREAK')
+    and not exists (select from df.nodes l where l.instance_id = p_instance and l.id = p_loop
+                    and l.query::pg_catalog.jsonb ? 'condition_node');
+$$;
+
+-- Whether p_node is p_top or below it.
+create or replace function df_engine.is_below(p_instance varchar, p_node varchar, p_top varchar) returns boolean
+language sql stable set search_path = '' as $$
+  with recursive up as (
+    select n.id, n._parent from df.nodes n where n.instance_id = p_instance and n.id = p_node
+    union all
+    select n.id, n._parent from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
+    where up.id <> p_top
+  )
+  select exists (select from up where up.id = p_top);
+$$;
+
+-- Removes what could still start below p_top (NULL: in the whole run). A row that a running step has locked is left to
+-- that step, which finds out when it wants to finish.
+create or replace function df_engine.withdraw(p_instance varchar, p_top varchar) returns void
+language plpgsql set search_path = '' as $$
+begin
+  delete from df_engine.ready r using (
+    select q.lane, q.submitter, q.id from df_engine.ready q
+    where q.instance_id = p_instance and (p_top is null or df_engine.is_below(p_instance, q.node_id, p_top))
+    for update skip locked) d
+  where r.lane = d.lane and r.submitter = d.submitter and r.id = d.id;
+  delete from df_engine.timers t using (
+    select q.node_id from df_engine.timers q
+    where q.instance_id = p_instance and (p_top is null or df_engine.is_below(p_instance, q.node_id, p_top))
+    for update skip locked) d
+  where t.instance_id = p_instance and t.node_id = d.node_id;
+  delete from df_engine.waits w using (
+    select q.node_id from df_engine.waits q
+    where q.instance_id = p_instance and (p_top is null or df_engine.is_below(p_instance, q.node_id, p_top))
+    for update skip locked) d
+  where w.instance_id = p_instance and w.node_id = d.node_id;
+end
+$$;
+
+-- Ends a run. A terminal status found in the column is left as it is.
+create or replace function df_engine.end_run(p_instance varchar, p_state text, p_error text) returns void
+language plpgsql set search_path = '' as $$
+begin
+  update df.instances i
+  set _state = p_state, error = p_error, updated_at = df_engine.clock(), wait_reason = null,
+      status = case when i.status in ('completed', 'failed', 'cancelled') then i.status else p_state end
+  where i.id = p_instance;
+  update df_engine.inbox s set status = 'undeliverable', fresh = false
+  where s.instance_id = p_instance and s.status = 'pending' and not s.fresh;
+end
+$$;
+
+-- Fails a run that must not go on, without touching its nodes.
+create or replace function df_engine.fail_run(p_instance varchar, p_error text) returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform df_engine.end_run(p_instance, 'failed', p_error);
+  perform df_engine.withdraw(p_instance, null);
+end
+$$;
+
+-- Puts a step, or a node that is to be entered, at the back of the queue.
+create or replace function df_engine.enqueue(p_instance varchar, p_node varchar, p_lane text) returns void
+language sql set search_path = '' as $$
+  insert into df_engine.ready (lane, submitter, instance_id, node_id, picked)
+  select p_lane, i._submitter, p_instance, p_node, true from df.instances i where i.id = p_instance;
+$$;
+
+-- Goes on with a loop: next generation, LOOP stamped again, body queued, now or when its pace allows.
+create or replace function df_engine.iterate(p_instance varchar, p_loop varchar, p_scope varchar) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_loop record;
+  v_due timestamptz;
+begin
+  select n.left_node, n.started_at, n._forever as forever into v_loop
+  from df.nodes n where n.instance_id = p_instance and n.id = p_loop;
+  if p_scope is null then
+    perform df_engine.next_execution(p_instance, v_loop.started_at);
+  else
+    update df_engine.scopes s set generation = s.generation + 1
+    where s.instance_id = p_instance and s.node_id = p_scope;
+  end if;
+  if v_loop.forever then
+    v_due := v_loop.started_at + df_engine.setting_number('loop_min_interval') * interval '1 s';
+  end if;
+  if v_due > df_engine.clock() then
+    insert into df_engine.timers (instance_id, node_id, due_at, kind) values (p_instance, p_loop, v_due, 'pace');
+  else
+    perform df_engine.enqueue(p_instance, v_loop.left_node, 'sql');
+    v_due := df_engine.clock();
+  end if;
+  update df.nodes n
+  set status = 'running', result = null, started_at = v_due, completed_at = null, updated_at = df_engine.clock(),
+      status_details = jsonb_build_object('execution_id', df_engine.stamp(p_instance, p_scope))
+  where n.instance_id = p_instance and n.id = p_loop;
+end
+$$;
+
+-- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten.
+create or replace function df_engine.next_execution(p_instance varchar, p_started timestamptz) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_generation int;
+begin
+  select i._generation into v_generation from df.instances i where i.id = p_instance;
+  insert into df_engine.executions (instance_id, generation, events, started_at, finished_at)
+  values (p_instance, v_generation, df_engine.count_events(p_instance),
+          coalesce(p_started, df_engine.clock()), df_engine.clock());
+  delete from df_engine.executions e where e.instance_id = p_instance and e.generation = v_generation - 10000;
+  delete from df_engine.bindings b where b.instance_id = p_instance and b.scope = '';
+  update df.instances i set _generation = v_generation + 1 where i.id = p_instance;
+end
+$$;
+
+-- Constructs: what IF, LOOP, JOIN and RACE do when a child ends. Each function gets the construct and the child's ending,
+-- and answers with the node to enter next, with the construct's own ending, or with neither while others still run. An
+-- outcome 'lost' means that a race was decided in the meantime: the caller rolls back.
+
+create or replace function df_engine.if_child(
+  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
+)
+language plpgsql set search_path = '' as $$
+begin
+  if p_end.outcome <> 'ok' or p_child in (p_construct.left_node, p_construct.right_node) then
+    return;
+  end if;
+  p_next := case when df_engine.truth(p_end.value, p_end.columns)
+                 then p_construct.left_node else p_construct.right_node end;
+  p_end := null;
+end
+$$;
+
+create or replace function df_engine.loop_child(
+  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
+)
+language plpgsql set search_path = '' as $$
+declare
+  v_condition varchar := p_construct.query::pg_catalog.jsonb ->> 'condition_node';
+begin
+  if p_end.outcome = 'broke' then
+    p_end.outcome := 'ok';
+  elsif p_end.outcome = 'ok' and p_child = p_construct.left_node and v_condition is not null then
+    p_next := v_condition;
+    p_end := null;
+  elsif p_end.outcome = 'ok' and (v_condition is null or df_engine.truth(p_end.value, p_end.columns)) then
+    perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope);
+    p_end := null;
+  elsif p_end.outcome = 'ok' then
+    select n.result, n.result_columns into p_end.value, p_end.columns
+    from df.nodes n where n.instance_id = p_construct.instance_id and n.id = p_construct.left_node;
+  end if;
+  if p_end.outcome = 'ok' then
+    -- A loop that opened its own scope, not as a branch, hands its names on now.
+    perform df_engine.merge_names(s.instance_id, array[s.node_id], s.parent)
+    from df_engine.scopes s
+    where s.instance_id = p_construct.instance_id and s.node_id = p_construct.id and s.owner is null;
+  end if;
+end
+$$;
+
+-- The first break or failure in branch order decides; else the array of the branches' values.
+create or replace function df_engine.join_ending(p_construct df.nodes, out p_end df_engine.ending)
+language plpgsql set search_path = '' as $$
+declare
+  v_first record;
+  v_scopes varchar[];
+begin
+  select s.branch, s.outcome, n.result, n.error into v_first
+  from df_engine.scopes s
+  join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
+  where s.instance_id = p_construct.instance_id and s.owner = p_construct.id and s.outcome <> 'ok'
+  order by s.branch limit 1;
+  select array_agg(s.node_id order by s.branch) into v_scopes
+  from df_engine.scopes s
+  where s.instance_id = p_construct.instance_id and s.owner = p_construct.id
+    and s.branch <= coalesce(v_first.branch, s.branch);
+  perform df_engine.merge_names(p_construct.instance_id, v_scopes, p_construct._scope);
+  if v_first.outcome = 'failed' then
+    p_end := row('failed', null, null, format('JOIN branch %s failed: %s', v_first.branch, v_first.error));
+  elsif v_first.outcome = 'broke' then
+    p_end := row('broke', v_first.result, null, null);
+  else
+    select 'ok', jsonb_agg(n.result order by s.branch), null, null into p_end
+    from df_engine.scopes s
+    join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
+    where s.instance_id = p_construct.instance_id and s.owner = p_construct.id;
+  end if;
+end
+$$;
+
+create or replace function df_engine.join_child(
+  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
+)
+language plpgsql set search_path = '' as $$
+declare
+  v_open int;
+begin
+  update df_engine.scopes s set outcome = (p_end).outcome
+  where s.instance_id = p_construct.instance_id and s.node_id = p_child;
+  update df.nodes n set _open = n._open - 1
+  where n.instance_id = p_construct.instance_id and n.id = p_construct.id
+  returning n._open into v_open;
+  p_end := null;
+  if v_open = 0 then
+    p_end := df_engine.join_ending(p_construct);
+  end if;
+end
+$$;
+
+-- The losing top node of a decided RACE is closed when it is a LOOP; other losers keep their status.
+create or replace function df_engine.lose_race(p_construct df.nodes, p_loser varchar) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_text pg_catalog.text := format('lost the race %s', p_construct.id);
+begin
+  update df_engine.scopes s set outcome = 'lost'
+  where s.instance_id = p_construct.instance_id and s.node_id = p_loser;
+  perform df_engine.withdraw(p_construct.instance_id, p_loser);
+  update df.nodes n
+  set status = 'failed', error = v_text, result = to_jsonb(v_text), result_columns = null,
+      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
+      status_details = jsonb_build_object('execution_id', s.path || '::1')
+  from df_engine.scopes s
+  where n.instance_id = p_construct.instance_id and n.id = p_loser and n.node_type = 'LOOP'
+    and s.instance_id = n.instance_id and s.node_id = n.id;
+end
+$$;
+
+create or replace function df_engine.race_child(
+  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
+)
+language plpgsql set search_path = '' as $$
+declare
+  v_left boolean := p_child = p_construct.left_node;
+begin
+  update df.nodes n set _open = 0
+  where n.instance_id = p_construct.instance_id and n.id = p_construct.id and n._open = 1;
+  if not found then
+    p_end := row('lost', null, null, null);
+    return;
+  end if;
+  update df_engine.scopes s set outcome = (p_end).outcome
+  where s.instance_id = p_construct.instance_id and s.node_id = p_child;
+  perform df_engine.lose_race(p_construct, case when v_left then p_construct.right_node else p_construct.left_node end);
+  perform df_engine.wake('x', null);
+  if p_end.outcome = 'failed' then
+    p_end.error := format('RACE %s branch failed: %s', case when v_left then 'left' else 'right' end,
+                                     p_end.error);
+  else
+    perform df_engine.merge_names(p_construct.instance_id, array[p_child], p_construct._scope);
+  end if;
+end
+$$;
+
+create or replace function df_engine.child_ended(
+  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
+)
+language plpgsql set search_path = '' as $$
+begin
+  case p_construct.node_type
+    when 'THEN' then
+      if p_child = p_construct.left_node and p_end.outcome = 'ok' then
+        p_next := p_construct.right_node;
+        p_end := null;
+      end if;
+    when 'IF' then
+      select * into p_end, p_next from df_engine.if_child(p_construct, p_child, p_end);
+    when 'LOOP' then
+      select * into p_end, p_next from df_engine.loop_child(p_construct, p_child, p_end);
+    when 'JOIN' then
+      select * into p_end, p_next from df_engine.join_child(p_construct, p_child, p_end);
+    when 'RACE' then
+      select * into p_end, p_next from df_engine.race_child(p_construct, p_child, p_end);
+  end case;
+end
+$$;
+
+-- df_engine.advance: the one loop that moves a run. It climbs from nodes that ended and descends into nodes that are
+-- entered, until every branch it touched waits for something: a ready row, a timer, a signal, or its siblings.
+
+-- Writes the ending of a node; answers its parent.
+create or replace function df_engine.complete_node(
+  p_instance varchar, p_node varchar, p_end df_engine.ending, p_started timestamptz
+) returns varchar
+language plpgsql set search_path = '' as $$
+declare
+  v_node record;
+  v_scope varchar;
+begin
+  update df.nodes n
+  set status = case when p_end.outcome = 'failed' then 'failed' else 'completed' end,
+      result = case when p_end.outcome = 'failed' then to_jsonb(p_end.error) else p_end.value end,
+      error = p_end.error, result_columns = p_end.columns,
+      attempts = case when n.status_details ? 'retry_at' and n.status = 'running' then n.attempts + 1 else 1 end,
+      started_at = case
+        when n.status = 'running' then n.started_at
+        when n.node_type = 'THEN' then
+          (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node)
+        else p_started end,
+      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
+      status_details = jsonb_build_object('execution_id', df_engine.stamp(p_instance, n._scope))
+  where n.instance_id = p_instance and n.id = p_node
+  returning n._parent as parent, n._scope as scope, n.node_type, n.result_name into v_node;
+  if v_node.result_name is not null and p_end.outcome <> 'failed'
+     and v_node.node_type not in ('SLEEP', 'WAIT_SCHEDULE', 'BREAK') then
+    v_scope := v_node.scope;
+    if v_node.node_type = 'LOOP' then
+      select s.parent into v_scope from df_engine.scopes s
+      where s.instance_id = p_instance and s.node_id = p_node and s.owner is null;
+      if not found then
+        v_scope := v_node.scope;
+      end if;
+    end if;
+    perform df_engine.bind(p_instance, v_scope, v_node.result_name, p_end.value, p_end.columns);
+  end if;
+  return v_node.parent;
+end
+$$;
+
+-- Opens a JOIN, a RACE or a LOOP: shown as running, with its scopes; answers the nodes to enter, in order.
+create or replace function df_engine.open_construct(p_node df.nodes) returns varchar[]
+language plpgsql set search_path = '' as $$
+declare
+  v_tops varchar[];
+begin
+  if p_node.node_type = 'LOOP' then
+    if p_node._scope = p_node.id
+       and not exists (select from df_engine.scopes s where s.instance_id = p_node.instance_id
+                       and s.node_id = p_node.id and s.owner is not null) then
+      perform df_engine.open_scopes(p_node.instance_id, null, df_engine.surrounding_scope(p_node), array[p_node.id]);
+    end if;
+    v_tops := array[p_node.left_node];
+  else
+    v_tops := df_engine.branches(p_node.left_node, p_node.right_node, p_node.query);
+    perform df_engine.open_scopes(p_node.instance_id, p_node.id, p_node._scope, v_tops);
+  end if;
+  perform df_engine.mark_running(p_node.instance_id, p_node.id);
+  update df.nodes n
+  set _open = case p_node.node_type when 'JOIN' then cardinality(v_tops) when 'RACE' then 1 end,
+      _forever = case when p_node.node_type = 'LOOP' then df_engine.is_forever(p_node.instance_id, p_node.id) end
+  where n.instance_id = p_node.instance_id and n.id = p_node.id;
+  return v_tops;
+end
+$$;
+
+-- The scope around the top node of a scope.
+create or replace function df_engine.surrounding_scope(p_node df.nodes) returns varchar
+language sql stable set search_path = '' as $$
+  select n._scope from df.nodes n where n.instance_id = p_node.instance_id and n.id = p_node._parent;
+$$;
+
+-- Where the thread of control that owns ready row p_ready goes on; without one, a new row.
+create or replace function df_engine.make_ready(p_node df.nodes, p_lane text, p_ready bigint) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if p_ready is not null and p_lane = 'sql' then
+    update df_engine.ready r set node_id = p_node.id, picked = true, deaths = 0
+    where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready;
+    return;
+  end if;
+  perform df_engine.enqueue(p_node.instance_id, p_node.id, p_lane);
+  perform df_engine.wake(case when p_lane = 'sql' then 'r' else 'l' end, null);
+end
+$$;
+
+-- The lane in which a step runs: sql inside a session's driver, direct and http from the worker.
+create or replace function df_engine.lane(p_instance varchar, p_type text) returns text
+language sql stable set search_path = '' as $$
+  select case when p_type <> 'SQL' then 'http'
+              when i.database <> current_database() then 'direct'
+              else 'sql' end
+  from df.instances i where i.id = p_instance;
+$$;
+
+-- Enters one node. p_enter: nodes to enter below it. p_end: it ended at once. Neither: it waits for something.
+create or replace function df_engine.enter_node(
+  p_instance varchar, p_node varchar, p_ready bigint, out p_enter varchar[], out p_end df_engine.ending,
+  out p_took_ready boolean
+)
+language plpgsql set search_path = '' as $$
+declare
+  v_node df.nodes;
+  v_lane pg_catalog.text;
+begin
+  select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = p_node;
+  case
+    when v_node.node_type = 'THEN' then
+      p_enter := array[v_node.left_node];
+    when v_node.node_type in ('JOIN', 'RACE', 'LOOP') then
+      p_enter := df_engine.open_construct(v_node);
+    when v_node.node_type = 'IF' and v_node.query::pg_catalog.jsonb ? 'condition_node' then
+      p_enter := array[(v_node.query::pg_catalog.jsonb ->> 'condition_node')::varchar];
+    when v_node.node_type = 'IF' then
+      select * into p_enter, p_end from df_engine.if_rows_branch(v_node);
+    when v_node.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
+      v_lane := df_engine.lane(p_instance, v_node.node_type);
+      perform df_engine.make_ready(v_node, v_lane, p_ready);
+      p_took_ready := v_lane = 'sql';
+      if v_lane <> 'sql' then
+        perform df_engine.mark_running(p_instance, p_node);
+      end if;
+    when v_node.node_type = 'BREAK' then
+      p_end := df_engine.break_ending(v_node);
+    else
+      p_end := df_engine.park_node(v_node);
+  end case;
+end
+$$;
+
+-- Moves a run on: from p_ended with its ending, or into p_enter. p_ready is the caller's claim on a thread of control; it
+-- moves with the thread, and is deleted when the thread ends or waits for something else. False: a race was lost in the
+-- meantime, and the caller has to roll back.
+create or replace function df_engine.advance(
+  p_instance varchar, p_ready bigint, p_enter varchar, p_ended varchar, p_end df_engine.ending, p_started timestamptz
+) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  v_enter varchar[] := array[p_enter];
+  v_ended varchar := p_ended;
+  v_end df_engine.ending := p_end;
+  v_ready bigint := p_ready;
+  v_parent varchar;
+  v_next varchar;
+  v_step record;
+  v_construct df.nodes;
+begin
+  if p_enter is null then
+    v_enter := '{}';
+  end if;
+  loop
+    if v_ended is not null then
+      v_parent := df_engine.complete_node(p_instance, v_ended, v_end, p_started);
+      if v_parent is null then
+        perform df_engine.end_run(p_instance, case v_end.outcome when 'failed' then 'failed' else 'completed' end,
+                                  v_end.error);
+        v_ended := null;
+      else
+        select * into v_construct from df.nodes n where n.instance_id = p_instance and n.id = v_parent;
+        select * into v_end, v_next from df_engine.child_ended(v_construct, v_ended, v_end);
+        if v_end.outcome = 'lost' then
+          return false;
+        end if;
+        v_ended := case when v_end.outcome is not null then v_parent end;
+        if v_next is not null then
+          v_enter := v_next || v_enter;
+        end if;
+      end if;
+    elsif cardinality(v_enter) > 0 then
+      v_next := v_enter[1];
+      v_enter := v_enter[2:];
+      continue when df_engine.is_lost(p_instance, v_next);
+      select * into v_step from df_engine.enter_node(p_instance, v_next, v_ready);
+      v_enter := coalesce(v_step.p_enter, '{}') || v_enter;
+      if v_step.p_took_ready then
+        v_ready := null;
+      end if;
+      v_end := v_step.p_end;
+      v_ended := case when v_end.outcome is not null then v_next end;
+    else
+      exit;
+    end if;
+  end loop;
+  if v_ready is not null then
+    delete from df_engine.ready r
+    where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = v_ready;
+  end if;
+  return true;
+end
+$$;
+
+-- Whether a node is the top of a branch that has lost its race before it was entered.
+create or replace function df_engine.is_lost(p_instance varchar, p_node varchar) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (select from df_engine.scopes s
+                 where s.instance_id = p_instance and s.node_id = p_node and s.outcome = 'lost');
+$$;
+
+-- Locks the races around a scope, from the inside out, and says whether all of them are still open for it. The caller is
+-- about to commit a step: no step of a loser commits once its race is decided.
+create or replace function df_engine.hold_races(p_instance varchar, p_scope varchar) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  v_scope record;
+  v_next varchar := p_scope;
+begin
+  while v_next is not null loop
+    select s.parent, s.owner, n.node_type into v_scope
+    from df_engine.scopes s
+    left join df.nodes n on n.instance_id = s.instance_id and n.id = s.owner
+    where s.instance_id = p_instance and s.node_id = v_next;
+    if v_scope.node_type = 'RACE' then
+      perform from df.nodes n where n.instance_id = p_instance and n.id = v_scope.owner for no key update;
+      if df_engine.is_lost(p_instance, v_next) then
+        return false;
+      end if;
+    end if;
+    v_next := v_scope.parent;
+  end loop;
+  return true;
+end
+$$;
+
+-- if_rows: no SQL runs, the row count of a named result decides.
+create or replace function df_engine.if_rows_branch(
+  p_node df.nodes, out p_enter varchar[], out p_end df_engine.ending
+)
+language plpgsql set search_path = '' as $$
+declare
+  v_name pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'result_name';
+  v_value pg_catalog.jsonb := df_engine.names(p_node.instance_id, p_node._scope, array[v_name]) -> v_name -> 'value';
+  v_count pg_catalog.jsonb := v_value -> 'row_count';
+begin
+  if v_count is null or jsonb_typeof(v_count) <> 'number' or v_count::numeric < 0
+     or v_count::numeric <> trunc(v_count::numeric) then
+    p_end := row('failed', null, null, format(
+      'if_rows: result "%s" %s', v_name, case when v_value is null then 'does not exist' else 'has no row_count' end));
+  elsif v_count::numeric > 0 then
+    p_enter := array[p_node.left_node];
+  else
+    p_enter := array[p_node.right_node];
+  end if;
+end
+$$;
+
+-- BREAK: its text after substitution, on the way to the nearest enclosing loop, if there is one.
+create or replace function df_engine.break_ending(p_node df.nodes) returns df_engine.ending
+language plpgsql set search_path = '' as $$
+declare
+  v_text pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'break_value';
+begin
+  if not df_engine.in_loop(p_node.instance_id, p_node.id) then
+    return row('failed', null, null, 'BREAK outside of a loop');
+  end if;
+  v_text := df_engine.render_step(p_node.instance_id, p_node._scope, v_text, 'raw');
+  return row('broke', df_engine.as_json(v_text), null, null);
+exception
+  when sqlstate 'DF010' or data_exception then
+    return row('failed', null, null, 'BREAK: ' || sqlerrm);
+end
+$$;
+
+-- Text as JSON if it parses, else as a JSON string; none is null.
+create or replace function df_engine.as_json(p_text text) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+begin
+  return coalesce(p_text, 'null')::pg_catalog.jsonb;
+exception when data_exception then
+  return to_jsonb(p_text);
+end
+$$;
+
+create or replace function df_engine.in_loop(p_instance varchar, p_node varchar) returns boolean
+language sql stable set search_path = '' as $$
+  with recursive up as (
+    select n._parent, n.node_type from df.nodes n where n.instance_id = p_instance and n.id = p_node
+    union all
+    select n._parent, n.node_type from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
+  )
+  select exists (select from up where node_type = 'LOOP');
+$$;
+
+-- The values of the wanted names as a scope sees them: name -> {value, columns}, or null when known without a value.
+create or replace function df_engine.names(p_instance varchar, p_scope varchar, p_wanted text[]) returns jsonb
+language sql stable set search_path = '' as $$
+  with recursive scopes as (
+    select coalesce(p_scope, '')::varchar as scope, 0 as distance
+    union all
+    select coalesce(s.parent, '')::varchar, c.distance + 1
+    from scopes c join df_engine.scopes s on s.instance_id = p_instance and s.node_id = c.scope
+  ),
+  nearest as (
+    select distinct on (b.name) b.name, jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns)) as entry
+    from scopes c
+    join df_engine.bindings b on b.instance_id = p_instance and b.scope = c.scope and b.name = any (p_wanted)
+    order by b.name, c.distance
+  )
+  select coalesce(jsonb_object_agg(w.name, n.entry), '{}')
+  from unnest(p_wanted) as w(name)
+  left join nearest n on n.name = w.name
+  where n.name is not null or exists (
+    select from df.nodes k where k.instance_id = p_instance and k.result_name = w.name);
+$$;
+
+-- Every name that a run knows, for suggestions in messages.
+create or replace function df_engine.known_names(p_instance varchar) returns text[]
+language sql stable set search_path = '' as $$
+  select coalesce(array_agg(distinct n.result_name), '{}')
+  from df.nodes n where n.instance_id = p_instance and n.result_name is not null;
+$$;
+
+-- A step's text with its references replaced; raises DF010 where that is not possible.
+create or replace function df_engine.render_step(
+  p_instance varchar, p_scope varchar, p_text text, p_mode text
+) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  v_text pg_catalog.text := p_text;
+  v_wanted pg_catalog.text[];
+begin
+  if strpos(v_text, '{') > 0 then
+    v_text := df_engine.render_vars(v_text, p_mode, (select i._vars from df.instances i where i.id = p_instance));
+  end if;
+  if strpos(v_text, '$') > 0 then
+    v_wanted := df_engine.template_names(v_text, p_mode);
+    if cardinality(v_wanted) > 0 then
+      v_text := df_engine.render_names(v_text, p_mode, df_engine.names(p_instance, p_scope, v_wanted),
+                                       df_engine.known_names(p_instance));
+    end if;
+  end if;
+  return v_text;
+end
+$$;
+
+-- Waiting: timers, schedules, signals, and waking workers. Nothing here runs a user's SQL, so a worker's supervising
+-- connection fires what is due for every role.
+
+-- Notifies workers that have said they sleep beyond p_due (NULL: now). The payload is a hint: r = ready SQL, l = leased
+-- steps, t = timers and signals, x = steps to interrupt. A notification costs a cluster-wide lock, so none is sent in vain.
+create or replace function df_engine.wake(p_kind text, p_due timestamptz) returns void
+language sql volatile set search_path = '' as $$
+  select pg_notify('df_wake', p_kind)
+  where exists (select from df._worker_epoch w where w._sleeps_until > coalesce(p_due, df_engine.clock()));
+$$;
+
+create or replace function df_engine.wake_for_start() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform df_engine.wake('r ' || new.submitter, null);
+  return null;
+end
+$$;
+
+create or replace function df_engine.wake_for_signal() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform df_engine.wake('t', null);
+  return null;
+end
+$$;
+
+-- At the commit of a start or a signal: deferred, so that a worker that went to sleep in the meantime is seen.
+do $triggers$
+begin
+  if not exists (select from pg_trigger where tgname = 'ready_wake') then
+    create constraint trigger ready_wake after insert on df_engine.ready deferrable initially deferred
+      for each row when (not new.picked) execute function df_engine.wake_for_start();
+  end if;
+  if not exists (select from pg_trigger where tgname = 'inbox_wake') then
+    create constraint trigger inbox_wake after insert on df_engine.inbox deferrable initially deferred
+      for each row execute function df_engine.wake_for_signal();
+  end if;
+end
+$triggers$;
+
+create or replace function df_engine.set_timer(
+  p_instance varchar, p_node varchar, p_kind text, p_due timestamptz
+) returns void
+language plpgsql set search_path = '' as $$
+begin
+  insert into df_engine.timers (instance_id, node_id, due_at, kind) values (p_instance, p_node, p_due, p_kind)
+  on conflict (instance_id, node_id) do update set due_at = excluded.due_at, kind = excluded.kind;
+  perform df_engine.wake('t', p_due);
+end
+$$;
+
+-- Starts a wait. Answers an ending only when the node's content, checked here for hand-written envelopes, is unusable.
+create or replace function df_engine.park_node(p_node df.nodes) returns df_engine.ending
+language plpgsql set search_path = '' as $$
+declare
+  v_config pg_catalog.jsonb;
+begin
+  perform df_engine.mark_running(p_node.instance_id, p_node.id);
+  if p_node.node_type = 'SLEEP' then
+    perform df_engine.set_timer(p_node.instance_id, p_node.id, 'sleep', df_engine.clock()
+      + df_engine.sleep_seconds(p_node.query) * interval '1 s');
+    return null;
+  end if;
+  v_config := p_node.query::pg_catalog.jsonb;
+  if p_node.node_type = 'WAIT_SCHEDULE' then
+    perform df_engine.set_timer(p_node.instance_id, p_node.id, 'schedule', df_engine.cron_next(
+      v_config ->> 'cron_expr', coalesce(v_config ->> 'timezone', df_engine.setting('timezone')), df_engine.clock()));
+  else
+    perform df_engine.open_wait(p_node, v_config ->> 'signal_name', (v_config ->> 'timeout_seconds')::numeric);
+  end if;
+  return null;
+exception
+  when data_exception or null_value_not_allowed or not_null_violation then
+    return row('failed', null, null, format('%s: %s', p_node.node_type, sqlerrm));
+end
+$$;
+
+create or replace function df_engine.sleep_seconds(p_query text) returns numeric
+language plpgsql immutable set search_path = '' as $$
+declare
+  v_seconds numeric := p_query::numeric;
+begin
+  if not (v_seconds between 0 and 3155760000) then
+    raise exception 'sleep of % seconds: must be non-negative and at most 100 years', p_query
+      using errcode = 'invalid_parameter_value';
+  end if;
+  return v_seconds;
+end
+$$;
+
+-- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and looked at again.
+create or replace function df_engine.open_wait(p_node df.nodes, p_signal text, p_timeout numeric) returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform from df.instances i where i.id = p_node.instance_id for no key update;
+  insert into df_engine.waits (instance_id, node_id, signal_name) values (p_node.instance_id, p_node.id, p_signal)
+  on conflict (instance_id, node_id) do update set signal_name = excluded.signal_name;
+  if p_timeout is not null then
+    perform df_engine.set_timer(p_node.instance_id, p_node.id, 'timeout',
+                                df_engine.clock() + p_timeout * interval '1 s');
+  end if;
+  update df_engine.inbox s set fresh = true, delivered_to = array[p_node.id]
+  where s.signal_id = (select k.signal_id from df_engine.inbox k
+                       where k.instance_id = p_node.instance_id and k.signal_name = p_signal
+                         and k.status = 'pending' and not k.fresh
+                       order by k.signal_id limit 1);
+  if found then
+    perform df_engine.wake('t', null);
+  end if;
+end
+$$;
+
+-- Locks a run for a transition that comes from outside a step; false when it is not running any more.
+create or replace function df_engine.hold_run(p_instance varchar) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  perform from df.instances i where i.id = p_instance and i._state in ('pending', 'running') for key share;
+  return found;
+end
+$$;
+
+-- Ends a waiting node, in a run that the caller holds. Raises where a race was lost in the meantime.
+create or replace function df_engine.end_wait(p_instance varchar, p_node varchar, p_value jsonb) returns void
+language plpgsql set search_path = '' as $$
+begin
+  delete from df_engine.timers t where t.instance_id = p_instance and t.node_id = p_node;
+  delete from df_engine.waits w where w.instance_id = p_instance and w.node_id = p_node;
+  if not df_engine.advance(p_instance, null, null, p_node, row('ok', p_value, null, null)::df_engine.ending,
+                           df_engine.clock())
+     or not df_engine.hold_races(p_instance, (select n._scope from df.nodes n
+                                              where n.instance_id = p_instance and n.id = p_node)) then
+    raise exception 'node % of instance % lost its race', p_node, p_instance using errcode = 'DF001';
+  end if;
+end
+$$;
+
+-- Fires one due timer; the caller has locked its row.
+create or replace function df_engine.fire_timer(p_timer df_engine.timers) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_node df.nodes;
+begin
+  if not df_engine.hold_run(p_timer.instance_id) then
+    delete from df_engine.timers t where t.instance_id = p_timer.instance_id and t.node_id = p_timer.node_id;
+    return;
+  end if;
+  select * into v_node from df.nodes n where n.instance_id = p_timer.instance_id and n.id = p_timer.node_id;
+  case p_timer.kind
+    when 'sleep' then
+      perform df_engine.end_wait(v_node.instance_id, v_node.id, jsonb_build_object(
+        'slept', true, 'seconds', v_node.query::pg_catalog.jsonb));
+    when 'schedule' then
+      perform df_engine.end_wait(v_node.instance_id, v_node.id, '{"scheduled": true}');
+    when 'timeout' then
+      perform df_engine.end_wait(v_node.instance_id, v_node.id, jsonb_build_object(
+        'signal_name', v_node.query::pg_catalog.jsonb -> 'signal_name', 'timed_out', true, 'data', null));
+    else
+      delete from df_engine.timers t where t.instance_id = v_node.instance_id and t.node_id = v_node.id;
+      perform df_engine.enqueue(v_node.instance_id,
+        case p_timer.kind when 'pace' then v_node.left_node else v_node.id end,
+        case p_timer.kind when 'pace' then 'sql' else df_engine.lane(v_node.instance_id, v_node.node_type) end);
+  end case;
+end
+$$;
+
+-- Looks at one fresh signal: delivers it to the open waits (or to the one it is reserved for), keeps it, or gives it up.
+create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_nodes varchar[];
+begin
+  perform from df.instances i
+  where i.id = p_signal.instance_id and i._state in ('pending', 'running') for no key update;
+  if not found then
+    update df_engine.inbox s set status = 'undeliverable', fresh = false, delivered_to = null
+    where s.signal_id = p_signal.signal_id;
+    return;
+  end if;
+  select array_agg(w.node_id) into v_nodes
+  from df_engine.waits w
+  where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
+    and (p_signal.delivered_to is null or w.node_id = any (p_signal.delivered_to));
+  update df_engine.inbox s
+  set fresh = false, delivered_to = v_nodes::pg_catalog.text[],
+      status = case when v_nodes is null then 'pending' else 'delivered' end,
+      delivered_at = case when v_nodes is not null then df_engine.clock() end
+  where s.signal_id = p_signal.signal_id;
+  perform df_engine.end_wait(p_signal.instance_id, w.node_id, jsonb_build_object(
+    'signal_name', p_signal.signal_name, 'timed_out', false, 'data', p_signal.signal_data))
+  from unnest(v_nodes) as w(node_id);
+end
+$$;
+
+-- One due timer or fresh signal, in a sub-transaction: an event that cannot have its locks at once is left for later, so
+-- that no caller's open transaction holds up the others.
+create or replace function df_engine.try_timer(p_instance varchar, p_node varchar) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  v_timer df_engine.timers;
+begin
+  select * into v_timer from df_engine.timers t
+  where t.instance_id = p_instance and t.node_id = p_node and t.due_at <= df_engine.clock() for update skip locked;
+  if found then
+    perform df_engine.fire_timer(v_timer);
+  end if;
+  return found;
+exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+  return false;
+end
+$$;
+
+create or replace function df_engine.try_signal(p_signal bigint) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  v_signal df_engine.inbox;
+begin
+  select * into v_signal from df_engine.inbox s where s.signal_id = p_signal and s.fresh for update skip locked;
+  if found then
+    perform df_engine.deliver_signal(v_signal);
+  end if;
+  return found;
+exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+  return false;
+end
+$$;
+
+-- Fires up to p_limit due timers and fresh signals; answers how many.
+create or replace function df_engine.fire_due(p_limit int) returns int
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
+declare
+  v_fired int;
+begin
+  select count(*) filter (where df_engine.try_signal(s.signal_id)) into v_fired
+  from (select q.signal_id from df_engine.inbox q where q.fresh order by q.signal_id limit p_limit) s;
+  return v_fired + (
+    select count(*) filter (where df_engine.try_timer(t.instance_id, t.node_id))
+    from (select q.instance_id, q.node_id from df_engine.timers q
+          where q.due_at <= df_engine.clock() order by q.due_at limit p_limit) t);
+end
+$$;
+
+-- Retries: whether a step that failed is tried again, and when.
+
+-- A field of the node's own policy, or the setting.
+create or replace function df_engine.policy_number(p_policy jsonb, p_key text) returns numeric
+language sql stable set search_path = '' as $$
+  select coalesce((p_policy ->> p_key)::numeric, df_engine.setting_number('retry_' || p_key));
+$$;
+
+-- Whether an SQLSTATE is named by a policy; without a list in it every error is, without a policy the transient ones.
+create or replace function df_engine.sql_retryable(p_sqlstate text, p_policy jsonb) returns boolean
+language sql stable set search_path = '' as $$
+  select case
+    when p_sqlstate ~ '^DF' or p_sqlstate = '57014' then false
+    when p_policy is null then df_engine.transient(p_sqlstate)
+    when not p_policy ? 'retry_on' then true
+    else exists (
+      select from jsonb_array_elements_text(p_policy -> 'retry_on') as e(item)
+      where e.item = p_sqlstate or (length(e.item) = 2 and starts_with(p_sqlstate, e.item))
+         or (e.item = 'transient' and df_engine.transient(p_sqlstate)))
+  end;
+$$;
+
+create or replace function df_engine.transient(p_sqlstate text) returns boolean
+language sql immutable set search_path = '' as $$
+  select left(p_sqlstate, 2) in ('08', '40', '53') or p_sqlstate in ('55P03', '57P01', '57P02', '57P03');
+$$;
+
+-- When a node that has just failed its attempt number p_attempt is due again; NULL when it is not tried again.
+-- p_after: seconds that the other side asked to wait (Retry-After).
+create or replace function df_engine.retry_due(p_policy jsonb, p_attempt int, p_after numeric) returns timestamptz
+language plpgsql volatile set search_path = '' as $$
+declare
+  v_limit numeric;
+begin
+  if p_attempt >= df_engine.policy_number(p_policy, 'max_attempts') then
+    return null;
+  end if;
+  v_limit := least(df_engine.policy_number(p_policy, 'max_delay'),
+                   df_engine.policy_number(p_policy, 'initial_delay')
+                   * df_engine.policy_number(p_policy, 'backoff') ^ least(p_attempt - 1, 60));
+  return df_engine.clock() + interval '1 s' * greatest(
+    v_limit * random()::numeric,
+    least(p_after, df_engine.setting_number('http_retry_after_max')), 0);
+end
+$$;
+
+-- Records a failed attempt and sets the timer for the next; false when the step is not to be tried again.
+create or replace function df_engine.retry_step(
+  p_instance varchar, p_node varchar, p_error text, p_code text, p_retryable boolean, p_after numeric,
+  p_started timestamptz
+) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  v_node record;
+  v_attempt int;
+  v_due timestamptz;
+begin
+  if not p_retryable then
+    return false;
+  end if;
+  select n.*, df_engine.stamp(p_instance, n._scope) as stamp into v_node
+  from df.nodes n where n.instance_id = p_instance and n.id = p_node;
+  v_attempt := case when v_node.status = 'running' and v_node.status_details ? 'retry_at'
+                    then v_node.attempts else 0 end + 1;
+  v_due := df_engine.retry_due(v_node.retry_policy, v_attempt, p_after);
+  if v_due is null then
+    return false;
+  end if;
+  perform df_engine.mark_running(p_instance, p_node);
+  update df.nodes n
+  set attempts = v_attempt, error = p_error, updated_at = df_engine.clock(),
+      started_at = case when v_attempt = 1 then p_started else n.started_at end,
+      status_details = jsonb_build_object('execution_id', v_node.stamp, 'retry_at', v_due)
+  where n.instance_id = p_instance and n.id = p_node;
+  insert into df_engine.attempts (instance_id, node_id, attempt, stamp, sqlstate, error)
+  values (p_instance, p_node, v_attempt, v_node.stamp, p_code, p_error);
+  perform df_engine.set_timer(p_instance, p_node, 'retry', v_due);
+  return true;
+end
+$$;
+
+-- The driver: df_engine.work runs in a session logged in as the submitter and loops inside the server. One transaction a
+-- step: claim (the lock on its ready row), statement, result, transition. Nothing in work() or execute_step() may depend on
+-- the search_path, which belongs to the user's statement; the claim and the finish are definer functions that act for
+-- session_user only.
+
+-- Checked once, before a run begins; NULL when it may.
+create or replace function df_engine.pickup_problem(p_instance df.instances) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+  if p_instance.submitted_by is distinct from p_instance._submitter then
+    return 'submitted_by is not the role that started this run';
+  elsif not exists (select from pg_catalog.pg_roles r where r.oid = p_instance._submitter and r.rolcanlogin) then
+    return format('role %s does not exist or has no LOGIN', p_instance._submitter);
+  elsif not df_engine.setting_on('enable_superuser_instances')
+        and exists (select from pg_catalog.pg_roles r where r.oid = p_instance._submitter and r.rolsuper) then
+    return format('superuser %s may not run instances: setting enable_superuser_instances is off',
+                  p_instance._submitter);
+  end if;
+  return null;
+end
+$$;
+
+-- What stands against running a claimed step now: 'gone' (drop it), or the error text that fails the run.
+create or replace function df_engine.claim_problem(p_instance df.instances, p_picked boolean, p_scope varchar)
+returns text
+language plpgsql stable set search_path = '' as $$
+begin
+  if p_instance._state is null or p_instance._state not in ('pending', 'running')
+     or p_instance._submitter <> quote_ident(session_user)::pg_catalog.regrole then
+    return 'gone';
+  elsif not p_picked then
+    return df_engine.pickup_problem(p_instance);
+  elsif not has_schema_privilege(session_user, 'df', 'usage') then
+    return format('role %I has no USAGE on schema df any more', session_user);
+  end if;
+  return null;
+end
+$$;
+
+-- The text of a claimed SQL step with its references replaced; NULL when it cannot be run and has been failed.
+create or replace function df_engine.prepare_step(
+  p_instance varchar, p_node df.nodes, p_ready bigint, p_poisoned boolean
+) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_sql pg_catalog.text;
+  v_problem pg_catalog.text := case when p_poisoned then
+    'SQL execution failed: the session that ran this step died, again and again' end;
+begin
+  if v_problem is null then
+    v_sql := df_engine.render_step(p_instance, p_node._scope, p_node.query, 'sql');
+    v_problem := 'SQL execution failed: ' || df_engine.single_statement_problem(v_sql);
+  end if;
+  if v_problem is not null then
+    perform df_engine.finish_step(p_ready, p_instance, p_node.id, null, null, 'DF011', v_problem, df_engine.clock());
+    return null;
+  end if;
+  return v_sql;
+exception when sqlstate 'DF010' or data_exception or program_limit_exceeded then
+  perform df_engine.finish_step(p_ready, p_instance, p_node.id, null, null, 'DF010', sqlerrm, df_engine.clock());
+  return null;
+end
+$$;
+
+-- Claims the next step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run
+-- that. With p_report: stop, nothing is ready or the time is up. With neither: commit and claim again, because a transition
+-- was made or (p_count) a try was counted.
+create or replace function df_engine.claim_step(
+  inout p_ready bigint, p_deadline timestamptz, p_counted boolean, p_careful boolean,
+  out p_count boolean, out p_report text, out p_instance varchar, out p_node varchar, out p_sql text,
+  out p_started timestamptz
+)
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_role constant pg_catalog.regrole := quote_ident(session_user)::pg_catalog.regrole;
+  v_ready df_engine.ready;
+  v_node df.nodes;
+  v_run df.instances;
+  v_problem pg_catalog.text;
+begin
+  p_started := clock_timestamp();
+  if p_started > p_deadline then
+    p_report := 'budget';
+    return;
+  end if;
+  v_ready := df_engine.lock_ready(v_role, p_ready);
+  if v_ready.id is null then
+    p_report := 'empty';
+    return;
+  end if;
+  p_ready := v_ready.id;
+  p_instance := v_ready.instance_id;
+  p_node := v_ready.node_id;
+  select * into v_run from df.instances i where i.id = p_instance;
+  loop
+    select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = p_node;
+    exit when v_node.node_type <> 'THEN';
+    p_node := v_node.left_node;
+  end loop;
+  v_problem := df_engine.claim_problem(v_run, v_ready.picked, v_node._scope);
+  if v_problem = 'gone' or (v_node._scope is not null and not df_engine.scope_open(p_instance, v_node._scope)) then
+    delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
+    p_ready := null;
+  elsif v_problem is not null then
+    perform df_engine.fail_run(p_instance, v_problem);
+    delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
+    p_ready := null;
+  elsif v_node.node_type <> 'SQL' or v_run.database <> current_database() then
+    perform df_engine.advance(p_instance, p_ready, p_node, null, null, null);
+  elsif p_careful and not p_counted and v_ready.deaths < 3 then
+    update df_engine.ready r set deaths = r.deaths + 1
+    where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
+    p_count := true;
+  else
+    p_sql := v_node.query;
+    if (v_ready.deaths >= 3 and not p_counted) or p_sql ~ '[${;]|^\s*(--|/\*|$)' then
+      p_sql := df_engine.prepare_step(p_instance, v_node, p_ready, v_ready.deaths >= 3 and not p_counted);
+    end if;
+    perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
+  end if;
+end
+$$;
+
+-- Locks ready row p_ready of a role if it is still there and free, else the longest-waiting free one.
+create or replace function df_engine.lock_ready(p_role oid, p_ready bigint) returns df_engine.ready
+language plpgsql set search_path = '' as $$
+declare
+  v_ready df_engine.ready;
+begin
+  if p_ready is not null then
+    select * into v_ready from df_engine.ready r
+    where r.lane = 'sql' and r.submitter = p_role and r.id = p_ready for update skip locked;
+  end if;
+  if v_ready.id is null then
+    select * into v_ready from df_engine.ready r
+    where r.lane = 'sql' and r.submitter = p_role order by r.id limit 1 for update skip locked;
+  end if;
+  return v_ready;
+end
+$$;
+
+create or replace function df_engine.deadline(p_ms int) returns timestamptz
+language sql volatile set search_path = '' as $$
+  select clock_timestamp() + p_ms * interval '1 ms';
+$$;
+
+-- Whether no race around a scope has been lost. Not locked: the finish of a step asks again, with locks.
+create or replace function df_engine.scope_open(p_instance varchar, p_scope varchar) returns boolean
+language sql stable set search_path = '' as $$
+  with recursive up as (
+    select s.parent, s.outcome from df_engine.scopes s where s.instance_id = p_instance and s.node_id = p_scope
+    union all
+    select s.parent, s.outcome
+    from up join df_engine.scopes s on s.instance_id = p_instance and s.node_id = up.parent
+  )
+  select not exists (select from up where up.outcome = 'lost');
+$$;
+
+-- Records what a step did and moves the run on, in the step's own transaction. False: the run was cancelled, or a race was
+-- lost, while it ran; the caller rolls back.
+create or replace function df_engine.finish_step(
+  p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text, p_error text,
+  p_started timestamptz
+) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  v_role constant pg_catalog.regrole := quote_ident(session_user)::pg_catalog.regrole;
+  v_state pg_catalog.text;
+  v_cancelled_in xid8;
+  v_scope varchar;
+  v_policy pg_catalog.jsonb;
+begin
+  perform from df_engine.ready r
+  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.instance_id = p_instance;
+  if not found then
+    raise exception 'step % of instance % is not claimed by this session', p_node, p_instance using errcode = 'DF002';
+  end if;
+  select i._state, i._cancelled_in into v_state, v_cancelled_in
+  from df.instances i where i.id = p_instance and i._submitter = v_role for key share;
+  if not found or v_state not in ('pending', 'running') then
+    return found and v_cancelled_in = pg_current_xact_id()
+           and df_engine.finish_cancelled(p_instance, p_node, p_value, p_columns, p_error, p_started);
+  end if;
+  select n._scope, n.retry_policy into v_scope, v_policy
+  from df.nodes n where n.instance_id = p_instance and n.id = p_node;
+  if p_error is not null and df_engine.retry_step(p_instance, p_node, p_error, p_sqlstate,
+       df_engine.sql_retryable(p_sqlstate, v_policy), null, p_started) then
+    delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
+  elsif not df_engine.advance(p_instance, p_ready, null, p_node, row(
+      case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error)::df_engine.ending,
+      p_started) then
+    return false;
+  end if;
+  return v_scope is null or df_engine.hold_races(p_instance, v_scope);
+end
+$$;
+
+-- A step that cancelled its own run still commits; the run does not go on.
+create or replace function df_engine.finish_cancelled(
+  p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_error text, p_started timestamptz
+) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  perform df_engine.complete_node(p_instance, p_node, row(
+    case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error)::df_engine.ending, p_started);
+  delete from df_engine.ready r where r.instance_id = p_instance;
+  return true;
+end
+$$;
+
+-- What becomes of a step that has been executed: true: commit; false: roll back; NULL: roll back and report the
+-- interruption.
+create or replace function df_engine.settle_step(
+  p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text, p_message text,
+  p_detail text, p_hint text, p_started timestamptz
+) returns boolean
+language plpgsql security definer set search_path = '' as $$
+begin
+  if p_sqlstate is null then
+    return df_engine.finish_step(p_ready, p_instance, p_node, p_value, p_columns, null, null, p_started);
+  end if;
+  case df_engine.judge_error(p_sqlstate, p_started)
+    when 'divert' then
+      return df_engine.divert_step(p_ready, p_node);
+    when 'interrupted' then
+      return null;
+    else
+      return df_engine.finish_step(p_ready, p_instance, p_node, null, null, p_sqlstate,
+        df_engine.error_text(p_sqlstate, p_message, p_detail, p_hint), p_started);
+  end case;
+end
+$$;
+
+-- A statement that PostgreSQL refuses inside a transaction is handed to the worker, which runs it outside one.
+create or replace function df_engine.divert_step(p_ready bigint, p_node varchar) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  update df_engine.ready r set lane = 'direct', autocommit = true, picked = true, node_id = p_node
+  where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready;
+  perform df_engine.mark_running(r.instance_id, p_node)
+  from df_engine.ready r
+  where r.lane = 'direct' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready;
+  perform df_engine.wake('l', null);
+  return true;
+end
+$$;
+
+-- Runs a statement as the session's role and renders what it returns as the step's value. A statement that may return
+-- rows is read through a cursor; what PostgreSQL will not open as one (42P11) returns none.
+create or replace function df_engine.execute_step(p_sql text, out p_value jsonb, out p_columns text[])
+language plpgsql as $$
+declare
+  v_row record;
+  v_rows pg_catalog.jsonb[] := '{}';
+  v_size bigint := 0;
+begin
+  if df_engine.may_return_rows(p_sql) then
+    begin
+      for v_row in execute p_sql loop
+        v_rows := pg_catalog.array_append(v_rows, pg_catalog.to_jsonb(v_row));
+        v_size := df_engine.checked_size(v_size, v_rows);
+      end loop;
+      p_columns := df_engine.column_names(pg_catalog.row_to_json(v_row));
+      p_value := df_engine.row_set(v_rows);
+      return;
+    exception when invalid_cursor_definition then
+      null; -- not a statement that returns rows: run it below
+    end;
+  end if;
+  execute p_sql;
+  p_value := '{"rows": [], "row_count": 0}';
+end
+$$;
+
+create or replace function df_engine.may_return_rows(p_sql text) returns boolean
+language sql immutable set search_path = '' as $$
+  select p_sql ~* '^[\s(]*(select|values|table|with|show|explain|fetch|call)\M|\mreturning\M';
+$$;
+
+-- Running size of a result in bytes; refuses more than max_result_bytes as soon as it is exceeded.
+create or replace function df_engine.checked_size(p_size bigint, p_rows jsonb[]) returns bigint
+language plpgsql stable set search_path = '' as $$
+declare
+  v_size bigint := p_size + octet_length(p_rows[cardinality(p_rows)]::pg_catalog.text) + 2;
+begin
+  if v_size + 27 > df_engine.setting_number('max_result_bytes') then
+    raise exception 'the result is larger than max_result_bytes (% bytes)',
+      df_engine.setting_number('max_result_bytes') using errcode = 'DF012';
+  end if;
+  return v_size;
+end
+$$;
+
+-- Column names in SELECT order, without repetitions; NULL for a statement without columns.
+create or replace function df_engine.column_names(p_row json) returns text[]
+language sql immutable set search_path = '' as $$
+  select coalesce(array_agg(k.name order by k.place), '{}')
+  from (select e.name, min(e.place) as place
+        from json_object_keys(p_row) with ordinality as e(name, place) group by e.name) k;
+$$;
+
+create or replace function df_engine.row_set(p_rows jsonb[]) returns jsonb
+language sql immutable set search_path = '' as $$
+  select jsonb_build_object('rows', to_jsonb(p_rows), 'row_count', cardinality(p_rows));
+$$;
+
+-- What an error of a step says: the server's message with its SQLSTATE, then detail and hint.
+create or replace function df_engine.error_text(p_sqlstate text, p_message text, p_detail text, p_hint text)
+returns text
+language sql immutable set search_path = '' as $$
+  select 'SQL execution failed: ' || p_message || ' (SQLSTATE ' || p_sqlstate || ')'
+    || coalesce(chr(10) || 'DETAIL: ' || nullif(p_detail, ''), '')
+    || coalesce(chr(10) || 'HINT: ' || nullif(p_hint, ''), '');
+$$;
+
+-- How a step that failed is to be treated: divert (PostgreSQL wants it outside a transaction), interrupted (a cancel
+-- request that its own statement_timeout does not explain), or fail.
+create or replace function df_engine.judge_error(p_sqlstate text, p_started timestamptz) returns text
+language plpgsql volatile set search_path = '' as $$
+declare
+  v_limit constant interval := current_setting('statement_timeout')::interval;
+begin
+  if p_sqlstate in ('25001', '2D000') then
+    return 'divert';
+  elsif p_sqlstate = '57014' and (v_limit = interval '0' or clock_timestamp() - p_started < v_limit) then
+    return 'interrupted';
+  end if;
+  return 'fail';
+end
+$$;
+
+-- Whether the session has something of a step that RESET ALL does not take away.
+create or replace function df_engine.session_is_used() returns boolean
+language sql volatile set search_path = '' as $$
+  select pg_my_temp_schema() <> 0 or exists (select from pg_prepared_statement())
+      or exists (select from pg_listening_channels())
+      or exists (select from pg_cursor() c where c.is_holdable);
+$$;
+
+-- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
+-- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: count each try first, so that a step that kills
+-- its session fails in the end.
+create or replace procedure df_engine.work(p_budget_ms int, p_careful boolean, inout p_report text)
+language plpgsql as $$
+declare
+  v_deadline timestamptz := df_engine.deadline(p_budget_ms);
+  v_claim record;
+  v_result record;
+  v_ready bigint;
+  v_counted boolean := false;
+  v_kept boolean;
+  v_code pg_catalog.text;
+  v_message pg_catalog.text;
+  v_detail pg_catalog.text;
+  v_hint pg_catalog.text;
+begin
+  loop
+    reset all;
+    perform pg_catalog.pg_advisory_unlock_all();
+    if df_engine.session_is_used() then
+      discard temp;
+      deallocate all;
+      unlisten *;
+      execute 'close all';
+    end if;
+    select * into v_claim from df_engine.claim_step(v_ready, v_deadline, v_counted, p_careful);
+    v_ready := v_claim.p_ready;
+    v_counted := v_claim.p_count;
+    p_report := v_claim.p_report;
+    exit when p_report is not null;
+    if v_claim.p_sql is null then
+      commit;
+      continue;
+    end if;
+    v_code := null;
+    v_message := null;
+    begin
+      select * into v_result from df_engine.execute_step(v_claim.p_sql);
+      set constraints all immediate;
+    exception when others or query_canceled or assert_failure then
+      get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+        v_hint = pg_exception_hint;
+      select null::pg_catalog.jsonb as p_value, null::pg_catalog.text[] as p_columns into v_result;
+    end;
+    if not pg_catalog.nameeq(current_user, session_user) then
+      reset role;
+    end if;
+    v_kept := df_engine.settle_step(v_ready, v_claim.p_instance, v_claim.p_node, v_result.p_value, v_result.p_columns,
+                                    v_code, v_message, v_detail, v_hint, v_claim.p_started);
+    if v_kept is null then
+      rollback;
+      p_report := pg_catalog.concat('interrupted:', v_claim.p_instance, ':', v_claim.p_node);
+      exit;
+    elsif v_kept then
+      commit;
+    else
+      rollback;
+    end if;
+  end loop;
+end
+$$;
+
+-- Leased steps: SQL outside a transaction or in another database, and HTTP. The worker claims them with a lease that holds
+-- as long as the worker's supervising session does, runs them itself, and reports what came of it. At least once.
+
+-- Workers that are alive: their session holds the advisory lock of their number, and is logged in as a worker role.
+create or replace function df_engine.live_workers() returns setof int
+language sql stable set search_path = '' as $$
+  select l.objid::int
+  from pg_catalog.pg_locks l
+  join pg_catalog.pg_stat_activity a on a.pid = l.pid
+  join df_engine.worker_roles w on w.role = a.usesysid
+  where l.locktype = 'advisory' and l.classid = 1346982471 and l.granted
+    and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
+$$;
+
+-- What a direct step needs: the statement, and unless it is refused there, a block that runs it in a transaction and leaves
+-- its value in the setting df.step_result.
+create or replace function df_engine.direct_request(p_node df.nodes, p_autocommit boolean) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  v_sql pg_catalog.text := df_engine.render_step(p_node.instance_id, p_node._scope, p_node.query, 'sql');
+  v_problem pg_catalog.text := df_engine.single_statement_problem(v_sql);
+begin
+  if v_problem is not null then
+    raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
+  end if;
+  return jsonb_build_object(
+    'sql', v_sql,
+    'application_name', 'pg_durable:' || p_node.instance_id || ':' || p_node.id,
+    'block', case when not p_autocommit then df_engine.remote_block(v_sql) end);
+end
+$$;
+
+-- execute_step for a database in which pg_durable is not installed, as a DO block.
+create or replace function df_engine.remote_block(p_sql text) returns text
+language sql stable set search_path = '' as $$
+  select 'do ' || quote_literal(replace(replace($block$
+declare
+  v_row record;
+  v_rows pg_catalog.jsonb[] := '{}';
+  v_columns pg_catalog.text[];
+begin
+  if @MAY_RETURN@ then
+    begin
+      for v_row in execute @SQL@ loop
+        v_rows := pg_catalog.array_append(v_rows, pg_catalog.to_jsonb(v_row));
+      end loop;
+      v_columns := array(select k.name from (select e.name, pg_catalog.min(e.place) as place
+        from pg_catalog.json_object_keys(pg_catalog.row_to_json(v_row)) with ordinality as e(name, place)
+        group by e.name) k order by k.place);
+    exception when invalid_cursor_definition then
+      execute @SQL@;
+    end;
+  else
+    execute @SQL@;
+  end if;
+  perform pg_catalog.set_config('df.step_result', pg_catalog.jsonb_build_object('value', pg_catalog.jsonb_build_object(
+    'rows', pg_catalog.to_jsonb(v_rows), 'row_count', pg_catalog.cardinality(v_rows)),
+    'columns', pg_catalog.to_jsonb(v_columns))::pg_catalog.text, true);
+end$block$, '@SQL@', quote_literal(p_sql)), '@MAY_RETURN@', df_engine.may_return_rows(p_sql)::pg_catalog.text));
+$$;
+
+-- What an HTTP step sends, after substitution and the checks of the policy. All attempts of one execution of a node share
+-- an idempotency key, and no two executions do.
+create or replace function df_engine.http_step(p_node df.nodes, p_submitter oid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  v_vars constant pg_catalog.jsonb := (select i._vars from df.instances i where i.id = p_node.instance_id);
+  v_wanted constant pg_catalog.text[] := df_engine.http_names(p_node.node_type, p_node.query, v_vars);
+  v_generation constant pg_catalog.text :=
+    replace(substr(df_engine.stamp(p_node.instance_id, p_node._scope), 11), '::', '.');
+begin
+  return df_engine.http_request(
+    p_node.node_type,
+    df_engine.render_http(p_node.node_type, p_node.query, v_vars,
+                          df_engine.names(p_node.instance_id, p_node._scope, v_wanted),
+                          df_engine.known_names(p_node.instance_id)),
+    p_submitter,
+    jsonb_build_object('idempotency_key', p_node.instance_id || '/' || p_node.id || '/' || v_generation,
+                       'retry_on', p_node.retry_policy -> 'retry_on'));
+end
+$$;
+
+-- What the worker needs to run a leased step; raises a refusal.
+create or replace function df_engine.leased_request(p_ready df_engine.ready, p_node df.nodes) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+  if p_ready.deaths >= 3 then
+    raise exception 'the worker that ran this step died, again and again' using errcode = 'DF011';
+  elsif p_ready.lane = 'direct' then
+    return df_engine.direct_request(p_node, p_ready.autocommit);
+  end if;
+  return df_engine.http_step(p_node, p_ready.submitter);
+end
+$$;
+
+-- Claims one leased step, if it may still run. NULL: it was dropped or failed at once.
+create or replace function df_engine.lease_step(p_worker int, p_ready df_engine.ready) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_node df.nodes;
+  v_request pg_catalog.jsonb;
+begin
+  select * into v_node from df.nodes n where n.instance_id = p_ready.instance_id and n.id = p_ready.node_id;
+  if not df_engine.hold_run(p_ready.instance_id)
+     or not df_engine.scope_open(p_ready.instance_id, v_node._scope) then
+    delete from df_engine.ready r where r.lane = p_ready.lane and r.submitter = p_ready.submitter and r.id = p_ready.id;
+    return null;
+  end if;
+  v_request := df_engine.leased_request(p_ready, v_node);
+  perform df_engine.mark_running(p_ready.instance_id, p_ready.node_id);
+  update df_engine.ready r set worker = p_worker
+  where r.lane = p_ready.lane and r.submitter = p_ready.submitter and r.id = p_ready.id;
+  return v_request;
+exception when sqlstate 'DF010' or sqlstate 'DF011' or sqlstate 'DF020' or data_exception or program_limit_exceeded then
+  update df_engine.ready r set worker = p_worker
+  where r.lane = p_ready.lane and r.submitter = p_ready.submitter and r.id = p_ready.id;
+  perform df_engine.finish_leased(p_worker, p_ready.id, jsonb_build_object(
+    'error', sqlerrm, 'class', 'refused', 'sqlstate', sqlstate));
+  return null;
+end
+$$;
+
+-- Claims up to p_limit steps of a lane for a worker.
+create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
+returns table (ticket bigint, role text, database text, request jsonb)
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  v_ready df_engine.ready;
+begin
+  for v_ready in
+    select * from df_engine.ready r
+    where r.lane = p_lane and r.worker is null order by r.id limit p_limit for update skip locked
+  loop
+    request := df_engine.lease_step(p_worker, v_ready);
+    if request is not null then
+      ticket := v_ready.id;
+      role := pg_get_userbyid(v_ready.submitter);
+      database := (select case when v_ready.lane = 'direct' then coalesce(i.database, current_database()) end
+                   from df.instances i where i.id = v_ready.instance_id);
+      return next;
+    end if;
+  end loop;
+end
+$$;
+
+-- Records the outcome of a leased step and moves its run on. False: the run is over or the lease was lost, and the outcome
+-- is dropped. p_outcome: {"value", "columns"}, or {"error", "class", "sqlstate", "retry_after"}.
+create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome jsonb) returns boolean
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_ready df_engine.ready;
+  v_node df.nodes;
+  v_end df_engine.ending;
+begin
+  delete from df_engine.ready r
+  where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http')
+  returning * into v_ready;
+  if not found or not df_engine.hold_run(v_ready.instance_id) then
+    return false;
+  end if;
+  select * into v_node from df.nodes n where n.instance_id = v_ready.instance_id and n.id = v_ready.node_id;
+  v_end := df_engine.leased_ending(v_node, p_outcome);
+  if v_end.outcome = 'failed' and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
+       coalesce(p_outcome ->> 'sqlstate', p_outcome ->> 'class'), df_engine.leased_retryable(v_node, p_outcome),
+       (p_outcome ->> 'retry_after')::numeric, df_engine.clock()) then
+    return true;
+  end if;
+  if df_engine.advance(v_node.instance_id, null, null, v_node.id, v_end, df_engine.clock())
+     and df_engine.hold_races(v_node.instance_id, v_node._scope) then
+    return true;
+  end if;
+  raise exception 'node % of instance % lost its race', v_node.id, v_node.instance_id using errcode = 'DF001';
+exception when sqlstate 'DF001' then
+  delete from df_engine.ready r where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http');
+  return false;
+end
+$$;
+
+create or replace function df_engine.leased_ending(p_node df.nodes, p_outcome jsonb) returns df_engine.ending
+language plpgsql stable set search_path = '' as $$
+declare
+  v_limit constant numeric := df_engine.setting_number('max_result_bytes');
+begin
+  if p_outcome ? 'error' then
+    return row('failed', null, null, p_outcome ->> 'error');
+  elsif octet_length((p_outcome -> 'value')::pg_catalog.text) > v_limit then
+    return row('failed', null, null, format('the result is larger than max_result_bytes (%s bytes)', v_limit));
+  end if;
+  return row('ok', p_outcome -> 'value',
+    case when jsonb_typeof(p_outcome -> 'columns') = 'array'
+         then array(select jsonb_array_elements_text(p_outcome -> 'columns')) end, null);
+end
+$$;
+
+create or replace function df_engine.leased_retryable(p_node df.nodes, p_outcome jsonb) returns boolean
+language sql stable set search_path = '' as $$
+  select case
+    when p_outcome ->> 'class' = 'refused' then false
+    when p_node.node_type = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), p_node.retry_policy)
+    when p_node.retry_policy is not null and not p_node.retry_policy ? 'retry_on' then true
+    else df_engine.http_retryable(p_outcome ->> 'class',
+      case when p_node.retry_policy ? 'retry_on'
+           then array(select jsonb_array_elements_text(p_node.retry_policy -> 'retry_on')) end)
+  end;
+$$;
+
+-- Gives leased steps back, for another worker.
+create or replace function df_engine.release_leased(p_worker int, p_tickets bigint[]) returns void
+language sql security definer set search_path = '' as $$
+  update df_engine.ready r set worker = null
+  where r.worker = p_worker and r.id = any (p_tickets) and r.lane in ('direct', 'http');
+$$;
+
+-- Frees the leases of workers that are gone, and counts one more death for each step they held.
+create or replace function df_engine.reclaim_leases() returns int
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_freed int;
+begin
+  update df_engine.ready r set worker = null, deaths = r.deaths + 1
+  where r.lane in ('direct', 'http') and r.worker is not null
+    and r.worker not in (select df_engine.live_workers());
+  get diagnostics v_freed = row_count;
+  return v_freed;
+end
+$$;
+
+-- Supervision: what a worker's supervising connection calls. It tells the worker what to do next; the worker obeys.
+
+create or replace function df_engine.register_worker(p_sessions int) returns int
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_worker int;
+begin
+  delete from df._worker_epoch w where w.last_seen_at < clock_timestamp() - interval '1 minute';
+  insert into df._worker_epoch (_role) values (quote_ident(session_user)::pg_catalog.regrole)
+  returning _worker into v_worker;
+  perform pg_advisory_lock(1346982471, v_worker);
+  return v_worker;
+end
+$$;
+
+create or replace function df_engine.unregister_worker(p_worker int) returns void
+language plpgsql security definer set search_path = '' as $$
+begin
+  update df_engine.ready r set worker = null where r.lane in ('direct', 'http') and r.worker = p_worker;
+  delete from df._worker_epoch w where w._worker = p_worker;
+  perform pg_advisory_unlock(1346982471, p_worker);
+end
+$$;
+
+-- The worker has room, and does not look again before p_ms have passed; NULL: it has no room.
+create or replace function df_engine.sleep_until(p_worker int, p_ms int) returns void
+language sql security definer set search_path = '' as $$
+  update df._worker_epoch w
+  set _sleeps_until = clock_timestamp() + p_ms * interval '1 ms', last_seen_at = clock_timestamp()
+  where w._worker = p_worker;
+$$;
+
+create or replace function df_engine.heartbeat(p_worker int) returns void
+language sql security definer set search_path = '' as $$
+  update df._worker_epoch w set last_seen_at = clock_timestamp()
+  where w._worker = p_worker and w.last_seen_at < clock_timestamp() - interval '2 s';
+$$;
+
+-- Steps that sessions are in now, as their application_name says.
+create or replace view df_engine.steps_in_sessions as
+  select a.pid, a.usesysid as submitter, split_part(a.application_name, ':', 2)::varchar as instance_id,
+         split_part(a.application_name, ':', 3)::varchar as node_id, a.application_name as step
+  from pg_catalog.pg_stat_activity a
+  where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
+
+-- Shows steps as running that were already under way at this session's previous look, a quarter of a second ago or more.
+create or replace function df_engine.mark_long_steps() returns void
+language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
+declare
+  v_seen constant pg_catalog.jsonb := coalesce(nullif(current_setting('df_engine.seen', true), ''), '{}')::pg_catalog.jsonb;
+  v_now constant numeric := extract(epoch from clock_timestamp());
+begin
+  if v_now - coalesce((v_seen ->> 'at')::numeric, 0) < 0.2 then
+    return;
+  end if;
+  perform df_engine.mark_running(s.instance_id, s.node_id)
+  from df_engine.steps_in_sessions s
+  join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
+  where v_seen -> 'steps' ? (s.pid || s.step)
+    and exists (select from df_engine.ready r
+                where r.lane = 'sql' and r.submitter = s.submitter and r.instance_id = s.instance_id);
+  perform set_config('df_engine.seen', jsonb_build_object('at', v_now, 'steps',
+    (select jsonb_agg(s.pid || s.step) from df_engine.steps_in_sessions s))::pg_catalog.text, false);
+exception when lock_not_available then
+  null; -- a row is being written: the next look shows it
+end
+$$;
+
+-- Roles with SQL steps that no session is in, longest-waiting first.
+create or replace function df_engine.waiting_roles() returns jsonb
+language sql stable set search_path = '' as $$
+  with recursive roles as (
+    select (select r.submitter from df_engine.ready r where r.lane = 'sql' order by r.submitter limit 1) as submitter
+    union all
+    select (select r.submitter from df_engine.ready r
+            where r.lane = 'sql' and r.submitter > q.submitter order by r.submitter limit 1)
+    from roles q where q.submitter is not null
+  ),
+  work as (
+    select q.submitter, pg_catalog.min(w.id) as oldest,
+           count(*) - (select count(*) from df_engine.steps_in_sessions s where s.submitter = q.submitter) as ready
+    from roles q
+    cross join lateral (select r.id from df_engine.ready r
+                        where r.lane = 'sql' and r.submitter = q.submitter order by r.id limit 100) w
+    where q.submitter is not null
+    group by q.submitter
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('role', u.rolname, 'ready', w.ready) order by w.oldest), '[]')
+  from work w join pg_catalog.pg_roles u on u.oid = w.submitter
+  where w.ready > 0 and u.rolcanlogin;
+$$;
+
+-- Fails runs that can never begin or go on, because their role is gone or may not log in.
+create or replace function df_engine.fail_orphans() returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_ready record;
+begin
+  for v_ready in
+    select r.instance_id, i._submitter as submitter
+    from df_engine.ready r
+    join df.instances i on i.id = r.instance_id
+    where r.submitter = i._submitter
+      and not exists (select from pg_catalog.pg_roles u where u.oid = r.submitter and u.rolcanlogin)
+    limit 100 for update of r skip locked
+  loop
+    perform df_engine.fail_run(v_ready.instance_id,
+                               format('role %s does not exist or has no LOGIN', v_ready.submitter));
+  end loop;
+end
+$$;
+
+-- Backends whose step belongs to a run that is over or to a branch that lost its race.
+create or replace function df_engine.doomed_sessions() returns jsonb
+language sql stable set search_path = '' as $$
+  select coalesce(jsonb_agg(s.pid), '[]')
+  from df_engine.steps_in_sessions s
+  join df.instances i on i.id = s.instance_id and i._submitter = s.submitter
+  join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
+  where i._state not in ('pending', 'running') or not df_engine.scope_open(n.instance_id, n._scope);
+$$;
+
+-- Leased steps of a worker whose run is over or whose branch lost its race.
+create or replace function df_engine.doomed_leases(p_worker int) returns jsonb
+language sql stable set search_path = '' as $$
+  select coalesce(jsonb_agg(r.id), '[]')
+  from df_engine.ready r
+  join df.instances i on i.id = r.instance_id
+  join df.nodes n on n.instance_id = r.instance_id and n.id = r.node_id
+  where r.lane in ('direct', 'http') and r.worker = p_worker
+    and (i._state not in ('pending', 'running') or not df_engine.scope_open(n.instance_id, n._scope));
+$$;
+
+-- What is to be done now, and when to look again.
+create or replace function df_engine.agenda(p_worker int) returns jsonb
+language sql volatile security definer set search_path = '' as $$
+  select jsonb_build_object(
+    'roles', df_engine.waiting_roles(),
+    'direct', (select count(*) from (select from df_engine.ready r where r.lane = 'direct' and r.worker is null limit 100) q),
+    'http', (select count(*) from (select from df_engine.ready r where r.lane = 'http' and r.worker is null limit 500) q),
+    'next_ms', (select greatest(0, ceil(extract(epoch from min(t.due_at) - clock_timestamp()) * 1000))
+                from df_engine.timers t),
+    'interrupt', df_engine.doomed_sessions(),
+    'abandon', df_engine.doomed_leases(p_worker),
+    'max_sessions', df_engine.setting_number('max_user_connections'));
+$$;
+
+-- Does what is due, in short transactions, and answers with the agenda.
+create or replace procedure df_engine.tick(p_worker int, inout p_agenda jsonb)
+language plpgsql as $$
+declare
+  v_deadline timestamptz := df_engine.deadline(200);
+begin
+  perform df_engine.heartbeat(p_worker);
+  commit;
+  while df_engine.fire_due(50) > 0 and clock_timestamp() < v_deadline loop
+    commit;
+  end loop;
+  commit;
+  perform df_engine.mark_long_steps();
+  commit;
+  perform df_engine.reclaim_leases();
+  perform df_engine.fail_orphans();
+  commit;
+  perform df_engine.retain();
+  commit;
+  p_agenda := df_engine.agenda(p_worker);
+end
+$$;
+
+-- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again.
+create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_ready df_engine.ready;
+begin
+  select * into v_ready from df_engine.ready r
+  where r.instance_id = p_instance and r.lane = 'sql' for update skip locked;
+  if found and df_engine.hold_run(p_instance) then
+    delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_ready.submitter and r.id = v_ready.id;
+    perform df_engine.advance(p_instance, null, null, p_node, row('failed', null, null, df_engine.error_text(
+      '57014', 'canceling statement due to user request', null, null))::df_engine.ending, df_engine.clock());
+  end if;
+end
+$$;
+
+-- Says on the runs of a role why they do not progress; NULL: they can.
+create or replace function df_engine.role_unreachable(p_worker int, p_role text, p_reason text) returns void
+language sql security definer set search_path = '' as $$
+  update df.instances i
+  set wait_reason = format('no worker can log in as role "%s": %s', p_role, p_reason)
+  where i._submitter = (select u.oid from pg_catalog.pg_roles u where u.rolname = p_role)
+    and i._state in ('pending', 'running')
+    and i.id in (select r.instance_id from df_engine.ready r where r.submitter = i._submitter)
+    and i.wait_reason is distinct from format('no worker can log in as role "%s": %s', p_role, p_reason);
+$$;
+
+create or replace function df_engine.role_reachable(p_worker int, p_role text) returns void
+language sql security definer set search_path = '' as $$
+  update df.instances i set wait_reason = null
+  where i._submitter = (select u.oid from pg_catalog.pg_roles u where u.rolname = p_role)
+    and i._state in ('pending', 'running') and i.wait_reason is not null;
+$$;
+
+-- df.cancel and df.signal: requests of a caller, in the caller's transaction. What they may touch is decided by row security
+-- on df.instances; the definer trigger below only completes a write that the caller was allowed to make.
+
+-- df.cancel's UPDATE of the visible status becomes the cancel itself. A status written by hand stays display only.
+create or replace function df_engine.cancel_run() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_request constant jsonb := nullif(current_setting('df_engine.cancel', true), '')::jsonb;
+begin
+  if v_request ->> 'instance_id' = new.id and old._state in ('pending', 'running') then
+    new._state := 'cancelled';
+    new._cancelled_in := pg_current_xact_id();
+    new.error := 'canceled: ' || (v_request ->> 'reason');
+    new.wait_reason := null;
+    new.updated_at := clock_timestamp();
+    perform df_engine.withdraw(new.id, null);
+    update df_engine.inbox s set status = 'undeliverable', fresh = false
+    where s.instance_id = new.id and s.status = 'pending' and not s.fresh;
+    perform pg_notify('df_wake', 'x');
+  end if;
+  return new;
+end
+$$;
+
+create or replace trigger instances_cancel before update of status on df.instances
+  for each row when (new.status = 'cancelled' and old.status in ('pending', 'running'))
+  execute function df_engine.cancel_run();
+
+create or replace function df.cancel(instance_id text, reason text default 'Cancelled by user') returns text
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+declare
+  v_status text;
+begin
+  -- FOR UPDATE waits for a step that is just committing, and keeps others from doing so until the caller has decided.
+  select i.status into v_status from df.instances i where i.id = cancel.instance_id for update;
+  if not found then
+    raise exception 'Instance ''%'' not found or access denied', instance_id using errcode = 'insufficient_privilege';
+  end if;
+  if v_status in ('completed', 'failed', 'cancelled') then
+    return format('Instance %s is already %s; nothing to cancel (%s)', instance_id, v_status, reason);
+  end if;
+  perform set_config('df_engine.cancel',
+                     jsonb_build_object('instance_id', instance_id, 'reason', reason)::text, true);
+  update df.instances i set status = 'cancelled' where i.id = cancel.instance_id;
+  perform set_config('df_engine.cancel', '', true);
+  return format('Instance %s cancelled: %s', instance_id, reason);
+end
+$$;
+comment on function df.cancel(text, text) is
+  'Cancels a run when the caller commits: nothing of it starts any more and running statements are cancelled. Returns a '
+  'sentence with id and reason, also when the run had already ended; raises 42501 when the run is unknown or invisible.';
+
+create or replace function df.signal(instance_id text, signal_name text, signal_data text default '{}') returns text
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+begin
+  if instance_id = '' or signal_name = '' then
+    raise exception 'instance_id and signal_name cannot be empty' using errcode = 'invalid_parameter_value';
+  end if;
+  perform from df.instances i where i.id = signal.instance_id;
+  if not found then
+    raise exception 'Instance ''%'' not found or access denied', instance_id using errcode = 'insufficient_privilege';
+  end if;
+  insert into df_engine.visible_inbox (instance_id, signal_name, signal_data, sent_by)
+  values (instance_id, signal_name, df_engine.as_json(signal_data), quote_ident(current_user)::regrole);
+  return 'OK';
+end
+$$;
+comment on function df.signal(text, text, text) is
+  'Sends a signal to a run, when the caller commits: to every open wait of that name, else to the inbox, where the next wait '
+  'finds it. signal_data: JSON, or text that becomes a JSON string. Returns OK; raises 42501 when the run is invisible.';
 
 -- HTTP: the builders, the checks that they share with the moment of execution, the allow-list, and what the worker is given
 -- to send. Policy is decided here; the worker filters addresses and moves bytes. Refusals have SQLSTATE DF020: never retried.

@@ -72,6 +72,15 @@ def context() -> dict[str, Any]:
 
 # What public functions that run with the caller's rights need of df_engine; granted by df.grant_usage.
 USER_ROUTINES = (
+    "df_engine.as_json(text)",
+    "df_engine.checked_size(bigint, jsonb[])",
+    "df_engine.claim_step(bigint, timestamptz, boolean, boolean)",
+    "df_engine.column_names(json)",
+    "df_engine.deadline(int)",
+    "df_engine.execute_step(text)",
+    "df_engine.may_return_rows(text)",
+    "df_engine.row_set(jsonb[])",
+    "df_engine.session_is_used()",
     "df_engine.check_http(text, text, text, text, jsonb, int)",
     "df_engine.http_headers_problem(jsonb)",
     "df_engine.http_headers_text(jsonb)",
@@ -83,6 +92,8 @@ USER_ROUTINES = (
     "df_engine.setting(text)",
     "df_engine.setting_number(text)",
     "df_engine.setting_on(text)",
+    "df_engine.settle_step(bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz)",
+    "df_engine.work(int, boolean, text)",
 )
 USER_VIEWS = {
     "df_engine.own_instances": "insert",
@@ -92,4 +103,23 @@ USER_VIEWS = {
 }
 
 # What a worker calls on its supervising connection; granted by df.grant_worker.
-WORKER_ROUTINES: tuple[str, ...] = ()
+WORKER_ROUTINES = (
+    "df_engine.agenda(int)",
+    "df_engine.claim_leased(int, text, int)",
+    "df_engine.deadline(int)",
+    "df_engine.fail_interrupted(text, text)",
+    "df_engine.fail_orphans()",
+    "df_engine.finish_leased(int, bigint, jsonb)",
+    "df_engine.fire_due(int)",
+    "df_engine.heartbeat(int)",
+    "df_engine.mark_long_steps()",
+    "df_engine.reclaim_leases()",
+    "df_engine.register_worker(int)",
+    "df_engine.release_leased(int, bigint[])",
+    "df_engine.retain()",
+    "df_engine.role_reachable(int, text)",
+    "df_engine.role_unreachable(int, text, text)",
+    "df_engine.sleep_until(int, int)",
+    "df_engine.tick(int, jsonb)",
+    "df_engine.unregister_worker(int)",
+)
