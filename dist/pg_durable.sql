@@ -2397,6 +2397,772 @@ comment on function df.signal(text, text, text) is
   'Sends a signal to a run, when the caller commits: to every open wait of that name, else to the inbox, where the next wait '
   'finds it. signal_data: JSON, or text that becomes a JSON string. Returns OK; raises 42501 when the run is invisible.';
 
+-- Monitoring: what users read about their runs. Everything here runs with the caller's rights and sees what row security
+-- shows the caller, but df.metrics, which counts all runs; nothing here writes.
+
+create or replace view df_engine.visible_executions with (security_barrier) as
+  select e.instance_id, e.generation, e.events, e.started_at, e.finished_at
+  from df_engine.executions e
+  where (select not row_security_active('df.instances'))
+     or exists (select from df.instances i
+                where i.id = e.instance_id and i.submitted_by = (select quote_ident(current_user)::regrole));
+
+create or replace view df_engine.visible_scopes with (security_barrier) as
+  select s.instance_id, s.node_id, s.path, s.generation, s.events
+  from df_engine.scopes s
+  where (select not row_security_active('df.instances'))
+     or exists (select from df.instances i
+                where i.id = s.instance_id and i.submitted_by = (select quote_ident(current_user)::regrole));
+
+-- What a run shows as its output, from its own row and its root node's.
+create or replace function df_engine.run_output(p_status text, p_error text, p_root_status text, p_root_result jsonb)
+returns text
+language sql immutable as $$
+  select case
+    when p_status = 'completed' and p_root_status = 'completed' then p_root_result::text
+    when p_status in ('failed', 'cancelled') then p_error
+  end
+$$;
+
+-- The largest page a session may ask for: the setting, or what the session lowered it to.
+create or replace function df_engine.page_cap() returns int
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select least(df_engine.setting_number('list_instances_max_limit')::int,
+               substring(current_setting('pg_durable.list_instances_max_limit', true)
+                         from '^\s*(0*[1-9]\d{0,8})\s*$')::int)
+$$;
+
+create or replace function df_engine.check_page_size(p_limit int) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_limit is null then
+    raise exception 'limit_count must not be null' using errcode = 'null_value_not_allowed';
+  end if;
+  if p_limit < 1 then
+    raise exception 'limit_count must be at least 1, not %', p_limit using errcode = 'invalid_parameter_value';
+  end if;
+  if p_limit > df_engine.page_cap() then
+    raise exception 'limit_count % exceeds list_instances_max_limit (%)', p_limit, df_engine.page_cap()
+      using errcode = 'program_limit_exceeded', hint = 'Read page by page, with after_cursor => next_cursor.';
+  end if;
+end
+$$;
+
+create or replace function df_engine.encode_cursor(p_created_at timestamptz, p_id text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select encode(convert_to(
+    format('v1|%s+00|%s', to_char(p_created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), p_id), 'UTF8'), 'hex')
+$$;
+
+create or replace function df_engine.decode_cursor(p_cursor text, out created_at timestamptz, out id text)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_parts text[];
+begin
+  if p_cursor is null then
+    return;
+  end if;
+  -- decode() would skip blanks and line breaks
+  if length(p_cursor) <= 512 and p_cursor ~ '^([0-9A-Fa-f]{2})+$' then
+    v_parts := regexp_match(
+      convert_from(decode(p_cursor, 'hex'), 'UTF8'),
+      '^v1\|(\d{4,6}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}[+-]\d\d(?::\d\d){0,2})\|([0-9a-f]{8})$');
+    created_at := v_parts[1]::timestamptz;
+    id := v_parts[2];
+  end if;
+  if v_parts is null then
+    raise exception 'not a cursor' using errcode = 'data_exception';
+  end if;
+exception when data_exception then
+  raise exception 'invalid after_cursor' using
+    errcode = 'invalid_parameter_value', hint = 'Pass next_cursor of the page before, unchanged.';
+end
+$$;
+
+-- Planned for each call, so that absent filters vanish and the index for those that are left is used.
+create or replace function df_engine.page_of_instances(
+  p_status text, p_label text, p_after timestamptz, p_after_id text, p_limit int
+) returns setof df.instances
+language plpgsql stable
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+begin
+  return query
+  select i.*
+  from df.instances i
+  where (p_status is null or i.status = p_status)
+    and (p_label is null or i.label = p_label)
+    and (p_after is null or i.created_at <= p_after)
+    and (p_after is null or i.created_at < p_after or i.id > p_after_id)
+  order by i.created_at desc, i.id
+  limit p_limit;
+end
+$$;
+
+create or replace function df.list_instances(
+  status_filter text, limit_count integer, label_filter text, after_cursor text default null
+) returns table (
+  instance_id text, label text, function_name text, status text, execution_count bigint, output text,
+  created_at timestamptz, completed_at timestamptz, next_cursor text
+)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  v_after record;
+begin
+  perform df_engine.check_page_size(limit_count);
+  select * into v_after from df_engine.decode_cursor(after_cursor);
+  return query
+  with page as materialized (
+    select p.*, row_number() over (order by p.created_at desc, p.id) as place
+    from df_engine.page_of_instances(status_filter, label_filter, v_after.created_at, v_after.id, limit_count + 1) p
+  )
+  select p.id::text, p.label, 'pg_durable::orchestration::execute-function-graph', p.status, p._generation::bigint,
+         df_engine.run_output(p.status, p.error, r.status, r.result), p.created_at, p.completed_at,
+         (select df_engine.encode_cursor(l.created_at, l.id) from page l
+          where l.place = limit_count and exists (select from page m where m.place > limit_count))
+  from page p
+  left join df.nodes r on r.instance_id = p.id and r.id = p.root_node
+  where p.place <= limit_count
+  order by p.place;
+end
+$$;
+comment on function df.list_instances(text, integer, text, text) is
+  'Runs visible to the caller, newest first, filtered by status and label (NULL: all), limit_count at a time. next_cursor, the same on every row and NULL on the last page, is the after_cursor of the next page. Raises when limit_count is below 1 or above the cap list_instances_max_limit, and for an invalid after_cursor.';
+
+create or replace function df.list_instances(status_filter text default null, limit_count integer default 100)
+returns table (
+  instance_id text, label text, function_name text, status text, execution_count bigint, output text
+)
+language sql set search_path = pg_catalog, pg_temp as $$
+  select l.instance_id, l.label, l.function_name, l.status, l.execution_count, l.output
+  from df.list_instances(list_instances.status_filter, list_instances.limit_count, null) l
+$$;
+comment on function df.list_instances(text, integer) is
+  'The newest runs visible to the caller, at most limit_count of them, filtered by status (NULL: all). Raises when limit_count is below 1 or above the cap list_instances_max_limit.';
+
+create or replace function df.instance_info(instance_id text)
+returns table (
+  instance_id text, label text, function_name text, function_version text, current_execution_id bigint, status text,
+  output text
+)
+language sql strict set search_path = pg_catalog, pg_temp as $$
+  select i.id::text, i.label, 'pg_durable::orchestration::execute-function-graph', i._version, i._generation::bigint, i.status,
+         df_engine.run_output(i.status, i.error, r.status, r.result)
+  from df.instances i
+  left join df.nodes r on r.instance_id = i.id and r.id = i.root_node
+  where i.id = instance_info.instance_id
+$$;
+comment on function df.instance_info(text) is
+  'One run: label, the version of pg_durable that started it, generation of its root scope, status and output. No row when the run is unknown or not visible.';
+
+-- The newest generation of a run's root scope.
+create or replace function df_engine.current_execution(p_instance text)
+returns table (execution_id bigint, status text, event_count bigint, duration_ms bigint, output text)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select i._generation::bigint,
+         case when i.status in ('completed', 'failed', 'cancelled') then initcap(i.status) else 'Running' end,
+         df_engine.count_events(i.id),
+         coalesce(df_engine.milliseconds(coalesce(r.started_at, i.created_at), i.finished_at), 0),
+         df_engine.run_output(i.status, i.error, r.status, r.result)
+  from df.instances i
+  left join df.nodes r on r.instance_id = i.id and r.id = i.root_node
+  where i.id = p_instance
+$$;
+
+create or replace function df_engine.milliseconds(p_from timestamptz, p_to timestamptz) returns bigint
+language sql immutable as $$
+  select greatest(round(1000 * extract(epoch from p_to - p_from))::bigint, 0)
+$$;
+
+create or replace function df.instance_executions(instance_id text, limit_count integer default 5)
+returns table (execution_id bigint, status text, event_count bigint, duration_ms bigint, output text)
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  if limit_count < 1 then
+    raise exception 'limit_count must be at least 1, not %', limit_count using errcode = 'invalid_parameter_value';
+  end if;
+  return query
+  select c.* from df_engine.current_execution(instance_executions.instance_id) c
+  union all
+  (select e.generation::bigint, 'ContinuedAsNew', e.events, df_engine.milliseconds(e.started_at, e.finished_at), null
+   from df_engine.visible_executions e
+   where e.instance_id = instance_executions.instance_id
+   order by e.generation desc
+   limit least(limit_count, 10000) - 1)
+  order by 1 desc;
+end
+$$;
+comment on function df.instance_executions(text, integer) is
+  'The generations of a run''s root scope, newest first, at most limit_count (10000 are kept): status, number of node status changes, duration in milliseconds (0 while running) and output. Raises when limit_count is below 1.';
+
+create or replace function df.instance_nodes(instance_id_param text)
+returns table (
+  node_id text, node_type text, query text, result_name text, left_node text, right_node text, status text, result text,
+  status_details text, inferred_status text, inferred_status_from_ancestor_id text, updated_at timestamptz
+)
+language sql strict set search_path = pg_catalog, pg_temp as $$
+  select n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, s.status,
+         case when s.status = n.status then n.result::text end,
+         n.status_details::text, s.inferred_status, s.from_ancestor, n.updated_at
+  from df_engine.node_states(instance_id_param) s
+  join df.nodes n on n.instance_id = instance_id_param and n.id = s.node_id
+$$;
+comment on function df.instance_nodes(text) is
+  'One row a node of a run, in no particular order: its physical status, and the status inferred from its ancestors (a node that can no longer run is skipped). No rows when the run is unknown or not visible.';
+
+create or replace function df.instance_nodes(instance_id_param text, _last_n_executions integer)
+returns table (
+  execution_id bigint, node_id text, node_type text, query text, result_name text, left_node text, right_node text,
+  status text, result text, updated_at timestamptz
+)
+language sql strict set search_path = pg_catalog, pg_temp as $$
+  select 1::bigint, n.node_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status, n.result,
+         n.updated_at
+  from df.instance_nodes(instance_id_param) n
+$$;
+comment on function df.instance_nodes(text, integer) is
+  'The nodes of a run without inferred statuses; execution_id is always 1 and the second argument has no effect. Kept for compatibility.';
+
+create or replace function df.metrics()
+returns table (
+  total_instances bigint, running_instances bigint, completed_instances bigint, failed_instances bigint,
+  total_executions bigint, total_events bigint
+)
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  select count(*),
+         count(*) filter (where i.status = 'running'),
+         count(*) filter (where i.status = 'completed'),
+         count(*) filter (where i.status in ('failed', 'cancelled')),
+         coalesce(sum(i._generation), 0)::bigint,
+         df_engine.count_events(coalesce(array_agg(i.id::text), '{}'))
+           + (select coalesce(sum(e.events), 0)::bigint from df_engine.executions e)
+  from df.instances i
+$$;
+revoke all on function df.metrics() from public;
+comment on function df.metrics() is
+  'Counts over all runs of the database, whoever owns them; cancelled runs count as failed, and branches and inner loops are not counted as runs.';
+
+create or replace function df.version() returns text
+language sql set search_path = pg_catalog, pg_temp as $$
+  select '0.1.0 (built 2026-11-23 00:00:00 UTC)'
+$$;
+comment on function df.version() is 'Version and build time of the installed pg_durable.';
+
+create or replace function df.target_database() returns text
+language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
+  select current_database()::text
+$$;
+comment on function df.target_database() is 'The home database: the one that pg_durable is installed in, this one.';
+
+-- Node states: what the rows of df.nodes mean now. A loop does not reset the rows of its body when it iterates; it raises
+-- the generation of its scope, and rows with an older stamp are superseded. Read by monitoring, by df.explain, and by the
+-- engine when it closes an iteration; all with the rights of whoever asks.
+--
+-- The queries join what they have just read of one run, about which the planner knows nothing: without enable_nestloop
+-- = off it would take 10 000 nodes for five, and compare all pairs of them.
+
+-- The configuration in `query` of a node that has one; NULL where there is none, or no JSON (rows inserted by hand).
+create or replace function df_engine.node_config(p_type text, p_query text) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+begin
+  if p_query is null or p_type in ('SQL', 'SLEEP') then
+    return null;
+  end if;
+  return p_query::pg_catalog.jsonb;
+exception when data_exception then
+  return null;
+end
+$$;
+
+-- The children of a node in the order of the walk, and the line under which df.explain shows them.
+create or replace function df_engine.children_of(p_type text, p_left text, p_right text, p_config jsonb)
+returns table (place int, section text, id text)
+language sql immutable as $$
+  select c.place, c.section, c.id
+  from (values
+    (0, '? condition:', case when p_type = 'IF' then p_config ->> 'condition_node' end),
+    (1, case p_type when 'IF' then '✓ then:' when 'LOOP' then '↻ body:' else '║ branch 1:' end, p_left),
+    (2, case p_type when 'IF' then '✗ else:' else '║ branch 2:' end, p_right),
+    (3, '? while:', case when p_type = 'LOOP' then p_config ->> 'condition_node' end)) as c(place, section, id)
+  where c.id is not null
+  union all
+  select 2 + e.place::int, '║ branch ' || 2 + e.place || ':', e.id
+  from jsonb_array_elements_text(
+    case when p_type = 'JOIN' and jsonb_typeof(p_config -> 'extra_nodes') = 'array'
+         then p_config -> 'extra_nodes' else '[]' end) with ordinality as e(id, place)
+$$;
+
+-- The stamps <scope>::<generation> that are not superseded: of every scope the highest generation, below live ones.
+create or replace function df_engine.live_stamps(p_instances text[]) returns setof text
+language sql stable as $$
+  with recursive
+  seen as (
+    select f.stamp
+    from (
+      select n.status_details ->> 'execution_id' from df.nodes n where n.instance_id = any (p_instances)
+      union
+      select i.id || '::' || i._generation from df.instances i where i.id = any (p_instances)
+      union
+      select s.path || '::' || s.generation from df_engine.visible_scopes s where s.instance_id = any (p_instances)
+    ) as f(stamp)
+    where f.stamp ~ '^[^:]+::\d{1,18}(::[^:]+::\d{1,18})*$'
+    union
+    select substring(s.stamp from '^(.+)::[^:]+::\d+$') from seen s where s.stamp ~ '::.+::'
+  ),
+  newest as materialized (
+    select p.scope, max(p.generation) as generation, substring(p.scope from '^(.+)::[^:]+$') as parent
+    from (
+      select substring(s.stamp from '^(.+)::\d+$'), substring(s.stamp from '\d+$')::bigint from seen s
+    ) as p(scope, generation)
+    group by p.scope
+  ),
+  live as (
+    select n.scope || '::' || n.generation as stamp from newest n where n.parent is null
+    union all
+    select n.scope || '::' || n.generation from live l join newest n on n.parent = l.stamp
+  )
+  select l.stamp from live l
+$$;
+
+-- Status changes recorded in the current generation of the root scope, child scopes included.
+create or replace function df_engine.count_events(p_instances text[]) returns bigint
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_nestloop = off as $$
+begin
+  return (
+    with live as materialized (select l.stamp from df_engine.live_stamps(p_instances) as l(stamp)),
+    changes as (
+      select case when n.status = 'running' or n.started_at is null then 1 else 2 end as number
+      from df.nodes n
+      where n.instance_id = any (p_instances) and n.status <> 'pending'
+        and n.status_details ->> 'execution_id' in (select l.stamp from live l)
+      union all
+      select s.events
+      from df_engine.visible_scopes s
+      where s.instance_id = any (p_instances) and s.path || '::' || s.generation in (select l.stamp from live l)
+      union all
+      select i._events from df.instances i where i.id = any (p_instances)
+    )
+    select coalesce(sum(c.number), 0) from changes c);
+end
+$$;
+
+create or replace function df_engine.count_events(p_instance text) returns bigint
+language sql stable as $$ select df_engine.count_events(array[p_instance]) $$;
+
+-- Steps that a session is executing now, as its application_name says. Only sessions of the submitter are believed.
+create or replace function df_engine.live_nodes(p_instance text) returns setof text
+language sql stable as $$
+  select split_part(a.application_name, ':', 3)
+  from pg_stat_activity a
+  join df.instances i on i.id = p_instance and a.usesysid = coalesce(i._submitter, i.submitted_by)
+  where a.datname = current_database() and starts_with(a.application_name, 'pg_durable:' || p_instance || ':')
+$$;
+
+-- Physical and inferred status of every node of a run. `decider` is the nearest ancestor that has ended for good,
+-- `origin` the stamped ancestor with the highest generation. A step that a session is executing, and what waits for it,
+-- is running, though for a short step no row says so.
+create or replace function df_engine.node_states(p_instance text)
+returns table (node_id text, status text, inferred_status text, from_ancestor text)
+language sql stable set search_path = pg_catalog, pg_temp set enable_nestloop = off as $$
+  with recursive
+  run as materialized (
+    select i.root_node::text as root, i.status in ('completed', 'failed', 'cancelled') as ended
+    from df.instances i where i.id = p_instance
+  ),
+  live as materialized (select l.stamp from df_engine.live_stamps(array[p_instance]) as l(stamp)),
+  node as materialized (
+    select n.id::text as id, n.status, n.node_type, n.left_node::text, n.right_node::text, n.status in ('completed', 'failed') as ended,
+           df_engine.node_config(n.node_type, case when n.node_type in ('IF', 'LOOP', 'JOIN') then n.query end) as config,
+           s.generation, s.generation is not null and l.stamp is null as superseded
+    from df.nodes n
+    cross join lateral (
+      select substring(n.status_details ->> 'execution_id' from '^[^:]+::(?:\d{1,18}::[^:]+::)*(\d{1,18})$')::bigint
+    ) as s(generation)
+    left join live l on l.stamp = n.status_details ->> 'execution_id'
+    where n.instance_id = p_instance
+  ),
+  edge as materialized (
+    select n.id as parent, n.ended and not n.superseded as decides, n.generation, c.id as child
+    from node n cross join lateral df_engine.children_of(n.node_type, n.left_node, n.right_node, n.config) c
+  ),
+  walk as (
+    select r.root as id, null::text as decider, null::text as origin, null::bigint as generation from run r
+    union
+    select e.child, case when e.decides then e.parent else w.decider end,
+           case when e.generation >= coalesce(w.generation, 0) then e.parent else w.origin end,
+           greatest(e.generation, w.generation)
+    from walk w join edge e on e.parent = w.id
+  ),
+  reached as (select distinct on (w.id) w.* from walk w order by w.id),
+  active as (
+    select l.id from df_engine.live_nodes(p_instance) as l(id)
+    union
+    select e.parent from active a join edge e on e.child = a.id
+  ),
+  inferred as (
+    select n.id, n.status, w.decider, w.origin,
+           case
+             when w.id is null or n.ended and not n.superseded then n.status
+             when w.decider is not null or r.ended then 'skipped'
+             when n.ended then 'pending'
+             else n.status
+           end as inferred_status,
+           n.ended and n.superseded as outdated
+    from run r cross join node n left join reached w on w.id = n.id
+  )
+  select f.id,
+         case when o.running then 'running' else f.status end,
+         case when o.running then 'running' else f.inferred_status end,
+         case when o.running then null
+              when f.inferred_status = 'skipped' then f.decider
+              when f.inferred_status = 'pending' and f.outdated then f.origin end
+  from inferred f
+  cross join lateral (
+    select f.inferred_status = 'pending' and f.id in (select a.id from active a)) as o(running)
+$$;
+
+-- Views for whoever operates the database: what runs, what failed, what waits, how much gets done, who does it. Each shows
+-- the runs that row security lets the reader see: the owner of a view reads for the reader, so the view filters itself.
+
+create or replace view df.running_steps with (security_barrier) as
+  with session as (
+    select split_part(a.application_name, ':', 2) as instance_id, split_part(a.application_name, ':', 3) as node_id,
+           a.pid, a.usesysid, a.xact_start
+    from pg_stat_activity a
+    where a.datname = current_database() and starts_with(a.application_name, 'pg_durable:')
+  ),
+  leased as (
+    select r.instance_id::text, r.node_id::text, r.worker from df_engine.ready r where r.worker is not null
+  )
+  select i.id as instance_id, i.label, n.id as node_id, n.node_type, n.query, i.submitted_by, n.attempts, s.pid,
+         l.worker, since.running_since, clock_timestamp() - since.running_since as running_for
+  from session s
+  full join leased l on l.instance_id = s.instance_id and l.node_id = s.node_id
+  join df.nodes n on n.instance_id = coalesce(s.instance_id, l.instance_id) and n.id = coalesce(s.node_id, l.node_id)
+  join df.instances i on i.id = n.instance_id
+  cross join lateral (
+    select coalesce(case when n.status = 'running' then n.started_at end, s.xact_start) as running_since) as since
+  where (s.usesysid is null or s.usesysid = coalesce(i._submitter, i.submitted_by))
+    and ((select not row_security_active('df.instances'))
+       or i.submitted_by = (select quote_ident(current_user)::regrole));
+comment on view df.running_steps is
+  'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. Who may not read the activity of another role''s session sees when a step began only after about a quarter of a second.';
+
+create or replace view df.failed_steps with (security_barrier) as
+  select i.id as instance_id, i.label, n.id as node_id, n.node_type, n.query, i.submitted_by, i.status as instance_status,
+         n.completed_at as failed_at, n.attempts, n.error
+  from df.nodes n
+  join df.instances i on i.id = n.instance_id
+  where n.status = 'failed' and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+    and ((select not row_security_active('df.instances'))
+       or i.submitted_by = (select quote_ident(current_user)::regrole));
+comment on view df.failed_steps is
+  'Leaves that failed, after how many attempts and why; the failures of their parents, which only repeat it, are left out';
+
+create or replace view df.waiting with (security_barrier) as
+  with wait as (
+    select t.instance_id, t.node_id, t.kind, null as signal_name, t.due_at
+    from df_engine.timers t
+    where t.kind <> 'timeout'
+    union all
+    select w.instance_id, w.node_id, 'signal', w.signal_name, t.due_at
+    from df_engine.waits w
+    left join df_engine.timers t on t.instance_id = w.instance_id and t.node_id = w.node_id
+    union all
+    select i.id, null, 'blocked', null, null
+    from df.instances i
+    where i.wait_reason is not null and i.status not in ('completed', 'failed', 'cancelled')
+  )
+  select i.id as instance_id, i.label, w.node_id, i.submitted_by, w.kind,
+         case w.kind
+           when 'sleep' then format('%s s', n.query)
+           when 'schedule' then n.query::jsonb ->> 'cron_expr'
+           when 'signal' then w.signal_name
+           when 'retry' then n.error
+           when 'pace' then 'next iteration'
+           else i.wait_reason
+         end as waits_for,
+         w.due_at, n.started_at as waiting_since
+  from wait w
+  join df.instances i on i.id = w.instance_id
+  left join df.nodes n on n.instance_id = w.instance_id and n.id = w.node_id
+  where ((select not row_security_active('df.instances'))
+       or i.submitted_by = (select quote_ident(current_user)::regrole));
+comment on view df.waiting is
+  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), a retry (waits_for: the last error), the pace of a forever loop; blocked are runs that no worker can go on with, with the reason';
+
+create or replace view df.throughput with (security_barrier) as
+  with finished as (
+    select date_trunc('hour', i.finished_at) as hour, i.status as run, null as step, i.finished_at - i.created_at as took
+    from df.instances i
+    where i.finished_at is not null and ((select not row_security_active('df.instances'))
+       or i.submitted_by = (select quote_ident(current_user)::regrole))
+    union all
+    select date_trunc('hour', n.completed_at), null, n.status, null
+    from df.nodes n
+    join df.instances i on i.id = n.instance_id
+    where n.completed_at is not null and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select not row_security_active('df.instances'))
+       or i.submitted_by = (select quote_ident(current_user)::regrole))
+  )
+  select f.hour,
+         count(*) filter (where f.run = 'completed') as runs_completed,
+         count(*) filter (where f.run = 'failed') as runs_failed,
+         count(*) filter (where f.run = 'cancelled') as runs_cancelled,
+         percentile_cont(0.5) within group (order by f.took) as median_run,
+         max(f.took) as longest_run,
+         count(*) filter (where f.step = 'completed') as steps_completed,
+         count(*) filter (where f.step = 'failed') as steps_failed
+  from finished f
+  group by f.hour;
+comment on view df.throughput is
+  'Runs that ended and steps that were done, by hour, as far back as retention keeps them; of a step in a loop only the last iteration counts. Run times are from creation to end.';
+
+create or replace view df.workers as
+  select w.epoch_id, w._worker as worker, w._role as role, w.started_at, w.last_seen_at,
+         clock_timestamp() - w.last_seen_at as silent_for,
+         w.last_seen_at > clock_timestamp() - interval '15 s' as alive,
+         (select count(*) from df_engine.ready r where r.worker = w._worker) as leases
+  from df._worker_epoch w;
+comment on view df.workers is
+  'Worker processes: who they are, when they were last seen, whether they are alive, and how many steps outside of transactions they hold';
+
+-- df.explain: reads what it is given, as a run's id, an envelope, an expression that builds one, or SQL. It is the one
+-- function that hands the caller's search_path on: to the expression, which is the caller's to evaluate.
+
+create or replace function df.explain(input text) returns text
+language sql strict as $$
+  select df_engine.explain(input, pg_catalog.current_setting('search_path'))
+$$;
+comment on function df.explain(text) is
+  'Draws a graph as text: of a run with the statuses of its nodes when input is its id, else of an envelope, of a statement, or of an SQL expression, which is evaluated with the rights of the caller. A graph that is not valid is described, an SQL error in the expression raised.';
+
+create or replace function df_engine.explain(p_input text, p_search_path text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_input text := btrim(p_input, E' \t\r\n\f');
+begin
+  case df_engine.explain_kind(v_input)
+    when 'instance' then
+      return df_engine.explain_run(v_input);
+    when 'expression' then
+      return df_engine.explain_graph(df_engine.evaluate_expression(v_input, p_search_path));
+    when 'graph' then
+      return df_engine.explain_graph(v_input);
+    else
+      return 'Nothing to explain. Accepted are the id of an instance (8 hexadecimal digits), an envelope, an expression'
+        || E' that builds one,\nsuch as ''SELECT 1'' ~> ''SELECT 2'' or df.sleep(5), and an SQL statement.';
+  end case;
+end
+$$;
+
+-- How df.explain reads its input. What is to be read as a graph, in whatever notation, is for parse_graph to understand.
+create or replace function df_engine.explain_kind(p_input text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case
+    when p_input ~ '^[0-9A-Fa-f]{8}$' then 'instance'
+    when p_input ~ '^\{' and jsonb_typeof(df_engine.node_config('', p_input) -> 'node_type') = 'string' then 'graph'
+    when p_input ~ '~>|\|=>|\?>|!>|@>|df\.' then 'expression'
+    when p_input ~* '^(select|insert|update|delete|merge|with|values|create|alter|drop|call|do|truncate|grant|revoke|explain)\M'
+      then 'graph'
+    else 'other'
+  end
+$$;
+
+-- The value of an expression, read with p_search_path: SET LOCAL of what a function pins ends with the function.
+create or replace function df_engine.evaluate_expression(p_expression text, p_search_path text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_statement text := format(E'select (%s\n)::pg_catalog.text', rtrim(p_expression, E'; \t\r\n'));
+  v_value text;
+begin
+  perform set_config('search_path', p_search_path, true);
+  execute v_statement into v_value;
+  return v_value;
+end
+$$;
+
+-- Dry run: the tree of what df.start would start.
+create or replace function df_engine.explain_graph(p_text text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_path text := 'root: ';
+  v_graph jsonb;
+begin
+  if p_text is null then
+    return 'The expression is NULL: there is no graph to explain.';
+  end if;
+  v_graph := df_engine.parse_graph(p_text);
+  v_path := '';
+  return df_engine.padded(array(select df_engine.draw_graph(null, v_graph)));
+exception
+  when invalid_text_representation or invalid_parameter_value or program_limit_exceeded then
+    return format('Invalid durable function graph: %s%s', v_path, sqlerrm);
+end
+$$;
+
+create or replace function df_engine.explain_run(p_instance text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_head text[] := array(select df_engine.run_head(p_instance));
+begin
+  if v_head = '{}' then
+    return format('Instance ''%s'' not found', p_instance);
+  end if;
+  return df_engine.padded(v_head || array(select df_engine.draw_graph(p_instance, null)));
+end
+$$;
+
+-- The lines above the tree of a run.
+create or replace function df_engine.run_head(p_instance text) returns setof text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  with run as (
+    select i.id, i.label, i.wait_reason, i.status in ('completed', 'failed', 'cancelled') as ended,
+           case when i.status = 'pending' and exists (select df_engine.live_nodes(i.id)) then 'running'
+                else i.status end as status,
+           df_engine.run_output(i.status, i.error, r.status, r.result) as output
+    from df.instances i
+    left join df.nodes r on r.instance_id = i.id and r.id = i.root_node
+    where i.id = p_instance
+  )
+  select l.line
+  from run r
+  cross join lateral (values
+    (1, 'Instance: ' || r.id || coalesce(' (' || df_engine.one_line(r.label, null) || ')', '')),
+    (2, 'Status:   ' || df_engine.status_icon(r.status) || ' ' || r.status),
+    (3, 'Output:   ' || df_engine.one_line(r.output, 60)),
+    (4, case when not r.ended then 'Waiting:  ' || df_engine.one_line(
+          coalesce(r.wait_reason, df_engine.worker_problem()), null) end),
+    (5, '')) as l(place, line)
+  where l.line is not null
+  order by l.place
+$$;
+
+-- Why nothing can run at all; NULL while a worker is alive.
+create or replace function df_engine.worker_problem() returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case
+    when max(w.last_seen_at) > clock_timestamp() - interval '15 s' then null
+    when max(w.last_seen_at) is null then 'no worker is running'
+    else 'no worker has been seen for 15 s'
+  end
+  from df._worker_epoch w
+$$;
+
+-- Lines of one width, so that psql centers nothing.
+create or replace function df_engine.padded(p_lines text[]) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select string_agg(rpad(l.line, max(length(l.line)) over () + 4), E'\n' order by l.place)
+  from unnest(p_lines) with ordinality as l(line, place)
+$$;
+
+-- Drawing: the tree that df.explain shows, one renderer for graphs not yet started and for runs.
+
+create or replace function df_engine.status_icon(p_status text) returns text
+language sql immutable as $$
+  select case p_status
+    when 'completed' then '✓'
+    when 'failed' then '✗'
+    when 'cancelled' then '✗'
+    when 'running' then '⏳'
+    when 'pending' then '○'
+    when 'skipped' then '⊘'
+  end
+$$;
+
+-- Text on one line, cut to p_max characters.
+create or replace function df_engine.one_line(p_text text, p_max int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when length(t.flat) > p_max then left(t.flat, p_max - 3) || '...' else t.flat end
+  from (select regexp_replace(p_text, '[\r\n]+', ' ', 'g')) as t(flat)
+$$;
+
+-- A node without its children. Configurations that are no JSON, in rows inserted by hand, are shown as they are.
+create or replace function df_engine.node_text(p_type text, p_query text, p_config jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case p_type
+    when 'SQL' then 'SQL: ' || df_engine.one_line(p_query, 50)
+    when 'SLEEP' then 'SLEEP ' || df_engine.one_line(p_query, null) || 's'
+    when 'WAIT_SCHEDULE' then 'WAIT ''' || coalesce(p_config ->> 'cron_expr', p_query) || ''''
+                              || coalesce(' ' || (p_config ->> 'timezone'), '')
+    when 'SIGNAL' then 'SIGNAL ''' || coalesce(p_config ->> 'signal_name', p_query) || ''''
+                       || coalesce(' (' || (p_config ->> 'timeout_seconds') || 's)', '')
+    when 'BREAK' then 'BREAK' || coalesce(' ''' || df_engine.one_line(p_config ->> 'break_value', 20) || '''', '')
+    when 'LOOP' then case when p_config ? 'condition_node' then 'LOOP (while)' else 'LOOP (infinite)' end
+    when 'JOIN' then 'JOIN (' || (select count(*) from df_engine.children_of('JOIN', '', '', p_config)) || ')'
+    when 'HTTP' then df_engine.request_text(p_type, p_config)
+    when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
+    else p_type
+  end
+$$;
+
+create or replace function df_engine.request_text(p_type text, p_config jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select concat_ws(' ', p_type, upper(p_config ->> 'method'), df_engine.one_line(p_config ->> 'url', 40))
+$$;
+
+-- What is drawn: the nodes of a graph, or those of a run, each with its mark.
+create or replace function df_engine.drawn_nodes(p_instance text, p_graph jsonb)
+returns table (
+  id text, is_root boolean, node_type text, query text, result_name text, left_node text, right_node text, mark text
+)
+language sql as $$
+  select g.id, g.parent is null, g.node_type, g.query, g.result_name, g.left_node, g.right_node, ''
+  from df_engine.graph_nodes(p_graph) g
+  where p_graph is not null
+  union all
+  select n.id, n.id = i.root_node, n.node_type, n.query, n.result_name, n.left_node, n.right_node,
+         ' ' || df_engine.status_icon(s.inferred_status)
+  from df.instances i
+  cross join df_engine.node_states(p_instance) s
+  join df.nodes n on n.instance_id = i.id and n.id = s.node_id
+  where i.id = p_instance
+$$;
+
+-- The lines of the tree. A node's line is indent, lead and text; its sections are at indent and tail, and what belongs to
+-- a section is two columns deeper. Sequences have no line: their elements follow each other at the same indent. Rows
+-- inserted by hand may form cycles, so both depth and number are bounded as they are for graphs.
+create or replace function df_engine.draw_graph(p_instance text, p_graph jsonb) returns setof text
+language sql set search_path = pg_catalog, pg_temp set enable_nestloop = off as $$
+  with recursive
+  node as materialized (
+    select d.id, d.is_root, d.node_type, d.query, d.result_name, d.left_node, d.right_node, d.mark,
+           df_engine.node_config(d.node_type, d.query) as config
+    from df_engine.drawn_nodes(p_instance, p_graph) d
+  ),
+  edge as materialized (
+    select n.id as parent, n.node_type = 'THEN' as in_sequence, c.place, c.section, c.id as child,
+           n.node_type in ('JOIN', 'RACE') and c.place < max(c.place) over (partition by n.id) as goes_on
+    from node n cross join lateral df_engine.children_of(n.node_type, n.left_node, n.right_node, n.config) c
+  ),
+  walk as (
+    select n.id, '{}'::int[] as place, null as section, '' as indent, '' as lead, '    ' as tail
+    from node n where n.is_root
+    union all
+    select e.child, w.place || e.place,
+           case when not e.in_sequence then w.indent || w.tail || e.section end,
+           case when e.in_sequence then w.indent else w.indent || w.tail || '  ' end,
+           case when not e.in_sequence then case when e.goes_on then '├─' else '└─' end
+                when e.place = 1 then w.lead
+                else '→ ' end,
+           case when e.in_sequence then w.tail when e.goes_on then '│   ' else '    ' end
+    from walk w join edge e on e.parent = w.id
+    where cardinality(w.place) < 256
+  ),
+  bounded as materialized (select w.* from walk w limit 10000),
+  line as (
+    select b.place, 1 as rank, b.section as line from bounded b where b.section is not null
+    union all
+    select b.place, 2,
+           b.indent || b.lead || df_engine.one_line(df_engine.node_text(n.node_type, n.query, n.config), null)
+           || case when n.node_type = 'RACE' then '' else coalesce(' |=> ''' || n.result_name || '''', '') end
+           || n.mark
+    from bounded b join node n on n.id = b.id
+    where n.node_type <> 'THEN'
+  )
+  select l.line from line l order by l.place, l.rank
+$$;
+
 -- HTTP: the builders, the checks that they share with the moment of execution, the allow-list, and what the worker is given
 -- to send. Policy is decided here; the worker filters addresses and moves bytes. Refusals have SQLSTATE DF020: never retried.
 
