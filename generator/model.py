@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from generator import lexicon
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -67,6 +69,7 @@ def context() -> dict[str, Any]:
         "user_routines": USER_ROUTINES,
         "user_views": USER_VIEWS,
         "worker_routines": WORKER_ROUTINES,
+        **lexicon.context(),
     }
 
 
@@ -81,6 +84,8 @@ USER_ROUTINES = (
     "df_engine.column_names(json)",
     "df_engine.count_events(text)",
     "df_engine.count_events(text[])",
+    "df_engine.cron_next(text, text, timestamptz)",
+    "df_engine.cron_problem(text)",
     "df_engine.current_execution(text)",
     "df_engine.deadline(int)",
     "df_engine.decode_cursor(text)",

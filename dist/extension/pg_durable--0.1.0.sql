@@ -422,6 +422,253 @@ insert into df.settings (name, value, description) values
 on conflict (name) do update set description = excluded.description
   where settings.description is distinct from excluded.description;
 
+-- Cron: five fields by the rules of Vixie's cron, read in a time zone. Used when a schedule is built and when its node
+-- starts. cron_problem and cron_next are what others call; they run as the owner so that the parts need no grants.
+
+do $type$
+begin
+  if to_regtype('df_engine.cron_plan') is null then
+    create type df_engine.cron_plan as (
+      minutes int[], hours int[], days int[], months int[], weekdays int[],
+      either_day boolean,  -- both day fields are restricted: a day matches when one of them does
+      by_clock boolean     -- the hour field begins with *: follow the local clock through changes of it
+    );
+  end if;
+end
+$type$;
+
+-- The fields of a line in upper case, with the @ shorthands written out.
+create or replace function df_engine.cron_fields(p_expr text) returns text[]
+language sql immutable strict as $$
+  select regexp_split_to_array(
+    case v_line
+      when '@HOURLY' then '0 * * * *'
+      when '@DAILY' then '0 0 * * *'
+      when '@MIDNIGHT' then '0 0 * * *'
+      when '@WEEKLY' then '0 0 * * 0'
+      when '@MONTHLY' then '0 0 1 * *'
+      when '@YEARLY' then '0 0 1 1 *'
+      when '@ANNUALLY' then '0 0 1 1 *'
+      else v_line
+    end, '[ \t\n\r]+')
+  from upper(btrim(p_expr, E' \t\n\r') collate "C") v_line
+$$;
+
+-- The five fields with their ranges; the first of `names` stands for `low`; `item` takes a list item apart.
+create or replace function df_engine.cron_grammar()
+returns table (field int, name text, low int, high int, names text[], item text)
+language sql immutable as $$
+  values
+    (1, 'minute', 0, 59, array[]::text[],
+      E'^(?:(\\*)|(0*[1-5]?[0-9])(?:-(0*[1-5]?[0-9]))?)(?:/(0*[1-9][0-9]?))?$'),
+    (2, 'hour', 0, 23, array[]::text[],
+      E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
+    (3, 'day of month', 1, 31, array[]::text[],
+      E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+    (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::text[],
+      E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
+    (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::text[],
+      E'^(?:(\\*|\\?)|((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT))(?:-((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT)))?)(?:/(0*[1-9][0-9]?))?$')
+$$;
+
+-- A value as a number; SUN that ends a range is 7.
+create or replace function df_engine.cron_value(p_text text, p_names text[], p_low int, p_ends_range boolean) returns int
+language sql immutable as $$
+  select case
+    when p_ends_range and p_text = 'SUN' then 7
+    when p_text ~ '^[A-Z]' then array_position(p_names, p_text) - 1 + p_low
+    else p_text::int
+  end
+$$;
+
+-- One row for each item of each list, as a series of values, or with what is wrong with it.
+create or replace function df_engine.cron_items(p_fields text[])
+returns table (field int, first_value int, last_value int, step int, problem text)
+language sql immutable as $$
+  select g.field, r.first_value, r.last_value, r.step, case
+      when p.part is null
+        then format('%s: "%s" is not *, a value, a range or one of them with a step; values go from %s to %s%s',
+          g.name, i.item, g.low, g.high, ' or ' || g.names[1] || ' to ' || g.names[cardinality(g.names)])
+      when r.first_value > r.last_value then format('%s: the range "%s" descends', g.name, i.item)
+      when r.step > g.high then format('%s: the step of "%s" is above %s', g.name, i.item, g.high)
+    end
+  from df_engine.cron_grammar() g
+  cross join lateral regexp_split_to_table(p_fields[g.field], ',') with ordinality i(item, ord)
+  left join lateral regexp_match(i.item, g.item) p(part) on true
+  cross join lateral (select
+      coalesce(df_engine.cron_value(p.part[2], g.names, g.low, false), g.low),
+      case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+        else df_engine.cron_value(coalesce(p.part[3], p.part[2]), g.names, g.low, p.part[3] is not null) end,
+      coalesce(p.part[4]::int, 1)
+    ) r(first_value, last_value, step)
+  order by g.field, i.ord
+$$;
+
+create or replace function df_engine.cron_plan(p_fields text[]) returns df_engine.cron_plan
+language sql immutable as $$
+  select
+    array_agg(distinct v) filter (where i.field = 1),
+    array_agg(distinct v) filter (where i.field = 2),
+    array_agg(distinct v) filter (where i.field = 3),
+    array_agg(distinct v) filter (where i.field = 4),
+    array_agg(distinct v % 7) filter (where i.field = 5),
+    p_fields[3] !~ '^[*?]' and p_fields[5] !~ '^[*?]',
+    p_fields[2] like '*%'
+  from df_engine.cron_items(p_fields) i cross join lateral generate_series(i.first_value, i.last_value, i.step) v
+$$;
+
+-- NULL when the line is a schedule that will come due, else the reason why it is not.
+create or replace function df_engine.cron_problem(p_expr text) returns text
+language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_fields text[] := df_engine.cron_fields(p_expr);
+  v_problem text;
+  v_plan df_engine.cron_plan;
+begin
+  if cardinality(v_fields) <> 5 then
+    return 'expected five fields or one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually';
+  end if;
+  select i.problem into v_problem from df_engine.cron_items(v_fields) i where i.problem is not null limit 1;
+  if v_problem is not null then
+    return v_problem;
+  end if;
+  v_plan := df_engine.cron_plan(v_fields);
+  if not v_plan.either_day and not exists (
+    select from unnest(v_plan.months) m(month) cross join unnest(v_plan.days) d(day)
+    where d.day <= (array[31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])[m.month]
+  ) then
+    return 'no month in it has such a day, so it never comes due';
+  end if;
+  return null;
+end
+$$;
+
+create or replace function df_engine.cron_day_matches(p_plan df_engine.cron_plan, p_day date) returns boolean
+language sql immutable as $$
+  select extract(month from p_day)::int = any (p_plan.months) and case
+    when p_plan.either_day
+      then extract(day from p_day)::int = any (p_plan.days) or extract(dow from p_day)::int = any (p_plan.weekdays)
+    else extract(day from p_day)::int = any (p_plan.days) and extract(dow from p_day)::int = any (p_plan.weekdays)
+  end
+$$;
+
+-- The first matching day from p_from on. 29 February falls on a given weekday at least once in 40 years.
+create or replace function df_engine.cron_day(p_plan df_engine.cron_plan, p_from date) returns date
+language sql immutable as $$
+  select d.day from (select p_from + generate_series(0, 41 * 366) as day) d
+  where df_engine.cron_day_matches(p_plan, d.day)
+  limit 1
+$$;
+
+-- The first minute at which the clock of the zone shows p_local or more: of a local time that happens twice the first
+-- pass, for a skipped one the first minute after the gap. A day before and after, only one change of the clock counts.
+create or replace function df_engine.cron_instant(p_local timestamp, p_zone text) returns timestamptz
+language sql stable as $$
+  select t.at
+  from (values (p_local at time zone 'UTC')) u(utc)
+  cross join lateral (values (
+      (u.utc - interval '24 hours') at time zone p_zone - (u.utc - interval '24 hours') at time zone 'UTC',
+      (u.utc + interval '24 hours') at time zone p_zone - (u.utc + interval '24 hours') at time zone 'UTC'
+    )) o(before, after)
+  cross join lateral generate_series(
+      u.utc - greatest(o.before, o.after), u.utc - least(o.before, o.after), interval '1 minute') t(at)
+  where t.at at time zone p_zone >= p_local
+  order by t.at
+  limit 1
+$$;
+
+-- The next time on p_day for lines with given hours: each local time once.
+create or replace function df_engine.cron_once(p_plan df_engine.cron_plan, p_day date, p_zone text, p_after timestamptz)
+returns timestamptz
+language sql stable as $$
+  select t.at
+  from (
+    select l.at from unnest(p_plan.hours) h(hour) cross join unnest(p_plan.minutes) m(minute)
+    cross join lateral (values (p_day + make_time(h.hour, m.minute, 0))) l(at)
+    where l.at > p_after at time zone p_zone
+    order by l.at offset 0
+  ) l
+  cross join lateral df_engine.cron_instant(l.at, p_zone) t(at)
+  where t.at > p_after
+  limit 1
+$$;
+
+-- The next minute, from the beginning of p_day to a few hours after its end, whose local time matches.
+create or replace function df_engine.cron_by_clock(
+  p_plan df_engine.cron_plan, p_day date, p_zone text, p_after timestamptz
+) returns timestamptz
+language sql stable as $$
+  select t.at
+  from (
+    select greatest(date_trunc('minute', p_after) + interval '1 minute', d.start - interval '3 hours')
+      + generate_series(0, 31 * 60 - 1) * interval '1 minute' as at
+    from (values (p_day::timestamp at time zone p_zone)) d(start)
+  ) t
+  cross join lateral (values (t.at at time zone p_zone)) l(at)
+  where extract(minute from l.at)::int = any (p_plan.minutes)
+    and extract(hour from l.at)::int = any (p_plan.hours)
+    and df_engine.cron_day_matches(p_plan, l.at::date)
+  limit 1
+$$;
+
+-- The first time after p_after at which the schedule comes due in the zone; raises when the line or the zone is bad.
+create or replace function df_engine.cron_next(p_expr text, p_zone text, p_after timestamptz) returns timestamptz
+language plpgsql stable strict security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_problem text := df_engine.cron_problem(p_expr);
+  v_plan df_engine.cron_plan;
+  v_day date;
+  v_at timestamptz;
+begin
+  if v_problem is not null then
+    raise exception 'Invalid cron expression "%": %', p_expr, v_problem using errcode = 'invalid_parameter_value';
+  end if;
+  v_plan := df_engine.cron_plan(df_engine.cron_fields(p_expr));
+  v_day := (p_after at time zone p_zone)::date - 1;
+  while v_at is null loop
+    v_day := df_engine.cron_day(v_plan, v_day);
+    v_at := case when v_plan.by_clock then df_engine.cron_by_clock(v_plan, v_day, p_zone, p_after)
+      else df_engine.cron_once(v_plan, v_day, p_zone, p_after) end;
+    v_day := v_day + 1;
+  end loop;
+  return v_at;
+end
+$$;
+
+-- Truth: how the value of a condition decides an IF or a while-loop. Called by transitions.
+
+-- A string, trimmed: false when it is empty, says no, or reads as the number 0.
+create or replace function df_engine.string_truth(p_text pg_catalog.text) returns boolean
+language sql immutable as $$
+  select lower(btrim(p_text, E' \t\n\r\f\v')) !~ '^(|false|f|no|[-+]?(0+\.?0*|\.0+)(e[-+]?[0-9]+)?)$'
+$$;
+
+create or replace function df_engine.scalar_truth(p_value pg_catalog.jsonb) returns boolean
+language sql immutable as $$
+  select case jsonb_typeof(p_value)
+    when 'boolean' then p_value::boolean
+    when 'number' then p_value::numeric <> 0
+    when 'string' then df_engine.string_truth(p_value #>> '{}')
+    when 'null' then false
+    else p_value not in ('[]', '{}')
+  end
+$$;
+
+-- Truth of a node's value; p_columns is the order of the columns of an SQL result. NULL is false.
+create or replace function df_engine.truth(p_value pg_catalog.jsonb, p_columns pg_catalog.text[]) returns boolean
+language sql immutable set search_path = '' as $$
+  select coalesce(case
+    when jsonb_typeof(p_value -> 'rows') = 'array' then
+      case
+        when p_value #> '{rows,0}' is null then false
+        when jsonb_typeof(p_value #> '{rows,0}') <> 'object' or p_value #> '{rows,0}' = '{}' then true
+        else df_engine.scalar_truth(p_value #> '{rows,0}' -> coalesce(p_columns[1],
+          (select k from jsonb_object_keys(p_value #> '{rows,0}') k limit 1)))
+      end
+    else df_engine.scalar_truth(p_value)
+  end, false)
+$$;
+
 -- Transitions: what follows when a node ends. The driver, the timers and the signals call df_engine.advance, which climbs
 -- from a node that ended, and descends into what runs next, one level a turn, without recursion.
 --
