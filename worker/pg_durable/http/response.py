@@ -1,0 +1,84 @@
+"""What was received, as the result of a node or as the text of its error."""
+
+import base64
+import codecs
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+QUOTED_BYTES = 512
+
+TEXT_TYPE = re.compile(
+    r"text/.*|.*\+(json|xml|yaml)"
+    r"|application/(json|xml|javascript|ecmascript|x-www-form-urlencoded|graphql|yaml|x-yaml)"
+)
+CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([^\s;\"']+)", re.I)
+# Python's codecs that are no charset of the web: slow, or able to make characters that text cannot hold.
+NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
+
+
+def header_map(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Names in lower case; of repeated ones the last wins; what is not UTF-8 is left out."""
+    found = {}
+    for name, value in headers:
+        try:
+            found[name.decode("ascii").lower()] = value.decode()
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+def response_object(status: int, headers: dict[str, str], body: bytes, duration: float) -> dict[str, Any]:
+    """The value of an HTTP node."""
+    text = as_text(body, headers.get("content-type", ""))
+    return {
+        "status": status,
+        "body": base64.b64encode(body).decode() if text is None else text,
+        "encoding": "base64" if text is None else "text",
+        "headers": headers,
+        "ok": 200 <= status <= 299,
+        "duration_ms": round(duration * 1000),
+    }
+
+
+def as_text(body: bytes, content_type: str) -> str | None:
+    """The body as text that the database can hold, or None when it is none."""
+    declared = TEXT_TYPE.fullmatch(content_type.partition(";")[0].strip().lower())
+    charset = CHARSET.search(content_type) if declared else None
+    try:
+        text = body.decode(_codec(charset[1]) if charset else "utf-8")
+        text.encode()
+    except (UnicodeError, LookupError):
+        return None
+    return None if "\0" in text else text
+
+
+def _codec(charset: str) -> str:
+    name = codecs.lookup(charset).name
+    if name in NO_CHARSETS:
+        raise LookupError(charset)
+    return name
+
+
+def quoted_body(body: bytes, content_type: str) -> str:
+    """At most 512 bytes of a body, for an error text."""
+    text = as_text(body, content_type)
+    if text is None:
+        text = body[:QUOTED_BYTES].decode("utf-8", "ignore").replace("\0", "")
+    return text.encode()[:QUOTED_BYTES].decode("utf-8", "ignore").strip()
+
+
+def retry_after(headers: dict[str, str], now: datetime | None = None) -> float | None:
+    """Seconds to wait as the server asks, given as a number or as a date; None when it does not ask."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,12}", value):
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())

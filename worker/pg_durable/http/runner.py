@@ -1,0 +1,122 @@
+"""Makes the request of an HTTP step and says how it ended."""
+
+import asyncio
+import contextlib
+import ssl
+import time
+import zlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpcore
+import httpx
+
+from pg_durable.http.addresses import Resolver, SystemResolver
+from pg_durable.http.errors import RequestFailed
+from pg_durable.http.inflate import decoder_for
+from pg_durable.http.network import CheckedNetwork
+from pg_durable.http.request import Request
+from pg_durable.http.response import QUOTED_BYTES, header_map, quoted_body, response_object, retry_after
+
+
+class HttpRunner:
+    """Shared by all HTTP steps of a worker; any number of requests may be in flight.
+
+    Each request has a connection of its own, so that each one is checked and nothing is shared between roles: no
+    redirects, no proxies, no cookies, no reuse. Certificates of SSL_CERT_FILE or SSL_CERT_DIR are honoured.
+    """
+
+    def __init__(self, resolver: Resolver | None = None) -> None:
+        self._resolver = resolver or SystemResolver()
+        self._tls: ssl.SSLContext = httpx.create_ssl_context()
+
+    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Sends what df_engine.http_request approved: {"value": ...}, or {"error", "class", "retry_after", "sqlstate"}.
+
+        Cancelling the task abandons the request.
+        """
+        try:
+            return {"value": await self._run(Request.from_json(request))}
+        except RequestFailed as failure:
+            return {
+                "error": str(failure),
+                "class": failure.kind,
+                "retry_after": failure.retry_after,
+                "sqlstate": None,
+            }
+
+    async def close(self) -> None:
+        """Frees the resolver's threads; requests in flight are their tasks' business."""
+        self._resolver.close()
+
+    async def _run(self, request: Request) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(request.timeout) as deadline:
+                return await self._exchange(request)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            message = f"{request.title}: timeout after {request.timeout:g} s"
+            raise RequestFailed("timeout", message) from error
+        except RequestFailed as failure:
+            raise RequestFailed(failure.kind, f"{request.title}: {failure}", failure.retry_after) from failure
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            message = f"{request.title}: cannot connect: {error or 'no answer'}"
+            raise RequestFailed("connection", message) from error
+        except httpcore.LocalProtocolError as error:
+            raise RequestFailed("refused", f"{request.title}: the request cannot be written as HTTP") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, zlib.error) as error:
+            # Its text is not quoted: it can hold header values.
+            message = f"{request.title}: the connection broke, or what came is not HTTP ({type(error).__name__})"
+            raise RequestFailed("connection", message) from error
+
+    async def _exchange(self, request: Request) -> dict[str, Any]:
+        started = time.monotonic()
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.port, target=request.url.raw_path
+        )
+        network = CheckedNetwork(self._resolver, request.allow_private, request.timeout)
+        async with (
+            httpcore.AsyncHTTPConnection(url.origin, self._tls, network_backend=network) as connection,
+            connection.stream(request.method, url, headers=request.headers, content=request.content) as response,
+        ):
+            headers = header_map(response.headers)
+            if request.is_failure(response.status):
+                raise await _status_failure(response, headers)
+            body = await _read(response, headers, request.max_response_bytes)
+            return response_object(response.status, headers, body, time.monotonic() - started)
+
+
+async def _read(response: httpcore.Response, headers: dict[str, str], limit: int) -> bytes:
+    """The whole body; fails as soon as it is known to be larger than the limit."""
+    length = headers.get("content-length", "")
+    body = bytearray()
+    if not (length.isdecimal() and int(length) > limit):
+        async with contextlib.aclosing(_pieces(response, headers)) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) > limit:
+                    break
+            else:
+                return bytes(body)
+    raise RequestFailed("refused", f"the response is larger than http_max_response_bytes allows ({limit})")
+
+
+async def _status_failure(response: httpcore.Response, headers: dict[str, str]) -> RequestFailed:
+    body = b""
+    with contextlib.suppress(httpcore.NetworkError, httpcore.ProtocolError, zlib.error):
+        async with contextlib.aclosing(_pieces(response, headers)) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) >= QUOTED_BYTES:
+                    break
+    quote = quoted_body(body, headers.get("content-type", ""))
+    message = f"HTTP status {response.status}" + (f": {quote}" if quote else "")
+    return RequestFailed(f"http:{response.status}", message, retry_after(headers))
+
+
+async def _pieces(response: httpcore.Response, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
+    decoder = decoder_for(headers.get("content-encoding", ""))
+    async for chunk in response.aiter_stream():
+        for piece in decoder.decode(chunk):
+            yield piece
