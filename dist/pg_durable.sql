@@ -654,6 +654,583 @@ begin
 end
 $$;
 
+-- The envelope: the JSON text of a graph before it is started. Here is what reads it: the strict parser, and the walk that
+-- checks a graph and lays it out as rows. The builders, which write it, come next. Nothing here writes to a table.
+
+-- Remembers what a helper that is no graph builder returned, until the end of the top-level statement.
+create or replace function df_engine.note_helper(p_function text, p_returned text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_now pg_catalog.text := pg_catalog.statement_timestamp();
+  v_noted pg_catalog.jsonb := nullif(pg_catalog.current_setting('pg_durable.returned', true), '');
+begin
+  v_noted := coalesce(v_noted -> v_now, '{}') || pg_catalog.jsonb_build_object(p_returned, p_function);
+  perform pg_catalog.set_config('pg_durable.returned', pg_catalog.jsonb_build_object(v_now, v_noted)::pg_catalog.text, true);
+end
+$$;
+
+-- Raises when the text is what such a helper returned earlier in the same top-level statement.
+create or replace function df_engine.reject_helper(p_text text) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ? p_text then
+    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> p_text
+      using errcode = 'invalid_parameter_value',
+            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  end if;
+end
+$$;
+
+-- Raises inside a workflow session.
+create or replace function df_engine.reject_in_workflow(p_function text) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if pg_catalog.current_setting('df.in_workflow', true) = 'true' then
+    raise exception '% cannot be called inside a workflow', p_function
+      using errcode = 'object_not_in_prerequisite_state';
+  end if;
+end
+$$;
+
+-- A text as jsonb, NULL when it is none.
+create or replace function df_engine.json_or_null(p_text text) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+begin
+  return p_text::pg_catalog.jsonb;
+exception when data_exception then
+  return null;
+end
+$$;
+
+-- Why a node is not well-formed, NULL when it is.
+create or replace function df_engine.malformed(p_node jsonb) returns text
+language sql immutable as $$
+  select case
+    when pg_catalog.jsonb_typeof(p_node -> 'left_node') <> 'object' then 'left_node must be a Durofut JSON object'
+    when pg_catalog.jsonb_typeof(p_node -> 'right_node') <> 'object' then 'right_node must be a Durofut JSON object'
+    when pg_catalog.jsonb_typeof(p_node -> 'condition_node') <> 'object' then 'condition_node must be a Durofut JSON object'
+    when pg_catalog.jsonb_typeof(p_node -> 'query') <> 'string' then 'query must be a string'
+    when pg_catalog.jsonb_typeof(p_node -> 'result_name') <> 'string' then 'result_name must be a string'
+    when pg_catalog.jsonb_typeof(p_node -> 'extra_nodes') <> 'array' then 'extra_nodes must be an array'
+    when p_node ? 'extra_nodes' and p_node @? '$.extra_nodes[*] ? (@.type() != "object")' then
+      'extra_nodes entries must be Durofut JSON objects'
+  end
+$$;
+
+create or replace function df_engine.unknown_type(p_type text) returns text
+language sql immutable as $$
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, LOOP, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, HTTP, HTTP_MULTIPART' end
+$$;
+
+-- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
+create or replace function df_engine.parse_graph(p_text text, p_prefix text default '') returns jsonb
+language plpgsql immutable set search_path = '' as $$
+declare
+  v_graph pg_catalog.jsonb;
+  v_type pg_catalog.text;
+  v_problem pg_catalog.text;
+begin
+  if p_text ~ '^\s*\{' then
+    v_graph := pg_catalog.jsonb_strip_nulls(df_engine.json_or_null(p_text));
+  end if;
+  if pg_catalog.jsonb_typeof(v_graph -> 'node_type') is distinct from 'string' then
+    return pg_catalog.jsonb_build_object('node_type', 'SQL', 'query', p_text);
+  end if;
+  v_type := v_graph ->> 'node_type';
+  v_problem := coalesce(df_engine.unknown_type(v_type),
+    'Malformed Durofut JSON with node_type ''' || v_type || ''': ' || df_engine.malformed(v_graph));
+  if v_problem is not null then
+    raise exception '%', p_prefix || v_problem using errcode = 'invalid_text_representation';
+  end if;
+  return v_graph;
+end
+$$;
+
+create or replace function df_engine.retry_problem(p_policy jsonb) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  return case
+    when pg_catalog.jsonb_typeof(p_policy) <> 'object' then 'retry must be a JSON object'
+    else (
+      select 'retry: ' || case when rule.key is null then 'unknown key ' || given.key else given.key || ' ' || rule.says end
+      from pg_catalog.jsonb_each(p_policy) given
+      left join (values
+        ('max_attempts', '$.type() == "number" && $ >= 1 && $ <= 1000 && $.floor() == $', 'must be an integer from 1 to 1000'),
+        ('initial_delay', '$.type() == "number" && $ >= 0 && $ <= 86400', 'must be from 0 to 86400 s'),
+        ('backoff', '$.type() == "number" && $ >= 1', 'must be a number of at least 1'),
+        ('max_delay', '$.type() == "number" && $ >= 0 && $ <= 86400', 'must be from 0 to 86400 s'),
+        ('retry_on', '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex "^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))', 'must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx')
+      ) rule(key, valid, says) on rule.key = given.key
+      where pg_catalog.jsonb_path_match(given.value, rule.valid::pg_catalog.jsonpath) is not true
+      order by given.key
+      limit 1)
+  end;
+end
+$$;
+
+-- Why the ids of its children cannot be merged into the query of an IF, LOOP or JOIN, NULL when they can.
+create or replace function df_engine.config_problem(p_type text, p_query text) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+  v_config pg_catalog.jsonb := df_engine.json_or_null(p_query);
+  v_key pg_catalog.text := case p_type when 'JOIN' then 'extra_nodes' else 'condition_node' end;
+begin
+  return case
+    when v_config is null then 'query in ' || p_type || ' must be valid JSON config'
+    when pg_catalog.jsonb_typeof(v_config) <> 'object' then 'query in ' || p_type || ' must be a JSON config object'
+    when v_config ? v_key then v_key || ' in ' || p_type || ' must be a first-class Durofut field'
+  end;
+end
+$$;
+
+-- Why a node breaks the rules of a graph, NULL when it does not. An expression, so that the walk has it inlined.
+create or replace function df_engine.node_problem(p_node jsonb, p_type text) returns text
+language sql immutable as $$
+  select case
+    when p_type is null then 'a node must be a Durofut JSON object with a node_type'
+    when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP') then
+      'condition_node is not valid for ' || p_type || ' nodes'
+    when p_node ? 'extra_nodes' and p_type <> 'JOIN' then 'extra_nodes is not valid for ' || p_type || ' nodes'
+    when p_node ? 'retry' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || p_type || ' nodes'
+    else coalesce(
+      df_engine.unknown_type(p_type),
+      df_engine.malformed(p_node),
+      case when p_node ? 'retry' then df_engine.retry_problem(p_node -> 'retry') end,
+      case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN') then
+        df_engine.config_problem(p_type, p_node ->> 'query') end)
+  end
+$$;
+
+create or replace function df_engine.reject_node(p_prefix text, p_path text, p_depth int, p_ord int, p_problem text) returns boolean
+language plpgsql immutable as $$
+begin
+  raise exception '%: %', p_prefix || p_path,
+    case
+      when p_depth > 256 then 'exceeds the maximum nesting depth of 256'
+      when p_ord > 10000 then 'exceeds the maximum node count of 10000'
+      else p_problem
+    end
+    using errcode = case when p_depth > 256 or p_ord > 10000 then 'program_limit_exceeded'
+                         else 'invalid_text_representation' end;
+end
+$$;
+
+create or replace function df_engine.random_id() returns text
+language sql volatile as $$ select pg_catalog.left(pg_catalog.gen_random_uuid()::pg_catalog.text, 8) $$;
+
+-- The id of the p_ord-th node: as random as the root's, and never the same twice within a run.
+create or replace function df_engine.node_id(p_root text, p_ord bigint) returns text
+language sql immutable as $$
+  select pg_catalog.lpad(pg_catalog.to_hex(
+    (('x' || p_root)::bit(32)::bigint + (p_ord - 1) * 2654435761) & 4294967295), 8, '0')
+$$;
+
+-- What df.nodes keeps as the query of a node: its own, with the ids of the children that it has no column for.
+create or replace function df_engine.stored_query(p_query text, p_condition text, p_extras text[]) returns text
+language sql immutable as $$
+  select case when p_condition is null and p_extras is null then p_query
+    else '{' || pg_catalog.concat_ws(',',
+      nullif(substring(p_query from '^\s*\{\s*(.*)\}\s*$'), ''),
+      '"condition_node":"' || p_condition || '"',
+      '"extra_nodes":["' || pg_catalog.array_to_string(p_extras, '","') || '"]') || '}'
+  end
+$$;
+
+-- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The walk goes
+-- down one level at a time, so the depth of a graph is never the depth of a stack; place is the way from the root.
+create or replace function df_engine.graph_nodes(p_graph jsonb, p_root text default pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8),
+  p_prefix text default '')
+returns table (ord int, path text, depth int, id text, node_type text, query text, result_name text, left_node text,
+               right_node text, retry_policy jsonb, parent text, scope text)
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+  return query
+  with recursive walk(place, path, step, depth, node, node_type, issued, id, parent, scope) as (
+    select '{}'::int[], 'root', null, 0, p_graph, p_graph ->> 'node_type', 1::bigint, p_root, null, null
+    union all
+    select c.place, c.path, c.step, c.depth, c.node, c.node_type, c.issued, c.id, c.parent,
+           case when c.opens then c.id else c.scope end
+    from (
+      select w.place || c.place as place, w.path || c.step as path, c.step, w.depth + 1 as depth, c.node,
+             c.node ->> 'node_type' as node_type,
+             w.issued + count(*) over () as issued,
+             df_engine.node_id(p_root, w.issued + row_number() over ()) as id,
+             w.id as parent, w.scope,
+             w.node_type in ('JOIN', 'RACE') or c.node ->> 'node_type' = 'LOOP' as opens
+      from walk w
+      cross join lateral (
+        select s.place, s.step, s.node
+        from (values (case w.node_type when 'LOOP' then 3 else 0 end, '.condition_node', w.node -> 'condition_node'),
+                     (1, '.left', w.node -> 'left_node'),
+                     (2, '.right', w.node -> 'right_node')) s(place, step, node)
+        where s.node is not null
+        union all
+        select e.number::int + 3, '.extra_nodes[' || e.number - 1 || ']', e.node
+        from pg_catalog.jsonb_path_query(w.node, '$.extra_nodes[*]') with ordinality e(node, number)
+        where w.node ? 'extra_nodes'
+      ) c
+      where w.depth <= 256
+    ) c
+  ),
+  numbered as (
+    select w.*, pg_catalog.row_number() over (order by w.place)::int as ord,
+           df_engine.node_problem(w.node, w.node_type) as problem
+    from walk w
+  ),
+  children as (
+    select w.parent,
+           pg_catalog.max(w.id) filter (where w.step = '.left') as left_node,
+           pg_catalog.max(w.id) filter (where w.step = '.right') as right_node,
+           pg_catalog.max(w.id) filter (where w.step = '.condition_node') as condition,
+           pg_catalog.array_agg(w.id order by w.place) filter (where w.step like '.extra_nodes%') as extras
+    from walk w
+    group by w.parent
+  )
+  select n.ord, n.path, n.depth, n.id, n.node_type, df_engine.stored_query(n.node ->> 'query', c.condition, c.extras),
+         n.node ->> 'result_name', c.left_node, c.right_node, n.node -> 'retry', n.parent, n.scope
+  from numbered n
+  left join children c on c.parent = n.id
+  where (n.problem is null and n.depth <= 256 and n.ord <= 10000)
+     or df_engine.reject_node(p_prefix, n.path, n.depth, n.ord, n.problem)
+  order by n.ord;
+end
+$$;
+
+-- Builders: functions that return the envelope of a node. They write nothing and need nothing but USAGE on df, so they call
+-- no private function. A graph given as an argument is wrapped by df.loop alone; the others take it out of what that returns.
+
+create or replace function df.sql(query text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  return '{"node_type":"SQL","query":' || pg_catalog.to_json(sql.query) || '}';
+end
+$$;
+
+create or replace function df.loop(body text, condition text default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_node pg_catalog.jsonb;
+  v_problem pg_catalog.text;
+begin
+  if body is null then
+    raise exception 'body must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ? body then
+    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> body
+      using errcode = 'invalid_parameter_value',
+            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  end if;
+  if body ~ '^\s*\{' then
+    begin
+      v_node := pg_catalog.jsonb_strip_nulls(body::pg_catalog.jsonb);
+    exception when data_exception then
+      v_node := null;
+    end;
+  end if;
+  if pg_catalog.jsonb_typeof(v_node -> 'node_type') = 'string' then
+    v_problem := case
+      when pg_catalog.jsonb_typeof(v_node -> 'left_node') <> 'object' then 'left_node must be a Durofut JSON object'
+      when pg_catalog.jsonb_typeof(v_node -> 'right_node') <> 'object' then 'right_node must be a Durofut JSON object'
+      when pg_catalog.jsonb_typeof(v_node -> 'condition_node') <> 'object' then 'condition_node must be a Durofut JSON object'
+      when pg_catalog.jsonb_typeof(v_node -> 'query') <> 'string' then 'query must be a string'
+      when pg_catalog.jsonb_typeof(v_node -> 'result_name') <> 'string' then 'result_name must be a string'
+      when pg_catalog.jsonb_typeof(v_node -> 'extra_nodes') <> 'array' then 'extra_nodes must be an array'
+      when v_node ? 'extra_nodes' and v_node @? '$.extra_nodes[*] ? (@.type() != "object")' then
+        'extra_nodes entries must be Durofut JSON objects'
+    end;
+    if v_problem is not null then
+      raise exception 'Invalid Durofut JSON: %', v_problem using errcode = 'invalid_text_representation';
+    end if;
+  end if;
+  return '{"node_type":"LOOP","left_node":'
+    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then body else df.sql(body) end
+    || case when condition is null then '}' else ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}' end;
+end
+$$;
+
+create or replace function df.seq(a text, b text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  return '{"node_type":"THEN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+end
+$$;
+
+create or replace function df.join(a text, b text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+end
+$$;
+
+create or replace function df.race(a text, b text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  return '{"node_type":"RACE","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+end
+$$;
+
+create or replace function df.join3(a text, b text, c text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"extra_nodes":[' || (df.loop(c)::pg_catalog.json -> 'left_node')::pg_catalog.text || ']}';
+end
+$$;
+
+create or replace function df.if(condition text, then_branch text, else_branch text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"right_node":' || (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+end
+$$;
+
+create or replace function df.if_rows(result_name text, then_branch text, else_branch text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"right_node":' || (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"query":' || pg_catalog.to_json(
+         '{"condition_type":"result_has_rows","result_name":' || pg_catalog.to_json(result_name) || '}') || '}';
+end
+$$;
+
+create or replace function df.as(fut text, name text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  if name = '' then
+    raise exception 'the name of a result cannot be empty' using errcode = 'invalid_parameter_value';
+  elsif name !~ '^[A-Za-z_][A-Za-z0-9_]*$' then
+    raise exception '"%" is not a valid identifier', name
+      using errcode = 'invalid_parameter_value',
+            hint = 'The name of a result begins with a letter or _, and goes on with letters, digits and _.';
+  end if;
+  return (
+    select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
+    from (
+      select e.key, e.value from pg_catalog.json_each(df.loop(fut)::pg_catalog.json -> 'left_node') e where e.key <> 'result_name'
+      union all
+      select 'result_name', pg_catalog.to_json(name)
+    ) k
+    join pg_catalog.unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry']) with ordinality known(key, place) on known.key = k.key);
+end
+$$;
+
+create or replace function df.retry(fut text, max_attempts integer default null, initial_delay interval default null,
+  backoff numeric default null, max_delay interval default null, retry_on text[] default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_policy pg_catalog.text;
+  v_type pg_catalog.text;
+  v_problem pg_catalog.text;
+begin
+  if fut is null then
+    raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  v_type := (df.loop(fut)::pg_catalog.json -> 'left_node')::pg_catalog.text::pg_catalog.json ->> 'node_type';
+  v_policy := '{' || pg_catalog.concat_ws(',',
+    '"max_attempts":' || max_attempts,
+    '"initial_delay":' || pg_catalog.trim_scale(extract(epoch from initial_delay)),
+    '"backoff":' || pg_catalog.trim_scale(backoff),
+    '"max_delay":' || pg_catalog.trim_scale(extract(epoch from max_delay)),
+    '"retry_on":' || pg_catalog.to_json(retry_on)) || '}';
+  v_problem := case when v_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || v_type || ' nodes' end;
+  if v_problem is null then
+    v_problem := case
+      when pg_catalog.jsonb_typeof(v_policy::pg_catalog.jsonb) <> 'object' then 'retry must be a JSON object'
+      else (
+        select 'retry: ' || case when rule.key is null then 'unknown key ' || given.key else given.key || ' ' || rule.says end
+        from pg_catalog.jsonb_each(v_policy::pg_catalog.jsonb) given
+        left join (values
+          ('max_attempts', '$.type() == "number" && $ >= 1 && $ <= 1000 && $.floor() == $', 'must be an integer from 1 to 1000'),
+          ('initial_delay', '$.type() == "number" && $ >= 0 && $ <= 86400', 'must be from 0 to 86400 s'),
+          ('backoff', '$.type() == "number" && $ >= 1', 'must be a number of at least 1'),
+          ('max_delay', '$.type() == "number" && $ >= 0 && $ <= 86400', 'must be from 0 to 86400 s'),
+          ('retry_on', '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex "^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))', 'must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx')
+        ) rule(key, valid, says) on rule.key = given.key
+        where pg_catalog.jsonb_path_match(given.value, rule.valid::pg_catalog.jsonpath) is not true
+        order by given.key
+        limit 1)
+    end;
+  end if;
+  if v_problem is not null then
+    raise exception '%', v_problem using errcode = 'invalid_parameter_value';
+  end if;
+  return (
+    select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
+    from (
+      select e.key, e.value from pg_catalog.json_each(df.loop(fut)::pg_catalog.json -> 'left_node') e where e.key <> 'retry'
+      union all
+      select 'retry', v_policy::pg_catalog.json
+    ) k
+    join pg_catalog.unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry']) with ordinality known(key, place) on known.key = k.key);
+end
+$$;
+
+create or replace function df.sleep(seconds numeric) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  if seconds < 0 then
+    raise exception 'the duration of a sleep must be non-negative, not % s', seconds
+      using errcode = 'invalid_parameter_value';
+  elsif seconds > 3155760000 then
+    raise exception 'the duration of a sleep must be at most 3155760000 s (100 years), not % s', seconds
+      using errcode = 'invalid_parameter_value';
+  end if;
+  return '{"node_type":"SLEEP","query":"' || pg_catalog.trim_scale(seconds) || '"}';
+end
+$$;
+
+create or replace function df.sleep(duration interval) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  return df.sleep(extract(epoch from duration));
+end
+$$;
+
+create or replace function df.wait_for_schedule(cron_expr text, timezone text default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_problem pg_catalog.text := df_engine.cron_problem(cron_expr);
+begin
+  if v_problem is not null then
+    raise exception 'Invalid cron expression: %', v_problem using errcode = 'invalid_parameter_value';
+  elsif not exists (select from pg_catalog.pg_timezone_names z where z.name = timezone) and timezone is not null then
+    raise exception 'unknown time zone "%"', timezone
+      using errcode = 'invalid_parameter_value', hint = 'The names are in pg_timezone_names.';
+  end if;
+  return '{"node_type":"WAIT_SCHEDULE","query":' || pg_catalog.to_json(
+    '{"cron_expr":' || pg_catalog.to_json(cron_expr) || coalesce(',"timezone":' || pg_catalog.to_json(timezone), '') || '}') || '}';
+end
+$$;
+
+create or replace function df.wait_for_signal(name text, timeout_seconds integer default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if name is null then
+    raise exception 'name must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  if name = '' then
+    raise exception 'the name of a signal cannot be empty' using errcode = 'invalid_parameter_value';
+  elsif timeout_seconds < 1 then
+    raise exception 'Timeout must be positive, not % s', timeout_seconds using errcode = 'invalid_parameter_value';
+  end if;
+  return '{"node_type":"SIGNAL","query":' || pg_catalog.to_json(
+    '{"signal_name":' || pg_catalog.to_json(name) || ',"timeout_seconds":' || coalesce(timeout_seconds::pg_catalog.text, 'null') || '}') || '}';
+end
+$$;
+
+create or replace function df.break(value text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  return '{"node_type":"BREAK","query":'
+    || pg_catalog.to_json('{"break_value":' || coalesce(pg_catalog.to_json(value)::pg_catalog.text, 'null') || '}') || '}';
+end
+$$;
+
+-- Operators: shorthands for the builders, in the schema chosen at installation (pg_durable.operator_schema, default public).
+-- All group from left to right with the same precedence. Operands are text only, so that untyped literals resolve to text.
+
+create or replace function df.as_op(fut text, name text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  if fut is null then
+    raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  if name is null then
+    raise exception 'name must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  return df.as(fut, name);
+end
+$$;
+
+create or replace function df.if_then_op(condition text, then_branch text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  if condition is null then
+    raise exception 'condition must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  if then_branch is null then
+    raise exception 'then_branch must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  return '{"_partial_if":true,"condition":' || pg_catalog.to_json(condition)
+    || ',"then_branch":' || pg_catalog.to_json(then_branch) || '}';
+end
+$$;
+
+create or replace function df.if_else_op(partial_if text, else_branch text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  if partial_if is null then
+    raise exception 'partial_if must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  if else_branch is null then
+    raise exception 'else_branch must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  if (partial_if::pg_catalog.jsonb -> '_partial_if' = 'true'
+      and partial_if::pg_catalog.jsonb ?& array['condition', 'then_branch']) is not true then
+    raise exception 'Invalid if-then-else: the left operand of !> is not what ?> returns'
+      using errcode = 'invalid_text_representation',
+            hint = 'Operators group from left to right: put a branch that uses operators itself in parentheses.';
+  end if;
+  return df.if(partial_if::pg_catalog.json ->> 'condition', partial_if::pg_catalog.json ->> 'then_branch', else_branch);
+end
+$$;
+
+create or replace function df.loop_prefix_op(body text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  return df.loop(body);
+end
+$$;
+
+-- Run again, the installer leaves the operators where they are.
+do $operators$
+declare
+  v_schema text := coalesce(nullif(current_setting('pg_durable.operator_schema', true), ''), 'public');
+begin
+  if not exists (select from pg_operator where oprcode = 'df.seq'::regproc) then
+    execute format('create operator %I.~> (function = df.seq, leftarg = text, rightarg = text)', v_schema);
+    execute format('comment on operator %I.~> (text, text) is ''a, then b: df.seq(a, b)''', v_schema);
+  end if;
+  if not exists (select from pg_operator where oprcode = 'df.as_op'::regproc) then
+    execute format('create operator %I.|=> (function = df.as_op, leftarg = text, rightarg = text)', v_schema);
+    execute format('comment on operator %I.|=> (text, text) is ''names the result of a graph: df.as(a, name)''', v_schema);
+  end if;
+  if not exists (select from pg_operator where oprcode = 'df.join'::regproc) then
+    execute format('create operator %I.& (function = df.join, leftarg = text, rightarg = text)', v_schema);
+    execute format('comment on operator %I.& (text, text) is ''both in parallel: df.join(a, b)''', v_schema);
+  end if;
+  if not exists (select from pg_operator where oprcode = 'df.race'::regproc) then
+    execute format('create operator %I.| (function = df.race, leftarg = text, rightarg = text)', v_schema);
+    execute format('comment on operator %I.| (text, text) is ''in parallel, the first one decides: df.race(a, b)''', v_schema);
+  end if;
+  if not exists (select from pg_operator where oprcode = 'df.if_then_op'::regproc) then
+    execute format('create operator %I.?> (function = df.if_then_op, leftarg = text, rightarg = text)', v_schema);
+    execute format('comment on operator %I.?> (text, text) is ''condition and then-branch of an IF, to be completed with !>''', v_schema);
+  end if;
+  if not exists (select from pg_operator where oprcode = 'df.if_else_op'::regproc) then
+    execute format('create operator %I.!> (function = df.if_else_op, leftarg = text, rightarg = text)', v_schema);
+    execute format('comment on operator %I.!> (text, text) is ''the else-branch of an IF: df.if(condition, then_branch, else_branch)''', v_schema);
+  end if;
+  if not exists (select from pg_operator where oprcode = 'df.loop_prefix_op'::regproc) then
+    execute format('create operator %I.@> (function = df.loop_prefix_op, rightarg = text)', v_schema);
+    execute format('comment on operator %I.@> (none, text) is ''repeats a graph: df.loop(a)''', v_schema);
+  end if;
+end
+$operators$;
+
 -- Truth: how the value of a condition decides an IF or a while-loop. Called by transitions.
 
 -- A string, trimmed: false when it is empty, says no, or reads as the number 0.
@@ -686,6 +1263,150 @@ language sql immutable set search_path = '' as $$
       end
     else df_engine.scalar_truth(p_value)
   end, false)
+$$;
+
+-- Starting: df.start writes a run's rows with the caller's rights, in the caller's transaction, through the views that let
+-- a role insert its own. Row security and the views are what protects others; the checks here explain, they do not guard.
+
+-- Raises when the current user may not submit, or when the database does not exist.
+create or replace function df_engine.check_submitter(p_database text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_login boolean;
+  v_super boolean;
+begin
+  if p_database is not null and not exists (select from pg_catalog.pg_database d where d.datname = p_database) then
+    raise exception 'database "%" does not exist', p_database using errcode = 'undefined_database';
+  end if;
+  select r.rolcanlogin, r.rolsuper into v_login, v_super from pg_catalog.pg_roles r where r.rolname = current_user;
+  if not v_login then
+    raise exception 'role "%" cannot submit instances: it has no LOGIN', current_user
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Steps run in a session that has logged in as the role that called df.start.';
+  elsif v_super and not df_engine.setting_on('enable_superuser_instances') then
+    raise exception 'superuser "%" cannot submit instances: enable_superuser_instances is off', current_user
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Call df.start as an ordinary role.';
+  end if;
+end
+$$;
+
+-- The variables of a new run: the caller's own and the two of the system, which cannot be shadowed.
+create or replace function df_engine.frozen_vars(p_instance_id text, p_label text) returns jsonb
+language sql stable set search_path = '' as $$
+  select coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
+         || pg_catalog.jsonb_build_object('sys_instance_id', p_instance_id, 'sys_label', coalesce(p_label, ''))
+  from df.vars v
+  where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.value is not null
+$$;
+
+-- Inserts the instance's row and returns its id. ON CONFLICT sees ids that row security hides from the caller.
+create or replace function df_engine.insert_instance(p_label text, p_database text, p_root text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_caller pg_catalog.regrole := pg_catalog.quote_ident(current_user);
+  v_id pg_catalog.text;
+begin
+  for v_try in 1..10 loop
+    v_id := df_engine.random_id();
+    insert into df_engine.own_instances (id, label, root_node, submitted_by, database, _state, _submitter, _vars, _version)
+    values (v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, df_engine.frozen_vars(v_id, p_label), '0.1.0')
+    on conflict do nothing;
+    if found then
+      return v_id;
+    end if;
+  end loop;
+  raise exception 'found no free instance id in 10 tries' using errcode = 'unique_violation';
+end
+$$;
+
+create or replace function df_engine.start_here(p_fut text, p_label text, p_database text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_caller pg_catalog.regrole := pg_catalog.quote_ident(current_user);
+  v_graph pg_catalog.jsonb := df_engine.parse_graph(p_fut, 'Invalid durable function: ');
+  v_root pg_catalog.text := df_engine.random_id();
+  v_id pg_catalog.text;
+begin
+  perform df_engine.check_submitter(p_database);
+  v_id := df_engine.insert_instance(p_label, p_database, v_root);
+  insert into df_engine.own_nodes (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy, _parent, _scope)
+  select n.id, v_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_caller, p_database, n.retry_policy, n.parent, n.scope
+  from df_engine.graph_nodes(v_graph, v_root, 'Invalid durable function graph: ') n;
+  insert into df_engine.own_ready (submitter, instance_id, node_id) values (v_caller, v_id, v_root);
+  return v_id;
+end
+$$;
+
+create or replace function df.start(fut text, label text default null, database text default null,
+  transaction_mode text default 'caller') returns text
+language plpgsql set search_path = '' as $$
+begin
+  if fut is null then
+    raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  if transaction_mode is null then
+    raise exception 'transaction_mode must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  if pg_catalog.lower(transaction_mode) not in ('caller', 'new') then
+    raise exception 'invalid transaction_mode "%"', transaction_mode
+      using errcode = 'invalid_parameter_value', hint = 'It is caller or new.';
+  elsif not pg_catalog.has_schema_privilege('df_engine', 'usage') then
+    raise exception 'permission denied: role "%" may not start durable functions', current_user
+      using errcode = 'insufficient_privilege', hint = 'An administrator grants it with df.grant_usage.';
+  end if;
+  perform df_engine.reject_helper(fut);
+  if pg_catalog.lower(transaction_mode) = 'new' then
+    return df_engine.start_new(fut, label, database);
+  end if;
+  return df_engine.start_here(fut, label, database);
+end
+$$;
+
+-- Variables: values that a role keeps under names of its own, and that its runs read as {name}. Row security and the
+-- comparison with the owner see to it that nobody, not even a superuser, touches another role's by accident.
+
+create or replace function df.setvar(name text, value text) returns text
+language plpgsql strict set search_path = '' as $$
+#variable_conflict use_column
+begin
+  perform df_engine.reject_in_workflow('setvar');
+  insert into df.vars (name, value, owner)
+  values (setvar.name, setvar.value, pg_catalog.quote_ident(current_user)::pg_catalog.regrole)
+  on conflict (owner, name) do update set value = excluded.value;
+  perform df_engine.note_helper('setvar', 'OK');
+  return 'OK';
+end
+$$;
+
+create or replace function df.getvar(name text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  return (
+    select v.value from df.vars v
+    where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.name = getvar.name);
+end
+$$;
+
+create or replace function df.unsetvar(name text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  perform df_engine.reject_in_workflow('unsetvar');
+  delete from df.vars v
+  where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.name = unsetvar.name;
+  perform df_engine.note_helper('unsetvar', 'OK');
+  return 'OK';
+end
+$$;
+
+create or replace function df.clearvars() returns text
+language plpgsql set search_path = '' as $$
+begin
+  perform df_engine.reject_in_workflow('clearvars');
+  delete from df.vars v where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole;
+  perform df_engine.note_helper('clearvars', 'OK');
+  return 'OK';
+end
 $$;
 
 -- Transitions: what follows when a node ends. The driver, the timers and the signals call df_engine.advance, which climbs

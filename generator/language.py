@@ -1,0 +1,29 @@
+"""Facts about the language of graphs: keys of the envelope, retry policies, operators."""
+
+ENVELOPE_KEYS = (
+    "node_type", "left_node", "right_node", "condition_node", "extra_nodes", "query", "result_name", "retry",
+)  # fmt: skip
+
+# Key of a retry policy, the jsonpath predicate its value must satisfy, and how that is said.
+RETRY_KEYS = (
+    ("max_attempts", '$.type() == "number" && $ >= 1 && $ <= 1000 && $.floor() == $',
+     "must be an integer from 1 to 1000"),
+    ("initial_delay", '$.type() == "number" && $ >= 0 && $ <= 86400', "must be from 0 to 86400 s"),
+    ("backoff", '$.type() == "number" && $ >= 1', "must be a number of at least 1"),
+    ("max_delay", '$.type() == "number" && $ >= 0 && $ <= 86400', "must be from 0 to 86400 s"),
+    ("retry_on",
+     '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex '
+     '"^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))',
+     "must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx"),
+)  # fmt: skip
+
+# Symbol, function behind it, meaning.
+OPERATORS = (
+    ("~>", "seq", "a, then b: df.seq(a, b)"),
+    ("|=>", "as_op", "names the result of a graph: df.as(a, name)"),
+    ("&", "join", "both in parallel: df.join(a, b)"),
+    ("|", "race", "in parallel, the first one decides: df.race(a, b)"),
+    ("?>", "if_then_op", "condition and then-branch of an IF, to be completed with !>"),
+    ("!>", "if_else_op", "the else-branch of an IF: df.if(condition, then_branch, else_branch)"),
+    ("@>", "loop_prefix_op", "repeats a graph: df.loop(a)"),
+)
