@@ -58,6 +58,8 @@ do $migration$
 begin
 if df_engine.migrating(1) then
 
+  -- Checks compare with array constants: PostgreSQL reads every check's expression tree for every UPDATE, and a list of
+  -- single literals, or a long regular expression, costs more than the rest of the write.
   create table df.instances (
     id varchar(8) not null,
     label text,
@@ -82,8 +84,8 @@ if df_engine.migrating(1) then
     constraint instances_identity_key unique (id, submitted_by),
     constraint instances_id_format_chk check (id ~ '^[0-9a-f]{8}$'),
     constraint instances_root_node_format_chk check (root_node ~ '^[0-9a-f]{8}$'),
-    constraint instances_status_chk check (status in ('pending', 'running', 'completed', 'failed', 'cancelled')),
-    constraint instances_state_chk check (_state in ('pending', 'running', 'completed', 'failed', 'cancelled'))
+    constraint instances_status_chk check (status = any ('{pending,running,completed,failed,cancelled}'::text[])),
+    constraint instances_state_chk check (_state = any ('{pending,running,completed,failed,cancelled}'::text[]))
   ) with (fillfactor = 70);
 
   -- df.list_instances with a status, without one, with a label
@@ -123,19 +125,14 @@ if df_engine.migrating(1) then
     constraint nodes_instance_id_format_chk check (instance_id ~ '^[0-9a-f]{8}$'),
     constraint nodes_left_node_format_chk check (left_node ~ '^[0-9a-f]{8}$'),
     constraint nodes_right_node_format_chk check (right_node ~ '^[0-9a-f]{8}$'),
-    constraint nodes_node_type_chk check (node_type in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART')),
-    constraint nodes_status_chk check (status in ('pending', 'running', 'completed', 'failed')),
+    constraint nodes_node_type_chk check (node_type = any ('{SQL,THEN,IF,JOIN,RACE,LOOP,BREAK,SLEEP,WAIT_SCHEDULE,SIGNAL,HTTP,HTTP_MULTIPART}'::text[])),
+    constraint nodes_status_chk check (status = any ('{pending,running,completed,failed}'::text[])),
     constraint nodes_result_name_chk check (result_name ~ '^[A-Za-z_][A-Za-z0-9_]*$'),
-    constraint nodes_result_status_chk check (result is null or status in ('completed', 'failed')),
+    constraint nodes_result_status_chk check (result is null or status = any ('{completed,failed}'::text[])),
+    -- type, then which of left_node, right_node and query are present
     constraint nodes_structure_chk check (
-      case
-        when node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then left_node is null and right_node is null and query is not null
-        when node_type in ('THEN', 'RACE') then left_node is not null and right_node is not null and query is null
-        when node_type = 'IF' then left_node is not null and right_node is not null and query is not null
-        when node_type = 'JOIN' then left_node is not null and right_node is not null
-        when node_type = 'LOOP' then left_node is not null and right_node is null
-        else false
-      end)
+      concat(node_type, ' ', num_nonnulls(left_node), num_nonnulls(right_node), num_nonnulls(query))
+      = any ('{SQL 001,HTTP 001,HTTP_MULTIPART 001,SLEEP 001,WAIT_SCHEDULE 001,SIGNAL 001,BREAK 001,THEN 110,RACE 110,IF 111,JOIN 110,JOIN 111,LOOP 100,LOOP 101}'::text[]))
   ) with (fillfactor = 60);
 
   alter table df.instances
@@ -288,8 +285,9 @@ if df_engine.migrating(1) then
     role regrole not null constraint worker_roles_pkey primary key
   );
 
-  -- How a node ended: outcome is ok, failed, broke (on its way to the enclosing loop) or lost (in a race).
-  create type df_engine.ending as (outcome text, value jsonb, columns text[], error text);
+  -- The move of a node: it ended, with outcome ok, failed, broke (on its way to the enclosing loop) or lost (in a race);
+  -- or other nodes are to be entered; or, all NULL, it waits.
+  create type df_engine.move as (outcome text, value jsonb, columns text[], error text, enter varchar(8)[]);
 
   -- When the last retention pass was begun.
   create table df_engine.upkeep (
@@ -1543,13 +1541,15 @@ begin
 end
 $$;
 
--- Ends a run. A terminal status found in the column is left as it is.
-create or replace function df_engine.end_run(p_instance varchar, p_state text, p_error text) returns void
-language plpgsql set search_path = '' as $$
+-- Ends a run with the ending of its root. A terminal status found in the column is left as it is.
+create or replace function df_engine.end_run(p_instance varchar, p_end df_engine.move) returns void
+language plpgsql as $$
+declare
+  v_state constant pg_catalog.text := case p_end.outcome when 'failed' then 'failed' else 'completed' end;
 begin
   update df.instances i
-  set _state = p_state, error = p_error, updated_at = df_engine.clock(), wait_reason = null,
-      status = case when i.status in ('completed', 'failed', 'cancelled') then i.status else p_state end
+  set _state = v_state, error = p_end.error, updated_at = df_engine.clock(), wait_reason = null,
+      status = case when i.status in ('completed', 'failed', 'cancelled') then i.status else v_state end
   where i.id = p_instance;
   update df_engine.inbox s set status = 'undeliverable', fresh = false
   where s.instance_id = p_instance and s.status = 'pending' and not s.fresh;
@@ -1560,7 +1560,7 @@ $$;
 create or replace function df_engine.fail_run(p_instance varchar, p_error text) returns void
 language plpgsql set search_path = '' as $$
 begin
-  perform df_engine.end_run(p_instance, 'failed', p_error);
+  perform df_engine.end_run(p_instance, df_engine.fail(p_error));
   perform df_engine.withdraw(p_instance, null);
 end
 $$;
@@ -1619,26 +1619,41 @@ begin
 end
 $$;
 
--- Constructs: what IF, LOOP, JOIN and RACE do when a child ends. Each function gets the construct and the child's ending,
--- and answers with the node to enter next, with the construct's own ending, or with neither while others still run. An
--- outcome 'lost' means that a race was decided in the meantime: the caller rolls back.
+-- Constructs: what IF, LOOP, JOIN and RACE do when a child ends. Each function gets the construct and the child's
+-- ending, and answers with the construct's own move: its ending, the node to enter next, or to wait for the others.
+-- Outcome 'lost' means that a race was decided in the meantime: the caller rolls back.
+
+create or replace function df_engine.enter(variadic p_nodes varchar[]) returns df_engine.move
+language sql immutable as $$
+  select row(null, null, null, null, p_nodes)::df_engine.move;
+$$;
+
+create or replace function df_engine.done(p_outcome text, p_value jsonb, p_columns text[] default null)
+returns df_engine.move
+language sql immutable as $$
+  select row(p_outcome, p_value, p_columns, null, null)::df_engine.move;
+$$;
+
+create or replace function df_engine.fail(p_error text) returns df_engine.move
+language sql immutable as $$
+  select row('failed', null, null, p_error, null)::df_engine.move;
+$$;
 
 create or replace function df_engine.if_child(
-  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
+  p_construct df.nodes, p_child varchar, inout p_end df_engine.move
 )
 language plpgsql set search_path = '' as $$
 begin
   if p_end.outcome <> 'ok' or p_child in (p_construct.left_node, p_construct.right_node) then
     return;
   end if;
-  p_next := case when df_engine.truth(p_end.value, p_end.columns)
-                 then p_construct.left_node else p_construct.right_node end;
-  p_end := null;
+  p_end := df_engine.enter(case when df_engine.truth(p_end.value, p_end.columns)
+                                then p_construct.left_node else p_construct.right_node end);
 end
 $$;
 
 create or replace function df_engine.loop_child(
-  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
+  p_construct df.nodes, p_child varchar, inout p_end df_engine.move
 )
 language plpgsql set search_path = '' as $$
 declare
@@ -1647,8 +1662,7 @@ begin
   if p_end.outcome = 'broke' then
     p_end.outcome := 'ok';
   elsif p_end.outcome = 'ok' and p_child = p_construct.left_node and v_condition is not null then
-    p_next := v_condition;
-    p_end := null;
+    p_end := df_engine.enter(v_condition);
   elsif p_end.outcome = 'ok' and (v_condition is null or df_engine.truth(p_end.value, p_end.columns)) then
     perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope);
     p_end := null;
@@ -1666,7 +1680,7 @@ end
 $$;
 
 -- The first break or failure in branch order decides; else the array of the branches' values.
-create or replace function df_engine.join_ending(p_construct df.nodes, out p_end df_engine.ending)
+create or replace function df_engine.join_ending(p_construct df.nodes, out p_end df_engine.move)
 language plpgsql set search_path = '' as $$
 declare
   v_first record;
@@ -1683,11 +1697,11 @@ begin
     and s.branch <= coalesce(v_first.branch, s.branch);
   perform df_engine.merge_names(p_construct.instance_id, v_scopes, p_construct._scope);
   if v_first.outcome = 'failed' then
-    p_end := row('failed', null, null, format('JOIN branch %s failed: %s', v_first.branch, v_first.error));
+    p_end := df_engine.fail(format('JOIN branch %s failed: %s', v_first.branch, v_first.error));
   elsif v_first.outcome = 'broke' then
-    p_end := row('broke', v_first.result, null, null);
+    p_end := df_engine.done('broke', v_first.result);
   else
-    select 'ok', jsonb_agg(n.result order by s.branch), null, null into p_end
+    select (df_engine.done('ok', jsonb_agg(n.result order by s.branch))).* into p_end
     from df_engine.scopes s
     join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
     where s.instance_id = p_construct.instance_id and s.owner = p_construct.id;
@@ -1696,7 +1710,7 @@ end
 $$;
 
 create or replace function df_engine.join_child(
-  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
+  p_construct df.nodes, p_child varchar, inout p_end df_engine.move
 )
 language plpgsql set search_path = '' as $$
 declare
@@ -1734,7 +1748,7 @@ end
 $$;
 
 create or replace function df_engine.race_child(
-  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
+  p_construct df.nodes, p_child varchar, inout p_end df_engine.move
 )
 language plpgsql set search_path = '' as $$
 declare
@@ -1743,7 +1757,7 @@ begin
   update df.nodes n set _open = 0
   where n.instance_id = p_construct.instance_id and n.id = p_construct.id and n._open = 1;
   if not found then
-    p_end := row('lost', null, null, null);
+    p_end := df_engine.done('lost', null);
     return;
   end if;
   update df_engine.scopes s set outcome = (p_end).outcome
@@ -1760,68 +1774,66 @@ end
 $$;
 
 create or replace function df_engine.child_ended(
-  p_construct df.nodes, p_child varchar, inout p_end df_engine.ending, out p_next varchar
-)
+  p_instance varchar, p_construct varchar, p_child varchar, p_end df_engine.move
+) returns df_engine.move
 language plpgsql set search_path = '' as $$
+declare
+  v_construct df.nodes;
 begin
-  case p_construct.node_type
-    when 'THEN' then
-      if p_child = p_construct.left_node and p_end.outcome = 'ok' then
-        p_next := p_construct.right_node;
-        p_end := null;
-      end if;
-    when 'IF' then
-      select * into p_end, p_next from df_engine.if_child(p_construct, p_child, p_end);
-    when 'LOOP' then
-      select * into p_end, p_next from df_engine.loop_child(p_construct, p_child, p_end);
-    when 'JOIN' then
-      select * into p_end, p_next from df_engine.join_child(p_construct, p_child, p_end);
-    when 'RACE' then
-      select * into p_end, p_next from df_engine.race_child(p_construct, p_child, p_end);
-  end case;
+  select * into v_construct from df.nodes n where n.instance_id = p_instance and n.id = p_construct;
+  return case v_construct.node_type
+    when 'IF' then df_engine.if_child(v_construct, p_child, p_end)
+    when 'LOOP' then df_engine.loop_child(v_construct, p_child, p_end)
+    when 'JOIN' then df_engine.join_child(v_construct, p_child, p_end)
+    when 'RACE' then df_engine.race_child(v_construct, p_child, p_end)
+  end;
 end
 $$;
 
 -- df_engine.advance: the one loop that moves a run. It climbs from nodes that ended and descends into nodes that are
 -- entered, until every branch it touched waits for something: a ready row, a timer, a signal, or its siblings.
 
--- Writes the ending of a node; answers its parent.
+-- Writes the ending of a node; answers its parent and its scope. p_root: the stamp of the root scope.
 create or replace function df_engine.complete_node(
-  p_instance varchar, p_node varchar, p_end df_engine.ending, p_started timestamptz
-) returns varchar
-language plpgsql set search_path = '' as $$
+  p_instance varchar, p_root text, p_node varchar, p_end df_engine.move, p_started timestamptz,
+  out p_parent varchar, out p_scope varchar
+)
+language plpgsql as $$
 declare
-  v_node record;
-  v_scope varchar;
+  v_now constant timestamptz := df_engine.clock();
+  v_type pg_catalog.text;
+  v_name pg_catalog.text;
 begin
   update df.nodes n
   set status = case when p_end.outcome = 'failed' then 'failed' else 'completed' end,
       result = case when p_end.outcome = 'failed' then to_jsonb(p_end.error) else p_end.value end,
       error = p_end.error, result_columns = p_end.columns,
-      attempts = case when n.status_details ? 'retry_at' and n.status = 'running' then n.attempts + 1 else 1 end,
+      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
       started_at = case
         when n.status = 'running' then n.started_at
         when n.node_type = 'THEN' then
           (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node)
         else p_started end,
-      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
-      status_details = jsonb_build_object('execution_id', df_engine.stamp(p_instance, n._scope))
+      completed_at = v_now, updated_at = v_now,
+      status_details = jsonb_build_object('execution_id',
+        case when n._scope is null then p_root else df_engine.stamp(p_instance, n._scope) end)
   where n.instance_id = p_instance and n.id = p_node
-  returning n._parent as parent, n._scope as scope, n.node_type, n.result_name into v_node;
-  if v_node.result_name is not null and p_end.outcome <> 'failed'
-     and v_node.node_type not in ('SLEEP', 'WAIT_SCHEDULE', 'BREAK') then
-    v_scope := v_node.scope;
-    if v_node.node_type = 'LOOP' then
-      select s.parent into v_scope from df_engine.scopes s
-      where s.instance_id = p_instance and s.node_id = p_node and s.owner is null;
-      if not found then
-        v_scope := v_node.scope;
-      end if;
-    end if;
-    perform df_engine.bind(p_instance, v_scope, v_node.result_name, p_end.value, p_end.columns);
+  returning n._parent, n._scope, n.node_type, n.result_name into p_parent, p_scope, v_type, v_name;
+  if v_name is not null and p_end.outcome <> 'failed' and v_type not in ('SLEEP', 'WAIT_SCHEDULE', 'BREAK') then
+    perform df_engine.bind(p_instance,
+                           case when v_type = 'LOOP' then df_engine.loop_target(p_instance, p_node, p_scope)
+                                else p_scope end,
+                           v_name, p_end.value, p_end.columns);
   end if;
-  return v_node.parent;
 end
+$$;
+
+-- Where the name of a LOOP is bound: around the scope it opened itself, or in the scope it is a branch of.
+create or replace function df_engine.loop_target(p_instance varchar, p_loop varchar, p_scope varchar) returns varchar
+language sql stable as $$
+  select case when s.owner is null and s.node_id is not null then s.parent else p_scope end
+  from (values (1)) as one(row)
+  left join df_engine.scopes s on s.instance_id = p_instance and s.node_id = p_loop;
 $$;
 
 -- Opens a JOIN, a RACE or a LOOP: shown as running, with its scopes; answers the nodes to enter, in order.
@@ -1856,16 +1868,11 @@ language sql stable set search_path = '' as $$
   select n._scope from df.nodes n where n.instance_id = p_node.instance_id and n.id = p_node._parent;
 $$;
 
--- Where the thread of control that owns ready row p_ready goes on; without one, a new row.
-create or replace function df_engine.make_ready(p_node df.nodes, p_lane text, p_ready bigint) returns void
+-- Queues a step in its lane.
+create or replace function df_engine.make_ready(p_instance varchar, p_node varchar, p_lane text) returns void
 language plpgsql set search_path = '' as $$
 begin
-  if p_ready is not null and p_lane = 'sql' then
-    update df_engine.ready r set node_id = p_node.id, picked = true, deaths = 0
-    where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready;
-    return;
-  end if;
-  perform df_engine.enqueue(p_node.instance_id, p_node.id, p_lane);
+  perform df_engine.enqueue(p_instance, p_node, p_lane);
   perform df_engine.wake(case when p_lane = 'sql' then 'r' else 'l' end, null);
 end
 $$;
@@ -1879,99 +1886,119 @@ language sql stable set search_path = '' as $$
   from df.instances i where i.id = p_instance;
 $$;
 
--- Enters one node. p_enter: nodes to enter below it. p_end: it ended at once. Neither: it waits for something.
-create or replace function df_engine.enter_node(
-  p_instance varchar, p_node varchar, p_ready bigint, out p_enter varchar[], out p_end df_engine.ending,
-  out p_took_ready boolean
-)
+-- Enters one node.
+create or replace function df_engine.enter_node(p_instance varchar, p_node varchar)
+returns df_engine.move
 language plpgsql set search_path = '' as $$
 declare
   v_node df.nodes;
-  v_lane pg_catalog.text;
 begin
+  if df_engine.is_lost(p_instance, p_node) then
+    return null;
+  end if;
   select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = p_node;
   case
     when v_node.node_type = 'THEN' then
-      p_enter := array[v_node.left_node];
+      return df_engine.enter(v_node.left_node);
     when v_node.node_type in ('JOIN', 'RACE', 'LOOP') then
-      p_enter := df_engine.open_construct(v_node);
+      return df_engine.enter(variadic df_engine.open_construct(v_node));
     when v_node.node_type = 'IF' and v_node.query::pg_catalog.jsonb ? 'condition_node' then
-      p_enter := array[(v_node.query::pg_catalog.jsonb ->> 'condition_node')::varchar];
+      return df_engine.enter((v_node.query::pg_catalog.jsonb ->> 'condition_node')::varchar);
     when v_node.node_type = 'IF' then
-      select * into p_enter, p_end from df_engine.if_rows_branch(v_node);
+      return df_engine.if_rows_branch(v_node);
     when v_node.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
-      v_lane := df_engine.lane(p_instance, v_node.node_type);
-      perform df_engine.make_ready(v_node, v_lane, p_ready);
-      p_took_ready := v_lane = 'sql';
-      if v_lane <> 'sql' then
-        perform df_engine.mark_running(p_instance, p_node);
-      end if;
+      perform df_engine.make_ready(p_instance, p_node, df_engine.lane(p_instance, v_node.node_type));
+      return null;
     when v_node.node_type = 'BREAK' then
-      p_end := df_engine.break_ending(v_node);
+      return df_engine.break_move(v_node);
     else
-      p_end := df_engine.park_node(v_node);
+      return df_engine.park_node(v_node);
   end case;
 end
 $$;
 
--- Moves a run on: from p_ended with its ending, or into p_enter. p_ready is the caller's claim on a thread of control; it
--- moves with the thread, and is deleted when the thread ends or waits for something else. False: a race was lost in the
--- meantime, and the caller has to roll back.
+-- Moves a run on: from p_node, which made a move. p_root: the stamp of the root scope. p_ready is the caller's claim on a
+-- thread of control; it goes with the first node that is entered next, and is deleted when there is none. False: a race was
+-- lost in the meantime, and the caller has to roll back.
 create or replace function df_engine.advance(
-  p_instance varchar, p_ready bigint, p_enter varchar, p_ended varchar, p_end df_engine.ending, p_started timestamptz
+  p_instance varchar, p_root text, p_ready bigint, p_node varchar, p_move df_engine.move, p_started timestamptz
 ) returns boolean
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
-  v_enter varchar[] := array[p_enter];
-  v_ended varchar := p_ended;
-  v_end df_engine.ending := p_end;
-  v_ready bigint := p_ready;
+  v_node varchar := p_node;
+  v_move df_engine.move := p_move;
+  v_enter varchar[] := '{}';
   v_parent varchar;
-  v_next varchar;
-  v_step record;
-  v_construct df.nodes;
+  v_scope varchar;
+  v_first_scope varchar;
+  v_type pg_catalog.text;
+  v_left varchar;
+  v_right varchar;
 begin
-  if p_enter is null then
-    v_enter := '{}';
-  end if;
   loop
-    if v_ended is not null then
-      v_parent := df_engine.complete_node(p_instance, v_ended, v_end, p_started);
+    if v_move.outcome is not null then
+      select * into v_parent, v_scope from df_engine.complete_node(p_instance, p_root, v_node, v_move, p_started);
+      v_first_scope := coalesce(v_first_scope, v_scope);
       if v_parent is null then
-        perform df_engine.end_run(p_instance, case v_end.outcome when 'failed' then 'failed' else 'completed' end,
-                                  v_end.error);
-        v_ended := null;
-      else
-        select * into v_construct from df.nodes n where n.instance_id = p_instance and n.id = v_parent;
-        select * into v_end, v_next from df_engine.child_ended(v_construct, v_ended, v_end);
-        if v_end.outcome = 'lost' then
-          return false;
-        end if;
-        v_ended := case when v_end.outcome is not null then v_parent end;
-        if v_next is not null then
-          v_enter := v_next || v_enter;
-        end if;
+        perform df_engine.end_run(p_instance, v_move);
+        exit;
       end if;
-    elsif cardinality(v_enter) > 0 then
-      v_next := v_enter[1];
+      select n.node_type, n.left_node, n.right_node into v_type, v_left, v_right
+      from df.nodes n where n.instance_id = p_instance and n.id = v_parent;
+      if v_type <> 'THEN' then
+        v_move := df_engine.child_ended(p_instance, v_parent, v_node, v_move);
+      elsif v_node = v_left and v_move.outcome = 'ok' then
+        v_move := df_engine.enter(v_right);
+      end if;
+      v_node := v_parent;
+    end if;
+    if v_move.outcome = 'lost' then
+      return false;
+    end if;
+    if v_move.outcome is null then
+      v_enter := v_move.enter || v_enter;
+      exit when cardinality(v_enter) = 0;
+      v_node := v_enter[1];
       v_enter := v_enter[2:];
-      continue when df_engine.is_lost(p_instance, v_next);
-      select * into v_step from df_engine.enter_node(p_instance, v_next, v_ready);
-      v_enter := coalesce(v_step.p_enter, '{}') || v_enter;
-      if v_step.p_took_ready then
-        v_ready := null;
+      if p_ready is not null then
+        -- The thread's own next node is entered when it is claimed again, which is at once.
+        perform df_engine.move_ready(p_instance, p_ready, v_node);
+        p_ready := null;
+        v_move := null;
+      else
+        v_move := df_engine.enter_node(p_instance, v_node);
       end if;
-      v_end := v_step.p_end;
-      v_ended := case when v_end.outcome is not null then v_next end;
-    else
-      exit;
     end if;
   end loop;
-  if v_ready is not null then
-    delete from df_engine.ready r
-    where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = v_ready;
+  if p_ready is not null then
+    perform df_engine.drop_ready(p_instance, p_ready);
   end if;
-  return true;
+  return v_first_scope is null or df_engine.hold_races(p_instance, v_first_scope);
+end
+$$;
+
+-- Moves a claimed thread of control to its next node. Only session_user's own rows can be named.
+create or replace function df_engine.move_ready(p_instance varchar, p_ready bigint, p_node varchar) returns void
+language plpgsql as $$
+begin
+  update df_engine.ready r set node_id = p_node, picked = true, deaths = 0
+  where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready
+    and r.instance_id = p_instance;
+  if not found then
+    raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
+  end if;
+end
+$$;
+
+create or replace function df_engine.drop_ready(p_instance varchar, p_ready bigint) returns void
+language plpgsql as $$
+begin
+  delete from df_engine.ready r
+  where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready
+    and r.instance_id = p_instance;
+  if not found then
+    raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
+  end if;
 end
 $$;
 
@@ -2008,9 +2035,7 @@ end
 $$;
 
 -- if_rows: no SQL runs, the row count of a named result decides.
-create or replace function df_engine.if_rows_branch(
-  p_node df.nodes, out p_enter varchar[], out p_end df_engine.ending
-)
+create or replace function df_engine.if_rows_branch(p_node df.nodes) returns df_engine.move
 language plpgsql set search_path = '' as $$
 declare
   v_name pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'result_name';
@@ -2019,30 +2044,27 @@ declare
 begin
   if v_count is null or jsonb_typeof(v_count) <> 'number' or v_count::numeric < 0
      or v_count::numeric <> trunc(v_count::numeric) then
-    p_end := row('failed', null, null, format(
+    return df_engine.fail(format(
       'if_rows: result "%s" %s', v_name, case when v_value is null then 'does not exist' else 'has no row_count' end));
-  elsif v_count::numeric > 0 then
-    p_enter := array[p_node.left_node];
-  else
-    p_enter := array[p_node.right_node];
   end if;
+  return df_engine.enter(case when v_count::numeric > 0 then p_node.left_node else p_node.right_node end);
 end
 $$;
 
 -- BREAK: its text after substitution, on the way to the nearest enclosing loop, if there is one.
-create or replace function df_engine.break_ending(p_node df.nodes) returns df_engine.ending
+create or replace function df_engine.break_move(p_node df.nodes) returns df_engine.move
 language plpgsql set search_path = '' as $$
 declare
   v_text pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'break_value';
 begin
   if not df_engine.in_loop(p_node.instance_id, p_node.id) then
-    return row('failed', null, null, 'BREAK outside of a loop');
+    return df_engine.fail('BREAK outside of a loop');
   end if;
   v_text := df_engine.render_step(p_node.instance_id, p_node._scope, v_text, 'raw');
-  return row('broke', df_engine.as_json(v_text), null, null);
+  return df_engine.done('broke', df_engine.as_json(v_text));
 exception
   when sqlstate 'DF010' or data_exception then
-    return row('failed', null, null, 'BREAK: ' || sqlerrm);
+    return df_engine.fail('BREAK: ' || sqlerrm);
 end
 $$;
 
@@ -2171,7 +2193,7 @@ end
 $$;
 
 -- Starts a wait. Answers an ending only when the node's content, checked here for hand-written envelopes, is unusable.
-create or replace function df_engine.park_node(p_node df.nodes) returns df_engine.ending
+create or replace function df_engine.park_node(p_node df.nodes) returns df_engine.move
 language plpgsql set search_path = '' as $$
 declare
   v_config pg_catalog.jsonb;
@@ -2192,7 +2214,7 @@ begin
   return null;
 exception
   when data_exception or null_value_not_allowed or not_null_violation then
-    return row('failed', null, null, format('%s: %s', p_node.node_type, sqlerrm));
+    return df_engine.fail(format('%s: %s', p_node.node_type, sqlerrm));
 end
 $$;
 
@@ -2231,25 +2253,22 @@ begin
 end
 $$;
 
--- Locks a run for a transition that comes from outside a step; false when it is not running any more.
-create or replace function df_engine.hold_run(p_instance varchar) returns boolean
-language plpgsql set search_path = '' as $$
-begin
-  perform from df.instances i where i.id = p_instance and i._state in ('pending', 'running') for key share;
-  return found;
-end
+-- Locks a run for a transition that comes from outside a step; answers the stamp of its root scope, NULL when the run is
+-- over.
+create or replace function df_engine.hold_run(p_instance varchar) returns text
+language sql volatile set search_path = '' as $$
+  select i.id || '::' || i._generation
+  from df.instances i where i.id = p_instance and i._state in ('pending', 'running') for key share;
 $$;
 
 -- Ends a waiting node, in a run that the caller holds. Raises where a race was lost in the meantime.
-create or replace function df_engine.end_wait(p_instance varchar, p_node varchar, p_value jsonb) returns void
+create or replace function df_engine.end_wait(p_instance varchar, p_root text, p_node varchar, p_value jsonb)
+returns void
 language plpgsql set search_path = '' as $$
 begin
   delete from df_engine.timers t where t.instance_id = p_instance and t.node_id = p_node;
   delete from df_engine.waits w where w.instance_id = p_instance and w.node_id = p_node;
-  if not df_engine.advance(p_instance, null, null, p_node, row('ok', p_value, null, null)::df_engine.ending,
-                           df_engine.clock())
-     or not df_engine.hold_races(p_instance, (select n._scope from df.nodes n
-                                              where n.instance_id = p_instance and n.id = p_node)) then
+  if not df_engine.advance(p_instance, p_root, null, p_node, df_engine.done('ok', p_value), df_engine.clock()) then
     raise exception 'node % of instance % lost its race', p_node, p_instance using errcode = 'DF001';
   end if;
 end
@@ -2259,21 +2278,22 @@ $$;
 create or replace function df_engine.fire_timer(p_timer df_engine.timers) returns void
 language plpgsql set search_path = '' as $$
 declare
+  v_root constant pg_catalog.text := df_engine.hold_run(p_timer.instance_id);
   v_node df.nodes;
 begin
-  if not df_engine.hold_run(p_timer.instance_id) then
+  select * into v_node from df.nodes n where n.instance_id = p_timer.instance_id and n.id = p_timer.node_id;
+  if v_root is null or not df_engine.scope_open(v_node.instance_id, v_node._scope) then
     delete from df_engine.timers t where t.instance_id = p_timer.instance_id and t.node_id = p_timer.node_id;
     return;
   end if;
-  select * into v_node from df.nodes n where n.instance_id = p_timer.instance_id and n.id = p_timer.node_id;
   case p_timer.kind
     when 'sleep' then
-      perform df_engine.end_wait(v_node.instance_id, v_node.id, jsonb_build_object(
+      perform df_engine.end_wait(v_node.instance_id, v_root, v_node.id, jsonb_build_object(
         'slept', true, 'seconds', v_node.query::pg_catalog.jsonb));
     when 'schedule' then
-      perform df_engine.end_wait(v_node.instance_id, v_node.id, '{"scheduled": true}');
+      perform df_engine.end_wait(v_node.instance_id, v_root, v_node.id, '{"scheduled": true}');
     when 'timeout' then
-      perform df_engine.end_wait(v_node.instance_id, v_node.id, jsonb_build_object(
+      perform df_engine.end_wait(v_node.instance_id, v_root, v_node.id, jsonb_build_object(
         'signal_name', v_node.query::pg_catalog.jsonb -> 'signal_name', 'timed_out', true, 'data', null));
     else
       delete from df_engine.timers t where t.instance_id = v_node.instance_id and t.node_id = v_node.id;
@@ -2289,24 +2309,27 @@ create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) re
 language plpgsql set search_path = '' as $$
 declare
   v_nodes varchar[];
+  v_root pg_catalog.text;
 begin
-  perform from df.instances i
+  select i.id || '::' || i._generation into v_root from df.instances i
   where i.id = p_signal.instance_id and i._state in ('pending', 'running') for no key update;
-  if not found then
+  if v_root is null then
     update df_engine.inbox s set status = 'undeliverable', fresh = false, delivered_to = null
     where s.signal_id = p_signal.signal_id;
     return;
   end if;
   select array_agg(w.node_id) into v_nodes
   from df_engine.waits w
+  join df.nodes n on n.instance_id = w.instance_id and n.id = w.node_id
   where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
+    and df_engine.scope_open(n.instance_id, n._scope)
     and (p_signal.delivered_to is null or w.node_id = any (p_signal.delivered_to));
   update df_engine.inbox s
   set fresh = false, delivered_to = v_nodes::pg_catalog.text[],
       status = case when v_nodes is null then 'pending' else 'delivered' end,
       delivered_at = case when v_nodes is not null then df_engine.clock() end
   where s.signal_id = p_signal.signal_id;
-  perform df_engine.end_wait(p_signal.instance_id, w.node_id, jsonb_build_object(
+  perform df_engine.end_wait(p_signal.instance_id, v_root, w.node_id, jsonb_build_object(
     'signal_name', p_signal.signal_name, 'timed_out', false, 'data', p_signal.signal_data))
   from unnest(v_nodes) as w(node_id);
 end
@@ -2463,26 +2486,9 @@ begin
 end
 $$;
 
--- What stands against running a claimed step now: 'gone' (drop it), or the error text that fails the run.
-create or replace function df_engine.claim_problem(p_instance df.instances, p_picked boolean, p_scope varchar)
-returns text
-language plpgsql stable set search_path = '' as $$
-begin
-  if p_instance._state is null or p_instance._state not in ('pending', 'running')
-     or p_instance._submitter <> quote_ident(session_user)::pg_catalog.regrole then
-    return 'gone';
-  elsif not p_picked then
-    return df_engine.pickup_problem(p_instance);
-  elsif not has_schema_privilege(session_user, 'df', 'usage') then
-    return format('role %I has no USAGE on schema df any more', session_user);
-  end if;
-  return null;
-end
-$$;
-
 -- The text of a claimed SQL step with its references replaced; NULL when it cannot be run and has been failed.
 create or replace function df_engine.prepare_step(
-  p_instance varchar, p_node df.nodes, p_ready bigint, p_poisoned boolean
+  p_instance varchar, p_node varchar, p_scope varchar, p_query text, p_ready bigint, p_poisoned boolean
 ) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -2491,17 +2497,35 @@ declare
     'SQL execution failed: the session that ran this step died, again and again' end;
 begin
   if v_problem is null then
-    v_sql := df_engine.render_step(p_instance, p_node._scope, p_node.query, 'sql');
+    v_sql := df_engine.render_step(p_instance, p_scope, p_query, 'sql');
     v_problem := 'SQL execution failed: ' || df_engine.single_statement_problem(v_sql);
   end if;
   if v_problem is not null then
-    perform df_engine.finish_step(p_ready, p_instance, p_node.id, null, null, 'DF011', v_problem, df_engine.clock());
+    perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, 'DF011', v_problem, df_engine.clock());
     return null;
   end if;
   return v_sql;
 exception when sqlstate 'DF010' or data_exception or program_limit_exceeded then
-  perform df_engine.finish_step(p_ready, p_instance, p_node.id, null, null, 'DF010', sqlerrm, df_engine.clock());
+  perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, 'DF010', sqlerrm, df_engine.clock());
   return null;
+end
+$$;
+
+-- Enters a claimed node that is not a statement for this session: it is opened, parked or queued elsewhere.
+create or replace function df_engine.enter_claimed(p_instance varchar, p_ready bigint, p_node varchar, p_scope varchar)
+returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_root constant pg_catalog.text := df_engine.hold_run(p_instance);
+begin
+  if v_root is null
+     or not df_engine.advance(p_instance, v_root, p_ready, p_node, df_engine.enter_node(p_instance, p_node),
+                              df_engine.clock())
+     or not df_engine.hold_races(p_instance, p_scope) then
+    raise exception 'node % of instance % may not run any more', p_node, p_instance using errcode = 'DF001';
+  end if;
+exception when sqlstate 'DF001' then
+  perform df_engine.drop_ready(p_instance, p_ready);
 end
 $$;
 
@@ -2515,11 +2539,13 @@ create or replace function df_engine.claim_step(
 )
 language plpgsql security definer set search_path = '' as $$
 declare
-  v_role constant pg_catalog.regrole := quote_ident(session_user)::pg_catalog.regrole;
+  v_role constant oid := quote_ident(session_user)::pg_catalog.regrole;
   v_ready df_engine.ready;
-  v_node df.nodes;
-  v_run df.instances;
+  v_type pg_catalog.text;
+  v_left varchar;
+  v_scope varchar;
   v_problem pg_catalog.text;
+  v_database pg_catalog.text;
 begin
   p_started := clock_timestamp();
   if p_started > p_deadline then
@@ -2534,30 +2560,33 @@ begin
   p_ready := v_ready.id;
   p_instance := v_ready.instance_id;
   p_node := v_ready.node_id;
-  select * into v_run from df.instances i where i.id = p_instance;
   loop
-    select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = p_node;
-    exit when v_node.node_type <> 'THEN';
-    p_node := v_node.left_node;
+    select n.node_type, n.left_node, n.query, n._scope into v_type, v_left, p_sql, v_scope
+    from df.nodes n where n.instance_id = p_instance and n.id = p_node;
+    exit when v_type <> 'THEN';
+    p_node := v_left;
   end loop;
-  v_problem := df_engine.claim_problem(v_run, v_ready.picked, v_node._scope);
-  if v_problem = 'gone' or (v_node._scope is not null and not df_engine.scope_open(p_instance, v_node._scope)) then
-    delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
-    p_ready := null;
-  elsif v_problem is not null then
-    perform df_engine.fail_run(p_instance, v_problem);
-    delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
-    p_ready := null;
-  elsif v_node.node_type <> 'SQL' or v_run.database <> current_database() then
-    perform df_engine.advance(p_instance, p_ready, p_node, null, null, null);
+  select case when i._state not in ('pending', 'running') or i._submitter <> v_role then 'gone'
+              when not v_ready.picked then df_engine.pickup_problem(i) end, i.database
+  into v_problem, v_database
+  from df.instances i where i.id = p_instance and i._state is not null;
+  if not found or v_problem = 'gone' or not (v_scope is null or df_engine.scope_open(p_instance, v_scope)) then
+    perform df_engine.drop_ready(p_instance, p_ready);
+    p_sql := null;
+  elsif v_problem is not null or not has_schema_privilege(session_user, 'df', 'usage') then
+    perform df_engine.fail_run(p_instance, coalesce(
+      v_problem, format('role %I has no USAGE on schema df any more', session_user)));
+    p_sql := null;
+  elsif v_type <> 'SQL' or v_database <> current_database() then
+    perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_scope);
+    p_sql := null;
   elsif p_careful and not p_counted and v_ready.deaths < 3 then
-    update df_engine.ready r set deaths = r.deaths + 1
-    where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
+    update df_engine.ready r set deaths = r.deaths + 1 where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
     p_count := true;
+    p_sql := null;
   else
-    p_sql := v_node.query;
     if (v_ready.deaths >= 3 and not p_counted) or p_sql ~ '[${;]|^\s*(--|/\*|$)' then
-      p_sql := df_engine.prepare_step(p_instance, v_node, p_ready, v_ready.deaths >= 3 and not p_counted);
+      p_sql := df_engine.prepare_step(p_instance, p_node, v_scope, p_sql, p_ready, v_ready.deaths >= 3 and not p_counted);
     end if;
     perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
   end if;
@@ -2566,7 +2595,7 @@ $$;
 
 -- Locks ready row p_ready of a role if it is still there and free, else the longest-waiting free one.
 create or replace function df_engine.lock_ready(p_role oid, p_ready bigint) returns df_engine.ready
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
   v_ready df_engine.ready;
 begin
@@ -2605,50 +2634,38 @@ create or replace function df_engine.finish_step(
   p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text, p_error text,
   p_started timestamptz
 ) returns boolean
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
-  v_role constant pg_catalog.regrole := quote_ident(session_user)::pg_catalog.regrole;
-  v_state pg_catalog.text;
-  v_cancelled_in xid8;
-  v_scope varchar;
-  v_policy pg_catalog.jsonb;
+  v_end constant df_engine.move := df_engine.step_ending(p_value, p_columns, p_error);
+  v_root pg_catalog.text;
+  v_over boolean;
+  v_mine boolean;
 begin
-  perform from df_engine.ready r
-  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.instance_id = p_instance;
-  if not found then
-    raise exception 'step % of instance % is not claimed by this session', p_node, p_instance using errcode = 'DF002';
-  end if;
-  select i._state, i._cancelled_in into v_state, v_cancelled_in
-  from df.instances i where i.id = p_instance and i._submitter = v_role for key share;
-  if not found or v_state not in ('pending', 'running') then
-    return found and v_cancelled_in = pg_current_xact_id()
-           and df_engine.finish_cancelled(p_instance, p_node, p_value, p_columns, p_error, p_started);
-  end if;
-  select n._scope, n.retry_policy into v_scope, v_policy
-  from df.nodes n where n.instance_id = p_instance and n.id = p_node;
-  if p_error is not null and df_engine.retry_step(p_instance, p_node, p_error, p_sqlstate,
-       df_engine.sql_retryable(p_sqlstate, v_policy), null, p_started) then
-    delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
-  elsif not df_engine.advance(p_instance, p_ready, null, p_node, row(
-      case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error)::df_engine.ending,
-      p_started) then
+  select i.id || '::' || i._generation, i._state not in ('pending', 'running'), i._cancelled_in = pg_current_xact_id()
+  into v_root, v_over, v_mine
+  from df.instances i
+  where i.id = p_instance and i._submitter = quote_ident(session_user)::pg_catalog.regrole for key share;
+  if v_root is null or (v_over and v_mine is not true) then
     return false;
+  elsif v_over then
+    -- The step cancelled its own run: it still commits, and the run does not go on.
+    perform df_engine.complete_node(p_instance, v_root, p_node, v_end, p_started);
+    perform df_engine.drop_ready(p_instance, p_ready);
+    return true;
+  elsif p_error is not null and df_engine.retry_step(p_instance, p_node, p_error, p_sqlstate, df_engine.sql_retryable(
+      p_sqlstate, (select n.retry_policy from df.nodes n where n.instance_id = p_instance and n.id = p_node)),
+      null, p_started) then
+    perform df_engine.drop_ready(p_instance, p_ready);
+    return df_engine.hold_races(p_instance, (select n._scope from df.nodes n
+                                             where n.instance_id = p_instance and n.id = p_node));
   end if;
-  return v_scope is null or df_engine.hold_races(p_instance, v_scope);
+  return df_engine.advance(p_instance, v_root, p_ready, p_node, v_end, p_started);
 end
 $$;
 
--- A step that cancelled its own run still commits; the run does not go on.
-create or replace function df_engine.finish_cancelled(
-  p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_error text, p_started timestamptz
-) returns boolean
-language plpgsql set search_path = '' as $$
-begin
-  perform df_engine.complete_node(p_instance, p_node, row(
-    case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error)::df_engine.ending, p_started);
-  delete from df_engine.ready r where r.instance_id = p_instance;
-  return true;
-end
+create or replace function df_engine.step_ending(p_value jsonb, p_columns text[], p_error text) returns df_engine.move
+language sql immutable as $$
+  select row(case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error, null)::df_engine.move;
 $$;
 
 -- What becomes of a step that has been executed: true: commit; false: roll back; NULL: roll back and report the
@@ -2774,10 +2791,12 @@ $$;
 
 -- Whether the session has something of a step that RESET ALL does not take away.
 create or replace function df_engine.session_is_used() returns boolean
-language sql volatile set search_path = '' as $$
-  select pg_my_temp_schema() <> 0 or exists (select from pg_prepared_statement())
+language plpgsql volatile set search_path = '' as $$
+begin
+  return pg_my_temp_schema() <> 0 or exists (select from pg_prepared_statement())
       or exists (select from pg_listening_channels())
       or exists (select from pg_cursor() c where c.is_holdable);
+end
 $$;
 
 -- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
@@ -2946,7 +2965,7 @@ declare
   v_request pg_catalog.jsonb;
 begin
   select * into v_node from df.nodes n where n.instance_id = p_ready.instance_id and n.id = p_ready.node_id;
-  if not df_engine.hold_run(p_ready.instance_id)
+  if df_engine.hold_run(p_ready.instance_id) is null
      or not df_engine.scope_open(p_ready.instance_id, v_node._scope) then
     delete from df_engine.ready r where r.lane = p_ready.lane and r.submitter = p_ready.submitter and r.id = p_ready.id;
     return null;
@@ -2996,12 +3015,14 @@ language plpgsql security definer set search_path = '' as $$
 declare
   v_ready df_engine.ready;
   v_node df.nodes;
-  v_end df_engine.ending;
+  v_end df_engine.move;
+  v_root pg_catalog.text;
 begin
   delete from df_engine.ready r
   where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http')
   returning * into v_ready;
-  if not found or not df_engine.hold_run(v_ready.instance_id) then
+  v_root := df_engine.hold_run(v_ready.instance_id);
+  if v_root is null then
     return false;
   end if;
   select * into v_node from df.nodes n where n.instance_id = v_ready.instance_id and n.id = v_ready.node_id;
@@ -3011,30 +3032,29 @@ begin
        (p_outcome ->> 'retry_after')::numeric, df_engine.clock()) then
     return true;
   end if;
-  if df_engine.advance(v_node.instance_id, null, null, v_node.id, v_end, df_engine.clock())
-     and df_engine.hold_races(v_node.instance_id, v_node._scope) then
-    return true;
+  if not df_engine.advance(v_node.instance_id, v_root, null, v_node.id, v_end, df_engine.clock()) then
+    raise exception 'node % of instance % lost its race', v_node.id, v_node.instance_id using errcode = 'DF001';
   end if;
-  raise exception 'node % of instance % lost its race', v_node.id, v_node.instance_id using errcode = 'DF001';
+  return true;
 exception when sqlstate 'DF001' then
   delete from df_engine.ready r where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http');
   return false;
 end
 $$;
 
-create or replace function df_engine.leased_ending(p_node df.nodes, p_outcome jsonb) returns df_engine.ending
+create or replace function df_engine.leased_ending(p_node df.nodes, p_outcome jsonb) returns df_engine.move
 language plpgsql stable set search_path = '' as $$
 declare
   v_limit constant numeric := df_engine.setting_number('max_result_bytes');
 begin
   if p_outcome ? 'error' then
-    return row('failed', null, null, p_outcome ->> 'error');
+    return df_engine.fail(p_outcome ->> 'error');
   elsif octet_length((p_outcome -> 'value')::pg_catalog.text) > v_limit then
-    return row('failed', null, null, format('the result is larger than max_result_bytes (%s bytes)', v_limit));
+    return df_engine.fail(format('the result is larger than max_result_bytes (%s bytes)', v_limit));
   end if;
-  return row('ok', p_outcome -> 'value',
+  return df_engine.done('ok', p_outcome -> 'value',
     case when jsonb_typeof(p_outcome -> 'columns') = 'array'
-         then array(select jsonb_array_elements_text(p_outcome -> 'columns')) end, null);
+         then array(select jsonb_array_elements_text(p_outcome -> 'columns')) end);
 end
 $$;
 
@@ -3211,8 +3231,9 @@ language sql volatile security definer set search_path = '' as $$
     'roles', df_engine.waiting_roles(),
     'direct', (select count(*) from (select from df_engine.ready r where r.lane = 'direct' and r.worker is null limit 100) q),
     'http', (select count(*) from (select from df_engine.ready r where r.lane = 'http' and r.worker is null limit 500) q),
-    'next_ms', (select greatest(0, ceil(extract(epoch from min(t.due_at) - clock_timestamp()) * 1000))
-                from df_engine.timers t),
+    'next_ms', (select case when count(*) > 0 then
+                  greatest(0, ceil(extract(epoch from min(t.due_at) - clock_timestamp()) * 1000)) end
+                from (select q.due_at from df_engine.timers q order by q.due_at limit 1) t),
     'interrupt', df_engine.doomed_sessions(),
     'abandon', df_engine.doomed_leases(p_worker),
     'max_sessions', df_engine.setting_number('max_user_connections'));
@@ -3245,14 +3266,15 @@ $$;
 create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
+  v_root constant pg_catalog.text := df_engine.hold_run(p_instance);
   v_ready df_engine.ready;
 begin
   select * into v_ready from df_engine.ready r
   where r.instance_id = p_instance and r.lane = 'sql' for update skip locked;
-  if found and df_engine.hold_run(p_instance) then
+  if found and v_root is not null then
     delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_ready.submitter and r.id = v_ready.id;
-    perform df_engine.advance(p_instance, null, null, p_node, row('failed', null, null, df_engine.error_text(
-      '57014', 'canceling statement due to user request', null, null))::df_engine.ending, df_engine.clock());
+    perform df_engine.advance(p_instance, v_root, null, p_node, df_engine.fail(df_engine.error_text(
+      '57014', 'canceling statement due to user request', null, null)), df_engine.clock());
   end if;
 end
 $$;
