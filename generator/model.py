@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from generator import language
-
-from generator import lexicon
+from generator import language, lexicon
 
 
 @dataclass(frozen=True)
