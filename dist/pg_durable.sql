@@ -454,73 +454,6 @@ begin
 end
 $type$;
 
--- The fields of a line in upper case, with the @ shorthands written out.
-create or replace function df_engine.cron_fields(p_expr text) returns text[]
-language sql immutable strict as $$
-  select regexp_split_to_array(
-    case v_line
-      when '@HOURLY' then '0 * * * *'
-      when '@DAILY' then '0 0 * * *'
-      when '@MIDNIGHT' then '0 0 * * *'
-      when '@WEEKLY' then '0 0 * * 0'
-      when '@MONTHLY' then '0 0 1 * *'
-      when '@YEARLY' then '0 0 1 1 *'
-      when '@ANNUALLY' then '0 0 1 1 *'
-      else v_line
-    end, '[ \t\n\r]+')
-  from upper(btrim(p_expr, E' \t\n\r') collate "C") v_line
-$$;
-
--- The five fields with their ranges; the first of `names` stands for `low`; `item` takes a list item apart.
-create or replace function df_engine.cron_grammar()
-returns table (field int, name text, low int, high int, names text[], item text)
-language sql immutable as $$
-  values
-    (1, 'minute', 0, 59, array[]::text[],
-      E'^(?:(\\*)|(0*[1-5]?[0-9])(?:-(0*[1-5]?[0-9]))?)(?:/(0*[1-9][0-9]?))?$'),
-    (2, 'hour', 0, 23, array[]::text[],
-      E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
-    (3, 'day of month', 1, 31, array[]::text[],
-      E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
-    (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::text[],
-      E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
-    (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::text[],
-      E'^(?:(\\*|\\?)|((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT))(?:-((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT)))?)(?:/(0*[1-9][0-9]?))?$')
-$$;
-
--- A value as a number; SUN that ends a range is 7.
-create or replace function df_engine.cron_value(p_text text, p_names text[], p_low int, p_ends_range boolean) returns int
-language sql immutable as $$
-  select case
-    when p_ends_range and p_text = 'SUN' then 7
-    when p_text ~ '^[A-Z]' then array_position(p_names, p_text) - 1 + p_low
-    else p_text::int
-  end
-$$;
-
--- One row for each item of each list, as a series of values, or with what is wrong with it.
-create or replace function df_engine.cron_items(p_fields text[])
-returns table (field int, first_value int, last_value int, step int, problem text)
-language sql immutable as $$
-  select g.field, r.first_value, r.last_value, r.step, case
-      when p.part is null
-        then format('%s: "%s" is not *, a value, a range or one of them with a step; values go from %s to %s%s',
-          g.name, i.item, g.low, g.high, ' or ' || g.names[1] || ' to ' || g.names[cardinality(g.names)])
-      when r.first_value > r.last_value then format('%s: the range "%s" descends', g.name, i.item)
-      when r.step > g.high then format('%s: the step of "%s" is above %s', g.name, i.item, g.high)
-    end
-  from df_engine.cron_grammar() g
-  cross join lateral regexp_split_to_table(p_fields[g.field], ',') with ordinality i(item, ord)
-  left join lateral regexp_match(i.item, g.item) p(part) on true
-  cross join lateral (select
-      coalesce(df_engine.cron_value(p.part[2], g.names, g.low, false), g.low),
-      case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
-        else df_engine.cron_value(coalesce(p.part[3], p.part[2]), g.names, g.low, p.part[3] is not null) end,
-      coalesce(p.part[4]::int, 1)
-    ) r(first_value, last_value, step)
-  order by g.field, i.ord
-$$;
-
 create or replace function df_engine.cron_plan(p_fields text[]) returns df_engine.cron_plan
 language sql immutable as $$
   select
@@ -531,32 +464,112 @@ language sql immutable as $$
     array_agg(distinct v % 7) filter (where i.field = 5),
     p_fields[3] !~ '^[*?]' and p_fields[5] !~ '^[*?]',
     p_fields[2] like '*%'
-  from df_engine.cron_items(p_fields) i cross join lateral generate_series(i.first_value, i.last_value, i.step) v
+  from (select g.field, r.first_value, r.last_value, r.step, case
+      when p.part is null
+        then format('%s: "%s" is not *, a value, a range or one of them with a step; values go from %s to %s%s',
+          g.name, i.item, g.low, g.high, ' or ' || g.names[1] || ' to ' || g.names[cardinality(g.names)])
+      when r.first_value > r.last_value then format('%s: the range "%s" descends', g.name, i.item)
+      when r.step > g.high then format('%s: the step of "%s" is above %s', g.name, i.item, g.high)
+    end as problem
+  from (values
+    (1, 'minute', 0, 59, array[]::text[],
+      E'^(?:(\\*)|(0*[1-5]?[0-9])(?:-(0*[1-5]?[0-9]))?)(?:/(0*[1-9][0-9]?))?$'),
+    (2, 'hour', 0, 23, array[]::text[],
+      E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
+    (3, 'day of month', 1, 31, array[]::text[],
+      E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+    (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::text[],
+      E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
+    (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::text[],
+      E'^(?:(\\*|\\?)|((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT))(?:-((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT)))?)(?:/(0*[1-9][0-9]?))?$')
+  ) g(field, name, low, high, names, item)
+  cross join lateral regexp_split_to_table((p_fields)[g.field], ',') with ordinality i(item, ord)
+  left join lateral regexp_match(i.item, g.item) p(part) on true
+  cross join lateral (select
+      coalesce(case
+        when false and p.part[2] = 'SUN' then 7
+        when p.part[2] ~ '^[A-Z]' then array_position(g.names, p.part[2]) - 1 + g.low
+        else p.part[2]::int
+      end, g.low),
+      case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+        else case
+          when p.part[3] is not null and coalesce(p.part[3], p.part[2]) = 'SUN' then 7
+          when coalesce(p.part[3], p.part[2]) ~ '^[A-Z]' then array_position(g.names, coalesce(p.part[3], p.part[2])) - 1 + g.low
+          else coalesce(p.part[3], p.part[2])::int
+        end end,
+      coalesce(p.part[4]::int, 1)
+    ) r(first_value, last_value, step)
+  order by g.field, i.ord) i
+  cross join lateral generate_series(i.first_value, i.last_value, i.step) v
 $$;
 
 -- NULL when the line is a schedule that will come due, else the reason why it is not.
 create or replace function df_engine.cron_problem(p_expr text) returns text
 language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  v_fields text[] := df_engine.cron_fields(p_expr);
-  v_problem text;
-  v_plan df_engine.cron_plan;
+  v_fields text[] := (
+    select regexp_split_to_array(
+      case v_line
+        when '@HOURLY' then '0 * * * *'
+        when '@DAILY' then '0 0 * * *'
+        when '@MIDNIGHT' then '0 0 * * *'
+        when '@WEEKLY' then '0 0 * * 0'
+        when '@MONTHLY' then '0 0 1 * *'
+        when '@YEARLY' then '0 0 1 1 *'
+        when '@ANNUALLY' then '0 0 1 1 *'
+        else v_line
+      end, '[ \t\n\r]+')
+    from upper(btrim(p_expr, E' \t\n\r') collate "C") v_line);
 begin
-  if cardinality(v_fields) <> 5 then
-    return 'expected five fields or one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually';
-  end if;
-  select i.problem into v_problem from df_engine.cron_items(v_fields) i where i.problem is not null limit 1;
-  if v_problem is not null then
-    return v_problem;
-  end if;
-  v_plan := df_engine.cron_plan(v_fields);
-  if not v_plan.either_day and not exists (
-    select from unnest(v_plan.months) m(month) cross join unnest(v_plan.days) d(day)
-    where d.day <= (array[31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])[m.month]
-  ) then
-    return 'no month in it has such a day, so it never comes due';
-  end if;
-  return null;
+  return case when cardinality(v_fields) <> 5 then
+    'expected five fields or one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually'
+  else (
+    select coalesce(
+      (array_agg(i.problem) filter (where i.problem is not null))[1],
+      case when ((v_fields)[3] ~ '^[*?]' or (v_fields)[5] ~ '^[*?]')
+                and min(i.first_value) filter (where i.field = 3) > max(m.days) then
+        'no month in it has such a day, so it never comes due' end)
+    from (select g.field, r.first_value, r.last_value, r.step, case
+        when p.part is null
+          then format('%s: "%s" is not *, a value, a range or one of them with a step; values go from %s to %s%s',
+            g.name, i.item, g.low, g.high, ' or ' || g.names[1] || ' to ' || g.names[cardinality(g.names)])
+        when r.first_value > r.last_value then format('%s: the range "%s" descends', g.name, i.item)
+        when r.step > g.high then format('%s: the step of "%s" is above %s', g.name, i.item, g.high)
+      end as problem
+    from (values
+      (1, 'minute', 0, 59, array[]::text[],
+        E'^(?:(\\*)|(0*[1-5]?[0-9])(?:-(0*[1-5]?[0-9]))?)(?:/(0*[1-9][0-9]?))?$'),
+      (2, 'hour', 0, 23, array[]::text[],
+        E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
+      (3, 'day of month', 1, 31, array[]::text[],
+        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+      (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::text[],
+        E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
+      (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::text[],
+        E'^(?:(\\*|\\?)|((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT))(?:-((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT)))?)(?:/(0*[1-9][0-9]?))?$')
+    ) g(field, name, low, high, names, item)
+    cross join lateral regexp_split_to_table((v_fields)[g.field], ',') with ordinality i(item, ord)
+    left join lateral regexp_match(i.item, g.item) p(part) on true
+    cross join lateral (select
+        coalesce(case
+          when false and p.part[2] = 'SUN' then 7
+          when p.part[2] ~ '^[A-Z]' then array_position(g.names, p.part[2]) - 1 + g.low
+          else p.part[2]::int
+        end, g.low),
+        case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+          else case
+            when p.part[3] is not null and coalesce(p.part[3], p.part[2]) = 'SUN' then 7
+            when coalesce(p.part[3], p.part[2]) ~ '^[A-Z]' then array_position(g.names, coalesce(p.part[3], p.part[2])) - 1 + g.low
+            else coalesce(p.part[3], p.part[2])::int
+          end end,
+        coalesce(p.part[4]::int, 1)
+      ) r(first_value, last_value, step)
+    order by g.field, i.ord) i
+    left join lateral (
+      select max((array[31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])[v.month])
+      from generate_series(i.first_value, i.last_value, i.step) v(month)
+      where i.field = 4) m(days) on true)
+  end;
 end
 $$;
 
@@ -640,7 +653,19 @@ begin
   if v_problem is not null then
     raise exception 'Invalid cron expression "%": %', p_expr, v_problem using errcode = 'invalid_parameter_value';
   end if;
-  v_plan := df_engine.cron_plan(df_engine.cron_fields(p_expr));
+  v_plan := df_engine.cron_plan((
+    select regexp_split_to_array(
+      case v_line
+        when '@HOURLY' then '0 * * * *'
+        when '@DAILY' then '0 0 * * *'
+        when '@MIDNIGHT' then '0 0 * * *'
+        when '@WEEKLY' then '0 0 * * 0'
+        when '@MONTHLY' then '0 0 1 * *'
+        when '@YEARLY' then '0 0 1 1 *'
+        when '@ANNUALLY' then '0 0 1 1 *'
+        else v_line
+      end, '[ \t\n\r]+')
+    from upper(btrim(p_expr, E' \t\n\r') collate "C") v_line));
   v_day := (p_after at time zone p_zone)::date - 1;
   while v_at is null loop
     v_day := df_engine.cron_day(v_plan, v_day);
@@ -1039,9 +1064,9 @@ begin
   v_type := (df.loop(fut)::pg_catalog.json -> 'left_node')::pg_catalog.text::pg_catalog.json ->> 'node_type';
   v_policy := '{' || pg_catalog.concat_ws(',',
     '"max_attempts":' || max_attempts,
-    '"initial_delay":' || pg_catalog.trim_scale(extract(epoch from initial_delay)),
-    '"backoff":' || pg_catalog.trim_scale(backoff),
-    '"max_delay":' || pg_catalog.trim_scale(extract(epoch from max_delay)),
+    '"initial_delay":' || pg_catalog.to_json(pg_catalog.trim_scale(extract(epoch from initial_delay))),
+    '"backoff":' || pg_catalog.to_json(pg_catalog.trim_scale(backoff)),
+    '"max_delay":' || pg_catalog.to_json(pg_catalog.trim_scale(extract(epoch from max_delay))),
     '"retry_on":' || pg_catalog.to_json(retry_on)) || '}';
   v_problem := case when v_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || v_type || ' nodes' end;
   if v_problem is null then
@@ -1098,18 +1123,83 @@ end
 $$;
 
 create or replace function df.wait_for_schedule(cron_expr text, timezone text default null) returns text
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_problem pg_catalog.text := df_engine.cron_problem(cron_expr);
+  v_fields text[] := (
+    select regexp_split_to_array(
+      case v_line
+        when '@HOURLY' then '0 * * * *'
+        when '@DAILY' then '0 0 * * *'
+        when '@MIDNIGHT' then '0 0 * * *'
+        when '@WEEKLY' then '0 0 * * 0'
+        when '@MONTHLY' then '0 0 1 * *'
+        when '@YEARLY' then '0 0 1 1 *'
+        when '@ANNUALLY' then '0 0 1 1 *'
+        else v_line
+      end, '[ \t\n\r]+')
+    from upper(btrim(cron_expr, E' \t\n\r') collate "C") v_line);
+  v_problem text;
 begin
+  if cron_expr is null then
+    return null;
+  end if;
+  v_problem := case when cardinality(v_fields) <> 5 then
+    'expected five fields or one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually'
+  else (
+    select coalesce(
+      (array_agg(i.problem) filter (where i.problem is not null))[1],
+      case when ((v_fields)[3] ~ '^[*?]' or (v_fields)[5] ~ '^[*?]')
+                and min(i.first_value) filter (where i.field = 3) > max(m.days) then
+        'no month in it has such a day, so it never comes due' end)
+    from (select g.field, r.first_value, r.last_value, r.step, case
+        when p.part is null
+          then format('%s: "%s" is not *, a value, a range or one of them with a step; values go from %s to %s%s',
+            g.name, i.item, g.low, g.high, ' or ' || g.names[1] || ' to ' || g.names[cardinality(g.names)])
+        when r.first_value > r.last_value then format('%s: the range "%s" descends', g.name, i.item)
+        when r.step > g.high then format('%s: the step of "%s" is above %s', g.name, i.item, g.high)
+      end as problem
+    from (values
+      (1, 'minute', 0, 59, array[]::text[],
+        E'^(?:(\\*)|(0*[1-5]?[0-9])(?:-(0*[1-5]?[0-9]))?)(?:/(0*[1-9][0-9]?))?$'),
+      (2, 'hour', 0, 23, array[]::text[],
+        E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
+      (3, 'day of month', 1, 31, array[]::text[],
+        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+      (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::text[],
+        E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
+      (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::text[],
+        E'^(?:(\\*|\\?)|((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT))(?:-((?:0*[0-7]|SUN|MON|TUE|WED|THU|FRI|SAT)))?)(?:/(0*[1-9][0-9]?))?$')
+    ) g(field, name, low, high, names, item)
+    cross join lateral regexp_split_to_table((v_fields)[g.field], ',') with ordinality i(item, ord)
+    left join lateral regexp_match(i.item, g.item) p(part) on true
+    cross join lateral (select
+        coalesce(case
+          when false and p.part[2] = 'SUN' then 7
+          when p.part[2] ~ '^[A-Z]' then array_position(g.names, p.part[2]) - 1 + g.low
+          else p.part[2]::int
+        end, g.low),
+        case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+          else case
+            when p.part[3] is not null and coalesce(p.part[3], p.part[2]) = 'SUN' then 7
+            when coalesce(p.part[3], p.part[2]) ~ '^[A-Z]' then array_position(g.names, coalesce(p.part[3], p.part[2])) - 1 + g.low
+            else coalesce(p.part[3], p.part[2])::int
+          end end,
+        coalesce(p.part[4]::int, 1)
+      ) r(first_value, last_value, step)
+    order by g.field, i.ord) i
+    left join lateral (
+      select max((array[31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])[v.month])
+      from generate_series(i.first_value, i.last_value, i.step) v(month)
+      where i.field = 4) m(days) on true)
+  end;
   if v_problem is not null then
-    raise exception 'Invalid cron expression: %', v_problem using errcode = 'invalid_parameter_value';
-  elsif not exists (select from pg_catalog.pg_timezone_names z where z.name = timezone) and timezone is not null then
+    raise exception 'Invalid cron expression "%": %', cron_expr, v_problem using errcode = 'invalid_parameter_value';
+  elsif timezone is not null and not exists (select from pg_timezone_names z where z.name = timezone) then
     raise exception 'unknown time zone "%"', timezone
       using errcode = 'invalid_parameter_value', hint = 'The names are in pg_timezone_names.';
   end if;
-  return '{"node_type":"WAIT_SCHEDULE","query":' || pg_catalog.to_json(
-    '{"cron_expr":' || pg_catalog.to_json(cron_expr) || coalesce(',"timezone":' || pg_catalog.to_json(timezone), '') || '}') || '}';
+  return '{"node_type":"WAIT_SCHEDULE","query":' || to_json(
+    '{"cron_expr":' || to_json(cron_expr) || coalesce(',"timezone":' || to_json(timezone), '') || '}') || '}';
 end
 $$;
 

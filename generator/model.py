@@ -88,7 +88,6 @@ USER_ROUTINES = (
     "df_engine.count_events(text)",
     "df_engine.count_events(text[])",
     "df_engine.cron_next(text, text, timestamptz)",
-    "df_engine.cron_problem(text)",
     "df_engine.current_execution(text)",
     "df_engine.deadline(int)",
     "df_engine.decode_cursor(text)",
