@@ -4481,7 +4481,7 @@ create or replace function df_engine.http_target_problem(p_url text, p_mode text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case
     when p_mode = 'any' then
-      case when t.host is null or (t.literal and t.address is null) then
+      case when t.host is null or left(t.host, 1) = '.' or not df_engine.http_host_valid(t.host) then
         'Blocked: the host of the URL is restricted: it is neither a plain host name nor a plain address' end
     when t.host is null then 'the host of the URL is not in the allowed hosts: it is not a plain host name'
     when df_engine.http_allowed(t.host, t.port, t.address) is not null then null
@@ -4602,13 +4602,8 @@ $$;
 create or replace function df_engine.http_config(p_node_type text, p_query text) returns jsonb
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
-  v_config jsonb;
+  v_config jsonb := df_engine.json_or_null(p_query);
 begin
-  begin
-    v_config := p_query::jsonb;
-  exception when data_exception then
-    null;
-  end;
   if jsonb_typeof(v_config) is distinct from 'object' then
     raise exception 'malformed % node: query must be a JSON object', p_node_type using errcode = 'DF020';
   end if;

@@ -18,6 +18,9 @@ from pg_durable.http.network import CheckedNetwork
 from pg_durable.http.request import Request
 from pg_durable.http.response import QUOTED_BYTES, header_map, quoted_body, response_object, retry_after
 
+# What reading and writing may raise when the other side or the network misbehaves; OSError includes those of TLS.
+BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, zlib.error, OSError)
+
 
 class HttpRunner:
     """Shared by all HTTP steps of a worker; any number of requests may be in flight.
@@ -53,11 +56,6 @@ class HttpRunner:
         try:
             async with asyncio.timeout(request.timeout) as deadline:
                 return await self._exchange(request)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
-            message = f"{request.title}: timeout after {request.timeout:g} s"
-            raise RequestFailed("timeout", message) from error
         except RequestFailed as failure:
             raise RequestFailed(failure.kind, f"{request.title}: {failure}", failure.retry_after) from failure
         except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
@@ -65,7 +63,9 @@ class HttpRunner:
             raise RequestFailed("connection", message) from error
         except httpcore.LocalProtocolError as error:
             raise RequestFailed("refused", f"{request.title}: the request cannot be written as HTTP") from error
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, zlib.error) as error:
+        except BROKEN as error:
+            if deadline.expired():
+                raise RequestFailed("timeout", f"{request.title}: timeout after {request.timeout:g} s") from error
             # Its text is not quoted: it can hold header values.
             message = f"{request.title}: the connection broke, or what came is not HTTP ({type(error).__name__})"
             raise RequestFailed("connection", message) from error
@@ -104,7 +104,7 @@ async def _read(response: httpcore.Response, headers: dict[str, str], limit: int
 
 async def _status_failure(response: httpcore.Response, headers: dict[str, str]) -> RequestFailed:
     body = b""
-    with contextlib.suppress(httpcore.NetworkError, httpcore.ProtocolError, zlib.error):
+    with contextlib.suppress(*BROKEN):
         async with contextlib.aclosing(_pieces(response, headers)) as pieces:
             async for piece in pieces:
                 body += piece
