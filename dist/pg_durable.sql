@@ -518,7 +518,7 @@ declare
         when '@YEARLY' then '0 0 1 1 *'
         when '@ANNUALLY' then '0 0 1 1 *'
         else v_line
-      end, '[ \t\n\r]+')
+      end, '[[:space:]]+')
     from upper(btrim(p_expr, E' \t\n\r') collate "C") v_line);
 begin
   return case when cardinality(v_fields) <> 5 then
@@ -664,7 +664,7 @@ begin
         when '@YEARLY' then '0 0 1 1 *'
         when '@ANNUALLY' then '0 0 1 1 *'
         else v_line
-      end, '[ \t\n\r]+')
+      end, '[[:space:]]+')
     from upper(btrim(p_expr, E' \t\n\r') collate "C") v_line));
   v_day := (p_after at time zone p_zone)::date - 1;
   while v_at is null loop
@@ -1136,7 +1136,7 @@ declare
         when '@YEARLY' then '0 0 1 1 *'
         when '@ANNUALLY' then '0 0 1 1 *'
         else v_line
-      end, '[ \t\n\r]+')
+      end, '[[:space:]]+')
     from upper(btrim(cron_expr, E' \t\n\r') collate "C") v_line);
   v_problem text;
 begin
@@ -1319,12 +1319,475 @@ begin
 end
 $operators$;
 
+-- Substitution: variables ({name}) and named results ($name) in the text of a step, by PostgreSQL's lexical rules.
+-- Called for every step, so text without a reference returns at once. A reference that cannot be replaced raises DF010.
+-- The long regular expressions come from generator/grammar/template.lark; the others do without backslashes, so that they
+-- mean the same whatever standard_conforming_strings is. Only render_vars, render_names, template_names and
+-- single_statement_problem are called from elsewhere; they pin the search_path for the rest.
+
+-- The region that begins p_text: a comment with all comments inside it, or a dollar-quoted string that p_opener opens.
+create or replace function df_engine.sql_region(p_text pg_catalog.text, p_opener pg_catalog.text)
+returns pg_catalog.text
+language sql immutable as $$
+  select left(p_text, case
+    when p_opener = '/*' then (
+      select min(m.reached) filter (where m.depth = 0)
+      from (
+        select sum(case t.token[1] when '/*' then 1 when '*/' then -1 else 0 end) over w as depth,
+          sum(length(t.token[1])) over w as reached
+        from regexp_matches(p_text, '/[*]|[*]/|[^*/]+|[*/]', 'g') with ordinality t(token, ord)
+        window w as (order by t.ord)
+      ) m
+    )::int
+    else length(p_opener) * 2 - 1 + nullif(strpos(substr(p_text, length(p_opener) + 1), p_opener), 0)
+  end)
+$$;
+
+-- The tokens of SQL text, with comments, literals and dollar-quoted strings as one token each; together they are the text.
+create or replace function df_engine.sql_tokens(p_text pg_catalog.text) returns pg_catalog.text[]
+language plpgsql immutable as $fn$
+declare
+  v_tokens pg_catalog.text[] := '{}';
+  v_rest pg_catalog.text := p_text;
+  v_next pg_catalog.text[];
+  v_opener int;
+  v_region pg_catalog.text;
+begin
+  loop
+    v_next := array(select t.token[1] from regexp_matches(v_rest,
+      $re$(?:(?:[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?[^A-Za-z0-9_$'"&\/\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff-])+|[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[&\/-]|(?:'(?:[^']|'')*'|'(?:[^']|'')*)|[Ee](?:'(?:[^'\\]|''|\\(?:.|\u000a))*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^'\\]|''|\\(?:.|\u000a))*'|'(?:[^'\\]|''|\\(?:.|\u000a))*)|(?:[BbXx]|[Uu]&)(?:'(?:[^']|'')*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^']|'')*'|'(?:[^']|'')*)|"[^"]*"?|--[^\u000a\u000d]*|\/\*(?:[^*\/]|\*+[^*\/]|\/+[^*\/])*\*+\/|/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$, 'g') t(token));
+    exit when strpos(v_rest, '$') = 0 and strpos(v_rest, '/*') = 0;
+    v_opener := (select min(t.ord) from unnest(v_next) with ordinality t(token, ord)
+      where t.token ~ $re$^(?:/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$)$$re$);
+    exit when v_opener is null;
+    v_rest := substr(v_rest, 1 + length(array_to_string(v_next[:v_opener - 1], '')));
+    v_region := coalesce(df_engine.sql_region(v_rest, v_next[v_opener]), v_rest);
+    v_tokens := v_tokens || v_next[:v_opener - 1] || v_region;
+    v_rest := substr(v_rest, 1 + length(v_region));
+  end loop;
+  return v_tokens || v_next;
+end
+$fn$;
+
+-- A dollar-quoted string as its opening tag, its body and its closing tag, which is empty when it is missing.
+create or replace function df_engine.dollar_parts(p_token pg_catalog.text) returns pg_catalog.text[]
+language sql immutable as $fn$
+  select case
+    when length(p_token) >= 2 * length(t.tag) and right(p_token, length(t.tag)) = t.tag
+      then array[t.tag, substr(p_token, length(t.tag) + 1, length(p_token) - 2 * length(t.tag)), t.tag]
+    else array[t.tag, substr(p_token, length(t.tag) + 1), '']
+  end
+  from substring(p_token from $re$^\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$) t(tag)
+$fn$;
+
+create or replace function df_engine.quoted(p_text pg_catalog.text) returns pg_catalog.text
+language sql immutable as $$
+  select '''' || replace(p_text, '''', '''''') || ''''
+$$;
+
+create or replace function df_engine.quoted_name(p_name pg_catalog.text) returns pg_catalog.text
+language sql immutable as $$
+  select '"' || replace(p_name, '"', '""') || '"'
+$$;
+
+-- Variables
+
+create or replace function df_engine.fill_placeholders(p_text pg_catalog.text, p_vars pg_catalog.jsonb)
+returns pg_catalog.text
+language sql immutable as $fn$
+  select string_agg(case
+      when t.token[1] ~ $re$^\{[A-Za-z_][A-Za-z0-9_]*\}$$re$
+        then coalesce(p_vars ->> btrim(t.token[1], '{}'), t.token[1])
+      else t.token[1]
+    end, '' order by t.ord)
+  from regexp_matches(p_text, $re$\{[A-Za-z_][A-Za-z0-9_]*\}|\{|[^{]+$re$, 'g') with ordinality t(token, ord)
+$fn$;
+
+-- The same everywhere but in comments, those in the bodies of dollar-quoted strings included.
+create or replace function df_engine.fill_sql_placeholders(p_text pg_catalog.text, p_vars pg_catalog.jsonb)
+returns pg_catalog.text
+language plpgsql immutable as $fn$
+begin
+  return (
+    select string_agg(case
+        when strpos(t.token, '{') = 0 or t.token ~ '^(--|/[*])' then t.token
+        when t.token ~ $re$^\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$
+          then d.part[1] || coalesce(df_engine.fill_sql_placeholders(d.part[2], p_vars), '') || d.part[3]
+        else df_engine.fill_placeholders(t.token, p_vars)
+      end, '' order by t.ord)
+    from unnest(df_engine.sql_tokens(p_text)) with ordinality t(token, ord)
+    left join lateral df_engine.dollar_parts(t.token) d(part) on strpos(t.token, '{') > 0
+  );
+end
+$fn$;
+
+create or replace function df_engine.render_vars(p_text pg_catalog.text, p_mode pg_catalog.text, p_vars pg_catalog.jsonb)
+returns pg_catalog.text
+language plpgsql immutable set search_path = '' as $fn$
+begin
+  if p_text is null or strpos(p_text, '{') = 0 then
+    return p_text;
+  elsif p_mode = 'sql' and p_text ~ '--|/[*]' then
+    return df_engine.fill_sql_placeholders(p_text, p_vars);
+  elsif p_mode <> 'whole' then
+    return df_engine.fill_placeholders(p_text, p_vars);
+  elsif btrim(p_text, E' \t\n\r') ~ $re$^\{[A-Za-z_][A-Za-z0-9_]*\}$$re$ and p_vars ? btrim(p_text, E'{} \t\n\r') then
+    return p_vars ->> btrim(p_text, E'{} \t\n\r');
+  end if;
+  return df_engine.refuse_partial_reference(p_text);
+end
+$fn$;
+
+-- Named results
+
+create or replace function df_engine.refuse_partial_reference(p_text pg_catalog.text) returns pg_catalog.text
+language plpgsql immutable as $$
+begin
+  raise exception 'not a whole-value reference: "%"; here $ and { may only be those of one reference to a known name',
+    left(p_text, 100) using errcode = 'DF010';
+end
+$$;
+
+create or replace function df_engine.refuse_reference(p_reference pg_catalog.text, p_reason pg_catalog.text)
+returns pg_catalog.text
+language plpgsql immutable as $$
+begin
+  raise exception 'reference %: %', p_reference, p_reason using errcode = 'DF010';
+end
+$$;
+
+-- Number of insertions, deletions and replacements of a character that make one text of the other.
+create or replace function df_engine.edit_distance(p_one pg_catalog.text, p_other pg_catalog.text) returns int
+language plpgsql immutable as $$
+declare
+  v_row int[] := array(select generate_series(0, length(p_other)));
+  v_diagonal int;
+  v_above int;
+begin
+  for i in 1 .. length(p_one) loop
+    v_diagonal := v_row[1];
+    v_row[1] := i;
+    for j in 1 .. length(p_other) loop
+      v_above := v_row[j + 1];
+      v_row[j + 1] := least(v_above + 1, v_row[j] + 1,
+        v_diagonal + (substr(p_one, i, 1) <> substr(p_other, j, 1))::int);
+      v_diagonal := v_above;
+    end loop;
+  end loop;
+  return v_row[length(p_other) + 1];
+end
+$$;
+
+-- What to say of a name that nothing binds.
+create or replace function df_engine.unknown_name(p_name pg_catalog.text, p_known pg_catalog.text[])
+returns pg_catalog.text
+language sql stable as $$
+  with candidates as materialized (
+    select k.name from unnest(p_known) k(name)
+    order by abs(length(k.name) - length(p_name)), k.name collate "C"
+    limit 100
+  )
+  select format('no node binds the name "%s"', p_name) || coalesce(format('; did you mean $%s? Known names: %s', (
+      select c.name from candidates c
+      order by df_engine.edit_distance(lower(left(p_name, 63)), lower(left(c.name, 63))), c.name collate "C"
+      limit 1
+    ), (
+      select string_agg('$' || k.name, ', ' order by k.name collate "C") || case when cardinality(p_known) > 20 then ', ...' else '' end
+      from (select u.name from unnest(p_known) u(name) order by u.name collate "C" limit 20) k
+    )), '')
+  from (select) one
+$$;
+
+-- The columns of a row set: as the statement returned them, else the keys of the first row.
+create or replace function df_engine.entry_columns(p_entry pg_catalog.jsonb) returns pg_catalog.text[]
+language sql immutable as $$
+  select case
+    when jsonb_typeof(p_entry -> 'columns') = 'array' then array(select jsonb_array_elements_text(p_entry -> 'columns'))
+    when jsonb_typeof(p_entry #> '{value,rows,0}') = 'object'
+      then array(select jsonb_object_keys(p_entry #> '{value,rows,0}'))
+    else '{}'
+  end
+$$;
+
+-- What a reference other than $n.* stands for: a value, or what is missing (which ? turns into NULL), or a mistake.
+create or replace function df_engine.resolve(
+  p_name pg_catalog.text, p_column pg_catalog.text, p_entry pg_catalog.jsonb,
+  out value pg_catalog.jsonb, out missing pg_catalog.text, out mistake pg_catalog.text
+) language plpgsql immutable as $$
+declare
+  v_holder pg_catalog.jsonb := p_entry -> 'value';
+  v_rows constant boolean := coalesce(jsonb_typeof(v_holder -> 'rows') = 'array', false);
+  v_key pg_catalog.text := p_column;
+  v_kind constant pg_catalog.text := case when v_rows then 'column' else 'key' end;
+begin
+  if v_rows then
+    v_holder := v_holder #> '{rows,0}';
+    v_key := coalesce(p_column, (df_engine.entry_columns(p_entry))[1]);
+  elsif p_column is null then
+    value := to_jsonb(v_holder::pg_catalog.text);
+    return;
+  end if;
+  if v_holder is null then
+    missing := format('"%s" has no rows', p_name);
+  elsif jsonb_typeof(v_holder) <> 'object' then
+    mistake := format('the value of "%s" is neither a row set nor a JSON object', p_name);
+  elsif v_key is null or not v_holder ? v_key then
+    missing := format('"%s" has no %s%s; it has: %s', p_name, v_kind, coalesce(' "' || v_key || '"', 's'), coalesce(
+      nullif(array_to_string(case when v_rows then df_engine.entry_columns(p_entry)
+        else array(select jsonb_object_keys(v_holder)) end, ', '), ''), 'none'));
+  elsif v_holder -> v_key = 'null' then
+    missing := format('%s "%s" of "%s" is NULL', v_kind, v_key, p_name);
+  else
+    value := v_holder -> v_key;
+  end if;
+end
+$$;
+
+-- A JSON value as SQL code, as characters of a literal, or as it is; NULL is the SQL NULL.
+create or replace function df_engine.write_value(p_value pg_catalog.jsonb, p_place pg_catalog.text)
+returns pg_catalog.text
+language sql immutable as $$
+  select case
+    when p_value is null then 'NULL'
+    when p_place = 'raw' then p_value #>> '{}'
+    when p_place = 'literal' then replace(p_value #>> '{}', '''', '''''')
+    when p_place = 'escape' then replace(replace(p_value #>> '{}', E'\\', E'\\\\'), '''', '''''')
+    when jsonb_typeof(p_value) in ('number', 'boolean') then p_value #>> '{}'
+    else df_engine.quoted(p_value #>> '{}')
+  end
+$$;
+
+-- All rows of a row set as a relation that can stand in FROM.
+create or replace function df_engine.write_relation(p_name pg_catalog.text, p_entry pg_catalog.jsonb)
+returns pg_catalog.text
+language sql immutable as $$
+  select case
+    when cardinality(c.names) = 0 then '(SELECT NULL WHERE false)'
+    when p_entry #> '{value,rows,0}' is null
+      then '(SELECT ' || (select string_agg('NULL AS ' || df_engine.quoted_name(n), ', ') from unnest(c.names) n)
+        || ' WHERE false)'
+    else '(VALUES ' || (
+        select string_agg('(' || (
+            select string_agg(df_engine.write_value(nullif(r.value -> n.name, 'null'), 'code')
+              || case when jsonb_typeof(r.value -> n.name) in ('string', 'object', 'array') then '::text' else '' end,
+              ',' order by n.ord)
+            from unnest(c.names) with ordinality n(name, ord)
+          ) || ')', ',' order by r.ord)
+        from jsonb_array_elements(p_entry #> '{value,rows}') with ordinality r(value, ord)
+      ) || ')'
+  end || ' AS ' || df_engine.quoted_name(p_name) || case
+    when cardinality(c.names) = 0 or p_entry #> '{value,rows,0}' is null then ''
+    else '(' || (select string_agg(df_engine.quoted_name(n), ',') from unnest(c.names) n) || ')'
+  end
+  from (select df_engine.entry_columns(p_entry)) c(names)
+$$;
+
+create or replace function df_engine.render_rows(
+  p_reference pg_catalog.text, p_name pg_catalog.text, p_entry pg_catalog.jsonb, p_place pg_catalog.text
+) returns pg_catalog.text
+language plpgsql immutable as $$
+declare
+  v_limit constant int := 10000;
+  v_rows constant pg_catalog.jsonb := p_entry #> '{value,rows}';
+begin
+  if jsonb_typeof(v_rows) is distinct from 'array' then
+    return df_engine.refuse_reference(p_reference, format('the value of "%s" is not a row set', p_name));
+  elsif jsonb_array_length(v_rows) > v_limit then
+    return df_engine.refuse_reference(p_reference, format('"%s" has %s rows, exceeding the maximum of %s',
+      p_name, jsonb_array_length(v_rows), v_limit));
+  elsif p_place = 'code' then
+    return df_engine.write_relation(p_name, p_entry);
+  end if;
+  return df_engine.write_value(v_rows, p_place);
+end
+$$;
+
+-- The text that replaces a reference. p_place: code (unknown names fail), body (code in which they stay), literal, escape,
+-- raw. A `$` and what follows it may be glued to a reference with a column; it is no reference, and stays.
+create or replace function df_engine.render_reference(
+  p_token pg_catalog.text, p_place pg_catalog.text, p_names pg_catalog.jsonb, p_known pg_catalog.text[]
+) returns pg_catalog.text
+language plpgsql immutable as $fn$
+declare
+  v_part constant pg_catalog.text[] :=
+    regexp_match(p_token, $re$^(\$([A-Za-z_][A-Za-z0-9_]*)(?:\.(\*|[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*))?(\?)?)(.*)$$re$);
+  v_entry constant pg_catalog.jsonb := nullif(p_names -> v_part[2], 'null');
+  v_place constant pg_catalog.text := case when p_place = 'body' then 'code' else p_place end;
+  v_found record;
+begin
+  if v_entry is null and not p_names ? v_part[2] and v_part[2] <> all (p_known) then
+    return case when p_place = 'code'
+      then df_engine.refuse_reference(v_part[1], df_engine.unknown_name(v_part[2], p_known)) else p_token end;
+  elsif v_entry is not null and v_part[3] = '*' then
+    return df_engine.render_rows(v_part[1], v_part[2], v_entry, v_place);
+  elsif v_entry is not null then
+    v_found := df_engine.resolve(v_part[2], v_part[3], v_entry);
+  else
+    select null::pg_catalog.jsonb as value, format('"%s" has no value yet', v_part[2]) as missing, null as mistake into v_found;
+  end if;
+  if v_found.mistake is not null or v_found.missing is not null and v_part[4] is null then
+    return df_engine.refuse_reference(v_part[1], coalesce(v_found.mistake, v_found.missing));
+  end if;
+  return df_engine.write_value(v_found.value, v_place) || v_part[5];
+end
+$fn$;
+
+-- References in text that has no regions of its own: the inside of a literal, or anything that is not SQL.
+create or replace function df_engine.render_plain(
+  p_text pg_catalog.text, p_place pg_catalog.text, p_names pg_catalog.jsonb, p_known pg_catalog.text[]
+) returns pg_catalog.text
+language sql immutable as $fn$
+  select string_agg(case
+      when t.token[1] ~ '^[$].' then df_engine.render_reference(t.token[1], p_place, p_names, p_known)
+      else t.token[1]
+    end, '' order by t.ord)
+  from regexp_matches(p_text, case p_place
+      when 'literal' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+$re$
+      when 'escape' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$'\\\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+|\\(?:.|\u000a)?|(?:''|')|'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*'$re$
+      else $re$\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?|\$|[^$]+$re$
+    end, 'g') with ordinality t(token, ord)
+$fn$;
+
+-- A dollar-quoted string; what is inserted must not end it.
+create or replace function df_engine.render_body(
+  p_token pg_catalog.text, p_names pg_catalog.jsonb, p_known pg_catalog.text[]
+) returns pg_catalog.text
+language plpgsql immutable as $$
+declare
+  v_part constant pg_catalog.text[] := df_engine.dollar_parts(p_token);
+  v_body constant pg_catalog.text := df_engine.render_sql(v_part[2], 'body', p_names, p_known);
+begin
+  if v_body <> v_part[2] and strpos(v_body || v_part[1], v_part[1]) <= length(v_body) then
+    raise exception 'text inserted into the body of % contains its closing tag', v_part[1]
+      using errcode = 'DF010', hint = 'Quote the body with a tag that the data cannot contain.';
+  end if;
+  return v_part[1] || v_body || v_part[3];
+end
+$$;
+
+-- A value in code, kept apart from what stands before it: a minus sign would make a comment of two, and a literal with
+-- escapes would go on in a literal that follows it, where the backslashes of the value would count.
+create or replace function df_engine.set_apart(
+  p_value pg_catalog.text, p_tokens pg_catalog.text[], p_position int
+) returns pg_catalog.text
+language sql immutable as $$
+  select case
+    when p_value ~ '^-' and right(p_tokens[p_position - 1], 1) = '-' then ' '
+    when p_value ~ '^''' and p_tokens[p_position - 1] ~ '^[[:space:]]*$|^([EeBbXx]|[Uu]&)''' and (
+      select t.token ~ '^([EeBbXx]|[Uu]&)'''
+      from unnest(p_tokens[:p_position - 1]) with ordinality t(token, ord)
+      where t.token !~ '^([[:space:]]*$|--)'
+      order by t.ord desc
+      limit 1
+    ) then '/**/'
+    else ''
+  end || p_value
+$$;
+
+-- p_place says what the code of the text is: code of a statement, or of the body of a dollar-quoted string.
+create or replace function df_engine.render_sql(
+  p_text pg_catalog.text, p_place pg_catalog.text, p_names pg_catalog.jsonb, p_known pg_catalog.text[]
+) returns pg_catalog.text
+language plpgsql immutable as $fn$
+declare
+  v_tokens constant pg_catalog.text[] := df_engine.sql_tokens(p_text);
+begin
+  return coalesce((
+    select string_agg(case
+        when strpos(t.token, '$') = 0 then t.token
+        when t.token ~ '^''' then df_engine.render_plain(t.token, 'literal', p_names, p_known)
+        when t.token ~ '^[Ee]''' then df_engine.render_plain(t.token, 'escape', p_names, p_known)
+        when t.token ~ $re$^\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$ then df_engine.render_body(t.token, p_names, p_known)
+        when t.token ~ '^[$].' then df_engine.set_apart(
+          df_engine.render_reference(t.token, p_place, p_names, p_known), v_tokens, t.ord::int)
+        else t.token
+      end, '' order by t.ord)
+    from unnest(v_tokens) with ordinality t(token, ord)
+  ), '');
+end
+$fn$;
+
+create or replace function df_engine.render_names(
+  p_text pg_catalog.text, p_mode pg_catalog.text, p_names pg_catalog.jsonb, p_known pg_catalog.text[]
+) returns pg_catalog.text
+language plpgsql immutable set search_path = '' as $fn$
+declare
+  v_names constant pg_catalog.jsonb := coalesce(p_names, '{}');
+  v_known constant pg_catalog.text[] := coalesce(p_known, '{}');
+  v_whole pg_catalog.text;
+begin
+  if p_text is null or strpos(p_text, '$') = 0 then
+    return p_text;
+  elsif p_mode = 'sql' then
+    return df_engine.render_sql(p_text, 'code', v_names, v_known);
+  elsif p_mode = 'raw' then
+    return df_engine.render_plain(p_text, 'raw', v_names, v_known);
+  end if;
+  v_whole := btrim(p_text, E' \t\n\r');
+  if v_whole !~ $re$^\$[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\??$$re$
+     or not (v_names ? substring(v_whole from '[A-Za-z0-9_]+') or substring(v_whole from '[A-Za-z0-9_]+') = any (v_known)) then
+    return df_engine.refuse_partial_reference(p_text);
+  end if;
+  return df_engine.render_plain(v_whole, 'raw', v_names, v_known);
+end
+$fn$;
+
+-- The names whose values a text may need: those that follow a $ anywhere. NULL when there are none.
+create or replace function df_engine.template_names(p_text pg_catalog.text, p_mode pg_catalog.text)
+returns pg_catalog.text[]
+language plpgsql immutable set search_path = '' as $fn$
+begin
+  if p_text is null or strpos(p_text, '$') = 0 then
+    return null;
+  end if;
+  return nullif(array(select distinct m.part[1] from regexp_matches(p_text, $re$\$([A-Za-z_][A-Za-z0-9_]*)$re$, 'g') m(part)), '{}');
+end
+$fn$;
+
+-- The number of statements of a text. The body of a routine in BEGIN ATOMIC ... END and the actions of a rule in
+-- parentheses hold semicolons of their own.
+create or replace function df_engine.count_statements(p_sql pg_catalog.text) returns pg_catalog.int8
+language sql immutable as $$
+  with words as (
+    select w.token[1] as word, w.ord
+    from regexp_matches((
+        select lower(string_agg(case when t.token ~ '^(--|/[*])' then ' ' when t.token ~ '[''"]|^[$].' then '?' else t.token end,
+          '' order by t.ord))
+        from unnest(df_engine.sql_tokens(p_sql)) with ordinality t(token, ord)
+      ), 'begin[[:space:]]+atomic|[[:alnum:]_]+|[^[:space:]]', 'g') with ordinality w(token, ord)
+  ), nested as (
+    select w.word, w.ord,
+      sum(case when w.word = '(' then 1 when w.word = ')' then -1 else 0 end) over (order by w.ord) as parentheses,
+      sum(case when w.word ~ '^(begin.+|case)$' then 1 when w.word = 'end' then -1 else 0 end) over (order by w.ord) as blocks
+    from words w
+  ), numbered as (
+    select n.word, count(*) filter (where n.word = ';' and n.parentheses <= 0 and n.blocks <= 0) over (order by n.ord) as statement
+    from nested n
+  )
+  select count(distinct n.statement) from numbered n where n.word <> ';'
+$$;
+
+-- NULL when the text holds exactly one statement. Most texts have no semicolon but at their end, and begin with a word.
+create or replace function df_engine.single_statement_problem(p_sql pg_catalog.text) returns pg_catalog.text
+language plpgsql immutable set search_path = '' as $$
+begin
+  if strpos(rtrim(p_sql, E'; \t\n\r'), ';') = 0 and p_sql ~ '^[[:space:]]*[A-Za-z(]' then
+    return null;
+  end if;
+  return case df_engine.count_statements(p_sql)
+    when 0 then 'the step holds no SQL statement'
+    when 1 then null
+    else 'the step holds more than one SQL statement; make a step of each, or a DO block of all'
+  end;
+end
+$$;
+
 -- Truth: how the value of a condition decides an IF or a while-loop. Called by transitions.
 
 -- A string, trimmed: false when it is empty, says no, or reads as the number 0.
 create or replace function df_engine.string_truth(p_text pg_catalog.text) returns boolean
 language sql immutable as $$
-  select lower(btrim(p_text, E' \t\n\r\f\v')) !~ '^(|false|f|no|[-+]?(0+\.?0*|\.0+)(e[-+]?[0-9]+)?)$'
+  select lower(btrim(p_text, E' \t\n\r\f\v')) !~ '^(|false|f|no|[-+]?(0+[.]?0*|[.]0+)(e[-+]?[0-9]+)?)$'
 $$;
 
 create or replace function df_engine.scalar_truth(p_value pg_catalog.jsonb) returns boolean

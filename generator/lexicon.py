@@ -10,6 +10,10 @@ from lark import Lark
 
 GRAMMARS = Path(__file__).resolve().parent / "grammar"
 CRON_FIELDS = {"minute": "MINUTE", "hour": "HOUR", "day of month": "DAY", "month": "MONTH", "day of week": "WEEKDAY"}
+TEXTS = ("sql", "literal", "escape_literal", "raw", "placeholders")
+PARTS = ("NAME", "COLUMN", "PLACEHOLDER", "DOLLAR_TAG")
+# Blocks of letters beyond ASCII: a name may hold them, while signs, punctuation and emoji end it.
+LETTERS = r"\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff"
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,29 @@ class CronField:
 
 
 @cache
+def parser(grammar: str) -> Lark:
+    source = (GRAMMARS / f"{grammar}.lark").read_text()
+    return Lark(source.replace("@LETTERS@", LETTERS), parser="earley")
+
+
+def printable(pattern: str) -> str:
+    """The same regular expression in ASCII without control characters."""
+    return re.sub(r"[^ -~]", lambda char: escape(ord(char[0])), pattern)
+
+
+def escape(code: int) -> str:
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def terminals(grammar: str) -> dict[str, str]:
     """Name -> regular expression of every terminal of a grammar, in syntax common to Python and PostgreSQL."""
-    parser = Lark((GRAMMARS / f"{grammar}.lark").read_text(), parser="earley")
-    return {terminal.name: terminal.pattern.to_regexp() for terminal in parser.terminals}
+    return {terminal.name: printable(terminal.pattern.to_regexp()) for terminal in parser(grammar).terminals}
+
+
+def token(grammar: str, rule: str) -> str:
+    """A regular expression for any one of the terminals that are the alternatives of a rule."""
+    known = terminals(grammar)
+    return "|".join(known[r.expansion[0].name] for r in parser(grammar).rules if r.origin.name == rule)
 
 
 def cron_field(position: int, name: str, value: str, every: str, step: str) -> CronField:
@@ -51,4 +74,6 @@ def cron_fields() -> list[CronField]:
 
 def context() -> dict[str, Any]:
     """What the templates of cron and substitution see."""
-    return {"cron_fields": cron_fields()}
+    patterns = {text: token("template", text) for text in TEXTS}
+    parts = {name: terminals("template")[name] for name in PARTS}
+    return {"cron_fields": cron_fields(), "lexicon": patterns | parts}
