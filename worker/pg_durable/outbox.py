@@ -1,0 +1,44 @@
+"""What the worker's tasks have to tell the database, until the task that owns the supervising connection says it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from logging import ERROR
+
+import psycopg
+
+from pg_durable.log import event
+from pg_durable.supervisor import Supervisor
+
+Message = Callable[[Supervisor], Awaitable[None]]
+
+
+class Outbox:
+    """A queue of calls; putting one in wakes the owner of the connection."""
+
+    def __init__(self, wake: asyncio.Event) -> None:
+        self._wake = wake
+        self._messages: deque[Message] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
+    def put(self, message: Message) -> None:
+        """Adds a call."""
+        self._messages.append(message)
+        self._wake.set()
+
+    def clear(self) -> None:
+        """Forgets everything: the registration it belonged to is gone."""
+        self._messages.clear()
+
+    async def deliver(self, db: Supervisor) -> None:
+        """Makes the calls. One that the engine refuses is logged; a lost connection is the caller's to handle."""
+        while self._messages:
+            message = self._messages.popleft()
+            try:
+                await message(db)
+            except psycopg.OperationalError:
+                raise
+            except psycopg.Error as error:
+                event(ERROR, "call refused", error=str(error))

@@ -1,0 +1,51 @@
+"""Every statement this package sends, by name: calls of stored functions and procedures, and plain session commands."""
+
+# On the supervising connection.
+REGISTER = "select df_engine.register_worker(%s)"
+UNREGISTER = "select df_engine.unregister_worker(%s)"
+TICK = "call df_engine.tick(%s, null)"
+SLEEP_UNTIL = "select df_engine.sleep_until(%s, %s)"
+FAIL_INTERRUPTED = "select df_engine.fail_interrupted(%s, %s)"
+ROLE_UNREACHABLE = "select df_engine.role_unreachable(%s, %s, %s)"
+ROLE_REACHABLE = "select df_engine.role_reachable(%s, %s)"
+CLAIM_LEASED = """
+select l.ticket, l.role, l.database,
+       l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database), l.request
+from df_engine.claim_leased(%s, %s, %s) l"""
+FINISH_LEASED = "select df_engine.finish_leased(%s, %s, %s::jsonb)"
+RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
+LISTEN = "listen df_wake"
+
+# In the session of a role.
+WORK = "call df_engine.work(%s, %s, null)"
+IDENTIFY = (
+    "select oid, pg_catalog.current_setting('statement_timeout') from pg_catalog.pg_roles where rolname = session_user"
+)
+
+# In the session of a role, for a step that cannot be in a transaction.
+NAME_STEP = "select pg_catalog.set_config('application_name', %s, false)"
+STEP_RESULT = "select pg_catalog.current_setting('df.step_result')"
+DISCARD_ALL = "discard all"
+TYPE_NAMES = """
+select pg_catalog.format_type(t.oid, t.modifier)
+from pg_catalog.unnest(%s::oid[], %s::int[]) with ordinality t(oid, modifier, place)
+order by t.place"""
+RENDER_ROW = "select pg_catalog.to_jsonb(r)::text from (select {}) r"
+
+# Installation and development.
+INSTALL_OPTIONS = """
+select pg_catalog.set_config('pg_durable.operator_schema', %s, true),
+       pg_catalog.set_config('pg_durable.worker_role', %s, true)"""
+INSTALLED = """
+select pg_catalog.format('pg_durable %s is installed in database %I', r.version, pg_catalog.current_database())
+from df_engine.release r"""
+DEV_OBJECTS = {
+    "app": "create role app login",
+    "durable_worker": "create role durable_worker login",
+    "durable": "create database durable encoding 'UTF8' template template0",
+}
+DEV_EXISTS = """
+select from pg_catalog.pg_roles where rolname = %(name)s
+union all
+select from pg_catalog.pg_database where datname = %(name)s"""
+DEV_GRANTS = "grant create on schema public to app; select df.grant_usage('app', include_http => true)"

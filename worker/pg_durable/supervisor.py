@@ -1,0 +1,142 @@
+"""The supervising connection: what the worker asks the engine and tells it. Owned by one task: calls never overlap."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from pg_durable import statements
+from pg_durable.login import Login
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What the engine says is to be done."""
+
+    ready: dict[str, int] = field(default_factory=dict)
+    direct: int = 0
+    http: int = 0
+    next_ms: int | None = None
+    interrupt: tuple[int, ...] = ()
+    abandon: tuple[int, ...] = ()
+    max_sessions: int = 1
+
+    @classmethod
+    def parse(cls, said: dict[str, Any]) -> "Tick":
+        """From the engine's JSON."""
+        return cls(
+            ready={entry["role"]: int(entry["ready"]) for entry in said.get("roles") or []},
+            direct=said.get("direct") or 0,
+            http=said.get("http") or 0,
+            next_ms=said.get("next_ms"),
+            interrupt=tuple(said.get("interrupt") or ()),
+            abandon=tuple(said.get("abandon") or ()),
+            max_sessions=said.get("max_sessions") or 1,
+        )
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A step that runs outside a transaction, leased to this worker."""
+
+    ticket: int
+    role: str
+    database: str | None
+    database_exists: bool
+    request: dict[str, Any]
+
+
+class Supervisor:
+    """A registered worker, as the engine sees it."""
+
+    def __init__(self, conn: psycopg.AsyncConnection[Any], number: int) -> None:
+        self.number = number
+        self._conn = conn
+        self._payloads: list[str] = []
+        conn.add_notify_handler(lambda notify: self._payloads.append(notify.payload))
+
+    @classmethod
+    async def open(cls, login: Login, sessions: int) -> "Supervisor":
+        """Connects, listens and registers."""
+        conn = await login.supervisor()
+        try:
+            await conn.execute(statements.LISTEN)
+            row = await (await conn.execute(statements.REGISTER, (sessions,))).fetchone()
+        except BaseException:
+            await conn.close()
+            raise
+        assert row is not None
+        return cls(conn, row[0])
+
+    async def tick(self) -> Tick:
+        """Does what is due and asks what is to be done."""
+        return Tick.parse(await self._value(statements.TICK, self.number))
+
+    async def sleep_until(self, milliseconds: int | None) -> None:
+        """Says that there is room and the next look is so far away; None: that there is no room."""
+        await self._value(statements.SLEEP_UNTIL, self.number, milliseconds)
+
+    async def claim(self, lane: str, limit: int) -> list[Lease]:
+        """Leases steps of a lane."""
+        cursor = await self._conn.execute(statements.CLAIM_LEASED, (self.number, lane, limit))
+        return [Lease(*row) for row in await cursor.fetchall()]
+
+    async def finish(self, ticket: int, outcome: str) -> None:
+        """Stores the outcome, a JSON text, of a leased step."""
+        await self._value(statements.FINISH_LEASED, self.number, ticket, outcome)
+
+    async def release(self, tickets: Sequence[int]) -> None:
+        """Gives back steps that were not run."""
+        await self._value(statements.RELEASE_LEASED, self.number, list(tickets))
+
+    async def fail_interrupted(self, instance: str, node: str) -> None:
+        """Fails a step that somebody else's cancel request stopped."""
+        await self._value(statements.FAIL_INTERRUPTED, instance, node)
+
+    async def role_unreachable(self, role: str, reason: str) -> None:
+        """Says why the runs of a role wait."""
+        await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason)
+
+    async def role_reachable(self, role: str) -> None:
+        """Says that they do not have to wait any more."""
+        await self._value(statements.ROLE_REACHABLE, self.number, role)
+
+    async def leave(self) -> None:
+        """Unregisters."""
+        await self._value(statements.UNREGISTER, self.number)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        with suppress(psycopg.Error, OSError, TimeoutError):
+            async with asyncio.timeout(5):
+                await self._conn.close()
+
+    async def wait(self, wake: asyncio.Event, seconds: float) -> list[str]:
+        """Waits for a notification, for `wake` or for so long; returns the payloads that came."""
+        self._receive()
+        if not self._payloads:
+            loop, socket = asyncio.get_running_loop(), self._conn.fileno()
+            loop.add_reader(socket, wake.set)
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(max(seconds, 0)):
+                        await wake.wait()
+            finally:
+                loop.remove_reader(socket)
+            self._receive()
+        wake.clear()
+        payloads, self._payloads[:] = list(self._payloads), []
+        return payloads
+
+    def _receive(self) -> None:
+        self._conn.pgconn.consume_input()
+        while notify := self._conn.pgconn.notifies():
+            self._payloads.append(notify.extra.decode("utf-8", "replace"))
+
+    async def _value(self, statement: str, *args: Any) -> Any:
+        cursor = await self._conn.execute(statement.encode(), args)
+        row = await cursor.fetchone()
+        return row[0] if row else None

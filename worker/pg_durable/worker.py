@@ -1,0 +1,194 @@
+"""The worker: one loop that asks the database what is to be done, obeys, and sleeps until there is something to do."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from logging import DEBUG, INFO, WARNING
+from math import inf
+from time import monotonic
+
+import psycopg
+
+from pg_durable.cadence import SHORTEST, Cadence
+from pg_durable.dispatch import Dispatcher
+from pg_durable.leased import DIRECT, HTTP, LeasedSteps
+from pg_durable.log import event
+from pg_durable.login import Login, reason
+from pg_durable.metrics import Metrics, MetricsServer
+from pg_durable.outbox import Outbox
+from pg_durable.pool import Pool
+from pg_durable.supervisor import Supervisor, Tick
+
+MOST_SESSIONS = 1000
+MOST_REQUESTS = 500
+RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+HEALTHY_FOR = 15.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    dsn: str
+    sessions: int = MOST_SESSIONS
+    grace: float = 10.0
+    metrics: str | None = None
+
+
+class Worker:
+    """Runs until stop() is called, through losses of the server."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._wake = asyncio.Event()
+        self._metrics = Metrics()
+        self._login = Login(options.dsn)
+        self._pool = Pool(self._login, self._metrics)
+        self._outbox = Outbox(self._wake)
+        self._dispatcher = Dispatcher(self._pool, self._outbox, self._metrics, self._wake)
+        self._leased = LeasedSteps(self._login, self._pool, self._outbox, self._metrics)
+        self._stopping = asyncio.Event()
+        self._stop_at = inf
+        self._looked_at = 0.0
+        self._losses = 0
+
+    def stop(self) -> None:
+        """Claims nothing more; what runs has the grace time to end. Asked a second time, it is cancelled at once."""
+        event(INFO, "stopping", calls=self._dispatcher.busy, leased=len(self._leased.tickets))
+        self._dispatcher.accepting = False
+        self._stop_at = monotonic() + (0 if self._stopping.is_set() else self._options.grace)
+        self._stopping.set()
+        self._wake.set()
+
+    def healthy(self) -> bool:
+        """Whether the database has answered a short while ago."""
+        return monotonic() - self._looked_at < HEALTHY_FOR
+
+    async def run(self) -> None:
+        """Serves the database until told to stop."""
+        server = MetricsServer(self._metrics, self.healthy)
+        if self._options.metrics:
+            await server.start(self._options.metrics)
+        while not self._stopping.is_set():
+            try:
+                await self._connected()
+            except (psycopg.Error, OSError) as error:
+                await self._lost(error)
+        await self._dispatcher.cancel()
+        await self._pool.close_idle(0)
+        await self._leased.close()
+        await server.close()
+        event(INFO, "stopped")
+
+    async def _connected(self) -> None:
+        """From registering to unregistering, or to the loss of the supervising connection."""
+        db = await Supervisor.open(self._login, self._options.sessions)
+        event(INFO, "registered", worker=db.number, sessions=self._options.sessions)
+        self._metrics.set("up", 1)
+        self._dispatcher.accepting = not self._stopping.is_set()
+        try:
+            await self._serve(db)
+            await self._leave(db)
+        finally:
+            self._metrics.set("up", 0)
+            self._dispatcher.accepting = False  # calls under way need no supervision; leases do
+            await self._leased.cancel()
+            self._outbox.clear()
+            await db.close()
+
+    async def _serve(self, db: Supervisor) -> None:
+        """Says whether it has room, looks, obeys, waits: in this order, so that nothing is missed."""
+        cadence = Cadence()
+        while not self._finished():
+            await self._outbox.deliver(db)
+            now = monotonic()
+            if cadence.announcement_due(self._dispatcher.room > 0, now):
+                await db.sleep_until(cadence.announce(self._dispatcher.room > 0, now))
+            tick = await db.tick()
+            self._looked_at, self._losses = monotonic(), 0
+            self._metrics.add("ticks_total")
+            await self._obey(db, tick)
+            await self._pool.close_idle()
+            await self._rest(db, cadence, tick)
+
+    async def _obey(self, db: Supervisor, tick: Tick) -> None:
+        self._pool.limit = self._dispatcher.limit = max(1, min(self._options.sessions, tick.max_sessions))
+        for pid in tick.interrupt:
+            self._dispatcher.interrupt(pid)
+        for ticket in tick.abandon:
+            self._leased.abandon(ticket)
+        if not self._stopping.is_set():
+            await self._claim(db, HTTP, min(tick.http, MOST_REQUESTS - self._leased.running(HTTP)))
+            await self._claim(db, DIRECT, self._direct_slots(tick))
+            self._keep_slot(tick)
+            self._dispatcher.plan(tick.ready)
+
+    async def _claim(self, db: Supervisor, lane: str, limit: int) -> None:
+        if limit > 0:
+            leases = await db.claim(lane, limit)
+            event(DEBUG, "leased", lane=lane, steps=len(leases))
+            self._leased.start(lane, leases)
+
+    def _direct_slots(self, tick: Tick) -> int:
+        """Of the free slots as many as steps in transactions leave, and at least one."""
+        self._dispatcher.taken = self._leased.running(DIRECT)
+        return min(tick.direct, self._dispatcher.room, max(1, self._dispatcher.room - sum(tick.ready.values())))
+
+    def _keep_slot(self, tick: Tick) -> None:
+        """Steps outside transactions get the next free slot when they wait and have less than half of them."""
+        running = self._leased.running(DIRECT)
+        waiting = tick.direct > 0 and self._dispatcher.room == 0 and running < max(1, self._dispatcher.limit // 2)
+        self._dispatcher.taken = running + waiting
+
+    async def _rest(self, db: Supervisor, cadence: Cadence, tick: Tick) -> None:
+        """Waits until it is time to look again, giving work to free sessions as it is announced."""
+        busy = self._dispatcher.busy > 0
+        until = cadence.look_again(monotonic(), self._dispatcher.room > 0, busy, tick.next_ms, self._next_try())
+        look = False
+        while not look and not self._outbox and monotonic() < until and not self._finished():
+            payloads = await db.wait(self._wake, until - monotonic())
+            self._metrics.add("wakeups_total")
+            self._dispatcher.taken = min(self._dispatcher.taken, self._leased.running(DIRECT) + 1)
+            look = any([self._is_news(payload) for payload in payloads])
+            look = look or cadence.announcement_due(self._dispatcher.room > 0, monotonic())
+        await asyncio.sleep(max(self._looked_at + SHORTEST - monotonic(), 0))
+
+    def _is_news(self, payload: str) -> bool:
+        """Serves a role that has work at once; true for everything that needs a look. Anybody can send anything."""
+        kind, _, role = payload.partition(" ")
+        known = kind == "r" and role.isascii() and role.isdigit() and self._dispatcher.offer(int(role))
+        return not known
+
+    def _next_try(self) -> float | None:
+        return self._stop_at if self._stopping.is_set() else self._dispatcher.retry_at()
+
+    def _finished(self) -> bool:
+        """Whether it is time to leave: told to stop, and nothing runs any more or the grace time is over."""
+        if not self._stopping.is_set():
+            return False
+        idle = self._dispatcher.busy == 0 and not self._leased.tickets and not self._outbox
+        return idle or monotonic() >= self._stop_at
+
+    async def _leave(self, db: Supervisor) -> None:
+        """Cancels what still runs, gives back its leases, reports the rest and unregisters."""
+        unfinished = self._leased.tickets
+        if unfinished or self._dispatcher.busy:
+            event(
+                WARNING, "cancelled at the end of the grace time", calls=self._dispatcher.busy, leased=len(unfinished)
+            )
+        await self._leased.cancel()
+        await self._dispatcher.cancel()
+        await self._outbox.deliver(db)
+        if unfinished:
+            await db.release(unfinished)
+        await db.leave()
+
+    async def _lost(self, error: Exception) -> None:
+        """Waits a little before the next try to connect."""
+        delay = RECONNECT_AFTER[min(self._losses, len(RECONNECT_AFTER) - 1)]
+        self._losses += 1
+        self._metrics.add("server_lost_total")
+        event(WARNING, "no database", reason=reason(error), retry_in=delay)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._stopping.wait()

@@ -1,0 +1,53 @@
+"""`pg-durable worker`: runs a worker until SIGTERM or SIGINT."""
+
+import argparse
+import asyncio
+import signal
+from typing import Any
+
+from pg_durable import log
+from pg_durable.worker import MOST_SESSIONS, Options, Worker
+
+
+def register(subparsers: Any) -> None:
+    """Adds the sub-command."""
+    command = subparsers.add_parser("worker", help="run a worker", description=__doc__)
+    command.add_argument(
+        "--dsn", default="", help="the home database, as the worker's role; default: libpq's PG* variables"
+    )
+    command.add_argument(
+        "--sessions", type=positive, default=MOST_SESSIONS, metavar="N",
+        help="SQL steps to run at the same time; default and upper limit: the setting max_user_connections",
+    )  # fmt: skip
+    command.add_argument(
+        "--grace", type=float, default=10.0, metavar="SECONDS",
+        help="how long running steps may take to end after SIGTERM; default 10",
+    )  # fmt: skip
+    command.add_argument("--log-format", choices=("text", "json"), default="text")
+    command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    command.add_argument("--metrics", metavar="[HOST:]PORT", help="serve /metrics and /healthz there")
+    command.set_defaults(run=run)
+
+
+def positive(text: str) -> int:
+    """A number of sessions."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the worker."""
+    log.configure(arguments.log_format, arguments.log_level)
+    asyncio.run(serve(Options(arguments.dsn, arguments.sessions, arguments.grace, arguments.metrics)))
+    return 0
+
+
+async def serve(options: Options) -> None:
+    """A worker that the signals of the process stop."""
+    worker = Worker(options)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    await worker.run()
