@@ -1,0 +1,155 @@
+"""df.list_instances: order, filters, the cap, and the cursor."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.engine.rows import Node, insert_run
+from tests.support import Database
+
+LIST = "select * from df.list_instances(%s, %s, %s, %s)"
+
+
+def seed(db: Database, count: int) -> None:
+    """Runs 00000001 ..., three of them at each moment, every second one labelled and every fifth failed."""
+    db.admin(
+        """
+        with run as (
+          insert into df.instances (id, label, root_node, submitted_by, status, created_at)
+          select lpad(to_hex(g), 8, '0'), case when mod(g, 2) = 0 then 'even' end, '00000000', 'app',
+                 case when mod(g, 5) = 0 then 'failed' else 'completed' end,
+                 timestamptz '2026-01-01 00:00:00.000001+00' - (g / 3) * interval '1 minute'
+          from generate_series(1, %s) g returning id
+        )
+        insert into df.nodes (id, instance_id, node_type, query, submitted_by)
+        select '00000000', id, 'SQL', 'SELECT 1', 'app' from run
+        """,
+        count,
+    )
+
+
+def pages(db: Database, status: str | None, limit: int, label: str | None) -> list[list[str]]:
+    """The ids of all pages, by following the cursor."""
+    found: list[list[str]] = []
+    cursor = None
+    while not found or cursor:
+        rows = db.rows(LIST, status, limit, label, cursor, user=None)
+        found.append([row[0] for row in rows])
+        cursors = {row[8] for row in rows}
+        assert len(cursors) <= 1
+        cursor = cursors.pop() if cursors else None
+    return found
+
+
+@pytest.mark.parametrize(("status", "label"), [(None, None), ("failed", None), (None, "even"), ("failed", "even")])
+def test_pages_hold_every_run_once_and_in_order(db: Database, status: str | None, label: str | None) -> None:
+    seed(db, 30)
+    ordered = "select id from df.instances where status = coalesce(%s, status) and (%s::text is null or label = %s) " \
+              "order by created_at desc, id"  # fmt: skip
+    wanted = [row[0] for row in db.rows(ordered, status, label, label, user=None)]
+    for limit in (1, 2, 3, 4, 7, 15, 29, 30, 31):
+        found = pages(db, status, limit, label)
+        assert [run for page in found for run in page] == wanted
+        assert {len(page) for page in found[:-1]} <= {limit}
+        assert len(found) == -(-len(wanted) // limit)
+
+
+def test_the_cursor_is_encoded_as_documented(db: Database) -> None:
+    seed(db, 2)
+    db.admin("set timezone = 'Asia/Kolkata'")
+    cursor = db.rows(LIST, None, 1, None, None, user=None)[0][8]
+    assert bytes.fromhex(cursor).decode() == "v1|2026-01-01T00:00:00.000001+00|00000001"
+
+
+@pytest.mark.parametrize("moment", ["2026-01-01T00:00:00.000001+00", "2026-01-01T05:30:00.000001+05:30"])
+@pytest.mark.parametrize("write", [str.upper, str.lower])
+def test_any_offset_and_letter_case_is_understood(db: Database, moment: str, write: Any) -> None:
+    seed(db, 3)
+    cursor = write(f"v1|{moment}|00000001".encode().hex())
+    assert [row[0] for row in db.rows(LIST, None, 9, None, cursor, user=None)] == ["00000002", "00000003"]
+
+
+GOOD = "v1|2026-01-01T00:00:00.000001+00|00000001"
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "0", "zz", "76 31", GOOD.encode().hex()[:-1], GOOD.encode().hex() + "\n", "ff" * 20, "00" * 20,
+     *(text.encode().hex() for text in (
+         GOOD.replace("v1", "v2"), GOOD.replace("|00000001", "|"), GOOD.replace("|00000001", ""),
+         GOOD.replace("2026-01-01T00:00:00.000001+00", ""), GOOD.replace("T", " "), GOOD.replace(".000001", ""),
+         GOOD.replace("+00", ""), GOOD.replace("+00", "Z"), GOOD.replace("-01-", "-13-"), GOOD.replace("2026", "infinity"),
+         GOOD + "|x", GOOD + "0" * 512, "v1"))],
+)  # fmt: skip
+def test_anything_else_is_an_invalid_cursor(db: Database, cursor: str) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="invalid after_cursor"):
+        db.rows(LIST, None, 9, None, cursor, user=None)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_raises(db: Database, limit: int) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        db.admin("select df.list_instances(null, %s)", limit)
+
+
+@pytest.mark.parametrize("call", ["df.list_instances(null, null)", "df.list_instances(null, null, null)"])
+def test_a_limit_that_is_null_raises(db: Database, call: str) -> None:
+    with pytest.raises(psycopg.errors.NullValueNotAllowed):
+        db.admin(f"select * from {call}")
+
+
+def test_the_cap_is_the_setting_and_a_session_may_lower_it(db: Database) -> None:
+    def cap(session: str | None) -> int:
+        db.admin("select set_config('pg_durable.list_instances_max_limit', %s, false)", session or "")
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded) as raised:
+            db.admin("select df.list_instances(null, 2000000)")
+        number = int(str(raised.value).split("list_instances_max_limit (", 1)[1].split(")")[0])
+        assert db.admin("select count(*) from df.list_instances(null, %s)", number) == 0
+        return number
+
+    assert [cap(text) for text in (None, "1001", "many", "0", "-5", "9" * 30)] == [1000] * 6
+    assert [cap(text) for text in ("7", " 07 ")] == [7, 7]
+    db.admin("update df.settings set value = '12' where name = 'list_instances_max_limit'")
+    assert [cap(text) for text in (None, "100", "3")] == [12, 12, 3]
+
+
+def test_the_output_of_a_run_tells_how_it_ended(db: Database) -> None:
+    result = {"columns": {"result": '{"rows": [], "row_count": 0}'}}
+    insert_run(db, Node("a", status="completed", **result), id="00000001", status="completed")  # type: ignore[arg-type]
+    insert_run(db, Node("a", status="failed"), id="00000002", status="failed", error="no such table")
+    insert_run(db, Node("a"), id="00000003", status="cancelled", error="canceled: enough")
+    insert_run(db, Node("a", status="completed", **result), id="00000004", label="odd", _generation=5)  # type: ignore[arg-type]
+    name = "pg_durable::orchestration::execute-function-graph"
+    assert sorted(db.rows("select * from df.list_instances()", user=None)) == [
+        ("00000001", None, name, "completed", 1, '{"rows": [], "row_count": 0}'),
+        ("00000002", None, name, "failed", 1, "no such table"),
+        ("00000003", None, name, "cancelled", 1, "canceled: enough"),
+        ("00000004", "odd", name, "running", 5, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [("null, null", "instances_created_idx"), ("'pending', null", "instances_status_created_idx"),
+     ("null, 'rare'", "instances_label_created_idx")],
+)  # fmt: skip
+def test_each_filter_has_its_index(db: Database, filters: str, index: str) -> None:
+    seed(db, 3000)
+    db.admin("analyze df.instances")
+    before = db.admin("select idx_scan from pg_stat_user_indexes where indexrelname = %s", index) or 0
+    cursor = "v1|2026-01-01T00:00:00.000001+00|00000001".encode().hex()
+    with db.connect() as conn:
+        status, label = filters.split(", ")
+        for after in ("null", f"'{cursor}'"):
+            conn.execute(f"select from df.list_instances({status}, 10, {label}, {after})".encode())
+        conn.execute("select pg_stat_force_next_flush()") if conn.info.server_version >= 150000 else None
+    after_scans = db.admin("select idx_scan from pg_stat_user_indexes where indexrelname = %s", index)
+    assert after_scans == before + 2
+
+
+def test_only_visible_runs_are_listed(granted: Database) -> None:
+    insert_run(granted, Node("a"), id="00000001", owner="app")
+    insert_run(granted, Node("a"), id="00000002", owner="other")
+    for user, run in (("app", "00000001"), ("other", "00000002")):
+        assert granted.rows("select instance_id from df.list_instances()", user=user) == [(run,)]
