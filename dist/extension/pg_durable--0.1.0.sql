@@ -4188,15 +4188,8 @@ comment on function df.target_database() is 'The home database: the one that pg_
 
 -- The configuration in `query` of a node that has one; NULL where there is none, or no JSON (rows inserted by hand).
 create or replace function df_engine.node_config(p_type text, p_query text) returns jsonb
-language plpgsql immutable set search_path = '' as $$
-begin
-  if p_query is null or p_type in ('SQL', 'SLEEP') then
-    return null;
-  end if;
-  return p_query::pg_catalog.jsonb;
-exception when data_exception then
-  return null;
-end
+language sql immutable as $$
+  select case when p_type not in ('SQL', 'SLEEP') then df_engine.json_or_null(p_query) end
 $$;
 
 -- The children of a node in the order of the walk, and the line under which df.explain shows them.
@@ -4296,7 +4289,8 @@ language sql stable set search_path = pg_catalog, pg_temp set enable_nestloop = 
   ),
   live as materialized (select l.stamp from df_engine.live_stamps(array[p_instance]) as l(stamp)),
   node as materialized (
-    select n.id::text as id, n.status, n.node_type, n.left_node::text, n.right_node::text, n.status in ('completed', 'failed') as ended,
+    select n.id::text as id, n.status, n.node_type, n.left_node::text, n.right_node::text,
+           n.status in ('completed', 'failed') as ended,
            df_engine.node_config(n.node_type, case when n.node_type in ('IF', 'LOOP', 'JOIN') then n.query end) as config,
            s.generation, s.generation is not null and l.stamp is null as superseded
     from df.nodes n
@@ -4506,12 +4500,12 @@ begin
 end
 $$;
 
--- Dry run: the tree of what df.start would start.
+-- Dry run: the tree of what df.start would start, or the reason why it would not.
 create or replace function df_engine.explain_graph(p_text text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_path text := 'root: ';
   v_graph jsonb;
+  v_path text := 'root: ';           -- graph_nodes names the path itself
 begin
   if p_text is null then
     return 'The expression is NULL: there is no graph to explain.';
@@ -4520,8 +4514,8 @@ begin
   v_path := '';
   return df_engine.padded(array(select df_engine.draw_graph(null, v_graph)));
 exception
-  when invalid_text_representation or invalid_parameter_value or program_limit_exceeded then
-    return format('Invalid durable function graph: %s%s', v_path, sqlerrm);
+  when invalid_text_representation or program_limit_exceeded then
+    return 'Invalid durable function graph: ' || v_path || sqlerrm;
 end
 $$;
 
@@ -4576,8 +4570,9 @@ $$;
 -- Lines of one width, so that psql centers nothing.
 create or replace function df_engine.padded(p_lines text[]) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select string_agg(rpad(l.line, max(length(l.line)) over () + 4), E'\n' order by l.place)
+  select string_agg(rpad(l.line, w.width), E'\n' order by l.place)
   from unnest(p_lines) with ordinality as l(line, place)
+  cross join (select max(length(u.line)) + 4 from unnest(p_lines) as u(line)) as w(width)
 $$;
 
 -- Drawing: the tree that df.explain shows, one renderer for graphs not yet started and for runs.

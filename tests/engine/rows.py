@@ -41,7 +41,7 @@ class Node:
         """The row as column -> value."""
         query = re.sub(r"\{(\w+)\}", lambda name: f'"{ident(name[1])}"', self.query) if self.query else None
         left, right = (*map(ident, self.children), None, None)[:2]
-        values = {"id": ident(self.name), "instance_id": run, "node_type": self.type, "query": query,
+        values: dict[str, Any] = {"id": ident(self.name), "instance_id": run, "node_type": self.type, "query": query,
                   "left_node": left, "right_node": right, "status": self.status, "submitted_by": owner}  # fmt: skip
         if self.type == "SQL" and query is None:
             values["query"] = f"SELECT '{self.name}'"
@@ -73,8 +73,3 @@ def states(db: Database, run: str, *nodes: Node, user: str | None = None) -> dic
         "select node_id, inferred_status, inferred_status_from_ancestor_id from df.instance_nodes(%s)", run, user=user
     )
     return {names[node]: (status, names.get(ancestor) if ancestor else None) for node, status, ancestor in rows}
-
-
-def grant(db: Database, role: str) -> None:
-    """Lets a role use df."""
-    db.admin("select df.grant_usage(%s)", role)

@@ -1,5 +1,6 @@
 """Inferred statuses: what the rows of a run mean, given their ancestors, their generations and the run's end."""
 
+import json
 import time
 
 import pytest
@@ -23,8 +24,8 @@ def loop(name: str, body: str, condition: str | None = None, status: str = "runn
     return Node(name, "LOOP", config, (body,), status, at)
 
 
-def branch(name: str, left: str, right: str, condition: str, status: str = "pending", at: str | None = None) -> Node:
-    return Node(name, "IF", f'{{"condition_node":{{{condition}}}}}', (left, right), status, at)
+def branch(name: str, condition: str, branches: tuple[str, str], status: str = "pending", at: str = ONE) -> Node:
+    return Node(name, "IF", f'{{"condition_node":{{{condition}}}}}', branches, status, at)
 
 
 def infer(db: Database, *nodes: Node, **columns: object) -> dict[str, tuple[str, str | None]]:
@@ -37,7 +38,7 @@ def test_a_completed_sequence_is_what_it_is(db: Database) -> None:
 
 
 def test_the_branch_not_taken_is_skipped(db: Database) -> None:
-    nodes = (branch("if", "yes", "no", "test", "completed", ONE), done("test"), done("yes"), Node("no"))
+    nodes = (branch("if", "test", ("yes", "no"), "completed"), done("test"), done("yes"), Node("no"))
     assert infer(db, *nodes, status="completed")["no"] == ("skipped", "if")
 
 
@@ -97,7 +98,7 @@ def test_nodes_of_the_new_iteration_are_not_superseded(db: Database) -> None:
 
 
 def test_a_completed_construct_of_the_new_iteration_decides_over_older_rows(db: Database) -> None:
-    body = branch("if", "yes", "no", "test", "completed", "run::2")
+    body = branch("if", "test", ("yes", "no"), "completed", "run::2")
     nodes = (loop("loop", "if", at="run::2"), body, done("test", "run::2"), done("yes", "run::2"), done("no", "run::1"))
     assert infer(db, *nodes)["no"] == ("skipped", "if")
 
@@ -129,7 +130,7 @@ def test_of_stamped_ancestors_the_highest_generation_counts_and_then_the_nearest
 def test_a_stamp_that_cannot_be_read_excludes_nothing(db: Database, unreadable: str) -> None:
     nodes = (loop("loop", "body", at="run::4"), done("body", None))
     run = insert_run(db, *nodes)
-    details = '{"execution_id": "%s"}' % unreadable.replace("run", RUN)
+    details = json.dumps({"execution_id": unreadable.replace("run", RUN)})
     db.admin("update df.nodes set status_details = %s where id = %s", details, ident("body"))
     assert states(db, run, *nodes)["body"] == ("completed", None)
 
@@ -147,7 +148,7 @@ def test_nodes_out_of_reach_show_their_physical_status(db: Database) -> None:
 
 
 def test_rows_in_a_circle_and_configurations_that_are_no_json_do_no_harm(db: Database) -> None:
-    nodes = (then("round", "about", "about"), branch("about", "round", "about", "round"))
+    nodes = (then("round", "about", "about"), branch("about", "round", ("round", "about")))
     run = insert_run(db, *nodes)
     db.admin("update df.nodes set query = 'no json' where node_type = 'IF'")
     assert states(db, run, *nodes) == {"round": ("pending", None), "about": ("pending", None)}
@@ -161,7 +162,9 @@ def test_a_step_that_a_session_executes_is_running_and_so_is_what_waits_for_it(d
         assert {name: state for name, (state, _) in states(db, run, *nodes).items()} == {
             "seq": "running", "a": "completed", "loop": "running", "body": "running"
         }  # fmt: skip
-        shown = db.rows("select status, result from df.instance_nodes(%s) where node_id = %s", run, ident("body"), user=None)
+        shown = db.rows(
+            "select status, result from df.instance_nodes(%s) where node_id = %s", run, ident("body"), user=None
+        )
         assert shown == [("running", None)]
 
 
@@ -179,7 +182,8 @@ def test_ten_thousand_nodes_take_no_time(db: Database) -> None:
           insert into df.instances (id, root_node, submitted_by, status, _generation)
           values ('a1b2c3d4', '00000001', 'app', 'running', 3)
         )
-        insert into df.nodes (id, instance_id, node_type, query, left_node, right_node, submitted_by, status, status_details)
+        insert into df.nodes (id, instance_id, node_type, query, left_node, right_node, submitted_by, status,
+                              status_details)
         select id, 'a1b2c3d4', case when 2 * g < 9999 then 'RACE' else 'SQL' end,
                case when 2 * g < 9999 then null else 'SELECT 1' end,
                case when 2 * g < 9999 then lpad(to_hex(2 * g), 8, '0') end,

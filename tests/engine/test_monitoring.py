@@ -8,7 +8,7 @@ import pytest
 from tests.engine.rows import RUN, Node, ident, insert, insert_run, stamp
 from tests.support import Database
 
-SEEN_BY_ALL = "df.instance_info, df.instance_executions, df.instance_nodes".split(", ")
+PER_RUN = ("df.instance_info", "df.instance_executions", "df.instance_nodes")
 
 
 def finished(name: str, at: str = "run::1", status: str = "completed", **columns: Any) -> Node:
@@ -22,7 +22,9 @@ def add(db: Database, table: str, **row: Any) -> None:
 
 def test_version_and_home_database(db: Database) -> None:
     version = db.admin("select df.version()")
-    assert version == db.admin("select version || ' (built ' || split_part(%s, '(built ', 2) from df_engine.release", version)
+    assert version == db.admin(
+        "select version || ' (built ' || split_part(%s, '(built ', 2) from df_engine.release", version
+    )
     assert version.endswith(" UTC)")
     assert db.admin("select df.target_database()") == db.name
 
@@ -34,13 +36,13 @@ def test_instance_info(db: Database) -> None:
     ]
 
 
-@pytest.mark.parametrize("function", [*SEEN_BY_ALL])
+@pytest.mark.parametrize("function", PER_RUN)
 def test_no_rows_for_null_and_for_the_unknown(db: Database, function: str) -> None:
     assert db.rows(f"select * from {function}(null)", user=None) == []
     assert db.rows(f"select * from {function}('00000000')", user=None) == []
 
 
-@pytest.mark.parametrize("function", [*SEEN_BY_ALL])
+@pytest.mark.parametrize("function", PER_RUN)
 def test_no_rows_for_the_runs_of_others(granted: Database, function: str) -> None:
     insert_run(granted, finished("a"), owner="app")
     assert len(granted.rows(f"select * from {function}(%s)", RUN, user="app")) == 1
@@ -119,9 +121,19 @@ def test_metrics_count_all_runs(granted: Database) -> None:
         [("pending", "app"), ("running", "other"), ("completed", "app"), ("failed", "app"), ("cancelled", "other")]
     ):
         run = f"0000000{number}"
-        node = Node("a", status="completed", columns={"started_at": "now", "status_details": f'{{"execution_id":"{run}::3"}}'})
+        node = Node(
+            "a", status="completed", columns={"started_at": "now", "status_details": f'{{"execution_id":"{run}::3"}}'}
+        )
         insert_run(granted, node, id=run, status=status, owner=owner, _generation=3)
-        add(granted, "df_engine.executions", instance_id=run, generation=1, events=100, started_at="now", finished_at="now")
+        add(
+            granted,
+            "df_engine.executions",
+            instance_id=run,
+            generation=1,
+            events=100,
+            started_at="now",
+            finished_at="now",
+        )
     assert granted.rows("select * from df.metrics()", user=None) == [(5, 1, 1, 2, 15, 510)]
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         granted.sql("select df.metrics()")
@@ -141,7 +153,9 @@ def test_running_steps_are_sessions_and_leases(db: Database) -> None:
         node_id=ident("h"), worker=3)  # fmt: skip
     with db.connect("app", application_name=f"pg_durable:{RUN}:{ident('a')}") as conn:
         pid = conn.info.backend_pid
-        rows = db.rows("select node_id, label, pid, worker from df.running_steps order by worker nulls first", user=None)
+        rows = db.rows(
+            "select node_id, label, pid, worker from df.running_steps order by worker nulls first", user=None
+        )
     assert rows == [(ident("a"), "x", pid, None), (ident("h"), "x", None, 3)]
 
 
@@ -170,7 +184,9 @@ def test_throughput_counts_by_the_hour(db: Database) -> None:
     at = {"created_at": "2026-01-01 10:00+00", "finished_at": "2026-01-01 10:20+00"}
     steps = (finished("a", completed_at="2026-01-01 09:59+00"), finished("b", completed_at="2026-01-01 10:01+00"))
     insert_run(db, *steps, status="completed", **at)
-    insert_run(db, finished("c", completed_at="2026-01-01 10:02+00", status="failed"), id="00000002", status="failed", **at)
+    insert_run(
+        db, finished("c", completed_at="2026-01-01 10:02+00", status="failed"), id="00000002", status="failed", **at
+    )
     rows = db.rows("select runs_completed, runs_failed, runs_cancelled, extract(epoch from median_run)::int, "
                    "steps_completed, steps_failed from df.throughput order by hour", user=None)  # fmt: skip
     assert rows == [(0, 0, 0, None, 1, 0), (1, 1, 0, 1200, 1, 1)]

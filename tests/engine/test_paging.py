@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.engine.rows import Node, insert_run
-from tests.support import Database
+from tests.support import Database, wait_until
 
 LIST = "select * from df.list_instances(%s, %s, %s, %s)"
 
@@ -79,7 +79,8 @@ GOOD = "v1|2026-01-01T00:00:00.000001+00|00000001"
      *(text.encode().hex() for text in (
          GOOD.replace("v1", "v2"), GOOD.replace("|00000001", "|"), GOOD.replace("|00000001", ""),
          GOOD.replace("2026-01-01T00:00:00.000001+00", ""), GOOD.replace("T", " "), GOOD.replace(".000001", ""),
-         GOOD.replace("+00", ""), GOOD.replace("+00", "Z"), GOOD.replace("-01-", "-13-"), GOOD.replace("2026", "infinity"),
+         GOOD.replace("+00", ""), GOOD.replace("+00", "Z"), GOOD.replace("-01-", "-13-"),
+         GOOD.replace("2026", "infinity"),
          GOOD + "|x", GOOD + "0" * 512, "v1"))],
 )  # fmt: skip
 def test_anything_else_is_an_invalid_cursor(db: Database, cursor: str) -> None:
@@ -137,15 +138,12 @@ def test_the_output_of_a_run_tells_how_it_ended(db: Database) -> None:
 def test_each_filter_has_its_index(db: Database, filters: str, index: str) -> None:
     seed(db, 3000)
     db.admin("analyze df.instances")
-    before = db.admin("select idx_scan from pg_stat_user_indexes where indexrelname = %s", index) or 0
-    cursor = "v1|2026-01-01T00:00:00.000001+00|00000001".encode().hex()
-    with db.connect() as conn:
-        status, label = filters.split(", ")
-        for after in ("null", f"'{cursor}'"):
-            conn.execute(f"select from df.list_instances({status}, 10, {label}, {after})".encode())
-        conn.execute("select pg_stat_force_next_flush()") if conn.info.server_version >= 150000 else None
-    after_scans = db.admin("select idx_scan from pg_stat_user_indexes where indexrelname = %s", index)
-    assert after_scans == before + 2
+    used = "select idx_scan from pg_stat_user_indexes where indexrelname = %s and idx_scan > 0"
+    for after in ("null", f"'{GOOD.encode().hex()}'"):
+        db.admin("select pg_stat_reset()")
+        with db.connect() as conn:
+            conn.execute(f"select from df.list_instances({filters.replace(',', ', 10,')}, {after})".encode())
+        wait_until(lambda: db.rows(used, index, user=None), what=f"{index} is used")
 
 
 def test_only_visible_runs_are_listed(granted: Database) -> None:

@@ -35,7 +35,9 @@ def dunning(db: Database) -> str:
     """The example of the contract: the signal has won the race, the last step runs."""
     nodes = (
         Node("all", "THEN", None, ("find", "rest"), "running", "run::1"),
-        Node("find", "SQL", "SELECT id FROM invoice WHERE due < now()", (), "completed", "run::1", {"result_name": "inv"}),
+        Node(
+            "find", "SQL", "SELECT id FROM invoice WHERE due < now()", (), "completed", "run::1", {"result_name": "inv"}
+        ),
         Node("rest", "THEN", None, ("if", "close"), "running", "run::1"),
         Node("if", "IF", '{"condition_node":{test}}', ("race", "zero"), "completed", "run::1"),
         Node("test", "SQL", "SELECT $inv.id? IS NOT NULL", (), "completed", "run::1"),
@@ -219,13 +221,18 @@ def test_a_sequence_in_a_branch_stays_at_one_indentation(db: Database) -> None:
     ]
 
 
-@pytest.mark.parametrize("word", "SELECT INSERT UPDATE DELETE MERGE WITH VALUES CREATE ALTER DROP CALL DO TRUNCATE "
-                                 "GRANT REVOKE EXPLAIN select".split())  # fmt: skip
+@pytest.mark.parametrize(
+    "word",
+    ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "CREATE", "ALTER", "DROP", "CALL", "DO",
+     "TRUNCATE", "GRANT", "REVOKE", "EXPLAIN", "select"],
+)  # fmt: skip
 def test_statements_are_one_node(db: Database, word: str) -> None:
     assert explain(db, f"\n {word} & | x ") == f"SQL: {word} & | x"
 
 
-@pytest.mark.parametrize("text", ["hello", "selection", "a & b", '{"a":1}', '{"node_type":7}', "[]", "12345", "", "abcdefgh"])
+@pytest.mark.parametrize(
+    "text", ["hello", "selection", "a & b", '{"a":1}', '{"node_type":7}', "[]", "12345", "", "abcdefgh"]
+)
 def test_other_text_is_told_what_is_accepted(db: Database, text: str) -> None:
     assert explain(db, text).startswith("Nothing to explain.")
 
