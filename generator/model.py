@@ -16,6 +16,7 @@ class Setting:
     low: float | None
     high: float | None
     description: str
+    choices: tuple[str, ...] = ()
 
 
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
@@ -48,7 +49,8 @@ SETTINGS = (
     Setting("retry_max_delay", "60", "duration", 0, 86400, "largest delay between two attempts, in seconds"),
     Setting("max_result_bytes", "16777216", "integer", 1024, 268_435_456,
             "largest JSON text of one result, in bytes"),
-    Setting("http_mode", "allowlist", "choice", None, None, "outbound HTTP: off, allowlist or any"),
+    Setting("http_mode", "allowlist", "choice", None, None, "outbound HTTP: off, allowlist or any",
+            ("off", "allowlist", "any")),
     Setting("http_max_timeout", "300", "duration", 1, 86400, "largest timeout_seconds of an HTTP step"),
     Setting("http_max_request_bytes", "10485760", "integer", 0, 104_857_600, "largest HTTP request body, in bytes"),
     Setting("http_max_response_bytes", "10485760", "integer", 0, 104_857_600,
