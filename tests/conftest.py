@@ -43,6 +43,8 @@ def template(server: Server) -> Iterator[str]:
     install(server.dsn_for(name), artifacts()["dist/pg_durable.sql"])
     with psycopg.connect(server.dsn_for(name), autocommit=True) as conn:
         conn.execute("grant create on schema public to app, other")
+        conn.execute("select df.grant_usage('app', include_http => true), df.grant_usage('other')")
+        conn.execute("select df.grant_worker('durable_worker')")
     yield name
     with psycopg.connect(server.dsn, autocommit=True) as conn:
         conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

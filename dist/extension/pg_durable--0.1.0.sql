@@ -350,8 +350,6 @@ drop policy if exists vars_own on df.vars;
 create policy vars_own on df.vars
   using (owner = (select quote_ident(current_user)::regrole))
   with check (owner = (select quote_ident(current_user)::regrole));
-drop policy if exists settings_public on df.settings;
-create policy settings_public on df.settings for select using (name <> 'loopback_dsn');
 
 create or replace view df_engine.own_instances as
   select id, label, root_node, submitted_by, database, _state, _submitter, _vars, _version
@@ -393,7 +391,8 @@ create or replace view df.signals with (security_barrier) as
 comment on view df.signals is
   'Signals of the runs the reader can see: pending in the inbox, delivered (and to which nodes), or undeliverable';
 
--- Settings: read where they are used, never cached for longer than a statement; written only by df.set_setting.
+-- Settings: rows of df.settings, read where they are used and never cached for longer than a statement. They are written by
+-- df.set_setting only, so that whoever reads one may rely on its form.
 
 insert into df.settings (name, value, description) values
   ('enable_superuser_instances', 'off', 'whether superusers may submit instances'),
@@ -419,6 +418,172 @@ insert into df.settings (name, value, description) values
   ('http_retry_after_max', '86400', 'longest Retry-After that is honoured, in seconds')
 on conflict (name) do update set description = excluded.description
   where settings.description is distinct from excluded.description;
+
+-- The value as text; NULL for loopback_dsn, which this function's callers have no business to know.
+create or replace function df_engine.setting(p_name text) returns text
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  return (select s.value from df.settings s where s.name = p_name and s.name <> 'loopback_dsn');
+end
+$$;
+
+-- Seconds of a duration: a number, or an interval text.
+create or replace function df_engine.seconds(p_value text) returns numeric
+language sql stable set search_path = '' as $$
+  select case when p_value ~ '^\s*[+-]?[0-9.]+\s*$' then p_value::pg_catalog.numeric
+              else extract(epoch from p_value::pg_catalog.interval) end;
+$$;
+
+-- The value of an integer or a number; of a duration, in seconds.
+create or replace function df_engine.setting_number(p_name text) returns numeric
+language plpgsql stable set search_path = '' as $$
+begin
+  return df_engine.seconds(df_engine.setting(p_name));
+end
+$$;
+
+create or replace function df_engine.setting_on(p_name text) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return df_engine.setting(p_name)::pg_catalog.bool;
+end
+$$;
+
+-- What each setting accepts.
+create or replace view df_engine.setting_rules as
+select name, default_value, kind, low, high, choices
+from (values
+  ('enable_superuser_instances', 'off', 'boolean', 0::numeric, 0::numeric, array[]::text[]),
+  ('list_instances_max_limit', '1000', 'integer', 1::numeric, 1000000::numeric, array[]::text[]),
+  ('loop_min_interval', '1', 'duration', 0::numeric, 3600::numeric, array[]::text[]),
+  ('timezone', 'UTC', 'zone', 0::numeric, 0::numeric, array[]::text[]),
+  ('max_user_connections', '10', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
+  ('max_new_transaction_starts', '2', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
+  ('new_transaction_start_timeout', '5', 'duration', 1::numeric, 3600::numeric, array[]::text[]),
+  ('loopback_dsn', '', 'conninfo', 0::numeric, 0::numeric, array[]::text[]),
+  ('retention_days', '30', 'integer', 0::numeric, 36500::numeric, array[]::text[]),
+  ('retention_max', '10000', 'integer', 1::numeric, 10000000::numeric, array[]::text[]),
+  ('reconcile_interval', '3600', 'duration', 0::numeric, 86400::numeric, array[]::text[]),
+  ('retry_max_attempts', '5', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
+  ('retry_initial_delay', '1', 'duration', 0::numeric, 86400::numeric, array[]::text[]),
+  ('retry_backoff', '2', 'number', 1::numeric, 100::numeric, array[]::text[]),
+  ('retry_max_delay', '60', 'duration', 0::numeric, 86400::numeric, array[]::text[]),
+  ('max_result_bytes', '16777216', 'integer', 1024::numeric, 268435456::numeric, array[]::text[]),
+  ('http_mode', 'allowlist', 'choice', 0::numeric, 0::numeric, array['off', 'allowlist', 'any']::text[]),
+  ('http_max_timeout', '300', 'duration', 1::numeric, 86400::numeric, array[]::text[]),
+  ('http_max_request_bytes', '10485760', 'integer', 0::numeric, 104857600::numeric, array[]::text[]),
+  ('http_max_response_bytes', '10485760', 'integer', 0::numeric, 104857600::numeric, array[]::text[]),
+  ('http_retry_after_max', '86400', 'duration', 0::numeric, 604800::numeric, array[]::text[])
+) as r(name, default_value, kind, low, high, choices);
+
+-- Why a connection string cannot be loopback_dsn; NULL: it can. pg_durable appends user and database, so that neither may
+-- be given and nothing may swallow what follows.
+create or replace function df_engine.conninfo_problem(p_value text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $function$
+  select case
+    when p_value !~ $re$^\s*(\w+\s*=\s*('([^'\\]|\\.)*'|[^\s'\\]+)(\s+|$))*$$re$ then
+      'is not of the form "host=... port=..." (key = value, values with blanks in single quotes)'
+    when p_value ~* '(^|\s)(user|dbname|service|replication|options)\s*=' then
+      'must not name user, dbname, service, replication or options'
+    end
+$function$;
+
+-- Why a value does not suit a rule; NULL: it does. Texts that PostgreSQL cannot read raise its own errors.
+create or replace function df_engine.setting_problem(p_rule df_engine.setting_rules, p_value text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  case p_rule.kind
+    when 'boolean' then
+      perform p_value::boolean;
+    when 'zone' then
+      if not exists (select from pg_timezone_names z where lower(z.name) = lower(p_value)) then
+        return 'is not the name of a time zone';
+      end if;
+    when 'choice' then
+      if not p_value = any (p_rule.choices) then
+        return 'is none of ' || array_to_string(p_rule.choices, ', ');
+      end if;
+    when 'conninfo' then
+      return df_engine.conninfo_problem(p_value);
+    else
+      if p_rule.kind = 'integer' and p_value !~ '^\s*[+-]?[0-9]+\s*$' then
+        return 'is not an integer';
+      elsif not coalesce(case p_rule.kind when 'duration' then df_engine.seconds(p_value) else p_value::numeric end
+                         between p_rule.low and p_rule.high, false) then
+        return format('is not between %s and %s%s', p_rule.low, p_rule.high,
+                      case p_rule.kind when 'duration' then ' seconds' end);
+      end if;
+  end case;
+  return null;
+exception when data_exception then
+  return format('is not a valid %s', p_rule.kind);
+end
+$$;
+
+create or replace function df.set_setting(name text, value text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_rule df_engine.setting_rules;
+  v_value text;
+  v_problem text;
+begin
+  if set_setting.name is null then
+    raise exception 'df.set_setting: name must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  select * into v_rule from df_engine.setting_rules r where r.name = set_setting.name;
+  if not found then
+    raise exception 'unknown setting "%"', set_setting.name
+      using errcode = 'invalid_parameter_value', hint = 'df.settings lists all settings.';
+  end if;
+  v_value := coalesce(set_setting.value, v_rule.default_value);
+  v_problem := df_engine.setting_problem(v_rule, v_value);
+  if v_problem is not null then
+    raise exception 'setting "%": % %', v_rule.name,
+      case when v_rule.name = 'loopback_dsn' then 'the value' else quote_literal(v_value) end, v_problem
+      using errcode = 'invalid_parameter_value';
+  end if;
+  update df.settings s set value = v_value where s.name = v_rule.name;
+  return 'OK';
+end
+$$;
+comment on function df.set_setting(text, text) is
+  'Validates and stores a setting; NULL restores its default. Durations are seconds or interval texts. Returns OK; raises '
+  'for an unknown name or a bad value, naming the setting. For administrators';
+revoke execute on function df.set_setting(text, text) from public;
+
+-- Whether the function that asks was called straight from a statement, by a role that may administrate. Inside a definer
+-- function PostgreSQL does not tell who called; called from a further function, it could be anybody.
+create or replace function df_engine.asked_by_administrator(p_stack text) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select p_stack !~ '\n'
+     and has_function_privilege(coalesce(nullif(current_setting('role'), 'none'), session_user),
+                                'df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')
+$$;
+
+create or replace function df.setting(name text) returns text
+language plpgsql stable strict security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_value text;
+  v_stack text;
+begin
+  select s.value into v_value from df.settings s where s.name = setting.name;
+  if not found then
+    raise exception 'unknown setting "%"', setting.name
+      using errcode = 'invalid_parameter_value', hint = 'df.settings lists all settings.';
+  elsif setting.name = 'loopback_dsn' then
+    get diagnostics v_stack = pg_context;
+    return case when df_engine.asked_by_administrator(v_stack) then v_value end;
+  end if;
+  return v_value;
+end
+$$;
+comment on function df.setting(text) is
+  'The effective value of a setting, as text; raises for an unknown name. loopback_dsn is NULL for all but administrators';
+
+drop policy if exists settings_public on df.settings;
+create policy settings_public on df.settings for select using (
+  name <> 'loopback_dsn'
+  or (select has_function_privilege('df.set_setting(text, text)'::regprocedure, 'execute')));
 
 -- Cron: five fields by the rules of Vixie's cron, read in a time zone. Used when a schedule is built and when its node
 -- starts. cron_problem and cron_next are what others call; they run as the owner so that the parts need no grants.
@@ -3850,6 +4015,115 @@ language sql security definer set search_path = '' as $$
     and i._state in ('pending', 'running') and i.wait_reason is not null;
 $$;
 
+-- Control: reading a run's status and result, and waiting for its end. All of it sees what row security shows the caller.
+
+create or replace function df.status(instance_id text) returns text
+language sql strict set search_path = '' as $$
+  select i.status from df.instances i where i.id = status.instance_id;
+$$;
+comment on function df.status(text) is 'The status of a run; NULL when it is unknown or invisible';
+
+create or replace function df.result(instance_id text) returns text
+language sql strict set search_path = '' as $$
+  select n.result::pg_catalog.text
+  from df.instances i
+  join df.nodes n on n.instance_id = i.id and n.id = i.root_node
+  where i.id = result.instance_id and n.status = 'completed';
+$$;
+comment on function df.result(text) is
+  'The result of a completed run, a JSON text; NULL while it runs, when it failed or was cancelled, or is invisible';
+
+create or replace function df.run(instance_id text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  perform pg_catalog.pg_notify('df_wake', 't');
+  return 'Triggered run' || coalesce(' of instance ' || instance_id, ' of all that is ready');
+end
+$$;
+comment on function df.run(text) is 'Wakes idle workers, when the caller commits. Never needed: they wake by themselves';
+
+-- Raises when waiting in this transaction is in vain. A row that this transaction, or a later one whose effect is
+-- already visible, has written is not older than the transaction's own id; created_at tells the insert from an update.
+create or replace function df_engine.check_awaitable(p_instance_id text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_run record;
+begin
+  select i.status, i.created_at = pg_catalog.transaction_timestamp()
+         and pg_catalog.age(i.xmin) <= pg_catalog.age(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.xid) as own
+  into v_run from df.instances i where i.id = p_instance_id;
+  if not found then
+    raise exception 'Instance not found: %', p_instance_id using errcode = 'insufficient_privilege';
+  elsif v_run.own then
+    raise exception 'instance % is not yet committed: no worker can see it', p_instance_id
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Commit first, then wait.';
+  elsif v_run.status not in ('completed', 'failed', 'cancelled')
+        and pg_catalog.current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    raise exception 'cannot wait for instance % in a % transaction: it would never see the end', p_instance_id,
+      pg_catalog.upper(pg_catalog.current_setting('transaction_isolation'))
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Wait in a READ COMMITTED transaction.';
+  end if;
+end
+$$;
+
+-- Waits for a terminal status and returns it: looks after 1 ms, then less and less often, but 20 times a second at least.
+create or replace function df_engine.await_end(p_instance_id text, p_timeout int) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_deadline pg_catalog.timestamptz := pg_catalog.clock_timestamp() + p_timeout * '1 s'::pg_catalog.interval;
+  v_pause double precision := 0.001;
+  v_run record;
+begin
+  if p_timeout < 1 then
+    raise exception 'timeout_seconds must be at least 1, not %', p_timeout using errcode = 'invalid_parameter_value';
+  end if;
+  perform df_engine.check_awaitable(p_instance_id);
+  loop
+    select i.status, i.wait_reason into v_run from df.instances i where i.id = p_instance_id;
+    if not found then
+      raise exception 'Instance not found: %', p_instance_id using errcode = 'insufficient_privilege';
+    elsif v_run.status in ('completed', 'failed', 'cancelled') then
+      return v_run.status;
+    elsif pg_catalog.clock_timestamp() > v_deadline then
+      raise exception 'Timed out after % s waiting for instance %: status is %%', p_timeout, p_instance_id, v_run.status,
+        coalesce(', ' || v_run.wait_reason, '')
+        using errcode = 'DF030';
+    end if;
+    perform pg_catalog.pg_sleep(v_pause);
+    v_pause := least(v_pause * 1.25, 0.05);
+  end loop;
+end
+$$;
+
+create or replace function df.await_instance(instance_id text, timeout_seconds integer default 30) returns text
+language plpgsql strict set search_path = '' as $$
+declare
+  v_status pg_catalog.text;
+begin
+  perform df_engine.reject_in_workflow('await_instance');
+  v_status := df_engine.await_end(instance_id, timeout_seconds);
+  perform df_engine.note_helper('await_instance', v_status);
+  return v_status;
+end
+$$;
+comment on function df.await_instance(text, integer) is
+  'Waits until a run has ended and returns its status; raises DF030 when it has not within timeout_seconds, and at once '
+  'where waiting would be in vain (started by this transaction, or a REPEATABLE READ or SERIALIZABLE transaction)';
+
+create or replace function df.wait_for_completion(instance_id text, timeout_seconds integer default 30) returns text
+language plpgsql strict set search_path = '' as $$
+declare
+  v_status pg_catalog.text;
+begin
+  raise warning 'df.wait_for_completion is deprecated: use df.await_instance';
+  perform df_engine.reject_in_workflow('wait_for_completion');
+  v_status := df_engine.await_end(instance_id, timeout_seconds);
+  perform df_engine.note_helper('wait_for_completion', v_status);
+  return v_status;
+end
+$$;
+comment on function df.wait_for_completion(text, integer) is 'Deprecated: df.await_instance with a warning';
+
 -- df.cancel and df.signal: requests of a caller, in the caller's transaction. What they may touch is decided by row security
 -- on df.instances; the definer trigger below only completes a write that the caller was allowed to make.
 
@@ -5162,9 +5436,481 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     or df_engine.http_status_listed(substring(p_class from '^http:(.*)$'), p_retry_on))
 $$;
 
+-- Administration: who may use pg_durable, and who may be its worker. df.grant_usage and df.revoke_usage act with the
+-- caller's own privileges, so that they can be delegated; df.grant_worker and df.revoke_worker act as the owner.
+
+
+-- What every user holds: the first half of a GRANT or REVOKE each.
+create or replace function df_engine.usage_privileges() returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select array[
+    'usage on schema df, df_engine',
+    'select on df.instances, df.nodes, df.signals, df.settings, df.http_allowlist, df._worker_epoch',
+    'insert (id, label, root_node, submitted_by, database), update (status, updated_at) on df.instances',
+    'insert (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy) on df.nodes',
+    'select, insert, update, delete on df.vars',
+    'select on df.failed_steps',
+    'select on df.running_steps',
+    'select on df.throughput',
+    'select on df.waiting',
+    'select on df.workers',
+    'insert on df_engine.own_instances',
+    'insert on df_engine.own_launches',
+    'insert on df_engine.own_nodes',
+    'insert on df_engine.own_ready',
+    'select on df_engine.visible_executions',
+    'insert on df_engine.visible_inbox',
+    'select on df_engine.visible_scopes',
+    'execute on routine df_engine.as_json(text)',
+    'execute on routine df_engine.await_end(text, int)',
+    'execute on routine df_engine.check_awaitable(text)',
+    'execute on routine df_engine.check_http(text, text, text, text, jsonb, int)',
+    'execute on routine df_engine.check_page_size(int)',
+    'execute on routine df_engine.check_submitter(text)',
+    'execute on routine df_engine.checked_size(bigint, jsonb[])',
+    'execute on routine df_engine.children_of(text, text, text, jsonb)',
+    'execute on routine df_engine.claim_step(bigint, timestamptz, boolean, boolean)',
+    'execute on routine df_engine.column_names(json)',
+    'execute on routine df_engine.config_problem(text, text)',
+    'execute on routine df_engine.count_events(text)',
+    'execute on routine df_engine.count_events(text[])',
+    'execute on routine df_engine.cron_next(text, text, timestamptz)',
+    'execute on routine df_engine.current_execution(text)',
+    'execute on routine df_engine.deadline(int)',
+    'execute on routine df_engine.decode_cursor(text)',
+    'execute on routine df_engine.draw_graph(text, jsonb)',
+    'execute on routine df_engine.drawn_nodes(text, jsonb)',
+    'execute on routine df_engine.encode_cursor(timestamptz, text)',
+    'execute on routine df_engine.evaluate_expression(text, text)',
+    'execute on routine df_engine.execute_step(text)',
+    'execute on routine df_engine.explain(text, text)',
+    'execute on routine df_engine.explain_graph(text)',
+    'execute on routine df_engine.explain_kind(text)',
+    'execute on routine df_engine.explain_run(text)',
+    'execute on routine df_engine.frozen_vars(text, text)',
+    'execute on routine df_engine.graph_nodes(jsonb, text, text)',
+    'execute on routine df_engine.http_headers_problem(jsonb)',
+    'execute on routine df_engine.http_headers_text(jsonb)',
+    'execute on routine df_engine.http_method_problem(text, text)',
+    'execute on routine df_engine.http_node(text, text, text, text, jsonb, int)',
+    'execute on routine df_engine.http_parts_problem(jsonb)',
+    'execute on routine df_engine.http_parts_text(jsonb)',
+    'execute on routine df_engine.http_scheme_problem(text)',
+    'execute on routine df_engine.insert_instance(text, text, text)',
+    'execute on routine df_engine.json_or_null(text)',
+    'execute on routine df_engine.launch(text, text, text)',
+    'execute on routine df_engine.live_nodes(text)',
+    'execute on routine df_engine.live_stamps(text[])',
+    'execute on routine df_engine.malformed(jsonb)',
+    'execute on routine df_engine.may_return_rows(text)',
+    'execute on routine df_engine.milliseconds(timestamptz, timestamptz)',
+    'execute on routine df_engine.node_config(text, text)',
+    'execute on routine df_engine.node_id(text, bigint)',
+    'execute on routine df_engine.node_problem(jsonb, text)',
+    'execute on routine df_engine.node_states(text)',
+    'execute on routine df_engine.node_text(text, text, jsonb)',
+    'execute on routine df_engine.note_helper(text, text)',
+    'execute on routine df_engine.one_line(text, int)',
+    'execute on routine df_engine.padded(text[])',
+    'execute on routine df_engine.page_cap()',
+    'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
+    'execute on routine df_engine.parse_graph(text, text)',
+    'execute on routine df_engine.random_id()',
+    'execute on routine df_engine.reject_helper(text)',
+    'execute on routine df_engine.reject_in_workflow(text)',
+    'execute on routine df_engine.reject_node(text, text, int, int, text)',
+    'execute on routine df_engine.request_text(text, jsonb)',
+    'execute on routine df_engine.require_grantable(regprocedure)',
+    'execute on routine df_engine.retry_problem(jsonb)',
+    'execute on routine df_engine.row_set(jsonb[])',
+    'execute on routine df_engine.run_head(text)',
+    'execute on routine df_engine.run_output(text, text, text, jsonb)',
+    'execute on routine df_engine.seconds(text)',
+    'execute on routine df_engine.session_is_used()',
+    'execute on routine df_engine.setting(text)',
+    'execute on routine df_engine.setting_number(text)',
+    'execute on routine df_engine.setting_on(text)',
+    'execute on routine df_engine.settle_step(bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz)',
+    'execute on routine df_engine.start_here(text, text, text)',
+    'execute on routine df_engine.start_new(text, text, text)',
+    'execute on routine df_engine.status_icon(text)',
+    'execute on routine df_engine.stored_query(text, text, text[])',
+    'execute on routine df_engine.unknown_type(text)',
+    'execute on routine df_engine.usage_privileges()',
+    'execute on routine df_engine.work(int, boolean, text)',
+    'execute on routine df_engine.worker_problem()'
+  ]
+$$;
+
+-- GRANT only warns a caller who holds a privilege without its grant option; df.grant_usage must fail.
+create or replace function df_engine.require_grantable(p_routine regprocedure) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if not has_function_privilege(p_routine, 'execute with grant option') then
+    raise exception 'role "%" may not grant EXECUTE on %', current_user, p_routine::text
+      using errcode = 'insufficient_privilege';
+  end if;
+end
+$$;
+
+create or replace function df.grant_usage(p_role text, include_http boolean default false,
+  with_grant boolean default false) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_option text := case when with_grant then ' with grant option' else '' end;
+  v_routines text[] := case when include_http then array['df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)'] else '{}' end
+                       || case when with_grant then array['df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] else '{}' end;
+  v_routine text;
+  v_privilege text;
+begin
+  if p_role is null or include_http is null or with_grant is null then
+    raise exception 'df.grant_usage: arguments must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  foreach v_routine in array v_routines loop
+    perform df_engine.require_grantable(v_routine::regprocedure);
+  end loop;
+  foreach v_privilege in array df_engine.usage_privileges() loop
+    execute format('grant %s to %I%s', v_privilege, p_role, v_option);
+  end loop;
+  foreach v_routine in array v_routines loop
+    execute format('grant execute on function %s to %I%s', v_routine, p_role, v_option);
+  end loop;
+  raise notice 'granted usage of pg_durable to %', quote_ident(p_role);
+end
+$$;
+comment on function df.grant_usage(text, boolean, boolean) is
+  'Lets a role (or public) use pg_durable, HTTP steps too with include_http, and pass its rights on with with_grant. Grants '
+  'with the caller''s own privileges; adds to what the role has; raises when the caller lacks one';
+
+create or replace function df.revoke_usage(p_role text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_routine text;
+  v_privilege text;
+begin
+  if p_role is null then
+    raise exception 'df.revoke_usage: p_role must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  foreach v_routine in array array['df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] loop
+    if has_function_privilege(v_routine::regprocedure, 'execute with grant option') then
+      execute format('revoke execute on function %s from %I cascade', v_routine, p_role);
+    end if;
+  end loop;
+  foreach v_privilege in array df_engine.usage_privileges() loop
+    execute format('revoke %s from %I cascade', v_privilege, p_role);
+  end loop;
+  raise notice 'revoked usage of pg_durable from %', quote_ident(p_role);
+end
+$$;
+comment on function df.revoke_usage(text) is
+  'Takes back what df.grant_usage grants, as far as the caller granted it, and from whom the role passed it on to. The '
+  'role''s unfinished runs stop at their next step';
+
+-- What a worker role holds beyond its row in df_engine.worker_roles.
+create or replace function df_engine.worker_privileges() returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select array[
+    'usage on schema df, df_engine',
+    'execute on routine df_engine.agenda(int)',
+    'execute on routine df_engine.claim_leased(int, text, int)',
+    'execute on routine df_engine.deadline(int)',
+    'execute on routine df_engine.fail_interrupted(text, text)',
+    'execute on routine df_engine.fail_orphans()',
+    'execute on routine df_engine.finish_leased(int, bigint, jsonb)',
+    'execute on routine df_engine.fire_due(int)',
+    'execute on routine df_engine.heartbeat(int)',
+    'execute on routine df_engine.mark_long_steps()',
+    'execute on routine df_engine.reclaim_leases()',
+    'execute on routine df_engine.register_worker(int)',
+    'execute on routine df_engine.release_leased(int, bigint[])',
+    'execute on routine df_engine.retain()',
+    'execute on routine df_engine.role_reachable(int, text)',
+    'execute on routine df_engine.role_unreachable(int, text, text)',
+    'execute on routine df_engine.sleep_until(int, int)',
+    'execute on routine df_engine.tick(int, jsonb)',
+    'execute on routine df_engine.unregister_worker(int)'
+  ]
+$$;
+
+create or replace function df.grant_worker(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_privilege text;
+begin
+  if p_role is null then
+    raise exception 'df.grant_worker: p_role must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  insert into df_engine.worker_roles (role) values (quote_ident(p_role)::regrole) on conflict do nothing;
+  foreach v_privilege in array df_engine.worker_privileges() loop
+    execute format('grant %s to %I', v_privilege, p_role);
+  end loop;
+end
+$$;
+comment on function df.grant_worker(text) is
+  'Authorises a role as worker role: trusted with the bookkeeping of all runs, not with anybody''s tables';
+
+create or replace function df.revoke_worker(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_privilege text;
+begin
+  if p_role is null then
+    raise exception 'df.revoke_worker: p_role must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  delete from df_engine.worker_roles w where w.role = quote_ident(p_role)::regrole;
+  foreach v_privilege in array df_engine.worker_privileges() loop
+    execute format('revoke %s from %I', v_privilege, p_role);
+  end loop;
+end
+$$;
+comment on function df.revoke_worker(text) is 'Takes the rights of a worker role back. Grant usage again if it is also a user';
+
+revoke execute on function df.grant_usage(text, boolean, boolean), df.revoke_usage(text), df.metrics(),
+  df.grant_worker(text), df.revoke_worker(text) from public;
+
+-- transaction_mode 'new': df.start on a second session, through dblink, so that the run survives a rollback of the caller.
+-- That session must be the caller's own role and nobody else's, although it is opened by a definer function, in which
+-- PostgreSQL does not tell who called. So the caller proves it: with a row that the view lets it write for itself only.
+
+create table if not exists df_engine.launches (
+  launcher regrole not null,
+  started_in xid8 not null default pg_current_xact_id()
+);
+comment on table df_engine.launches is 'Proofs of identity, consumed in the transaction that wrote them';
+
+create or replace view df_engine.own_launches as
+  select launcher from df_engine.launches where launcher = quote_ident(current_user)::regrole
+  with check option;
+
+create or replace function df_engine.start_new(p_fut text, p_label text, p_database text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform df_engine.reject_in_workflow('start(..., transaction_mode => ''new'')');
+  if not (select r.rolcanlogin from pg_roles r where r.rolname = current_user) then
+    raise exception 'role "%" cannot submit instances: it has no LOGIN', current_user
+      using errcode = 'object_not_in_prerequisite_state';
+  elsif current_user <> session_user then
+    raise exception 'transaction_mode ''new'' needs the session''s own role: this session is "%", and acts as "%"',
+      session_user, current_user
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = 'Use it neither after SET ROLE nor in a SECURITY DEFINER function.';
+  end if;
+  insert into df_engine.own_launches (launcher) values (quote_ident(current_user)::regrole);
+  return df_engine.launch(p_fut, p_label, p_database);
+end
+$$;
+
+-- The schema of dblink, quoted, and the connection string to this database as the session's role.
+create or replace function df_engine.loopback(out dblink text, out conninfo text)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  select quote_ident(n.nspname) into dblink
+  from pg_extension e join pg_namespace n on n.oid = e.extnamespace where e.extname = 'dblink';
+  select nullif(btrim(s.value), '') into conninfo from df.settings s where s.name = 'loopback_dsn';
+  if dblink is null then
+    raise exception 'transaction_mode ''new'' needs the extension dblink in database "%"', current_database()
+      using errcode = 'object_not_in_prerequisite_state', hint = 'CREATE EXTENSION dblink;';
+  elsif conninfo is null then
+    raise exception 'transaction_mode ''new'' needs the setting loopback_dsn'
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = 'For example: SELECT df.set_setting(''loopback_dsn'', ''host=/var/run/postgresql port=5432'');';
+  end if;
+  conninfo := format('connect_timeout=30 %s user=%s dbname=%s application_name=pg_durable_start', conninfo,
+                     df_engine.conninfo_value(session_user), df_engine.conninfo_value(current_database()));
+end
+$$;
+
+create or replace function df_engine.conninfo_value(p_value text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select '''' || regexp_replace(p_value, '([''\\])', '\\\1', 'g') || ''''
+$$;
+
+-- Takes a launch slot, a session-level advisory lock.
+create or replace function df_engine.take_launch_slot() returns int
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_slots int := df_engine.setting_number('max_new_transaction_starts');
+  v_seconds numeric := df_engine.setting_number('new_transaction_start_timeout');
+  v_deadline timestamptz := clock_timestamp() + v_seconds * interval '1 s';
+begin
+  loop
+    for v_slot in 0 .. v_slots - 1 loop
+      if pg_try_advisory_lock(1346982470, v_slot) then
+        return v_slot;
+      end if;
+    end loop;
+    if clock_timestamp() >= v_deadline then
+      raise exception 'Timed out after %s waiting for a launch slot (max_new_transaction_starts=%)',
+        trim_scale(v_seconds), v_slots using errcode = 'program_limit_exceeded';
+    end if;
+    perform pg_sleep(0.1);
+  end loop;
+end
+$$;
+
+-- Starts the run on the second session, after a look whether it is what it should be: the same role, and a session that
+-- sees this one holding the slot, hence in the same database of the same server.
+create or replace function df_engine.start_on(p_dblink text, p_link text, p_slot int, p_start text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_same boolean;
+  v_id text;
+begin
+  execute format('select %s.dblink_exec($1::text, $2::text)', p_dblink)
+  using p_link, 'set lock_timeout = ''30s''; set statement_timeout = ''30s''';
+  execute format('select same from %s.dblink($1::text, $2::text) as t(same boolean)', p_dblink) into v_same
+  using p_link, format(
+    'select session_user = %1$L and current_user = %1$L and exists (
+       select from pg_catalog.pg_locks l
+       where l.locktype = ''advisory'' and l.classid = 1346982470 and l.objid = %2$L and l.pid = %3$L
+         and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()))',
+    session_user, p_slot, pg_backend_pid());
+  if v_same is not true then
+    raise exception 'loopback_dsn does not lead to a session of role "%" in database "%" of this server',
+      session_user, current_database() using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  execute format('select id from %s.dblink($1::text, $2::text) as t(id text)', p_dblink) into v_id using p_link, p_start;
+  return v_id;
+end
+$$;
+
+-- Uses the caller's proof up, then starts the run within a slot.
+create or replace function df_engine.launch(p_fut text, p_label text, p_database text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_link constant text := 'pg_durable_start';
+  v_loopback record;
+  v_slot int;
+  v_id text;
+begin
+  delete from df_engine.launches l
+  where l.launcher = quote_ident(session_user)::regrole and l.started_in = pg_current_xact_id();
+  if not found then
+    raise exception 'df_engine.launch is called by df.start only' using errcode = 'insufficient_privilege';
+  end if;
+  v_loopback := df_engine.loopback();
+  v_slot := df_engine.take_launch_slot();
+  begin
+    perform df_engine.open_link(v_loopback.dblink, v_link, v_loopback.conninfo);
+    v_id := df_engine.start_on(v_loopback.dblink, v_link, v_slot, format(
+      'select df.start(fut => %L, label => %L, database => %L)', p_fut, p_label, p_database));
+    perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
+    return v_id;
+  exception when others or query_canceled then
+    perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
+    raise;
+  end;
+end
+$$;
+
+-- dblink lets only superusers connect without a password, unless the owner was given dblink_connect_u.
+create or replace function df_engine.open_link(p_dblink text, p_link text, p_conninfo text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_unchecked regprocedure := format('%s.dblink_connect_u(text, text)', p_dblink);
+begin
+  execute format('select %s.%s($1::text, $2::text)', p_dblink,
+                 case when has_function_privilege(v_unchecked, 'execute') then 'dblink_connect_u'
+                      else 'dblink_connect' end)
+  using p_link, p_conninfo;
+end
+$$;
+
+create or replace function df_engine.close_launch(p_dblink text, p_link text, p_slot int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  execute format('select %1$s.dblink_disconnect($1::text) where $1 = any (%1$s.dblink_get_connections())', p_dblink)
+  using p_link;
+  perform pg_advisory_unlock(1346982470, p_slot);
+end
+$$;
+
+-- Retention: removes runs that ended long ago, or that are not among the newest that are kept. Called by every worker's
+-- tick; the row of df_engine.upkeep says when the last pass ended, and its lock lets one worker at a time work on the next.
+
+-- The runs to remove, oldest first.
+create index if not exists instances_ended_idx on df.instances ((coalesce(finished_at, created_at)), id)
+  where status in ('completed', 'failed', 'cancelled');
+
+create or replace function df_engine.retention_due() returns boolean
+language plpgsql volatile set search_path = '' as $$
+declare
+  v_interval pg_catalog.interval := df_engine.setting_number('reconcile_interval') * '1 s'::pg_catalog.interval;
+begin
+  perform from df_engine.upkeep u
+  where v_interval > '0'::pg_catalog.interval and u.retained_at + v_interval <= df_engine.clock() for update skip locked;
+  return found;
+end
+$$;
+
+-- Up to p_limit runs, locked, that are too old or too many. Runs that still run, whatever their status was made to show,
+-- and those somebody has locked are left alone.
+create or replace function df_engine.outlived_runs(p_limit int) returns varchar[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_old timestamptz := df_engine.clock() - df_engine.setting_number('retention_days') * interval '1 day';
+  v_ended timestamptz;
+  v_id varchar;
+begin
+  select coalesce(i.finished_at, i.created_at), i.id into v_ended, v_id
+  from df.instances i
+  where i.status in ('completed', 'failed', 'cancelled') and coalesce(i.finished_at, i.created_at) >= v_old
+  order by coalesce(i.finished_at, i.created_at) desc, i.id desc
+  offset df_engine.setting_number('retention_max')::int limit 1;
+  return array(
+    select i.id from df.instances i
+    where i.status in ('completed', 'failed', 'cancelled') and coalesce(i._state, i.status) in ('completed', 'failed', 'cancelled')
+      and (coalesce(i.finished_at, i.created_at), i.id) <= (coalesce(v_ended, v_old), coalesce(v_id, ''))
+    order by coalesce(i.finished_at, i.created_at), i.id
+    limit p_limit for update skip locked);
+end
+$$;
+
+-- Removes runs and everything that belongs to them.
+create or replace function df_engine.remove_runs(p_ids varchar[]) returns void
+language sql volatile set search_path = '' as $$
+  delete from df.nodes n where n.instance_id = any (p_ids);
+  delete from df_engine.ready t where t.instance_id = any (p_ids);
+  delete from df_engine.timers t where t.instance_id = any (p_ids);
+  delete from df_engine.waits t where t.instance_id = any (p_ids);
+  delete from df_engine.inbox t where t.instance_id = any (p_ids);
+  delete from df_engine.scopes t where t.instance_id = any (p_ids);
+  delete from df_engine.bindings t where t.instance_id = any (p_ids);
+  delete from df_engine.executions t where t.instance_id = any (p_ids);
+  delete from df_engine.attempts t where t.instance_id = any (p_ids);
+  delete from df.instances i where i.id = any (p_ids);
+$$;
+
+-- Removes one batch if a pass is due; answers whether more is to do. Each call is a transaction of its own.
+create or replace function df_engine.retain() returns boolean
+language plpgsql volatile security definer set search_path = '' as $$
+declare
+  v_batch constant int := 200;
+  v_ids varchar[];
+begin
+  if not df_engine.retention_due() then
+    return false;
+  end if;
+  v_ids := df_engine.outlived_runs(v_batch);
+  perform df_engine.remove_runs(v_ids);
+  if pg_catalog.cardinality(v_ids) < v_batch then
+    update df_engine.upkeep u set retained_at = df_engine.clock();
+    return false;
+  end if;
+  return true;
+end
+$$;
+
 -- Epilogue: privileges that PUBLIC must not have, the version, the worker role given on the command line.
 
-revoke all on all functions in schema df_engine from public;
-revoke all on all procedures in schema df_engine from public;
+revoke all on all routines in schema df_engine from public;
 
 update df_engine.release set version = '0.1.0', installed_at = now() where version <> '0.1.0';
+
+do $worker$
+begin
+  if nullif(current_setting('pg_durable.worker_role', true), '') is not null then
+    perform df.grant_worker(current_setting('pg_durable.worker_role'));
+  end if;
+end
+$worker$;
