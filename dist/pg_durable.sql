@@ -1486,8 +1486,8 @@ $operators$;
 
 -- Substitution: variables ({name}) and named results ($name) in the text of a step, by PostgreSQL's lexical rules.
 -- Called for every step, so text without a reference returns at once. A reference that cannot be replaced raises DF010.
--- The long regular expressions come from generator/grammar/template.lark; the others do without backslashes, so that they
--- mean the same whatever standard_conforming_strings is. Only render_vars, render_names, template_names and
+-- The long regular expressions come from generator/grammar/template.lark; the others do without backslashes, so that
+-- they mean the same whatever standard_conforming_strings is. Only render_vars, render_names, template_names and
 -- single_statement_problem are called from elsewhere; they pin the search_path for the rest.
 
 -- The region that begins p_text: a comment with all comments inside it, or a dollar-quoted string that p_opener opens.
@@ -1508,7 +1508,7 @@ language sql immutable as $$
   end)
 $$;
 
--- The tokens of SQL text, with comments, literals and dollar-quoted strings as one token each; together they are the text.
+-- The tokens of SQL text, comments, literals and dollar-quoted strings being one each; together they are the text.
 create or replace function df_engine.sql_tokens(p_text pg_catalog.text) returns pg_catalog.text[]
 language plpgsql immutable as $fn$
 declare
@@ -1520,8 +1520,8 @@ declare
 begin
   loop
     v_next := array(select t.token[1] from regexp_matches(v_rest,
-      $re$(?:(?:[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?[^A-Za-z0-9_$'"&\/\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff-])+|[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[&\/-]|(?:'(?:[^']|'')*'|'(?:[^']|'')*)|[Ee](?:'(?:[^'\\]|''|\\(?:.|\u000a))*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^'\\]|''|\\(?:.|\u000a))*'|'(?:[^'\\]|''|\\(?:.|\u000a))*)|(?:[BbXx]|[Uu]&)(?:'(?:[^']|'')*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^']|'')*'|'(?:[^']|'')*)|"[^"]*"?|--[^\u000a\u000d]*|\/\*(?:[^*\/]|\*+[^*\/]|\/+[^*\/])*\*+\/|/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$, 'g') t(token));
-    exit when strpos(v_rest, '$') = 0 and strpos(v_rest, '/*') = 0;
+      $re$(?:(?:[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?[^A-Za-z0-9_$'"&\/\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff-])+|[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[&\/-]|(?:'(?:[^']|'')*'|'(?:[^']|'')*)|[Ee](?:'(?:[^'\\]|''|\\(?:.|\u000a))*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^'\\]|''|\\(?:.|\u000a))*'|'(?:[^'\\]|''|\\(?:.|\u000a))*)|(?:[BbXx]|[Uu]&)(?:'(?:[^']|'')*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^']|'')*'|'(?:[^']|'')*)|"[^"]*"?|--[^\u000a\u000d]*|\/\*(?:[^*\/]|\*+[^*\/]|\/+[^*\/])*\*+\/|/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$|\$\$[^$]*\$\$$re$, 'g') t(token));
+    exit when v_rest !~ $re$/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$;
     v_opener := (select min(t.ord) from unnest(v_next) with ordinality t(token, ord)
       where t.token ~ $re$^(?:/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$)$$re$);
     exit when v_opener is null;
@@ -1559,35 +1559,45 @@ $$;
 
 create or replace function df_engine.fill_placeholders(p_text pg_catalog.text, p_vars pg_catalog.jsonb)
 returns pg_catalog.text
-language sql immutable as $fn$
-  select string_agg(case
-      when t.token[1] ~ $re$^\{[A-Za-z_][A-Za-z0-9_]*\}$$re$
-        then coalesce(p_vars ->> btrim(t.token[1], '{}'), t.token[1])
-      else t.token[1]
-    end, '' order by t.ord)
-  from regexp_matches(p_text, $re$\{[A-Za-z_][A-Za-z0-9_]*\}|\{|[^{]+$re$, 'g') with ordinality t(token, ord)
+language plpgsql immutable as $fn$
+declare
+  v_tokens pg_catalog.text[] := array(
+    select t.token[1] from regexp_matches(p_text, $re$\{[A-Za-z_][A-Za-z0-9_]*\}|\{|[^{]+$re$, 'g') t(token));
+begin
+  for i in 1 .. cardinality(v_tokens) loop
+    if v_tokens[i] ~ '^[{].' then
+      v_tokens[i] := coalesce(p_vars ->> btrim(v_tokens[i], '{}'), v_tokens[i]);
+    end if;
+  end loop;
+  return array_to_string(v_tokens, '');
+end
 $fn$;
 
 -- The same everywhere but in comments, those in the bodies of dollar-quoted strings included.
 create or replace function df_engine.fill_sql_placeholders(p_text pg_catalog.text, p_vars pg_catalog.jsonb)
 returns pg_catalog.text
 language plpgsql immutable as $fn$
+declare
+  v_tokens pg_catalog.text[] := df_engine.sql_tokens(p_text);
+  v_part pg_catalog.text[];
 begin
-  return (
-    select string_agg(case
-        when strpos(t.token, '{') = 0 or t.token ~ '^(--|/[*])' then t.token
-        when t.token ~ $re$^\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$
-          then d.part[1] || coalesce(df_engine.fill_sql_placeholders(d.part[2], p_vars), '') || d.part[3]
-        else df_engine.fill_placeholders(t.token, p_vars)
-      end, '' order by t.ord)
-    from unnest(df_engine.sql_tokens(p_text)) with ordinality t(token, ord)
-    left join lateral df_engine.dollar_parts(t.token) d(part) on strpos(t.token, '{') > 0
-  );
+  for i in 1 .. cardinality(v_tokens) loop
+    continue when strpos(v_tokens[i], '{') = 0 or v_tokens[i] ~ '^(--|/[*])';
+    if v_tokens[i] ~ $re$^\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$ then
+      v_part := df_engine.dollar_parts(v_tokens[i]);
+      v_part[2] := df_engine.fill_sql_placeholders(v_part[2], p_vars);
+      v_tokens[i] := array_to_string(v_part, '');
+    else
+      v_tokens[i] := df_engine.fill_placeholders(v_tokens[i], p_vars);
+    end if;
+  end loop;
+  return array_to_string(v_tokens, '');
 end
 $fn$;
 
-create or replace function df_engine.render_vars(p_text pg_catalog.text, p_mode pg_catalog.text, p_vars pg_catalog.jsonb)
-returns pg_catalog.text
+create or replace function df_engine.render_vars(
+  p_text pg_catalog.text, p_mode pg_catalog.text, p_vars pg_catalog.jsonb
+) returns pg_catalog.text
 language plpgsql immutable set search_path = '' as $fn$
 begin
   if p_text is null or strpos(p_text, '{') = 0 then
@@ -1646,21 +1656,20 @@ $$;
 -- What to say of a name that nothing binds.
 create or replace function df_engine.unknown_name(p_name pg_catalog.text, p_known pg_catalog.text[])
 returns pg_catalog.text
-language sql stable as $$
-  with candidates as materialized (
-    select k.name from unnest(p_known) k(name)
-    order by abs(length(k.name) - length(p_name)), k.name collate "C"
-    limit 100
-  )
-  select format('no node binds the name "%s"', p_name) || coalesce(format('; did you mean $%s? Known names: %s', (
-      select c.name from candidates c
-      order by df_engine.edit_distance(lower(left(p_name, 63)), lower(left(c.name, 63))), c.name collate "C"
+language sql immutable as $$
+  select format('no node binds the name "%s"', p_name) || case when cardinality(p_known) > 0 then format(
+    '; did you mean $%s? Known names: %s', (
+      select c.name
+      from (
+        select k.name from unnest(p_known) k(name) order by abs(length(k.name) - length(p_name)), k.name limit 100
+      ) c
+      order by df_engine.edit_distance(lower(left(p_name, 63)), lower(left(c.name, 63))), c.name
       limit 1
     ), (
-      select string_agg('$' || k.name, ', ' order by k.name collate "C") || case when cardinality(p_known) > 20 then ', ...' else '' end
-      from (select u.name from unnest(p_known) u(name) order by u.name collate "C" limit 20) k
-    )), '')
-  from (select) one
+      select string_agg('$' || k.name, ', ' order by k.name)
+      from (select u.name from unnest(p_known) u(name) order by u.name limit 20) k
+    ) || case when cardinality(p_known) > 20 then ', ...' else '' end)
+  else '' end
 $$;
 
 -- The columns of a row set: as the statement returned them, else the keys of the first row.
@@ -1685,9 +1694,12 @@ declare
   v_key pg_catalog.text := p_column;
   v_kind constant pg_catalog.text := case when v_rows then 'column' else 'key' end;
 begin
-  if v_rows then
+  if p_entry is null then
+    missing := format('"%s" has no value yet', p_name);
+    return;
+  elsif v_rows then
     v_holder := v_holder #> '{rows,0}';
-    v_key := coalesce(p_column, (df_engine.entry_columns(p_entry))[1]);
+    v_key := coalesce(p_column, p_entry -> 'columns' ->> 0, (df_engine.entry_columns(p_entry))[1]);
   elsif p_column is null then
     value := to_jsonb(v_holder::pg_catalog.text);
     return;
@@ -1767,50 +1779,56 @@ begin
 end
 $$;
 
--- The text that replaces a reference. p_place: code (unknown names fail), body (code in which they stay), literal, escape,
--- raw. A `$` and what follows it may be glued to a reference with a column; it is no reference, and stays.
+-- The text that replaces a reference. p_place: code (unknown names fail), body (code in which they stay), literal,
+-- escape, raw. A second $ and what follows it is glued to the reference but no part of it.
 create or replace function df_engine.render_reference(
   p_token pg_catalog.text, p_place pg_catalog.text, p_names pg_catalog.jsonb, p_known pg_catalog.text[]
 ) returns pg_catalog.text
-language plpgsql immutable as $fn$
+language plpgsql immutable as $$
 declare
-  v_part constant pg_catalog.text[] :=
-    regexp_match(p_token, $re$^(\$([A-Za-z_][A-Za-z0-9_]*)(?:\.(\*|[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*))?(\?)?)(.*)$$re$);
-  v_entry constant pg_catalog.jsonb := nullif(p_names -> v_part[2], 'null');
+  v_reference constant pg_catalog.text := '$' || split_part(p_token, '$', 2);
+  v_path constant pg_catalog.text := rtrim(substr(v_reference, 2), '?');
+  v_name constant pg_catalog.text := split_part(v_path, '.', 1);
+  v_column constant pg_catalog.text := nullif(split_part(v_path, '.', 2), '');
   v_place constant pg_catalog.text := case when p_place = 'body' then 'code' else p_place end;
+  v_entry constant pg_catalog.jsonb := nullif(p_names -> v_name, 'null');
   v_found record;
 begin
-  if v_entry is null and not p_names ? v_part[2] and v_part[2] <> all (p_known) then
+  if v_entry is null and not p_names ? v_name and v_name <> all (p_known) then
     return case when p_place = 'code'
-      then df_engine.refuse_reference(v_part[1], df_engine.unknown_name(v_part[2], p_known)) else p_token end;
-  elsif v_entry is not null and v_part[3] = '*' then
-    return df_engine.render_rows(v_part[1], v_part[2], v_entry, v_place);
-  elsif v_entry is not null then
-    v_found := df_engine.resolve(v_part[2], v_part[3], v_entry);
-  else
-    select null::pg_catalog.jsonb as value, format('"%s" has no value yet', v_part[2]) as missing, null as mistake into v_found;
+      then df_engine.refuse_reference(v_reference, df_engine.unknown_name(v_name, p_known)) else p_token end;
+  elsif v_entry is not null and v_column = '*' then
+    return df_engine.render_rows(v_reference, v_name, v_entry, v_place);
   end if;
-  if v_found.mistake is not null or v_found.missing is not null and v_part[4] is null then
-    return df_engine.refuse_reference(v_part[1], coalesce(v_found.mistake, v_found.missing));
+  v_found := df_engine.resolve(v_name, v_column, v_entry);
+  if v_found.mistake is not null or v_found.missing is not null and right(v_reference, 1) <> '?' then
+    return df_engine.refuse_reference(v_reference, coalesce(v_found.mistake, v_found.missing));
   end if;
-  return df_engine.write_value(v_found.value, v_place) || v_part[5];
+  return df_engine.write_value(v_found.value, v_place) || substr(p_token, length(v_reference) + 1);
 end
-$fn$;
+$$;
 
 -- References in text that has no regions of its own: the inside of a literal, or anything that is not SQL.
 create or replace function df_engine.render_plain(
   p_text pg_catalog.text, p_place pg_catalog.text, p_names pg_catalog.jsonb, p_known pg_catalog.text[]
 ) returns pg_catalog.text
-language sql immutable as $fn$
-  select string_agg(case
-      when t.token[1] ~ '^[$].' then df_engine.render_reference(t.token[1], p_place, p_names, p_known)
-      else t.token[1]
-    end, '' order by t.ord)
-  from regexp_matches(p_text, case p_place
-      when 'literal' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+$re$
-      when 'escape' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$'\\\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+|\\(?:.|\u000a)?|(?:''|')|'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*'$re$
-      else $re$\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?|\$|[^$]+$re$
-    end, 'g') with ordinality t(token, ord)
+language plpgsql immutable as $fn$
+declare
+  v_tokens pg_catalog.text[] := array(
+    select t.token[1]
+    from regexp_matches(p_text, case p_place
+        when 'literal' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+$re$
+        when 'escape' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$'\\\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+|\\(?:.|\u000a)?|(?:''|')|'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*'$re$
+        else $re$\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?|\$|[^$]+$re$
+      end, 'g') t(token));
+begin
+  for i in 1 .. cardinality(v_tokens) loop
+    if v_tokens[i] ~ '^[$].' then
+      v_tokens[i] := df_engine.render_reference(v_tokens[i], p_place, p_names, p_known);
+    end if;
+  end loop;
+  return array_to_string(v_tokens, '');
+end
 $fn$;
 
 -- A dollar-quoted string; what is inserted must not end it.
@@ -1830,23 +1848,26 @@ begin
 end
 $$;
 
--- A value in code, kept apart from what stands before it: a minus sign would make a comment of two, and a literal with
+-- What must stand between a value and the code before it: two minus signs would make a comment, and a literal with
 -- escapes would go on in a literal that follows it, where the backslashes of the value would count.
-create or replace function df_engine.set_apart(
+create or replace function df_engine.separator(
   p_value pg_catalog.text, p_tokens pg_catalog.text[], p_position int
 ) returns pg_catalog.text
-language sql immutable as $$
-  select case
-    when p_value ~ '^-' and right(p_tokens[p_position - 1], 1) = '-' then ' '
-    when p_value ~ '^''' and p_tokens[p_position - 1] ~ '^[[:space:]]*$|^([EeBbXx]|[Uu]&)''' and (
-      select t.token ~ '^([EeBbXx]|[Uu]&)'''
-      from unnest(p_tokens[:p_position - 1]) with ordinality t(token, ord)
-      where t.token !~ '^([[:space:]]*$|--)'
-      order by t.ord desc
-      limit 1
-    ) then '/**/'
-    else ''
-  end || p_value
+language plpgsql immutable as $$
+begin
+  if left(p_value, 1) = '-' and right(p_tokens[p_position - 1], 1) = '-' then
+    return ' ';
+  elsif left(p_value, 1) = '''' and p_tokens[p_position - 1] ~ '^[[:space:]]*$|^([EeBbXx]|[Uu]&)''' and (
+    select t.token ~ '^([EeBbXx]|[Uu]&)'''
+    from unnest(p_tokens[:p_position - 1]) with ordinality t(token, ord)
+    where t.token !~ '^([[:space:]]*$|--)'
+    order by t.ord desc
+    limit 1
+  ) then
+    return '/**/';
+  end if;
+  return '';
+end
 $$;
 
 -- p_place says what the code of the text is: code of a statement, or of the body of a dollar-quoted string.
@@ -1855,31 +1876,51 @@ create or replace function df_engine.render_sql(
 ) returns pg_catalog.text
 language plpgsql immutable as $fn$
 declare
-  v_tokens constant pg_catalog.text[] := df_engine.sql_tokens(p_text);
+  v_tokens pg_catalog.text[] := df_engine.sql_tokens(p_text);
+  v_token pg_catalog.text;
 begin
-  return coalesce((
-    select string_agg(case
-        when strpos(t.token, '$') = 0 then t.token
-        when t.token ~ '^''' then df_engine.render_plain(t.token, 'literal', p_names, p_known)
-        when t.token ~ '^[Ee]''' then df_engine.render_plain(t.token, 'escape', p_names, p_known)
-        when t.token ~ $re$^\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$ then df_engine.render_body(t.token, p_names, p_known)
-        when t.token ~ '^[$].' then df_engine.set_apart(
-          df_engine.render_reference(t.token, p_place, p_names, p_known), v_tokens, t.ord::int)
-        else t.token
-      end, '' order by t.ord)
-    from unnest(v_tokens) with ordinality t(token, ord)
-  ), '');
+  for i in 1 .. cardinality(v_tokens) loop
+    v_token := v_tokens[i];
+    continue when strpos(v_token, '$') = 0;
+    if left(v_token, 1) = '''' then
+      v_tokens[i] := df_engine.render_plain(v_token, 'literal', p_names, p_known);
+    elsif v_token ~ '^[Ee]''' then
+      v_tokens[i] := df_engine.render_plain(v_token, 'escape', p_names, p_known);
+    elsif v_token ~ $re$^\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$ then
+      v_tokens[i] := df_engine.render_body(v_token, p_names, p_known);
+    elsif v_token ~ '^[$].' then
+      v_token := df_engine.render_reference(v_token, p_place, p_names, p_known);
+      v_tokens[i] := df_engine.separator(v_token, v_tokens, i) || v_token;
+    end if;
+  end loop;
+  return array_to_string(v_tokens, '');
+end
+$fn$;
+
+-- A text that is one reference to a known name, with white space around it, or else may hold no $ at all.
+create or replace function df_engine.render_whole(
+  p_text pg_catalog.text, p_names pg_catalog.jsonb, p_known pg_catalog.text[]
+) returns pg_catalog.text
+language plpgsql immutable as $fn$
+declare
+  v_text constant pg_catalog.text := btrim(p_text, E' \t\n\r');
+  v_name constant pg_catalog.text := substring(v_text from $re$[A-Za-z_][A-Za-z0-9_]*$re$);
+begin
+  if v_text ~ $re$^\$[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\??$$re$
+     and (p_names ? v_name or v_name = any (p_known)) then
+    return df_engine.render_plain(v_text, 'raw', p_names, p_known);
+  end if;
+  return df_engine.refuse_partial_reference(p_text);
 end
 $fn$;
 
 create or replace function df_engine.render_names(
   p_text pg_catalog.text, p_mode pg_catalog.text, p_names pg_catalog.jsonb, p_known pg_catalog.text[]
 ) returns pg_catalog.text
-language plpgsql immutable set search_path = '' as $fn$
+language plpgsql immutable set search_path = '' as $$
 declare
   v_names constant pg_catalog.jsonb := coalesce(p_names, '{}');
   v_known constant pg_catalog.text[] := coalesce(p_known, '{}');
-  v_whole pg_catalog.text;
 begin
   if p_text is null or strpos(p_text, '$') = 0 then
     return p_text;
@@ -1888,14 +1929,9 @@ begin
   elsif p_mode = 'raw' then
     return df_engine.render_plain(p_text, 'raw', v_names, v_known);
   end if;
-  v_whole := btrim(p_text, E' \t\n\r');
-  if v_whole !~ $re$^\$[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\??$$re$
-     or not (v_names ? substring(v_whole from '[A-Za-z0-9_]+') or substring(v_whole from '[A-Za-z0-9_]+') = any (v_known)) then
-    return df_engine.refuse_partial_reference(p_text);
-  end if;
-  return df_engine.render_plain(v_whole, 'raw', v_names, v_known);
+  return df_engine.render_whole(p_text, v_names, v_known);
 end
-$fn$;
+$$;
 
 -- The names whose values a text may need: those that follow a $ anywhere. NULL when there are none.
 create or replace function df_engine.template_names(p_text pg_catalog.text, p_mode pg_catalog.text)
@@ -1905,28 +1941,35 @@ begin
   if p_text is null or strpos(p_text, '$') = 0 then
     return null;
   end if;
-  return nullif(array(select distinct m.part[1] from regexp_matches(p_text, $re$\$([A-Za-z_][A-Za-z0-9_]*)$re$, 'g') m(part)), '{}');
+  return nullif(array(
+    select distinct m.part[1] from regexp_matches(p_text, $re$\$([A-Za-z_][A-Za-z0-9_]*)$re$, 'g') m(part)), '{}');
 end
 $fn$;
 
--- The number of statements of a text. The body of a routine in BEGIN ATOMIC ... END and the actions of a rule in
--- parentheses hold semicolons of their own.
+-- SQL text in lower case with its literals and names in quotes as ? and without comments.
+create or replace function df_engine.bare_sql(p_sql pg_catalog.text) returns pg_catalog.text
+language sql immutable as $$
+  select lower(string_agg(
+    case when t.token ~ '^(--|/[*])' then ' ' when t.token ~ '[''"]|^[$].' then '?' else t.token end,
+    '' order by t.ord))
+  from unnest(df_engine.sql_tokens(p_sql)) with ordinality t(token, ord)
+$$;
+
+-- The number of statements of a text. The actions of a rule, in parentheses, and the body of a routine in
+-- BEGIN ATOMIC ... END, where CASE has an END too, hold semicolons of their own.
 create or replace function df_engine.count_statements(p_sql pg_catalog.text) returns pg_catalog.int8
 language sql immutable as $$
-  with words as (
-    select w.token[1] as word, w.ord
-    from regexp_matches((
-        select lower(string_agg(case when t.token ~ '^(--|/[*])' then ' ' when t.token ~ '[''"]|^[$].' then '?' else t.token end,
-          '' order by t.ord))
-        from unnest(df_engine.sql_tokens(p_sql)) with ordinality t(token, ord)
-      ), 'begin[[:space:]]+atomic|[[:alnum:]_]+|[^[:space:]]', 'g') with ordinality w(token, ord)
-  ), nested as (
-    select w.word, w.ord,
-      sum(case when w.word = '(' then 1 when w.word = ')' then -1 else 0 end) over (order by w.ord) as parentheses,
-      sum(case when w.word ~ '^(begin.+|case)$' then 1 when w.word = 'end' then -1 else 0 end) over (order by w.ord) as blocks
-    from words w
+  with nested as (
+    select w.token[1] as word, w.ord,
+      sum(case w.token[1] when '(' then 1 when ')' then -1 else 0 end) over sofar as parentheses,
+      sum(case when w.token[1] ~ '^(begin.+|case)$' then 1 when w.token[1] = 'end' then -1 else 0 end) over sofar
+        as blocks
+    from regexp_matches(df_engine.bare_sql(p_sql), 'begin[[:space:]]+atomic|[[:alnum:]_]+|[^[:space:]]', 'g')
+      with ordinality w(token, ord)
+    window sofar as (order by w.ord)
   ), numbered as (
-    select n.word, count(*) filter (where n.word = ';' and n.parentheses <= 0 and n.blocks <= 0) over (order by n.ord) as statement
+    select n.word,
+      count(*) filter (where n.word = ';' and n.parentheses <= 0 and n.blocks <= 0) over (order by n.ord) as statement
     from nested n
   )
   select count(distinct n.statement) from numbered n where n.word <> ';'
