@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 
 .PHONY: demo test build check bench clean
 
-$(VENV)/ready: pyproject.toml
+$(VENV)/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
