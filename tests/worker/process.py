@@ -1,0 +1,93 @@
+"""A worker as users run it: a process of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support import Database, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+ENDED = ("completed", "failed", "cancelled")
+
+
+class WorkerProcess:
+    """`pg-durable worker` on a database; its log is in `log`."""
+
+    def __init__(self, db: Database, *arguments: str, dsn: str | None = None) -> None:
+        self._db = db
+        self._file = tempfile.NamedTemporaryFile("w+", prefix="worker-", suffix=".log")  # noqa: SIM115
+        dsn = dsn or db.dsn("durable_worker")
+        command = [sys.executable, "-m", "pg_durable", "worker", "--dsn", dsn, "--log-level", "debug", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "worker")}
+        self.process = subprocess.Popen(command, env=environment, stderr=self._file)
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return Path(self._file.name).read_text()
+
+    @property
+    def number(self) -> int:
+        """The number under which it is registered."""
+        found = re.findall(r"registered worker=(\d+)", self.log)
+        return int(found[-1])
+
+    def logged(self, text: str, seconds: float = 10.0) -> "WorkerProcess":
+        """Waits for an event."""
+        wait_until(lambda: text in self.log, seconds, f"{text!r} in the worker's log:\n{self.log}")
+        return self
+
+    def stop(self, seconds: float = 20.0) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+
+SpawnWorker = Callable[..., WorkerProcess]
+
+
+def start(db: Database, flow: str, label: str | None = None, database: str | None = None, user: str = "app") -> str:
+    """Starts a flow, an SQL expression; the instance id."""
+    return str(db.sql(f"select df.start({flow}, %s, database => %s)", label, database, user=user))
+
+
+def status(db: Database, run: str) -> str:
+    """The run's status."""
+    return str(db.admin("select status from df.instances where id = %s", run))
+
+
+def await_end(db: Database, run: str, seconds: float = 15.0) -> str:
+    """The status with which the run ended."""
+    wait_until(lambda: status(db, run) in ENDED, seconds, f"the end of {db.rows(STATE, run, user=None)}")
+    return status(db, run)
+
+
+def run(db: Database, flow: str, seconds: float = 15.0, **options: Any) -> Any:
+    """Starts a flow and returns its root's result; fails when the run does not complete."""
+    instance = start(db, flow, **options)
+    ended = await_end(db, instance, seconds)
+    assert ended == "completed", error(db, instance)
+    return db.admin(RESULT, instance)
+
+
+def error(db: Database, run: str) -> str:
+    """Why the run failed."""
+    return str(db.admin("select error from df.instances where id = %s", run))
+
+
+STATE = "select to_jsonb(i) - '_vars' from df.instances i where id = %s"
+RESULT = (
+    "select result from df.nodes n join df.instances i on (i.id, i.root_node) = (n.instance_id, n.id) where i.id = %s"
+)

@@ -1,0 +1,82 @@
+"""The command line: version, install, log formats, metrics."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+from pg_durable import install
+
+from generator.render import ROOT, artifacts
+from tests.support import Database
+from tests.worker.process import SpawnWorker, run
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "worker")}
+    arguments = (sys.executable, "-m", "pg_durable", *arguments)
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_version() -> None:
+    assert command("--version").stdout.startswith("pg-durable 0.")
+
+
+def test_install_can_be_run_again(db: Database) -> None:
+    done = command("install", "--dsn", db.dsn(), "--worker-role", "durable_worker")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"is installed in database {db.name}" in done.stdout
+    assert db.admin("select count(*) from df_engine.worker_roles") == 1
+
+
+def test_the_installer_is_the_generated_one() -> None:
+    assert install.script() == artifacts()["dist/pg_durable.sql"]
+
+
+def test_what_cannot_be_done_is_one_line() -> None:
+    done = command("install", "--dsn", "host=/nowhere user=nobody")
+    assert done.returncode == 1
+    assert done.stderr.startswith("pg-durable: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["worker", "--sessions", "0"], ["worker", "--log-format", "xml"], ["nothing"]])
+def test_wrong_usage(arguments: list[str]) -> None:
+    assert command(*arguments).returncode == 2
+
+
+def test_the_log_is_json_on_request(spawn: SpawnWorker) -> None:
+    worker = spawn("--log-format", "json")
+    worker.stop()
+    events = [json.loads(line) for line in worker.log.splitlines()]
+    assert [event["event"] for event in events][:1] == ["registered"]
+    assert events[0]["worker"] == worker_number(events)
+    assert events[-1]["event"] == "stopped"
+
+
+def worker_number(events: list[dict[str, object]]) -> object:
+    return next(event["worker"] for event in events if "worker" in event)
+
+
+def test_metrics_and_health_are_served(db: Database, spawn: SpawnWorker) -> None:
+    port = free_port()
+    spawn("--metrics", str(port))
+    run(db, "'select 1'")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        text = page.read().decode()
+    assert 'pg_durable_worker_calls_total{end="empty"}' in text
+    assert "pg_durable_worker_up 1" in text
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as page:
+        assert page.read() == b"ok\n"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/else")

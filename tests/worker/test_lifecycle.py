@@ -1,0 +1,134 @@
+"""Stopping, dying and taking over: nothing is lost, nothing is done twice."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pg_durable.embedded import EmbeddedServer
+
+from generator.render import artifacts
+from tests.support import Database, Server, install, wait_until
+from tests.worker.process import SpawnWorker, WorkerProcess, await_end, run, start, status
+
+EFFECT = "'with w as (select pg_sleep({})) insert into effects select 1 from w'"
+EPOCHS = "select count(*) from df._worker_epoch"
+SLEEPING = "select count(*) from pg_stat_activity where application_name ~ '^pg_durable:' and wait_event = 'PgSleep'"
+
+
+@pytest.fixture
+def effects(db: Database) -> Database:
+    """The database with a table that counts what steps did."""
+    db.sql("create table effects (i int)")
+    return db
+
+
+def test_an_idle_worker_stops_at_once(db: Database, worker: WorkerProcess) -> None:
+    assert db.admin(EPOCHS) == 1
+    began = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - began < 2
+    assert db.admin(EPOCHS) == 0
+
+
+def test_interrupt_from_the_keyboard_is_a_stop_too(worker: WorkerProcess) -> None:
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.process.wait(5) == 0
+
+
+def test_a_stopping_worker_lets_its_steps_end(effects: Database, worker: WorkerProcess) -> None:
+    instance = start(effects, EFFECT.format(1.5))
+    wait_until(lambda: effects.admin(SLEEPING))
+    assert worker.stop() == 0
+    assert status(effects, instance) == "completed"
+
+
+def test_a_stopping_worker_does_not_begin_anything(effects: Database, spawn: SpawnWorker) -> None:
+    worker = spawn("--sessions", "1")
+    start(effects, EFFECT.format(1))
+    wait_until(lambda: effects.admin(SLEEPING))
+    second = start(effects, EFFECT.format(0))
+    time.sleep(0.2)
+    assert worker.stop() == 0
+    assert status(effects, second) in ("pending", "completed")
+    assert effects.admin(EPOCHS) == 0
+
+
+def test_after_the_grace_time_steps_are_cancelled_and_taken_over(effects: Database, spawn: SpawnWorker) -> None:
+    worker = spawn("--grace", "0.5")
+    instance = start(effects, EFFECT.format(3))
+    wait_until(lambda: effects.admin(SLEEPING))
+    began = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - began < 2.5
+    assert status(effects, instance) != "completed"
+    spawn()
+    assert await_end(effects, instance) == "completed"
+    assert effects.admin("select count(*) from effects") == 1
+
+
+def test_another_worker_takes_over_from_one_that_was_killed(effects: Database, spawn: SpawnWorker) -> None:
+    victim = spawn()
+    instance = start(effects, f"{EFFECT.format(0)} ~> {EFFECT.format(4)}")
+    wait_until(lambda: effects.admin(SLEEPING))
+    spawn()
+    victim.kill()
+    assert await_end(effects, instance, 20) == "completed"
+    assert effects.admin("select count(*) from effects") == 2
+
+
+def test_a_leased_step_is_taken_over_from_a_worker_that_was_killed(db: Database, spawn: SpawnWorker) -> None:
+    db.sql("create procedure slow() language plpgsql as $$ begin perform pg_sleep(3); commit; end $$")
+    victim = spawn()
+    instance = start(db, "'call slow()'")
+    wait_until(lambda: db.admin("select worker from df_engine.ready where lane = 'direct'") == victim.number)
+    victim.kill()
+    spawn()
+    assert await_end(db, instance, 20) == "completed"
+
+
+def test_workers_share_the_work(effects: Database, spawn: SpawnWorker) -> None:
+    spawn("--sessions", "1")
+    spawn("--sessions", "1")
+    began = time.monotonic()
+    runs = [start(effects, EFFECT.format(1)) for _ in range(2)]
+    assert [await_end(effects, instance) for instance in runs] == ["completed", "completed"]
+    assert time.monotonic() - began < 1.9
+
+
+def test_a_worker_that_loses_its_supervising_connection_registers_again(db: Database, worker: WorkerProcess) -> None:
+    db.admin("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'durable_worker'")
+    wait_until(lambda: worker.log.count("registered") == 2)
+    assert run(db, "'select 1 as one'")["rows"] == [{"one": 1}]
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A server that may be stopped."""
+    home = Path(str(tmp_path_factory.mktemp("server")))
+    for directory in (home, *list(home.parents)[:3]):
+        if directory != Path("/tmp"):
+            directory.chmod(0o755)
+    with EmbeddedServer(home / "data", 18, {"fsync": "off"}) as server:
+        yield server
+
+
+@pytest.mark.slow
+def test_a_worker_survives_a_crash_of_the_server(own_server: EmbeddedServer) -> None:
+    db = Database(Server(own_server.dsn()), "postgres")
+    db.admin("create role app login; create role durable_worker login; grant create on schema public to app")
+    install(db.dsn(), artifacts()["dist/pg_durable.sql"], worker_role="durable_worker")
+    db.admin("select df.grant_usage('app')")
+    db.sql("create table effects (i int)")
+    worker = WorkerProcess(db).logged("registered")
+    instance = start(db, f"{EFFECT.format(0)} ~> {EFFECT.format(2)} ~> df.sleep(1) ~> {EFFECT.format(0)}")
+    wait_until(lambda: db.admin(SLEEPING))
+    own_server.stop("immediate")
+    worker.logged("no database")
+    own_server.restart()
+    for conn in db.connections.values():
+        conn.close()
+    assert await_end(db, instance, 30) == "completed"
+    assert db.admin("select count(*) from effects") == 3
+    assert worker.stop() == 0

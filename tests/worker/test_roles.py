@@ -1,0 +1,64 @@
+"""Roles that the worker cannot log in as: their runs wait and say why, and go on when they can."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from pg_durable.login import Login
+
+from tests.support import Database, wait_until
+from tests.worker.process import WorkerProcess, await_end, run, start, status
+
+
+@pytest.fixture
+def locked_out(db: Database) -> Iterator[str]:
+    """A role that may not have any session now."""
+    role = f"r_{uuid.uuid4().hex[:8]}"
+    db.admin(f"create role {role} login; select df.grant_usage('{role}')")
+    yield role
+    for conn in db.connections.values():
+        conn.close()
+    db.admin(f"drop owned by {role}; drop role {role}")
+
+
+def wait_reason(db: Database, instance: str) -> str:
+    return db.admin("select wait_reason from df.instances where id = %s", instance) or ""
+
+
+@pytest.mark.parametrize("flow", ["'select 1'", "'vacuum pg_catalog.pg_class'"])
+def test_an_unreachable_role_waits_with_a_reason(
+    db: Database, worker: WorkerProcess, locked_out: str, flow: str
+) -> None:
+    instance = start(db, flow, user=locked_out)
+    assert await_end(db, instance) == "completed"
+    db.admin(f"alter role {locked_out} connection limit 0")
+    db.admin("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", locked_out)
+    db.connections.pop(locked_out).close()
+    start_as(db, locked_out, flow)
+    waiting = str(db.admin("select id from df.instances order by created_at desc limit 1"))
+    wait_until(lambda: f'no worker can log in as role "{locked_out}"' in wait_reason(db, waiting))
+    assert "too many connections" in wait_reason(db, waiting)
+    assert status(db, waiting) == "pending"
+    run(db, "'select 1'")
+    db.admin(f"alter role {locked_out} connection limit -1")
+    assert await_end(db, waiting) == "completed"
+    assert wait_reason(db, waiting) == ""
+
+
+def start_as(db: Database, role: str, flow: str) -> None:
+    """Starts a flow as a role that cannot log in."""
+    db.admin(f"set session authorization {role}; select df.start({flow}); reset session authorization")
+
+
+async def test_the_password_of_the_worker_is_not_sent_for_other_roles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    login = Login("host=db.example user=durable_worker password=secret sslmode=require dbname=home")
+    arguments = login.for_role("app")
+    assert arguments["user"] == "app"
+    assert arguments["password"] == ""
+    assert arguments["sslmode"] == "require"
+
+
+async def test_the_options_of_the_dsn_are_kept() -> None:
+    options = Login("options='-c search_path=x' dbname=home").for_role("app")["options"]
+    assert options.startswith("-c search_path=x -c TimeZone=UTC")
