@@ -30,6 +30,8 @@ class Dispatcher:
         self._wake = wake
         self._demand: dict[str, int] = {}  # ready steps by role, the role that has waited longest first
         self._running: Counter[str] = Counter()
+        self._turns: Counter[str] = Counter()
+        self._turn = 0
         self._sessions: dict[int, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -67,6 +69,8 @@ class Dispatcher:
         while self.room and (role := self._neediest()):
             self._take(role)
             self._running[role] += 1
+            self._turn += 1
+            self._turns[role] = self._turn
             self._spawn(self._serve(role))
 
     def interrupt(self, pid: int) -> None:
@@ -92,10 +96,10 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
     def _neediest(self) -> str | None:
-        """Of the roles that wait, the one with the fewest slots; among equals the one that has waited longest."""
+        """Of the roles that wait, the one with the fewest slots; among equals the one whose last turn was longest ago."""
         now = monotonic()
         waiting = [role for role in self._demand if self._pool.try_at(role) <= now]
-        return min(waiting, key=lambda role: self._running[role], default=None)
+        return min(waiting, key=lambda role: (self._running[role], self._turns[role]), default=None)
 
     def _want(self, role: str) -> None:
         self._demand[role] = min(self._demand.get(role, 0) + 1, self.limit)

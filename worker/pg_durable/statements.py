@@ -28,7 +28,7 @@ STEP_RESULT = "select pg_catalog.current_setting('df.step_result')"
 DISCARD_ALL = "discard all"
 TYPE_NAMES = """
 select pg_catalog.format_type(t.oid, t.modifier)
-from pg_catalog.unnest(%s::oid[], %s::int[]) with ordinality t(oid, modifier, place)
+from rows from (pg_catalog.unnest(%s::oid[]), pg_catalog.unnest(%s::int[])) with ordinality t(oid, modifier, place)
 order by t.place"""
 RENDER_ROW = "select pg_catalog.to_jsonb(r)::text from (select {}) r"
 
