@@ -7,7 +7,7 @@ import ssl
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -39,12 +39,13 @@ def reply(status: int, body: bytes = b"", *headers: str) -> bytes:
 
 @dataclass
 class HttpServer:
-    """`received` has every request that was read, `connections` counts accepted ones."""
+    """`received` has every request that was read; `connections` counts accepted ones, `open` those not yet closed."""
 
     tls: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
-    received: list[Received] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list, repr=False)
     connections: int = 0
+    open: int = 0
     port: int = 0
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -81,14 +82,25 @@ class HttpServer:
 
     async def _serve(self, reader: Reader, writer: Writer) -> None:
         self.connections += 1
+        self.open += 1
         try:
-            request = await self._read(reader)
-            action: Callable[[Received, Writer], Awaitable[None]] = getattr(self, f"_do_{request.path.split('/')[1]}")
-            await action(request, writer)
+            await self._answer(await self._read(reader), reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            self.open -= 1
             writer.close()
+
+    async def _answer(self, request: Received, reader: Reader, writer: Writer) -> None:
+        """Does what the path asks for, until the client hangs up."""
+        action: Callable[[Received, Writer], Coroutine[Any, Any, None]]
+        action = getattr(self, f"_do_{request.path.split('/')[1]}")
+        work = asyncio.create_task(action(request, writer))
+        hang_up = asyncio.create_task(reader.read())
+        await asyncio.wait((work, hang_up), return_when=asyncio.FIRST_COMPLETED)
+        for task in (work, hang_up):
+            task.cancel()
+        await asyncio.gather(work, hang_up, return_exceptions=True)
 
     async def _read(self, reader: Reader) -> Received:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()

@@ -280,6 +280,7 @@ async def test_cancelling_abandons_the_request(web: HttpServer, runner: HttpRunn
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    await asyncio.to_thread(wait_until, lambda: web.open == 0)
 
 
 async def test_switching_protocols_is_a_result(web: HttpServer, runner: HttpRunner) -> None:

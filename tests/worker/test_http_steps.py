@@ -1,0 +1,204 @@
+"""HTTP steps from df.start to their result, with a worker and a server that misbehaves."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support import Database, wait_until
+from tests.worker.http_server import HttpServer
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[HttpServer]:
+    with HttpServer() as server:
+        yield server
+
+
+class WorkerProcess:
+    """A worker of its own process, which can be killed and started again."""
+
+    def __init__(self, db: Database) -> None:
+        self._command = [sys.executable, "-m", "pg_durable", "worker", "--dsn", db.dsn("durable_worker")]
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, env=os.environ | {"PYTHONPATH": "worker"})
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is given back, nothing is reported."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def worker(app: Database) -> Iterator[WorkerProcess]:
+    process = WorkerProcess(app)
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def app(db: Database, web: HttpServer) -> Database:
+    """A database in which app may reach the server, and retries come quickly."""
+    db.admin("select df.grant_usage('app', include_http => true)")
+    db.admin("select df.grant_worker('durable_worker')")
+    db.admin("select df.http_allow('127.0.0.1', allow_private => true)")
+    db.admin("select df.set_setting('retry_initial_delay', '50 ms'), df.set_setting('retry_max_delay', '100 ms')")
+    return db
+
+
+def start(db: Database, flow: str, *args: Any) -> str:
+    instance = db.sql(f"select df.start({flow})", *args)
+    assert isinstance(instance, str)
+    return instance
+
+
+def ended(db: Database, instance: str, seconds: float = 20) -> str:
+    """The status in which a run has ended."""
+    query = "select status from df.instances where id = %s and status in ('completed', 'failed', 'cancelled')"
+    return str(wait_until(lambda: db.sql(query, instance), seconds, f"the end of {instance}"))
+
+
+def run(db: Database, flow: str, *args: Any) -> str:
+    """Starts a flow that is to complete, and returns its id."""
+    instance = start(db, flow, *args)
+    assert ended(db, instance) == "completed", db.sql("select error from df.instances where id = %s", instance)
+    return instance
+
+
+def failure(db: Database, flow: str, *args: Any) -> str:
+    """Starts a flow that is to fail, and returns the instance's error."""
+    instance = start(db, flow, *args)
+    assert ended(db, instance) == "failed"
+    return str(db.sql("select error from df.instances where id = %s", instance))
+
+
+def http_node(db: Database, instance: str, column: str) -> Any:
+    return db.sql(f"select {column} from df.nodes where instance_id = %s and node_type like 'HTTP%%'", instance)
+
+
+def test_references_are_replaced_in_url_headers_and_body(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
+    app.sql("select df.setvar('token', 't0p')")
+    flow = """'select 7 as id' |=> 'o'
+              ~> df.http(%s || '/$o.id?$top=1', 'PUT', '{"n": $o.id, "x": $p}',
+                         '{"X-Token": "Bearer {token}", "X-Id": "$o.id"}') |=> 'h'
+              ~> 'select $h.status as s, $h.ok as k'"""
+    instance = run(app, flow, web.url("/ok"))
+    sent = web.received[-1]
+    assert (sent.method, sent.path, sent.query, sent.body) == ("PUT", "/ok/7", {"$top": "1"}, b'{"n": 7, "x": $p}')
+    assert (sent.headers["x-token"], sent.headers["x-id"]) == ("Bearer t0p", "7")
+    assert json.loads(app.sql("select df.result(%s)", instance))["rows"] == [{"s": 200, "k": True}]
+
+
+def test_a_downloaded_file_is_uploaded(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
+    flow = """df.http(%s, 'GET') |=> 'f' ~> df.http_multipart(%s, parts =>
+              '[{"name": "doc", "filename": "$f.status.bin", "data_b64": " $f.body "}]')"""
+    run(app, flow, web.url("/file"), web.url())
+    assert bytes(range(256)) in web.received[-1].body
+    assert b'filename="200.bin"' in web.received[-1].body
+
+
+def test_transient_statuses_are_tried_again_with_the_same_key(
+    app: Database, web: HttpServer, worker: WorkerProcess
+) -> None:
+    instance = run(app, "df.http(%s, 'GET')", web.url("/flaky?key=again&fail=3"))
+    node, attempts = app.rows("select id, attempts from df.nodes where instance_id = %s", instance)[0]
+    keys = [r.headers["idempotency-key"] for r in web.received if r.query.get("key") == "again"]
+    assert (attempts, keys) == (4, [f"{instance}/{node}/1"] * 4)
+
+
+@pytest.mark.parametrize("after", ["1", "date"])
+def test_retry_after_is_honoured(app: Database, web: HttpServer, worker: Any, after: str) -> None:
+    instance = start(app, "df.http(%s, 'GET')", web.url(f"/flaky?key=after{after}&status=429&retry_after={after}"))
+    due = wait_until(lambda: http_node(app, instance, "(status_details->>'retry_at')::timestamptz - now()"), 10)
+    assert due.total_seconds() > 0.5
+    assert ended(app, instance) == "completed"
+
+
+def test_the_last_attempt_fails_the_step(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
+    error = failure(app, "df.retry(df.http(%s), max_attempts => 2)", web.url("/status/502?body=sorry"))
+    assert error == f"POST {web.url('/status/502?body=sorry')}: HTTP status 502: sorry"
+
+
+def test_a_listed_status_is_an_error_of_the_step(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
+    run(app, "df.http(%s)", web.url("/status/404"))
+    flow = "df.retry(df.http(%s), 2, retry_on => array['http:4xx'])"
+    before = len(web.received)
+    assert "HTTP status 404" in failure(app, flow, web.url("/status/404"))
+    assert len(web.received) == before + 2
+
+
+def test_refusals_are_not_retried(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
+    before = web.connections
+    app.admin("select df.http_allow('127.0.0.1')")
+    instance = start(app, "df.retry(df.http(%s), 5)", web.url())
+    assert ended(app, instance) == "failed"
+    assert "Blocked:" in http_node(app, instance, "error") and "restricted" in http_node(app, instance, "error")
+    assert http_node(app, instance, "attempts") == 1
+    assert "not in the allowed" in failure(app, "df.http('http://elsewhere.test/')")
+    assert web.connections == before
+
+
+def test_a_privilege_that_is_revoked_stops_the_next_request(
+    app: Database, web: HttpServer, worker: WorkerProcess
+) -> None:
+    before = web.connections
+    instance = start(app, "df.wait_for_signal('go') ~> df.http(%s)", web.url())
+    app.admin("revoke execute on function df.http from app")
+    app.sql("select df.signal(%s, 'go')", instance)
+    assert ended(app, instance) == "failed"
+    assert "does not have EXECUTE privilege" in app.sql("select error from df.instances where id = %s", instance)
+    assert web.connections == before
+
+
+def test_cancel_abandons_the_request(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
+    instance = start(app, "df.http(%s)", web.url("/hang"))
+    wait_until(lambda: web.open == 1)
+    app.sql("select df.cancel(%s)", instance)
+    wait_until(lambda: web.open == 0)
+    assert ended(app, instance) == "cancelled"
+
+
+def test_a_request_that_loses_its_race_is_abandoned(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
+    run(app, "df.http(%s) | df.sleep(0.5)", web.url("/hang"))
+    wait_until(lambda: web.open == 0)
+
+
+def test_each_iteration_has_a_key_of_its_own(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
+    app.sql("create table public.turns (n int)")
+    flow = (
+        "df.loop(df.http(%s, 'GET') ~> 'insert into public.turns values (1)', 'select count(*) < 3 from public.turns')"
+    )
+    instance = run(app, flow, web.url("/ok/turns"))
+    keys = [r.headers["idempotency-key"] for r in web.received if r.path == "/ok/turns"]
+    node = http_node(app, instance, "id")
+    assert keys == [f"{instance}/{node}/{generation}" for generation in (1, 2, 3)]
+
+
+@pytest.mark.slow
+def test_five_hundred_slow_requests_at_once(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
+    seconds = """select extract(epoch from max(finished_at) - min(created_at))::float8
+                 from df.instances having count(*) filter (where status = 'completed') = 500"""
+    app.rows("select df.start(df.http(%s, 'GET')) from generate_series(1, 500)", web.url("/slow?s=1"))
+    assert wait_until(lambda: app.sql(seconds), 60, "500 completed") < 10
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_repeats_requests_with_their_keys(
+    app: Database, web: HttpServer, worker: WorkerProcess
+) -> None:
+    app.rows("select df.start(df.http(%s, 'GET')) from generate_series(1, 200)", web.url("/slow/kill?s=0.5"))
+    wait_until(lambda: sum(r.path == "/slow/kill" for r in web.received) >= 50, 20)
+    worker.kill()
+    worker.start()
+    wait_until(lambda: app.sql("select count(*) from df.instances where status = 'completed'") == 200, 60)
+    expected = {row[0] for row in app.rows("select instance_id || '/' || id || '/1' from df.nodes")}
+    sent = Counter(r.headers["idempotency-key"] for r in web.received if r.path == "/slow/kill")
+    assert set(sent) == expected
+    assert max(sent.values()) <= 2
