@@ -86,7 +86,7 @@ def http_node(db: Database, instance: str, column: str) -> Any:
 def test_references_are_replaced_in_url_headers_and_body(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
     app.sql("select df.setvar('token', 't0p')")
     flow = """'select 7 as id' |=> 'o'
-              ~> df.http(%s || '/$o.id?$top=1', 'PUT', '{"n": $o.id, "x": $p}',
+              ~> df.http(%s || '/$o.id??$top=1', 'PUT', '{"n": $o.id, "x": $p}',
                          '{"X-Token": "Bearer {token}", "X-Id": "$o.id"}') |=> 'h'
               ~> 'select $h.status as s, $h.ok as k'"""
     instance = run(app, flow, web.url("/ok"))
