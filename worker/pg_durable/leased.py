@@ -49,12 +49,12 @@ class LeasedSteps:
             self._count(lane, 1)
             self._tasks[lease.ticket] = asyncio.create_task(self._run(lane, lease))
 
-    def abandon(self, ticket: int) -> None:
-        """Stops a step whose run is over, or whose branch lost its race."""
-        task = self._tasks.get(ticket)
-        if task and not task.cancelling():
-            event(INFO, "leased step abandoned", ticket=ticket)
-            task.cancel()
+    def abandon_except(self, held: frozenset[int]) -> None:
+        """Stops steps whose run is over, or whose branch lost its race: all that the engine no longer counts as ours."""
+        for ticket, task in self._tasks.items():
+            if ticket not in held and not task.cancelling():
+                event(INFO, "leased step abandoned", ticket=ticket)
+                task.cancel()
 
     async def cancel(self) -> None:
         """Stops all steps."""

@@ -21,7 +21,7 @@ class Tick:
     http: int = 0
     next_ms: int | None = None
     interrupt: tuple[int, ...] = ()
-    abandon: tuple[int, ...] = ()
+    held: frozenset[int] = frozenset()
     max_sessions: int = 1
 
     @classmethod
@@ -33,7 +33,7 @@ class Tick:
             http=said.get("http") or 0,
             next_ms=said.get("next_ms"),
             interrupt=tuple(said.get("interrupt") or ()),
-            abandon=tuple(said.get("abandon") or ()),
+            held=frozenset(said.get("held") or ()),
             max_sessions=said.get("max_sessions") or 1,
         )
 

@@ -115,8 +115,7 @@ class Worker:
         self._pool.limit = self._dispatcher.limit = max(1, min(self._options.sessions, tick.max_sessions))
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
-        for ticket in tick.abandon:
-            self._leased.abandon(ticket)
+        self._leased.abandon_except(tick.held)
         if not self._stopping.is_set():
             await self._claim(db, HTTP, min(tick.http, MOST_REQUESTS - self._leased.running(HTTP)))
             await self._claim(db, DIRECT, self._direct_slots(tick))
