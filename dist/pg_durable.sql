@@ -3205,7 +3205,7 @@ begin
                    * df_engine.policy_number(p_policy, 'backoff') ^ least(p_attempt - 1, 60));
   return df_engine.clock() + interval '1 s' * greatest(
     v_limit * random()::numeric,
-    least(p_after, df_engine.setting_number('http_retry_after_max')), 0);
+    case when p_after > 0 then least(p_after, df_engine.setting_number('http_retry_after_max')) end, 0);
 end
 $$;
 
@@ -3993,15 +3993,15 @@ language sql stable set search_path = '' as $$
   where i._state not in ('pending', 'running') or not df_engine.scope_open(n.instance_id, n._scope);
 $$;
 
--- Leased steps of a worker whose run is over or whose branch lost its race.
-create or replace function df_engine.doomed_leases(p_worker int) returns jsonb
+-- Leased steps that a worker still holds, and whose outcome still counts: it abandons all others.
+create or replace function df_engine.held_leases(p_worker int) returns jsonb
 language sql stable set search_path = '' as $$
   select coalesce(jsonb_agg(r.id), '[]')
   from df_engine.ready r
   join df.instances i on i.id = r.instance_id
   join df.nodes n on n.instance_id = r.instance_id and n.id = r.node_id
   where r.lane in ('direct', 'http') and r.worker = p_worker
-    and (i._state not in ('pending', 'running') or not df_engine.scope_open(n.instance_id, n._scope));
+    and i._state in ('pending', 'running') and df_engine.scope_open(n.instance_id, n._scope);
 $$;
 
 -- What is to be done now, and when to look again.
@@ -4015,7 +4015,7 @@ language sql volatile security definer set search_path = '' as $$
                   greatest(0, ceil(extract(epoch from min(t.due_at) - clock_timestamp()) * 1000)) end
                 from (select q.due_at from df_engine.timers q order by q.due_at limit 1) t),
     'interrupt', df_engine.doomed_sessions(),
-    'abandon', df_engine.doomed_leases(p_worker),
+    'held', df_engine.held_leases(p_worker),
     'max_sessions', df_engine.setting_number('max_user_connections'));
 $$;
 
