@@ -92,3 +92,101 @@ class Database:
     def admin(self, query: str, *args: Any) -> Any:
         """The same, asked as the superuser."""
         return self.sql(query, *args, user=None)
+
+
+@dataclass
+class Run:
+    """One run, as its owner sees it."""
+
+    db: "Database"
+    id: str
+
+    @property
+    def status(self) -> str:
+        return str(self.db.sql("select df.status(%s)", self.id))
+
+    @property
+    def error(self) -> str:
+        return str(self.db.admin("select coalesce(error, '') from df.instances where id = %s", self.id))
+
+    @property
+    def result(self) -> Any:
+        """The value of the root node, completed or not."""
+        query = (
+            "select n.result from df.instances i join df.nodes n on n.instance_id = i.id and n.id = i.root_node "
+            "where i.id = %s"
+        )
+        return self.db.admin(query, self.id)
+
+    def value(self) -> Any:
+        """The first column of the first row of the root's result."""
+        rows = self.result["rows"]
+        return next(iter(rows[0].values())) if rows else None
+
+    def node(self, pattern: str) -> dict[str, Any]:
+        """The only node whose type or query contains the text, as a dictionary of its columns."""
+        query = (
+            "select to_jsonb(n) from df.nodes n where instance_id = %s "
+            "and (node_type = %s or strpos(query, %s) > 0) order by created_at"
+        )
+        rows = self.db.rows(query, self.id, pattern, pattern, user=None)
+        assert len(rows) == 1, f"{len(rows)} nodes match {pattern}"
+        node: dict[str, Any] = rows[0][0]
+        return node
+
+    def ended(self) -> bool:
+        return self.status in ("completed", "failed", "cancelled")
+
+
+class Pump:
+    """A worker without a process: one session of a role and one supervising connection, driven step by step."""
+
+    OPTIONS = (
+        "-c TimeZone=UTC -c DateStyle=ISO,MDY -c IntervalStyle=postgres -c bytea_output=hex "
+        "-c extra_float_digits=1 -c standard_conforming_strings=on -c df.in_workflow=true"
+    )
+
+    def __init__(self, db: "Database", role: str = "app") -> None:
+        self.db = db
+        self.session = db.connect(role, prepare_threshold=None, options=self.OPTIONS)
+        self.supervisor = db.connect("durable_worker", prepare_threshold=None)
+        row = self.supervisor.execute("select df_engine.register_worker(1)").fetchone()
+        assert row is not None
+        self.worker: int = row[0]
+
+    def work(self, careful: bool = False) -> str:
+        """Runs what is ready; answers why it stopped."""
+        row = self.session.execute("call df_engine.work(1000, %s, null)", [careful]).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def tick(self) -> dict[str, Any]:
+        """Fires what is due; answers the agenda."""
+        row = self.supervisor.execute("call df_engine.tick(%s, null)", [self.worker]).fetchone()
+        assert row is not None
+        agenda: dict[str, Any] = row[0]
+        return agenda
+
+    def until(self, condition: Callable[[], Any], seconds: float = 10.0) -> None:
+        """Works and ticks until the condition holds."""
+
+        def step() -> Any:
+            self.work()
+            self.tick()
+            return condition()
+
+        wait_until(step, seconds)
+
+    def start(self, flow: str, label: str | None = None) -> Run:
+        """Starts a flow, given as an SQL expression, as the role `app`."""
+        return Run(self.db, str(self.db.sql(f"select df.start({flow}, %s)", label)))
+
+    def run(self, flow: str, label: str | None = None, seconds: float = 10.0) -> Run:
+        """Starts a flow and drives it to its end."""
+        run = self.start(flow, label)
+        self.until(run.ended, seconds)
+        return run
+
+    def close(self) -> None:
+        self.session.close()
+        self.supervisor.close()

@@ -1,0 +1,147 @@
+"""7.1 to 7.6: what each construct does, its value, and how failures and breaks pass through it."""
+
+import pytest
+
+from tests.support import Pump
+
+
+def rows(*values: int) -> list[dict[str, object]]:
+    return [{"rows": [{"v": value}], "row_count": 1} for value in values]
+
+
+@pytest.mark.parametrize(
+    ("flow", "result"),
+    [
+        ("'select 1 as v'", rows(1)[0]),
+        ("'select 1 as v' ~> 'select 2 as v'", rows(2)[0]),
+        ("'select true' ?> 'select 1 as v' !> 'select 2 as v'", rows(1)[0]),
+        ("'select false' ?> 'select 1 as v' !> 'select 2 as v'", rows(2)[0]),
+        ("'select 1 as v' & 'select 2 as v'", rows(1, 2)),
+        ("df.join3('select 1 as v', 'select 2 as v', 'select 3 as v')", rows(1, 2, 3)),
+        ("('select 1 as v' & 'select 2 as v') & 'select 3 as v'", [rows(1, 2), *rows(3)]),
+        ("'select 1 as v' | df.sleep(60)", rows(1)[0]),
+        ("df.sleep(60) | 'select 1 as v'", rows(1)[0]),
+        ("@> ('select 1' ~> df.break('[7]'))", [7]),
+        ("@> df.break()", None),
+        ("@> df.break('not json')", "not json"),
+        ("df.loop('select 3 as v', 'select false')", rows(3)[0]),
+        ("df.loop('select 3 as v', df.break('5'))", 5),
+        ("df.sleep(0.01)", {"slept": True, "seconds": 0.01}),
+        ("df.wait_for_signal('s', 1) | df.sleep(0.01)", {"slept": True, "seconds": 0.01}),
+        ("'select 1 as v' |=> 'r' ~> df.if_rows('r', 'select 1 as v', 'select 2 as v')", rows(1)[0]),
+        ("'select 1 as v where false' |=> 'r' ~> df.if_rows('r', 'select 1 as v', 'select 2 as v')", rows(2)[0]),
+        ("'create table made (i int)'", {"rows": [], "row_count": 0}),
+    ],
+)
+def test_a_construct_delivers_its_value(pump: Pump, flow: str, result: object) -> None:
+    run = pump.run(flow)
+    assert (run.status, run.error, run.result) == ("completed", "", result)
+
+
+FAILURE = "SQL execution failed: division by zero (SQLSTATE 22012)"
+
+
+@pytest.mark.parametrize(
+    ("flow", "error"),
+    [
+        ("'select 1/0'", FAILURE),
+        ("'select 1/0' ~> 'insert into fx values (1)'", FAILURE),
+        ("'select 1/0' ?> 'select 1' !> 'select 2'", FAILURE),
+        ("df.loop('select 1', 'select 1/0')", FAILURE),
+        ("@> 'select 1/0'", FAILURE),
+        ("'select 1/0' & 'select 1'", f"JOIN branch 1 failed: {FAILURE}"),
+        ("'select 1' & ('select 1/0' ~> 'select 2')", f"JOIN branch 2 failed: {FAILURE}"),
+        ("df.join3('select 1', 'select 1', 'select 1/0')", f"JOIN branch 3 failed: {FAILURE}"),
+        ("'select 1/0' | df.sleep(60)", f"RACE left branch failed: {FAILURE}"),
+        ("df.sleep(60) | 'select 1/0'", f"RACE right branch failed: {FAILURE}"),
+        ("df.break('1')", "BREAK outside of a loop"),
+        ("df.if_rows('nope', 'select 1', 'select 2')", 'if_rows: result "nope" does not exist'),
+    ],
+)
+def test_a_failure_fails_the_parents_and_the_run(pump: Pump, flow: str, error: str) -> None:
+    run = pump.run(flow)
+    assert (run.status, run.error) == ("failed", error)
+    assert run.db.sql("select df.result(%s)", run.id) is None
+    assert run.db.sql("select count(*) from fx") == 0
+
+
+def test_the_other_branches_of_a_failed_join_keep_their_effects(pump: Pump) -> None:
+    run = pump.run("'select 1/0' & ('insert into fx values (1)' ~> 'insert into fx values (2)')")
+    assert run.status == "failed"
+    assert run.db.sql("select array_agg(i order by i) from fx") == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("flow", "result"),
+    [
+        ("@> (df.break('1') ~> 'select 1/0')", 1),
+        ("@> (df.break('1') ?> 'select 1/0' !> 'select 1/0')", 1),
+        ("@> ('select 1' & df.break('2'))", 2),
+        ("@> (df.break('1') & df.break('2'))", 1),
+        ("@> (df.break('3') | df.sleep(60))", 3),
+        ("@> (@> df.break('1') ~> df.break('2'))", 2),
+        ("@> ('select 1' & ((@> df.break('1')) ~> df.break('9')))", 9),
+    ],
+)
+def test_a_break_unwinds_to_the_nearest_loop(pump: Pump, flow: str, result: object) -> None:
+    run = pump.run(flow)
+    assert (run.status, run.error, run.result) == ("completed", "", result)
+
+
+def test_the_losing_branch_of_a_race_does_not_break_the_loop(pump: Pump) -> None:
+    run = pump.run("@> (('select 1' | (df.sleep(30) ~> df.break('lost'))) ~> df.break('won'))")
+    assert run.result == "won"
+
+
+def test_a_while_loop_runs_until_its_condition_is_false(pump: Pump) -> None:
+    run = pump.run("df.loop('insert into fx select count(*) from fx', 'select count(*) < 50 from fx')")
+    assert run.status == "completed"
+    assert run.db.sql("select array_agg(i order by i) from fx") == list(range(50))
+
+
+def test_a_forever_loop_keeps_its_pace(pump: Pump) -> None:
+    pump.db.admin("select df.set_setting('loop_min_interval', '0.2')")
+    run = pump.start("@> 'insert into fx values (1)'")
+    pump.until(lambda: pump.db.sql("select count(*) from fx") >= 3)
+    assert pump.db.admin("select max(finished_at) - min(finished_at) >= '190 ms' from df_engine.executions")
+    pump.db.sql("select df.cancel(%s)", run.id)
+    assert run.status == "cancelled"
+
+
+def test_a_losing_loop_is_closed_with_its_stamp(pump: Pump) -> None:
+    run = pump.run("df.sleep(0.1) | df.loop('select 1', 'select true')")
+    loop = run.node("LOOP")
+    assert loop["status"] == "failed"
+    assert "lost the race" in loop["error"]
+    assert loop["status_details"]["execution_id"] == f"{run.id}::1::{loop['id']}::1"
+
+
+def test_stamps_name_scope_and_generation(pump: Pump) -> None:
+    run = pump.run(
+        "'select 1' ~> df.loop('select 2' & 'select 3', 'select count(*) < 3 from fx' ~> "
+        "'insert into fx values (1) returning (select count(*) < 2 from fx)')"
+    )
+    loop = run.node("LOOP")["id"]
+    assert run.node("select 1")["status_details"]["execution_id"] == f"{run.id}::1"
+    assert run.node("JOIN")["status_details"]["execution_id"] == f"{run.id}::1::{loop}::3"
+    branch = run.node("select 2")
+    assert branch["status_details"]["execution_id"] == f"{run.id}::1::{loop}::3::{branch['id']}::1"
+
+
+def test_a_graph_256_deep_runs(pump: Pump) -> None:
+    run_id = pump.db.sql(
+        """
+        with recursive chain(depth, flow) as (
+          select 0, 'select 0'
+          union all
+          select depth + 1, df.seq(flow, 'select ' || depth) from chain where depth < 256)
+        select df.start(flow) from chain where depth = 256
+        """
+    )
+    pump.until(lambda: pump.db.sql("select df.status(%s)", run_id) == "completed", 30)
+
+
+def test_a_run_becomes_terminal_together_with_its_nodes(pump: Pump) -> None:
+    run = pump.run("'select 1' & ('select 2' ~> 'select 3')")
+    assert pump.db.sql("select count(*) from df.nodes where instance_id = %s and status <> 'completed'", run.id) == 0
+    assert pump.db.admin("select count(*) from df_engine.ready") == 0
