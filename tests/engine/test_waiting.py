@@ -1,0 +1,114 @@
+"""7.7: timers, schedules and the durable signal inbox."""
+
+import pytest
+
+from tests.support import Pump, Run
+
+
+def signals(run: Run) -> list[tuple[object, ...]]:
+    return run.db.rows("select signal_name, status from df.signals where instance_id = %s order by signal_id", run.id)
+
+
+def send(run: Run, name: str, data: str = "{}") -> None:
+    assert run.db.sql("select df.signal(%s, %s, %s)", run.id, name, data) == "OK"
+
+
+def test_a_signal_ends_an_open_wait(pump: Pump) -> None:
+    run = pump.start("df.wait_for_signal('go') |=> 's' ~> 'select $s.data'")
+    pump.until(lambda: run.status == "running")
+    send(run, "go", '{"by": "kim"}')
+    pump.until(run.ended)
+    node = run.node("SIGNAL")
+    assert node["result"] == {"signal_name": "go", "timed_out": False, "data": {"by": "kim"}}
+    row = run.db.rows("select status, delivered_to, sent_by::text from df.signals where instance_id = %s", run.id)
+    assert row == [("delivered", [node["id"]], "app")]
+
+
+def test_a_signal_sent_before_the_wait_is_kept(pump: Pump) -> None:
+    run = pump.start("df.sleep(0.2) ~> df.wait_for_signal('go')")
+    send(run, "go", "plain text")
+    send(run, "other")
+    pump.until(run.ended)
+    assert run.result["data"] == "plain text"
+    assert signals(run) == [("go", "delivered"), ("other", "undeliverable")]
+
+
+def test_kept_signals_satisfy_one_wait_each_oldest_first(pump: Pump) -> None:
+    run = pump.start(
+        "df.sleep(0.1) ~> df.wait_for_signal('n') |=> 'a' ~> df.wait_for_signal('n') |=> 'b' ~> "
+        "'select array[$a.data, $b.data]'"
+    )
+    send(run, "n", "1")
+    send(run, "n", "2")
+    pump.until(run.ended)
+    assert run.value() == [1, 2]
+
+
+def test_one_signal_goes_to_every_open_wait(pump: Pump) -> None:
+    run = pump.start("df.wait_for_signal('go') & df.wait_for_signal('go')")
+    pump.until(lambda: pump.db.admin("select count(*) from df_engine.waits") == 2)
+    send(run, "go", "7")
+    pump.until(run.ended)
+    assert [each["data"] for each in run.result] == [7, 7]
+
+
+def test_a_wait_times_out_and_keeps_a_later_signal(pump: Pump) -> None:
+    run = pump.start("df.wait_for_signal('go', 1) ~> df.sleep(0.5) ~> df.wait_for_signal('go')")
+    pump.until(lambda: run.db.admin("select count(*) from df.nodes where result @> '{\"timed_out\": true}'") == 1)
+    send(run, "go", "9")
+    pump.until(run.ended)
+    assert run.result["data"] == 9
+
+
+@pytest.mark.parametrize("end", ["select df.cancel(%s)", None])
+def test_a_signal_to_a_run_that_has_ended_is_undeliverable(pump: Pump, end: str | None) -> None:
+    run = pump.start("df.sleep(60)" if end else "'select 1'")
+    if end:
+        pump.db.sql(end, run.id)
+    pump.until(run.ended)
+    send(run, "late")
+    pump.tick()
+    assert signals(run) == [("late", "undeliverable")]
+
+
+def test_a_rolled_back_signal_never_was(pump: Pump) -> None:
+    run = pump.start("df.wait_for_signal('go')")
+    pump.until(lambda: run.status == "running")
+    with pump.db.connect("app") as conn, conn.transaction(force_rollback=True):
+        conn.execute("select df.signal(%s, 'go')", [run.id])
+    pump.tick()
+    assert run.status == "running"
+
+
+def test_timers_that_fell_due_while_nobody_looked_end_at_once(pump: Pump) -> None:
+    run = pump.start("df.sleep(3600) ~> 'select 1'")
+    pump.until(lambda: run.status == "running")
+    pump.db.admin("update df_engine.timers set due_at = now() - interval '1 hour'")
+    pump.until(run.ended)
+    assert run.status == "completed"
+
+
+def test_a_schedule_ends_at_the_next_matching_minute(pump: Pump) -> None:
+    run = pump.start("df.wait_for_schedule('30 8 * * *', 'Europe/Berlin')")
+    pump.until(lambda: run.status == "running")
+    due = pump.db.admin("select to_char(due_at at time zone 'Europe/Berlin', 'HH24:MI:SS') from df_engine.timers")
+    assert due == "08:30:00"
+    pump.db.admin("update df_engine.timers set due_at = now()")
+    pump.until(run.ended)
+    assert run.result == {"scheduled": True}
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        '{"node_type":"SLEEP","query":"soon"}',
+        '{"node_type":"SLEEP","query":"-1"}',
+        '{"node_type":"WAIT_SCHEDULE","query":"{\\"cron_expr\\":\\"nonsense\\"}"}',
+        '{"node_type":"WAIT_SCHEDULE","query":"never"}',
+        '{"node_type":"SIGNAL","query":"{}"}',
+    ],
+)
+def test_unusable_content_of_a_hand_written_node_fails_it(pump: Pump, envelope: str) -> None:
+    run = pump.run(f"'{envelope}'")
+    assert run.status == "failed"
+    assert envelope.split('"')[3] in run.error
