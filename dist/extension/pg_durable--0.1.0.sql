@@ -3409,9 +3409,8 @@ begin
   if v_root is null or (v_over and v_mine is not true) then
     return false;
   elsif v_over then
-    -- The step cancelled its own run: it still commits, and the run does not go on.
+    -- The step cancelled its own run, which withdrew its ready row: it still commits, and the run does not go on.
     perform df_engine.complete_node(p_instance, v_root, p_node, v_end, p_started);
-    perform df_engine.drop_ready(p_instance, p_ready);
     return true;
   elsif p_error is not null and df_engine.retry_step(p_instance, p_node, p_error, p_sqlstate, df_engine.sql_retryable(
       p_sqlstate, (select n.retry_policy from df.nodes n where n.instance_id = p_instance and n.id = p_node)),
@@ -3585,6 +3584,7 @@ begin
       deallocate all;
       unlisten *;
       execute 'close all';
+      commit;
     end if;
     select * into v_claim from df_engine.claim_step(v_ready, v_deadline, v_counted, p_careful);
     v_ready := v_claim.p_ready;

@@ -132,7 +132,10 @@ def test_a_step_runs_as_the_submitter_in_a_workflow_session(pump: Pump) -> None:
     ("dirt", "question"),
     [
         ("set work_mem = ''77MB''", "select current_setting(''work_mem'') <> ''77MB''"),
-        ("select set_config(''my.var'', ''1'', false)", "select coalesce(current_setting(''my.var'', true), '''') = ''''"),
+        (
+            "select set_config(''my.var'', ''1'', false)",
+            "select coalesce(current_setting(''my.var'', true), '''') = ''''",
+        ),
         ("create temp table junk (i int)", "select to_regclass(''pg_temp.junk'') is null"),
         ("prepare p as select 1", "select count(*) = 0 from pg_prepared_statements"),
         ("select pg_advisory_lock(7)", "select count(*) = 0 from pg_locks where locktype = ''advisory'' and objid = 7"),
@@ -190,7 +193,9 @@ def test_results_keep_column_order_also_without_rows(pump: Pump) -> None:
 
 
 def test_starts_and_signals_inside_a_step_belong_to_it(pump: Pump) -> None:
-    run = pump.run("'select df.start(''insert into fx values (3)''), 1/0' & 'select df.start(''insert into fx values (4)'')'")
+    run = pump.run(
+        "'select df.start(''insert into fx values (3)''), 1/0' & 'select df.start(''insert into fx values (4)'')'"
+    )
     pump.until(lambda: pump.db.sql("select count(*) from fx") == 1)
     assert run.status == "failed"
     assert pump.db.sql("select array_agg(i) from fx") == [4]
