@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from generator import model
+from generator import flow, model
 from generator.sql import FILTERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def body() -> str:
     )
     env.filters |= FILTERS
     version, built = release()
-    context = {"version": version, "built": built, **model.context()}
+    context = {"version": version, "built": built, "flow": flow.context(), **model.context()}
     names = sorted(path.name for path in TEMPLATES.glob("[0-9]*.sql.j2"))
     return "\n".join(env.get_template(name).render(context).strip() + "\n" for name in names)
 

@@ -32,9 +32,15 @@ def json_literal(value: Any) -> str:
     return literal(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
+def int_array(values: Iterable[int]) -> str:
+    """Numbers as the text of an array, to stand between quotes."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "literal": literal,
     "literals": literals,
     "array": array,
     "json_literal": json_literal,
+    "int_array": int_array,
 }
