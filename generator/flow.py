@@ -48,9 +48,6 @@ CLASSES = {
     "LSQB": "json",
 }
 
-ENVELOPE_KEYS = ("node_type", "left_node", "right_node", "condition_node", "extra_nodes", "query", "result_name", "retry")
-
-
 @cache
 def grammar() -> Grammar:
     return Grammar.compile(GRAMMAR.read_text())
@@ -101,7 +98,6 @@ def context() -> dict[str, Any]:
         "item_names": compiled.items,
         "item": {name: number for number, name in enumerate(compiled.items, 1)},
         "words": [word(name) for name in list(compiled.symbols)[: compiled.symbols[END]]],
-        "envelope_keys": ENVELOPE_KEYS,
         "classes": [CLASSES.get(name, "") for name in compiled.symbols],
         "signatures": [signature for signatures in BUILDERS.values() for signature in signatures],
         "catalogue": catalogue(),

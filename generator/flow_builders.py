@@ -55,7 +55,7 @@ def argument(parameter: Parameter, index: int) -> str:
     if parameter.type == "text[]":
         value = f"df_engine.flow_list({value})"
     elif parameter.type not in ("graph", "text"):
-        value = f"{value}::pg_catalog.{parameter.type}"
+        value = f"{value}::{parameter.type}"
     return f"{parameter.name} => {value}"
 
 
