@@ -48,6 +48,7 @@ CLASSES = {
     "LSQB": "json",
 }
 
+
 @cache
 def grammar() -> Grammar:
     return Grammar.compile(GRAMMAR.read_text())
