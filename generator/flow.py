@@ -7,7 +7,7 @@ from typing import Any
 from lark.lexer import TerminalDef
 
 from generator.flow_builders import BUILDERS, MODIFIERS, catalogue
-from generator.lalr import END, Grammar
+from generator.lalr import END, UNKNOWN, Grammar
 
 GRAMMAR = Path(__file__).parent / "grammar" / "flow.lark"
 
@@ -91,6 +91,7 @@ def context() -> dict[str, Any]:
         "tests": [(test(terminal), compiled.symbols.get(terminal.name, -1)) for terminal in matched],
         "symbols": compiled.symbols,
         "end": compiled.symbols[END],
+        "unknown": compiled.symbols[UNKNOWN],
         "table": compiled.table,
         "rule_items": compiled.rule_items,
         "rule_lengths": compiled.rule_lengths,

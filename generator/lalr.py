@@ -1,8 +1,8 @@
 """A Lark grammar as the numbers of a table-driven LALR(1) parser.
 
-The parser reads one table: row = state, column = symbol. A positive entry is the row to go to (after shifting a terminal,
-or after reducing to a nonterminal), a negative one the rule to reduce by, 0 an error. States are stored as the offset
-of their row, so that `table[state + symbol]` is the next move.
+The parser reads one table: row = state, column = symbol. A positive entry is the row to go to (after shifting a
+terminal, or after reducing to a nonterminal), a negative one the rule to reduce by, 0 an error. States are stored as the
+offset of their row, so that `table[state + symbol]` is the next move.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from lark.lexer import PatternStr, TerminalDef
 from lark.parsers.lalr_analysis import IntParseTable, Shift
 
 END = "$END"
+UNKNOWN = "$UNKNOWN"  # what the lexer finds where no terminal matches; no state has a move for it
 
 
 class GrammarError(ValueError):
@@ -53,13 +54,13 @@ class Grammar:
     def symbols(self) -> dict[str, int]:
         """The number of each terminal and nonterminal."""
         heads = dict.fromkeys(rule.origin.name for rule in self.rules)
-        names = [*(terminal.name for terminal in self.definitions), END, *heads]
+        names = [*(terminal.name for terminal in self.definitions), END, UNKNOWN, *heads]
         return {name: number for number, name in enumerate(names, 1)}
 
     @cached_property
     def table(self) -> list[int]:
         """All moves, row by row."""
-        compiled: IntParseTable = self.lark.parser.parser._parse_table  # type: ignore[union-attr]
+        compiled: IntParseTable = self.lark.parser.parser._parse_table
         width = len(self.symbols)
         first = compiled.start_states["start"]
         order = [first, *(state for state in sorted(compiled.states) if state != first)]
@@ -97,7 +98,7 @@ class Grammar:
 
     @cached_property
     def kept(self) -> list[bool]:
-        """For each terminal whether it is a leaf of the tree; Lark decides that for each use, here it must be the same."""
+        """For each terminal whether it is a leaf of the tree; Lark decides that for each use, here all must agree."""
         uses: dict[str, set[bool]] = {}
         for symbol in (symbol for rule in self.rules for symbol in rule.expansion if isinstance(symbol, Terminal)):
             uses.setdefault(symbol.name, set()).add(not symbol.filter_out)

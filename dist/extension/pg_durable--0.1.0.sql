@@ -1465,6 +1465,746 @@ begin
 end
 $operators$;
 
+-- The flow language, first half: text to tokens to the list of reductions. The lexer is one set-based query, the parser a
+-- loop over the tables made from generator/grammar/flow.lark. Neither knows what a flow means; neither raises.
+
+-- The regular expression of all tokens for this text: dollar quotes need one alternative for each tag that is used twice.
+create or replace function df_engine.flow_pattern(p_source text) returns text
+language sql immutable as $$
+  select replace(E'[ 	
+]+|--[^
+]*|\\/\\*(?:[^*]|\\*+[^*\\/])*(?:\\*+\\/)?|''(?:[^'']|'''')*(?:'')?|[eE]''(?:[^''\\\\]|''''|\\\\(?:.|
+))*(?:'')?|\\$\\$(?:[^$]|\\$[^$])*\\$\\$|"(?:[^"\\\\]|\\\\(?:.|
+))*(?:")?|[A-Za-z_][A-Za-z0-9_]*|[dD][fF]\\.|-?[0-9]+(?:\\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|\\|=>|@>|\\?>|!>|\\~>|=>|\\||\\&|\\(|\\)|,|\\{|\\}|:|\\[|\\]@tags@|.', '@tags@', coalesce(string_agg(
+           replace(E'|\\$@tag@\\$(?:[^$]|\\$(?!@tag@\\$))*\\$@tag@\\$', '@tag@', tag), '' order by tag), ''))
+  from (select substr(m[1], 2) from regexp_matches(p_source, '\$[A-Za-z_][A-Za-z0-9_]*(?=\$)', 'g') m
+        group by m[1] having count(*) > 1 order by count(*) desc, m[1] limit 32) t(tag)
+$$;
+
+-- Every character of the text, as tokens: kind is the number of the terminal, -1 to be dropped.
+create or replace function df_engine.flow_lex(p_source text) returns table (ord bigint, kind int, token text)
+language sql immutable as $$
+  select t.ord,
+         coalesce(case when length(t.match[1]) < 6 then ('{"break":8,"true":9,"false":10,"null":11,"@>":12,"?>":13,"!>":14,"~>":15,"|":16,"&":17,"|=>":18,"(":19,")":20,",":21,"=>":22,"{":23,"}":24,":":25,"[":26,"]":27}'::jsonb ->> lower(t.match[1]))::int end,
+           case
+             when t.match[1] ~ '^(?:[ 	
+]+)$' then -1
+             when t.match[1] ~ '^(?:--[^
+]*)$' then -1
+             when t.match[1] ~ E'^(?:\\/\\*(?:[^*]|\\*+[^*\\/])*\\*+\\/)$' then -1
+             when t.match[1] ~ '^(?:''(?:[^'']|'''')*'')$' then 1
+             when t.match[1] ~ E'^(?:[eE]''(?:[^''\\\\]|''''|\\\\(?:.|
+))*'')$' then 2
+             when t.match[1] ~ E'^(?:\\$[^$]*\\$.*\\$[^$]*\\$)$' then 3
+             when t.match[1] ~ E'^(?:"(?:[^"\\\\]|\\\\(?:.|
+))*")$' then 4
+             when t.match[1] ~ '^(?:[A-Za-z_][A-Za-z0-9_]*)$' then 5
+             when t.match[1] ~ E'^(?:[dD][fF]\\.)$' then 6
+             when t.match[1] ~ E'^(?:-?[0-9]+(?:\\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)$' then 7
+             else 29
+           end),
+         t.match[1]
+  from regexp_matches(p_source, df_engine.flow_pattern(p_source), 'g') with ordinality t(match, ord)
+$$;
+
+-- The tokens that the parser reads; the last one is the end of the text.
+create or replace function df_engine.flow_tokens(p_source text, out kinds int[], out texts text[])
+language sql immutable as $$
+  select coalesce(array_agg(kind order by ord), '{}') || 28, coalesce(array_agg(token order by ord), '{}')
+  from df_engine.flow_lex(p_source) where kind >= 0
+$$;
+
+-- One row a state, one column a symbol: the row to go to, minus the rule to reduce by, or 0.
+create or replace function df_engine.flow_table() returns int[] language sql immutable as $$
+  select '{816,2805,765,0,2754,3978,0,1632,0,0,0,1479,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,102,4437,1326,2193,4182,204,357,2244,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-56,0,0,0,0,0,-56,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,102,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-51,0,0,-51,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-8,-8,-8,-8,0,0,0,-8,-8,0,0,0,0,0,0,-8,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1887,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-45,-45,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-12,-12,-12,-12,969,0,0,-12,-12,0,0,0,0,0,0,-12,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,3825,3417,3978,2703,1632,3264,4947,306,1479,0,0,0,0,0,0,1428,3468,0,0,5100,0,0,2346,0,0,0,0,1173,1326,2193,4182,204,357,2244,0,4488,459,2295,1683,3315,1938,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-20,-20,-20,-20,-20,-20,0,-20,-20,0,0,0,0,0,0,-20,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-21,-21,-21,-21,-21,-21,0,-21,-21,0,0,0,0,0,0,-21,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-49,-49,-49,-49,-49,-49,0,-49,-49,0,0,-49,0,0,-49,-49,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-48,-48,-48,-48,-48,-48,0,-48,-48,0,0,0,0,0,0,-48,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3009,5049,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3162,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-28,-28,-28,-28,-28,-28,0,-28,-28,0,0,0,0,0,0,-28,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-26,-26,-26,-26,-26,-26,0,-26,-26,0,0,0,0,0,0,-26,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,0,2754,3978,0,1632,0,0,0,0,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,0,0,0,0,0,0,2652,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,816,2805,765,0,2754,3978,0,1632,0,0,0,0,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,0,0,0,0,2601,357,2244,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,816,2805,765,0,2754,3978,0,1632,0,0,0,0,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,0,0,0,0,0,0,3213,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-61,0,0,-61,0,0,-61,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,3825,3417,3978,2703,1632,3264,4947,306,1479,0,0,0,0,0,0,1428,3876,0,0,5100,0,0,2346,0,0,0,0,1173,1326,2193,4182,204,357,2244,0,4488,459,2295,3774,3315,1938,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3060,0,0,0,0,0,4590,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-41,-41,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-25,-25,-25,-25,-25,-25,0,-25,-25,0,0,0,0,0,0,-25,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-24,-24,-24,-24,-24,-24,0,-24,-24,0,0,0,0,0,0,-24,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-2,0,0,0,0,0,-2,-2,0,0,0,0,0,0,-2,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-63,0,0,-63,0,0,-63,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,0,2754,3978,0,1632,0,0,0,1479,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,2397,1326,2193,4182,204,357,2244,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,816,2805,765,0,2754,3978,0,1632,0,0,0,1479,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,1785,1326,2193,4182,204,357,2244,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-29,-29,-29,-29,-29,-29,0,-29,-29,0,0,0,0,0,0,-29,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-19,-19,-19,-19,-19,-19,0,-19,-19,0,0,0,0,0,0,-19,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,0,0,0,0,0,0,0,0,0,-23,-23,-23,-23,-23,-23,1071,-23,-23,0,0,0,0,0,0,-23,0,0,0,0,0,0,0,0,0,0,0,1275,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3927,5049,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2856,0,0,1581,2958,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4743,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-3,0,0,0,0,0,-3,-3,0,0,0,0,0,0,-3,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-47,-47,-47,-47,-47,-47,0,-47,-47,0,0,0,0,0,0,-47,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1989,0,0,1020,0,2550,1377,3723,0,0,0,0,0,0,0,0,0,0,0,5100,0,0,2346,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4233,0,0,2142,0,4539,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-39,-39,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-60,0,0,-60,0,0,-60,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3519,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,0,2754,3978,0,1632,0,0,0,0,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,0,0,0,2907,204,357,2244,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-59,0,0,-59,0,0,-59,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4896,-4,2091,0,0,0,0,-4,-4,0,0,0,0,0,0,-4,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-10,-10,-10,-10,867,1734,0,-10,-10,0,0,0,0,0,0,-10,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-22,-22,-22,-22,-22,-22,0,-22,-22,0,0,0,0,0,0,-22,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1989,0,0,1020,0,2550,1377,3723,0,0,0,0,0,0,0,0,0,0,0,5100,0,0,2346,4692,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4233,0,0,2142,1122,51,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4794,0,0,4998,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4335,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-62,0,0,-62,0,0,-62,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-9,-9,-9,-9,0,0,0,-9,-9,0,0,0,0,0,0,-9,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-11,-11,-11,-11,4284,1734,0,-11,-11,0,0,0,0,0,0,-11,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-42,-42,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,408,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-27,-27,-27,-27,-27,-27,0,-27,-27,0,0,0,0,0,0,-27,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-18,-18,-18,-18,-18,-18,0,-18,-18,0,0,0,0,0,0,-18,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-7,-7,-7,918,0,0,0,-7,-7,0,0,0,0,0,0,-7,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-17,-17,-17,-17,-17,-17,0,-17,-17,0,0,0,0,0,0,-17,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-33,-33,-33,-33,-33,-33,0,-33,-33,0,0,0,0,0,0,-33,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1989,0,0,1020,0,2550,1377,3723,0,0,0,0,0,0,0,0,0,0,0,5100,0,0,2346,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4233,0,0,2142,0,4080,0,0,0,0,0,0,0,0,0,0,0,0,-30,-30,-30,-30,-30,-30,0,-30,-30,0,0,0,0,0,0,-30,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,3825,3417,3978,2703,1632,3264,4947,306,1479,0,0,0,0,0,0,1428,3111,0,0,5100,0,0,2346,0,0,0,0,1173,1326,2193,4182,204,357,2244,0,4488,459,2295,3366,3315,1938,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-14,-14,-14,-14,-14,1734,0,-14,-14,0,0,0,0,0,0,-14,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-43,-43,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-37,-37,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4641,5049,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,408,0,0,3570,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-31,-31,-31,-31,-31,-31,0,-31,-31,0,0,0,0,0,0,-31,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,0,2754,3978,0,1632,0,0,0,1479,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,4845,1326,2193,4182,204,357,2244,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,816,2805,765,3825,2754,3978,2703,1632,3264,4947,306,1479,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,1173,1326,2193,4182,204,357,2244,0,4488,459,2295,0,0,3621,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-40,-40,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-52,0,0,-52,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-64,0,0,-64,0,0,-64,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4029,5049,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-46,-46,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-32,-32,-32,-32,-32,-32,0,-32,-32,0,0,0,0,0,0,-32,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-35,-35,-35,-35,-35,-35,0,-35,-35,0,0,0,0,0,0,-35,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2499,0,0,714,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-36,-36,-36,-36,-36,-36,0,-36,-36,0,0,0,0,0,0,-36,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-57,0,0,0,0,0,-57,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-13,-13,-13,-13,-13,1734,0,-13,-13,0,0,0,0,0,0,-13,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-6,-6,-6,918,0,0,0,-6,-6,0,0,0,0,0,0,-6,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-58,0,0,-58,0,0,-58,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,0,2754,3978,0,1632,0,0,0,0,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,0,0,0,0,0,0,4131,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,816,2805,765,3825,3417,3978,2703,1632,3264,4947,306,1479,0,0,0,0,0,0,1428,1530,0,0,5100,0,0,2346,0,0,0,0,1173,1326,2193,4182,204,357,2244,0,4488,459,2295,663,3315,1938,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-38,-38,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-15,-15,-15,-15,-15,-15,0,-15,-15,0,0,0,0,0,0,-15,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-53,0,0,-53,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-55,-55,-55,-55,-55,-55,0,-55,-55,0,0,-55,0,0,-55,-55,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-34,-34,-34,-34,-34,-34,0,-34,-34,0,0,0,0,0,0,-34,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-54,-54,-54,-54,-54,-54,0,-54,-54,0,0,-54,0,0,-54,-54,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-16,-16,-16,-16,-16,-16,0,-16,-16,0,0,0,0,0,0,-16,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,255,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3672,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-5,0,0,0,0,0,-5,-5,0,0,0,0,0,0,-5,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,0,2754,3978,0,1632,0,0,0,1479,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,2040,1326,2193,4182,204,357,2244,0,4488,459,2295,0,0,0,510,1836,0,0,612,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-44,-44,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-50,-50,-50,-50,-50,-50,0,-50,-50,0,0,-50,0,0,-50,-50,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,816,2805,765,3825,3417,3978,2703,1632,3264,4947,306,1479,0,0,0,0,0,0,1428,0,0,0,5100,0,0,2346,0,0,0,0,1173,1326,2193,4182,204,357,2244,0,4488,459,2295,0,4386,1938,510,1836,0,0,612,0,0,0,0,0,255,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,561,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2448,153,0,0,0}'::int[]
+$$;
+
+-- Parses tokens. The tree comes out as its nodes in post-order: the item (0: a token) and the tokens it spans.
+-- failed_at is the token that cannot follow what was read (NULL: all is well), states the stack at that point.
+create or replace function df_engine.flow_parse(
+  p_kinds int[], out items int[], out froms int[], out untils int[], out failed_at int, out states int[])
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  c_table constant int[] := df_engine.flow_table();
+  c_items constant int[] := '{0,0,1,0,2,0,3,0,4,0,5,0,6,7,0,8,0,0,0,0,0,0,9,9,0,0,0,0,9,9,9,9,9,9,9,9,0,0,0,10,0,0,0,0,0,0,11,11,0,0,0,0,0,0,0,0,0,11,11,0,0,0,0,0}';
+  c_lengths constant int[] := '{1,1,2,1,5,1,3,1,3,1,3,1,5,3,1,3,1,1,1,1,1,1,1,2,3,1,1,1,4,4,3,3,5,5,4,4,1,3,1,3,1,1,1,1,1,1,1,1,2,3,1,3,3,2,3,1,3,1,1,1,1,1,1,1}';
+  c_heads constant int[] := '{30,31,31,32,32,33,33,34,34,35,35,35,36,36,37,37,38,38,38,39,39,39,39,39,39,40,40,40,41,41,41,41,41,41,41,41,42,42,43,43,44,44,44,44,44,44,45,45,46,46,47,47,48,49,49,50,50,51,51,51,51,51,51,51}';
+  c_kept constant int[] := '{1,1,1,1,1,0,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}';
+  v_begins int[] := '{1}';
+  v_top int := 1;
+  v_state int := 0;
+  v_at int := 1;
+  v_kind int := p_kinds[1];
+  v_move int;
+  v_count int := 0;
+begin
+  items := '{}'; froms := '{}'; untils := '{}'; states := '{0}';
+  loop
+    v_move := c_table[v_state + v_kind];
+    if v_move < 0 then
+      v_top := v_top - c_lengths[-v_move] + 1;
+      v_state := c_table[states[v_top - 1] + c_heads[-v_move]];
+      states[v_top] := v_state;
+      if c_items[-v_move] > 0 then
+        v_count := v_count + 1;
+        items[v_count] := c_items[-v_move];
+        froms[v_count] := v_begins[v_top];
+        untils[v_count] := v_at - 1;
+      end if;
+    elsif v_move > 0 and v_kind < 28 then
+      v_top := v_top + 1;
+      v_state := v_move;
+      states[v_top] := v_state;
+      v_begins[v_top] := v_at;
+      if c_kept[v_kind] = 1 then
+        v_count := v_count + 1;
+        items[v_count] := 0;
+        froms[v_count] := v_at;
+        untils[v_count] := v_at;
+      end if;
+      v_at := v_at + 1;
+      v_kind := p_kinds[v_at];
+    else
+      exit;
+    end if;
+  end loop;
+  if v_move <= 0 then
+    failed_at := v_at;
+    states := states[1:v_top];
+  end if;
+end
+$$;
+
+-- The terminals that could have come next, given the parser's stack.
+create or replace function df_engine.flow_expected(p_states int[]) returns int[]
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  c_table constant int[] := df_engine.flow_table();
+  c_lengths constant int[] := '{1,1,2,1,5,1,3,1,3,1,3,1,5,3,1,3,1,1,1,1,1,1,1,2,3,1,1,1,4,4,3,3,5,5,4,4,1,3,1,3,1,1,1,1,1,1,1,1,2,3,1,3,3,2,3,1,3,1,1,1,1,1,1,1}';
+  c_heads constant int[] := '{30,31,31,32,32,33,33,34,34,35,35,35,36,36,37,37,38,38,38,39,39,39,39,39,39,40,40,40,41,41,41,41,41,41,41,41,42,42,43,43,44,44,44,44,44,44,45,45,46,46,47,47,48,49,49,50,50,51,51,51,51,51,51,51}';
+  v_expected int[] := '{}';
+  v_states int[];
+  v_top int;
+  v_move int;
+begin
+  for v_kind in 1..28 loop
+    v_states := p_states;
+    v_top := cardinality(p_states);
+    loop
+      v_move := c_table[v_states[v_top] + v_kind];
+      exit when v_move >= 0;
+      v_top := v_top - c_lengths[-v_move] + 1;
+      v_states[v_top] := c_table[v_states[v_top - 1] + c_heads[-v_move]];
+    end loop;
+    if v_move > 0 then
+      v_expected := v_expected || v_kind;
+    end if;
+  end loop;
+  return v_expected;
+end
+$$;
+
+-- Whether a text is a well-formed flow; its meaning is not looked at.
+create or replace function df_engine.is_flow(p_text text) returns boolean
+language sql immutable security definer set search_path = pg_catalog, pg_temp as $$
+  select (df_engine.flow_parse(kinds)).failed_at is null from df_engine.flow_tokens(p_text)
+$$;
+
+-- The flow language: what is said about a text that is none. Only called once something is wrong, so nothing here is fast.
+
+-- Where the n-th token stands, and the line with a caret under it. A token behind the last one is the end of the text.
+create or replace function df_engine.flow_position(
+  p_source text, p_token int, out line int, out col int, out excerpt text)
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_offset int;
+  v_before text;
+  v_line text;
+  v_skip int;
+begin
+  with tokens as materialized (
+    select ord, token, kind >= 0 as kept, sum((kind >= 0)::int) over (order by ord) as nth from df_engine.flow_lex(p_source)
+  ), found as (
+    select coalesce(min(ord) filter (where nth = p_token), max(ord) filter (where kept) + 1) as ord from tokens
+  )
+  select coalesce(sum(length(tokens.token)), 0) into v_offset from tokens, found where tokens.ord < found.ord;
+  v_before := left(p_source, v_offset);
+  line := 1 + length(v_before) - length(replace(v_before, E'\n', ''));
+  col := 1 + length(regexp_replace(v_before, '^.*\n', ''));
+  v_line := translate(split_part(p_source, E'\n', line), E'\t\r', '  ');
+  v_skip := case when col > 60 then col - 40 else 0 end;
+  excerpt := 'line ' || line || ': ' || case when v_skip > 0 then '...' else '' end || substr(v_line, v_skip + 1, 76);
+  excerpt := excerpt || E'\n'
+             || repeat(' ', length('line : ' || line) + case when v_skip > 0 then 3 else 0 end + col - 1 - v_skip) || '^';
+end
+$$;
+
+-- A list of words: a, b or c.
+create or replace function df_engine.flow_words(p_words text[]) returns text
+language sql immutable as $$
+  select case when cardinality(p_words) < 2 then p_words[1]
+    else array_to_string(p_words[:cardinality(p_words) - 1], ', ') || ' or ' || p_words[cardinality(p_words)] end
+$$;
+
+-- The innermost parenthesis that is still open before a token, 0 when there is none.
+create or replace function df_engine.flow_open_parenthesis(p_texts text[], p_before int) returns int
+language plpgsql immutable as $$
+declare
+  v_open int := 0;
+begin
+  for v_at in reverse p_before - 1..1 loop
+    v_open := v_open + case p_texts[v_at] when '(' then 1 when ')' then -1 else 0 end;
+    if v_open > 0 then
+      return v_at;
+    end if;
+  end loop;
+  return 0;
+end
+$$;
+
+-- What probably went wrong.
+create or replace function df_engine.flow_hint(p_found text, p_kind int, p_expected text[]) returns text
+language sql immutable as $$
+  select case
+    when p_kind = 29 and p_found ~ '^(''|"|[eE]''|\$|/)' then 'What begins here never ends.'
+    when p_found = ';' then 'A flow is one expression, without a semicolon.'
+    when p_found = '=>' and '"|=>"' = any(p_expected) then 'A result is named with |=>.'
+    when '"!>"' = any(p_expected) then 'Every ?> needs its !>: condition ?> then !> else.'
+    when p_found = '!>' then 'Every !> belongs to a ?>; a branch that is a longer flow may need parentheses.'
+    when p_found = ')' then 'No parenthesis is open here.'
+    when p_found = '@>' then 'A loop inside a flow needs parentheses: a ~> (@> b).'
+    when p_kind = 4 then 'SQL goes in single quotes; double quotes are for JSON and names.'
+    when 'SQL in quotes' = any(p_expected) and p_kind = 28 then 'An operator needs a step on both sides.'
+    when '"~>"' = any(p_expected) then 'Two steps need an operator between them: ~>, & or |.'
+  end
+$$;
+
+-- Raises the syntax error of a text that df_engine.flow_parse refused. What was expected is asked before the parser has seen
+-- the token: after it the parser may have reduced too much.
+create or replace function df_engine.flow_refuse(
+  p_source text, p_kinds int[], p_texts text[], p_failed_at int) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  c_words constant text[] := array['SQL in quotes', 'SQL in quotes', 'SQL in quotes', 'text in double quotes', 'a name', '', 'a number', 'break', 'true', 'false', 'null', '"@>"', '"?>"', '"!>"', '"~>"', '"|"', '"&"', '"|=>"', '"("', '")"', '","', '"=>"', '"{"', '"}"', '":"', '"["', '"]"', 'the end'];
+  v_at int := p_failed_at;
+  v_expected text[];
+  v_hint text;
+  v_open int := df_engine.flow_open_parenthesis(p_texts, p_failed_at);
+begin
+  select array_agg(word order by first) into v_expected
+  from (select c_words[kind], min(nth)
+        from df_engine.flow_parse(p_kinds[:p_failed_at - 1] || 29) p,
+             unnest(df_engine.flow_expected(p.states)) with ordinality e(kind, nth)
+        where c_words[kind] <> '' group by 1) w(word, first);
+  if p_kinds[v_at - 1] = 5 and '"("' = any(v_expected) then
+    v_at := v_at - 1;
+    v_expected := '{SQL in quotes,a function call}';
+    v_hint := 'SQL goes in quotes: ''SELECT ...''.';
+  elsif p_kinds[v_at] = 28 and v_open > 0 and '")"' = any(v_expected) then
+    select format('The parenthesis opened at line %s, column %s is not closed.', line, col) into v_hint
+    from df_engine.flow_position(p_source, v_open);
+  else
+    v_hint := df_engine.flow_hint(p_texts[v_at], p_kinds[v_at], v_expected);
+  end if;
+  perform df_engine.flow_raise(p_source, v_at, 'syntax_error', format('expected %s, found %s',
+    df_engine.flow_words(v_expected), coalesce('"' || left(p_texts[v_at], 40) || '"', 'the end')), v_hint);
+end
+$$;
+
+-- Raises a syntax error at a token.
+create or replace function df_engine.flow_raise(
+  p_source text, p_token int, p_code text, p_message text, p_hint text default null) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_at record;
+begin
+  select * into v_at from df_engine.flow_position(p_source, p_token);
+  perform df_engine.flow_error(p_code, format('flow syntax error at line %s, column %s: %s', v_at.line, v_at.col, p_message),
+    v_at.excerpt, p_hint);
+end
+$$;
+
+-- RAISE takes no NULL for a hint.
+create or replace function df_engine.flow_error(p_code text, p_message text, p_detail text, p_hint text) returns void
+language plpgsql immutable as $$
+begin
+  if p_hint <> '' then
+    raise exception using errcode = p_code, message = p_message, detail = p_detail, hint = p_hint;
+  end if;
+  raise exception using errcode = p_code, message = p_message, detail = p_detail;
+end
+$$;
+
+-- The flow language, second half: from the tree to the envelope. What an envelope looks like is left to the builders: each is
+-- called with stand-ins for its graphs, the text between the stand-ins is kept, and the pieces are put together at the end,
+-- so that the time does not depend on how the graph is nested.
+
+-- The text of an E'' string, NULL when an escape in it stands for nothing.
+create or replace function df_engine.flow_unescape(p_token text) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    select convert_from(coalesce(string_agg(case
+        when piece ~ '^\\u.' then convert_to(('"' || piece || '"')::json #>> '{}', 'UTF8')
+        when piece ~ '^\\U.' then convert_to(chr(('x' || substr(piece, 3))::bit(32)::int), 'UTF8')
+        when piece in ('\u', '\U') then decode(piece, 'hex')
+        when piece ~ '^\\x.' then decode(lpad(substr(piece, 3), 2, '0'), 'hex')
+        when piece ~ '^\\[0-7]' then decode(lpad(to_hex((
+          select sum(digit::int * (8 ^ (nth - 1))::int)::int & 255
+          from unnest(string_to_array(reverse(substr(piece, 2)), null)) with ordinality d(digit, nth))), 2, '0'), 'hex')
+        when piece ~ '^\\' then convert_to(translate(substr(piece, 2), 'bfnrt', E'\b\f\n\r\t'), 'UTF8')
+        when piece = '''''' then '\x27'
+        else convert_to(piece, 'UTF8')
+      end, '' order by nth), ''), 'UTF8')
+    from regexp_matches(substr(p_token, 3, length(p_token) - 3),
+           '(?:\\u[0-9A-Fa-f]{4})+|\\U[0-9A-Fa-f]{8}|\\x[0-9A-Fa-f]{1,2}|\\[0-7]{1,3}|\\.|''''|[^\\'']+', 'g')
+         with ordinality m(match, nth), lateral (select match[1]) p(piece));
+exception when data_exception or program_limit_exceeded then
+  return null;
+end
+$$;
+
+-- What a token stands for.
+create or replace function df_engine.flow_value(p_kind int, p_token text) returns text
+language sql immutable as $$
+  select case p_kind
+    when 1 then replace(substr(p_token, 2, length(p_token) - 2), '''''', '''')
+    when 3 then substr(p_token, strpos(substr(p_token, 2), '$') + 2,
+                 length(p_token) - 2 * strpos(substr(p_token, 2), '$') - 2)
+    when 2 then df_engine.flow_unescape(p_token)
+    when 4 then df_engine.as_json(p_token) #>> '{}'
+    when 11 then null
+    else p_token
+  end
+$$;
+
+-- Values of all tokens; for quoted texts also the envelope of the SQL node up to its closing brace, unless the text may be
+-- an envelope itself.
+create or replace function df_engine.flow_values(p_kinds int[], p_texts text[], out vals text[], out heads text[])
+language sql immutable as $$
+  select array_agg(val order by nth),
+         array_agg(case when kind in (1, 3, 2) and val !~ '^\s*\{'
+                     then '{"node_type":"SQL","query":' || to_json(val) end order by nth)
+  from (select t.nth, t.kind, df_engine.flow_value(t.kind, t.token) as val
+        from unnest(p_kinds, p_texts) with ordinality t(kind, token, nth) offset 0) v
+$$;
+
+-- A list given as a JSON array or as the text of an array.
+create or replace function df_engine.flow_list(p_text text) returns text[]
+language sql immutable as $$
+  select case when p_text ~ '^\s*\[' then array(select jsonb_array_elements_text(p_text::jsonb)) else p_text::text[] end
+$$;
+
+-- Calls a graph builder; arguments in the order of its parameters.
+create or replace function df_engine.flow_call(p_signature int, p_args text[]) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  case p_signature
+    when 1 then return df.sql(query => p_args[1]);
+    when 2 then return df.seq(a => p_args[1], b => p_args[2]);
+    when 3 then return df.as(fut => p_args[1], name => p_args[2]);
+    when 4 then return df.sleep(seconds => p_args[1]::numeric);
+    when 5 then return df.sleep(duration => p_args[1]::interval);
+    when 6 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
+    when 7 then return df.loop(body => p_args[1], condition => p_args[2]);
+    when 8 then return df.break(value => p_args[1]);
+    when 9 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 10 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 11 then return df.join(a => p_args[1], b => p_args[2]);
+    when 12 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
+    when 13 then return df.race(a => p_args[1], b => p_args[2]);
+    when 14 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 15 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 16 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+    when 17 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+  end case;
+end
+$$;
+
+-- How arguments, in the order written (labels: NULL means by position), are given to a builder: the number of the first
+-- signature that they fit, and for each parameter its argument, whether that is a graph, and its default. NULL: none fits.
+create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
+language sql immutable as $$
+  select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration interval)","parameters":[{"names":["duration"],"takes":["string"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::jsonb -> p_builder) s(number int, parameters jsonb),
+  lateral (
+    select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
+                                        'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth) as parameters,
+           coalesce(bool_and(coalesce(p.is -> 'takes' ? a.class, (p.is ->> 'optional')::boolean)), true) as fits,
+           count(a.nth) as taken, count(*) as listed
+    from jsonb_array_elements(s.parameters) with ordinality p("is", nth)
+    left join unnest(p_labels, p_classes) with ordinality a(label, class, nth)
+      on case when a.label is null then a.nth = p.nth else p.is -> 'names' ? a.label end) r
+  where r.fits and r.taken = cardinality(p_classes) and r.listed = jsonb_array_length(s.parameters)
+  order by s.number limit 1
+$$;
+
+-- The arguments of a builder, in the order of its parameters, with stand-ins for graphs.
+create or replace function df_engine.flow_arguments(p_plan jsonb, p_scalars text[]) returns text[]
+language sql immutable as $$
+  select coalesce(array_agg(case when p.is -> 'slot' = 'null' then p.is ->> 'default'
+                              when p.is -> 'graph' = 'true' then E'\u0001' || p.nth
+                              else p_scalars[(p.is -> 'slot')::int] end order by p.nth), '{}')
+  from jsonb_array_elements(p_plan -> 'parameters') with ordinality p("is", nth)
+$$;
+
+-- What is wrong with a call that fits no signature.
+create or replace function df_engine.flow_call_problem(p_builder text, out message text, out hint text)
+language sql immutable as $$
+  select case when c.builders ? p_builder then 'these arguments do not fit df.' || p_builder
+           else 'there is no graph builder df.' || p_builder end,
+         case when c.builders ? p_builder then 'It is called ' || (
+             select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
+           else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration interval)","parameters":[{"names":["duration"],"takes":["string"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::jsonb) c(builders)
+$$;
+
+-- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
+-- ops[n], written with its name or sign at token tokens[n], and has counts[n] arguments from firsts[n]. The last argument is
+-- the whole flow.
+create or replace function df_engine.flow_tree(
+  p_items int[], p_froms int[], p_untils int[], out ops int[], out tokens int[], out firsts int[], out counts int[],
+  out args int[], out untils int[], out labels int[])
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_args int[] := '{}';
+  v_untils int[] := '{}';
+  v_labels int[] := '{}';
+  v_begins int[] := '{}';
+  v_top int := 0;
+  v_base int;
+  v_item int;
+  v_from int;
+  v_call int := 0;
+  v_arg int := 0;
+  v_named int;
+begin
+  ops := '{}'; tokens := '{}'; firsts := '{}'; counts := '{}'; args := '{}'; untils := '{}'; labels := '{}';
+  for v_at in 1..cardinality(p_items) loop
+    v_item := p_items[v_at];
+    v_from := p_froms[v_at];
+    v_base := v_top + 1;
+    v_named := 0;
+    if v_item > 0 then
+      while v_base > 1 and v_begins[v_base - 1] >= v_from loop
+        v_base := v_base - 1;
+      end loop;
+    end if;
+    if v_item in (0, 11) then
+      v_args[v_base] := -v_from;
+    elsif v_item = 10 then
+      v_named := -v_args[v_base];
+      v_args[v_base] := v_args[v_top];
+    else
+      v_call := v_call + 1;
+      ops[v_call] := v_item;
+      tokens[v_call] := case when v_item = 9 then -v_args[v_base] else v_from end;
+      firsts[v_call] := v_arg + 1;
+      for v_place in v_base + (v_item = 9)::int..v_top loop
+        v_arg := v_arg + 1;
+        args[v_arg] := v_args[v_place];
+        untils[v_arg] := v_untils[v_place];
+        labels[v_arg] := v_labels[v_place];
+      end loop;
+      counts[v_call] := v_arg + 1 - firsts[v_call];
+      v_args[v_base] := v_call;
+    end if;
+    v_labels[v_base] := v_named;
+    v_begins[v_base] := v_from;
+    v_untils[v_base] := p_untils[v_at];
+    v_top := v_base;
+  end loop;
+  args[v_arg + 1] := v_args[1];
+  untils[v_arg + 1] := v_untils[1];
+  labels[v_arg + 1] := 0;
+end
+$$;
+
+-- Raises an error of a builder again, with the place in the flow in front of its detail.
+create or replace function df_engine.flow_locate(
+  p_source text, p_token int, p_code text, p_message text, p_detail text, p_hint text) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_at record;
+begin
+  if p_message not like 'flow syntax error at line %' then
+    select * into v_at from df_engine.flow_position(p_source, p_token);
+    p_detail := concat_ws(E'\n', format('In the flow at line %s, column %s:', v_at.line, v_at.col), v_at.excerpt, nullif(p_detail, ''));
+  end if;
+  perform df_engine.flow_error(p_code, p_message, p_detail, p_hint);
+end
+$$;
+
+-- The flow language, last part: calls the builders once for each kind of node, and writes the envelope.
+
+-- The arguments of a call: labels and classes, for finding its signature, and what those that are no graph stand for.
+create or replace function df_engine.flow_given(
+  p_kinds int[], p_texts text[], p_values text[], p_args int[], p_untils int[], p_labels int[],
+  out labels text[], out classes text[], out scalars text[])
+language sql immutable as $$
+  select coalesce(array_agg(lower(p_texts[nullif(label, 0)]) order by nth), '{}'),
+         coalesce(array_agg(class order by nth), '{}'),
+         coalesce(array_agg(case class when 'graph' then null
+                              when 'json' then array_to_string(p_texts[-arg:until], '')
+                              else p_values[-arg] end order by nth), '{}')
+  from (select nth, arg, label, until, case when arg > 0 then 'graph' else (array['string', 'string', 'string', 'quoted', 'name', '', 'number', '', 'boolean', 'boolean', 'null', '', '', '', '', '', '', '', '', '', '', '', 'json', '', '', 'json', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', ''])[p_kinds[-arg]] end as class
+        from unnest(p_args, p_untils, p_labels) with ordinality a(arg, until, label, nth)) a
+$$;
+
+-- An envelope with the keys of another object set anew, in the order in which the builders write them.
+create or replace function df_engine.flow_merge(p_envelope text, p_keys text) returns text
+language sql immutable as $$
+  select case when p_keys = '{}' then p_envelope else (
+    select '{' || string_agg(to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
+    from (select key, value from json_each(p_envelope::json) where not p_keys::jsonb ? key
+          union all select key, value from json_each(p_keys::json)) k
+    join unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry']) with ordinality known(key, place) on known.key = k.key) end
+$$;
+
+-- The node of a text that may be an envelope, or of JSON, which must be one; keys are set in it.
+create or replace function df_engine.flow_leaf(p_text text, p_json boolean, p_keys text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_node text;
+begin
+  if p_text is null then
+    raise exception 'an escape in this text stands for no character' using errcode = 'invalid_escape_sequence';
+  end if;
+  v_node := (df.loop(p_text)::json -> 'left_node')::text;
+  if p_json and v_node = df.sql(p_text) then
+    raise exception 'this JSON is no envelope' using errcode = 'syntax_error', hint = 'SQL goes in single quotes.';
+  end if;
+  return df_engine.flow_merge(v_node, '{' || substr(p_keys, 2) || '}');
+end
+$$;
+
+-- Raises when a call fits no signature.
+create or replace function df_engine.flow_require(p_builder text, p_plan jsonb) returns void
+language plpgsql immutable as $$
+declare
+  v_problem record;
+begin
+  if p_plan is null then
+    select * into v_problem from df_engine.flow_call_problem(p_builder);
+    raise exception '%', v_problem.message using errcode = 'syntax_error', hint = v_problem.hint;
+  end if;
+end
+$$;
+
+-- What one call is. A modifier gives the suffix that it adds to the graph in argument slots[1]; any other builder the parts of
+-- its text and the arguments that come between them.
+create or replace function df_engine.flow_shape(
+  p_plan jsonb, p_scalars text[], out suffix text, out parts text[], out slots int[])
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
+  v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
+begin
+  if (p_plan -> 'number')::int in (3, 15) then
+    suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
+    slots := array[(p_plan #> '{parameters,0,slot}')::int];
+  elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
+    parts := regexp_split_to_array(left(v_shape, -1), '\{"node_type":"SQL","query":"\\u0001[0-9]"\}');
+    slots := array(select (p_plan -> 'parameters' -> m[1]::int - 1 -> 'slot')::int
+                   from regexp_matches(v_shape, '\{"node_type":"SQL","query":"\\u0001([0-9])"\}', 'g') m) || 0;
+  else
+    parts := array[left(v_shape, -1)];
+    slots := '{0}';
+  end if;
+end
+$$;
+
+-- For each call what its builder gives: the number of its first part in parts (shared by calls that differ only in their graphs),
+-- or the suffix that it adds to the graph in argument inners[n]. slots: the argument that follows a part, 0 at the end.
+-- nexts: the argument that follows an argument in the list of branches.
+create or replace function df_engine.flow_shapes(
+  p_source text, p_kinds int[], p_texts text[], p_values text[], p_ops int[], p_tokens int[], p_firsts int[], p_counts int[],
+  p_args int[], p_untils int[], p_labels int[],
+  out starts int[], out parts text[], out slots int[], out suffixes text[], out inners int[], out nexts int[])
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  c_items constant text[] := array['loop', 'if', 'seq', 'race', 'join', 'join3', 'branch', 'as', 'call', 'named_argument', 'json'];
+  c_classes constant text[] := array['string', 'string', 'string', 'quoted', 'name', '', 'number', '', 'boolean', 'boolean', 'null', '', '', '', '', '', '', '', '', '', '', '', 'json', '', '', 'json', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', ''];
+  v_keys text[] := '{}';
+  v_shapes int[] := '{}';
+  v_key text;
+  v_known int;
+  v_first int;
+  v_last int;
+  v_plans jsonb[] := '{}';
+  v_plan jsonb;
+  v_is record;
+  v_given record;
+  v_start int;
+  v_tails int[] := '{}';
+  v_token int := 1;
+  v_state text; v_message text; v_detail text; v_hint text;
+begin
+  starts := '{}'; parts := '{}'; slots := '{}'; suffixes := '{}'; inners := '{}'; nexts := '{}';
+  for v_call in 1..cardinality(p_ops) loop
+    v_token := p_tokens[v_call];
+    v_first := p_firsts[v_call];
+    v_last := v_first + p_counts[v_call] - 1;
+    if p_ops[v_call] = 7 then
+      v_known := p_args[v_first];
+      v_tails[v_call] := v_last;
+      nexts[coalesce(v_tails[v_known], p_firsts[v_known] + p_counts[v_known] - 1)] := v_last;
+      inners[v_call] := v_first;
+      continue;
+    elsif p_ops[v_call] = 8 and p_values[-p_args[v_last]] ~ '^[A-Za-z_][A-Za-z0-9_]*$' then
+      suffixes[v_call] := ',"result_name":"' || p_values[-p_args[v_last]] || '"';
+      inners[v_call] := v_first;
+      continue;
+    end if;
+    v_key := case p_ops[v_call] when 9 then lower(p_texts[v_token]) else c_items[p_ops[v_call]] end;
+    for v_arg in v_first..v_last loop
+      v_key := v_key || ' ' || coalesce(p_texts[nullif(p_labels[v_arg], 0)], '')
+               || case when p_args[v_arg] > 0 then 'graph' else c_classes[p_kinds[-p_args[v_arg]]] end;
+    end loop;
+    v_known := array_position(v_keys, v_key);
+    if v_shapes[v_known] is not null then
+      starts[v_call] := v_shapes[v_known];
+      continue;
+    end if;
+    select * into v_given from df_engine.flow_given(p_kinds, p_texts, p_values,
+      p_args[v_first:v_last], p_untils[v_first:v_last], p_labels[v_first:v_last]);
+    if v_known is null then
+      v_plan := df_engine.flow_plan(split_part(v_key, ' ', 1), v_given.labels, v_given.classes);
+      perform df_engine.flow_require(split_part(v_key, ' ', 1), v_plan);
+      v_keys := v_keys || v_key;
+      v_plans := v_plans || v_plan;
+      v_known := cardinality(v_keys);
+    end if;
+    select * into v_is from df_engine.flow_shape(v_plans[v_known], v_given.scalars);
+    if v_is.suffix is not null then
+      suffixes[v_call] := v_is.suffix;
+      inners[v_call] := v_first + v_is.slots[1] - 1;
+      continue;
+    end if;
+    v_start := cardinality(parts) + 1;
+    starts[v_call] := v_start;
+    parts := parts || v_is.parts;
+    slots := slots || v_is.slots;
+    if not v_plans[v_known] @? '$.parameters[*] ? (@.slot != null && @.graph == false)' then
+      v_shapes[v_known] := v_start;
+    end if;
+  end loop;
+exception when others then
+  get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+  perform df_engine.flow_locate(p_source, v_token, v_state, v_message, v_detail, v_hint);
+end
+$$;
+
+-- Writes the envelope of the whole flow, which is the last argument: walks the calls from there, part by part.
+create or replace function df_engine.flow_emit(
+  p_source text, p_kinds int[], p_texts text[], p_values text[], p_heads text[], p_tokens int[], p_firsts int[], p_args int[],
+  p_untils int[], p_starts int[], p_parts text[], p_slots int[], p_suffixes text[], p_inners int[], p_nexts int[]) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_out text[] := '{}';
+  v_count int := 0;
+  v_calls int[] := '{}';
+  v_places int[] := '{}';
+  v_args int[] := '{}';
+  v_ends text[] := '{}';
+  v_top int := 0;
+  v_arg int := cardinality(p_args);
+  v_done int;
+  v_value int;
+  v_until int;
+  v_name text;
+  v_retry text;
+  v_token int;
+  v_state text; v_message text; v_detail text; v_hint text;
+begin
+  loop
+    v_done := v_arg;
+    v_value := p_args[v_arg];
+    v_until := p_untils[v_arg];
+    v_name := null;
+    v_retry := null;
+    while p_inners[v_value] is not null loop
+      v_token := p_tokens[v_value];
+      if p_suffixes[v_value] like ',"result_name"%' then
+        v_name := coalesce(v_name, p_suffixes[v_value]);
+      else
+        v_retry := coalesce(v_retry, p_suffixes[v_value]);
+      end if;
+      v_until := p_untils[p_inners[v_value]];
+      v_value := p_args[p_inners[v_value]];
+    end loop;
+    if v_retry <> '' and v_value > 0 then
+      perform df.retry(substring(p_parts[p_starts[v_value]] from '^\{"node_type":"[A-Z_]+"') || '}');
+    end if;
+    v_count := v_count + 1;
+    if v_value > 0 then
+      v_done := 0;
+      v_top := v_top + 1;
+      v_args[v_top] := v_arg;
+      v_calls[v_top] := v_value;
+      v_places[v_top] := p_starts[v_value];
+      v_ends[v_top] := concat(v_name, v_retry, '}');
+      v_out[v_count] := '';
+    elsif p_heads[-v_value] is not null then
+      v_out[v_count] := concat(p_heads[-v_value], v_name, v_retry, '}');
+    else
+      v_token := -v_value;
+      v_out[v_count] := df_engine.flow_leaf(
+        case when v_until > -v_value then array_to_string(p_texts[-v_value:v_until], '') else p_values[-v_value] end,
+        v_until > -v_value, concat(v_name, v_retry));
+    end if;
+    loop
+      v_count := v_count + 1;
+      if v_done > 0 and p_nexts[v_done] > 0 then
+        v_out[v_count] := ',';
+        v_arg := p_nexts[v_done];
+        exit;
+      elsif v_top = 0 then
+        return array_to_string(v_out, '');
+      end if;
+      v_out[v_count] := p_parts[v_places[v_top]];
+      if p_slots[v_places[v_top]] > 0 then
+        v_arg := p_firsts[v_calls[v_top]] + p_slots[v_places[v_top]] - 1;
+        v_places[v_top] := v_places[v_top] + 1;
+        exit;
+      end if;
+      v_count := v_count + 1;
+      v_out[v_count] := v_ends[v_top];
+      v_done := v_args[v_top];
+      v_top := v_top - 1;
+    end loop;
+  end loop;
+exception when others then
+  get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+  perform df_engine.flow_locate(p_source, v_token, v_state, v_message, v_detail, v_hint);
+end
+$$;
+
+create or replace function df.flow(source text) returns text
+language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_in record;
+  v_parse record;
+  v_of record;
+  v_tree record;
+  v_is record;
+begin
+  select * into v_in from df_engine.flow_tokens(flow.source);
+  select * into v_parse from df_engine.flow_parse(v_in.kinds);
+  if v_parse.failed_at is not null then
+    perform df_engine.flow_refuse(flow.source, v_in.kinds, v_in.texts, v_parse.failed_at);
+  end if;
+  select * into v_of from df_engine.flow_values(v_in.kinds, v_in.texts);
+  select * into v_tree from df_engine.flow_tree(v_parse.items, v_parse.froms, v_parse.untils);
+  select * into v_is from df_engine.flow_shapes(flow.source, v_in.kinds, v_in.texts, v_of.vals, v_tree.ops, v_tree.tokens,
+    v_tree.firsts, v_tree.counts, v_tree.args, v_tree.untils, v_tree.labels);
+  return df_engine.flow_emit(flow.source, v_in.kinds, v_in.texts, v_of.vals, v_of.heads, v_tree.tokens, v_tree.firsts, v_tree.args,
+    v_tree.untils, v_is.starts, v_is.parts, v_is.slots, v_is.suffixes, v_is.inners, v_is.nexts);
+end
+$$;
+comment on function df.flow(text) is
+  'The envelope of a flow written in the text language, the same text that the graph builders give. Raises 42601 with line, column and an excerpt on a syntax error, and the errors of the builders with their place in DETAIL';
+
 -- Substitution: variables ({name}) and named results ($name) in the text of a step, by PostgreSQL's lexical rules.
 -- Called for every step, so text without a reference returns at once. A reference that cannot be replaced raises DF010.
 -- The long regular expressions come from generator/grammar/template.lark; the others do without backslashes, so that
@@ -5540,6 +6280,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.http_parts_text(jsonb)',
     'execute on routine df_engine.http_scheme_problem(text)',
     'execute on routine df_engine.insert_instance(text, text, text)',
+    'execute on routine df_engine.is_flow(text)',
     'execute on routine df_engine.json_or_null(text)',
     'execute on routine df_engine.launch(text, text, text)',
     'execute on routine df_engine.live_nodes(text)',

@@ -7,9 +7,10 @@ from typing import Any
 Node = dict[str, Any]
 
 TEXTS = [
-    "SELECT 1", "select 'it''s', $n, {v}", "insert into t values ($$x$$)", "", " ", "a\nb", "tab\there", "ä € 𝄞", "back\\slash",
-    "-- no comment", "/* none */", "{}", '{"a": 1}', '{"node_type":"X"}', '{"node_type": "SLEEP", "query": "5"}', "[1]", '"quoted"',
-    "$", "$$", "$a$ $a$", "'", "''", "'''", "\\", "\x01", "~> 'x' |=> y", "select $x.a, $x?", "E'\\n'", "df.sleep(5)", "x" * 130,
+    "SELECT 1", "select 'it''s', $n, {v}", "insert into t values ($$x$$)", "", " ", "a\nb", "tab\there", "ä € 𝄞",
+    "back\\slash", "-- no comment", "/* none */", "{}", '{"a": 1}', '{"node_type":"X"}', "[1]", '"quoted"',
+    '{"node_type": "SLEEP", "query": "5"}', "$", "$$", "$a$ $a$", "'", "''", "'''", "\\", "\x01", "~> 'x' |=> y",
+    "select $x.a, $x?", "E'\\n'", "df.sleep(5)", "x" * 130,
 ]  # fmt: skip
 NAMES = ["a", "_x1", "Total", "break", "null", "df", "sleep", "n" * 70]
 SIGNALS = ["go", "it's", "two words", 'quo"te']
@@ -22,10 +23,7 @@ def compact(value: Any) -> str:
 
 def graph(rng: random.Random, size: int) -> Node:
     """A random graph of about `size` nodes, its keys in the order of the envelope."""
-    if size <= 1:
-        node = leaf(rng)
-    else:
-        node = inner(rng, size)
+    node = leaf(rng) if size <= 1 else inner(rng, size)
     if rng.random() < 0.3:
         retry = node.pop("retry", None)
         node["result_name"] = rng.choice(NAMES)
@@ -64,12 +62,12 @@ def leaf(rng: random.Random) -> Node:
         node: Node = {"node_type": "SQL", "query": rng.choice(TEXTS)}
         return {**node, "retry": policy(rng)} if kind == "RETRY" else node
     query: Any = {
-        "SLEEP": lambda: rng.choice(["0", "0.25", "5", "3600", "3155760000"]),
-        "SIGNAL": lambda: {"signal_name": rng.choice(SIGNALS), "timeout_seconds": rng.choice([None, 1, 600])},
-        "BREAK": lambda: {"break_value": rng.choice([None, *TEXTS])},
-        "WAIT_SCHEDULE": lambda: {"cron_expr": "*/5 * * * *"} | rng.choice([{}, {"timezone": "Europe/Berlin"}]),
-        "HTTP": lambda: http(rng),
-    }[kind]()
+        "SLEEP": rng.choice(["0", "0.25", "5", "3600", "3155760000"]),
+        "SIGNAL": {"signal_name": rng.choice(SIGNALS), "timeout_seconds": rng.choice([None, 1, 600])},
+        "BREAK": {"break_value": rng.choice([None, *TEXTS])},
+        "WAIT_SCHEDULE": {"cron_expr": "*/5 * * * *"} | rng.choice([{}, {"timezone": "Europe/Berlin"}]),
+        "HTTP": http(rng),
+    }[kind]
     return {"node_type": kind, "query": query if isinstance(query, str) else compact(query)}
 
 
@@ -159,18 +157,24 @@ class Writer:
 
     def operator(self, node: Node) -> tuple[int, str]:
         kind = node["node_type"]
-        left, right = node["left_node"], node.get("right_node")
-        condition, extra = node.get("condition_node"), node.get("extra_nodes", [])
-        if kind == "LOOP" and condition is not None:
-            label = self.rng.choice(["while", "condition"])
-            return 6, self.call("loop", [self.write(left)], **{label: self.write(condition)})
         if kind == "LOOP":
-            return 0, self.join("@>", self.write(left))
-        if kind == "IF" and condition is None:
+            return self.loop(node)
+        left, right, condition = node["left_node"], node["right_node"], node.get("condition_node")
+        extra = node.get("extra_nodes", [])
+        if "query" in node:
             name = json.loads(node["query"])["result_name"]
             return 6, self.call("if_rows", [self.quoted(name), self.write(left), self.write(right)])
         if self.rng.random() < 0.15 and len(extra) < 2:
             return 6, self.builder(kind, left, right, condition, extra)
+        return self.infix(kind, left, right, condition, extra)
+
+    def loop(self, node: Node) -> tuple[int, str]:
+        if "condition_node" not in node:
+            return 0, self.join("@>", self.write(node["left_node"]))
+        label = self.rng.choice(["while", "condition"])
+        return 6, self.call("loop", [self.write(node["left_node"])], **{label: self.write(node["condition_node"])})
+
+    def infix(self, kind: str, left: Node, right: Node, condition: Any, extra: list[Node]) -> tuple[int, str]:
         if kind == "IF":
             return 1, self.join(self.write(condition, 2), "?>", self.write(left), "!>", self.write(right))
         if kind == "THEN":
