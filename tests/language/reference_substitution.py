@@ -1,0 +1,278 @@
+"""Substitution once more, character by character: the second opinion of the differential test."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+TAG = re.compile(r"\$(?:[^\W\d]\w*)?\$")
+REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)(?:\.(\*|[^\W\d]\w*))?(\?)?")
+PREFIXED = re.compile(r"([EeBbXx]|[Uu]&)'")
+GAP = re.compile(r"'([ \t\f\v]|--[^\n\r]*)*[\n\r]([ \t\f\v\n\r]|--[^\n\r]*[\n\r])*(?=')")
+
+Names = dict[str, Any]
+Piece = tuple[str, str]
+
+
+class Refused(Exception):
+    """The text cannot be rendered."""
+
+
+def is_word(char: str) -> bool:
+    return char == "_" or char.isalnum()
+
+
+def end_of_word(text: str, at: int) -> int:
+    while at < len(text) and (is_word(text[at]) or text[at] == "$"):
+        at += 1
+    return at
+
+
+def end_of_literal(text: str, at: int, escapes: bool, joined: bool) -> int:
+    """The end of a literal whose opening quote is at `at`; `joined`: white space with a line break may interrupt it."""
+    at += 1
+    while at < len(text):
+        if (escapes and text[at] == "\\" and at + 1 < len(text)) or text.startswith("''", at):
+            at += 2
+        elif text[at] == "'":
+            gap = GAP.match(text, at) if joined else None
+            if not gap:
+                return at + 1
+            at = gap.end() + 1
+        elif escapes and text[at] == "\\":
+            return at
+        else:
+            at += 1
+    return at
+
+
+def end_of_comment(text: str, at: int) -> int:
+    depth = 0
+    while at < len(text):
+        if text.startswith("/*", at):
+            depth, at = depth + 1, at + 2
+        elif text.startswith("*/", at):
+            depth, at = depth - 1, at + 2
+            if not depth:
+                return at
+        else:
+            at += 1
+    return at
+
+
+def end_of_reference(text: str, found: re.Match[str]) -> int:
+    """A $ after a column follows an identifier character: it and its word belong to the piece."""
+    glued = found[2] not in (None, "*") and not found[3] and text.startswith("$", found.end())
+    return end_of_word(text, found.end()) if glued else found.end()
+
+
+def pieces(text: str) -> Iterator[Piece]:
+    """The regions of SQL text, in order: (kind, characters)."""
+    at = 0
+    while at < len(text):
+        start = at
+        kind = "code"
+        if prefix := PREFIXED.match(text, at):
+            escapes = prefix[1] in "Ee"
+            kind = "escape" if escapes else "opaque"
+            at = end_of_literal(text, prefix.end() - 1, escapes, joined=True)
+        elif is_word(text[at]):
+            at = end_of_word(text, at)
+        elif text[at] == "'":
+            kind = "literal"
+            at = end_of_literal(text, at, escapes=False, joined=False)
+        elif text[at] == '"':
+            kind = "opaque"
+            at = text.find('"', at + 1) + 1 or len(text)
+        elif text.startswith("--", at):
+            kind = "comment"
+            at = min((end for end in (text.find("\n", at), text.find("\r", at)) if end >= 0), default=len(text))
+        elif text.startswith("/*", at):
+            kind = "comment"
+            at = end_of_comment(text, at)
+        elif tag := TAG.match(text, at):
+            kind = "dollar"
+            closing = text.find(tag[0], tag.end())
+            at = closing + len(tag[0]) if closing >= 0 else len(text)
+        elif found := REFERENCE.match(text, at):
+            kind = "reference"
+            at = end_of_reference(text, found)
+        else:
+            at += 1
+        yield kind, text[start:at]
+
+
+def inner_pieces(text: str, escapes: bool) -> Iterator[Piece]:
+    """What is inside a literal: words, references and the rest."""
+    at = 0
+    while at < len(text):
+        start = at
+        kind = "text"
+        if is_word(text[at]):
+            at = end_of_word(text, at)
+        elif found := REFERENCE.match(text, at):
+            kind = "reference"
+            at = end_of_reference(text, found)
+        elif (escapes and text[at] == "\\") or (escapes and text.startswith("''", at)):
+            at += 2
+        elif escapes and (gap := GAP.match(text, at)):
+            at = gap.end() + 1
+        else:
+            at += 1
+        yield kind, text[start:at]
+
+
+def json_text(value: Any) -> str:
+    """JSON as jsonb prints it: keys by length, then by bytes."""
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: (len(key.encode()), key.encode()))
+        return "{" + ", ".join(f"{json_text(key)}: {json_text(value[key])}" for key in keys) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(json_text, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def characters(value: Any) -> str:
+    return value if isinstance(value, str) else json_text(value)
+
+
+def code(value: Any) -> str:
+    if value is None or isinstance(value, (bool, int, float)):
+        return "NULL" if value is None else json_text(value)
+    return "'" + characters(value).replace("'", "''") + "'"
+
+
+def is_rows(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("rows"), list)
+
+
+def relation(name: str, value: Any, columns: list[str] | None) -> str:
+    quoted = ['"' + column.replace('"', '""') + '"' for column in columns or []]
+    if not quoted:
+        return f'(SELECT NULL WHERE false) AS "{name}"'
+    if not value["rows"]:
+        return "(SELECT " + ", ".join(f"NULL AS {column}" for column in quoted) + f' WHERE false) AS "{name}"'
+    rows = [
+        "(" + ",".join(code(cell) + "::text" * isinstance(cell, (str, dict, list)) for cell in cells) + ")"
+        for cells in ([row.get(column) for column in columns or []] for row in value["rows"])
+    ]
+    return f'(VALUES {",".join(rows)}) AS "{name}"({",".join(quoted)})'
+
+
+def lookup(value: Any, column: str | None, columns: list[str] | None) -> Any:
+    """The value of a reference; None where `?` may say NULL."""
+    if not is_rows(value):
+        if column is None:
+            return json_text(value)
+        if not isinstance(value, dict):
+            raise Refused
+        return value.get(column)
+    if not value["rows"]:
+        return None
+    return value["rows"][0].get(column or (columns or [""])[0])
+
+
+def resolve(piece: str, names: Names, unknown: str, write: Callable[[Any], str]) -> str:
+    """The text for a reference; `unknown` is "fail" or "keep"."""
+    found = REFERENCE.match(piece)
+    assert found
+    name, column, optional = found.groups()
+    if name not in names:
+        if unknown == "fail":
+            raise Refused
+        return piece
+    entry = names[name]
+    if column == "*" and entry is not None:
+        if not is_rows(entry["value"]):
+            raise Refused
+        return relation(name, entry["value"], entry["columns"]) if write is code else write(entry["value"]["rows"])
+    value = None if entry is None else lookup(entry["value"], column, entry["columns"])
+    if value is None and not optional:
+        raise Refused
+    return ("NULL" if value is None else write(value)) + piece[found.end() :]
+
+
+def in_literal(piece: str, escapes: bool, names: Names) -> str:
+    def write(value: Any) -> str:
+        text = characters(value)
+        return (text.replace("\\", "\\\\") if escapes else text).replace("'", "''")
+
+    return "".join(
+        resolve(part, names, "keep", write) if kind == "reference" else part
+        for kind, part in inner_pieces(piece, escapes)
+    )
+
+
+def in_dollar_quotes(piece: str, render: Callable[[str], str]) -> str:
+    opening = TAG.match(piece)
+    assert opening
+    tag = opening[0]
+    closed = piece.endswith(tag) and len(piece) >= 2 * len(tag)
+    body = piece[len(tag) : len(piece) - len(tag) * closed]
+    rendered = render(body)
+    if rendered != body and (rendered + tag).find(tag) < len(rendered):
+        raise Refused
+    return tag + rendered + tag * closed
+
+
+def separator(value: str, before: list[Piece]) -> str:
+    if value.startswith("-") and before and before[-1][1].endswith("-"):
+        return " "
+    blank = bool(before) and before[-1][1].isspace()
+    solid = [piece for kind, piece in before if not piece.isspace() and not piece.startswith("--")]
+    follows = bool(solid) and (blank or before[-1][1] == solid[-1]) and bool(PREFIXED.match(solid[-1]))
+    return "/**/" if value.startswith("'") and follows else ""
+
+
+def render_sql(text: str, names: Names, unknown: str = "fail") -> str:
+    """`$name` in SQL text."""
+    out = []
+    seen = list(pieces(text))
+    for index, (kind, piece) in enumerate(seen):
+        if kind == "reference":
+            value = resolve(piece, names, unknown, code)
+            out.append(separator(value, seen[:index]) + value)
+        elif kind in ("literal", "escape"):
+            out.append(in_literal(piece, kind == "escape", names))
+        elif kind == "dollar":
+            out.append(in_dollar_quotes(piece, lambda body: render_sql(body, names, "keep")))
+        else:
+            out.append(piece)
+    return "".join(out)
+
+
+def render_raw(text: str, names: Names) -> str:
+    """`$name` in text that is not SQL."""
+    return re.sub(REFERENCE, lambda found: resolve(found[0], names, "keep", characters), text)
+
+
+def fill(text: str, variables: dict[str, str]) -> str:
+    """`{name}` in text that is not SQL."""
+    return re.sub(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", lambda found: variables.get(found[1], found[0]), text)
+
+
+def fill_sql(text: str, variables: dict[str, str]) -> str:
+    """`{name}` in SQL text: everywhere but in comments."""
+    out = ""
+    pending = ""
+    for kind, piece in pieces(text):
+        if kind in ("comment", "dollar"):
+            out += fill(pending, variables)
+            pending = ""
+        if kind == "comment":
+            out += piece
+        elif kind == "dollar":
+            opening = TAG.match(piece)
+            assert opening
+            tag = opening[0]
+            closed = piece.endswith(tag) and len(piece) >= 2 * len(tag)
+            out += tag + fill_sql(piece[len(tag) : len(piece) - len(tag) * closed], variables) + tag * closed
+        else:
+            pending += piece
+    return out + fill(pending, variables)
+
+
+def shape(text: str) -> list[str]:
+    """What the parser would see of SQL text: code as it is, literals and quoted names by kind only."""
+    return [piece if kind in ("code", "reference") else kind for kind, piece in pieces(text)]
