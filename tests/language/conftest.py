@@ -1,4 +1,4 @@
-"""Fixtures for the language: builders as a role sees them that has nothing but USAGE on df, and a database to start in."""
+"""Fixtures for the language: builders as a role without rights sees them, and a database to start in."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,3 +21,11 @@ def pure(server: Server, template: str) -> Iterator[Callable[..., Any]]:
     ask("set default_transaction_read_only = on")
     yield ask
     database.drop()
+
+
+@pytest.fixture
+def app(db: Database) -> Database:
+    """A database in which the roles app and other may start instances."""
+    for role in ("app", "other"):
+        db.admin(f"select df.grant_usage('{role}')")
+    return db

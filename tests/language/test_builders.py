@@ -75,25 +75,26 @@ def test_hand_written_envelopes_are_used_as_they_are(pure: Ask, text: str) -> No
 
 
 @pytest.mark.parametrize("text", [
-    "", " ", "SELECT 1", '{"a":1}', '{"node_type":5}', '{"node_type":"sql","query":"a"}', '{"node_type":"NOPE"}', A + "x",
-    "[" + A + "]", '{"node_type":"SQL","query":"\\u0000"}', "{not json", '"SQL"',
+    "", " ", "SELECT 1", '{"a":1}', '{"node_type":5}', '{"node_type":"sql","query":"a"}', '{"node_type":"NOPE"}',
+    A + "x", "[" + A + "]", '{"node_type":"SQL","query":"\\u0000"}', "{not json", '"SQL"',
 ])  # fmt: skip
 def test_other_text_is_a_statement_verbatim(pure: Ask, text: str) -> None:
     assert json.loads(pure("select df.loop(%s)", text))["left_node"] == {"node_type": "SQL", "query": text}
 
 
 MALFORMED = [
-    '{"node_type":"THEN","left_node":1}', '{"node_type":"THEN","right_node":"x"}', '{"node_type":"IF","condition_node":[]}',
+    '{"node_type":"THEN","left_node":1}', '{"node_type":"THEN","right_node":"x"}',
+    '{"node_type":"IF","condition_node":[]}',
     '{"node_type":"JOIN","extra_nodes":{}}', '{"node_type":"JOIN","extra_nodes":[1]}',
-    '{"node_type":"JOIN","extra_nodes":[null]}', '{"node_type":"SQL","query":5}', '{"node_type":"SQL","result_name":{}}',
-    '{"node_type":"NOPE","query":[]}',
+    '{"node_type":"JOIN","extra_nodes":[null]}', '{"node_type":"SQL","query":5}',
+    '{"node_type":"SQL","result_name":{}}', '{"node_type":"NOPE","query":[]}',
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", MALFORMED)
 def test_malformed_envelopes_are_refused_by_every_composer(pure: Ask, text: str) -> None:
     for call in ("df.loop(%s)", "df.seq('a', %s)", "df.as(%s, 'x')", "df.if('a', %s, 'b')", "df.retry(%s)"):
-        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="^Invalid Durofut JSON"):
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=r"^Invalid Durofut JSON"):
             pure(f"select {call}", text)
 
 
