@@ -17,13 +17,13 @@ RETRY_KEYS = (
      "must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx"),
 )  # fmt: skip
 
-# Symbol, function behind it, meaning.
+# Symbol, function behind it, type of the left operand, meaning.
 OPERATORS = (
-    ("~>", "seq", "a, then b: df.seq(a, b)"),
-    ("|=>", "as_op", "names the result of a graph: df.as(a, name)"),
-    ("&", "join", "both in parallel: df.join(a, b)"),
-    ("|", "race", "in parallel, the first one decides: df.race(a, b)"),
-    ("?>", "if_then_op", "condition and then-branch of an IF, to be completed with !>"),
-    ("!>", "if_else_op", "the else-branch of an IF: df.if(condition, then_branch, else_branch)"),
-    ("@>", "loop_prefix_op", "repeats a graph: df.loop(a)"),
+    ("~>", "seq", "text", "a, then b: df.seq(a, b)"),
+    ("|=>", "as_op", "text", "names the result of a graph: df.as(a, name)"),
+    ("&", "join", "text", "both in parallel: df.join(a, b)"),
+    ("|", "race", "text", "in parallel, the first one decides: df.race(a, b)"),
+    ("?>", "if_then_op", "text", "condition and then-branch of an IF, to be completed with !>"),
+    ("!>", "if_else_op", "text", "the else-branch of an IF: df.if(condition, then_branch, else_branch)"),
+    ("@>", "loop_prefix_op", "none", "repeats a graph: df.loop(a)"),
 )

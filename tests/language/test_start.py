@@ -175,7 +175,8 @@ def test_the_submitter_is_the_effective_user_whatever_its_name(app: Database) ->
     " values ('00000001', '00000001', 'app', 'app', 'completed', '{}')",
     "insert into df_engine.own_nodes (id, instance_id, node_type, query, submitted_by)"
     " values ('00000001', '00000001', 'SQL', 'a', 'other')",
-    "insert into df_engine.own_ready (submitter, instance_id, node_id) values ('other'::regrole, '00000001', '00000001')",
+    "insert into df_engine.own_ready (submitter, instance_id, node_id)"
+    " values ('other'::regrole, '00000001', '00000001')",
 ])  # fmt: skip
 def test_the_views_let_nobody_write_for_others(app: Database, forged: str) -> None:
     with pytest.raises(psycopg.errors.WithCheckOptionViolation):
