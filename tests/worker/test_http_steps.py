@@ -1,9 +1,6 @@
 """HTTP steps from df.start to their result, with a worker and a server that misbehaves."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +9,7 @@ import pytest
 
 from tests.support import Database, wait_until
 from tests.worker.http_server import HttpServer
+from tests.worker.process import SpawnWorker, WorkerProcess, await_end, error
 
 
 @pytest.fixture(scope="module")
@@ -20,34 +18,9 @@ def web() -> Iterator[HttpServer]:
         yield server
 
 
-class WorkerProcess:
-    """A worker of its own process, which can be killed and started again."""
-
-    def __init__(self, db: Database) -> None:
-        self._command = [sys.executable, "-m", "pg_durable", "worker", "--dsn", db.dsn("durable_worker")]
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, env=os.environ | {"PYTHONPATH": "worker"})
-
-    def kill(self) -> None:
-        """SIGKILL: nothing is given back, nothing is reported."""
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture
-def worker(app: Database) -> Iterator[WorkerProcess]:
-    process = WorkerProcess(app)
-    yield process
-    process.kill()
-
-
 @pytest.fixture
 def app(db: Database, web: HttpServer) -> Database:
     """A database in which app may reach the server, and retries come quickly."""
-    db.admin("select df.grant_usage('app', include_http => true)")
-    db.admin("select df.grant_worker('durable_worker')")
     db.admin("select df.http_allow('127.0.0.1', allow_private => true)")
     db.admin("select df.set_setting('retry_initial_delay', '50 ms'), df.set_setting('retry_max_delay', '100 ms')")
     return db
@@ -59,24 +32,18 @@ def start(db: Database, flow: str, *args: Any) -> str:
     return instance
 
 
-def ended(db: Database, instance: str, seconds: float = 20) -> str:
-    """The status in which a run has ended."""
-    query = "select status from df.instances where id = %s and status in ('completed', 'failed', 'cancelled')"
-    return str(wait_until(lambda: db.sql(query, instance), seconds, f"the end of {instance}"))
-
-
 def run(db: Database, flow: str, *args: Any) -> str:
     """Starts a flow that is to complete, and returns its id."""
     instance = start(db, flow, *args)
-    assert ended(db, instance) == "completed", db.sql("select error from df.instances where id = %s", instance)
+    assert await_end(db, instance) == "completed", error(db, instance)
     return instance
 
 
 def failure(db: Database, flow: str, *args: Any) -> str:
     """Starts a flow that is to fail, and returns the instance's error."""
     instance = start(db, flow, *args)
-    assert ended(db, instance) == "failed"
-    return str(db.sql("select error from df.instances where id = %s", instance))
+    assert await_end(db, instance) == "failed"
+    return error(db, instance)
 
 
 def http_node(db: Database, instance: str, column: str) -> Any:
@@ -118,12 +85,12 @@ def test_retry_after_is_honoured(app: Database, web: HttpServer, worker: Any, af
     instance = start(app, "df.http(%s, 'GET')", web.url(f"/flaky?key=after{after}&status=429&retry_after={after}"))
     due = wait_until(lambda: http_node(app, instance, "(status_details->>'retry_at')::timestamptz - now()"), 10)
     assert due.total_seconds() > 0.5
-    assert ended(app, instance) == "completed"
+    assert await_end(app, instance) == "completed"
 
 
 def test_the_last_attempt_fails_the_step(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
-    error = failure(app, "df.retry(df.http(%s), max_attempts => 2)", web.url("/status/502?body=sorry"))
-    assert error == f"POST {web.url('/status/502?body=sorry')}: HTTP status 502: sorry"
+    message = failure(app, "df.retry(df.http(%s), max_attempts => 2)", web.url("/status/502?body=sorry"))
+    assert message == f"POST {web.url('/status/502?body=sorry')}: HTTP status 502: sorry"
 
 
 def test_a_listed_status_is_an_error_of_the_step(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
@@ -138,7 +105,7 @@ def test_refusals_are_not_retried(app: Database, web: HttpServer, worker: Worker
     before = web.connections
     app.admin("select df.http_allow('127.0.0.1')")
     instance = start(app, "df.retry(df.http(%s), 5)", web.url())
-    assert ended(app, instance) == "failed"
+    assert await_end(app, instance) == "failed"
     assert "Blocked:" in http_node(app, instance, "error") and "restricted" in http_node(app, instance, "error")
     assert http_node(app, instance, "attempts") == 1
     assert "not in the allowed" in failure(app, "df.http('http://elsewhere.test/')")
@@ -152,8 +119,8 @@ def test_a_privilege_that_is_revoked_stops_the_next_request(
     instance = start(app, "df.wait_for_signal('go') ~> df.http(%s)", web.url())
     app.admin("revoke execute on function df.http from app")
     app.sql("select df.signal(%s, 'go')", instance)
-    assert ended(app, instance) == "failed"
-    assert "does not have EXECUTE privilege" in app.sql("select error from df.instances where id = %s", instance)
+    assert await_end(app, instance) == "failed"
+    assert "does not have EXECUTE privilege" in error(app, instance)
     assert web.connections == before
 
 
@@ -162,7 +129,7 @@ def test_cancel_abandons_the_request(app: Database, web: HttpServer, worker: Wor
     wait_until(lambda: web.open == 1)
     app.sql("select df.cancel(%s)", instance)
     wait_until(lambda: web.open == 0)
-    assert ended(app, instance) == "cancelled"
+    assert await_end(app, instance) == "cancelled"
 
 
 def test_a_request_that_loses_its_race_is_abandoned(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
@@ -191,12 +158,12 @@ def test_five_hundred_slow_requests_at_once(app: Database, web: HttpServer, work
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_repeats_requests_with_their_keys(
-    app: Database, web: HttpServer, worker: WorkerProcess
+    app: Database, web: HttpServer, worker: WorkerProcess, spawn: SpawnWorker
 ) -> None:
     app.rows("select df.start(df.http(%s, 'GET')) from generate_series(1, 200)", web.url("/slow/kill?s=0.5"))
     wait_until(lambda: sum(r.path == "/slow/kill" for r in web.received) >= 50, 20)
     worker.kill()
-    worker.start()
+    spawn()
     wait_until(lambda: app.sql("select count(*) from df.instances where status = 'completed'") == 200, 60)
     expected = {row[0] for row in app.rows("select instance_id || '/' || id || '/1' from df.nodes")}
     sent = Counter(r.headers["idempotency-key"] for r in web.received if r.path == "/slow/kill")

@@ -50,7 +50,7 @@ class LeasedSteps:
             self._tasks[lease.ticket] = asyncio.create_task(self._run(lane, lease))
 
     def abandon_except(self, held: frozenset[int]) -> None:
-        """Stops steps whose run is over, or whose branch lost its race: all that the engine no longer counts as ours."""
+        """Stops steps whose run is over or whose branch lost its race: all that the engine does not count as ours."""
         for ticket, task in self._tasks.items():
             if ticket not in held and not task.cancelling():
                 event(INFO, "leased step abandoned", ticket=ticket)
