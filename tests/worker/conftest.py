@@ -1,8 +1,12 @@
 """Workers as processes, stopped at the end of the test."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from pg_durable.embedded import EmbeddedServer
 
 from tests.support import Database
 from tests.worker.process import SpawnWorker, WorkerProcess
@@ -28,3 +32,13 @@ def spawn(db: Database) -> Iterator[SpawnWorker]:
 def worker(spawn: SpawnWorker) -> WorkerProcess:
     """A running worker."""
     return spawn()
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server that the test may stop and configure."""
+    home = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
+    home.chmod(0o755)
+    with EmbeddedServer(home / "data", 18, {"fsync": "off"}) as server:
+        yield server
+    shutil.rmtree(home, ignore_errors=True)

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support import Database, wait_until
+from pg_durable.embedded import EmbeddedServer
+
+from generator.render import artifacts
+from tests.support import Database, Server, install, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDED = ("completed", "failed", "cancelled")
@@ -19,13 +22,13 @@ ENDED = ("completed", "failed", "cancelled")
 class WorkerProcess:
     """`pg-durable worker` on a database; its log is in `log`."""
 
-    def __init__(self, db: Database, *arguments: str, dsn: str | None = None) -> None:
+    def __init__(self, db: Database, *arguments: str, dsn: str | None = None, **environment: str) -> None:
         self._db = db
         self._file = tempfile.NamedTemporaryFile("w+", prefix="worker-", suffix=".log")  # noqa: SIM115
         dsn = dsn or db.dsn("durable_worker")
         command = [sys.executable, "-m", "pg_durable", "worker", "--dsn", dsn, "--log-level", "debug", *arguments]
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "worker")}
-        self.process = subprocess.Popen(command, env=environment, stderr=self._file)
+        environment |= {"PYTHONPATH": str(ROOT / "worker")}
+        self.process = subprocess.Popen(command, env=os.environ | environment, stderr=self._file)
 
     @property
     def log(self) -> str:
@@ -53,6 +56,15 @@ class WorkerProcess:
         """SIGKILL."""
         self.process.kill()
         self.process.wait()
+
+
+def own_database(server: EmbeddedServer) -> Database:
+    """The database of a test that has a server of its own, with df installed."""
+    db = Database(Server(server.dsn()), "postgres")
+    db.admin("create role app login; create role durable_worker login; grant create on schema public to app")
+    install(db.dsn(), artifacts()["dist/pg_durable.sql"], worker_role="durable_worker")
+    db.admin("select df.grant_usage('app')")
+    return db
 
 
 SpawnWorker = Callable[..., WorkerProcess]

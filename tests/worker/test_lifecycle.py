@@ -2,15 +2,12 @@
 
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pg_durable.embedded import EmbeddedServer
 
-from generator.render import artifacts
-from tests.support import Database, Server, install, wait_until
-from tests.worker.process import SpawnWorker, WorkerProcess, await_end, run, start, status
+from tests.support import Database, wait_until
+from tests.worker.process import SpawnWorker, WorkerProcess, await_end, own_database, run, start, status
 
 EFFECT = "'with w as (select pg_sleep({})) insert into effects select 1 from w'"
 EPOCHS = "select count(*) from df._worker_epoch"
@@ -103,29 +100,15 @@ def test_a_worker_that_loses_its_supervising_connection_registers_again(db: Data
     assert run(db, "'select 1 as one'")["rows"] == [{"one": 1}]
 
 
-@pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A server that may be stopped."""
-    home = Path(str(tmp_path_factory.mktemp("server")))
-    for directory in (home, *list(home.parents)[:3]):
-        if directory != Path("/tmp"):
-            directory.chmod(0o755)
-    with EmbeddedServer(home / "data", 18, {"fsync": "off"}) as server:
-        yield server
-
-
 @pytest.mark.slow
 def test_a_worker_survives_a_crash_of_the_server(own_server: EmbeddedServer) -> None:
-    db = Database(Server(own_server.dsn()), "postgres")
-    db.admin("create role app login; create role durable_worker login; grant create on schema public to app")
-    install(db.dsn(), artifacts()["dist/pg_durable.sql"], worker_role="durable_worker")
-    db.admin("select df.grant_usage('app')")
+    db = own_database(own_server)
     db.sql("create table effects (i int)")
     worker = WorkerProcess(db).logged("registered")
     instance = start(db, f"{EFFECT.format(0)} ~> {EFFECT.format(2)} ~> df.sleep(1) ~> {EFFECT.format(0)}")
     wait_until(lambda: db.admin(SLEEPING))
     own_server.stop("immediate")
-    worker.logged("no database")
+    worker.logged("not connected")
     own_server.restart()
     for conn in db.connections.values():
         conn.close()

@@ -2,12 +2,14 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from pg_durable.embedded import EmbeddedServer
 from pg_durable.login import Login
 
 from tests.support import Database, wait_until
-from tests.worker.process import WorkerProcess, await_end, run, start, status
+from tests.worker.process import WorkerProcess, await_end, own_database, run, start, status
 
 
 @pytest.fixture
@@ -62,3 +64,47 @@ async def test_the_password_of_the_worker_is_not_sent_for_other_roles(monkeypatc
 async def test_the_options_of_the_dsn_are_kept() -> None:
     options = Login("options='-c search_path=x' dbname=home").for_role("app")["options"]
     assert options.startswith("-c search_path=x -c TimeZone=UTC")
+
+
+def test_a_role_with_few_sessions_is_served_with_those(db: Database, worker: WorkerProcess, locked_out: str) -> None:
+    start(db, "'select 1'", user=locked_out)
+    db.connections.pop(locked_out).close()
+    db.admin(f"alter role {locked_out} connection limit 1")
+    start_as(db, locked_out, "df.join('select pg_sleep(0.3)', 'select pg_sleep(0.3)')")
+    waiting = str(db.admin("select id from df.instances order by created_at desc limit 1"))
+    assert await_end(db, waiting) == "completed"
+    assert wait_reason(db, waiting) == ""
+
+
+@pytest.mark.slow
+def test_the_password_of_a_role_comes_from_the_password_file(own_server: EmbeddedServer, tmp_path: Path) -> None:
+    db = own_database(own_server)
+    db.admin("alter role app password 'right'; alter role durable_worker password 'own'")
+    (own_server.data / "pg_hba.conf").write_text(PASSWORDS)
+    db.admin("select pg_reload_conf()")
+    passwords = tmp_path / "pgpass"
+    write_passwords(passwords, "wrong")
+    dsn = f"{db.dsn('durable_worker')} password=own"
+    worker = WorkerProcess(db, dsn=dsn, PGPASSFILE=str(passwords), PGPASSWORD="own").logged("registered")
+    start_as(db, "app", "'select session_user'")
+    instance = str(db.admin("select id from df.instances"))
+    wait_until(lambda: wait_reason(db, instance))
+    assert wait_reason(db, instance) == (
+        'no worker can log in as role "app": password authentication failed for user "app"'
+    )
+    write_passwords(passwords, "right")
+    assert await_end(db, instance) == "completed"
+    assert worker.stop() == 0
+    assert "own" not in worker.log.replace("down", "")
+
+
+def write_passwords(path: Path, password: str) -> None:
+    path.write_text(f"*:*:*:app:{password}\n")
+    path.chmod(0o600)
+
+
+PASSWORDS = """
+local all app scram-sha-256
+local all durable_worker scram-sha-256
+local all all trust
+"""

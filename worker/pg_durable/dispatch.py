@@ -56,7 +56,7 @@ class Dispatcher:
         self.assign()
 
     def offer(self, oid: int) -> bool:
-        """Serves a role of which a transaction has just said that it has work; false when the role is not known yet."""
+        """Serves a role that, as a transaction has just said, has work; false when the role is not known yet."""
         role = self._pool.roles.get(oid)
         if role is None:
             return False
@@ -96,7 +96,7 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
     def _neediest(self) -> str | None:
-        """Of the roles that wait, the one with the fewest slots; among equals the one whose last turn was longest ago."""
+        """Of the roles that wait, the one with the fewest slots; then the one whose turn was longest ago."""
         now = monotonic()
         waiting = [role for role in self._demand if self._pool.try_at(role) <= now]
         return min(waiting, key=lambda role: (self._running[role], self._turns[role]), default=None)
@@ -118,10 +118,10 @@ class Dispatcher:
             finally:
                 await self._pool.release(session)
         except LoginFailed as failure:
-            self._unreachable(role, str(failure))
+            if failure.alone:
+                self._unreachable(role, str(failure))
         except psycopg.Error as error:
-            self._pool.avoid(role)
-            event(WARNING, "call failed", role=role, reason=reason(error))
+            self._pool.avoid(role, reason(error))
             self._unreachable(role, reason(error))
         finally:
             self._free(role, more)
@@ -145,9 +145,10 @@ class Dispatcher:
         if end == "died":
             self._pool.died(session.role)
             return False
-        if self._pool.reached(session.role):
+        if session.fresh and self._pool.unblock(session.role):
             event(INFO, "role reached again", role=session.role)
             self._outbox.put(lambda db: db.role_reachable(session.role))
+        session.fresh = False
         if end == "interrupted" and not session.interrupted:
             event(WARNING, "step interrupted by somebody else", role=session.role, step=":".join(step))
             self._outbox.put(lambda db: db.fail_interrupted(*step))
@@ -155,6 +156,7 @@ class Dispatcher:
         return end != "empty"
 
     def _unreachable(self, role: str, why: str) -> None:
+        self._pool.block(role)
         self._outbox.put(lambda db: db.role_unreachable(role, why))
 
     def _free(self, role: str, more: bool) -> None:

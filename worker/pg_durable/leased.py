@@ -73,7 +73,7 @@ class LeasedSteps:
             self._metrics.add("leased_total", lane=lane)
             self._outbox.put(lambda db: finish(db, lease.ticket, outcome))
         except LoginFailed as failure:
-            await self._wait_for_role(lease, str(failure))
+            await self._wait_for_role(lease, failure)
         except Exception as error:
             event(ERROR, "leased step broke", lane=lane, ticket=lease.ticket, error=repr(error))
             broken = refusal(f"the worker could not run this step: {error!r}")
@@ -111,9 +111,11 @@ class LeasedSteps:
         finally:
             await session.close()
 
-    async def _wait_for_role(self, lease: Lease, why: str) -> None:
+    async def _wait_for_role(self, lease: Lease, failure: LoginFailed) -> None:
         """Keeps the lease until a login may be tried again, so that it is not claimed in vain, then gives it back."""
-        self._outbox.put(lambda db: db.role_unreachable(lease.role, why))
+        if failure.alone:
+            self._pool.block(lease.role)
+            self._outbox.put(lambda db: db.role_unreachable(lease.role, str(failure)))
         await asyncio.sleep(max(self._pool.try_at(lease.role) - monotonic(), 0))
         self._outbox.put(lambda db: db.release([lease.ticket]))
 

@@ -62,9 +62,14 @@ class Login:
             arguments["dbname"] = database
         return arguments
 
+    @property
+    def database(self) -> str:
+        """The home database, once connected."""
+        return self._home.get("dbname", "")
+
     def at_home(self, database: str | None) -> bool:
         """Whether a database is the one in which df is installed."""
-        return database is None or database == self._home.get("dbname")
+        return database is None or database == self.database
 
     def _arguments(self) -> dict[str, Any]:
         return self._own | {"client_encoding": "UTF8"}
@@ -72,8 +77,10 @@ class Login:
 
 def reason(error: BaseException) -> str:
     """Why a login failed, in the server's words where it got that far, on one line."""
-    text = " ".join(str(error).split())
-    for marker in ("FATAL: ", "ERROR: "):
-        if marker in text:
-            return text.rsplit(marker, 1)[1].strip()
-    return text or type(error).__name__
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    for line in reversed(str(error).splitlines()):
+        _, refused, why = line.partition("FATAL: ")
+        if refused:
+            return why.strip()
+    return " ".join(str(error).split()) or type(error).__name__

@@ -8,6 +8,7 @@ from logging import ERROR
 import psycopg
 
 from pg_durable.log import event
+from pg_durable.login import reason
 from pg_durable.supervisor import Supervisor
 
 Message = Callable[[Supervisor], Awaitable[None]]
@@ -33,12 +34,13 @@ class Outbox:
         self._messages.clear()
 
     async def deliver(self, db: Supervisor) -> None:
-        """Makes the calls. One that the engine refuses is logged; a lost connection is the caller's to handle."""
+        """Makes the calls. One with bad luck (a deadlock, say) is kept, and raises; what cannot succeed is logged."""
         while self._messages:
-            message = self._messages.popleft()
             try:
-                await message(db)
+                await self._messages[0](db)
             except psycopg.OperationalError:
+                self._messages.rotate(-1)
                 raise
             except psycopg.Error as error:
-                event(ERROR, "call refused", error=str(error))
+                event(ERROR, "report refused", reason=reason(error))
+            self._messages.popleft()

@@ -19,7 +19,11 @@ LONGEST_BACKOFF = 30.0
 
 
 class LoginFailed(Exception):
-    """No session as this role now; the message says why."""
+    """No session as this role now; the message says why. `alone`: this worker has no other session of it either."""
+
+    def __init__(self, why: str, alone: bool) -> None:
+        super().__init__(why)
+        self.alone = alone
 
 
 @dataclass
@@ -27,8 +31,11 @@ class RoleState:
     """What is known about one role."""
 
     idle: list[Session] = field(default_factory=list)
+    in_use: int = 0  # with the attempts to open one
+    open: int = 0
     failures: int = 0
     try_at: float = 0.0
+    blocked: bool = False
     careful_until: float = 0.0
 
 
@@ -41,27 +48,27 @@ class Pool:
         self._login = login
         self._metrics = metrics
         self._states: defaultdict[str, RoleState] = defaultdict(RoleState)
-        self._in_use = 0
 
     async def acquire(self, role: str) -> Session:
         """An idle session of the role, else a new one in place of another role's idle one. Raises LoginFailed."""
-        self._in_use += 1
+        state = self._states[role]
+        state.in_use += 1
         try:
-            return await self._idle_session(role) or await self._open(role)
+            return await self._idle_session(state) or await self._open(role, state)
         except BaseException:
-            self._in_use -= 1
+            state.in_use -= 1
             raise
 
     async def make_room(self, wanted: int = 0) -> None:
         """Closes sessions, the one that has been idle longest first, until there are no more than there may be."""
         idle = [session for state in self._states.values() for session in state.idle]
-        excess = len(idle) + self._in_use + wanted - self.limit
+        excess = len(idle) + self._in_use() + wanted - self.limit
         for session in sorted(idle, key=lambda session: session.idle_since)[: max(excess, 0)]:
             await self._discard(session)
 
     async def release(self, session: Session) -> None:
         """Keeps the session for the next step of its role, or closes it when it cannot be used again."""
-        self._in_use -= 1
+        self._states[session.role].in_use -= 1
         await session.settle()
         if session.usable():
             session.idle_since = time.monotonic()
@@ -79,21 +86,28 @@ class Pool:
         return self._states[role].careful_until > time.monotonic()
 
     def try_at(self, role: str) -> float:
-        """When a login as the role may be tried again; in the past for a role that can be reached."""
-        return self._states[role].try_at
-
-    def avoid(self, role: str) -> None:
-        """Leaves the role alone for a while, longer each time."""
+        """When the role can be served: in the past with a session at hand, else when a login may be tried again."""
         state = self._states[role]
-        delay = min(FIRST_BACKOFF * 2**state.failures, LONGEST_BACKOFF)
-        state.failures += 1
-        state.try_at = time.monotonic() + delay
+        return 0.0 if state.idle else state.try_at
 
-    def reached(self, role: str) -> bool:
-        """Notes that the role can be served; true when it could not be before."""
+    def avoid(self, role: str, why: str) -> None:
+        """Opens no session as the role for a while, longer each time; several failures at once count as one."""
+        state, now = self._states[role], time.monotonic()
+        if state.try_at <= now:
+            state.try_at = now + min(FIRST_BACKOFF * 2**state.failures, LONGEST_BACKOFF)
+            state.failures += 1
+            self._metrics.add("login_failures_total")
+            event(WARNING, "role not reached", role=role, reason=why)
+
+    def block(self, role: str) -> None:
+        """Notes that the role's runs have to wait."""
+        self._states[role].blocked = True
+
+    def unblock(self, role: str) -> bool:
+        """Notes that a new session of the role has made a call; true when its runs had to wait."""
         state = self._states[role]
-        failures, state.failures, state.try_at = state.failures, 0, 0.0
-        return failures > 0
+        before, state.blocked, state.failures, state.try_at = state.blocked, False, 0, 0.0
+        return before
 
     async def close_idle(self, longer_than: float = KEEP_IDLE) -> None:
         """Closes sessions that have had nothing to do for so many seconds."""
@@ -103,28 +117,31 @@ class Pool:
                 await self._discard(session)
         self._count()
 
+    def _in_use(self) -> int:
+        return sum(state.in_use for state in self._states.values())
+
     def _count(self) -> None:
-        self._metrics.set("sessions", self._in_use, state="running")
+        self._metrics.set("sessions", self._in_use(), state="running")
         self._metrics.set("sessions", sum(len(state.idle) for state in self._states.values()), state="idle")
 
-    async def _idle_session(self, role: str) -> Session | None:
-        idle = self._states[role].idle
-        while idle:
-            session = idle.pop()
+    async def _idle_session(self, state: RoleState) -> Session | None:
+        while state.idle:
+            session = state.idle.pop()
             if session.usable():
                 return session
             await self._close(session)
         return None
 
-    async def _open(self, role: str) -> Session:
+    async def _open(self, role: str, state: RoleState) -> Session:
+        if state.try_at > time.monotonic():
+            raise LoginFailed("a login failed a moment ago", alone=False)
         await self.make_room()
         try:
             session = await Session.open(self._login, role)
         except (psycopg.Error, OSError) as error:
-            self.avoid(role)
-            self._metrics.add("login_failures_total")
-            event(WARNING, "login failed", role=role, reason=reason(error))
-            raise LoginFailed(reason(error)) from error
+            self.avoid(role, reason(error))
+            raise LoginFailed(reason(error), alone=state.open == 0) from error
+        state.open += 1
         self.roles[session.oid] = role
         self._metrics.add("sessions_opened_total")
         event(INFO, "session opened", role=role, pid=session.pid)
@@ -137,5 +154,6 @@ class Pool:
             await self._close(session)
 
     async def _close(self, session: Session) -> None:
+        self._states[session.role].open -= 1
         await session.close()
         event(INFO, "session closed", role=session.role, pid=session.pid)

@@ -24,6 +24,7 @@ class Session:
         self.pid = conn.info.backend_pid
         self.interrupted = False  # a cancel request was sent to the call that runs, or that ran last
         self.idle_since = 0.0
+        self.fresh = True  # has not made a call yet
         self._budget = budget
         self._cancelling = asyncio.Lock()
 

@@ -71,6 +71,11 @@ class Supervisor:
         assert row is not None
         return cls(conn, row[0])
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone, and with it the registration."""
+        return self._conn.closed
+
     async def tick(self) -> Tick:
         """Does what is due and asks what is to be done."""
         return Tick.parse(await self._value(statements.TICK, self.number))

@@ -22,6 +22,7 @@ from pg_durable.supervisor import Supervisor, Tick
 MOST_SESSIONS = 1000
 MOST_REQUESTS = 500
 RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+REFUSED_FOR_MS = 500
 HEALTHY_FOR = 15.0
 
 
@@ -83,7 +84,7 @@ class Worker:
     async def _connected(self) -> None:
         """From registering to unregistering, or to the loss of the supervising connection."""
         db = await Supervisor.open(self._login, self._options.sessions)
-        event(INFO, "registered", worker=db.number, sessions=self._options.sessions)
+        event(INFO, "registered", worker=db.number, database=self._login.database)
         self._metrics.set("up", 1)
         self._dispatcher.accepting = not self._stopping.is_set()
         try:
@@ -100,16 +101,29 @@ class Worker:
         """Says whether it has room, looks, obeys, waits: in this order, so that nothing is missed."""
         cadence = Cadence()
         while not self._finished():
-            await self._outbox.deliver(db)
-            now = monotonic()
-            if cadence.announcement_due(self._dispatcher.room > 0, now):
-                await db.sleep_until(cadence.announce(self._dispatcher.room > 0, now))
-            tick = await db.tick()
-            self._looked_at, self._losses = monotonic(), 0
-            self._metrics.add("ticks_total")
-            await self._obey(db, tick)
+            try:
+                await self._outbox.deliver(db)
+                await self._announce(db, cadence)
+                tick = await self._look(db)
+                await self._obey(db, tick)
+            except psycopg.Error as error:
+                if db.lost:
+                    raise
+                event(WARNING, "refused by the database", reason=reason(error))
+                tick = Tick(next_ms=REFUSED_FOR_MS)
             await self._pool.close_idle()
             await self._rest(db, cadence, tick)
+
+    async def _announce(self, db: Supervisor, cadence: Cadence) -> None:
+        room, now = self._dispatcher.room > 0, monotonic()
+        if cadence.announcement_due(room, now):
+            await db.sleep_until(cadence.announce(room, now))
+
+    async def _look(self, db: Supervisor) -> Tick:
+        tick = await db.tick()
+        self._looked_at, self._losses = monotonic(), 0
+        self._metrics.add("ticks_total")
+        return tick
 
     async def _obey(self, db: Supervisor, tick: Tick) -> None:
         self._pool.limit = self._dispatcher.limit = max(1, min(self._options.sessions, tick.max_sessions))
@@ -187,7 +201,7 @@ class Worker:
         delay = RECONNECT_AFTER[min(self._losses, len(RECONNECT_AFTER) - 1)]
         self._losses += 1
         self._metrics.add("server_lost_total")
-        event(WARNING, "no database", reason=reason(error), retry_in=delay)
+        event(WARNING, "not connected", reason=reason(error), retry_in=delay)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._stopping.wait()
