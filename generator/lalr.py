@@ -1,8 +1,8 @@
 """A Lark grammar as the numbers of a table-driven LALR(1) parser.
 
 The parser reads one table: row = state, column = symbol. A positive entry is the row to go to (after shifting a
-terminal, or after reducing to a nonterminal), a negative one the rule to reduce by, 0 an error. States are stored as the
-offset of their row, so that `table[state + symbol]` is the next move.
+terminal, or after reducing to a nonterminal), a negative one the rule to reduce by, 0 an error. States are stored as
+the offset of their row, so that `table[state + symbol]` is the next move.
 """
 
 from dataclasses import dataclass

@@ -29,3 +29,11 @@ def app(db: Database) -> Database:
     for role in ("app", "other"):
         db.admin(f"select df.grant_usage('{role}')")
     return db
+
+
+@pytest.fixture(scope="module")
+def ask(server: Server, template: str) -> Iterator[Callable[..., Any]]:
+    """Asks as the superuser in a database that the tests of a module share: for what leaves nothing behind."""
+    database = Database.clone(server, template)
+    yield database.admin
+    database.drop()
