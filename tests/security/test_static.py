@@ -1,0 +1,137 @@
+"""What holds for every installed function: pinned search_path, qualified names, comments, no rights for PUBLIC."""
+
+import re
+
+import pytest
+
+from generator.model import WORKER_ROUTINES
+from tests.support import Database
+
+PINS = ("search_path=pg_catalog, pg_temp", 'search_path=""')
+
+# Entry points without a pinned search_path, and why.
+UNPINNED = {
+    "df.explain(text)": "reads the expression with the caller's search_path; its body qualifies everything",
+    "df_engine.work(integer,boolean,text)": "a procedure that commits cannot pin; its body qualifies its names",
+    "df_engine.tick(integer,jsonb)": "a procedure that commits cannot pin; its body qualifies its names",
+}
+
+# Functions that PUBLIC may not execute although they are public (1.1).
+RESTRICTED = {"http", "http_multipart", "metrics", "grant_usage", "revoke_usage", "set_setting", "http_allow",
+              "http_disallow", "grant_worker", "revoke_worker"}  # fmt: skip
+
+OURS = "pronamespace in ('df'::regnamespace, 'df_engine'::regnamespace)"
+
+# Types whose names are no keywords: where search_path is '' an unqualified one is looked up in pg_temp first.
+SHADOWABLE = (r"(?:text|jsonb|json|jsonpath|record|timestamptz|date|oid|xid8?|uuid|name|bytea|inet|cidr|bool|tid|reg\w+"
+              r"|int[248]|float[48])\b(?!\s*[.(])")  # fmt: skip
+UNQUALIFIED_TYPE = re.compile(rf"::\s*{SHADOWABLE}|^\s*v_\w+\s+(?:constant\s+)?{SHADOWABLE}|\bas\s+{SHADOWABLE}\s*\)",
+                              re.I | re.M)  # fmt: skip
+UNQUALIFIED_RELATION = re.compile(
+    r"\b(?:insert\s+into|update|delete\s+from)\s+(?!df\.|df_engine\.|set\b|of\b|skip\b)[a-z_]+\b(?!\.)", re.I
+)
+
+
+def oids(db: Database, signatures: tuple[str, ...]) -> set[str]:
+    return {db.admin("select %s::regprocedure::text", s) for s in signatures}
+
+
+def code_of(source: str) -> str:
+    """A function's body without comments and literals."""
+    return re.sub(r"'(?:[^']|'')*'", "''", re.sub(r"--[^\n]*|/\*.*?\*/", "", source, flags=re.S))
+
+
+def test_bodies_compile(db: Database) -> None:
+    """The installer does not check bodies, so that functions may call each other in any order."""
+    with db.connect() as conn:
+        conn.execute("set check_function_bodies = on")
+        conn.execute(
+            f"""select case l.lanname when 'sql' then fmgr_sql_validator(p.oid) else plpgsql_validator(p.oid) end
+                from pg_proc p join pg_language l on l.oid = p.prolang where {OURS}""".encode()
+        )
+
+
+def test_definer_functions_are_pinned(db: Database) -> None:
+    rows = db.rows(f"select oid::regprocedure::text, proconfig from pg_proc where {OURS} and prosecdef", user=None)
+    assert rows
+    assert [name for name, config in rows if not any(c in PINS for c in config or [])] == []
+
+
+def test_entry_points_are_pinned_or_excepted_for_a_reason(db: Database) -> None:
+    """Entered from outside: public functions, what workers call, triggers, and what views call. The other functions are
+    called from these, with their search_path, and have no rights but the caller's."""
+    called = oids(db, (*WORKER_ROUTINES, "df_engine.work(int, boolean, text)"))
+    rows = db.rows(
+        f"""select oid::regprocedure::text, pronamespace = 'df'::regnamespace or prorettype = 'trigger'::regtype
+                   or exists (select from pg_depend d where d.refobjid = p.oid and d.classid = 'pg_rewrite'::regclass),
+                   coalesce(proconfig, '{{}}')
+            from pg_proc p where {OURS}""",
+        user=None,
+    )
+    loose = {name for name, entry, config in rows if (entry or name in called) and not set(PINS) & set(config)}
+    assert loose == set(UNPINNED)
+
+
+def test_other_functions_are_called_from_pinned_ones_or_qualify_all(db: Database) -> None:
+    rows = db.rows(f"select oid::regprocedure::text, prosrc, proconfig from pg_proc where {OURS}", user=None)
+    bad = {}
+    for name, source, config in rows:
+        if PINS[0] not in (config or []):
+            found = UNQUALIFIED_TYPE.findall(code_of(source)) + UNQUALIFIED_RELATION.findall(code_of(source))
+            bad |= {name: found} if found else {}
+    assert bad == {}
+
+
+def test_public_may_execute_no_private_and_no_restricted_function(db: Database) -> None:
+    rows = db.rows(
+        f"""select pronamespace::regnamespace::text, proname from pg_proc
+            where {OURS} and has_function_privilege('public', oid, 'execute')""",
+        user=None,
+    )
+    assert {schema for schema, _ in rows} == {"df"}
+    assert {name for _, name in rows} & RESTRICTED == set()
+    names = {
+        row[0] for row in db.rows("select proname from pg_proc where pronamespace = 'df'::regnamespace", user=None)
+    }
+    assert names >= RESTRICTED
+    assert not any(name.startswith("_") for _, name in rows)
+
+
+def test_public_has_nothing_on_schemas_and_relations(db: Database) -> None:
+    assert db.admin("select has_schema_privilege('public', 'df', 'usage, create')") is False
+    assert db.admin("select has_schema_privilege('public', 'df_engine', 'usage, create')") is False
+    open_to_all = db.rows(
+        """select oid::regclass::text from pg_class c
+           where relnamespace in ('df'::regnamespace, 'df_engine'::regnamespace)
+             and exists (select from aclexplode(c.relacl) a where a.grantee = 0)""",
+        user=None,
+    )
+    assert open_to_all == []
+
+
+def test_marked_functions_and_only_those_are_definer(db: Database) -> None:
+    rows = db.rows("select proname from pg_proc where pronamespace = 'df'::regnamespace and prosecdef", user=None)
+    marked = {"set_setting", "setting", "http_allow", "http_disallow", "grant_worker", "revoke_worker"}
+    counts_all_runs, needs_usage_of_df_only = {"metrics"}, {"flow"}
+    assert {name for (name,) in rows} == marked | counts_all_runs | needs_usage_of_df_only
+
+
+@pytest.mark.parametrize(
+    ("kind", "query"),
+    [
+        ("functions", "select oid::regprocedure::text from pg_proc where pronamespace = 'df'::regnamespace"
+                      " and proname !~ '^_' and obj_description(oid, 'pg_proc') is null"),
+        ("relations", "select oid::regclass::text from pg_class where relnamespace = 'df'::regnamespace"
+                      " and relkind in ('r', 'v') and obj_description(oid, 'pg_class') is null"),
+        ("operators", "select oid::regoperator::text from pg_operator"
+                      " where oid >= 16384 and obj_description(oid, 'pg_operator') is null"),
+        ("schemas", "select nspname from pg_namespace where nspname like 'df%'"
+                    " and obj_description(oid, 'pg_namespace') is null"),
+    ],
+)  # fmt: skip
+def test_everything_public_has_a_comment(db: Database, kind: str, query: str) -> None:
+    assert db.rows(query, user=None) == [], kind
+
+
+def test_no_function_exposes_connections(db: Database) -> None:
+    assert db.rows("select 1 from pg_proc where proname = 'debug_connection'", user=None) == []
