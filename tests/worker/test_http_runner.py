@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import gzip
 import ssl
 import time
 import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from email import message_from_bytes
 from email.message import Message
@@ -174,6 +176,7 @@ async def test_response_headers(web: HttpServer, runner: HttpRunner) -> None:
         raw("HTTP/1.1 200 OK", "Transfer-Encoding: chunked", body=b"zz\r\n"),
         raw("HTTP/1.1 200 OK", "X-Secret\x01: abc"),
         raw("HTTP/1.1 200 OK", "Content-Encoding: gzip", "Content-Length: 4", body=b"nope"),
+        raw("HTTP/1.1 200 OK", "Content-Encoding: gzip", body=gzip.compress(b"abc" * 100)[:-9]),
         "/header?bytes=1000000",
     ],
 )
@@ -233,6 +236,22 @@ async def test_a_body_as_large_as_the_cap_is_read(web: HttpServer, runner: HttpR
 async def test_gzip_is_undone(web: HttpServer, runner: HttpRunner) -> None:
     value = (await runner.run(request(web.url("/gzip?mb=1"))))["value"]
     assert base64.b64decode(value["body"]) == bytes(1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(b"one ") + gzip.compress(b"two")),
+        ("GZIP", gzip.compress(b"one two")),
+        ("deflate", zlib.compress(b"one two")),
+        ("deflate", zlib.compress(b"one two", wbits=-15)),
+        ("identity", b"one two"),
+        ("br", b"one two"),
+    ],
+)
+async def test_encodings(web: HttpServer, runner: HttpRunner, encoding: str, body: bytes) -> None:
+    value = await runner.run(request(web.url(raw("HTTP/1.1 200 OK", f"Content-Encoding: {encoding}", body=body))))
+    assert value["value"]["body"] == "one two"
 
 
 async def test_multipart(web: HttpServer, runner: HttpRunner) -> None:

@@ -14,12 +14,19 @@ class Decoder(Protocol):
         """Pieces of the decoded body; raises zlib.error when the body is not what it claims to be."""
         ...
 
+    def finish(self) -> None:
+        """Raises zlib.error when the body ended too early."""
+        ...
+
 
 class Identity:
     """No encoding, or one that the caller asked for and gets as it is."""
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         yield data
+
+    def finish(self) -> None:
+        pass
 
 
 class Inflate:
@@ -28,10 +35,12 @@ class Inflate:
     def __init__(self) -> None:
         self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
         self._fresh = True
+        self._whole = True
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         full = False
         while data or full:
+            self._whole = False
             piece = self._piece(data)
             yield piece
             full = len(piece) == PIECE
@@ -39,7 +48,11 @@ class Inflate:
             if self._inflater.eof:
                 data = self._inflater.unused_data
                 self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
-                full = False
+                full, self._whole = False, True
+
+    def finish(self) -> None:
+        if not self._whole:
+            raise zlib.error("the body ended too early")
 
     def _piece(self, data: bytes) -> bytes:
         try:

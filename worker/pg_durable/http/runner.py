@@ -120,3 +120,4 @@ async def _pieces(response: httpcore.Response, headers: dict[str, str]) -> Async
     async for chunk in response.aiter_stream():
         for piece in decoder.decode(chunk):
             yield piece
+    decoder.finish()
