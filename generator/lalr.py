@@ -62,11 +62,9 @@ class Grammar:
         """All moves, row by row."""
         compiled: IntParseTable = self.lark.parser.parser._parse_table
         width = len(self.symbols)
-        first = compiled.start_states["start"]
-        order = [first, *(state for state in sorted(compiled.states) if state != first)]
-        offset = {state: index * width for index, state in enumerate(order)}
+        offset = {state: index * width for index, state in enumerate(self._states(compiled))}
         number = {rule: index for index, rule in enumerate(self.rules, 1)}
-        moves = [0] * (width * len(order))
+        moves = [0] * (width * len(offset))
         for state, row in compiled.states.items():
             for name, (action, target) in row.items():
                 move = offset[target] if action is Shift else -number[target]
@@ -74,6 +72,17 @@ class Grammar:
         accepting = offset[compiled.end_states["start"]]
         moves[accepting + self.symbols[END] - 1] = accepting
         return moves
+
+    def _states(self, compiled: IntParseTable) -> list[int]:
+        """States as a walk from the first one meets them: Lark's own numbers differ from run to run."""
+        order = [compiled.start_states["start"]]
+        for state in order:
+            row = compiled.states[state]
+            for name in sorted(row, key=self.symbols.__getitem__):
+                action, target = row[name]
+                if action is Shift and target not in order:
+                    order.append(target)
+        return order
 
     @cached_property
     def items(self) -> list[str]:

@@ -1,6 +1,7 @@
 """How Python values are written as SQL: the Jinja filters of the templates."""
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,8 +14,10 @@ def literal(value: str | int | bool | None) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
-    escape = "E" if "\\" in value else ""
-    return f"{escape}'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+    escape = "E" if re.search(r"[\\\t\r\f]", value) else ""
+    for character, written in (("\\", r"\\"), ("'", "''"), ("\t", r"\t"), ("\r", r"\r"), ("\f", r"\f")):
+        value = value.replace(character, written)
+    return f"{escape}'{value}'"
 
 
 def literals(values: Iterable[str | int]) -> str:
