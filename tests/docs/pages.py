@@ -1,0 +1,43 @@
+"""The SQL of a page, as one psql script of the same line numbers: what the page shows, and what it hides.
+
+```sql                      a block, run as the role app; with "-- as administrator" on its first line as the owner
+<!-- setup-sql ... -->      the same, but not shown: what a reader has and the page does not speak of
+<!-- runs-may-fail -->      the runs that the page starts need what a test does not have
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+BLOCK = re.compile(r"^```sql\n(?P<shown>.*?)^```$|^<!-- setup-sql\n(?P<hidden>.*?)^-->$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A Markdown file."""
+
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text("utf-8")
+
+    @property
+    def runs_may_fail(self) -> bool:
+        return "<!-- runs-may-fail -->" in self.text
+
+    @property
+    def links(self) -> list[str]:
+        """The files it links to, relative to itself."""
+        return [target for target in LINK.findall(self.text) if "://" not in target]
+
+    def script(self, owner: str) -> str:
+        """All blocks, each in a session of its own; psql's variables go on from one to the next."""
+        lines = [""] * (self.text.count("\n") + 1)
+        for match in BLOCK.finditer(self.text):
+            block = (match["shown"] or match["hidden"] or "").splitlines()
+            first = self.text.count("\n", 0, match.start())
+            role = owner if block[0].startswith("-- as administrator") else "app"
+            lines[first : first + len(block) + 1] = [f"\\connect - {role}", *block]
+        return "\n".join(lines)
