@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
 def script() -> str:
     """The installer: carried by the package, or in the source tree around it."""
     packaged = HERE / "pg_durable.sql"
-    return (packaged if packaged.exists() else HERE.parent.parent / "dist" / "pg_durable.sql").read_text("utf-8")
+    path = packaged if packaged.exists() else HERE.parent.parent / "dist" / "pg_durable.sql"
+    return path.read_bytes().decode()
 
 
 def install(dsn: str, operator_schema: str = "public", worker_role: str = "") -> str:
