@@ -1,15 +1,24 @@
 """df.http and df.http_multipart: the envelope they return, and what they refuse at build time."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
-from tests.support import Database
+from tests.support import Database, Server
 
 PART = {"name": "a", "data_b64": "YQ=="}
+
+
+@pytest.fixture(scope="module")
+def db(server: Server, template: str) -> Iterator[Database]:
+    """One database for all tests: builders write nothing."""
+    database = Database.clone(server, template)
+    yield database
+    database.drop()
 
 
 def http(db: Database, url: str | None = "https://h.test/x", **given: Any) -> str:
@@ -158,6 +167,7 @@ def test_http_mode_off(db: Database) -> None:
         http(db, "ftp://h/")
     with pytest.raises(psycopg.Error, match=r"df\.http_multipart\(\) is disabled"):
         multipart(db, parts=[PART])
+    db.admin("update df.settings set value = 'any' where name = 'http_mode'")
 
 
 def test_any_search_path(db: Database) -> None:

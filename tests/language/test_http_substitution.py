@@ -1,12 +1,13 @@
 """Where references are replaced in HTTP nodes, and how."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.support import Database
+from tests.support import Database, Server
 
 VARS = {"v": "V$n", "q": 'a"b', "b64": "YQ==", "sys_label": ""}
 NAMES = {
@@ -14,6 +15,14 @@ NAMES = {
     "o": {"value": {"k": "x"}, "columns": None},
     "later": None,
 }
+
+
+@pytest.fixture(scope="module")
+def db(server: Server, template: str) -> Iterator[Database]:
+    """One database for all tests: nothing is written."""
+    database = Database.clone(server, template)
+    yield database
+    database.drop()
 
 
 def render(db: Database, config: dict[str, Any], node_type: str = "HTTP") -> Any:

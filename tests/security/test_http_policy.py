@@ -1,13 +1,14 @@
 """HTTP policy in the database: privileges, the allow-list, and the checks before a request is made."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
-from tests.support import Database
+from tests.support import Database, Server
 
 SEEDED = 21
 
@@ -25,6 +26,22 @@ def refusal(db: Database, config: dict[str, Any], node_type: str = "HTTP", role:
         ask(db, config, node_type, role)
     assert caught.value.sqlstate == "DF020", caught.value
     return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def shared(server: Server, template: str) -> Iterator[Database]:
+    """One database for all tests that leave nothing behind."""
+    database = Database.clone(server, template)
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def trial(shared: Database) -> Iterator[Database]:
+    """The same, in a transaction that is rolled back; it ends at the first error."""
+    shared.admin("begin")
+    yield shared
+    shared.admin("rollback")
 
 
 @pytest.fixture
@@ -84,9 +101,9 @@ def test_patterns(db: Database, pattern: str, stored: str) -> None:
     ["", ".", "*", "*.example.com", "http://example.com", "example.com/x", "a..b", "a.b.", "a.b:0", "a.b:65536",
      "a.b:x", "a b", "a@b", "ü.test", "127.1", "0x7f.1", "010.0.0.1", "10.0.0.0/8", "fe80::1%1", "[a]", ":80"],
 )  # fmt: skip
-def test_bad_patterns(db: Database, pattern: str) -> None:
+def test_bad_patterns(shared: Database, pattern: str) -> None:
     with pytest.raises(errors.InvalidParameterValue, match="pattern"):
-        db.admin("select df.http_allow(%s)", pattern)
+        shared.admin("select df.http_allow(%s)", pattern)
 
 
 @pytest.mark.parametrize("role", ["other", 'Odd "Role" ü'])
@@ -150,12 +167,12 @@ def test_the_order_of_the_checks(web: Database) -> None:
         (".a.test", "http://ba.test/", False),
     ],
 )
-def test_host_names(web: Database, pattern: str, url: str, allowed: bool) -> None:
-    web.admin("select df.http_allow(%s)", pattern)
+def test_host_names(trial: Database, pattern: str, url: str, allowed: bool) -> None:
+    trial.admin("select df.http_allow(%s)", pattern)
     if allowed:
-        assert ask(web, {"url": url})["url"] == url
+        assert ask(trial, {"url": url})["url"] == url
     else:
-        assert "not in the allowed" in refusal(web, {"url": url})
+        assert "not in the allowed" in refusal(trial, {"url": url})
 
 
 @pytest.mark.parametrize(
@@ -178,12 +195,12 @@ def test_host_names(web: Database, pattern: str, url: str, allowed: bool) -> Non
         (".0.1.test", "http://127.0.0.1/", False),
     ],
 )
-def test_addresses(web: Database, pattern: str, url: str, allowed: bool) -> None:
-    web.admin("select df.http_allow(%s)", pattern)
+def test_addresses(trial: Database, pattern: str, url: str, allowed: bool) -> None:
+    trial.admin("select df.http_allow(%s)", pattern)
     if allowed:
-        assert ask(web, {"url": url})["url"] == url
+        assert ask(trial, {"url": url})["url"] == url
     else:
-        assert "bare IP" in refusal(web, {"url": url})
+        assert "bare IP" in refusal(trial, {"url": url})
 
 
 def test_mode_any(web: Database) -> None:
@@ -251,9 +268,10 @@ def test_the_content_type_of_a_form_is_ours(web: Database) -> None:
         ({"url": 5}, "unsupported URL scheme"),
     ],
 )
-def test_hand_written_configs_meet_the_same_checks(web: Database, change: dict[str, Any], message: str) -> None:
-    web.admin("update df.settings set value = '1000' where name = 'http_max_request_bytes'")
-    text = refusal(web, {"url": "http://h.test/"} | change)
+def test_hand_written_configs_meet_the_same_checks(trial: Database, change: dict[str, Any], message: str) -> None:
+    trial.admin("select df.http_allow('h.test')")
+    trial.admin("update df.settings set value = '1000' where name = 'http_max_request_bytes'")
+    text = refusal(trial, {"url": "http://h.test/"} | change)
     assert message in text
     assert "secret" not in text
 
@@ -268,15 +286,16 @@ def test_hand_written_configs_meet_the_same_checks(web: Database, change: dict[s
         ([{"name": "a", "data_b64": "YWFh" * 200}, {"name": "b", "data_b64": "YWFh" * 200}], "http_max_request_bytes"),
     ],
 )
-def test_parts_at_run_time(web: Database, parts: Any, message: str) -> None:
-    web.admin("update df.settings set value = '1000' where name = 'http_max_request_bytes'")
-    assert message in refusal(web, {"url": "http://h.test/", "parts": parts}, "HTTP_MULTIPART")
+def test_parts_at_run_time(trial: Database, parts: Any, message: str) -> None:
+    trial.admin("select df.http_allow('h.test')")
+    trial.admin("update df.settings set value = '1000' where name = 'http_max_request_bytes'")
+    assert message in refusal(trial, {"url": "http://h.test/", "parts": parts}, "HTTP_MULTIPART")
 
 
 @pytest.mark.parametrize("query", ["", "x", "[]", '"http://h.test/"', '{"url": "\\u0000"}'])
-def test_a_query_that_is_no_object(db: Database, query: str) -> None:
+def test_a_query_that_is_no_object(shared: Database, query: str) -> None:
     with pytest.raises(psycopg.DatabaseError, match="malformed HTTP node") as caught:
-        db.admin("select df_engine.http_config('HTTP', %s)", query)
+        shared.admin("select df_engine.http_config('HTTP', %s)", query)
     assert caught.value.sqlstate == "DF020"
 
 
@@ -288,8 +307,8 @@ def test_a_query_that_is_no_object(db: Database, query: str) -> None:
         (429, ["23505"], "http:429"), (500, None, "http:500"), (599, None, "http:599"), (200, ["http:2xx"], "http:200"),
     ],
 )  # fmt: skip
-def test_which_statuses_are_errors(db: Database, status: int, retry_on: list[str] | None, kind: str | None) -> None:
-    assert db.admin("select df_engine.http_outcome_class(%s, %s)", status, retry_on) == kind
+def test_which_statuses_are_errors(shared: Database, status: int, retry_on: list[str] | None, kind: str | None) -> None:
+    assert shared.admin("select df_engine.http_outcome_class(%s, %s)", status, retry_on) == kind
 
 
 @pytest.mark.parametrize(
@@ -302,5 +321,5 @@ def test_which_statuses_are_errors(db: Database, status: int, retry_on: list[str
         ("http:503", ["40", "23505"], False), ("http:429", ["transient"], True),
     ],
 )  # fmt: skip
-def test_what_is_retryable(db: Database, kind: str | None, retry_on: list[str] | None, retryable: bool) -> None:
-    assert db.admin("select df_engine.http_retryable(%s, %s)", kind, retry_on) is retryable
+def test_what_is_retryable(shared: Database, kind: str | None, retry_on: list[str] | None, retryable: bool) -> None:
+    assert shared.admin("select df_engine.http_retryable(%s, %s)", kind, retry_on) is retryable
