@@ -858,20 +858,6 @@ begin
 end
 $$;
 
--- Raises when the text is what such a helper returned earlier in the same top-level statement.
-create or replace function df_engine.reject_helper(p_text text) returns void
-language plpgsql set search_path = '' as $$
-begin
-  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-    -> pg_catalog.statement_timestamp()::pg_catalog.text ? p_text then
-    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> p_text
-      using errcode = 'invalid_parameter_value',
-            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
-  end if;
-end
-$$;
-
 -- Raises inside a workflow session.
 create or replace function df_engine.reject_in_workflow(p_function text) returns void
 language plpgsql set search_path = '' as $$
@@ -885,7 +871,7 @@ $$;
 
 -- A text as jsonb, NULL when it is none.
 create or replace function df_engine.json_or_null(p_text text) returns jsonb
-language plpgsql immutable set search_path = '' as $$
+language plpgsql immutable as $$
 begin
   return p_text::pg_catalog.jsonb;
 exception when data_exception then
@@ -916,7 +902,7 @@ $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
 create or replace function df_engine.parse_graph(p_text text, p_prefix text default '') returns jsonb
-language plpgsql immutable set search_path = '' as $$
+language plpgsql immutable as $$
 declare
   v_graph pg_catalog.jsonb;
   v_type pg_catalog.text;
@@ -1018,8 +1004,9 @@ language sql immutable as $$
 $$;
 
 -- What df.nodes keeps as the query of a node: its own, with the ids of the children that it has no column for.
+-- STABLE, as concat_ws is: declared stricter than its parts it would not be inlined.
 create or replace function df_engine.stored_query(p_query text, p_condition text, p_extras text[]) returns text
-language sql immutable as $$
+language sql stable as $$
   select case when p_condition is null and p_extras is null then p_query
     else '{' || pg_catalog.concat_ws(',',
       nullif(substring(p_query from '^\s*\{\s*(.*)\}\s*$'), ''),
@@ -1034,7 +1021,7 @@ create or replace function df_engine.graph_nodes(p_graph jsonb, p_root text defa
   p_prefix text default '')
 returns table (ord int, path text, depth int, id text, node_type text, query text, result_name text, left_node text,
                right_node text, retry_policy jsonb, parent text, scope text)
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
+language plpgsql as $$
 #variable_conflict use_column
 declare
   v_root pg_catalog.text collate pg_catalog."default" := p_root;  -- whatever collation df.start was called with
@@ -2832,7 +2819,7 @@ $$;
 
 -- Raises when the current user may not submit, or when the database does not exist.
 create or replace function df_engine.check_submitter(p_database text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
   v_login boolean;
   v_super boolean;
@@ -2853,18 +2840,10 @@ begin
 end
 $$;
 
--- The variables of a new run: the caller's own and the two of the system, which cannot be shadowed.
-create or replace function df_engine.frozen_vars(p_instance_id text, p_label text) returns jsonb
-language sql stable set search_path = '' as $$
-  select coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
-         || pg_catalog.jsonb_build_object('sys_instance_id', p_instance_id, 'sys_label', coalesce(p_label, ''))
-  from df.vars v
-  where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.value is not null
-$$;
-
--- Inserts the instance's row and returns its id. ON CONFLICT sees ids that row security hides from the caller.
+-- Inserts the instance's row and returns its id. ON CONFLICT sees ids that row security hides from the caller. The two
+-- variables of the system cannot be shadowed.
 create or replace function df_engine.insert_instance(p_label text, p_database text, p_root text) returns text
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
   v_caller pg_catalog.regrole := pg_catalog.quote_ident(current_user);
   v_id pg_catalog.text;
@@ -2872,9 +2851,12 @@ begin
   for v_try in 1..10 loop
     v_id := df_engine.random_id();
     insert into df_engine.own_instances
-      (id, label, root_node, submitted_by, database, _state, _submitter, _vars, _version)
-    values
-      (v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, df_engine.frozen_vars(v_id, p_label), '0.1.0')
+      (id, label, root_node, submitted_by, database, _state, _submitter, _version, _vars)
+    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.1.0',
+           coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
+             || pg_catalog.jsonb_build_object('sys_instance_id', v_id, 'sys_label', coalesce(p_label, ''))
+    from df.vars v
+    where v.owner = v_caller and v.value is not null
     on conflict do nothing;
     if found then
       return v_id;
@@ -2885,7 +2867,7 @@ end
 $$;
 
 create or replace function df_engine.start_here(p_fut text, p_label text, p_database text) returns text
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
   v_caller pg_catalog.regrole := pg_catalog.quote_ident(current_user);
   v_graph pg_catalog.jsonb := df_engine.parse_graph(p_fut, 'Invalid durable function: ');
@@ -2907,7 +2889,7 @@ $$;
 
 create or replace function df.start(fut text, label text default null, database text default null,
   transaction_mode text default 'caller') returns text
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if fut is null then
     raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
@@ -2922,7 +2904,13 @@ begin
     raise exception 'permission denied: role "%" may not start durable functions', current_user
       using errcode = 'insufficient_privilege', hint = 'An administrator grants it with df.grant_usage.';
   end if;
-  perform df_engine.reject_helper(fut);
+  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
+    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
+      using errcode = 'invalid_parameter_value',
+            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  end if;
   if pg_catalog.lower(transaction_mode) = 'new' then
     return df_engine.start_new(fut, label, database);
   end if;
@@ -6445,7 +6433,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.explain_graph(text)',
     'execute on routine df_engine.explain_kind(text)',
     'execute on routine df_engine.explain_run(text)',
-    'execute on routine df_engine.frozen_vars(text, text)',
     'execute on routine df_engine.generation_of(text)',
     'execute on routine df_engine.graph_nodes(jsonb, text, text)',
     'execute on routine df_engine.http_headers_problem(jsonb)',
@@ -6477,7 +6464,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
     'execute on routine df_engine.parse_graph(text, text)',
     'execute on routine df_engine.random_id()',
-    'execute on routine df_engine.reject_helper(text)',
     'execute on routine df_engine.reject_in_workflow(text)',
     'execute on routine df_engine.reject_node(text, text, int, int, text)',
     'execute on routine df_engine.request_text(text, jsonb)',
