@@ -348,9 +348,9 @@ create or replace trigger instances_end_updated before update of status on df.in
   for each row when (new.status in ('completed', 'failed', 'cancelled') and old.status is distinct from new.status)
   execute function df_engine.note_end();
 
--- Row security: who sees and writes which rows. The views own_* are how functions that run with the caller's rights write
--- what callers must not write by hand: a view's owner lends its rights to the table, while current_user stays the caller,
--- and WITH CHECK OPTION lets a role write only rows of its own.
+-- Row security: who sees and writes which rows. Through the views own_instances and visible_inbox, functions that run with the
+-- caller's rights write what callers must not write by hand: a view's owner lends its rights to the table, while
+-- current_user stays the caller, and WITH CHECK OPTION lets a role write only rows of its own.
 
 alter table df.instances enable row level security;
 alter table df.nodes enable row level security;
@@ -374,19 +374,7 @@ create or replace view df_engine.own_instances as
   select id, label, root_node, submitted_by, database, _state, _submitter, _vars, _version
   from df.instances
   where submitted_by = quote_ident(current_user)::regrole and _submitter = submitted_by and _state = 'pending'
-  with check option;
-
-create or replace view df_engine.own_nodes as
-  select id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy,
-         _parent, _scope
-  from df.nodes
-  where submitted_by = quote_ident(current_user)::regrole
-  with check option;
-
-create or replace view df_engine.own_ready as
-  select submitter, instance_id, node_id
-  from df_engine.ready
-  where submitter = quote_ident(current_user)::regrole::oid
+    and jsonb_typeof(_vars) = 'object'
   with check option;
 
 -- Whether the caller may see a run's row: row_security_active asks for the caller, also inside a view.
@@ -2814,8 +2802,8 @@ language sql immutable set search_path = '' as $$
   end, false)
 $$;
 
--- Starting: df.start writes a run's rows with the caller's rights, in the caller's transaction, through the views that let
--- a role insert its own. Row security and the views are what protects others; the checks here explain, they do not guard.
+-- Starting: df.start inserts the run with the caller's rights, through the view that lets a role insert its own; that row
+-- proves who started it. The rest is written on its behalf. The checks of the submitter explain, they do not guard.
 
 -- Raises when the current user may not submit, or when the database does not exist.
 create or replace function df_engine.check_submitter(p_database text) returns void
@@ -2866,23 +2854,38 @@ begin
 end
 $$;
 
+-- Writes the nodes of a run, and makes it eligible. What the engine walks along is thus never written by users. A pending
+-- run without nodes is one that the current transaction has just inserted: the deferred foreign key lets none be committed.
+create or replace function df_engine.lay_out(p_instance_id text, p_graph jsonb) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_run df.instances;
+begin
+  select * into v_run from df.instances i
+  where i.id = p_instance_id and i._state = 'pending'
+    and not exists (select from df.nodes n where n.instance_id = i.id);
+  if not found then
+    raise exception 'df_engine.lay_out is called by df.start only' using errcode = 'insufficient_privilege';
+  end if;
+  insert into df.nodes
+    (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy,
+     _parent, _scope)
+  select n.id, v_run.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_run.submitted_by,
+         v_run.database, n.retry_policy, n.parent, n.scope
+  from df_engine.graph_nodes(p_graph, v_run.root_node, 'Invalid durable function graph: ') n;
+  insert into df_engine.ready (submitter, instance_id, node_id) values (v_run._submitter, v_run.id, v_run.root_node);
+end
+$$;
+
 create or replace function df_engine.start_here(p_fut text, p_label text, p_database text) returns text
 language plpgsql as $$
 declare
-  v_caller pg_catalog.regrole := pg_catalog.quote_ident(current_user);
   v_graph pg_catalog.jsonb := df_engine.parse_graph(p_fut, 'Invalid durable function: ');
-  v_root pg_catalog.text := df_engine.random_id();
   v_id pg_catalog.text;
 begin
   perform df_engine.check_submitter(p_database);
-  v_id := df_engine.insert_instance(p_label, p_database, v_root);
-  insert into df_engine.own_nodes
-    (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy,
-     _parent, _scope)
-  select n.id, v_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_caller, p_database, n.retry_policy,
-         n.parent, n.scope
-  from df_engine.graph_nodes(v_graph, v_root, 'Invalid durable function graph: ') n;
-  insert into df_engine.own_ready (submitter, instance_id, node_id) values (v_caller, v_id, v_root);
+  v_id := df_engine.insert_instance(p_label, p_database, df_engine.random_id());
+  perform df_engine.lay_out(v_id, v_graph);
   return v_id;
 end
 $$;
@@ -6402,8 +6405,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'select on df.workers',
     'insert on df_engine.own_instances',
     'insert on df_engine.own_launches',
-    'insert on df_engine.own_nodes',
-    'insert on df_engine.own_ready',
     'select on df_engine.visible_executions',
     'insert on df_engine.visible_inbox',
     'select on df_engine.visible_scopes',
@@ -6447,6 +6448,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.is_stamp(text)',
     'execute on routine df_engine.json_or_null(text)',
     'execute on routine df_engine.launch(text, text, text)',
+    'execute on routine df_engine.lay_out(text, jsonb)',
     'execute on routine df_engine.live_nodes(text)',
     'execute on routine df_engine.live_stamps(text[])',
     'execute on routine df_engine.malformed(jsonb)',
