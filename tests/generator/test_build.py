@@ -8,7 +8,10 @@ import pytest
 
 from generator.render import ROOT, artifacts
 
-HASH = "import hashlib; from generator.render import artifacts; print(hashlib.sha256(repr(artifacts()).encode()).hexdigest())"
+HASH = (
+    "import hashlib; from generator.render import artifacts; "
+    "print(hashlib.sha256(repr(artifacts()).encode()).hexdigest())"
+)
 
 
 def build_hash(seed: str) -> str:
