@@ -3378,8 +3378,8 @@ begin
       attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
       started_at = case
         when n.status = 'running' then n.started_at
-        when n.node_type = 'THEN' then
-          (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node)
+        when n.node_type = 'THEN' then coalesce(
+          (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
         else p_started end,
       completed_at = v_now, updated_at = v_now,
       status_details = jsonb_build_object('execution_id',
@@ -3974,7 +3974,8 @@ $$;
 
 -- Fires up to p_limit due timers and fresh signals; answers how many.
 create or replace function df_engine.fire_due(p_limit int) returns int
-language plpgsql security definer set search_path = '' set lock_timeout = '100ms' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set lock_timeout = '100ms' as $$
 declare
   v_fired int;
 begin
@@ -4141,7 +4142,7 @@ create or replace function df_engine.claim_step(
   out p_count boolean, out p_report text, out p_instance varchar, out p_node varchar, out p_sql text,
   out p_started timestamptz
 )
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
   v_ready df_engine.ready;
@@ -4277,7 +4278,7 @@ create or replace function df_engine.settle_step(
   p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text, p_message text,
   p_detail text, p_hint text, p_started timestamptz
 ) returns boolean
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 begin
   if p_sqlstate is null then
     return df_engine.finish_step(p_ready, p_instance, p_node, p_value, p_columns, null, null, p_started);
@@ -4591,7 +4592,7 @@ $$;
 -- Claims up to p_limit steps of a lane for a worker.
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
 returns table (ticket bigint, role text, database text, request jsonb)
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 #variable_conflict use_column
 declare
   v_ready df_engine.ready;
@@ -4615,7 +4616,7 @@ $$;
 -- Records the outcome of a leased step and moves its run on. False: the run is over or the lease was lost, and the outcome
 -- is dropped. p_outcome: {"value", "columns"}, or {"error", "class", "sqlstate", "retry_after"}.
 create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome jsonb) returns boolean
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_ready df_engine.ready;
   v_node df.nodes;
@@ -4683,7 +4684,7 @@ $$;
 
 -- Frees the leases of workers that are gone, and counts one more death for each step they held.
 create or replace function df_engine.reclaim_leases() returns int
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_freed int;
 begin
