@@ -30,19 +30,18 @@ def test_looks_follow_shortly_after_the_flag_went_up_and_only_then() -> None:
     cadence = flagged()
     looks, now = [], 0.0
     for _ in range(4):
-        now = cadence.look_again(now, True, False, None, None)
+        now = cadence.look_again(now, True, False, None)
         looks.append(now)
     assert looks == [*LOOK_BACK, LOOK_BACK[-1] + SWEEP]
     cadence.announce(True, now)
-    assert cadence.look_again(now, True, False, None, None) == now + SWEEP
+    assert cadence.look_again(now, True, False, None) == now + SWEEP
 
 
 def test_the_next_look_is_the_earliest_reason_for_one() -> None:
     cadence = flagged()
     now = 10.0
-    assert cadence.look_again(now, False, True, None, None) == now + LOOK_SATURATED
-    assert cadence.look_again(now, True, True, None, None) == now + LOOK_BUSY
-    assert cadence.look_again(now, True, False, 1500, None) == now + 1.5
-    assert cadence.look_again(now, True, False, None, now + 2) == now + 2
-    assert cadence.look_again(now, True, False, 60_000, None) == now + SWEEP
-    assert now < cadence.look_again(now, True, False, 0, now - 1) < now + 0.01
+    assert cadence.look_again(now, False, True, None) == now + LOOK_SATURATED
+    assert cadence.look_again(now, True, True, None) == now + LOOK_BUSY
+    assert cadence.look_again(now, True, False, 1500) == now + 1.5
+    assert cadence.look_again(now, True, False, 60_000) == now + SWEEP
+    assert now < cadence.look_again(now, True, False, 0) < now + 0.01

@@ -36,7 +36,7 @@ class Cadence:
         self._flag_until = now + SWEEP + FLAG_MARGIN
         return round((SWEEP + FLAG_MARGIN) * 1000)
 
-    def look_again(self, now: float, room: bool, busy: bool, next_ms: float | None, retry_at: float | None) -> float:
+    def look_again(self, now: float, room: bool, busy: bool, next_ms: float | None) -> float:
         """The time of the next look."""
         self._look_back = [at for at in self._look_back if at > now]
         times = [now + SWEEP, *self._look_back[:1]]
@@ -46,6 +46,4 @@ class Cadence:
             times.append(now + LOOK_BUSY)
         if next_ms is not None:
             times.append(now + max(next_ms / 1000, SHORTEST))
-        if retry_at is not None:
-            times.append(max(retry_at, now + SHORTEST))
         return min(times)

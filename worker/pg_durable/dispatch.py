@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine
 from logging import INFO, WARNING
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -45,10 +46,10 @@ class Dispatcher:
         """Slots that are free."""
         return max(self.limit - self.busy - self.taken, 0) if self.accepting else 0
 
-    def retry_at(self) -> float | None:
-        """When a login may be tried again for which steps are waiting."""
+    def retry_at(self) -> float:
+        """When a login may be tried again for which steps are waiting; infinity when none are."""
         times = [at for role in self._demand if (at := self._pool.try_at(role)) > monotonic()]
-        return min(times, default=None)
+        return min(times, default=inf)
 
     def plan(self, ready: dict[str, int]) -> None:
         """Takes over what the engine knows to be ready, and fills the free slots."""
@@ -144,7 +145,7 @@ class Dispatcher:
         self._metrics.add("calls_total", end=end)
         if end == "died":
             self._pool.died(session.role)
-            return False
+            return True
         if session.fresh and self._pool.unblock(session.role):
             event(INFO, "role reached again", role=session.role)
             self._outbox.put(lambda db: db.role_reachable(session.role))

@@ -71,13 +71,13 @@ class LeasedSteps:
         try:
             outcome = await (self._request(lease) if lane == HTTP else self._statement(lease))
             self._metrics.add("leased_total", lane=lane)
-            self._outbox.put(lambda db: finish(db, lease.ticket, outcome))
+            self._outbox.put(lambda db: finish(db, lease.ticket, outcome), look=False)
         except LoginFailed as failure:
             await self._wait_for_role(lease, failure)
         except Exception as error:
             event(ERROR, "leased step broke", lane=lane, ticket=lease.ticket, error=repr(error))
             broken = refusal(f"the worker could not run this step: {error!r}")
-            self._outbox.put(lambda db: finish(db, lease.ticket, broken))
+            self._outbox.put(lambda db: finish(db, lease.ticket, broken), look=False)
         finally:
             self._tasks.pop(lease.ticket, None)
             self._count(lane, -1)

@@ -18,20 +18,27 @@ class Outbox:
     """A queue of calls; putting one in wakes the owner of the connection."""
 
     def __init__(self, wake: asyncio.Event) -> None:
+        self._look = False  # whether something was put in that the engine's next answer depends on
         self._wake = wake
         self._messages: deque[Message] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._messages)
 
-    def put(self, message: Message) -> None:
-        """Adds a call."""
+    def put(self, message: Message, look: bool = True) -> None:
+        """Adds a call. It is followed by a look, unless the engine notifies of what comes of it."""
         self._messages.append(message)
+        self._look = self._look or look
         self._wake.set()
 
     def clear(self) -> None:
         """Forgets everything: the registration it belonged to is gone."""
         self._messages.clear()
+
+    def take_look(self) -> bool:
+        """Whether a look is due; not any more after this."""
+        look, self._look = self._look, False
+        return look
 
     async def deliver(self, db: Supervisor) -> None:
         """Makes the calls. One with bad luck (a deadlock, say) is kept, and raises; what cannot succeed is logged."""

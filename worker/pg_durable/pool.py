@@ -14,6 +14,7 @@ from pg_durable.session import Session
 
 KEEP_IDLE = 30.0
 CAREFUL_FOR = 60.0
+AFTER_A_DEATH = 0.1
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 30.0
 
@@ -77,9 +78,11 @@ class Pool:
             await self._close(session)
 
     def died(self, role: str) -> None:
-        """A session died while it ran a step: for a while the engine keeps count of such deaths."""
+        """A session died in a call: for a while the engine counts deaths, and there is no haste with the next login."""
         self._metrics.add("sessions_lost_total")
-        self._states[role].careful_until = time.monotonic() + CAREFUL_FOR
+        state, now = self._states[role], time.monotonic()
+        state.careful_until = now + CAREFUL_FOR
+        state.try_at = max(state.try_at, now + AFTER_A_DEATH)
 
     def careful(self, role: str) -> bool:
         """Whether a session of the role died a short while ago."""

@@ -22,7 +22,7 @@ from pg_durable.supervisor import Supervisor, Tick
 MOST_SESSIONS = 1000
 MOST_REQUESTS = 500
 RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-REFUSED_FOR_MS = 500
+AFTER_A_REFUSAL = 0.2
 HEALTHY_FOR = 15.0
 
 
@@ -106,13 +106,13 @@ class Worker:
                 await self._announce(db, cadence)
                 tick = await self._look(db)
                 await self._obey(db, tick)
+                await self._pool.close_idle()
+                await self._rest(db, cadence, tick)
             except psycopg.Error as error:
                 if db.lost:
                     raise
                 event(WARNING, "refused by the database", reason=reason(error))
-                tick = Tick(next_ms=REFUSED_FOR_MS)
-            await self._pool.close_idle()
-            await self._rest(db, cadence, tick)
+                await asyncio.sleep(AFTER_A_REFUSAL)
 
     async def _announce(self, db: Supervisor, cadence: Cadence) -> None:
         room, now = self._dispatcher.room > 0, monotonic()
@@ -155,15 +155,16 @@ class Worker:
 
     async def _rest(self, db: Supervisor, cadence: Cadence, tick: Tick) -> None:
         """Waits until it is time to look again, giving work to free sessions as it is announced."""
-        busy = self._dispatcher.busy > 0
-        until = cadence.look_again(monotonic(), self._dispatcher.room > 0, busy, tick.next_ms, self._next_try())
+        until = cadence.look_again(monotonic(), self._dispatcher.room > 0, self._dispatcher.busy > 0, tick.next_ms)
         look = False
-        while not look and not self._outbox and monotonic() < until and not self._finished():
-            payloads = await db.wait(self._wake, until - monotonic())
+        while not look and monotonic() < (deadline := min(until, self._next_try())) and not self._finished():
+            payloads = await db.wait(self._wake, deadline - monotonic())
             self._metrics.add("wakeups_total")
             self._dispatcher.taken = min(self._dispatcher.taken, self._leased.running(DIRECT) + 1)
-            look = any([self._is_news(payload) for payload in payloads])
+            news = [self._is_news(payload) for payload in payloads]
+            look = any(news) or self._outbox.take_look()
             look = look or cadence.announcement_due(self._dispatcher.room > 0, monotonic())
+            await self._outbox.deliver(db)
         await asyncio.sleep(max(self._looked_at + SHORTEST - monotonic(), 0))
 
     def _is_news(self, payload: str) -> bool:
@@ -172,7 +173,7 @@ class Worker:
         known = kind == "r" and role.isascii() and role.isdigit() and self._dispatcher.offer(int(role))
         return not known
 
-    def _next_try(self) -> float | None:
+    def _next_try(self) -> float:
         return self._stop_at if self._stopping.is_set() else self._dispatcher.retry_at()
 
     def _finished(self) -> bool:
