@@ -2,12 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: demo test build check bench clean
 
-$(VENV)/ready: pyproject.toml setup.py
+$(VENV)/ready: $(VENV)/installed
+	$(INSTALL) '.[dev]'
+	touch $@
+
+# What it takes to run pg_durable with a server of its own.
+$(VENV)/installed: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(INSTALL) '.[dev-server]'
 	touch $@
 
 build: $(VENV)/ready
@@ -22,7 +28,7 @@ check: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-demo: $(VENV)/ready
+demo: $(VENV)/installed
 	$(RUN) examples/demo/demo.py
 
 bench: $(VENV)/ready
