@@ -1187,7 +1187,7 @@ begin
   if fut is null then
     raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
-  v_type := (df.loop(fut)::pg_catalog.json -> 'left_node')::pg_catalog.text::pg_catalog.json ->> 'node_type';
+  v_type := df.loop(fut)::pg_catalog.json #>> '{left_node,node_type}';
   v_policy := '{' || pg_catalog.concat_ws(',',
     '"max_attempts":' || max_attempts,
     '"initial_delay":' || pg_catalog.to_json(pg_catalog.trim_scale(extract(epoch from initial_delay))),
