@@ -38,7 +38,7 @@ def template(server: Server) -> Iterator[str]:
     with psycopg.connect(server.dsn, autocommit=True) as conn:
         conn.execute(sql.SQL("create database {} encoding 'UTF8' template template0").format(sql.Identifier(name)))
         for role in ("app", "other", "durable_worker"):
-            if not conn.execute("select from pg_roles where rolname = %s", [role]).fetchone():
+            if not conn.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
                 conn.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
     install(server.dsn_for(name), artifacts()["dist/pg_durable.sql"])
     with psycopg.connect(server.dsn_for(name), autocommit=True) as conn:

@@ -77,7 +77,6 @@ if df_engine.migrating(1) then
     _submitter regrole,                -- the identity recorded by df.start
     _vars jsonb,                       -- variables and system variables, frozen at start
     _generation int not null default 1,
-    _events bigint not null default 0, -- status changes of earlier iterations of a root loop
     _version text,
     _cancelled_in xid8,                -- the transaction that cancelled: a step in it may still commit
     constraint instances_pkey primary key (id),
@@ -3140,6 +3139,19 @@ language sql set search_path = '' as $$
   select p_lane, i._submitter, p_instance, p_node, true from df.instances i where i.id = p_instance;
 $$;
 
+-- Status changes recorded in one generation of a loop's scope, child scopes included: what superseding it would lose.
+create or replace function df_engine.generation_events(p_instance varchar, p_stamp text) returns bigint
+language sql stable set search_path = '' as $$
+  select coalesce(sum(e.events), 0)
+  from (select case when n.status = 'running' or n.started_at is null then 1 else 2 end as events
+        from df.nodes n
+        where n.instance_id = p_instance and n.status <> 'pending'
+          and starts_with((n.status_details ->> 'execution_id') || '::', p_stamp || '::')
+        union all
+        select s.events from df_engine.scopes s
+        where s.instance_id = p_instance and starts_with(s.path, p_stamp || '::')) e;
+$$;
+
 -- Goes on with a loop: next generation, LOOP stamped again, body queued, now or when its pace allows.
 create or replace function df_engine.iterate(p_instance varchar, p_loop varchar, p_scope varchar) returns void
 language plpgsql set search_path = '' as $$
@@ -3152,7 +3164,9 @@ begin
   if p_scope is null then
     perform df_engine.next_execution(p_instance, v_loop.started_at);
   else
-    update df_engine.scopes s set generation = s.generation + 1
+    update df_engine.scopes s
+    set generation = s.generation + 1,
+        events = s.events + df_engine.generation_events(p_instance, s.path || '::' || s.generation)
     where s.instance_id = p_instance and s.node_id = p_scope;
   end if;
   if v_loop.forever then
@@ -5453,8 +5467,6 @@ begin
       from df_engine.visible_scopes s
       where s.instance_id = any (p_instances)
         and df_engine.stamp_key(s.path || '::' || s.generation) in (select l.key from live l)
-      union all
-      select i._events from df.instances i where i.id = any (p_instances)
     )
     select coalesce(sum(c.number), 0) from changes c);
 end

@@ -145,3 +145,9 @@ def test_a_run_becomes_terminal_together_with_its_nodes(pump: Pump) -> None:
     run = pump.run("'select 1' & ('select 2' ~> 'select 3')")
     assert pump.db.sql("select count(*) from df.nodes where instance_id = %s and status <> 'completed'", run.id) == 0
     assert pump.db.admin("select count(*) from df_engine.ready") == 0
+
+
+def test_events_of_earlier_iterations_are_counted(pump: Pump) -> None:
+    run = pump.run("'select 1' ~> df.loop('insert into fx values (1)', 'select count(*) < 3 from fx')")
+    # THEN, select 1 and LOOP change twice; body and condition twice in each of three iterations, LOOP once more in two
+    assert run.db.sql("select event_count from df.instance_executions(%s)", run.id) == 3 * 2 + 3 * 4 + 2
