@@ -1,0 +1,190 @@
+"""One ordinary role against another: `other` attacks what `app` owns, through every door it can reach."""
+
+import psycopg
+import pytest
+
+from generator.model import USER_ROUTINES, USER_VIEWS
+from tests.support import Database
+
+REFUSED = psycopg.errors.InsufficientPrivilege
+
+# Definer functions that users can call, and why that is harmless.
+DEFINER_FOR_USERS = {
+    "df_engine.claim_step(bigint,timestamp with time zone,boolean,boolean)": "claims runs of session_user only",
+    "df_engine.settle_step(bigint,character varying,character varying,jsonb,text[],text,text,text,text,"
+    "timestamp with time zone)": "ends steps of session_user's runs only",
+    "df_engine.cron_next(text,text,timestamp with time zone)": "computes",
+    "df_engine.is_flow(text)": "computes",
+    "df_engine.launch(text,text,text)": "needs a proof that only session_user can have written",
+    "df_engine.lay_out(text,jsonb)": "needs a run that this transaction inserted; acts for the run's submitter",
+    "df_engine.setting(text)": "reads settings, but not loopback_dsn",
+}
+
+
+@pytest.fixture
+def victim(db: Database) -> str:
+    """A pending run of app."""
+    db.sql("select df.setvar('secret', 'xyzzy')")
+    return str(db.sql("select df.start('SELECT ''{secret}''' |=> 'x' ~> df.wait_for_signal('go'), 'private')"))
+
+
+def attack(db: Database, query: str, *args: object) -> object:
+    return db.sql(query, *args, user="other")
+
+
+def snapshot(db: Database, run: str) -> list[tuple[object, ...]]:
+    """Everything that is stored of a run."""
+    return [
+        row
+        for table, key in (("df.instances", "id"), ("df.nodes", "instance_id"), ("df_engine.ready", "instance_id"),
+                           ("df_engine.inbox", "instance_id"), ("df_engine.timers", "instance_id"))
+        for row in db.rows(f"select to_jsonb(t)::text from {table} t where {key} = %s order by 1", run, user=None)
+    ]  # fmt: skip
+
+
+def test_another_role_sees_nothing(db: Database, victim: str) -> None:
+    db.sql("select df.signal(%s, 'go')", victim)
+    for relation in ("df.instances", "df.nodes", "df.vars", "df.signals", "df_engine.visible_scopes",
+                     "df_engine.visible_executions", "df.waiting", "df.running_steps", "df.failed_steps"):  # fmt: skip
+        assert attack(db, f"select count(*) from {relation}") == 0, relation
+    for call in ("list_instances()", f"instance_nodes('{victim}')", f"instance_info('{victim}')",
+                 f"instance_executions('{victim}')"):  # fmt: skip
+        assert attack(db, f"select count(*) from df.{call}") == 0, call
+    assert attack(db, "select df.status(%s)", victim) is None
+    assert attack(db, "select df.result(%s)", victim) is None
+    assert attack(db, "select df.getvar('secret')") is None
+    assert "not found" in str(attack(db, "select df.explain(%s)", victim))
+
+
+@pytest.mark.parametrize("call", ["signal(%s, 'go')", "cancel(%s)", "await_instance(%s)"])
+def test_another_role_can_neither_signal_nor_cancel_nor_wait(db: Database, victim: str, call: str) -> None:
+    before = snapshot(db, victim)
+    with pytest.raises(REFUSED, match="not found"):
+        attack(db, f"select df.{call}", victim)
+    assert snapshot(db, victim) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update df.instances set status = 'completed'",
+        "update df.vars set value = 'mine'",
+        "delete from df.vars",
+        "select df.clearvars()",
+        "select df.setvar('secret', 'mine')",
+        "select df.unsetvar('secret')",
+    ],
+)
+def test_writes_do_not_reach_other_roles_rows(db: Database, victim: str, statement: str) -> None:
+    before = snapshot(db, victim)
+    attack(db, statement)
+    assert snapshot(db, victim) == before
+    assert db.sql("select df.getvar('secret')") == "xyzzy"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into df.instances (id, root_node, submitted_by) values ('00000001', '00000002', 'app'::regrole)",
+        "insert into df.nodes (id, instance_id, node_type, query, submitted_by)"
+        " values ('00000002', '{victim}', 'SQL', 'SELECT 1', 'app'::regrole)",
+        "insert into df.vars (name, value, owner) values ('a', 'b', 'app'::regrole)",
+        "insert into df_engine.ready (submitter, instance_id, node_id) values ('other'::regrole, '{victim}', '0')",
+        "insert into df_engine.launches (launcher) values ('app'::regrole)",
+        "select * from df_engine.inbox",
+        "select * from df_engine.bindings",
+        "select df_engine.lay_out('{victim}', '{{}}')",
+        "select df_engine.launch('SELECT 1', null, null)",
+    ],
+)
+def test_forged_rows_are_refused(db: Database, victim: str, statement: str) -> None:
+    with pytest.raises(REFUSED):
+        attack(db, statement.format(victim=victim))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into df_engine.own_launches (launcher) values ('app'::regrole)",
+        "insert into df_engine.visible_inbox (instance_id, signal_name, signal_data, sent_by)"
+        " values ('{victim}', 'go', '1', 'other'::regrole)",
+        "insert into df_engine.visible_inbox (instance_id, signal_name, signal_data, sent_by)"
+        " values ('{victim}', 'go', '1', 'app'::regrole)",
+    ],
+)
+def test_the_views_check_who_writes(db: Database, victim: str, statement: str) -> None:
+    with pytest.raises(psycopg.errors.WithCheckOptionViolation):
+        attack(db, statement.format(victim=victim))
+
+
+def test_nodes_cannot_be_added_to_another_roles_run(db: Database, victim: str) -> None:
+    with pytest.raises(psycopg.errors.ForeignKeyViolation, match="nodes_instance_identity_fkey"):
+        attack(
+            db,
+            """insert into df.nodes (id, instance_id, node_type, query, submitted_by)
+               values ('00000002', %s, 'SQL', 'SELECT 1', 'other'::regrole)""",
+            victim,
+        )
+
+
+def test_users_can_execute_exactly_what_is_listed(db: Database) -> None:
+    executable = db.rows(
+        """select oid::regprocedure::text, prosecdef from pg_proc
+           where pronamespace = 'df_engine'::regnamespace and has_function_privilege('other', oid, 'execute')""",
+        user=None,
+    )
+    listed = {db.admin("select %s::regprocedure::text", routine) for routine in USER_ROUTINES}
+    assert {name for name, _ in executable} == listed
+    assert {name for name, definer in executable if definer} == set(DEFINER_FOR_USERS)
+
+
+def test_users_can_reach_exactly_the_private_relations_that_are_listed(db: Database) -> None:
+    reachable = db.rows(
+        """select 'df_engine.' || relname from pg_class
+           where relnamespace = 'df_engine'::regnamespace and relkind in ('r', 'v', 'S')
+             and case relkind when 'S' then has_sequence_privilege('other', oid, 'usage, select, update')
+                 else has_any_column_privilege('other', oid, 'select, insert, update')
+                      or has_table_privilege('other', oid, 'delete, truncate') end""",
+        user=None,
+    )
+    assert {name for (name,) in reachable} == {view for view in USER_VIEWS if view.startswith("df_engine.")}
+
+
+def test_the_drivers_functions_do_not_move_another_roles_run(db: Database, victim: str) -> None:
+    before = snapshot(db, victim)
+    row = db.rows("select id, node_id from df_engine.ready where instance_id = %s", victim, user=None)[0]
+    for state in ("null", "'25001'", "'57014'", "'40001'", "'22012'"):
+        settle = f"""select df_engine.settle_step(%s, %s, %s, '"forged"', null, {state}, 'm', null, null, now())"""
+        with db.connect("other") as conn:
+            try:
+                answer = conn.execute(settle.encode(), [row[0], victim, row[1]]).fetchone()
+            except psycopg.Error:
+                continue
+        assert answer != (True,) or state == "'25001'"
+    claim = "select * from df_engine.claim_step(%s, now() + interval '1 s', false, false)"
+    assert attack(db, "select p_report from (" + claim + ") c", row[0]) == "empty"
+    assert snapshot(db, victim) == before
+
+
+def test_a_worker_call_by_a_user_does_nothing_for_others(db: Database, victim: str) -> None:
+    before = snapshot(db, victim)
+    with db.connect("other") as conn:
+        conn.execute("call df_engine.work(200, true, null)")
+    assert snapshot(db, victim) == before
+
+
+def test_only_workers_call_what_workers_call(db: Database) -> None:
+    for call in ("df_engine.agenda(1)", "df_engine.retain()", "df_engine.fire_due(1)", "df_engine.register_worker(1)"):
+        with pytest.raises(REFUSED):
+            attack(db, f"select {call}")
+
+
+def test_a_definer_function_submits_as_its_owner_and_set_role_as_the_role(db: Database) -> None:
+    db.sql("""create function public.submit() returns text language sql security definer
+              as $$ select df.start('SELECT current_user') $$""")
+    run = attack(db, "select public.submit()")
+    assert db.admin("select submitted_by::text from df.instances where id = %s", run) == "app"
+    with db.connect() as conn:
+        conn.execute("set role other")
+        row = conn.execute("select df.start('SELECT 1')").fetchone()
+    assert db.admin("select submitted_by::text from df.instances where id = %s", *row or ()) == "other"
