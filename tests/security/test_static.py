@@ -74,7 +74,7 @@ def test_entry_points_are_pinned_or_excepted_for_a_reason(db: Database) -> None:
 
 def test_other_functions_are_called_from_pinned_ones_or_qualify_all(db: Database) -> None:
     rows = db.rows(f"select oid::regprocedure::text, prosrc, proconfig from pg_proc where {OURS}", user=None)
-    bad = {}
+    bad: dict[str, list[str]] = {}
     for name, source, config in rows:
         if PINS[0] not in (config or []):
             found = UNQUALIFIED_TYPE.findall(code_of(source)) + UNQUALIFIED_RELATION.findall(code_of(source))
