@@ -1663,6 +1663,12 @@ language sql immutable security definer set search_path = pg_catalog, pg_temp as
   select (df_engine.flow_parse(kinds)).failed_at is null from df_engine.flow_tokens(p_text)
 $$;
 
+-- How many comments a text has: whoever rewrites it from its graph would lose them.
+create or replace function df_engine.flow_comments(p_text text) returns bigint
+language sql immutable security definer set search_path = pg_catalog, pg_temp as $$
+  select count(*) from df_engine.flow_lex(p_text) where kind = -1 and token ~ '^(--|/)'
+$$;
+
 -- The flow language: what is said about a text that is none. Only called once something is wrong, so nothing here is fast.
 
 -- Where the n-th token stands, and the line with a caret under it. A token behind the last one is the end of the text.
@@ -2260,6 +2266,291 @@ end
 $$;
 comment on function df.flow(text) is
   'The envelope of a flow written in the text language, the same text that the graph builders give. Raises 42601 with line, column and an excerpt on a syntax error, and the errors of the builders with their place in DETAIL';
+
+-- From a graph back to text, the canonical one: parentheses only where they are needed, a line each where a line is not enough.
+-- The nodes come as rows, from an envelope or from a run that the caller may see; children have higher numbers than parents.
+
+-- A text in quotes: dollars when that saves doubling quotes.
+create or replace function df_engine.flow_quote(p_text text) returns text
+language sql immutable as $$
+  select case when strpos(p_text, '''') > 0 and strpos(p_text || '$' || '$', '$' || '$') > length(p_text)
+    then '$' || '$' || p_text || '$' || '$'
+    else '''' || replace(p_text, '''', '''''') || '''' end
+$$;
+
+-- A name, quoted where it would be read as a word of the language.
+create or replace function df_engine.flow_name(p_name text) returns text
+language sql immutable as $$
+  select case when lower(p_name) in ('break', 'true', 'false', 'null', '@>', '?>', '!>', '~>', '|', '&', '|=>', '(', ')', ',', '=>', '{', '}', ':', '[', ']') then '''' || p_name || '''' else p_name end
+$$;
+
+-- How a leaf is called: the builder ('' for a bare text) and its arguments; NULL when no builder makes such a leaf.
+create or replace function df_engine.flow_leaf_call(p_type text, p_query text) returns text[]
+language sql immutable as $$
+  select case p_type
+    when 'SQL' then array[case when p_query ~ '^\s*\{' and df_engine.json_or_null(p_query) ->> 'node_type' <> '' then 'sql' else '' end,
+                          df_engine.flow_quote(p_query)]
+    when 'SLEEP' then case when p_query ~ '^[0-9]{1,10}(\.[0-9]*[1-9])?$' then array['sleep', p_query] end
+    when 'BREAK' then case
+      when p_query = '{"break_value":null}' then '{"",break}'
+      when p_query = '{"break_value":' || to_json(c ->> 'break_value') || '}' then
+        array['', 'break ' || df_engine.flow_quote(c ->> 'break_value')] end
+    when 'SIGNAL' then case when c ?& '{signal_name,timeout_seconds}' then array_remove(
+      array['wait_for_signal', df_engine.flow_quote(c ->> 'signal_name'), c ->> 'timeout_seconds'], null) end
+    when 'WAIT_SCHEDULE' then case when c ? 'cron_expr' then array_remove(
+      array['wait_for_schedule', df_engine.flow_quote(c ->> 'cron_expr'), df_engine.flow_quote(c ->> 'timezone')], null) end
+    else case when c ?& '{url,method,timeout_seconds}' then array_remove(array[
+      lower(p_type), df_engine.flow_quote(c ->> 'url'),
+      'method => ' || df_engine.flow_quote(nullif(c ->> 'method', 'POST')),
+      'body => ' || df_engine.flow_quote(c ->> 'body'),
+      'parts => ' || nullif(c -> 'parts', 'null')::text,
+      'headers => ' || nullif(c -> 'headers', 'null')::text,
+      'timeout_seconds => ' || nullif(c ->> 'timeout_seconds', '30')], null) end
+  end
+  from (select case when p_type in ('BREAK', 'SIGNAL', 'WAIT_SCHEDULE', 'HTTP', 'HTTP_MULTIPART')
+                 then df_engine.json_or_null(p_query) end) q(c)
+$$;
+
+-- The nodes of a graph, from an envelope (or a statement) or, by its id, from a run that the caller may see.
+create or replace function df_engine.flow_nodes(p_input text)
+returns table (id text, depth int, node_type text, query text, result_name text, left_node text, right_node text, retry jsonb)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_input !~ '^[0-9a-f]{8}$' then
+    return query select g.id, g.depth, g.node_type, g.query, g.result_name, g.left_node, g.right_node, g.retry_policy
+                 from df_engine.graph_nodes(df_engine.parse_graph(p_input)) g;
+    return;
+  end if;
+  return query
+    with recursive walk as (
+      select n as node, 0 as depth
+      from df.instances i join df.nodes n on n.instance_id = i.id and n.id = i.root_node where i.id = p_input
+      union all
+      select n, w.depth + 1
+      from walk w
+      cross join lateral df_engine.children_of((w.node).node_type, (w.node).left_node, (w.node).right_node,
+                                               df_engine.node_config((w.node).node_type, (w.node).query)) c
+      join df.nodes n on n.instance_id = p_input and n.id = c.id
+    )
+    select (node).id::text, w.depth, (node).node_type, (node).query, (node).result_name, (node).left_node::text,
+           (node).right_node::text, (node).retry_policy
+    from walk w;
+  if not found then
+    raise exception 'instance % not found or access denied', p_input using errcode = 'insufficient_privilege';
+  end if;
+end
+$$;
+
+-- The arguments of df.retry after the step itself.
+create or replace function df_engine.flow_retry_arguments(p_retry jsonb) returns text[]
+language sql immutable as $$
+  select array(
+    select key || ' => ' || case when key like '%delay' then df_engine.flow_quote((p_retry ->> key) || ' s') else (p_retry -> key)::text end
+    from unnest('{max_attempts,initial_delay,backoff,max_delay,retry_on}'::text[]) with ordinality k(key, nth)
+    where p_retry ? key order by nth)
+$$;
+
+-- A leaf as the call of a builder; one that no builder makes as its envelope, which needs no call.
+create or replace function df_engine.flow_leaf_text(p_type text, p_query text, p_retry jsonb, out form text, out words text[])
+language sql immutable as $$
+  select case when p_retry is null then call[1] else 'retry' end,
+         case when p_retry is null then call[2:]
+           else case when call[1] = '' then call[2] else call[1] || '(' || array_to_string(call[2:], ', ') || ')' end
+                || df_engine.flow_retry_arguments(p_retry) end
+  from (select coalesce(df_engine.flow_leaf_call(p_type, p_query),
+          array['', '{"node_type":"' || p_type || '","query":' || to_json(p_query) || '}'])) l(call)
+$$;
+
+-- What stands between the operands of a node: operand nth is written as sign, then a child or a text; child operands are put in
+-- parentheses when their level is below need. Levels: 0 @>, 1 ?>, 2 ~>, 3 |, 4 &, 5 |=>, 6 a call or a text.
+create or replace function df_engine.flow_operands(p_type text, p_query text, p_left text, p_right text, p_retry jsonb)
+returns table (nth int, form text, level int, sign text, child text, word text, need int)
+language sql immutable as $$
+  select row_number() over ()::int, o.form, o.level, o.sign, o.child, o.word, o.need
+  from (select case when p_type in ('IF', 'JOIN', 'LOOP') then df_engine.json_or_null(p_query) end) q(c)
+  cross join lateral (
+    select '', 2, s.* from (values ('', p_left, null, 2), ('~> ', p_right, null, 3)) s where p_type = 'THEN'
+    union all
+    select '', 3, s.* from (values ('', p_left, null, 3), ('| ', p_right, null, 4)) s where p_type = 'RACE'
+    union all
+    select '', 4, s.* from (values ('', p_left, null, 5), ('& ', p_right, null, 5)) s where p_type = 'JOIN'
+    union all
+    select '', 4, '& ', e.id, null, 5 from jsonb_array_elements_text(c -> 'extra_nodes') e(id) where p_type = 'JOIN'
+    union all
+    select '', 1, s.* from (values ('', c ->> 'condition_node', null, 2), ('?> ', p_left, null, 2), ('!> ', p_right, null, 0)) s
+    where p_type = 'IF' and c ? 'condition_node'
+    union all
+    select 'if_rows', 6, s.* from (values ('', null, df_engine.flow_quote(c ->> 'result_name'), 0), ('', p_left, null, 0),
+                                          ('', p_right, null, 0)) s
+    where p_type = 'IF' and c ->> 'condition_type' = 'result_has_rows' and not c ? 'condition_node'
+    union all
+    select '', 0, '@> ', p_left, null, 0 where p_type = 'LOOP' and not coalesce(c ? 'condition_node', false)
+    union all
+    select 'loop', 6, s.* from (values ('', p_left, null, 0), ('while => ', c ->> 'condition_node', null, 0)) s
+    where p_type = 'LOOP' and c ? 'condition_node'
+    union all
+    select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
+    where p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+  ) o(form, level, sign, child, word, need)
+$$;
+
+-- Nodes (of df_engine.flow_nodes) as arrays: node n has counts[n] operands from firsts[n], the same as JSON in operands[n]. Node 1
+-- is the root, children come after their parents. An operand is a chain when its operators go on with those of its parent.
+create or replace function df_engine.flow_outline(
+  p_nodes jsonb, out names text[], out forms text[], out levels int[], out operands jsonb[], out firsts int[], out counts int[],
+  out signs text[], out children int[], out words text[], out needs int[])
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  with n as materialized (
+    select row_number() over (order by depth, id)::int as number, nodes.*
+    from jsonb_to_recordset(p_nodes) nodes(id text, depth int, node_type text, query text, result_name text, left_node text,
+                                           right_node text, retry jsonb)
+  ), o as materialized (
+    select n.number, o.form, o.level, o.sign, c.number as child, o.word, o.need,
+           row_number() over (order by n.number, o.nth)::int as place,
+           c.node_type = n.node_type and c.result_name is null and o.form = '' and (n.node_type, o.sign) in
+             (('THEN', ''), ('RACE', ''), ('IF', '!> ')) and c.query !~ '"condition_type"' is not false as chain
+    from n cross join lateral df_engine.flow_operands(n.node_type, n.query, n.left_node, n.right_node, n.retry) o
+    left join n c on c.id = o.child
+  ), f as (
+    select number, min(form) as form, min(level) as level, min(place) as first, count(*)::int as operands,
+           jsonb_agg(jsonb_build_object('sign', sign, 'child', child, 'word', word, 'need', need, 'chain', chain) order by place) as listed
+    from o group by number
+  )
+  select l.names, l.forms, l.levels, l.operands, l.firsts, l.counts, p.signs, p.children, p.words, p.needs
+  from (select array_agg(' |=> ' || df_engine.flow_name(n.result_name) order by n.number) as names,
+               array_agg(f.form order by n.number) as forms, array_agg(f.level order by n.number) as levels,
+               array_agg(f.listed order by n.number) as operands,
+               array_agg(f.first order by n.number) as firsts, array_agg(f.operands order by n.number) as counts
+        from n left join f using (number)) l,
+       (select array_agg(sign order by place) as signs, array_agg(child order by place) as children,
+               array_agg(word order by place) as words, array_agg(need order by place) as needs from o) p
+$$;
+
+-- For each node its text on one line, without its name; NULL when it is too long or has line breaks.
+create or replace function df_engine.flow_flat(
+  p_names text[], p_forms text[], p_levels int[], p_firsts int[], p_counts int[], p_signs text[], p_children int[],
+  p_words text[], p_needs int[]) returns text[]
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_flat text[] := '{}';
+  v_text text;
+  v_child int;
+begin
+  for v_node in reverse cardinality(p_forms)..1 loop
+    v_text := '';
+    for v_place in p_firsts[v_node]..p_firsts[v_node] + p_counts[v_node] - 1 loop
+      v_child := p_children[v_place];
+      v_text := v_text || case when v_place = p_firsts[v_node] then '' when p_forms[v_node] = '' then ' ' else ', ' end
+        || p_signs[v_place] || case when v_child is null then p_words[v_place]
+             else df_engine.flow_operand(v_flat[v_child], p_names[v_child], p_levels[v_child], p_needs[v_place]) end;
+    end loop;
+    if p_forms[v_node] <> '' then
+      v_text := p_forms[v_node] || '(' || v_text || ')';
+    end if;
+    v_flat[v_node] := case when length(v_text) <= 100 and strpos(v_text, E'\n') = 0 then v_text end;
+  end loop;
+  return v_flat;
+end
+$$;
+
+-- A node as an operand, in parentheses when it binds less than is needed there.
+create or replace function df_engine.flow_operand(p_flat text, p_name text, p_level int, p_need int) returns text
+language sql immutable as $$
+  select case
+    when p_name is null and p_level < p_need then '(' || p_flat || ')'
+    when p_name is null then p_flat
+    when p_level < 6 then '(' || p_flat || ')' || p_name
+    else p_flat || p_name
+  end
+$$;
+
+-- What is to be written when a node is opened, last thing first: a line that is ready, or a node (node) with what stands before and
+-- after it. Modes of a node: operand (in parentheses when opened), body (of parentheses or an argument), bare (the same
+-- without its name), chain (goes on with the operators of the node above).
+create or replace function df_engine.flow_open(p_item jsonb, p_name text, p_form text, p_operands jsonb) returns setof jsonb
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_depth int := (p_item -> 'depth')::int;
+  v_before text := p_item ->> 'before';
+  v_after text := p_item ->> 'after';
+  v_count int := jsonb_array_length(p_operands);
+  v_end text := coalesce(p_name, '') || v_after;
+begin
+  if p_form <> '' then
+    return next jsonb_build_object('line', ')' || v_end, 'depth', v_depth);
+    return query select case
+        when o ->> 'child' is null then jsonb_build_object('line', concat(o ->> 'sign', o ->> 'word', comma), 'depth', v_depth + 1)
+        else jsonb_build_object('node', o -> 'child', 'depth', v_depth + 1, 'before', o -> 'sign', 'after', comma, 'need', 0,
+                                'mode', case o ->> 'sign' when '' then 'body' else 'operand' end) end
+      from jsonb_array_elements(p_operands) with ordinality a(o, nth), lateral (select case nth when v_count then '' else ',' end) c(comma)
+      order by nth desc;
+    return next jsonb_build_object('line', v_before || p_form || '(', 'depth', v_depth);
+  elsif p_operands #>> '{0,word}' <> '' then
+    return next jsonb_build_object('line', v_before || (p_operands #>> '{0,word}') || v_end, 'depth', v_depth);
+  elsif p_name is not null or p_item ->> 'mode' = 'operand' then
+    return next jsonb_build_object('line', ')' || v_end, 'depth', v_depth);
+    return next p_item || jsonb_build_object('mode', 'bare', 'depth', v_depth + 1, 'before', '', 'after', '', 'need', 0);
+    return next jsonb_build_object('line', v_before || '(', 'depth', v_depth);
+  else
+    return query select jsonb_build_object('node', o -> 'child', 'depth', v_depth, 'need', o -> 'need',
+        'before', case nth when 1 then v_before else '' end || (o ->> 'sign'), 'after', case nth when v_count then v_after else '' end,
+        'mode', case when (o -> 'chain')::boolean then 'chain' else 'operand' end)
+      from jsonb_array_elements(p_operands) with ordinality a(o, nth) order by nth desc;
+  end if;
+end
+$$;
+
+-- Lays a graph out in lines of a hundred columns. What is still to be written is kept on a stack; a node goes on one line when
+-- it fits there, else it is opened and its operands get a line each. The definer has no rights that matter: this only writes text.
+create or replace function df_engine.flow_layout(p_nodes jsonb) returns text
+language plpgsql immutable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_of record;
+  v_names text[]; v_forms text[]; v_levels int[]; v_operands jsonb[];
+  v_flat text[];
+  v_lines text[] := '{}';
+  v_count int := 0;
+  v_stack jsonb[] := array['{"node":1,"depth":0,"before":"","after":"","mode":"body","need":0}'];
+  v_top int := 1;
+  v_item jsonb;
+  v_next jsonb;
+  v_node int;
+  v_name text;
+  v_line text;
+begin
+  select * into v_of from df_engine.flow_outline(p_nodes);
+  v_names := v_of.names; v_forms := v_of.forms; v_levels := v_of.levels; v_operands := v_of.operands;
+  v_flat := df_engine.flow_flat(v_names, v_forms, v_levels, v_of.firsts, v_of.counts, v_of.signs, v_of.children, v_of.words, v_of.needs);
+  while v_top > 0 loop
+    v_item := v_stack[v_top];
+    v_top := v_top - 1;
+    v_line := v_item ->> 'line';
+    v_node := (v_item -> 'node')::int;
+    if v_line is null then
+      v_name := case when v_item ->> 'mode' <> 'bare' then v_names[v_node] end;
+      v_line := (v_item ->> 'before') || case v_item ->> 'mode' when 'chain' then null else df_engine.flow_operand(
+        v_flat[v_node], v_name, v_levels[v_node], (v_item -> 'need')::int) end || (v_item ->> 'after');
+      if v_line is null or 2 * (v_item -> 'depth')::int + length(v_line) > 100 then
+        for v_next in select df_engine.flow_open(v_item, v_name, v_forms[v_node], v_operands[v_node]) loop
+          v_top := v_top + 1;
+          v_stack[v_top] := v_next;
+        end loop;
+        continue;
+      end if;
+    end if;
+    v_count := v_count + 1;
+    v_lines[v_count] := repeat('  ', (v_item -> 'depth')::int) || v_line;
+  end loop;
+  return array_to_string(v_lines, E'\n');
+end
+$$;
+
+create or replace function df.to_flow(envelope text) returns text
+language sql strict set search_path = pg_catalog, pg_temp as $$
+  select df_engine.flow_layout(jsonb_agg(to_jsonb(n))) from df_engine.flow_nodes(envelope) n
+$$;
+comment on function df.to_flow(text) is
+  'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, or of a run that the caller may see when given its id. df.flow gives the graph back';
 
 -- Substitution: variables ({name}) and named results ($name) in the text of a step, by PostgreSQL's lexical rules.
 -- Called for every step, so text without a reference returns at once. A reference that cannot be replaced raises DF010.
@@ -6447,6 +6738,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.explain_graph(text)',
     'execute on routine df_engine.explain_kind(text)',
     'execute on routine df_engine.explain_run(text)',
+    'execute on routine df_engine.flow_comments(text)',
+    'execute on routine df_engine.flow_layout(jsonb)',
+    'execute on routine df_engine.flow_nodes(text)',
     'execute on routine df_engine.generation_of(text)',
     'execute on routine df_engine.graph_nodes(jsonb, text, text)',
     'execute on routine df_engine.http_headers_problem(jsonb)',

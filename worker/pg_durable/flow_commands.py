@@ -1,4 +1,4 @@
-"""`pg-durable start`, `fmt` and `explain`: flows from files. The database reads them; here is only what a shell needs."""
+"""`pg-durable start`, `fmt` and `explain`: flows from files, which the database reads; here is what a shell needs."""
 
 import argparse
 import sys
@@ -24,9 +24,13 @@ def register(subparsers: Any) -> None:
     start = subparsers.add_parser("start", help="start the flow in a file", description="Starts the flow in a file.")
     start.add_argument("file", type=Path, metavar="FILE.flow")
     start.add_argument("--label", help="the label of the run")
-    start.add_argument("--var", action="append", default=[], type=variable, metavar="K=V", help="a variable; repeatable")
+    start.add_argument(
+        "--var", action="append", default=[], type=variable, metavar="K=V", help="a variable; repeatable"
+    )
     start.add_argument("--wait", action="store_true", help="wait for the end and print the result; exit 1 on failure")
-    fmt = subparsers.add_parser("fmt", help="write a flow in its canonical form", description="Formats a file in place.")
+    fmt = subparsers.add_parser(
+        "fmt", help="write a flow in its canonical form", description="Formats a file in place."
+    )
     fmt.add_argument("file", type=Path, metavar="FILE.flow")
     fmt.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file would change")
     fmt.add_argument("--drop-comments", action="store_true", help="format a file with comments, which are lost")
