@@ -6907,6 +6907,30 @@ comment on function df.revoke_worker(text) is 'Takes the rights of a worker role
 revoke execute on function df.grant_usage(text, boolean, boolean), df.revoke_usage(text), df.metrics(),
   df.grant_worker(text), df.revoke_worker(text) from public;
 
+-- Gives those who already are users and workers what a new version has added to the private objects.
+create or replace function df_engine.renew_grants() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_user record;
+  v_privilege text;
+begin
+  for v_user in
+    select case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as name,
+           case when bool_or(a.is_grantable) then ' with grant option' else '' end as option
+    from pg_class c, aclexplode(c.relacl) a
+    where c.oid = 'df.instances'::regclass and a.privilege_type = 'SELECT' and a.grantee <> c.relowner
+    group by a.grantee
+  loop
+    foreach v_privilege in array df_engine.usage_privileges() loop
+      continue when v_privilege !~ ' on (routine )?df_engine\.';
+      execute format('grant %s to %s%s', v_privilege, v_user.name, v_user.option);
+    end loop;
+  end loop;
+  perform df.grant_worker(pg_get_userbyid(w.role)) from df_engine.worker_roles w
+  where exists (select from pg_roles r where r.oid = w.role);
+end
+$$;
+
 -- transaction_mode 'new': df.start on a second session, through dblink, so that the run survives a rollback of the caller.
 -- That session must be the caller's own role and nobody else's, although it is opened by a definer function, in which
 -- PostgreSQL does not tell who called. So the caller proves it: with a row that the view lets it write for itself only.
@@ -7140,16 +7164,17 @@ begin
 end
 $$;
 
--- Epilogue: privileges that PUBLIC must not have, the version, the worker role given on the command line.
+-- Epilogue: privileges that PUBLIC must not have, the version, what existing users need of it, the worker role given.
 
 revoke all on all routines in schema df_engine from public;
 
 update df_engine.release set version = '0.1.0', installed_at = now() where version <> '0.1.0';
 
-do $worker$
+do $grants$
 begin
+  perform df_engine.renew_grants();
   if nullif(current_setting('pg_durable.worker_role', true), '') is not null then
     perform df.grant_worker(current_setting('pg_durable.worker_role'));
   end if;
 end
-$worker$;
+$grants$;
