@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from generator import flow, model
+from generator import flow, flow_docs, model
 from generator.sql import FILTERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,4 +50,5 @@ def artifacts() -> dict[str, str]:
         "dist/pg_durable.sql": f"{head}\n{body()}\ncommit;\n",
         "dist/extension/pg_durable.control": control,
         f"dist/extension/pg_durable--{version}.sql": body(),
+        str(flow_docs.PAGE): flow_docs.page((ROOT / flow_docs.PAGE).read_text()),
     }
