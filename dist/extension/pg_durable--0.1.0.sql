@@ -7164,6 +7164,224 @@ begin
 end
 $$;
 
+-- df.check: what must always hold, asked of the tables. It shows nothing while the engine is right, whatever crashed before;
+-- each function below looks for one kind of problem. Nothing here writes.
+
+-- All that can move a run: what is ready, what is due some time, what waits for a signal.
+create or replace view df_engine.pending_work as
+  select r.instance_id, r.node_id, 'ready row, lane ' || r.lane as what, null as timer_kind, r.lane from df_engine.ready r
+  union all
+  select t.instance_id, t.node_id, 'timer, ' || t.kind, t.kind, null from df_engine.timers t
+  union all
+  select w.instance_id, w.node_id, 'wait for signal ' || w.signal_name, null, null from df_engine.waits w;
+
+-- Work of runs that are over or of branches that have lost their race, but for what a session is still in.
+create or replace function df_engine.check_left_over()
+returns table (problem text, instance_id text, node_id text, detail text)
+language sql stable set search_path = '' as $$
+  select case when i._state in ('completed', 'failed', 'cancelled') then 'work is left of a run that has ended'
+              else 'work is left of a branch that has lost its race' end,
+         p.instance_id, p.node_id, p.what
+  from df_engine.pending_work p
+  join df.instances i on i.id = p.instance_id
+  left join df.nodes n on n.instance_id = p.instance_id and n.id = p.node_id
+  where (i._state in ('completed', 'failed', 'cancelled') or not df_engine.scope_open(p.instance_id, n._scope))
+    and not exists (select from df_engine.steps_in_sessions s where s.instance_id = p.instance_id);
+$$;
+
+-- Work on nodes that do not exist or cannot be in such a state.
+create or replace function df_engine.check_misplaced()
+returns table (problem text, instance_id text, node_id text, detail text)
+language sql stable set search_path = '' as $$
+  select case when n.id is null then 'work on a node that does not exist' else 'work on a node that cannot have it' end,
+         p.instance_id, p.node_id, p.what || coalesce(', at a ' || n.node_type || ' that is ' || n.status, '')
+  from df_engine.pending_work p
+  left join df.nodes n on n.instance_id = p.instance_id and n.id = p.node_id
+  where case
+    when n.id is null then true
+    when p.lane is not null then
+      (p.lane = 'direct' and n.node_type <> 'SQL') or (p.lane = 'http' and n.node_type not like 'HTTP%')
+    when n.status <> 'running' then true
+    else n.node_type <> all (case p.timer_kind
+      when 'sleep' then '{SLEEP}' when 'schedule' then '{WAIT_SCHEDULE}' when 'pace' then '{LOOP}'
+      when 'retry' then '{SQL,HTTP,HTTP_MULTIPART}' else '{SIGNAL}' end::text[])
+  end;
+$$;
+
+-- Whether a scope belongs to what its run is doing now: neither lost, nor left by an earlier generation around it.
+create or replace function df_engine.scope_current(p_instance varchar, p_scope varchar) returns boolean
+language sql stable set search_path = '' as $$
+  with recursive up as (
+    select s.* from df_engine.scopes s where s.instance_id = p_instance and s.node_id = p_scope
+    union all
+    select s.* from up join df_engine.scopes s on s.instance_id = p_instance and s.node_id = up.parent
+  )
+  select bool_and(up.outcome is null and up.path = df_engine.stamp(p_instance, up.parent) || '::' || up.node_id) from up;
+$$;
+
+-- Runs that have not ended and that nothing will move; and branches, of which the same is true.
+create or replace function df_engine.check_stuck()
+returns table (problem text, instance_id text, node_id text, detail text)
+language sql stable set search_path = '' as $$
+  with recursive moved as (
+    select p.instance_id, n._scope as scope
+    from df_engine.pending_work p
+    join df.nodes n on n.instance_id = p.instance_id and n.id = p.node_id
+    union
+    select m.instance_id, s.parent
+    from moved m join df_engine.scopes s on s.instance_id = m.instance_id and s.node_id = m.scope
+  )
+  select 'nothing moves a run that has not ended', i.id::text, null, 'it is ' || i._state
+  from df.instances i
+  where i._state in ('pending', 'running')
+    and not exists (select from df_engine.pending_work p where p.instance_id = i.id)
+  union all
+  select 'nothing moves a branch that has not ended', s.instance_id, s.node_id, 'branch ' || s.branch || ' of ' || s.owner
+  from df_engine.scopes s
+  join df.instances i on i.id = s.instance_id and i._state in ('pending', 'running')
+  where s.owner is not null and df_engine.scope_current(s.instance_id, s.node_id)
+    and not exists (select from moved m where m.instance_id = s.instance_id and m.scope = s.node_id);
+$$;
+
+-- A scope runs one thing at a time: whatever runs side by side has a scope of its own.
+create or replace function df_engine.check_doubled()
+returns table (problem text, instance_id text, node_id text, detail text)
+language sql stable set search_path = '' as $$
+  select 'two threads of control in one scope', p.instance_id, min(p.node_id),
+         string_agg(p.what || ' at ' || p.node_id, ', ' order by p.node_id, p.what)
+  from df_engine.pending_work p
+  join df.nodes n on n.instance_id = p.instance_id and n.id = p.node_id
+  where p.timer_kind is distinct from 'timeout' and df_engine.scope_open(p.instance_id, n._scope)
+  group by p.instance_id, n._scope
+  having count(*) > 1;
+$$;
+
+-- JOINs that count their branches wrongly, races with no or two winners, ended runs whose root has not.
+create or replace function df_engine.check_counts()
+returns table (problem text, instance_id text, node_id text, detail text)
+language sql stable set search_path = '' as $$
+  select 'a ' || n.node_type || ' does not agree with its branches', n.instance_id, n.id,
+         format('_open is %s, outcomes: %s', n._open, string_agg(coalesce(s.outcome, 'open'), ', ' order by s.branch))
+  from df.nodes n
+  join df_engine.scopes s on s.instance_id = n.instance_id and s.owner = n.id
+  where n._open is not null
+  group by n.instance_id, n.id, n.node_type, n._open
+  having case n.node_type
+    when 'JOIN' then n._open <> count(*) filter (where s.outcome is null)
+    else n._open * 2 <> count(*) filter (where s.outcome is null)
+      or n._open + count(*) filter (where s.outcome = 'lost') <> 1 end
+  union all
+  select 'a run has ended and its root has not', i.id, i.root_node, format('the run is completed, the root %s', n.status)
+  from df.instances i
+  join df.nodes n on n.instance_id = i.id and n.id = i.root_node
+  where i._state = 'completed' and n.status <> 'completed';
+$$;
+
+-- Scopes whose id does not follow from the scope around them, and names without a scope or without a node that binds them.
+create or replace function df_engine.check_scopes()
+returns table (problem text, instance_id text, node_id text, detail text)
+language sql stable set search_path = '' as $$
+  select 'a scope does not follow from the scope around it', s.instance_id, s.node_id, s.path
+  from df_engine.scopes s
+  join df.instances i on i.id = s.instance_id
+  left join df_engine.scopes p on p.instance_id = s.instance_id and p.node_id = s.parent
+  cross join lateral (select coalesce(p.path, i.id) || '::' as around,
+                             case when s.parent is null then i._generation else p.generation end as generation) e
+  where e.generation is null or s.path !~ ('^' || s.instance_id || '(::\d+::[0-9a-f]{8})*::\d+::' || s.node_id || '$')
+     or starts_with(s.path, e.around)
+        and substring(s.path from length(e.around) + 1 for strpos(substr(s.path, length(e.around) + 1), '::') - 1)::int
+            > e.generation
+  union all
+  select 'a name without a scope', b.instance_id, nullif(b.scope, ''), b.name
+  from df_engine.bindings b
+  where b.scope <> ''
+    and not exists (select from df_engine.scopes s where s.instance_id = b.instance_id and s.node_id = b.scope)
+  union all
+  select 'a name that no node binds', b.instance_id, nullif(b.scope, ''), b.name
+  from df_engine.bindings b
+  where not exists (select from df.nodes n where n.instance_id = b.instance_id and n.result_name = b.name);
+$$;
+
+-- Signals that were kept although a wait is open for them, or although the run has ended.
+create or replace function df_engine.check_signals()
+returns table (problem text, instance_id text, node_id text, detail text)
+language sql stable set search_path = '' as $$
+  select 'a kept signal and an open wait have not met', s.instance_id, w.node_id, 'signal ' || s.signal_id
+  from df_engine.inbox s
+  join df_engine.waits w on w.instance_id = s.instance_id and w.signal_name = s.signal_name
+  where s.status = 'pending' and not s.fresh
+  union all
+  select 'a signal of a run that has ended is kept', s.instance_id, null, 'signal ' || s.signal_id
+  from df_engine.inbox s
+  join df.instances i on i.id = s.instance_id and i._state in ('completed', 'failed', 'cancelled')
+  where s.status = 'pending' and not s.fresh;
+$$;
+
+-- Rows of runs, or of nodes, that are not there.
+create or replace function df_engine.check_orphans()
+returns table (problem text, instance_id text, node_id text, detail text)
+language sql stable set search_path = '' as $$
+  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.ready'
+  from df_engine.ready o
+  where not exists (select from df.instances i where i.id = o.instance_id)
+  union all
+  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.timers'
+  from df_engine.timers o
+  where not exists (select from df.instances i where i.id = o.instance_id)
+  union all
+  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.waits'
+  from df_engine.waits o
+  where not exists (select from df.instances i where i.id = o.instance_id)
+  union all
+  select 'a row without its run', o.instance_id::text, null::text, 'df_engine.inbox'
+  from df_engine.inbox o
+  where not exists (select from df.instances i where i.id = o.instance_id)
+  union all
+  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.scopes'
+  from df_engine.scopes o
+  where not exists (select from df.instances i where i.id = o.instance_id)
+  union all
+  select 'a row without its node', o.instance_id, o.node_id, 'df_engine.scopes'
+  from df_engine.scopes o
+  where exists (select from df.instances i where i.id = o.instance_id)
+    and not exists (select from df.nodes n where n.instance_id = o.instance_id and n.id = o.node_id)
+  union all
+  select 'a row without its run', o.instance_id::text, nullif(o.scope, '')::text, 'df_engine.bindings'
+  from df_engine.bindings o
+  where not exists (select from df.instances i where i.id = o.instance_id)
+  union all
+  select 'a row without its run', o.instance_id::text, null::text, 'df_engine.executions'
+  from df_engine.executions o
+  where not exists (select from df.instances i where i.id = o.instance_id)
+  union all
+  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.attempts'
+  from df_engine.attempts o
+  where not exists (select from df.instances i where i.id = o.instance_id)
+  union all
+  select 'a row without its node', o.instance_id, o.node_id, 'df_engine.attempts'
+  from df_engine.attempts o
+  where exists (select from df.instances i where i.id = o.instance_id)
+    and not exists (select from df.nodes n where n.instance_id = o.instance_id and n.id = o.node_id)
+  ;
+$$;
+
+create or replace function df.check()
+returns table (problem text, instance_id text, node_id text, detail text)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select c.* from df_engine.check_left_over() c union all
+  select c.* from df_engine.check_misplaced() c union all
+  select c.* from df_engine.check_stuck() c union all
+  select c.* from df_engine.check_doubled() c union all
+  select c.* from df_engine.check_counts() c union all
+  select c.* from df_engine.check_scopes() c union all
+  select c.* from df_engine.check_signals() c union all
+  select c.* from df_engine.check_orphans() c
+$$;
+revoke all on function df.check() from public;
+comment on function df.check() is
+  'Looks through the engine''s tables for anything that must not be: one row a problem, none when all is well. For '
+  'administrators; it reads all runs.';
+
 -- Epilogue: privileges that PUBLIC must not have, the version, what existing users need of it, the worker role given.
 
 revoke all on all routines in schema df_engine from public;
