@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import psycopg
 
-COMMANDS = ("worker_command", "install", "dev", "flow_commands")
+COMMANDS = ("worker_command", "install", "dev", "flow_commands", "operator_commands")
 
 
 class CommandError(Exception):

@@ -1,0 +1,138 @@
+"""The operator's commands, as processes."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import psycopg
+import pytest
+
+from generator.render import ROOT
+from tests.support import Database, wait_until
+from tests.worker.process import WorkerProcess, await_end, start
+
+FLOW = "'select 7 as number' |=> 'n' ~> (df.wait_for_signal('go') & 'select $n')"
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "worker")} | environment
+    line = (sys.executable, "-m", "pg_durable", *arguments)
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=30)
+
+
+def asked(db: Database, *arguments: str) -> str:
+    """What a command prints that must succeed, as the role app."""
+    done = command(*arguments, "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def as_json(db: Database, *arguments: str) -> Any:
+    return json.loads(asked(db, *arguments, "--json"))
+
+
+def test_list_shows_the_newest_runs_and_filters(db: Database) -> None:
+    runs = [start(db, "'select 1'", label) for label in ("first", "second", "second")]
+    assert {row["instance_id"] for row in as_json(db, "list")} == set(runs)
+    assert {row["instance_id"] for row in as_json(db, "list", "--label", "second")} == set(runs[1:])
+    assert as_json(db, "list", "--status", "failed") == []
+    assert len(as_json(db, "list", "--limit", "1")) == 1
+    assert all(run in asked(db, "list") for run in runs)
+
+
+def test_another_roles_runs_are_not_there(db: Database) -> None:
+    run = start(db, "'select 1'", user="other")
+    assert as_json(db, "list") == []
+    done = command("show", run, "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"pg-durable: run '{run}' not found, or not visible to role app\n"
+
+
+def test_show_has_tree_steps_and_signals(db: Database, worker: WorkerProcess) -> None:
+    run = start(db, FLOW, "shown")
+    asked(db, "signal", run, "go", '{"by": "kim"}')
+    await_end(db, run)
+    shown = asked(db, "show", run)
+    assert f"Instance: {run} (shown)" in shown
+    assert "→ JOIN (2) ✓" in shown
+    assert '{"rows": [{"number": 7}], "row_count": 1}' in shown
+    found = as_json(db, "show", run)
+    assert found["run"]["status"] == "completed"
+    assert [step["attempts"] for step in found["steps"] if step["node_type"] == "SQL"] == [1, 1]
+    assert [(s["signal_name"], s["status"], s["signal_data"]) for s in found["signals"]] == [
+        ("go", "delivered", {"by": "kim"})
+    ]
+
+
+def test_markup_in_a_label_is_text(db: Database) -> None:
+    start(db, "'select ''[bold]'''", "[red]alert[/red]")
+    assert "[red]alert[/red]" in asked(db, "list")
+
+
+@pytest.mark.parametrize(("flow", "code"), [("'select 1'", 0), ("'select 1/0'", 1)])
+def test_watch_ends_with_the_run(db: Database, worker: WorkerProcess, flow: str, code: int) -> None:
+    run = start(db, f"df.sleep(0.3) ~> {flow}")
+    done = command("watch", run, "--interval", "0.1", "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stderr) == (code, "")
+    assert ("SQL: select 1 ✓" if code == 0 else "SQL: select 1/0 ✗") in done.stdout
+
+
+def test_watch_ends_when_the_run_is_cancelled(db: Database) -> None:
+    run = start(db, "'select 1'")
+    assert asked(db, "cancel", run, "--reason", "not today") == f"Instance {run} cancelled: not today\n"
+    done = command("watch", run, "--json", "--dsn", db.dsn("app"))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["output"] == "canceled: not today"
+
+
+def test_top_shows_what_goes_on(db: Database, worker: WorkerProcess) -> None:
+    start(db, "df.wait_for_signal('yes')")
+    slow = start(db, "'select pg_sleep(60)'")
+    await_end(db, start(db, "'select 1'"))
+    wait_until(lambda: db.sql("select count(*) from df.instances where status = 'running'") == 2)
+    found = as_json(db, "top")
+    assert {row["status"]: row["runs"] for row in found["runs"]} == {"completed": 1, "running": 2}
+    assert found["done in the last 10 s"][0]["steps"] == 1
+    assert [row["instance_id"] for row in found["longest running steps"]] == [slow]
+    assert [(row["kind"], row["waits_for"]) for row in found["waiting"]] == [("signal", "yes")]
+    assert [row["alive"] for row in found["workers"]] == [True]
+    printed = asked(db, "top")
+    assert all(text in printed for text in ("select pg_sleep(60)", "durable_worker", "signal"))
+    asked(db, "cancel", slow)
+
+
+def test_libpq_variables_say_where(db: Database) -> None:
+    run = start(db, "'select 1'")
+    info = psycopg.conninfo.conninfo_to_dict(db.dsn("app"))
+    done = command("list", PGHOST=str(info["host"]), PGUSER="app", PGDATABASE=db.name, PGPORT=str(info.get("port", "")))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["cancel", "deadbeef"], ["signal", "deadbeef", "go"]])
+def test_an_unknown_run_is_one_line(db: Database, arguments: list[str]) -> None:
+    done = command(*arguments, "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "pg-durable: Instance 'deadbeef' not found or access denied\n"
+
+
+def test_a_limit_that_is_too_high_says_so(db: Database) -> None:
+    done = command("list", "--limit", "100000", "--dsn", db.dsn("app"))
+    assert done.returncode == 1
+    assert "list_instances_max_limit" in done.stderr
+    assert "CONTEXT" not in done.stderr
+
+
+def test_a_server_that_is_not_there() -> None:
+    done = command("top", "--dsn", "host=/nowhere user=nobody")
+    assert done.returncode == 1
+    assert done.stderr.startswith("pg-durable: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_without_pg_durable(db: Database) -> None:
+    done = command("list", "--dsn", db.server.dsn_for("template1"))
+    assert done.returncode == 1
+    assert "Is pg_durable installed in this database?" in done.stderr

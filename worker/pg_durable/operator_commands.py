@@ -1,0 +1,196 @@
+"""`pg-durable list | show | watch | top | cancel | signal`: the runs of a database, from a terminal.
+
+Each command asks the functions and views of schema df, as the role that it logs in as, and sees what that role sees.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import dict_row
+from rich.console import Group, RenderableType
+from rich.live import Live
+
+from pg_durable import operator_statements as statements
+from pg_durable.cli import CommandError
+from pg_durable.operator_screen import Row, console, print_json, table, tree
+
+ENDED = ("completed", "failed", "cancelled")
+STATUSES = ("pending", "running", *ENDED)
+Connection = psycopg.Connection[dict[str, Any]]
+
+
+def register(subparsers: Any) -> None:
+    """Adds the sub-commands."""
+    command = add(subparsers, "list", list_runs, "the newest runs")
+    command.add_argument("--status", choices=STATUSES, help="only runs of this status")
+    command.add_argument("--label", help="only runs of this label")
+    command.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many; default 20")
+    add(subparsers, "show", show, "a run: its tree, steps and signals", of_a_run=True)
+    command = add(subparsers, "watch", watch, "a run's tree, until it ends; exit code 0 if it completed", of_a_run=True)
+    add_interval(command)
+    command = add(subparsers, "top", top, "what goes on: runs, speed, slow steps, waits, failures, workers")
+    command.add_argument("--once", action="store_true", help="one look; the default where there is no terminal")
+    add_interval(command)
+    command = add(subparsers, "cancel", cancel, "cancel a run", of_a_run=True)
+    command.add_argument("--reason", default="Cancelled by user", help="kept with the run")
+    command = add(subparsers, "signal", signal, "send a signal to a run", of_a_run=True)
+    command.add_argument("name", help="the name that the run waits for")
+    command.add_argument("data", nargs="?", default="{}", help="JSON, or any other text; default {}")
+
+
+def add(
+    subparsers: Any, name: str, act: Callable[[Connection, argparse.Namespace], int], text: str, of_a_run: bool = False
+) -> argparse.ArgumentParser:
+    """A sub-command with what all of them have."""
+    command: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text.capitalize() + ".")
+    command.add_argument("--dsn", default="", help="database and role; default: libpq's PG* variables")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    if of_a_run:
+        command.add_argument("id", help="the run: what df.start returned")
+    command.set_defaults(run=lambda arguments: ask(act, arguments))
+    return command
+
+
+def add_interval(command: argparse.ArgumentParser) -> None:
+    """How often to look."""
+    command.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between looks; default 1")
+
+
+def ask(act: Callable[[Connection, argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Runs a command on a connection of its own. An error of the server is its message, without where it was raised."""
+    try:
+        with psycopg.connect(
+            arguments.dsn, autocommit=True, row_factory=dict_row, fallback_application_name="pg-durable"
+        ) as conn:
+            return act(conn, arguments)
+    except (errors.InvalidSchemaName, errors.UndefinedTable, errors.UndefinedFunction) as error:
+        raise CommandError(f"{error.diag.message_primary}\nIs pg_durable installed in this database?") from error
+    except KeyboardInterrupt:
+        return 130
+    except psycopg.Error as error:
+        lines = (error.diag.message_primary, error.diag.message_hint)
+        raise CommandError("\n".join(line for line in lines if line) or str(error)) from error
+
+
+def rows(conn: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
+    """All rows of a statement."""
+    return conn.execute(statement.encode(), parameters).fetchall()
+
+
+def list_runs(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable list`"""
+    found = rows(conn, statements.LIST, status=arguments.status, label=arguments.label, limit=arguments.limit)
+    present(arguments, found, lambda: table(found))
+    return 0
+
+
+def show(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable show`"""
+    found = {
+        "run": the_run(conn, arguments.id),
+        "steps": rows(conn, statements.STEPS, id=arguments.id),
+        "signals": rows(conn, statements.SIGNALS, id=arguments.id),
+    }
+    present(arguments, found, lambda: picture(conn, found))
+    return 0
+
+
+def picture(conn: Connection, found: Row) -> RenderableType:
+    """A run: the tree, and what the tree has no room for."""
+    parts: list[RenderableType] = [drawn(conn, found["run"]["instance_id"]), ""]
+    parts += [table([brief(step) for step in found["steps"]], "steps")]
+    if found["signals"]:
+        parts += [table(found["signals"], "signals")]
+    return Group(*parts)
+
+
+def brief(step: Row) -> Row:
+    """The columns of a step that a terminal has room for."""
+    names = ("node_type", "query", "status", "attempts", "took")
+    outcome = step["error"] or (step["result"] if step["status"] == "completed" else None)
+    return {name: step[name] for name in names} | {"outcome": outcome}
+
+
+def watch(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable watch`"""
+    run = the_run(conn, arguments.id)
+    screen = console()
+    if screen.is_terminal and not arguments.json:
+        with Live(console=screen, auto_refresh=False) as live:
+            while run["status"] not in ENDED:
+                live.update(drawn(conn, arguments.id), refresh=True)
+                time.sleep(arguments.interval)
+                run = the_run(conn, arguments.id)
+            live.update(drawn(conn, arguments.id), refresh=True)
+    else:
+        while run["status"] not in ENDED:
+            time.sleep(arguments.interval)
+            run = the_run(conn, arguments.id)
+        present(arguments, run, lambda: drawn(conn, arguments.id))
+    return int(run["status"] != "completed")
+
+
+def top(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable top`"""
+    screen = console()
+    if arguments.once or arguments.json or not screen.is_terminal:
+        found = look(conn)
+        present(arguments, found, lambda: overview(found))
+        return 0
+    with Live(console=screen, auto_refresh=False, screen=True) as live:
+        while True:
+            live.update(overview(look(conn)), refresh=True)
+            time.sleep(arguments.interval)
+
+
+def look(conn: Connection) -> dict[str, list[dict[str, Any]]]:
+    """Everything that `top` shows."""
+    return {title: rows(conn, statement) for title, statement in statements.TOP.items()}
+
+
+def overview(found: dict[str, list[dict[str, Any]]]) -> RenderableType:
+    """A table for each heading."""
+    return Group(*(table(part, title) for title, part in found.items()))
+
+
+def cancel(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable cancel`"""
+    return answer(arguments, rows(conn, statements.CANCEL, id=arguments.id, reason=arguments.reason))
+
+
+def signal(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable signal`"""
+    return answer(arguments, rows(conn, statements.SIGNAL, id=arguments.id, name=arguments.name, data=arguments.data))
+
+
+def answer(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> int:
+    """Passes on what the function said."""
+    present(arguments, found[0], lambda: found[0]["answer"])
+    return 0
+
+
+def present(arguments: argparse.Namespace, found: Any, rendered: Callable[[], RenderableType]) -> None:
+    """As JSON, or for people."""
+    if arguments.json:
+        print_json(found)
+    else:
+        console().print(rendered(), markup=False)
+    sys.stdout.flush()
+
+
+def the_run(conn: Connection, run: str) -> dict[str, Any]:
+    """A run, which must be there."""
+    found = rows(conn, statements.RUN, id=run)
+    if not found:
+        raise CommandError(f"run '{run}' not found, or not visible to role {conn.info.user}")
+    return found[0]
+
+
+def drawn(conn: Connection, run: str) -> RenderableType:
+    """The tree of a run."""
+    return tree(rows(conn, statements.TREE, id=run)[0]["tree"])
