@@ -46,7 +46,7 @@ def table(rows: Sequence[Row], title: str | None = None) -> RenderableType:
     for name, cells in columns.items():
         number = all(isinstance(row[name], int | float | Decimal) and not isinstance(row[name], bool) for row in rows)
         width = None if name in LONG else max(len(name), *(one.cell_len for one in cells))
-        grid.add_column(name, justify="right" if number else "left", no_wrap=True, min_width=width)
+        grid.add_column(name, justify="right" if number else "left", no_wrap=name not in LONG, min_width=width)
     for line in zip(*columns.values(), strict=True):
         grid.add_row(*line)
     return grid
@@ -64,7 +64,7 @@ def cell(value: Any) -> Text:
         text = json.dumps(value, ensure_ascii=False)
     else:
         text = "" if value is None else " ".join(str(value).split())
-    return Text(text, STYLES.get(text, ""))
+    return Text(text, STYLES.get(text, ""), no_wrap=True, overflow="ellipsis")
 
 
 def print_json(value: Row | Iterable[Row]) -> None:
