@@ -5168,25 +5168,32 @@ language sql volatile security definer set search_path = '' as $$
     'max_sessions', df_engine.setting_number('max_user_connections'));
 $$;
 
--- Does what is due, in short transactions, and answers with the agenda.
+-- Does what is due, in short transactions, and answers with the agenda. A look that finds nothing is one transaction.
 create or replace procedure df_engine.tick(p_worker int, inout p_agenda jsonb)
 language plpgsql as $$
 declare
   v_deadline pg_catalog.timestamptz := df_engine.deadline(200);
 begin
   perform df_engine.heartbeat(p_worker);
-  commit;
   while df_engine.fire_due(50) > 0 and clock_timestamp() < v_deadline loop
     commit;
   end loop;
-  commit;
+  if pg_catalog.pg_current_xact_id_if_assigned() is not null then
+    commit;
+  end if;
   perform df_engine.mark_long_steps();
-  commit;
+  if pg_catalog.pg_current_xact_id_if_assigned() is not null then
+    commit;
+  end if;
   perform df_engine.reclaim_leases();
   perform df_engine.fail_orphans();
-  commit;
+  if pg_catalog.pg_current_xact_id_if_assigned() is not null then
+    commit;
+  end if;
   perform df_engine.retain();
-  commit;
+  if pg_catalog.pg_current_xact_id_if_assigned() is not null then
+    commit;
+  end if;
   p_agenda := df_engine.agenda(p_worker);
 end
 $$;
