@@ -1,0 +1,206 @@
+"""transaction_mode 'new': refusals everywhere; starts, slots and identity where dblink can be had."""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from generator.render import artifacts
+from tests.support import Database, Server, install
+
+WRONG_CONTEXT = psycopg.errors.ObjectNotInPrerequisiteState
+START = "select df.start('SELECT 1', 'apart', transaction_mode => 'new')"
+
+
+def dblink_available(dsn: str) -> bool:
+    with psycopg.connect(dsn) as conn:
+        return bool(conn.execute("select 1 from pg_available_extensions where name = 'dblink'").fetchone())
+
+
+@pytest.fixture(scope="module")
+def system_server() -> Iterator[Server]:
+    """A server of the installed PostgreSQL, with contrib, run by an ordinary user."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    user = "postgres" if getpass.getuser() == "root" else getpass.getuser()
+    if not binaries or (user == "postgres" and not shutil.which("runuser")):
+        pytest.skip("no PostgreSQL with dblink is installed")
+    home = Path(tempfile.mkdtemp(prefix="pgd15-", dir="/tmp"))
+    shutil.chown(home, user)
+    prefix = ["runuser", "-u", user, "--"] if user == "postgres" else []
+
+    def run(program: str, *args: str) -> None:
+        subprocess.run([*prefix, str(binaries[-1] / program), *args], check=True, capture_output=True, cwd="/tmp")
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data, options = str(home / "data"), f"-c listen_addresses='' -k {home} -p {port} -c fsync=off"
+    run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N")
+    run("pg_ctl", "-w", "-D", data, "-o", options, "-l", str(home / "log"), "start")
+    try:
+        yield Server(f"host={home} port={port} dbname=postgres user=postgres")
+    finally:
+        run("pg_ctl", "-w", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def linked(server: Server, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database in which mode 'new' works, on the server under test or on the installed one."""
+    usable = server if dblink_available(server.dsn) else request.getfixturevalue("system_server")
+    database = Database(usable, f"linked_{os.getpid()}_{time.monotonic_ns()}")
+    with psycopg.connect(usable.dsn, autocommit=True) as conn:
+        for role in ("app", "other"):
+            if not conn.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
+                conn.execute(f"create role {role} login".encode())
+        conn.execute(f"create database {database.name} encoding 'UTF8' template template0".encode())
+    install(database.dsn(), artifacts()["dist/pg_durable.sql"])
+    database.admin(
+        'create schema "Contrib"; create extension dblink schema "Contrib"; grant usage on schema "Contrib" to app; grant create on schema public to app'
+    )
+    database.admin("select df.grant_usage('app'), df.grant_usage('other')")
+    info = psycopg.conninfo.conninfo_to_dict(usable.dsn)
+    database.admin("select df.set_setting('loopback_dsn', %s)", f"host={info['host']} port={info.get('port', 5432)}")
+    yield database
+    database.drop()
+
+
+def test_dblink_and_loopback_dsn_are_asked_for_by_name(db: Database) -> None:
+    with pytest.raises(WRONG_CONTEXT, match="dblink") as caught:
+        db.sql(START)
+    assert "CREATE EXTENSION dblink" in str(caught.value.diag.message_hint)
+
+
+def test_it_is_refused_inside_a_workflow(db: Database) -> None:
+    with db.connect("app") as conn:
+        conn.execute("set df.in_workflow = 'true'")
+        with pytest.raises(WRONG_CONTEXT, match="cannot be called inside a workflow"):
+            conn.execute(START.encode())
+
+
+def test_it_needs_login(db: Database) -> None:
+    db.admin("create role no_login; grant app to no_login")
+    try:
+        with db.connect() as conn:
+            conn.execute("set role no_login")
+            with pytest.raises(WRONG_CONTEXT, match="LOGIN"):
+                conn.execute(START.encode())
+    finally:
+        db.admin("drop role no_login")
+
+
+def test_it_is_refused_for_another_than_the_session_user(db: Database) -> None:
+    db.sql(f"create function public.apart() returns text language sql security definer as $$ {START} $$")
+    with db.connect() as conn:
+        conn.execute("set role app")
+        with pytest.raises(WRONG_CONTEXT, match="session"):
+            conn.execute(START.encode())
+    with pytest.raises(WRONG_CONTEXT, match="session"):
+        db.sql("select public.apart()", user="other")
+
+
+def test_code_run_as_somebody_else_cannot_open_a_session_as_the_session_user(db: Database) -> None:
+    db.sql("""create function public.apart() returns text language plpgsql security definer as $$
+              begin
+                insert into df_engine.own_launches (launcher) values ('app'::regrole);
+                return df_engine.launch('SELECT 1', null, null);
+              end $$""")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="df_engine"):
+        db.sql("select public.apart()", user="other")
+
+
+def test_a_proof_is_used_up_and_belongs_to_its_transaction(db: Database) -> None:
+    db.sql("insert into df_engine.own_launches (launcher) values ('app'::regrole)")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="df_engine"):
+        db.sql("select df_engine.launch('SELECT 1', null, null)")
+
+
+def test_the_run_survives_a_rollback(linked: Database) -> None:
+    with linked.connect("app", autocommit=False) as conn:
+        row = conn.execute(START.encode()).fetchone()
+        conn.rollback()
+    rows = linked.rows("select id, label, submitted_by::text from df.instances")
+    assert rows == [(row[0] if row else None, "apart", "app")]
+    assert linked.admin("select count(*) from pg_locks where locktype = 'advisory' and classid = 1346982470") == 0
+    assert linked.admin("select count(*) from df_engine.launches") == 0
+
+
+def test_only_committed_variables_are_seen(linked: Database) -> None:
+    linked.sql("select df.setvar('a', 'committed')")
+    with linked.connect("app", autocommit=False) as conn:
+        conn.execute("select df.setvar('a', 'pending')")
+        conn.execute(START.encode())
+    assert linked.admin("select _vars ->> 'a' from df.instances") == "committed"
+
+
+def test_texts_arrive_as_they_are(linked: Database) -> None:
+    label = 'it\'s \\ a "label" ${x} é\n'
+    linked.sql("select df.start(%s, %s, transaction_mode => 'NEW')", "SELECT 'a\\b', 'é'", label)
+    assert linked.rows("select label from df.instances") == [(label,)]
+    assert linked.rows("select query from df.nodes") == [("SELECT 'a\\b', 'é'",)]
+
+
+def test_errors_of_the_start_come_through_and_free_the_slot(linked: Database) -> None:
+    with linked.connect("app") as conn:
+        for _ in range(3):
+            with pytest.raises(psycopg.Error, match="does not exist") as caught:
+                conn.execute("select df.start('SELECT 1', null, 'no_such_db', 'new')")
+            assert caught.value.sqlstate == "3D000"
+        locks = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1346982470"
+        assert linked.admin(locks) == 0
+        conn.execute(START.encode())
+
+
+def test_without_a_slot_it_times_out_and_opens_no_session(linked: Database) -> None:
+    linked.admin("select df.set_setting('max_new_transaction_starts', '1')")
+    linked.admin("select df.set_setting('new_transaction_start_timeout', '1')")
+    with linked.connect("other") as holder:
+        holder.execute("select pg_advisory_lock(1346982470, 0)")
+        with pytest.raises(
+            psycopg.errors.ProgramLimitExceeded, match="Timed out after 1s waiting for a launch slot"
+        ) as e:
+            linked.sql(START)
+        assert "max_new_transaction_starts=1" in str(e.value)
+    assert len(linked.sql(START)) == 8
+
+
+def test_a_canceled_start_frees_its_slot(linked: Database) -> None:
+    linked.admin("select df.set_setting('loopback_dsn', 'host=192.0.2.1 port=1')")
+    with linked.connect("app") as conn:
+        conn.execute("set statement_timeout = '500ms'")
+        with pytest.raises(psycopg.Error):
+            conn.execute(START.encode())
+        assert linked.admin("select count(*) from pg_locks where locktype = 'advisory' and classid = 1346982470") == 0
+
+
+def test_the_setting_is_asked_for_by_name(linked: Database) -> None:
+    linked.admin("select df.set_setting('loopback_dsn', null)")
+    with pytest.raises(WRONG_CONTEXT, match="loopback_dsn") as caught:
+        linked.sql(START)
+    assert caught.value.diag.message_hint
+
+
+def test_no_connection_and_no_open_transaction_stay(linked: Database) -> None:
+    with linked.connect("app") as conn:
+        conn.execute(START.encode())
+        assert conn.execute('select "Contrib".dblink_get_connections()').fetchone() == (None,)
+    assert linked.admin("select count(*) from pg_stat_activity where application_name = 'pg_durable_start'") == 0
+
+
+def test_a_loopback_that_leads_elsewhere_is_refused(linked: Database, system_server: Server) -> None:
+    linked.admin("alter role app set role to other; grant other to app")
+    try:
+        with linked.connect("app") as conn:
+            conn.execute("set role none")
+            with pytest.raises(WRONG_CONTEXT, match="does not lead to a session of role"):
+                conn.execute(START.encode())
+    finally:
+        linked.admin("alter role app reset role; revoke other from app")
