@@ -1,0 +1,1 @@
+"""`make bench`: what the design promises, each as a ratio measured side by side on one server."""
