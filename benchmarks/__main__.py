@@ -43,7 +43,6 @@ def table(figures: list[rows.Figure]) -> Table:
 def run(bed: Bed, scale: rows.Scale, output: Path) -> None:
     """Measures, prints and writes."""
     bed.create(artifacts()["dist/pg_durable.sql"])
-    bed.ask(f"alter database {bed.name} set track_functions = 'all'")
     figures = measure(bed, scale)
     Console(width=100).print(table(figures))
     output.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")

@@ -417,6 +417,7 @@ insert into df.settings (name, value, description) values
   ('retry_backoff', '2', 'factor by which the delay grows with each attempt'),
   ('retry_max_delay', '60', 'largest delay between two attempts, in seconds'),
   ('max_result_bytes', '16777216', 'largest JSON text of one result, in bytes'),
+  ('commit_policy', 'strict', 'strict: every step waits for the disk; relaxed: a run waits at its end and where the outside could notice'),
   ('http_mode', 'allowlist', 'outbound HTTP: off, allowlist or any'),
   ('http_max_timeout', '300', 'largest timeout_seconds of an HTTP step'),
   ('http_max_request_bytes', '10485760', 'largest HTTP request body, in bytes'),
@@ -475,6 +476,7 @@ from (values
   ('retry_backoff', '2', 'number', 1::numeric, 100::numeric, array[]::text[]),
   ('retry_max_delay', '60', 'duration', 0::numeric, 86400::numeric, array[]::text[]),
   ('max_result_bytes', '16777216', 'integer', 1024::numeric, 268435456::numeric, array[]::text[]),
+  ('commit_policy', 'strict', 'choice', 0::numeric, 0::numeric, array['strict', 'relaxed']::text[]),
   ('http_mode', 'allowlist', 'choice', 0::numeric, 0::numeric, array['off', 'allowlist', 'any']::text[]),
   ('http_max_timeout', '300', 'duration', 1::numeric, 86400::numeric, array[]::text[]),
   ('http_max_request_bytes', '10485760', 'integer', 0::numeric, 104857600::numeric, array[]::text[]),
@@ -3905,7 +3907,9 @@ begin
 end
 $$;
 
--- Moves a claimed thread of control to its next node. Only session_user's own rows can be named.
+-- Moves a claimed thread of control to its next node. Only session_user's own rows can be named. Under the relaxed policy
+-- this commit need not wait for the disk: a crash that loses it loses the step's effect with it, and the run's last commit,
+-- or any other that something outside the database can see, flushes the log up to itself.
 create or replace function df_engine.move_ready(p_instance varchar, p_ready bigint, p_node varchar) returns void
 language plpgsql as $$
 begin
@@ -3914,6 +3918,9 @@ begin
     and r.instance_id = p_instance;
   if not found then
     raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
+  end if;
+  if exists (select from df.settings s where s.name = 'commit_policy' and s.value = 'relaxed') then
+    perform set_config('synchronous_commit', 'off', true);
   end if;
 end
 $$;
@@ -4074,9 +4081,12 @@ $$;
 -- Notifies workers that have said they sleep beyond p_due (NULL: now). The payload is a hint: r = ready SQL, l = leased
 -- steps, t = timers and signals, x = steps to interrupt. A notification costs a cluster-wide lock, so none is sent in vain.
 create or replace function df_engine.wake(p_kind text, p_due timestamptz) returns void
-language sql volatile set search_path = '' as $$
-  select pg_notify('df_wake', p_kind)
-  where exists (select from df._worker_epoch w where w._sleeps_until > coalesce(p_due, df_engine.clock()));
+language plpgsql volatile set search_path = '' as $$
+begin
+  if exists (select from df._worker_epoch w where w._sleeps_until > coalesce(p_due, df_engine.clock())) then
+    perform pg_notify('df_wake', p_kind);
+  end if;
+end
 $$;
 
 create or replace function df_engine.wake_for_start() returns trigger
