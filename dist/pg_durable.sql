@@ -2167,18 +2167,14 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_out text[] := '{}';
   v_count int := 0;
-  v_calls int[] := '{}';
-  v_places int[] := '{}';
-  v_args int[] := '{}';
-  v_ends text[] := '{}';
-  v_top int := 0;
+  v_top int := 0;           -- the calls that are being written: number, next part, argument they stand in, end
+  v_calls int[] := '{}'; v_places int[] := '{}'; v_args int[] := '{}'; v_ends text[] := '{}';
   v_arg int := cardinality(p_args);
   v_done int;
   v_value int;
   v_until int;
-  v_name text;
-  v_retry text;
   v_token int;
+  v_name text; v_retry text;
   v_state text; v_message text; v_detail text; v_hint text;
 begin
   loop

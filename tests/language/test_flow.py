@@ -1,6 +1,7 @@
 """df.flow: text to envelope, byte for byte what the builders give; errors with their place."""
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -143,3 +144,28 @@ def test_random_graphs_are_read_back_from_their_text(pure: Ask, seed: int) -> No
         node = graph(rng, rng.randint(1, 25))
         text = Writer(rng).write(node)
         assert pure("select df.flow(%s)", text) == compact(node), text
+
+
+def seconds(ask: Ask, steps: int) -> float:
+    """How long the database needs for a chain of steps, the best of three."""
+    text = "\n~> ".join(f"'SELECT {n}, ''x'' FROM some_table WHERE id = $n' |=> n{n % 9}" for n in range(steps))
+
+    def once() -> float:
+        began = time.perf_counter()
+        ask("select length(df.flow(%s))", text)
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(3))
+
+
+def test_the_time_grows_with_the_length_and_no_faster(pure: Ask) -> None:
+    assert seconds(pure, 8000) < 4 * 2.5 * seconds(pure, 2000)
+
+
+@pytest.mark.parametrize(
+    "text", ["(" * 20_000, "'" * 50_001, "$" * 50_000, "/*" * 50_000, '"\\' * 50_000, "@>" * 20_000, "{" * 20_000]
+)
+def test_hopeless_texts_are_refused_at_once(pure: Ask, text: str) -> None:
+    pure("set statement_timeout = '5s'")
+    with pytest.raises(psycopg.errors.SyntaxError):
+        pure("select df.flow(%s)", text)
