@@ -64,7 +64,8 @@ def linked(server: Server, request: pytest.FixtureRequest) -> Iterator[Database]
         conn.execute(f"create database {database.name} encoding 'UTF8' template template0".encode())
     install(database.dsn(), artifacts()["dist/pg_durable.sql"])
     database.admin(
-        'create schema "Contrib"; create extension dblink schema "Contrib"; grant usage on schema "Contrib" to app; grant create on schema public to app'
+        'create schema "Contrib"; create extension dblink schema "Contrib"; grant usage on schema "Contrib" to app;'
+        " grant create on schema public to app"
     )
     database.admin("select df.grant_usage('app'), df.grant_usage('other')")
     info = psycopg.conninfo.conninfo_to_dict(usable.dsn)
