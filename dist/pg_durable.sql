@@ -4392,6 +4392,8 @@ begin
       started_at = case when v_attempt = 1 then p_started else n.started_at end,
       status_details = jsonb_build_object('execution_id', v_node.stamp, 'retry_at', v_due)
   where n.instance_id = p_instance and n.id = p_node;
+  delete from df_engine.attempts a  -- of earlier generations: history does not grow with a loop
+  where a.instance_id = p_instance and a.node_id = p_node and a.stamp <> v_node.stamp;
   insert into df_engine.attempts (instance_id, node_id, attempt, stamp, sqlstate, error)
   values (p_instance, p_node, v_attempt, v_node.stamp, p_code, p_error);
   perform df_engine.set_timer(p_instance, p_node, 'retry', v_due);
@@ -4646,13 +4648,15 @@ language plpgsql as $$
 declare
   v_row pg_catalog.record;
   v_rows pg_catalog.jsonb[] := '{}';
-  v_size bigint := 0;
+  v_json pg_catalog.jsonb;
+  v_room bigint := df_engine.setting_number('max_result_bytes');
 begin
   if df_engine.may_return_rows(p_sql) then
     begin
       for v_row in execute p_sql loop
-        v_rows := pg_catalog.array_append(v_rows, pg_catalog.to_jsonb(v_row));
-        v_size := df_engine.checked_size(v_size, v_rows);
+        v_json := pg_catalog.to_jsonb(v_row);
+        v_room := df_engine.room_after(v_room, v_json);
+        v_rows := pg_catalog.array_append(v_rows, v_json);
       end loop;
       p_columns := df_engine.column_names(pg_catalog.row_to_json(v_row));
       p_value := df_engine.row_set(v_rows);
@@ -4671,17 +4675,15 @@ language sql immutable set search_path = '' as $$
   select p_sql ~* '^[\s(]*(select|values|table|with|show|explain|fetch|call)\M|\mreturning\M';
 $$;
 
--- Running size of a result in bytes; refuses more than max_result_bytes as soon as it is exceeded.
-create or replace function df_engine.checked_size(p_size bigint, p_rows jsonb[]) returns bigint
-language plpgsql stable set search_path = '' as $$
-declare
-  v_size bigint := p_size + octet_length(p_rows[cardinality(p_rows)]::pg_catalog.text) + 2;
+-- The bytes that are left of max_result_bytes after one more row; refuses the result as soon as there are none.
+create or replace function df_engine.room_after(p_room bigint, p_row jsonb) returns bigint
+language plpgsql immutable set search_path = '' as $$
 begin
-  if v_size + 27 > df_engine.setting_number('max_result_bytes') then
-    raise exception 'the result is larger than max_result_bytes (% bytes)',
-      df_engine.setting_number('max_result_bytes') using errcode = 'DF012';
+  p_room := p_room - octet_length(p_row::pg_catalog.text) - 2;
+  if p_room < 27 then
+    raise exception 'the result is larger than max_result_bytes allows' using errcode = 'DF012';
   end if;
-  return v_size;
+  return p_room;
 end
 $$;
 
@@ -5212,7 +5214,8 @@ declare
   v_ready df_engine.ready;
 begin
   select * into v_ready from df_engine.ready r
-  where r.instance_id = p_instance and r.lane = 'sql' for update skip locked;
+  where r.instance_id = p_instance and r.lane = 'sql' and df_engine.is_below(p_instance, p_node, r.node_id)
+  for update skip locked;
   if found and v_root is not null then
     delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_ready.submitter and r.id = v_ready.id;
     perform df_engine.advance(p_instance, v_root, null, p_node, df_engine.fail(df_engine.error_text(
@@ -6731,7 +6734,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.check_http(text, text, text, text, jsonb, int)',
     'execute on routine df_engine.check_page_size(int)',
     'execute on routine df_engine.check_submitter(text)',
-    'execute on routine df_engine.checked_size(bigint, jsonb[])',
     'execute on routine df_engine.children_of(text, text, text, jsonb)',
     'execute on routine df_engine.claim_step(bigint, timestamptz, boolean, boolean)',
     'execute on routine df_engine.column_names(json)',
@@ -6791,6 +6793,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.request_text(text, jsonb)',
     'execute on routine df_engine.require_grantable(regprocedure)',
     'execute on routine df_engine.retry_problem(jsonb)',
+    'execute on routine df_engine.room_after(bigint, jsonb)',
     'execute on routine df_engine.row_set(jsonb[])',
     'execute on routine df_engine.run_head(text)',
     'execute on routine df_engine.run_output(text, text, text, jsonb)',
