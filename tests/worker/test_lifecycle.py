@@ -1,5 +1,6 @@
 """Stopping, dying and taking over: nothing is lost, nothing is done twice."""
 
+import os
 import signal
 import time
 
@@ -83,6 +84,17 @@ def test_a_leased_step_is_taken_over_from_a_worker_that_was_killed(db: Database,
     victim.kill()
     spawn()
     assert await_end(db, instance, 20) == "completed"
+
+
+def test_a_server_that_does_not_answer_cannot_hold_a_worker(db: Database, spawn: SpawnWorker) -> None:
+    worker = spawn("--grace", "0")
+    backend = db.admin("select pid from pg_stat_activity where usename = 'durable_worker' and datname = %s", db.name)
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        time.sleep(4)  # until the worker has asked something
+        assert worker.stop() == 0
+    finally:
+        os.kill(backend, signal.SIGCONT)
 
 
 def test_workers_share_the_work(effects: Database, spawn: SpawnWorker) -> None:

@@ -5,6 +5,12 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+# What the engine relies on.
+TRANSACTION_SETTINGS = {
+    "default_transaction_isolation": r"read\ committed",
+    "default_transaction_read_only": "off",
+}
+
 # What every step may rely on, whatever the role's defaults are; RESET ALL comes back to these.
 SESSION_SETTINGS = {
     "TimeZone": "UTC",
@@ -14,8 +20,6 @@ SESSION_SETTINGS = {
     "extra_float_digits": "1",
     "standard_conforming_strings": "on",
     "df.in_workflow": "true",
-    "default_transaction_isolation": r"read\ committed",
-    "default_transaction_read_only": "off",
     "client_connection_check_interval": "2s",  # a step whose worker died is rolled back, not finished hours later
 }
 
@@ -25,6 +29,7 @@ CONNECTION_DEFAULTS = {
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
+    "target_session_attrs": "read-write",
     "application_name": "pg_durable worker",
 }
 
@@ -39,22 +44,19 @@ class Login:
 
     async def supervisor(self) -> psycopg.AsyncConnection[Any]:
         """Opens the supervising connection, and learns from it who and where the worker is."""
-        conn = await psycopg.AsyncConnection.connect("", autocommit=True, prepare_threshold=None, **self._arguments())
+        conn = await self._connect(self._with_settings(self._own, TRANSACTION_SETTINGS))
         self._me = conn.info.user
         self._home = {"dbname": conn.info.dbname}
         return conn
 
     async def role(self, role: str, database: str | None = None) -> psycopg.AsyncConnection[Any]:
         """Opens a session logged in as `role`, in the home database or another one."""
-        return await psycopg.AsyncConnection.connect(
-            "", autocommit=True, prepare_threshold=None, **self.for_role(role, database)
-        )
+        return await self._connect(self.for_role(role, database))
 
-    def for_role(self, role: str, database: str | None = None) -> dict[str, Any]:
+    def for_role(self, role: str, database: str | None = None) -> dict[str, str]:
         """The connection parameters of a role: the worker's with the user replaced and its password left out."""
-        arguments = self._arguments() | self._home
-        settings = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
-        arguments |= {"user": role, "options": f"{arguments.get('options', '')} {settings}".strip()}
+        settings = SESSION_SETTINGS | TRANSACTION_SETTINGS
+        arguments = self._with_settings(self._own, settings) | self._home | {"user": role}
         if role != self._me:
             # Empty, not absent: libpq then asks the password file, and neither PGPASSWORD nor the service file.
             arguments["password"] = ""
@@ -71,8 +73,15 @@ class Login:
         """Whether a database is the one in which df is installed."""
         return database is None or database == self.database
 
-    def _arguments(self) -> dict[str, Any]:
-        return self._own | {"client_encoding": "UTF8"}
+    @staticmethod
+    def _with_settings(arguments: dict[str, str], settings: dict[str, str]) -> dict[str, str]:
+        options = [arguments.get("options", ""), *(f"-c {name}={value}" for name, value in settings.items())]
+        return arguments | {"options": " ".join(options).strip(), "client_encoding": "UTF8"}
+
+    @staticmethod
+    async def _connect(arguments: dict[str, str]) -> psycopg.AsyncConnection[Any]:
+        parameters: dict[str, Any] = {**arguments}
+        return await psycopg.AsyncConnection.connect("", autocommit=True, prepare_threshold=None, **parameters)
 
 
 def reason(error: BaseException) -> str:

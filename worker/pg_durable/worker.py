@@ -23,6 +23,7 @@ MOST_SESSIONS = 1000
 MOST_REQUESTS = 500
 RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AFTER_A_REFUSAL = 0.2
+NO_ANSWER = 5.0  # how long after the grace time a server that does not answer is left alone
 HEALTHY_FOR = 15.0
 
 
@@ -50,6 +51,7 @@ class Worker:
         self._leased = LeasedSteps(self._login, self._pool, self._outbox, self._metrics)
         self._stopping = asyncio.Event()
         self._stop_at = inf
+        self._limit: asyncio.Timeout | None = None
         self._looked_at = 0.0
         self._losses = 0
 
@@ -59,6 +61,8 @@ class Worker:
         self._dispatcher.accepting = False
         self._stop_at = monotonic() + (0 if self._stopping.is_set() else self._options.grace)
         self._stopping.set()
+        if self._limit and not self._limit.expired():
+            self._limit.reschedule(self._stop_at + NO_ANSWER)
         self._wake.set()
 
     def healthy(self) -> bool:
@@ -83,6 +87,14 @@ class Worker:
 
     async def _connected(self) -> None:
         """From registering to unregistering, or to the loss of the supervising connection."""
+        async with asyncio.timeout(None) as limit:
+            self._limit = limit
+            try:
+                await self._registered()
+            finally:
+                self._limit = None
+
+    async def _registered(self) -> None:
         db = await Supervisor.open(self._login, self._options.sessions)
         event(INFO, "registered", worker=db.number, database=self._login.database)
         self._metrics.set("up", 1)
