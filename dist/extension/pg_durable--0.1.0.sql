@@ -1883,11 +1883,14 @@ $$;
 
 -- The arguments of a builder, in the order of its parameters, with stand-ins for graphs.
 create or replace function df_engine.flow_arguments(p_plan jsonb, p_scalars text[]) returns text[]
-language sql immutable as $$
-  select coalesce(array_agg(case when p.is -> 'slot' = 'null' then p.is ->> 'default'
-                              when p.is -> 'graph' = 'true' then E'\u0001' || p.nth
-                              else p_scalars[(p.is -> 'slot')::int] end order by p.nth), '{}')
-  from jsonb_array_elements(p_plan -> 'parameters') with ordinality p("is", nth)
+language plpgsql immutable set search_path = '' as $$
+begin
+  return (
+    select coalesce(pg_catalog.array_agg(case when p.is -> 'slot' = 'null' then p.is ->> 'default'
+                                           when p.is -> 'graph' = 'true' then E'\u0001' || p.nth
+                                           else p_scalars[(p.is -> 'slot')::int] end order by p.nth), '{}')
+    from pg_catalog.jsonb_array_elements(p_plan -> 'parameters') with ordinality p("is", nth));
+end
 $$;
 
 -- What is wrong with a call that fits no signature.
@@ -1982,18 +1985,21 @@ $$;
 
 -- The flow language, last part: calls the builders once for each kind of node, and writes the envelope.
 
--- The arguments of a call: labels and classes, for finding its signature, and what those that are no graph stand for.
+-- In PL/pgSQL for its cached plan. The arguments of a call: labels and classes, for finding its signature, and what those that are no graph stand for.
 create or replace function df_engine.flow_given(
   p_kinds int[], p_texts text[], p_values text[], p_args int[], p_untils int[], p_labels int[],
   out labels text[], out classes text[], out scalars text[])
-language sql immutable as $$
+language plpgsql immutable as $$
+begin
   select coalesce(array_agg(lower(p_texts[nullif(label, 0)]) order by nth), '{}'),
          coalesce(array_agg(class order by nth), '{}'),
          coalesce(array_agg(case class when 'graph' then null
                               when 'json' then array_to_string(p_texts[-arg:until], '')
                               else p_values[-arg] end order by nth), '{}')
+  into labels, classes, scalars
   from (select nth, arg, label, until, case when arg > 0 then 'graph' else (array['string', 'string', 'string', 'quoted', 'name', '', 'number', '', 'boolean', 'boolean', 'null', '', '', '', '', '', '', '', '', '', '', '', 'json', '', '', 'json', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', '', ''])[p_kinds[-arg]] end as class
-        from unnest(p_args, p_untils, p_labels) with ordinality a(arg, until, label, nth)) a
+        from unnest(p_args, p_untils, p_labels) with ordinality a(arg, until, label, nth)) a;
+end
 $$;
 
 -- An envelope with the keys of another object set anew, in the order in which the builders write them.
