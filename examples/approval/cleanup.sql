@@ -1,0 +1,2 @@
+DROP FUNCTION approval_flow;
+DROP TABLE approval_invoice;

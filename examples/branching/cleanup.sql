@@ -1,0 +1,1 @@
+DROP TABLE branch_ticket, branch_action, branch_comment;

@@ -1,0 +1,1 @@
+DROP TABLE maint_event, maint_clean, maint_finding;

@@ -1,0 +1,4 @@
+SELECT df.unsetvar('item'), df.unsetvar('quantity');
+DROP FUNCTION shop_flow, shop_pay;
+DROP SEQUENCE shop_gateway_call;
+DROP TABLE shop_item, shop_order, shop_payment;

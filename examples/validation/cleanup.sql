@@ -1,0 +1,2 @@
+DROP FUNCTION loan_flow, loan_asks, loan_reject;
+DROP TABLE loan;

@@ -1,0 +1,57 @@
+"""The scenarios of examples/, each played as a user plays it, with a worker."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from examples.scenario import SCENARIOS
+from generator.render import ROOT
+from tests.support import Database, wait_until
+from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
+from tests.worker.process import WorkerProcess
+
+
+def play(*arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "worker")}
+    command = [sys.executable, "-m", "examples", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    return out
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_ends_as_its_check_says(name: str, db: Database, worker: WorkerProcess) -> None:  # noqa: F811
+    process = play(name, "--dsn", db.dsn("app"))
+    wait_until(lambda: db.admin(SOON) or process.poll() is not None, 60, f"the end of {name}")
+    assert ended(process).endswith(f"{name}: as expected.\n")
+    assert db.admin(LEFT) == 0
+
+
+def test_a_check_that_does_not_hold_is_an_error(db: Database, worker: WorkerProcess) -> None:  # noqa: F811
+    db.admin("create function deny() returns event_trigger language plpgsql as $$ begin raise 'not here'; end $$")
+    db.admin(
+        "create event trigger deny on ddl_command_end when tag in ('REFRESH MATERIALIZED VIEW') execute function deny()"
+    )
+    process = play("aggregation", "--dsn", db.dsn("app"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("NOT as expected: failed")
+
+
+def test_without_a_dsn_it_makes_a_server() -> None:
+    assert "aggregation: as expected." in ended(play("aggregation"))
+
+
+# Nobody waits for the full minute here.
+SOON = """
+with moved as (update df_engine.timers set due_at = clock_timestamp()
+               where kind = 'schedule' and due_at < now() + interval '2 minutes' returning 1)
+select df.run() from moved limit 1"""
+LEFT = "select count(*) from df.instances where status in ('pending', 'running')"
