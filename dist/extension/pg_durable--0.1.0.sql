@@ -2288,8 +2288,8 @@ language sql immutable as $$
       lower(p_type), df_engine.flow_quote(c ->> 'url'),
       'method => ' || df_engine.flow_quote(nullif(c ->> 'method', 'POST')),
       'body => ' || df_engine.flow_quote(c ->> 'body'),
-      'parts => ' || nullif(c -> 'parts', 'null')::text,
-      'headers => ' || nullif(c -> 'headers', 'null')::text,
+      'parts => ' || nullif(c -> 'parts', 'null')::pg_catalog.text,
+      'headers => ' || nullif(c -> 'headers', 'null')::pg_catalog.text,
       'timeout_seconds => ' || nullif(c ->> 'timeout_seconds', '30')], null) end
   end
   from (select case when p_type in ('BREAK', 'SIGNAL', 'WAIT_SCHEDULE', 'HTTP', 'HTTP_MULTIPART')
@@ -2330,8 +2330,8 @@ $$;
 create or replace function df_engine.flow_retry_arguments(p_retry jsonb) returns text[]
 language sql immutable as $$
   select array(
-    select key || ' => ' || case when key like '%delay' then df_engine.flow_quote((p_retry ->> key) || ' s') else (p_retry -> key)::text end
-    from unnest('{max_attempts,initial_delay,backoff,max_delay,retry_on}'::text[]) with ordinality k(key, nth)
+    select key || ' => ' || case when key like '%delay' then df_engine.flow_quote((p_retry ->> key) || ' s') else (p_retry -> key)::pg_catalog.text end
+    from unnest('{max_attempts,initial_delay,backoff,max_delay,retry_on}'::pg_catalog.text[]) with ordinality k(key, nth)
     where p_retry ? key order by nth)
 $$;
 
@@ -4453,6 +4453,18 @@ exception when sqlstate 'DF001' then
 end
 $$;
 
+-- Raises unless the stack of a definer function says that df_engine.work, called from no other function, has called it.
+-- session_user alone does not prove who calls: a session may be in a function that acts with somebody else's rights.
+create or replace function df_engine.require_driver(p_stack text) returns void
+language plpgsql as $$
+begin
+  if p_stack !~ '^[^\n]+\n[^\n"]*[^a-z0-9_$".]df_engine\.work\([^\n"]+$' then
+    raise exception 'only df_engine.work, called by itself, may call this function'
+      using errcode = 'insufficient_privilege', detail = p_stack;
+  end if;
+end
+$$;
+
 -- Claims the next step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run
 -- that. With p_report: stop, nothing is ready or the time is up. With neither: commit and claim again, because a transition
 -- was made or (p_count) a try was counted.
@@ -4470,7 +4482,10 @@ declare
   v_scope varchar;
   v_problem pg_catalog.text;
   v_database pg_catalog.text;
+  v_stack pg_catalog.text;
 begin
+  get diagnostics v_stack = pg_context;
+  perform df_engine.require_driver(v_stack);
   p_started := clock_timestamp();
   if p_started > p_deadline then
     p_report := 'budget';
@@ -4598,7 +4613,11 @@ create or replace function df_engine.settle_step(
   p_detail text, p_hint text, p_started timestamptz
 ) returns boolean
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+declare
+  v_stack pg_catalog.text;
 begin
+  get diagnostics v_stack = pg_context;
+  perform df_engine.require_driver(v_stack);
   if p_sqlstate is null then
     return df_engine.finish_step(p_ready, p_instance, p_node, p_value, p_columns, null, null, p_started);
   end if;
@@ -4749,7 +4768,7 @@ begin
       execute 'close all';
       commit;
     end if;
-    select * into v_claim from df_engine.claim_step(v_ready, v_deadline, v_counted, p_careful);
+    v_claim := df_engine.claim_step(v_ready, v_deadline, v_counted, p_careful);
     v_ready := v_claim.p_ready;
     v_counted := v_claim.p_count;
     p_report := v_claim.p_report;
@@ -7226,7 +7245,7 @@ language sql stable set search_path = '' as $$
     when n.status <> 'running' then true
     else n.node_type <> all (case p.timer_kind
       when 'sleep' then '{SLEEP}' when 'schedule' then '{WAIT_SCHEDULE}' when 'pace' then '{LOOP}'
-      when 'retry' then '{SQL,HTTP,HTTP_MULTIPART}' else '{SIGNAL}' end::text[])
+      when 'retry' then '{SQL,HTTP,HTTP_MULTIPART}' else '{SIGNAL}' end::pg_catalog.text[])
   end;
 $$;
 
@@ -7253,7 +7272,7 @@ language sql stable set search_path = '' as $$
     select m.instance_id, s.parent
     from moved m join df_engine.scopes s on s.instance_id = m.instance_id and s.node_id = m.scope
   )
-  select 'nothing moves a run that has not ended', i.id::text, null, 'it is ' || i._state
+  select 'nothing moves a run that has not ended', i.id::pg_catalog.text, null, 'it is ' || i._state
   from df.instances i
   where i._state in ('pending', 'running')
     and not exists (select from df_engine.pending_work p where p.instance_id = i.id)
@@ -7343,23 +7362,23 @@ $$;
 create or replace function df_engine.check_orphans()
 returns table (problem text, instance_id text, node_id text, detail text)
 language sql stable set search_path = '' as $$
-  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.ready'
+  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.ready'
   from df_engine.ready o
   where not exists (select from df.instances i where i.id = o.instance_id)
   union all
-  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.timers'
+  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.timers'
   from df_engine.timers o
   where not exists (select from df.instances i where i.id = o.instance_id)
   union all
-  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.waits'
+  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.waits'
   from df_engine.waits o
   where not exists (select from df.instances i where i.id = o.instance_id)
   union all
-  select 'a row without its run', o.instance_id::text, null::text, 'df_engine.inbox'
+  select 'a row without its run', o.instance_id::pg_catalog.text, null::pg_catalog.text, 'df_engine.inbox'
   from df_engine.inbox o
   where not exists (select from df.instances i where i.id = o.instance_id)
   union all
-  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.scopes'
+  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.scopes'
   from df_engine.scopes o
   where not exists (select from df.instances i where i.id = o.instance_id)
   union all
@@ -7368,15 +7387,15 @@ language sql stable set search_path = '' as $$
   where exists (select from df.instances i where i.id = o.instance_id)
     and not exists (select from df.nodes n where n.instance_id = o.instance_id and n.id = o.node_id)
   union all
-  select 'a row without its run', o.instance_id::text, nullif(o.scope, '')::text, 'df_engine.bindings'
+  select 'a row without its run', o.instance_id::pg_catalog.text, nullif(o.scope, '')::pg_catalog.text, 'df_engine.bindings'
   from df_engine.bindings o
   where not exists (select from df.instances i where i.id = o.instance_id)
   union all
-  select 'a row without its run', o.instance_id::text, null::text, 'df_engine.executions'
+  select 'a row without its run', o.instance_id::pg_catalog.text, null::pg_catalog.text, 'df_engine.executions'
   from df_engine.executions o
   where not exists (select from df.instances i where i.id = o.instance_id)
   union all
-  select 'a row without its run', o.instance_id::text, o.node_id::text, 'df_engine.attempts'
+  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.attempts'
   from df_engine.attempts o
   where not exists (select from df.instances i where i.id = o.instance_id)
   union all

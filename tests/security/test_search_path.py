@@ -59,7 +59,7 @@ def set_trap(conn: psycopg.Connection[Any], schema: str) -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["", "pg_catalog", "df, public", "nowhere", "df_engine, df, pg_temp, pg_catalog"])
+@pytest.mark.parametrize("path", ["", "pg_catalog", "df, public", "nowhere", "df, public, pg_temp, pg_catalog"])
 def test_any_search_path_will_do(db: Database, path: str) -> None:
     with db.connect("app") as conn:
         exercise(conn, f"select set_config('search_path', '{path}', false)")
