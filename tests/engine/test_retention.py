@@ -143,3 +143,16 @@ def test_one_worker_at_a_time_and_locked_runs_wait(db: Database) -> None:
         assert second.execute("select df_engine.retain()").fetchone() == (False,)
         first.rollback()
     assert left(db) == runs[:1]
+
+
+def test_large_runs_go_in_batches_of_their_own(db: Database) -> None:
+    db.admin("""begin;
+        insert into df.instances (id, root_node, submitted_by, status, finished_at)
+        select lpad(to_hex(n), 8, '0'), '00000001', 'app'::regrole, 'failed', now() - interval '1 year'
+        from generate_series(1, 3) n;
+        insert into df.nodes (id, instance_id, node_type, query, submitted_by)
+        select lpad(to_hex(n), 8, '0'), i.id, 'SQL', 'SELECT 1', i.submitted_by
+        from df.instances i, generate_series(1, 1200) n;
+        commit""")
+    assert pass_now(db) == 3
+    assert left(db) == []
