@@ -4415,13 +4415,18 @@ $$;
 -- Checked once, before a run begins; NULL when it may.
 create or replace function df_engine.pickup_problem(p_instance df.instances) returns text
 language plpgsql stable set search_path = '' as $$
+declare
+  v_login boolean;
+  v_super boolean;
 begin
   if p_instance.submitted_by is distinct from p_instance._submitter then
     return 'submitted_by is not the role that started this run';
-  elsif not exists (select from pg_catalog.pg_roles r where r.oid = p_instance._submitter and r.rolcanlogin) then
+  end if;
+  select r.rolcanlogin, r.rolsuper into v_login, v_super
+  from pg_catalog.pg_roles r where r.oid = p_instance._submitter;
+  if v_login is not true then
     return format('role %s does not exist or has no LOGIN', p_instance._submitter);
-  elsif not df_engine.setting_on('enable_superuser_instances')
-        and exists (select from pg_catalog.pg_roles r where r.oid = p_instance._submitter and r.rolsuper) then
+  elsif v_super and not df_engine.setting_on('enable_superuser_instances') then
     return format('superuser %s may not run instances: setting enable_superuser_instances is off',
                   p_instance._submitter);
   end if;
@@ -4485,12 +4490,12 @@ end
 $$;
 
 -- Claims the next step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run
--- that. With p_report: stop, nothing is ready or the time is up. With neither: commit and claim again, because a transition
--- was made or (p_count) a try was counted.
+-- that; p_rows: it may return rows. With p_report: stop, nothing is ready or the time is up. With neither: commit and claim
+-- again, because a transition was made, a try was counted (p_count), or the session is to be cleaned first (p_dirty).
 create or replace function df_engine.claim_step(
   inout p_ready bigint, p_deadline timestamptz, p_counted boolean, p_careful boolean,
-  out p_count boolean, out p_report text, out p_instance varchar, out p_node varchar, out p_sql text,
-  out p_started timestamptz
+  out p_count boolean, out p_dirty boolean, out p_report text, out p_instance varchar, out p_node varchar,
+  out p_sql text, out p_rows boolean, out p_started timestamptz
 )
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
@@ -4518,17 +4523,24 @@ begin
   p_ready := v_ready.id;
   p_instance := v_ready.instance_id;
   p_node := v_ready.node_id;
-  loop
+  select n.node_type, n.left_node, n.query, n._scope, i.database,
+         case when i._state not in ('pending', 'running') or i._submitter <> v_role then 'gone'
+              when not v_ready.picked then df_engine.pickup_problem(i) end,
+         exists (select from pg_prepared_statement()) or exists (select from pg_listening_channels())
+           or exists (select from pg_cursor() c where c.is_holdable)
+  into v_type, v_left, p_sql, v_scope, v_database, v_problem, p_dirty
+  from df.nodes n join df.instances i on i.id = n.instance_id and i._state is not null
+  where n.instance_id = p_instance and n.id = p_node;
+  if p_dirty then
+    p_sql := null;
+    return;
+  end if;
+  while v_type = 'THEN' loop
+    p_node := v_left;
     select n.node_type, n.left_node, n.query, n._scope into v_type, v_left, p_sql, v_scope
     from df.nodes n where n.instance_id = p_instance and n.id = p_node;
-    exit when v_type <> 'THEN';
-    p_node := v_left;
   end loop;
-  select case when i._state not in ('pending', 'running') or i._submitter <> v_role then 'gone'
-              when not v_ready.picked then df_engine.pickup_problem(i) end, i.database
-  into v_problem, v_database
-  from df.instances i where i.id = p_instance and i._state is not null;
-  if not found or v_problem = 'gone' or not (v_scope is null or df_engine.scope_open(p_instance, v_scope)) then
+  if v_type is null or v_problem = 'gone' or not (v_scope is null or df_engine.scope_open(p_instance, v_scope)) then
     perform df_engine.drop_ready(p_instance, p_ready);
     p_sql := null;
   elsif v_problem is not null or not has_schema_privilege(session_user, 'df', 'usage') then
@@ -4546,6 +4558,7 @@ begin
     if (v_ready.deaths >= 3 and not p_counted) or p_sql ~ '[${;]|^\s*(--|/\*|$)' then
       p_sql := df_engine.prepare_step(p_instance, p_node, v_scope, p_sql, p_ready, v_ready.deaths >= 3 and not p_counted);
     end if;
+    p_rows := df_engine.may_return_rows(p_sql);
     perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
   end if;
 end
@@ -4668,16 +4681,17 @@ $$;
 
 -- Runs a statement as the session's role and renders what it returns as the step's value. A statement that may return
 -- rows is read through a cursor; what PostgreSQL will not open as one (42P11) returns none.
-create or replace function df_engine.execute_step(p_sql text, out p_value jsonb, out p_columns text[])
+create or replace function df_engine.execute_step(p_sql text, p_rows boolean, out p_value jsonb, out p_columns text[])
 language plpgsql as $$
 declare
   v_row pg_catalog.record;
   v_rows pg_catalog.jsonb[] := '{}';
   v_json pg_catalog.jsonb;
-  v_room bigint := df_engine.setting_number('max_result_bytes');
+  v_room bigint;
 begin
-  if df_engine.may_return_rows(p_sql) then
+  if p_rows then
     begin
+      v_room := df_engine.setting_number('max_result_bytes');
       for v_row in execute p_sql loop
         v_json := pg_catalog.to_jsonb(v_row);
         v_room := df_engine.room_after(v_room, v_json);
@@ -4693,11 +4707,6 @@ begin
   execute p_sql;
   p_value := '{"rows": [], "row_count": 0}';
 end
-$$;
-
-create or replace function df_engine.may_return_rows(p_sql text) returns boolean
-language sql immutable set search_path = '' as $$
-  select p_sql ~* '^[\s(]*(select|values|table|with|show|explain|fetch|call)\M|\mreturning\M';
 $$;
 
 -- The bytes that are left of max_result_bytes after one more row; refuses the result as soon as there are none.
@@ -4743,20 +4752,11 @@ declare
 begin
   if p_sqlstate in ('25001', '2D000') then
     return 'divert';
-  elsif p_sqlstate = '57014' and (v_limit = interval '0' or clock_timestamp() - p_started < v_limit) then
+  elsif p_sqlstate = '57014'
+        and (v_limit = interval '0' or clock_timestamp() - p_started < v_limit - interval '100 ms') then
     return 'interrupted';
   end if;
   return 'fail';
-end
-$$;
-
--- Whether the session has something of a step that RESET ALL does not take away.
-create or replace function df_engine.session_is_used() returns boolean
-language plpgsql volatile set search_path = '' as $$
-begin
-  return pg_my_temp_schema() <> 0 or exists (select from pg_prepared_statement())
-      or exists (select from pg_listening_channels())
-      or exists (select from pg_cursor() c where c.is_holdable);
 end
 $$;
 
@@ -4780,18 +4780,19 @@ begin
   loop
     reset all;
     perform pg_catalog.pg_advisory_unlock_all();
-    if df_engine.session_is_used() then
+    if pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
       discard temp;
-      deallocate all;
-      unlisten *;
-      execute 'close all';
-      commit;
     end if;
     v_claim := df_engine.claim_step(v_ready, v_deadline, v_counted, p_careful);
     v_ready := v_claim.p_ready;
     v_counted := v_claim.p_count;
     p_report := v_claim.p_report;
     exit when p_report is not null;
+    if v_claim.p_dirty then
+      deallocate all;
+      unlisten *;
+      execute 'close all';
+    end if;
     if v_claim.p_sql is null then
       commit;
       continue;
@@ -4799,7 +4800,7 @@ begin
     v_code := null;
     v_message := null;
     begin
-      select * into v_result from df_engine.execute_step(v_claim.p_sql);
+      select * into v_result from df_engine.execute_step(v_claim.p_sql, v_claim.p_rows);
       set constraints all immediate;
     exception when others or query_canceled or assert_failure then
       get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
@@ -4854,6 +4855,12 @@ begin
     'application_name', 'pg_durable:' || p_node.instance_id || ':' || p_node.id,
     'block', case when not p_autocommit then df_engine.remote_block(v_sql) end);
 end
+$$;
+
+-- Whether a statement begins as those do that return rows, or has RETURNING.
+create or replace function df_engine.may_return_rows(p_sql text) returns boolean
+language sql immutable as $$
+  select p_sql ~* '^[\s(]*(select|values|table|with|show|explain|fetch|call)\M|\mreturning\M';
 $$;
 
 -- execute_step for a database in which pg_durable is not installed, as a DO block.
@@ -5037,6 +5044,7 @@ create or replace function df_engine.release_leased(p_worker int, p_tickets bigi
 language sql security definer set search_path = '' as $$
   update df_engine.ready r set worker = null
   where r.worker = p_worker and r.id = any (p_tickets) and r.lane in ('direct', 'http');
+  select df_engine.wake('l', null);
 $$;
 
 -- Frees the leases of workers that are gone, and counts one more death for each step they held.
@@ -5251,7 +5259,7 @@ begin
 end
 $$;
 
--- Says on the runs of a role why they do not progress; NULL: they can.
+-- Says on the runs of a role why they do not progress, unless another worker is serving them.
 create or replace function df_engine.role_unreachable(p_worker int, p_role text, p_reason text) returns void
 language sql security definer set search_path = '' as $$
   update df.instances i
@@ -5259,6 +5267,7 @@ language sql security definer set search_path = '' as $$
   where i._submitter = (select u.oid from pg_catalog.pg_roles u where u.rolname = p_role)
     and i._state in ('pending', 'running')
     and i.id in (select r.instance_id from df_engine.ready r where r.submitter = i._submitter)
+    and not exists (select from df_engine.steps_in_sessions s where s.submitter = i._submitter)
     and i.wait_reason is distinct from format('no worker can log in as role "%s": %s', p_role, p_reason);
 $$;
 
@@ -6025,7 +6034,7 @@ begin
     when 'instance' then
       return df_engine.explain_run(v_input);
     when 'expression' then
-      return df_engine.explain_graph(df_engine.evaluate_expression(v_input, p_search_path));
+      return df_engine.explain_graph(df_engine.read_expression(v_input, p_search_path));
     when 'graph' then
       return df_engine.explain_graph(v_input);
     else
@@ -6058,6 +6067,26 @@ begin
   perform set_config('search_path', p_search_path, true);
   execute v_statement into v_value;
   return v_value;
+end
+$$;
+
+-- An expression as SQL reads it; where SQL cannot, but the text language can, as a flow.
+create or replace function df_engine.read_expression(p_text text, p_search_path text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_flow text;
+begin
+  return df_engine.evaluate_expression(p_text, p_search_path);
+exception when syntax_error or undefined_function or undefined_column then
+  begin
+    v_flow := df.flow(p_text);
+  exception when syntax_error then
+    null; -- neither: the error of the expression, below, is the one to tell
+  end;
+  if v_flow is null then
+    raise;
+  end if;
+  return v_flow;
 end
 $$;
 
@@ -6775,7 +6804,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.drawn_nodes(text, jsonb)',
     'execute on routine df_engine.encode_cursor(timestamptz, text)',
     'execute on routine df_engine.evaluate_expression(text, text)',
-    'execute on routine df_engine.execute_step(text)',
+    'execute on routine df_engine.execute_step(text, boolean)',
     'execute on routine df_engine.explain(text, text)',
     'execute on routine df_engine.explain_graph(text)',
     'execute on routine df_engine.explain_kind(text)',
@@ -6801,7 +6830,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.live_nodes(text)',
     'execute on routine df_engine.live_stamps(text[])',
     'execute on routine df_engine.malformed(jsonb)',
-    'execute on routine df_engine.may_return_rows(text)',
     'execute on routine df_engine.milliseconds(timestamptz, timestamptz)',
     'execute on routine df_engine.node_config(text, text)',
     'execute on routine df_engine.node_id(text, bigint)',
@@ -6815,6 +6843,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
     'execute on routine df_engine.parse_graph(text, text)',
     'execute on routine df_engine.random_id()',
+    'execute on routine df_engine.read_expression(text, text)',
     'execute on routine df_engine.reject_in_workflow(text)',
     'execute on routine df_engine.reject_node(text, text, int, int, text)',
     'execute on routine df_engine.request_text(text, jsonb)',
@@ -6825,7 +6854,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.run_head(text)',
     'execute on routine df_engine.run_output(text, text, text, jsonb)',
     'execute on routine df_engine.seconds(text)',
-    'execute on routine df_engine.session_is_used()',
     'execute on routine df_engine.setting(text)',
     'execute on routine df_engine.setting_number(text)',
     'execute on routine df_engine.setting_on(text)',

@@ -302,3 +302,8 @@ def test_the_largest_run_is_drawn(db: Database) -> None:
 def test_rows_in_a_circle_are_drawn_up_to_the_bounds(db: Database) -> None:
     insert_run(db, Node("round", "LOOP", None, ("round",)))
     assert explain(db, "a1b2c3d4").count("LOOP (infinite)") == 257
+
+
+def test_flow_text_that_sql_cannot_read_is_explained(db: Database) -> None:
+    text = db.sql("select df.explain($f$ 'select 1' |=> n ~> sleep(5) $f$)")
+    assert [line.rstrip() for line in text.splitlines()] == ["SQL: select 1 |=> 'n'", "→ SLEEP 5s"]
