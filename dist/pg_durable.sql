@@ -318,9 +318,9 @@ end
 $migration$;
 
 comment on table df.instances is 'One row a run; status is what is displayed, and error says why it failed or was cancelled';
-comment on table df.nodes is 'One row a node of each runs graph, with its status, result, error, attempts and times';
+comment on table df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
 comment on table df.vars is 'Variables, read in workflows as {name}; each role has its own, copied into a run when it starts';
-comment on table df._worker_epoch is 'One row a running worker; max(last_seen_at) > now() - interval 15 s means that one is alive';
+comment on table df._worker_epoch is 'One row a running worker; max(last_seen_at) less than 15 s ago means that one is alive';
 comment on table df.settings is 'The settings; change them with df.set_setting';
 comment on table df.http_allowlist is 'Hosts that HTTP steps may reach; change it with df.http_allow and df.http_disallow';
 
@@ -1377,7 +1377,7 @@ $$;
 comment on function df.sql(text) is
   'The node of an SQL statement. The text is taken verbatim, even if it looks like an envelope';
 comment on function df.seq(text, text) is
-  'First a, then b; the result is bs';
+  'First a, then b; the result is that of b';
 comment on function df.as(text, text) is
   'Names the result of a graph, for $name in later steps; replaces an earlier name. Raises for a name that is not an identifier';
 comment on function df.sleep(numeric) is
@@ -1391,7 +1391,7 @@ comment on function df.loop(text, text) is
 comment on function df.break(text) is
   'Ends the nearest enclosing loop, whose result becomes the value: JSON if it parses, else a string';
 comment on function df.if(text, text, text) is
-  'Runs the condition, then one of the branches; the result is that branchs';
+  'Runs the condition, then one of the branches; the result is that of the branch';
 comment on function df.if_rows(text, text, text) is
   'Runs the first branch if the named result has rows, else the second';
 comment on function df.join(text, text) is

@@ -111,6 +111,21 @@ def test_libpq_variables_say_where(db: Database) -> None:
     assert run in done.stdout
 
 
+def test_check_finds_nothing_or_says_what(db: Database) -> None:
+    run = start(db, "'select 1'")
+    done = command("check", "--dsn", db.dsn())
+    assert (done.returncode, done.stdout) == (0, "no problems\n")
+    db.admin("delete from df_engine.ready")
+    done = command("check", "--json", "--dsn", db.dsn())
+    assert done.returncode == 1
+    assert [problem["instance_id"] for problem in json.loads(done.stdout)] == [run]
+
+
+def test_check_is_for_administrators(db: Database) -> None:
+    done = command("check", "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stderr) == (1, "pg-durable: permission denied for function check\n")
+
+
 @pytest.mark.parametrize("arguments", [["cancel", "deadbeef"], ["signal", "deadbeef", "go"]])
 def test_an_unknown_run_is_one_line(db: Database, arguments: list[str]) -> None:
     done = command(*arguments, "--dsn", db.dsn("app"))

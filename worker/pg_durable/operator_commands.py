@@ -1,4 +1,4 @@
-"""`pg-durable list | show | watch | top | cancel | signal`: the runs of a database, from a terminal.
+"""`pg-durable list | show | watch | top | cancel | signal | check`: the runs of a database, from a terminal.
 
 Each command asks the functions and views of schema df, as the role that it logs in as, and sees what that role sees.
 """
@@ -41,6 +41,7 @@ def register(subparsers: Any) -> None:
     command = add(subparsers, "signal", signal, "send a signal to a run", of_a_run=True)
     command.add_argument("name", help="the name that the run waits for")
     command.add_argument("data", nargs="?", default="{}", help="JSON, or any other text; default {}")
+    add(subparsers, "check", check, "look for what must not be in the engine's tables; exit code 1 if there is any")
 
 
 def add(
@@ -166,6 +167,13 @@ def cancel(conn: Connection, arguments: argparse.Namespace) -> int:
 def signal(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable signal`"""
     return answer(arguments, rows(conn, statements.SIGNAL, id=arguments.id, name=arguments.name, data=arguments.data))
+
+
+def check(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable check`"""
+    problems = rows(conn, statements.CHECK)
+    present(arguments, problems, lambda: table(problems) if problems else "no problems")
+    return int(bool(problems))
 
 
 def answer(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> int:

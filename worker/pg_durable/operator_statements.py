@@ -19,6 +19,7 @@ select s.signal_name, s.status, s.signal_data, s.sent_by::text, s.sent_at, s.del
 from df.signals s
 where s.instance_id = %(id)s
 order by s.signal_id"""
+CHECK = "select c.problem, c.instance_id, c.node_id, c.detail from df.check() c"
 CANCEL = "select df.cancel(%(id)s, %(reason)s) as answer"
 SIGNAL = "select df.signal(%(id)s, %(name)s, %(data)s) as answer"
 

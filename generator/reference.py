@@ -1,0 +1,145 @@
+"""`python -m generator.reference` writes docs/reference.md from the comments in a database."""
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from pg_durable.dev import DATABASE, prepare
+from pg_durable.embedded import EmbeddedServer
+from psycopg.rows import namedtuple_row
+
+from generator.render import ROOT
+
+PAGE = ROOT / "docs" / "reference.md"
+TOPICS = {
+    "Building graphs": """sql seq as if if_rows join join3 race loop break sleep wait_for_schedule wait_for_signal retry
+                          http http_multipart flow""",
+    "Running": "start signal cancel status result await_instance wait_for_completion run",
+    "Variables": "setvar getvar unsetvar clearvars",
+    "Watching": "explain to_flow list_instances instance_info instance_executions instance_nodes metrics check version "
+    "target_database",
+    "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_setting setting http_allow
+                         http_disallow""",
+    "Behind the operators": "as_op if_then_op if_else_op loop_prefix_op",
+}
+HEAD = """\
+# Reference
+
+<!-- written by `python -m generator.reference` from the comments in the database; do not edit -->
+
+`\\df+ df.*` and `\\d+ df.*` in psql say the same.
+"""
+
+OPERATORS = """
+select o.oprname as name, o.oprleft = 0 as prefix, obj_description(o.oid, 'pg_operator') as comment
+from pg_operator o join pg_proc p on p.oid = o.oprcode
+where p.pronamespace = 'df'::regnamespace
+order by array_position(array['~>', '|=>', '&', '|', '?>', '!>', '@>'], o.oprname::text)"""
+FUNCTIONS = """
+select p.proname as name, pg_get_function_arguments(p.oid) as arguments, pg_get_function_result(p.oid) as result,
+       obj_description(p.oid, 'pg_proc') as comment,
+       not exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a where a.grantee = 0)
+         as restricted
+from pg_proc p
+where p.pronamespace = 'df'::regnamespace and not starts_with(p.proname, '_')
+order by p.proname, p.pronargs, 2"""
+RELATIONS = """
+select c.relname as name, obj_description(c.oid, 'pg_class') as comment,
+       array(select a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
+             from pg_attribute a
+             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and not starts_with(a.attname, '_')
+             order by a.attnum) as columns
+from pg_class c
+where c.relnamespace = 'df'::regnamespace and c.relkind in ('r', 'v')
+order by starts_with(c.relname, '_'), c.relname"""
+SETTINGS = "select s.name, s.value, s.description from df.settings s order by s.name"
+
+
+def reference(conn: psycopg.Connection[Any]) -> str:
+    """The page, as the database that `conn` leads to has it."""
+    with conn.cursor(row_factory=namedtuple_row) as cursor:
+        parts = [
+            HEAD,
+            operators(cursor.execute(OPERATORS).fetchall()),
+            functions(cursor.execute(FUNCTIONS).fetchall()),
+            relations(cursor.execute(RELATIONS).fetchall()),
+            settings(cursor.execute(SETTINGS).fetchall()),
+        ]
+    return "\n".join(parts)
+
+
+def operators(rows: Iterable[Any]) -> str:
+    """A row an operator."""
+    lines = [f"| {code(f'{row.name} a' if row.prefix else f'a {row.name} b')} | {row.comment} |\n" for row in rows]
+    return "## Operators\n\n| Operator | Means |\n|---|---|\n" + "".join(lines)
+
+
+def functions(rows: Iterable[Any]) -> str:
+    """By topic, in the order given there; a function that has no topic is an error."""
+    by_name: dict[str, list[Any]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    parts = []
+    for topic, names in TOPICS.items():
+        parts += [f"## {topic}\n", *(entry(row) for name in names.split() for row in by_name.pop(name))]
+    if by_name:
+        raise ValueError(f"functions without a topic: {sorted(by_name)}")
+    return "\n".join(parts)
+
+
+def entry(row: Any) -> str:
+    """Signature and comment of a function."""
+    arguments = re.sub(r"::\w+(\[\])?", "", row.arguments)  # the types of defaults
+    result = row.result.replace("timestamp with time zone", "timestamptz")
+    restricted = " *Needs a grant of its own.*" if row.restricted else ""
+    signature = f"**df.{row.name}** ({code(arguments) if arguments else ''}) → {code(result)}"
+    return f"{signature}\\\n{ended(row.comment)}{restricted}\n"
+
+
+def relations(rows: Iterable[Any]) -> str:
+    """Tables and views with their columns."""
+    parts = ["## Tables and views\n"]
+    for row in rows:
+        columns = ", ".join(row.columns).replace("timestamp with time zone", "timestamptz")
+        columns = columns.replace("character varying", "varchar")
+        parts.append(f"**df.{row.name}** ({code(columns)})\\\n{ended(row.comment)}\n")
+    return "\n".join(parts)
+
+
+def settings(rows: Iterable[Any]) -> str:
+    """Names and defaults: nothing has been set in a fresh database."""
+    lines = [f"| `{row.name}` | {code(row.value) if row.value else ''} | {row.description} |\n" for row in rows]
+    return "## Settings\n\n| Name | Default | Meaning |\n|---|---|---|\n" + "".join(lines)
+
+
+def code(text: str) -> str:
+    """Text as code, in a table or out of one."""
+    return "`" + text.replace("|", "\\|") + "`"
+
+
+def ended(sentence: str) -> str:
+    """A sentence with its full stop."""
+    return sentence if sentence.endswith(".") else f"{sentence}."
+
+
+def main() -> int:
+    """Writes the page, from a server of its own."""
+    home = Path(tempfile.mkdtemp(prefix="reference-"))
+    home.chmod(0o755)
+    try:
+        with EmbeddedServer(home / "data") as server:
+            prepare(server)
+            with psycopg.connect(server.dsn(DATABASE)) as conn:
+                PAGE.write_text(reference(conn), "utf-8")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
