@@ -2,6 +2,7 @@
 
 ```sql                      a block, run as the role app; with "-- as administrator" on its first line as the owner
 <!-- setup-sql ... -->      the same, but not shown: what a reader has and the page does not speak of
+<!-- as-administrator -->   all blocks of the page are run as the owner
 <!-- runs-may-fail -->      the runs that the page starts need what a test does not have
 """
 
@@ -35,9 +36,10 @@ class Page:
     def script(self, owner: str) -> str:
         """All blocks, each in a session of its own; psql's variables go on from one to the next."""
         lines = [""] * (self.text.count("\n") + 1)
+        for_owner = "<!-- as-administrator -->" in self.text
         for match in BLOCK.finditer(self.text):
             block = (match["shown"] or match["hidden"] or "").splitlines()
             first = self.text.count("\n", 0, match.start())
-            role = owner if block[0].startswith("-- as administrator") else "app"
+            role = owner if for_owner or block[0].startswith("-- as administrator") else "app"
             lines[first : first + len(block) + 1] = [f"\\connect - {role}", *block]
         return "\n".join(lines)
