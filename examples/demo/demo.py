@@ -156,7 +156,7 @@ def main() -> int:
     )
     screen.heading("What to try next")
     for command, gives in NEXT.items():
-        screen.say(gives, f"{command:29}")
+        screen.say(gives, f"{command:33}")
     return 0
 
 
@@ -174,7 +174,7 @@ IN_BATCH_4 = f"""
 {SESSIONS} AND wait_event = 'PgSleep' AND (SELECT count(*) FROM journal) = 3"""
 NEXT = {
     ".venv/bin/pg-durable dev": "a server and a worker that stay, and how to connect with psql",
-    ".venv/bin/python -m examples": "other flows to play, by name: docs/scenarios.md",
+    ".venv/bin/python -m examples etl": "one of the scenarios in docs/scenarios.md",
     "examples/demo/billing.sql": "what you just saw; billing_proof.sql is its proof",
     "README.md": "pg_durable on your own PostgreSQL",
 }
