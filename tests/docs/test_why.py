@@ -1,0 +1,35 @@
+"""The statements that docs/why.md says are sent are those that are sent."""
+
+import re
+
+from pg_durable import login, statements
+
+from generator.render import ROOT
+
+PAGE = (ROOT / "docs/why.md").read_text("utf-8")
+SENT = (statements.WORK, statements.REGISTER, statements.TICK, statements.SLEEP_UNTIL, statements.LISTEN)
+
+
+def test_the_statements_are_the_workers() -> None:
+    lines = re.findall(r"^(?:call|select|listen) .*$", PAGE, re.MULTILINE)
+    assert lines == [statement.replace("%s", "…") for statement in SENT]
+
+
+def test_the_session_settings_are_the_workers() -> None:
+    named = {
+        name: value for name, value in login.SESSION_SETTINGS.items() if name != "client_connection_check_interval"
+    }
+    assert [f"{name}={value}" for name, value in named.items() if f"`{name}={value}`" not in PAGE] == []
+
+
+def test_the_session_is_reset_as_the_page_says() -> None:
+    driver = (ROOT / "templates/140_driver.sql.j2").read_text("utf-8")
+    loop = driver[driver.index("create or replace procedure df_engine.work(") :]
+    places = [loop.index(part) for part in ORDER]
+    assert places == sorted(places)
+
+
+ORDER = (
+    "reset all", "pg_advisory_unlock_all", "discard temp", "claim_step", "deallocate all", "unlisten *", "close all",
+    "execute_step", "set constraints all immediate", "settle_step", "commit",
+)  # fmt: skip
