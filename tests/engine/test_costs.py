@@ -1,0 +1,64 @@
+"""What a step costs, in counts: they do not depend on the machine, so a regression shows without a clock."""
+
+from typing import Any
+
+from tests.support import Pump, wait_until
+
+RUNS = 40
+STEP = "'insert into fx values (1)'"
+CHAIN = " ~> ".join([STEP] * 5)
+
+
+def counts(pump: Pump) -> dict[str, int]:
+    """Rows inserted, updated and deleted so far in the engine's hot tables."""
+    query = """
+        select relname || ' ' || change, number
+        from pg_stat_user_tables,
+          lateral (values ('inserted', n_tup_ins), ('updated', n_tup_upd), ('hot', n_tup_hot_upd), ('deleted', n_tup_del))
+            as v(change, number)
+        where relid in ('df.instances'::regclass, 'df.nodes'::regclass, 'df_engine.ready'::regclass,
+                        'df_engine.scopes'::regclass, 'df_engine.bindings'::regclass, 'df_engine.timers'::regclass)
+        """
+    return {name: number for name, number in pump.db.rows(query, user=None) if number}
+
+
+def drain(pump: Pump) -> dict[str, Any]:
+    """Starts and runs the chains in sessions that end, so that their counts are published; answers counts and WAL."""
+    pump.db.rows(f"select df.start({CHAIN}) from generate_series(1, {RUNS})")
+    pump.db.connections.pop("app").close()
+    began = pump.db.admin("select pg_current_wal_insert_lsn()")
+    assert pump.work() == "empty"
+    pump.session.close()
+    query = "select pg_current_wal_insert_lsn() - %s::pg_lsn"
+    wal = int(pump.db.admin(query, began))
+    wait_until(lambda: counts(pump).get("ready deleted") == RUNS, what="published statistics")
+    return {"wal": wal, **counts(pump)}
+
+
+def test_a_step_writes_a_fixed_number_of_row_versions(pump: Pump) -> None:
+    found = drain(pump)
+    found.pop("wal")
+    hot = found.pop("nodes hot"), found.pop("ready hot")
+    assert {name: number / RUNS for name, number in found.items()} == {
+        "instances inserted": 1,
+        "instances updated": 1,
+        "nodes inserted": 9,
+        "nodes updated": 9,
+        "ready inserted": 1,
+        "ready updated": 4,
+        "ready deleted": 1,
+    }
+    assert hot[0] >= 0.8 * 9 * RUNS
+    assert hot[1] >= 0.8 * 4 * RUNS
+
+
+def test_a_step_writes_a_bounded_amount_of_log(pump: Pump) -> None:
+    assert drain(pump)["wal"] / RUNS < 6000
+
+
+def test_a_step_and_its_effect_are_one_transaction(pump: Pump) -> None:
+    pump.db.rows(f"select df.start({CHAIN}) from generate_series(1, {RUNS})")
+    before = pump.db.admin("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    pump.work()
+    after = pump.db.admin("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    assert after - before <= 2 * 5 * RUNS  # one for the step, one for the sub-transaction of its statement
