@@ -147,10 +147,11 @@ if df_engine.migrating(1) then
     constraint nodes_status_chk check (status = any ('{pending,running,completed,failed}'::text[])),
     constraint nodes_result_name_chk check (result_name ~ '^[A-Za-z_][A-Za-z0-9_]*$'),
     constraint nodes_result_status_chk check (result is null or status = any ('{completed,failed}'::text[])),
-    -- type, then which of left_node, right_node and query are present
+    -- the beginning of the type, then which of left_node, right_node and query are present
     constraint nodes_structure_chk check (
-      concat(node_type, ' ', num_nonnulls(left_node), num_nonnulls(right_node), num_nonnulls(query))
-      = any ('{SQL 001,HTTP 001,HTTP_MULTIPART 001,SLEEP 001,WAIT_SCHEDULE 001,SIGNAL 001,BREAK 001,THEN 110,RACE 110,IF 111,JOIN 110,JOIN 111,LOOP 100,LOOP 101}'::text[]))
+      strpos(' SQ001 HT001 SL001 WA001 SI001 BR001 TH110 RA110 IF111 JO110 JO111 LO100 LO101 ',
+             concat(' ', left(node_type, 2), num_nonnulls(left_node), num_nonnulls(right_node), num_nonnulls(query), ' '))
+      > 0)
   ) with (fillfactor = 60);
 
   alter table df.instances
@@ -3836,7 +3837,7 @@ declare
 begin
   loop
     if v_move.outcome is not null then
-      select * into v_climb from df_engine.climb(p_instance, p_root, v_node, v_move, p_started);
+      v_climb := df_engine.climb(p_instance, p_root, v_node, v_move, p_started);
       v_first_scope := coalesce(v_first_scope, v_climb.p_scope);
       if v_climb.p_construct is null then
         perform df_engine.end_run(p_instance, v_move);
@@ -4800,7 +4801,7 @@ begin
     v_code := null;
     v_message := null;
     begin
-      select * into v_result from df_engine.execute_step(v_claim.p_sql, v_claim.p_rows);
+      v_result := df_engine.execute_step(v_claim.p_sql, v_claim.p_rows);
       set constraints all immediate;
     exception when others or query_canceled or assert_failure then
       get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,

@@ -20,7 +20,7 @@ SESSION_SETTINGS = {
     "extra_float_digits": "1",
     "standard_conforming_strings": "on",
     "df.in_workflow": "true",
-    "client_connection_check_interval": "2s",  # a step whose worker died is rolled back, not finished hours later
+    "client_connection_check_interval": "500ms",  # a step whose worker died is rolled back, not finished hours later
 }
 
 # A connection that has gone silent is noticed within a minute.
