@@ -2,8 +2,12 @@
 
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -151,3 +155,46 @@ def test_a_database_without_pg_durable(db: Database) -> None:
     done = command("list", "--dsn", db.server.dsn_for("template1"))
     assert done.returncode == 1
     assert "Is pg_durable installed in this database?" in done.stderr
+
+
+@contextmanager
+def on_a_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+    """A command whose output is a terminal, and what that shows so far."""
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "worker"), "TERM": "xterm", "COLUMNS": "100", "LINES": "60"}
+    line = (sys.executable, "-m", "pg_durable", *arguments)
+    shown = bytearray()
+
+    def screen() -> str:
+        with suppress(BlockingIOError):
+            shown.extend(os.read(ours, 65536))
+        return shown.decode(errors="replace")
+
+    process = subprocess.Popen(line, env=environment, stdout=theirs, stderr=theirs)
+    try:
+        yield process, screen
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_watch_redraws_on_a_terminal(db: Database, worker: WorkerProcess) -> None:
+    run = start(db, "df.wait_for_signal('go') ~> 'select 1'")
+    with on_a_terminal("watch", run, "--interval", "0.1", "--dsn", db.dsn("app")) as (process, screen):
+        wait_until(lambda: "SIGNAL 'go' ⏳" in screen(), 15)
+        db.sql("select df.signal(%s, 'go')", run)
+        wait_until(lambda: "SQL: select 1 ✓" in screen(), 15)
+        assert process.wait(15) == 0
+
+
+def test_top_goes_on_until_it_is_interrupted(db: Database) -> None:
+    start(db, "'select 1'")
+    with on_a_terminal("top", "--interval", "0.1", "--dsn", db.dsn("app")) as (process, screen):
+        wait_until(lambda: "pending" in screen(), 15)
+        start(db, "df.wait_for_signal('x')", "a second one")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 130
+        assert "Traceback" not in screen()
