@@ -14,8 +14,8 @@ def counts(pump: Pump) -> dict[str, int]:
     query = """
         select relname || ' ' || change, number
         from pg_stat_user_tables,
-          lateral (values ('inserted', n_tup_ins), ('updated', n_tup_upd), ('hot', n_tup_hot_upd), ('deleted', n_tup_del))
-            as v(change, number)
+          lateral (values ('inserted', n_tup_ins), ('updated', n_tup_upd), ('hot', n_tup_hot_upd),
+                          ('deleted', n_tup_del)) as v(change, number)
         where relid in ('df.instances'::regclass, 'df.nodes'::regclass, 'df_engine.ready'::regclass,
                         'df_engine.scopes'::regclass, 'df_engine.bindings'::regclass, 'df_engine.timers'::regclass)
         """

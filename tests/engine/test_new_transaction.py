@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from generator.render import artifacts
-from tests.support import Database, Server, install
+from tests.support import Database, Server, install, wait_until
 
 WRONG_CONTEXT = psycopg.errors.ObjectNotInPrerequisiteState
 START = "select df.start('SELECT 1', 'apart', transaction_mode => 'new')"
@@ -193,7 +193,8 @@ def test_no_connection_and_no_open_transaction_stay(linked: Database) -> None:
     with linked.connect("app") as conn:
         conn.execute(START.encode())
         assert conn.execute('select "Contrib".dblink_get_connections()').fetchone() == (None,)
-    assert linked.admin("select count(*) from pg_stat_activity where application_name = 'pg_durable_start'") == 0
+    left = "select count(*) from pg_stat_activity where application_name = 'pg_durable_start'"
+    wait_until(lambda: linked.admin(left) == 0, what="the second session has gone")
 
 
 def test_a_loopback_that_leads_elsewhere_is_refused(linked: Database, system_server: Server) -> None:
