@@ -3274,8 +3274,9 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 -- from a node that ended, and descends into what runs next, one level a turn, without recursion.
 --
 -- Lock order, in every transaction of the engine: the ready row or timer that is the claim; the instance, FOR KEY SHARE
--- (df.cancel takes it FOR UPDATE, so a step that is just committing is waited for, and none commits after); JOIN and RACE
--- rows from the inside out; last, for signals, the instance FOR NO KEY UPDATE.
+-- (df.cancel takes it FOR UPDATE, so a step that is just committing is waited for, and none commits after); the RACE rows
+-- around the node, from the inside out; JOIN rows from the inside out; last the instance FOR NO KEY UPDATE. A signal's
+-- delivery has that first, because waits must not be opened meanwhile: it gives up, and is tried again, where it would wait.
 
 -- The stamp of what runs in a scope now: <scope>::<generation>. p_scope NULL is the root scope.
 create or replace function df_engine.stamp(p_instance varchar, p_scope varchar) returns text
@@ -3357,6 +3358,25 @@ begin
   from unnest(p_tops) with ordinality as t(top, place)
   on conflict (instance_id, node_id) do update
     set path = excluded.path, generation = 1, outcome = null, events = 0;
+end
+$$;
+
+-- Removes what the loser of a race's earlier run has left, and waits for a step of it that still runs: it would not know
+-- that it has lost once the race is open again.
+create or replace function df_engine.await_loser(p_instance varchar, p_tops varchar[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_loser constant varchar := (select s.node_id from df_engine.scopes s
+    where s.instance_id = p_instance and s.node_id = any (p_tops) and s.outcome = 'lost');
+begin
+  if v_loser is not null then
+    delete from df_engine.ready d
+    where d.instance_id = p_instance and df_engine.is_below(p_instance, d.node_id, v_loser);
+    delete from df_engine.timers d
+    where d.instance_id = p_instance and df_engine.is_below(p_instance, d.node_id, v_loser);
+    delete from df_engine.waits d
+    where d.instance_id = p_instance and df_engine.is_below(p_instance, d.node_id, v_loser);
+  end if;
 end
 $$;
 
@@ -3755,6 +3775,9 @@ begin
     v_tops := array[p_node.left_node];
   else
     v_tops := df_engine.branches(p_node.left_node, p_node.right_node, p_node.query);
+    if p_node.node_type = 'RACE' then
+      perform df_engine.await_loser(p_node.instance_id, v_tops);
+    end if;
     perform df_engine.open_scopes(p_node.instance_id, p_node.id, p_node._scope, v_tops);
   end if;
   perform df_engine.mark_running(p_node.instance_id, p_node.id);
@@ -3833,13 +3856,13 @@ declare
   v_move df_engine.move := p_move;
   v_enter varchar[] := '{}';
   v_climb pg_catalog.record;
-  v_first_scope varchar;
 begin
   loop
     if v_move.outcome is not null then
       v_climb := df_engine.climb(p_instance, p_root, v_node, v_move, p_started);
-      v_first_scope := coalesce(v_first_scope, v_climb.p_scope);
-      if v_climb.p_construct is null then
+      if v_climb.p_scope is not null and v_node = p_node and not df_engine.hold_races(p_instance, v_climb.p_scope) then
+        return false;
+      elsif v_climb.p_construct is null then
         perform df_engine.end_run(p_instance, v_move);
         exit;
       elsif v_climb.p_next is null then
@@ -3870,7 +3893,7 @@ begin
   if p_ready is not null then
     perform df_engine.drop_ready(p_instance, p_ready);
   end if;
-  return v_first_scope is null or df_engine.hold_races(p_instance, v_first_scope);
+  return true;
 end
 $$;
 
@@ -3948,7 +3971,8 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Locks the races around a scope, from the inside out, and says whether all of them are still open for it. The caller is
--- about to commit a step: no step of a loser commits once its race is decided.
+-- about to commit a step: no step of a loser commits once its race is decided. They are locked before the run is moved on:
+-- who decides a race writes rows of the loser.
 create or replace function df_engine.hold_races(p_instance varchar, p_scope varchar) returns boolean
 language plpgsql set search_path = '' as $$
 declare
@@ -4223,8 +4247,9 @@ declare
   v_node df.nodes;
 begin
   select * into v_node from df.nodes n where n.instance_id = p_timer.instance_id and n.id = p_timer.node_id;
-  if v_root is null or not df_engine.scope_open(v_node.instance_id, v_node._scope) then
+  if v_root is null or not df_engine.hold_races(v_node.instance_id, v_node._scope) then
     delete from df_engine.timers t where t.instance_id = p_timer.instance_id and t.node_id = p_timer.node_id;
+    delete from df_engine.waits w where w.instance_id = p_timer.instance_id and w.node_id = p_timer.node_id;
     return;
   end if;
   case p_timer.kind
@@ -4245,11 +4270,28 @@ begin
 end
 $$;
 
--- Looks at one fresh signal: delivers it to the open waits (or to the one it is reserved for), keeps it, or gives it up.
+-- The open waits that a signal is for, locked: all of its name; for a kept one the wait it is reserved for, or another when
+-- that has ended in the meantime. Waits of branches that have lost their race are removed.
+create or replace function df_engine.waits_for(p_signal df_engine.inbox) returns varchar[]
+language plpgsql set search_path = '' as $$
+begin
+  delete from df_engine.waits w using df.nodes n
+  where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
+    and n.instance_id = w.instance_id and n.id = w.node_id and not df_engine.scope_open(n.instance_id, n._scope);
+  return array(
+    select w.node_id from df_engine.waits w
+    where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
+    order by w.node_id = any (p_signal.delivered_to) desc, w.node_id
+    limit case when p_signal.delivered_to is not null then 1 end for update);
+end
+$$;
+
+-- Looks at one fresh signal: delivers it to open waits, keeps it, or gives it up.
 create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) returns void
 language plpgsql set search_path = '' as $$
 declare
-  v_nodes varchar[];
+  v_node varchar;
+  v_nodes pg_catalog.text[];
   v_root pg_catalog.text;
 begin
   select i.id || '::' || i._generation into v_root from df.instances i
@@ -4259,20 +4301,19 @@ begin
     where s.signal_id = p_signal.signal_id;
     return;
   end if;
-  select array_agg(w.node_id) into v_nodes
-  from df_engine.waits w
-  join df.nodes n on n.instance_id = w.instance_id and n.id = w.node_id
-  where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
-    and df_engine.scope_open(n.instance_id, n._scope)
-    and (p_signal.delivered_to is null or w.node_id = any (p_signal.delivered_to));
+  foreach v_node in array df_engine.waits_for(p_signal) loop
+    -- A wait is gone when one before it has decided the race between them.
+    if exists (select from df_engine.waits w where w.instance_id = p_signal.instance_id and w.node_id = v_node) then
+      v_nodes := v_nodes || v_node::pg_catalog.text;
+      perform df_engine.end_wait(p_signal.instance_id, v_root, v_node, jsonb_build_object(
+        'signal_name', p_signal.signal_name, 'timed_out', false, 'data', p_signal.signal_data));
+    end if;
+  end loop;
   update df_engine.inbox s
-  set fresh = false, delivered_to = v_nodes::pg_catalog.text[],
+  set fresh = false, delivered_to = v_nodes,
       status = case when v_nodes is null then 'pending' else 'delivered' end,
       delivered_at = case when v_nodes is not null then df_engine.clock() end
   where s.signal_id = p_signal.signal_id;
-  perform df_engine.end_wait(p_signal.instance_id, v_root, w.node_id, jsonb_build_object(
-    'signal_name', p_signal.signal_name, 'timed_out', false, 'data', p_signal.signal_data))
-  from unnest(v_nodes) as w(node_id);
 end
 $$;
 
@@ -4299,7 +4340,12 @@ language plpgsql set search_path = '' as $$
 declare
   v_signal df_engine.inbox;
 begin
-  select * into v_signal from df_engine.inbox s where s.signal_id = p_signal and s.fresh for update skip locked;
+  select * into v_signal from df_engine.inbox s
+  where s.signal_id = p_signal and s.fresh
+    and not exists (select from df_engine.inbox e
+                    where e.instance_id = s.instance_id and e.signal_name = s.signal_name and e.fresh
+                      and e.signal_id < s.signal_id)
+  for update skip locked;
   if found then
     perform df_engine.deliver_signal(v_signal);
   end if;
@@ -4468,9 +4514,9 @@ declare
   v_root constant pg_catalog.text := df_engine.hold_run(p_instance);
 begin
   if v_root is null
+     or not df_engine.hold_races(p_instance, p_scope)
      or not df_engine.advance(p_instance, v_root, p_ready, p_node, df_engine.enter_node(p_instance, p_node),
-                              df_engine.clock())
-     or not df_engine.hold_races(p_instance, p_scope) then
+                              df_engine.clock()) then
     raise exception 'node % of instance % may not run any more', p_node, p_instance using errcode = 'DF001';
   end if;
 exception when sqlstate 'DF001' then
@@ -4651,6 +4697,12 @@ declare
 begin
   get diagnostics v_stack = pg_context;
   perform df_engine.require_driver(v_stack);
+  if current_setting('default_transaction_isolation') <> 'read committed'
+     or current_setting('default_transaction_read_only') <> 'off' then
+    -- The next transaction begins with these, before the loop in work() can reset what the step has set.
+    perform set_config('default_transaction_isolation', 'read committed', false),
+            set_config('default_transaction_read_only', 'off', false);
+  end if;
   if p_sqlstate is null then
     return df_engine.finish_step(p_ready, p_instance, p_node, p_value, p_columns, null, null, p_started);
   end if;
@@ -4987,6 +5039,7 @@ declare
   v_node df.nodes;
   v_end df_engine.move;
   v_root pg_catalog.text;
+  v_kept boolean;
 begin
   delete from df_engine.ready r
   where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http')
@@ -5000,9 +5053,11 @@ begin
   if v_end.outcome = 'failed' and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
        coalesce(p_outcome ->> 'sqlstate', p_outcome ->> 'class'), df_engine.leased_retryable(v_node, p_outcome),
        (p_outcome ->> 'retry_after')::numeric, df_engine.clock()) then
-    return true;
+    v_kept := df_engine.hold_races(v_node.instance_id, v_node._scope);
+  else
+    v_kept := df_engine.advance(v_node.instance_id, v_root, null, v_node.id, v_end, df_engine.clock());
   end if;
-  if not df_engine.advance(v_node.instance_id, v_root, null, v_node.id, v_end, df_engine.clock()) then
+  if not v_kept then
     raise exception 'node % of instance % lost its race', v_node.id, v_node.instance_id using errcode = 'DF001';
   end if;
   return true;
@@ -5202,9 +5257,10 @@ language sql volatile security definer set search_path = '' as $$
     'roles', df_engine.waiting_roles(),
     'direct', (select count(*) from (select from df_engine.ready r where r.lane = 'direct' and r.worker is null limit 100) q),
     'http', (select count(*) from (select from df_engine.ready r where r.lane = 'http' and r.worker is null limit 500) q),
-    'next_ms', (select case when count(*) > 0 then
-                  greatest(0, ceil(extract(epoch from min(t.due_at) - clock_timestamp()) * 1000)) end
-                from (select q.due_at from df_engine.timers q order by q.due_at limit 1) t),
+    'next_ms', least(
+      (select greatest(0, ceil(extract(epoch from q.due_at - clock_timestamp()) * 1000))
+       from df_engine.timers q order by q.due_at limit 1),
+      (select 20 where exists (select from df_engine.inbox s where s.fresh))),
     'interrupt', df_engine.doomed_sessions(),
     'held', df_engine.held_leases(p_worker),
     'max_sessions', df_engine.setting_number('max_user_connections'));

@@ -1,0 +1,84 @@
+"""Many sessions at once, without worker processes: what they do to each other shows, with nothing to hide it."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import psycopg
+
+from tests.support import Database, Pump, wait_until
+
+
+class Crew:
+    """Sessions of the role `app` that make calls of df_engine.work, and supervisors that tick, each in a thread."""
+
+    def __init__(self, db: Database, sessions: int = 4, supervisors: int = 1, interrupts: bool = True) -> None:
+        self.db = db
+        self.errors: list[str] = []
+        self._interrupts = interrupts
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        jobs = [self._work] * sessions + [self._tick] * supervisors
+        self._threads = [threading.Thread(target=self._guard, args=(job,), daemon=True) for job in jobs]
+
+    def __enter__(self) -> "Crew":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def settled(self, seconds: float = 30.0) -> None:
+        """Waits until every run has ended and nothing is left of them; no call may have failed meanwhile."""
+        wait_until(lambda: self.errors or self._quiet(), seconds, "all runs to end")
+        assert not self.errors, self.errors[0]
+        assert problems(self.db) == []
+
+    def _quiet(self) -> bool:
+        with self._lock:
+            return not self.db.admin(
+                "select exists (select from df.instances where _state in ('pending', 'running')) "
+                "or exists (select from df_engine.ready) or exists (select from df_engine.timers) "
+                "or exists (select from df_engine.inbox where fresh)"
+            )
+
+    def _guard(self, job: Callable[[Pump], None]) -> None:
+        pump = Pump(self.db)
+        while not self._stop.is_set():
+            try:
+                job(pump)
+            except psycopg.Error as error:
+                self.errors.append(f"{type(error).__name__}: {error}")
+                if pump.session.closed or pump.supervisor.closed:
+                    return
+        pump.close()
+
+    def _work(self, pump: Pump) -> None:
+        row = pump.session.execute("call df_engine.work(100, false, null)").fetchone()
+        assert row is not None
+        if row[0] == "empty":
+            self._stop.wait(0.002)
+
+    def _tick(self, pump: Pump) -> None:
+        agenda: dict[str, Any] = pump.tick()
+        if self._interrupts:
+            for pid in agenda["interrupt"]:
+                self.db_cancel(pump, pid)
+        self._stop.wait(0.005)
+
+    @staticmethod
+    def db_cancel(pump: Pump, pid: int) -> None:
+        """Sends a cancel request, as a worker does to its own sessions."""
+        with pump.db.connect() as conn:
+            conn.execute("select pg_cancel_backend(%s)", [pid])
+
+
+def problems(db: Database) -> list[Any]:
+    """What df.check shows."""
+    return db.rows("select problem, instance_id, node_id, detail from df.check()", user=None)

@@ -1,0 +1,80 @@
+"""What happens between two transactions that meet: one case a test, each of them once gone wrong or nearly so."""
+
+import pytest
+
+from tests.crash.crew import Crew, problems
+from tests.support import Database, Pump
+
+
+def effect(name: str) -> str:
+    """A step that leaves a row; the text is for use inside an SQL string literal's graph expression."""
+    return f"'insert into fx values (''{name}'', ''{{sys_instance_id}}'')'"
+
+
+def effects(fx: Database, run: str) -> dict[str, int]:
+    return dict(fx.rows("select t, count(*)::int from fx where run = %s group by t", run))
+
+
+def start(fx: Database, flow: str) -> str:
+    return str(fx.sql(f"select df.start({flow})"))
+
+
+def test_a_signal_for_both_branches_of_a_race_decides_it(fx: Database) -> None:
+    pump = Pump(fx)
+    run = pump.start("df.wait_for_signal('s') | df.wait_for_signal('s')")
+    pump.until(lambda: fx.admin("select count(*) from df_engine.waits") == 2)
+    fx.sql("select df.signal(%s, 's')", run.id)
+    pump.until(run.ended)
+    assert run.status == "completed"
+    assert fx.admin("select cardinality(delivered_to) from df_engine.inbox") == 1
+    assert problems(fx) == []
+
+
+def test_a_kept_signal_whose_wait_timed_out_goes_to_one_other_open_wait(fx: Database) -> None:
+    pump = Pump(fx)
+    run = pump.start("df.wait_for_signal('s') & df.wait_for_signal('s')")
+    pump.until(lambda: fx.admin("select count(*) from df_engine.waits") == 2)
+    fx.admin(
+        "insert into df_engine.inbox (instance_id, signal_name, signal_data, sent_by, delivered_to) "
+        "values (%s, 's', '1', 'app'::regrole, '{00000000}')",
+        run.id,
+    )
+    pump.until(lambda: fx.admin("select status = 'delivered' from df_engine.inbox"))
+    assert fx.admin("select count(*) from df_engine.waits") == 1
+    assert problems(fx) == []
+
+
+@pytest.mark.parametrize(
+    "setting", ["default_transaction_isolation = serializable", "default_transaction_read_only = on"]
+)
+def test_transaction_defaults_of_a_step_do_not_reach_the_next_transaction(fx: Database, setting: str) -> None:
+    run = Pump(fx).run(f"'set {setting}' ~> {effect('a')} ~> 'select current_setting(''transaction_isolation'')'")
+    assert (run.status, run.value()) == ("completed", "read committed"), run.error
+
+
+def test_a_step_in_a_loop_and_the_end_of_its_race_do_not_block_each_other(fx: Database) -> None:
+    with Crew(fx, 4) as crew:
+        for _ in range(30):
+            start(fx, "df.loop('select 1', 'select true') | ('select 1' ~> 'select pg_sleep(0.02)')")
+        crew.settled()
+
+
+def test_a_wait_that_opens_and_the_end_of_its_race_do_not_block_each_other(fx: Database) -> None:
+    with Crew(fx, 4) as crew:
+        for _ in range(60):
+            start(fx, "('select 1' ~> df.wait_for_signal('x')) | ('select 1' ~> 'select 1' ~> 'select 1')")
+        crew.settled()
+
+
+@pytest.mark.parametrize("interrupts", [True, False])
+def test_a_loser_does_not_count_in_the_next_iteration(fx: Database, interrupts: bool) -> None:
+    flow = (
+        f"df.loop(('select pg_sleep(0.2)' ~> {effect('slow')}) | {effect('fast')}, "
+        "'select count(*) < 4 from fx where run = ''{sys_instance_id}''')"
+    )
+    with Crew(fx, 5, interrupts=interrupts) as crew:
+        runs = [start(fx, flow) for _ in range(2)]
+        crew.settled()
+    for run in runs:
+        assert effects(fx, run) == {"fast": 4}
+        assert fx.admin("select _generation from df.instances where id = %s", run) == 4
