@@ -45,7 +45,7 @@ DEV_OBJECTS = {
     "durable": "create database durable encoding 'UTF8' template template0",
 }
 DEV_EXISTS = """
-select from pg_catalog.pg_roles where rolname = %(name)s
+select true from pg_catalog.pg_roles where rolname = %(name)s
 union all
-select from pg_catalog.pg_database where datname = %(name)s"""
+select true from pg_catalog.pg_database where datname = %(name)s"""
 DEV_GRANTS = "grant create on schema public to app; select df.grant_usage('app', include_http => true)"
