@@ -3707,58 +3707,72 @@ begin
 end
 $$;
 
--- df_engine.advance: the one loop that moves a run. It climbs from nodes that ended and descends into nodes that are
--- entered, until every branch it touched waits for something: a ready row, a timer, a signal, or its siblings.
+-- Names: what a node sees of the named results of its run, and its text with the references replaced.
 
--- Writes one ending for several nodes, a node and the sequences that end with it, in one statement. p_root: the stamp of the
--- root scope.
-create or replace function df_engine.complete_nodes(
-  p_instance varchar, p_root text, p_nodes varchar[], p_end df_engine.move, p_started timestamptz
-) returns void
-language plpgsql as $$
+-- The values of the wanted names as a scope sees them: name -> {value, columns}, or null when known without a value.
+create or replace function df_engine.names(p_instance varchar, p_scope varchar, p_wanted text[]) returns jsonb
+language sql stable set search_path = '' as $$
+  with recursive scopes as (
+    select coalesce(p_scope, '')::varchar as scope, 0 as distance
+    union all
+    select coalesce(s.parent, '')::varchar, c.distance + 1
+    from scopes c join df_engine.scopes s on s.instance_id = p_instance and s.node_id = c.scope
+  ),
+  nearest as (
+    select distinct on (b.name) b.name, jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns)) as entry
+    from scopes c
+    join df_engine.bindings b on b.instance_id = p_instance and b.scope = c.scope and b.name = any (p_wanted)
+    order by b.name, c.distance
+  )
+  select coalesce(jsonb_object_agg(w.name, n.entry), '{}')
+  from unnest(p_wanted) as w(name)
+  left join nearest n on n.name = w.name
+  where n.name is not null or exists (
+    select from df.nodes k where k.instance_id = p_instance and k.result_name = w.name);
+$$;
+
+-- Every name that a run knows, for suggestions in messages.
+create or replace function df_engine.known_names(p_instance varchar) returns text[]
+language sql stable set search_path = '' as $$
+  select coalesce(array_agg(distinct n.result_name), '{}')
+  from df.nodes n where n.instance_id = p_instance and n.result_name is not null;
+$$;
+
+-- A step's text with its references replaced; raises DF010 where that is not possible.
+create or replace function df_engine.render_step(
+  p_instance varchar, p_scope varchar, p_text text, p_mode text
+) returns text
+language plpgsql stable set search_path = '' as $$
 declare
-  v_now constant pg_catalog.timestamptz := df_engine.clock();
-  v_failed constant boolean := p_end.outcome = 'failed';
+  v_text pg_catalog.text := p_text;
+  v_wanted pg_catalog.text[];
 begin
-  update df.nodes n
-  set status = case when v_failed then 'failed' else 'completed' end,
-      result = case when v_failed then to_jsonb(p_end.error) else p_end.value end,
-      error = p_end.error, result_columns = p_end.columns,
-      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
-      started_at = case
-        when n.status = 'running' then n.started_at
-        when n.node_type = 'THEN' then coalesce(
-          (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
-        else p_started end,
-      completed_at = v_now, updated_at = v_now,
-      status_details = jsonb_build_object('execution_id',
-        case when n._scope is null then p_root else df_engine.stamp(p_instance, n._scope) end)
-  where n.instance_id = p_instance and n.id = any (p_nodes);
-end
-$$;
-
--- Binds the value of a node that ended, if it has a name and its type keeps one.
-create or replace function df_engine.bind_node(
-  p_instance varchar, p_node varchar, p_type text, p_scope varchar, p_name text, p_end df_engine.move
-) returns void
-language plpgsql as $$
-begin
-  if p_type not in ('SLEEP', 'WAIT_SCHEDULE', 'BREAK') then
-    perform df_engine.bind(p_instance,
-                           case when p_type = 'LOOP' then df_engine.loop_target(p_instance, p_node, p_scope)
-                                else p_scope end,
-                           p_name, p_end.value, p_end.columns);
+  if strpos(v_text, '{') > 0 then
+    v_text := df_engine.render_vars(v_text, p_mode, (select i._vars from df.instances i where i.id = p_instance));
   end if;
+  if strpos(v_text, '$') > 0 then
+    v_wanted := df_engine.template_names(v_text, p_mode);
+    if cardinality(v_wanted) > 0 then
+      v_text := df_engine.render_names(v_text, p_mode, df_engine.names(p_instance, p_scope, v_wanted),
+                                       df_engine.known_names(p_instance));
+    end if;
+  end if;
+  return v_text;
 end
 $$;
 
--- Where the name of a LOOP is bound: around the scope it opened itself, or in the scope it is a branch of.
-create or replace function df_engine.loop_target(p_instance varchar, p_loop varchar, p_scope varchar) returns varchar
-language sql stable as $$
-  select case when s.owner is null and s.node_id is not null then s.parent else p_scope end
-  from (values (1)) as one(row)
-  left join df_engine.scopes s on s.instance_id = p_instance and s.node_id = p_loop;
+-- Text as JSON if it parses, else as a JSON string; none is null.
+create or replace function df_engine.as_json(p_text text) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+begin
+  return coalesce(p_text, 'null')::pg_catalog.jsonb;
+exception when data_exception then
+  return to_jsonb(p_text);
+end
 $$;
+
+-- Entering: what happens when the run arrives at a node. Constructs are opened, steps queued, waits parked, a BREAK ends at
+-- once.
 
 -- Opens a JOIN, a RACE or a LOOP: shown as running, with its scopes; answers the nodes to enter, in order.
 create or replace function df_engine.open_construct(p_node df.nodes) returns varchar[]
@@ -3842,6 +3856,110 @@ begin
       return df_engine.park_node(v_node);
   end case;
 end
+$$;
+
+-- Whether a node is the top of a branch that has lost its race before it was entered.
+create or replace function df_engine.is_lost(p_instance varchar, p_node varchar) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (select from df_engine.scopes s
+                 where s.instance_id = p_instance and s.node_id = p_node and s.outcome = 'lost');
+$$;
+
+-- if_rows: no SQL runs, the row count of a named result decides.
+create or replace function df_engine.if_rows_branch(p_node df.nodes) returns df_engine.move
+language plpgsql set search_path = '' as $$
+declare
+  v_name pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'result_name';
+  v_value pg_catalog.jsonb := df_engine.names(p_node.instance_id, p_node._scope, array[v_name]) -> v_name -> 'value';
+  v_count pg_catalog.jsonb := v_value -> 'row_count';
+begin
+  if v_count is null or jsonb_typeof(v_count) <> 'number' or v_count::numeric < 0
+     or v_count::numeric <> trunc(v_count::numeric) then
+    return df_engine.fail(format(
+      'if_rows: result "%s" %s', v_name, case when v_value is null then 'does not exist' else 'has no row_count' end));
+  end if;
+  return df_engine.enter(case when v_count::numeric > 0 then p_node.left_node else p_node.right_node end);
+end
+$$;
+
+-- BREAK: its text after substitution, on the way to the nearest enclosing loop, if there is one.
+create or replace function df_engine.break_move(p_node df.nodes) returns df_engine.move
+language plpgsql set search_path = '' as $$
+declare
+  v_text pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'break_value';
+begin
+  if not df_engine.in_loop(p_node.instance_id, p_node.id) then
+    return df_engine.fail('BREAK outside of a loop');
+  end if;
+  v_text := df_engine.render_step(p_node.instance_id, p_node._scope, v_text, 'raw');
+  return df_engine.done('broke', df_engine.as_json(v_text));
+exception
+  when sqlstate 'DF010' or data_exception then
+    return df_engine.fail('BREAK: ' || sqlerrm);
+end
+$$;
+
+create or replace function df_engine.in_loop(p_instance varchar, p_node varchar) returns boolean
+language sql stable set search_path = '' as $$
+  with recursive up as (
+    select n._parent, n.node_type from df.nodes n where n.instance_id = p_instance and n.id = p_node
+    union all
+    select n._parent, n.node_type from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
+  )
+  select exists (select from up where node_type = 'LOOP');
+$$;
+
+-- df_engine.advance: the one loop that moves a run. It climbs from nodes that ended and descends into nodes that are
+-- entered, until every branch it touched waits for something: a ready row, a timer, a signal, or its siblings.
+
+-- Writes one ending for several nodes, a node and the sequences that end with it, in one statement. p_root: the stamp of the
+-- root scope.
+create or replace function df_engine.complete_nodes(
+  p_instance varchar, p_root text, p_nodes varchar[], p_end df_engine.move, p_started timestamptz
+) returns void
+language plpgsql as $$
+declare
+  v_now constant pg_catalog.timestamptz := df_engine.clock();
+  v_failed constant boolean := p_end.outcome = 'failed';
+begin
+  update df.nodes n
+  set status = case when v_failed then 'failed' else 'completed' end,
+      result = case when v_failed then to_jsonb(p_end.error) else p_end.value end,
+      error = p_end.error, result_columns = p_end.columns,
+      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+      started_at = case
+        when n.status = 'running' then n.started_at
+        when n.node_type = 'THEN' then coalesce(
+          (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
+        else p_started end,
+      completed_at = v_now, updated_at = v_now,
+      status_details = jsonb_build_object('execution_id',
+        case when n._scope is null then p_root else df_engine.stamp(p_instance, n._scope) end)
+  where n.instance_id = p_instance and n.id = any (p_nodes);
+end
+$$;
+
+-- Binds the value of a node that ended, if it has a name and its type keeps one.
+create or replace function df_engine.bind_node(
+  p_instance varchar, p_node varchar, p_type text, p_scope varchar, p_name text, p_end df_engine.move
+) returns void
+language plpgsql as $$
+begin
+  if p_type not in ('SLEEP', 'WAIT_SCHEDULE', 'BREAK') then
+    perform df_engine.bind(p_instance,
+                           case when p_type = 'LOOP' then df_engine.loop_target(p_instance, p_node, p_scope)
+                                else p_scope end,
+                           p_name, p_end.value, p_end.columns);
+  end if;
+end
+$$;
+
+-- Where the name of a LOOP is bound: around the scope it opened itself, or in the scope it is a branch of.
+create or replace function df_engine.loop_target(p_instance varchar, p_loop varchar, p_scope varchar) returns varchar
+language sql stable as $$
+  select case when s.owner is null and s.node_id is not null then s.parent else p_scope end
+  from (values (1)) as one(row)
+  left join df_engine.scopes s on s.instance_id = p_instance and s.node_id = p_loop;
 $$;
 
 -- Moves a run on: from p_node, which made a move. p_root: the stamp of the root scope. p_ready is the caller's claim on a
@@ -3963,13 +4081,6 @@ begin
 end
 $$;
 
--- Whether a node is the top of a branch that has lost its race before it was entered.
-create or replace function df_engine.is_lost(p_instance varchar, p_node varchar) returns boolean
-language sql stable set search_path = '' as $$
-  select exists (select from df_engine.scopes s
-                 where s.instance_id = p_instance and s.node_id = p_node and s.outcome = 'lost');
-$$;
-
 -- Locks the races around a scope, from the inside out, and says whether all of them are still open for it. The caller is
 -- about to commit a step: no step of a loser commits once its race is decided. They are locked before the run is moved on:
 -- who decides a race writes rows of the loser.
@@ -3993,112 +4104,6 @@ begin
     v_next := v_scope.parent;
   end loop;
   return true;
-end
-$$;
-
--- if_rows: no SQL runs, the row count of a named result decides.
-create or replace function df_engine.if_rows_branch(p_node df.nodes) returns df_engine.move
-language plpgsql set search_path = '' as $$
-declare
-  v_name pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'result_name';
-  v_value pg_catalog.jsonb := df_engine.names(p_node.instance_id, p_node._scope, array[v_name]) -> v_name -> 'value';
-  v_count pg_catalog.jsonb := v_value -> 'row_count';
-begin
-  if v_count is null or jsonb_typeof(v_count) <> 'number' or v_count::numeric < 0
-     or v_count::numeric <> trunc(v_count::numeric) then
-    return df_engine.fail(format(
-      'if_rows: result "%s" %s', v_name, case when v_value is null then 'does not exist' else 'has no row_count' end));
-  end if;
-  return df_engine.enter(case when v_count::numeric > 0 then p_node.left_node else p_node.right_node end);
-end
-$$;
-
--- BREAK: its text after substitution, on the way to the nearest enclosing loop, if there is one.
-create or replace function df_engine.break_move(p_node df.nodes) returns df_engine.move
-language plpgsql set search_path = '' as $$
-declare
-  v_text pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'break_value';
-begin
-  if not df_engine.in_loop(p_node.instance_id, p_node.id) then
-    return df_engine.fail('BREAK outside of a loop');
-  end if;
-  v_text := df_engine.render_step(p_node.instance_id, p_node._scope, v_text, 'raw');
-  return df_engine.done('broke', df_engine.as_json(v_text));
-exception
-  when sqlstate 'DF010' or data_exception then
-    return df_engine.fail('BREAK: ' || sqlerrm);
-end
-$$;
-
--- Text as JSON if it parses, else as a JSON string; none is null.
-create or replace function df_engine.as_json(p_text text) returns jsonb
-language plpgsql immutable set search_path = '' as $$
-begin
-  return coalesce(p_text, 'null')::pg_catalog.jsonb;
-exception when data_exception then
-  return to_jsonb(p_text);
-end
-$$;
-
-create or replace function df_engine.in_loop(p_instance varchar, p_node varchar) returns boolean
-language sql stable set search_path = '' as $$
-  with recursive up as (
-    select n._parent, n.node_type from df.nodes n where n.instance_id = p_instance and n.id = p_node
-    union all
-    select n._parent, n.node_type from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
-  )
-  select exists (select from up where node_type = 'LOOP');
-$$;
-
--- The values of the wanted names as a scope sees them: name -> {value, columns}, or null when known without a value.
-create or replace function df_engine.names(p_instance varchar, p_scope varchar, p_wanted text[]) returns jsonb
-language sql stable set search_path = '' as $$
-  with recursive scopes as (
-    select coalesce(p_scope, '')::varchar as scope, 0 as distance
-    union all
-    select coalesce(s.parent, '')::varchar, c.distance + 1
-    from scopes c join df_engine.scopes s on s.instance_id = p_instance and s.node_id = c.scope
-  ),
-  nearest as (
-    select distinct on (b.name) b.name, jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns)) as entry
-    from scopes c
-    join df_engine.bindings b on b.instance_id = p_instance and b.scope = c.scope and b.name = any (p_wanted)
-    order by b.name, c.distance
-  )
-  select coalesce(jsonb_object_agg(w.name, n.entry), '{}')
-  from unnest(p_wanted) as w(name)
-  left join nearest n on n.name = w.name
-  where n.name is not null or exists (
-    select from df.nodes k where k.instance_id = p_instance and k.result_name = w.name);
-$$;
-
--- Every name that a run knows, for suggestions in messages.
-create or replace function df_engine.known_names(p_instance varchar) returns text[]
-language sql stable set search_path = '' as $$
-  select coalesce(array_agg(distinct n.result_name), '{}')
-  from df.nodes n where n.instance_id = p_instance and n.result_name is not null;
-$$;
-
--- A step's text with its references replaced; raises DF010 where that is not possible.
-create or replace function df_engine.render_step(
-  p_instance varchar, p_scope varchar, p_text text, p_mode text
-) returns text
-language plpgsql stable set search_path = '' as $$
-declare
-  v_text pg_catalog.text := p_text;
-  v_wanted pg_catalog.text[];
-begin
-  if strpos(v_text, '{') > 0 then
-    v_text := df_engine.render_vars(v_text, p_mode, (select i._vars from df.instances i where i.id = p_instance));
-  end if;
-  if strpos(v_text, '$') > 0 then
-    v_wanted := df_engine.template_names(v_text, p_mode);
-    if cardinality(v_wanted) > 0 then
-      v_text := df_engine.render_names(v_text, p_mode, df_engine.names(p_instance, p_scope, v_wanted),
-                                       df_engine.known_names(p_instance));
-    end if;
-  end if;
-  return v_text;
 end
 $$;
 
@@ -4454,10 +4459,8 @@ begin
 end
 $$;
 
--- The driver: df_engine.work runs in a session logged in as the submitter and loops inside the server. One transaction a
--- step: claim (the lock on its ready row), statement, result, transition. Nothing in work() or execute_step() may depend on
--- the search_path, which belongs to the user's statement; the claim and the finish are definer functions that act for
--- session_user only.
+-- Claiming: the lock on a ready row, in the step's own transaction, is the claim. What is not a statement for this session is
+-- entered here; what may not run any more is dropped or failed. The functions act for session_user only.
 
 -- Checked once, before a run begins; NULL when it may.
 create or replace function df_engine.pickup_problem(p_instance df.instances) returns text
@@ -4629,11 +4632,6 @@ begin
 end
 $$;
 
-create or replace function df_engine.deadline(p_ms int) returns timestamptz
-language sql volatile set search_path = '' as $$
-  select clock_timestamp() + p_ms * interval '1 ms';
-$$;
-
 -- Whether no race around a scope has been lost. Not locked: the finish of a step asks again, with locks.
 create or replace function df_engine.scope_open(p_instance varchar, p_scope varchar) returns boolean
 language sql stable set search_path = '' as $$
@@ -4645,6 +4643,67 @@ language sql stable set search_path = '' as $$
   )
   select not exists (select from up where up.outcome = 'lost');
 $$;
+
+-- Executing: the user's statement, as the session's role. Nothing in execute_step may depend on the search_path, which belongs
+-- to the statement; what it calls is pinned.
+
+-- Runs a statement as the session's role and renders what it returns as the step's value. A statement that may return
+-- rows is read through a cursor; what PostgreSQL will not open as one (42P11) returns none.
+create or replace function df_engine.execute_step(p_sql text, p_rows boolean, out p_value jsonb, out p_columns text[])
+language plpgsql as $$
+declare
+  v_row pg_catalog.record;
+  v_rows pg_catalog.jsonb[] := '{}';
+  v_json pg_catalog.jsonb;
+  v_room bigint;
+begin
+  if p_rows then
+    begin
+      v_room := df_engine.setting_number('max_result_bytes');
+      for v_row in execute p_sql loop
+        v_json := pg_catalog.to_jsonb(v_row);
+        v_room := df_engine.room_after(v_room, v_json);
+        v_rows := pg_catalog.array_append(v_rows, v_json);
+      end loop;
+      p_columns := df_engine.column_names(pg_catalog.row_to_json(v_row));
+      p_value := df_engine.row_set(v_rows);
+      return;
+    exception when invalid_cursor_definition then
+      null; -- not a statement that returns rows: run it below
+    end;
+  end if;
+  execute p_sql;
+  p_value := '{"rows": [], "row_count": 0}';
+end
+$$;
+
+-- The bytes that are left of max_result_bytes after one more row; refuses the result as soon as there are none.
+create or replace function df_engine.room_after(p_room bigint, p_row jsonb) returns bigint
+language plpgsql immutable set search_path = '' as $$
+begin
+  p_room := p_room - octet_length(p_row::pg_catalog.text) - 2;
+  if p_room < 27 then
+    raise exception 'the result is larger than max_result_bytes allows' using errcode = 'DF012';
+  end if;
+  return p_room;
+end
+$$;
+
+-- Column names in SELECT order, without repetitions; NULL for a statement without columns.
+create or replace function df_engine.column_names(p_row json) returns text[]
+language sql immutable set search_path = '' as $$
+  select coalesce(array_agg(k.name order by k.place), '{}')
+  from (select e.name, min(e.place) as place
+        from json_object_keys(p_row) with ordinality as e(name, place) group by e.name) k;
+$$;
+
+create or replace function df_engine.row_set(p_rows jsonb[]) returns jsonb
+language sql immutable set search_path = '' as $$
+  select jsonb_build_object('rows', to_jsonb(p_rows), 'row_count', cardinality(p_rows));
+$$;
+
+-- Finishing: a step's result, or its error, and the transition that follows, in the step's own transaction. Called by the
+-- driver only.
 
 -- Records what a step did and moves the run on, in the step's own transaction. False: the run was cancelled, or a race was
 -- lost, while it ran; the caller rolls back.
@@ -4732,61 +4791,6 @@ begin
 end
 $$;
 
--- Runs a statement as the session's role and renders what it returns as the step's value. A statement that may return
--- rows is read through a cursor; what PostgreSQL will not open as one (42P11) returns none.
-create or replace function df_engine.execute_step(p_sql text, p_rows boolean, out p_value jsonb, out p_columns text[])
-language plpgsql as $$
-declare
-  v_row pg_catalog.record;
-  v_rows pg_catalog.jsonb[] := '{}';
-  v_json pg_catalog.jsonb;
-  v_room bigint;
-begin
-  if p_rows then
-    begin
-      v_room := df_engine.setting_number('max_result_bytes');
-      for v_row in execute p_sql loop
-        v_json := pg_catalog.to_jsonb(v_row);
-        v_room := df_engine.room_after(v_room, v_json);
-        v_rows := pg_catalog.array_append(v_rows, v_json);
-      end loop;
-      p_columns := df_engine.column_names(pg_catalog.row_to_json(v_row));
-      p_value := df_engine.row_set(v_rows);
-      return;
-    exception when invalid_cursor_definition then
-      null; -- not a statement that returns rows: run it below
-    end;
-  end if;
-  execute p_sql;
-  p_value := '{"rows": [], "row_count": 0}';
-end
-$$;
-
--- The bytes that are left of max_result_bytes after one more row; refuses the result as soon as there are none.
-create or replace function df_engine.room_after(p_room bigint, p_row jsonb) returns bigint
-language plpgsql immutable set search_path = '' as $$
-begin
-  p_room := p_room - octet_length(p_row::pg_catalog.text) - 2;
-  if p_room < 27 then
-    raise exception 'the result is larger than max_result_bytes allows' using errcode = 'DF012';
-  end if;
-  return p_room;
-end
-$$;
-
--- Column names in SELECT order, without repetitions; NULL for a statement without columns.
-create or replace function df_engine.column_names(p_row json) returns text[]
-language sql immutable set search_path = '' as $$
-  select coalesce(array_agg(k.name order by k.place), '{}')
-  from (select e.name, min(e.place) as place
-        from json_object_keys(p_row) with ordinality as e(name, place) group by e.name) k;
-$$;
-
-create or replace function df_engine.row_set(p_rows jsonb[]) returns jsonb
-language sql immutable set search_path = '' as $$
-  select jsonb_build_object('rows', to_jsonb(p_rows), 'row_count', cardinality(p_rows));
-$$;
-
 -- What an error of a step says: the server's message with its SQLSTATE, then detail and hint.
 create or replace function df_engine.error_text(p_sqlstate text, p_message text, p_detail text, p_hint text)
 returns text
@@ -4811,6 +4815,14 @@ begin
   end if;
   return 'fail';
 end
+$$;
+
+-- The driver: df_engine.work runs in a session logged in as the submitter and loops inside the server. One transaction a
+-- step: claim, statement, result, transition. It runs with the search_path of the role, so every name in it is qualified.
+
+create or replace function df_engine.deadline(p_ms int) returns timestamptz
+language sql volatile set search_path = '' as $$
+  select clock_timestamp() + p_ms * interval '1 ms';
 $$;
 
 -- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
