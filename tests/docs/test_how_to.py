@@ -22,6 +22,9 @@ COMMAND = re.compile(r"^(?:ExecStart=)?(?:[\w./]*/)?pg-durable (.*)$", re.MULTIL
 CONTAINER = re.compile(r"^CMD (\[.*\])$", re.MULTILINE)
 BLOCKS = [block for text in TEXTS for block in FENCE.findall(text)]
 LINES = [shlex.split(line.partition(" # ")[0]) for block in BLOCKS for line in COMMAND.findall(block)]
+LINES += [
+    shlex.split(line) for text in TEXTS for line in re.findall(r"^\| `pg-durable ([^`]*)` \|", text, re.MULTILINE)
+]
 LINES += [json.loads(line)[1:] for block in BLOCKS for line in CONTAINER.findall(block)]
 
 

@@ -137,6 +137,13 @@ def test_an_unknown_run_is_one_line(db: Database, arguments: list[str]) -> None:
     assert done.stderr == "pg-durable: Instance 'deadbeef' not found or access denied\n"
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "soon"])
+def test_an_interval_that_is_none(text: str) -> None:
+    done = command("top", "--interval", text)
+    assert done.returncode == 2
+    assert "argument --interval" in done.stderr
+
+
 def test_a_limit_that_is_too_high_says_so(db: Database) -> None:
     done = command("list", "--limit", "100000", "--dsn", db.dsn("app"))
     assert done.returncode == 1

@@ -59,7 +59,15 @@ def add(
 
 def add_interval(command: argparse.ArgumentParser) -> None:
     """How often to look."""
-    command.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between looks; default 1")
+    command.add_argument("--interval", type=interval, default=1.0, metavar="SECONDS", help="between looks; default 1")
+
+
+def interval(text: str) -> float:
+    """A number of seconds."""
+    number = float(text)
+    if not 0.1 <= number <= 3600:
+        raise argparse.ArgumentTypeError("must be from 0.1 to 3600")
+    return number
 
 
 def ask(act: Callable[[Connection, argparse.Namespace], int], arguments: argparse.Namespace) -> int:
