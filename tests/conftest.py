@@ -5,11 +5,12 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import errors, sql
 
 from generator.render import artifacts
 from tests.support import Database, Server, install
@@ -38,7 +39,7 @@ def template(server: Server) -> Iterator[str]:
     with psycopg.connect(server.dsn, autocommit=True) as conn:
         conn.execute(sql.SQL("create database {} encoding 'UTF8' template template0").format(sql.Identifier(name)))
         for role in ("app", "other", "durable_worker"):
-            if not conn.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
+            with suppress(errors.DuplicateObject, errors.UniqueViolation):  # another test process may have made it
                 conn.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
     install(server.dsn_for(name), artifacts()["dist/pg_durable.sql"])
     with psycopg.connect(server.dsn_for(name), autocommit=True) as conn:
