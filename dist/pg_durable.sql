@@ -4529,10 +4529,12 @@ $$;
 
 -- Raises unless the stack of a definer function says that df_engine.work, called from no other function, has called it.
 -- session_user alone does not prove who calls: a session may be in a function that acts with somebody else's rights.
+-- The line between the two is there in sessions where a cancel request came while the call was planned.
 create or replace function df_engine.require_driver(p_stack text) returns void
 language plpgsql as $$
 begin
-  if p_stack !~ '^[^\n]+\n[^\n"]*[^a-z0-9_$".]df_engine\.work\([^\n"]+$' then
+  if p_stack !~ ('^[^\n]+\n([^\n(]+v_[a-z]+ := df_engine\.(claim|settle)_step\([a-z_.,\s]*\)[^\n(]{1,3}\n)?'
+                 '[^\n"]*[^a-z0-9_$".]df_engine\.work\([^\n"]+$') then
     raise exception 'only df_engine.work, called by itself, may call this function'
       using errcode = 'insufficient_privilege', detail = p_stack;
   end if;

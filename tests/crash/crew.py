@@ -53,6 +53,8 @@ class Crew:
         while not self._stop.is_set():
             try:
                 job(pump)
+            except psycopg.errors.QueryCanceled:
+                continue  # a cancel request meant for the step before
             except psycopg.Error as error:
                 self.errors.append(f"{type(error).__name__}: {error}")
                 if pump.session.closed or pump.supervisor.closed:
@@ -69,13 +71,12 @@ class Crew:
         agenda: dict[str, Any] = pump.tick()
         if self._interrupts:
             for pid in agenda["interrupt"]:
-                self.db_cancel(pump, pid)
+                self._cancel(pid)
         self._stop.wait(0.005)
 
-    @staticmethod
-    def db_cancel(pump: Pump, pid: int) -> None:
+    def _cancel(self, pid: int) -> None:
         """Sends a cancel request, as a worker does to its own sessions."""
-        with pump.db.connect() as conn:
+        with self.db.connect() as conn:
             conn.execute("select pg_cancel_backend(%s)", [pid])
 
 

@@ -1,0 +1,158 @@
+"""A mixed load that can be judged afterwards: for each flow the effects that a completed run must have left."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.oracle.graphs import Node, break_, effect, fewer, if_, join, loop, race, signal, sleep, sql, then
+from tests.support import Database
+
+Effects = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A graph, and whether what it left is right."""
+
+    name: str
+    graph: Node
+    right: Callable[[Effects], bool]
+
+
+def exactly(*names: str) -> Callable[[Effects], bool]:
+    return lambda effects: effects == Counter(names)
+
+
+def chain(length: int = 4) -> Flow:
+    names = [f"c{i}" for i in range(length)]
+    return Flow("chain", then(*map(effect, names)), exactly(*names))
+
+
+def wide(width: int) -> Flow:
+    """Branches that end at the same instant."""
+    names = [f"b{i}" for i in range(width)]
+    return Flow(f"join of {width}", then(join(*map(effect, names)), effect("end")), exactly(*names, "end"))
+
+
+def nested() -> Flow:
+    inner = [join(effect(f"l{i}"), effect(f"r{i}"), effect(f"x{i}")) for i in range(3)]
+    names = [f"{side}{i}" for i in range(3) for side in "lrx"]
+    return Flow("nested join", then(join(*inner), effect("end")), exactly(*names, "end"))
+
+
+def dead_heat() -> Flow:
+    """One of two decides, and the other leaves nothing."""
+    return Flow(
+        "race",
+        then(race(effect("a"), effect("b")), effect("end")),
+        lambda effects: effects in ({"a": 1, "end": 1}, {"b": 1, "end": 1}),
+    )
+
+
+def join_in_race() -> Flow:
+    graph = then(race(join(effect("a"), effect("b")), then(effect("c"), effect("d"))), effect("end"))
+    return Flow(
+        "join in race",
+        graph,
+        # Steps of the loser that committed before the decision stay; one side is whole.
+        lambda effects: max(effects.values()) == 1 and ({"a", "b"} <= set(effects)) != ({"c", "d"} <= set(effects)),
+    )
+
+
+def race_in_join() -> Flow:
+    graph = then(join(race(effect("a"), effect("b")), race(effect("c"), effect("d")), effect("e")), effect("end"))
+    return Flow(
+        "race in join",
+        graph,
+        lambda effects: set(effects.values()) == {1} and len(effects) == 4 and {"e", "end"} < set(effects),
+    )
+
+
+def races_in_loop(iterations: int = 4) -> Flow:
+    body = then(race(effect("a"), effect("b")), effect("count"))
+    return Flow(
+        "race in loop",
+        loop(body, fewer("count", iterations)),
+        lambda effects: effects["count"] == effects.get("a", 0) + effects.get("b", 0) == iterations,
+    )
+
+
+def break_in_join_in_loop(iterations: int = 3) -> Flow:
+    body = join(then(effect("count"), if_(fewer("count", iterations), effect("on"), break_("1"))), effect("side"))
+    return Flow(
+        "break in join in loop",
+        then(loop(body), effect("end")),
+        exactly(*["count", "side"] * iterations, *["on"] * (iterations - 1), "end"),
+    )
+
+
+def pausing() -> Flow:
+    graph = then(effect("a"), sleep(0.05), join(then(sleep(0.1), effect("b")), effect("c")), effect("end"))
+    return Flow("sleep", graph, exactly("a", "b", "c", "end"))
+
+
+def signalled() -> Flow:
+    """Its signals are sent at the start: four waits, four signals."""
+    waits = [then(signal("go"), effect(f"s{i}")) for i in range(2)]
+    graph = then(signal("go"), effect("a"), signal("go"), join(*waits), effect("end"))
+    return Flow("signals", graph, exactly("a", "s0", "s1", "end"))
+
+
+def flaky() -> Flow:
+    """Fails now and then, in a way that is tried again; a sequence is no part of the transaction."""
+    query = "insert into fx select 'f', '{sys_instance_id}' where 1 / (nextval('tries') % 3)::int is not null"
+    step = sql(query, retry={"max_attempts": 20, "initial_delay": 0.01, "max_delay": 0.02})
+    return Flow("retry", then(step, effect("end")), exactly("f", "end"))
+
+
+FLOWS = [
+    chain(),
+    *map(wide, (2, 3, 5, 8)),
+    nested(),
+    dead_heat(),
+    join_in_race(),
+    race_in_join(),
+    races_in_loop(),
+    break_in_join_in_loop(),
+    pausing(),
+    signalled(),
+    flaky(),
+]
+
+
+def prepare(db: Database) -> None:
+    """The table of effects and the sequence of flaky steps, if they are not there yet."""
+    db.sql("create sequence if not exists tries")
+    db.sql("create table if not exists fx (t text, run text)")
+
+
+class Load:
+    """Runs that were started, and the judgement of what they left."""
+
+    def __init__(self, db: Database, seed: int = 1) -> None:
+        self._db = db
+        self._random = random.Random(seed)
+        self.runs: dict[str, Flow] = {}
+
+    def start(self, flow: Flow | None = None) -> str:
+        """Starts a flow, by default any; its signals are sent in the same transaction or right after."""
+        flow = flow or self._random.choice(FLOWS)
+        run = str(self._db.sql("select df.start(%s, %s)", json.dumps(flow.graph), flow.name))
+        self.runs[run] = flow
+        if flow.name == "signals":
+            self._db.sql("select df.signal(%s, 'go', i::text) from generate_series(1, 4) i", run)
+        return run
+
+    def wrong(self) -> list[str]:
+        """What is not as it must be: one line a run, once all have ended."""
+        effects: dict[str, Effects] = {run: {} for run in self.runs}
+        for run, name, count in self._db.rows("select run, t, count(*)::int from fx group by run, t", user=None):
+            effects.setdefault(run, {})[name] = count
+        ends = dict(self._db.rows("select id, concat_ws(': ', status, error) from df.instances", user=None))
+        return [
+            f"{flow.name} {run}: {ends.get(run)}, {effects[run]}"
+            for run, flow in self.runs.items()
+            if ends.get(run) != "completed" or not flow.right(effects[run])
+        ]

@@ -1,0 +1,63 @@
+"""Graphs as envelopes: the JSON objects of the contract, written as Python dictionaries."""
+
+import json
+from typing import Any
+
+Node = dict[str, Any]
+
+
+def sql(query: str, **fields: Any) -> Node:
+    return {"node_type": "SQL", "query": query, **fields}
+
+
+def then(first: Node, *rest: Node) -> Node:
+    """A sequence, grouped to the right."""
+    return {"node_type": "THEN", "left_node": first, "right_node": then(*rest)} if rest else first
+
+
+def if_(condition: Node, yes: Node, no: Node) -> Node:
+    return {"node_type": "IF", "left_node": yes, "right_node": no, "condition_node": condition}
+
+
+def if_rows(name: str, yes: Node, no: Node) -> Node:
+    query = json.dumps({"condition_type": "result_has_rows", "result_name": name})
+    return {"node_type": "IF", "left_node": yes, "right_node": no, "query": query}
+
+
+def join(first: Node, second: Node, *extra: Node) -> Node:
+    more = {"extra_nodes": list(extra)} if extra else {}
+    return {"node_type": "JOIN", "left_node": first, "right_node": second, **more}
+
+
+def race(left: Node, right: Node) -> Node:
+    return {"node_type": "RACE", "left_node": left, "right_node": right}
+
+
+def loop(body: Node, condition: Node | None = None) -> Node:
+    return {"node_type": "LOOP", "left_node": body, **({"condition_node": condition} if condition else {})}
+
+
+def break_(value: str | None = None) -> Node:
+    return {"node_type": "BREAK", "query": json.dumps({"break_value": value})}
+
+
+def sleep(seconds: float) -> Node:
+    return {"node_type": "SLEEP", "query": f"{seconds:g}"}
+
+
+def signal(name: str, timeout: int | None = None) -> Node:
+    return {"node_type": "SIGNAL", "query": json.dumps({"signal_name": name, "timeout_seconds": timeout})}
+
+
+def named(node: Node, name: str) -> Node:
+    return {**node, "result_name": name}
+
+
+def effect(name: str) -> Node:
+    """A step that leaves a row in fx(t, run)."""
+    return sql(f"insert into fx values ('{name}', '{{sys_instance_id}}')")
+
+
+def fewer(name: str, count: int) -> Node:
+    """Whether the effect has happened fewer times than that in this run."""
+    return sql(f"select count(*) < {count} from fx where t = '{name}' and run = '{{sys_instance_id}}'")
