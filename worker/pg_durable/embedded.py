@@ -9,7 +9,6 @@ from typing import Any
 TUNING = {
     "max_connections": "200",
     "shared_buffers": "256MB",
-    "wal_compression": "on",
     "max_wal_size": "4GB",
     "log_min_messages": "fatal",
 }
