@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=ROOT / ".bench" / "figures.json", help="where to write figures")
     args = parser.parse_args()
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    scale = rows.Scale(3, 1000, 3) if args.quick else rows.Scale(5, 4000, 6)
+    scale = rows.Scale(3, 800, 2) if args.quick else rows.Scale(5, 4000, 6)
     if args.dsn:
         run(Bed(args.dsn, args.pgbench), scale, args.json)
         return 0

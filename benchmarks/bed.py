@@ -65,7 +65,6 @@ class Bed:
             conn.execute("vacuum analyze df.nodes")
             conn.execute("vacuum analyze df.instances")
             conn.execute("vacuum analyze df_engine.ready")
-            conn.execute("checkpoint")
 
     def drain(self, sessions: int) -> float:
         """Runs everything that is ready with so many sessions; the seconds it took."""
