@@ -4025,28 +4025,25 @@ language plpgsql as $$
 declare
   v_node pg_catalog.record;
   v_ended varchar[] := '{}';
-  v_id varchar := p_node;
 begin
+  p_construct := p_node;
   loop
-    select n.node_type, n._parent as parent, n._scope as scope, n.result_name, n.left_node, n.right_node into v_node
-    from df.nodes n where n.instance_id = p_instance and n.id = v_id;
-    if p_child is null then
-      p_scope := v_node.scope;
-    elsif v_node.node_type <> 'THEN' then
-      exit;
-    elsif p_child = v_node.left_node and p_end.outcome = 'ok' then
-      p_next := v_node.right_node;
-      exit;
-    end if;
-    v_ended := v_ended || v_id;
+    p_child := p_construct;
+    select n.node_type, n._scope as scope, n.result_name, p.id as parent, p.node_type as parent_type,
+           p.left_node as parent_left, p.right_node as parent_right into v_node
+    from df.nodes n left join df.nodes p on p.instance_id = n.instance_id and p.id = n._parent
+    where n.instance_id = p_instance and n.id = p_child;
+    p_scope := case when p_child = p_node then v_node.scope else p_scope end;
+    p_construct := v_node.parent;
+    v_ended := v_ended || p_child;
     if v_node.result_name is not null and p_end.outcome <> 'failed' then
-      perform df_engine.bind_node(p_instance, v_id, v_node.node_type, v_node.scope, v_node.result_name, p_end);
+      perform df_engine.bind_node(p_instance, p_child, v_node.node_type, v_node.scope, v_node.result_name, p_end);
     end if;
-    p_child := v_id;
-    v_id := v_node.parent;
-    exit when v_id is null;
+    if v_node.parent_type = 'THEN' and p_child = v_node.parent_left and p_end.outcome = 'ok' then
+      p_next := v_node.parent_right;
+    end if;
+    exit when v_node.parent_type is distinct from 'THEN' or p_next is not null;
   end loop;
-  p_construct := v_id;
   perform df_engine.complete_nodes(p_instance, p_root, v_ended, p_end, p_started);
 end
 $$;
@@ -4056,14 +4053,16 @@ $$;
 -- or any other that something outside the database can see, flushes the log up to itself.
 create or replace function df_engine.move_ready(p_instance varchar, p_ready bigint, p_node varchar) returns void
 language plpgsql as $$
+declare
+  v_policy pg_catalog.text;
 begin
   update df_engine.ready r set node_id = p_node, picked = true, deaths = 0
   where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready
-    and r.instance_id = p_instance;
+    and r.instance_id = p_instance
+  returning (select s.value from df.settings s where s.name = 'commit_policy') into v_policy;
   if not found then
     raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
-  end if;
-  if exists (select from df.settings s where s.name = 'commit_policy' and s.value = 'relaxed') then
+  elsif v_policy = 'relaxed' then
     perform set_config('synchronous_commit', 'off', true);
   end if;
 end

@@ -15,13 +15,15 @@ import psycopg
 HERE = Path(__file__).resolve().parent
 SCENARIOS = sorted(path.parent.name for path in HERE.glob("*/flow.sql"))
 
-# Runs that go on by themselves: not those that wait for somebody, nor for a time that is far away.
+# Runs that go on by themselves: not those that wait for somebody who has not spoken, nor for a time that is far away.
 MOVING = """
 SELECT i.label FROM df.instances i
 WHERE i.label LIKE %(name)s || '%%' AND i.status IN ('pending', 'running')
   AND NOT EXISTS (SELECT FROM df.waiting w
                   WHERE w.instance_id = i.id AND w.kind IN ('signal', 'schedule')
-                    AND (w.due_at IS NULL OR w.due_at > clock_timestamp() + interval '2 minutes'))"""
+                    AND (w.due_at IS NULL OR w.due_at > clock_timestamp() + interval '2 minutes')
+                    AND NOT EXISTS (SELECT FROM df.signals s WHERE s.instance_id = i.id
+                                    AND s.signal_name = w.waits_for AND s.status = 'pending'))"""
 
 
 class Scenario:
