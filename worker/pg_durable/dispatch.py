@@ -17,6 +17,8 @@ from pg_durable.outbox import Outbox
 from pg_durable.pool import LoginFailed, Pool
 from pg_durable.session import Session
 
+CONTENDED = ("40001", "40P01", "55P03")  # a lock that was held too long, also by the role's own lock_timeout
+
 
 class Dispatcher:
     """One task a slot in use; each makes one call of df_engine.work in a session of its role."""
@@ -133,13 +135,22 @@ class Dispatcher:
         try:
             report = await session.work(self._pool.careful(session.role))
         except psycopg.OperationalError as error:
-            if not session.conn.closed and not session.interrupted:
+            report = self._broken_off(session, error)
+            if not report:
                 raise
-            report = "cancelled" if session.interrupted else "died"
             event(WARNING, "call broken off", role=session.role, pid=session.pid, reason=reason(error))
         finally:
             del self._sessions[session.pid]
         return self._judge(session, *report.split(":"))
+
+    @staticmethod
+    def _broken_off(session: Session, error: psycopg.OperationalError) -> str:
+        """Why a call did not return; empty when the role will not fare better in the next one."""
+        if session.interrupted:
+            return "cancelled"
+        if session.conn.closed:
+            return "died"
+        return "contended" if error.sqlstate in CONTENDED else ""
 
     def _judge(self, session: Session, end: str, *step: str) -> bool:
         self._metrics.add("calls_total", end=end)
