@@ -4571,6 +4571,7 @@ begin
     p_report := 'empty';
     return;
   end if;
+  p_counted := coalesce(p_counted and v_ready.id = p_ready, false);
   p_ready := v_ready.id;
   p_instance := v_ready.instance_id;
   p_node := v_ready.node_id;

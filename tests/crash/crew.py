@@ -9,6 +9,10 @@ import psycopg
 
 from tests.support import Database, Pump, wait_until
 
+UNFINISHED = """
+select exists (select from df.instances where _state in ('pending', 'running')) or exists (select from df_engine.ready)
+    or exists (select from df_engine.timers) or exists (select from df_engine.inbox where fresh)"""
+
 
 class Crew:
     """Sessions of the role `app` that make calls of df_engine.work, and supervisors that tick, each in a thread."""
@@ -18,7 +22,6 @@ class Crew:
         self.errors: list[str] = []
         self._interrupts = interrupts
         self._stop = threading.Event()
-        self._lock = threading.Lock()
         jobs = [self._work] * sessions + [self._tick] * supervisors
         self._threads = [threading.Thread(target=self._guard, args=(job,), daemon=True) for job in jobs]
 
@@ -36,17 +39,9 @@ class Crew:
 
     def settled(self, seconds: float = 30.0) -> None:
         """Waits until every run has ended and nothing is left of them; no call may have failed meanwhile."""
-        wait_until(lambda: self.errors or self._quiet(), seconds, "all runs to end")
+        wait_until(lambda: self.errors or not self.db.admin(UNFINISHED), seconds, "all runs to end")
         assert not self.errors, self.errors[0]
         assert problems(self.db) == []
-
-    def _quiet(self) -> bool:
-        with self._lock:
-            return not self.db.admin(
-                "select exists (select from df.instances where _state in ('pending', 'running')) "
-                "or exists (select from df_engine.ready) or exists (select from df_engine.timers) "
-                "or exists (select from df_engine.inbox where fresh)"
-            )
 
     def _guard(self, job: Callable[[Pump], None]) -> None:
         pump = Pump(self.db)

@@ -129,30 +129,31 @@ def prepare(db: Database) -> None:
 
 
 class Load:
-    """Runs that were started, and the judgement of what they left."""
+    """Starts runs, labelled with the name of their flow, and judges what runs have left."""
 
     def __init__(self, db: Database, seed: int = 1) -> None:
         self._db = db
         self._random = random.Random(seed)
-        self.runs: dict[str, Flow] = {}
 
     def start(self, flow: Flow | None = None) -> str:
-        """Starts a flow, by default any; its signals are sent in the same transaction or right after."""
+        """Starts a flow, by default any, with its signals in the same transaction."""
         flow = flow or self._random.choice(FLOWS)
-        run = str(self._db.sql("select df.start(%s, %s)", json.dumps(flow.graph), flow.name))
-        self.runs[run] = flow
-        if flow.name == "signals":
-            self._db.sql("select df.signal(%s, 'go', i::text) from generate_series(1, 4) i", run)
-        return run
+        signals = 4 if flow.name == "signals" else 0
+        statement = (
+            "with run as materialized (select df.start(%s, %s) as id) "
+            "select id, (select count(df.signal(id, 'go', i::text)) from generate_series(1, %s) i) from run"
+        )
+        return str(self._db.sql(statement, json.dumps(flow.graph), flow.name, signals))
 
     def wrong(self) -> list[str]:
-        """What is not as it must be: one line a run, once all have ended."""
-        effects: dict[str, Effects] = {run: {} for run in self.runs}
+        """What is not as it must be, one line a run, once all have ended."""
+        effects: dict[str, Effects] = {}
         for run, name, count in self._db.rows("select run, t, count(*)::int from fx group by run, t", user=None):
             effects.setdefault(run, {})[name] = count
-        ends = dict(self._db.rows("select id, concat_ws(': ', status, error) from df.instances", user=None))
+        flows = {flow.name: flow for flow in FLOWS}
+        runs = self._db.rows("select id, label, concat_ws(': ', status, error) from df.instances", user=None)
         return [
-            f"{flow.name} {run}: {ends.get(run)}, {effects[run]}"
-            for run, flow in self.runs.items()
-            if ends.get(run) != "completed" or not flow.right(effects[run])
+            f"{label} {run}: {end}, {effects.get(run, {})}"
+            for run, label, end in runs
+            if end != "completed" or not flows[label].right(effects.get(run, {}))
         ]

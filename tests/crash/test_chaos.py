@@ -1,0 +1,13 @@
+"""Whatever is killed: every run ends, every effect is there once, and nothing is left over."""
+
+from tests.crash.chaos import Chaos
+
+
+def test_nothing_is_lost_or_done_twice() -> None:
+    with Chaos(seed=4) as chaos:
+        for harm in (chaos.kill_worker, chaos.pause_worker, chaos.cut_sessions, chaos.cut_supervisor):
+            chaos.start(20)
+            harm()
+            chaos.start(20)
+            chaos.crash_server()
+        chaos.settle()
