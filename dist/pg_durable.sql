@@ -348,6 +348,29 @@ create or replace trigger instances_end_updated before update of status on df.in
   for each row when (new.status in ('completed', 'failed', 'cancelled') and old.status is distinct from new.status)
   execute function df_engine.note_end();
 
+-- Migrations: what the tables have gained since the first release, each applied once, in this order, with runs in flight.
+
+-- 2: what follows each node is laid out at the start, instead of being looked for whenever a node ends.
+do $migration$
+begin
+if df_engine.migrating(2) then
+
+  alter table df.nodes
+    add column _ends varchar[],        -- what ends when this node ends well: itself, and the sequences that it is the last of
+    add column _next varchar(8),       -- what is entered then; NULL: the construct around it decides. Of a THEN: its beginning
+    add column _named boolean,         -- whether one of _ends has a name
+    add column _rows boolean;          -- SQL that runs as it is: whether it may return rows; NULL: it is looked at each time
+
+  -- One random text, from which the keys of roles are made.
+  create table df_engine.secret (
+    value text not null default gen_random_uuid()::text || gen_random_uuid()
+  );
+  insert into df_engine.secret default values;
+
+end if;
+end
+$migration$;
+
 -- Row security: who sees and writes which rows. Through the views own_instances and visible_inbox, functions that run with the
 -- caller's rights write what callers must not write by hand: a view's owner lends its rights to the table, while
 -- current_user stays the caller, and WITH CHECK OPTION lets a role write only rows of its own.
@@ -397,6 +420,11 @@ create or replace view df.signals with (security_barrier) as
                 where i.id = s.instance_id and i.submitted_by = quote_ident(current_user)::regrole);
 comment on view df.signals is
   'Signals of the runs the reader can see: pending in the inbox, delivered (and to which nodes), or undeliverable';
+
+-- A role's key is what only those who act as the role can read: a view sees its reader as current_user, and so sees through
+-- functions with somebody else's rights.
+create or replace view df_engine.own_key with (security_barrier) as
+  select (select encode(sha256((s.value || quote_ident(current_user)::regrole::oid::text)::pg_catalog.bytea), 'hex') from df_engine.secret s) as key;
 
 -- Settings: rows of df.settings, read where they are used and never cached for longer than a statement. They are written by
 -- df.set_setting only, so that whoever reads one may rely on its form.
@@ -1006,28 +1034,37 @@ language sql stable as $$
 $$;
 
 -- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The walk goes
--- down one level at a time, so the depth of a graph is never the depth of a stack; place is the way from the root.
+-- down one level at a time, so the depth of a graph is never the depth of a stack; place is the way from the root. What
+-- follows a node is known before anything runs: ends are the sequences that it is the last of, next is what is entered
+-- after it (of a sequence: the node that it begins with), named says whether it or one of ends has a name.
 create or replace function df_engine.graph_nodes(p_graph jsonb, p_root text default pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8),
   p_prefix text default '')
 returns table (ord int, path text, depth int, id text, node_type text, query text, result_name text, left_node text,
-               right_node text, retry_policy jsonb, parent text, scope text)
+               right_node text, retry_policy jsonb, parent text, scope text, ends text[], next text, named boolean)
 language plpgsql as $$
 #variable_conflict use_column
 declare
   v_root pg_catalog.text collate pg_catalog."default" := p_root;  -- whatever collation df.start was called with
 begin
   return query
-  with recursive walk(place, path, step, depth, node, node_type, issued, id, parent, scope) as (
-    select '{}'::int[], 'root', null, 0, p_graph, p_graph ->> 'node_type', 1::bigint, v_root, null, null
+  with recursive walk(place, path, step, depth, node, node_type, issued, id, parent, scope, ends, begins, after, named) as (
+    select '{}'::int[], 'root', null, 0, p_graph, p_graph ->> 'node_type', 1::bigint, v_root, null, null,
+           '{}'::pg_catalog.text[], '{}'::pg_catalog.text[], null, p_graph ? 'result_name'
     union all
     select c.place, c.path, c.step, c.depth, c.node, c.node_type, c.issued, c.id, c.parent,
-           case when c.opens then c.id else c.scope end
+           case when c.opens then c.id else c.scope end,
+           case when c.last then c.parent || c.ends else '{}' end,
+           case when c.first then c.parent || c.begins else '{}' end,
+           case when c.first then c.parent when c.last then c.after end,
+           c.node ? 'result_name' or (c.last and c.named)
     from (
       select w.place || c.place as place, w.path || c.step as path, c.step, w.depth + 1 as depth, c.node,
              c.node ->> 'node_type' as node_type,
              w.issued + count(*) over () as issued,
              df_engine.node_id(v_root, w.issued + row_number() over ()) as id,
-             w.id as parent, w.scope,
+             w.id as parent, w.scope, w.ends, w.begins, w.after, w.named,
+             w.node_type = 'THEN' and c.step = '.left' as first,
+             w.node_type = 'THEN' and c.step = '.right' as last,
              w.node_type in ('JOIN', 'RACE') or c.node ->> 'node_type' = 'LOOP' as opens
       from walk w
       cross join lateral (
@@ -1057,11 +1094,17 @@ begin
            pg_catalog.array_agg(w.id order by w.place) filter (where w.step like '.extra_nodes%') as extras
     from walk w
     group by w.parent
+  ),
+  beginnings as (
+    select b.sequence, w.id as node from walk w cross join lateral unnest(w.begins) as b(sequence) where w.node_type <> 'THEN'
   )
   select n.ord, n.path, n.depth, n.id, n.node_type, df_engine.stored_query(n.node ->> 'query', c.condition, c.extras),
-         n.node ->> 'result_name', c.left_node, c.right_node, n.node -> 'retry', n.parent, n.scope
+         n.node ->> 'result_name', c.left_node, c.right_node, n.node -> 'retry', n.parent, n.scope,
+         n.ends, coalesce(b.node, a.right_node), n.named
   from numbered n
   left join children c on c.parent = n.id
+  left join children a on a.parent = n.after and n.node_type <> 'THEN'
+  left join beginnings b on b.sequence = case when n.node_type = 'THEN' then n.id else a.right_node end
   where (n.problem is null and n.depth <= 256 and n.ord <= 10000)
      or df_engine.reject_node(p_prefix, n.path, n.depth, n.ord, n.problem)
   order by n.ord;
@@ -3164,9 +3207,10 @@ begin
   end if;
   insert into df.nodes
     (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy,
-     _parent, _scope)
+     _parent, _scope, _ends, _next, _named, _rows)
   select n.id, v_run.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_run.submitted_by,
-         v_run.database, n.retry_policy, n.parent, n.scope
+         v_run.database, n.retry_policy, n.parent, n.scope, case when n.node_type <> 'THEN' then n.id || n.ends end,
+         n.next, n.named, case when n.node_type = 'SQL' then df_engine.plain_rows(n.query) end
   from df_engine.graph_nodes(p_graph, v_run.root_node, 'Invalid durable function graph: ') n;
   insert into df_engine.ready (submitter, instance_id, node_id) values (v_run._submitter, v_run.id, v_run.root_node);
 end
@@ -3840,7 +3884,7 @@ begin
   select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = p_node;
   case
     when v_node.node_type = 'THEN' then
-      return df_engine.enter(v_node.left_node);
+      return df_engine.enter(v_node._next);
     when v_node.node_type in ('JOIN', 'RACE', 'LOOP') then
       return df_engine.enter(variadic df_engine.open_construct(v_node));
     when v_node.node_type = 'IF' and v_node.query::pg_catalog.jsonb ? 'condition_node' then
@@ -3980,13 +4024,13 @@ begin
       v_climb := df_engine.climb(p_instance, p_root, v_node, v_move, p_started);
       if v_climb.p_scope is not null and v_node = p_node and not df_engine.hold_races(p_instance, v_climb.p_scope) then
         return false;
+      elsif v_climb.p_next is not null then
+        v_move := df_engine.enter(v_climb.p_next);
       elsif v_climb.p_construct is null then
         perform df_engine.end_run(p_instance, v_move);
         exit;
-      elsif v_climb.p_next is null then
-        v_move := df_engine.child_ended(p_instance, v_climb.p_construct, v_climb.p_child, v_move);
       else
-        v_move := df_engine.enter(v_climb.p_next);
+        v_move := df_engine.child_ended(p_instance, v_climb.p_construct, v_climb.p_child, v_move);
       end if;
       v_node := v_climb.p_construct;
     end if;
@@ -4015,37 +4059,48 @@ begin
 end
 $$;
 
--- Ends a node, and with it the sequences around it whose last child it is, or which it breaks or fails. Answers the
--- construct it arrives at (NULL: the root has ended) and its child that ended; p_next is the rest of a sequence.
+-- Ends a node, and with it the sequences around it whose last child it is, or which it breaks or fails. p_next is the rest
+-- of a sequence; without one, p_construct is where that arrives (NULL: the root has ended), and p_child what has ended there.
 create or replace function df_engine.climb(
   p_instance varchar, p_root text, p_node varchar, p_end df_engine.move, p_started timestamptz,
   out p_construct varchar, out p_child varchar, out p_next varchar, out p_scope varchar
 )
 language plpgsql as $$
 declare
-  v_node pg_catalog.record;
-  v_ended varchar[] := '{}';
+  v_ends varchar[];
+  v_named boolean;
 begin
-  p_construct := p_node;
-  loop
-    p_child := p_construct;
-    select n.node_type, n._scope as scope, n.result_name, p.id as parent, p.node_type as parent_type,
-           p.left_node as parent_left, p.right_node as parent_right into v_node
-    from df.nodes n left join df.nodes p on p.instance_id = n.instance_id and p.id = n._parent
-    where n.instance_id = p_instance and n.id = p_child;
-    p_scope := case when p_child = p_node then v_node.scope else p_scope end;
-    p_construct := v_node.parent;
-    v_ended := v_ended || p_child;
-    if v_node.result_name is not null and p_end.outcome <> 'failed' then
-      perform df_engine.bind_node(p_instance, p_child, v_node.node_type, v_node.scope, v_node.result_name, p_end);
-    end if;
-    if v_node.parent_type = 'THEN' and p_child = v_node.parent_left and p_end.outcome = 'ok' then
-      p_next := v_node.parent_right;
-    end if;
-    exit when v_node.parent_type is distinct from 'THEN' or p_next is not null;
-  end loop;
-  perform df_engine.complete_nodes(p_instance, p_root, v_ended, p_end, p_started);
+  select n._ends, n._next, n._named, n._scope into v_ends, p_next, v_named, p_scope
+  from df.nodes n where n.instance_id = p_instance and n.id = p_node;
+  if p_end.outcome <> 'ok' then
+    v_ends := df_engine.sequences_around(p_instance, p_node);
+    p_next := null;
+    v_named := p_end.outcome <> 'failed';
+  end if;
+  if v_named then
+    perform df_engine.bind_node(p_instance, n.id, n.node_type, n._scope, n.result_name, p_end)
+    from df.nodes n
+    where n.instance_id = p_instance and n.id = any (v_ends) and n.result_name is not null
+    order by array_position(v_ends, n.id);
+  end if;
+  perform df_engine.complete_nodes(p_instance, p_root, v_ends, p_end, p_started);
+  if p_next is null then
+    p_child := v_ends[cardinality(v_ends)];
+    p_construct := (select n._parent from df.nodes n where n.instance_id = p_instance and n.id = p_child);
+  end if;
 end
+$$;
+
+-- A node and the sequences around it, from the inside out: all that a failure or a break of the node ends.
+create or replace function df_engine.sequences_around(p_instance varchar, p_node varchar) returns varchar[]
+language sql stable as $$
+  with recursive up as (
+    select n.id, n._parent, 1 as distance from df.nodes n where n.instance_id = p_instance and n.id = p_node
+    union all
+    select n.id, n._parent, up.distance + 1
+    from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent and n.node_type = 'THEN'
+  )
+  select array_agg(up.id order by up.distance) from up;
 $$;
 
 -- Moves a claimed thread of control to its next node. Only session_user's own rows can be named. Under the relaxed policy
@@ -4483,6 +4538,12 @@ begin
 end
 $$;
 
+-- Whether SQL that runs as it is, because there is nothing in it to replace or to refuse, may return rows; NULL for any other.
+create or replace function df_engine.plain_rows(p_query text) returns boolean
+language sql immutable as $$
+  select case when p_query !~ '[${;]|^\s*(--|/\*|$)' then df_engine.may_return_rows(p_query) end;
+$$;
+
 -- The text of a claimed SQL step with its references replaced; NULL when it cannot be run and has been failed.
 create or replace function df_engine.prepare_step(
   p_instance varchar, p_node varchar, p_scope varchar, p_query text, p_ready bigint, p_poisoned boolean
@@ -4526,94 +4587,107 @@ exception when sqlstate 'DF001' then
 end
 $$;
 
--- Raises unless the stack of a definer function says that df_engine.work, called from no other function, has called it.
--- session_user alone does not prove who calls: a session may be in a function that acts with somebody else's rights.
--- The line between the two is there in sessions where a cancel request came while the call was planned.
-create or replace function df_engine.require_driver(p_stack text) returns void
-language plpgsql as $$
+-- Raises unless p_key is the key of session_user. session_user alone does not prove who calls: a session may be in a
+-- function that acts with somebody else's rights, and that cannot read this key.
+create or replace function df_engine.require_key(p_key text, p_role oid) returns void
+language plpgsql stable as $$
 begin
-  if p_stack !~ ('^[^\n]+\n([^\n(]+v_[a-z]+ := df_engine\.(claim|settle)_step\([a-z_.,\s]*\)[^\n(]{1,3}\n)?'
-                 '[^\n"]*[^a-z0-9_$".]df_engine\.work\([^\n"]+$') then
-    raise exception 'only df_engine.work, called by itself, may call this function'
-      using errcode = 'insufficient_privilege', detail = p_stack;
+  if p_key is distinct from (select encode(sha256((s.value || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex') from df_engine.secret s) then
+    raise exception 'only df_engine.work, called by the session''s own role, may call this function'
+      using errcode = 'insufficient_privilege';
   end if;
 end
 $$;
 
--- Claims the next step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run
--- that; p_rows: it may return rows. With p_report: stop, nothing is ready or the time is up. With neither: commit and claim
--- again, because a transition was made, a try was counted (p_count), or the session is to be cleaned first (p_dirty).
+-- Keeps the claim on the step to which pass_on has just moved a run, if nobody was faster. There is nothing to check again:
+-- whoever ends a run or a branch takes away the ready rows that are not locked.
+create or replace function df_engine.hold_step(p_ready bigint, p_instance varchar, p_node varchar) returns boolean
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+declare
+  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
+begin
+  perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true)
+  from (select from df_engine.ready r
+        where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.node_id = p_node and r.instance_id = p_instance
+          and r.deaths = 0 and has_schema_privilege(v_role, 'df', 'usage')
+        for update skip locked) as held;
+  return found;
+end
+$$;
+
+-- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run that; p_rows:
+-- it may return rows; p_ends and p_next: what pass_on needs, where it serves. With p_report: stop, nothing is ready. With
+-- neither: commit and claim again, because a transition was made or a try was counted (p_count).
 create or replace function df_engine.claim_step(
-  inout p_ready bigint, p_deadline timestamptz, p_counted boolean, p_careful boolean,
-  out p_count boolean, out p_dirty boolean, out p_report text, out p_instance varchar, out p_node varchar,
-  out p_sql text, out p_rows boolean, out p_started timestamptz
+  p_key text, inout p_ready bigint, p_counted boolean, p_careful boolean,
+  out p_count boolean, out p_report text, out p_instance varchar, out p_node varchar, out p_sql text, out p_rows boolean,
+  out p_ends varchar[], out p_next varchar
 )
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
   v_ready df_engine.ready;
-  v_type pg_catalog.text;
-  v_left varchar;
-  v_scope varchar;
+  v_step pg_catalog.record;
   v_problem pg_catalog.text;
-  v_database pg_catalog.text;
-  v_stack pg_catalog.text;
+  v_poisoned boolean;
 begin
-  get diagnostics v_stack = pg_context;
-  perform df_engine.require_driver(v_stack);
-  p_started := clock_timestamp();
-  if p_started > p_deadline then
-    p_report := 'budget';
-    return;
-  end if;
+  perform df_engine.require_key(p_key, v_role);
   v_ready := df_engine.lock_ready(v_role, p_ready);
   if v_ready.id is null then
     p_report := 'empty';
     return;
   end if;
   p_counted := coalesce(p_counted and v_ready.id = p_ready, false);
+  v_poisoned := v_ready.deaths >= 3 and not p_counted;
   p_ready := v_ready.id;
   p_instance := v_ready.instance_id;
   p_node := v_ready.node_id;
-  select n.node_type, n.left_node, n.query, n._scope, i.database,
-         case when i._state not in ('pending', 'running') or i._submitter <> v_role then 'gone'
-              when not v_ready.picked then df_engine.pickup_problem(i) end,
-         exists (select from pg_prepared_statement()) or exists (select from pg_listening_channels())
-           or exists (select from pg_cursor() c where c.is_holdable)
-  into v_type, v_left, p_sql, v_scope, v_database, v_problem, p_dirty
-  from df.nodes n join df.instances i on i.id = n.instance_id and i._state is not null
-  where n.instance_id = p_instance and n.id = p_node;
-  if p_dirty then
-    p_sql := null;
+  v_step := df_engine.step_at(p_instance, p_node);
+  p_node := v_step.id;
+  if v_step.submitter is distinct from v_role or not (v_step.scope is null or df_engine.scope_open(p_instance, v_step.scope)) then
+    perform df_engine.drop_ready(p_instance, p_ready);
     return;
   end if;
-  while v_type = 'THEN' loop
-    p_node := v_left;
-    select n.node_type, n.left_node, n.query, n._scope into v_type, v_left, p_sql, v_scope
-    from df.nodes n where n.instance_id = p_instance and n.id = p_node;
-  end loop;
-  if v_type is null or v_problem = 'gone' or not (v_scope is null or df_engine.scope_open(p_instance, v_scope)) then
-    perform df_engine.drop_ready(p_instance, p_ready);
-    p_sql := null;
-  elsif v_problem is not null or not has_schema_privilege(session_user, 'df', 'usage') then
+  if not v_ready.picked then
+    v_problem := (select df_engine.pickup_problem(i) from df.instances i where i.id = p_instance);
+  end if;
+  if v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
     perform df_engine.fail_run(p_instance, coalesce(
-      v_problem, format('role %I has no USAGE on schema df any more', session_user)));
-    p_sql := null;
-  elsif v_type <> 'SQL' or v_database <> current_database() then
-    perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_scope);
-    p_sql := null;
-  elsif p_careful and not p_counted and v_ready.deaths < 3 then
+      v_problem, format('role %s has no USAGE on schema df any more', v_role::pg_catalog.regrole)));
+  elsif v_step.node_type <> 'SQL' or v_step.database <> current_database() then
+    perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_step.scope);
+  elsif p_careful and not p_counted and not v_poisoned then
     update df_engine.ready r set deaths = r.deaths + 1 where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
     p_count := true;
-    p_sql := null;
   else
-    if (v_ready.deaths >= 3 and not p_counted) or p_sql ~ '[${;]|^\s*(--|/\*|$)' then
-      p_sql := df_engine.prepare_step(p_instance, p_node, v_scope, p_sql, p_ready, v_ready.deaths >= 3 and not p_counted);
+    p_sql := v_step.query;
+    p_rows := v_step.rows;
+    if p_rows is null or v_poisoned then
+      p_sql := df_engine.prepare_step(p_instance, p_node, v_step.scope, p_sql, p_ready, v_poisoned);
+      p_rows := df_engine.may_return_rows(p_sql);
     end if;
-    p_rows := df_engine.may_return_rows(p_sql);
+    if v_step.scope is null then
+      p_ends := v_step.ends;
+      p_next := v_step.next;
+    end if;
     perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
   end if;
 end
+$$;
+
+-- The node that is claimed with a node: itself, or what a sequence begins with. submitter is NULL when the run is over or was
+-- not started by df.start; next is NULL where more is to be done than to move on.
+create or replace function df_engine.step_at(
+  p_instance varchar, p_node varchar, out id varchar, out node_type text, out query text, out scope varchar,
+  out rows boolean, out ends varchar[], out next varchar, out database text, out submitter oid
+)
+language sql stable set search_path = '' as $$
+  select n.id, n.node_type, n.query, n._scope, n._rows, n._ends, case when not n._named then n._next end, i.database,
+         case when i._state in ('pending', 'running') then i._submitter end
+  from df.instances i
+  join df.nodes c on c.instance_id = i.id and c.id = p_node
+  join df.nodes n on n.instance_id = i.id and n.id = case when c.node_type = 'THEN' then c._next else c.id end
+  where i.id = p_instance;
 $$;
 
 -- Locks ready row p_ready of a role if it is still there and free, else the longest-waiting free one.
@@ -4746,24 +4820,53 @@ language sql immutable as $$
   select row(case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error, null)::df_engine.move;
 $$;
 
+-- Ends a step well, with the sequences that it is the last of, and moves its run on to the node after it: all that most steps
+-- need, in one statement. Answers what is to be run there, if that is plain SQL; p_node is NULL where it does not serve, and
+-- nothing was written. p_ends and p_next come from claim_step, or from the answer before.
+create or replace function df_engine.pass_on(
+  p_key text, p_ready bigint, inout p_instance varchar, inout p_ends varchar[], inout p_next varchar, p_value jsonb,
+  p_columns text[], p_started timestamptz, out p_node varchar, out p_sql text, out p_rows boolean
+)
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+declare
+  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
+begin
+  with run as (
+    select i.id || '::' || i._generation as stamp
+    from df.instances i
+    where i.id = p_instance and i._submitter = v_role and i._state in ('pending', 'running')
+      and p_key = (select encode(sha256((s.value || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex') from df_engine.secret s)
+    for key share
+  ),
+  ended as (
+    update df.nodes n
+    set status = 'completed', result = p_value, result_columns = p_columns, error = null, started_at = p_started,
+        attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+        completed_at = df_engine.clock(), updated_at = df_engine.clock(),
+        status_details = jsonb_build_object('execution_id', run.stamp)
+    from run where n.instance_id = p_instance and n.id = any (p_ends)
+  ),
+  moved as (
+    update df_engine.ready r set node_id = p_next, picked = true, deaths = 0
+    from run where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.instance_id = p_instance
+    returning r.instance_id, r.node_id
+  )
+  select n.id, case when n._rows is not null and n.database is null then n.query end, n._rows, n._ends,
+         case when not n._named then n._next end
+  into p_node, p_sql, p_rows, p_ends, p_next
+  from moved m join df.nodes n on n.instance_id = m.instance_id and n.id = m.node_id;
+end
+$$;
+
 -- What becomes of a step that has been executed: true: commit; false: roll back; NULL: roll back and report the
 -- interruption.
 create or replace function df_engine.settle_step(
-  p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text, p_message text,
-  p_detail text, p_hint text, p_started timestamptz
+  p_key text, p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text,
+  p_message text, p_detail text, p_hint text, p_started timestamptz
 ) returns boolean
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
-declare
-  v_stack pg_catalog.text;
 begin
-  get diagnostics v_stack = pg_context;
-  perform df_engine.require_driver(v_stack);
-  if current_setting('default_transaction_isolation') <> 'read committed'
-     or current_setting('default_transaction_read_only') <> 'off' then
-    -- The next transaction begins with these, before the loop in work() can reset what the step has set.
-    perform set_config('default_transaction_isolation', 'read committed', false),
-            set_config('default_transaction_read_only', 'off', false);
-  end if;
+  perform df_engine.require_key(p_key, quote_ident(session_user)::pg_catalog.regrole);
   if p_sqlstate is null then
     return df_engine.finish_step(p_ready, p_instance, p_node, p_value, p_columns, null, null, p_started);
   end if;
@@ -4827,17 +4930,27 @@ language sql volatile set search_path = '' as $$
   select clock_timestamp() + p_ms * interval '1 ms';
 $$;
 
+create or replace function df_engine.commits_relaxed() returns boolean
+language sql stable set search_path = '' as $$
+  select s.value = 'relaxed' from df.settings s where s.name = 'commit_policy';
+$$;
+
 -- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
 -- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: count each try first, so that a step that kills
 -- its session fails in the end.
 create or replace procedure df_engine.work(p_budget_ms int, p_careful boolean, inout p_report text)
 language plpgsql as $$
 declare
-  v_deadline pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
-  v_claim pg_catalog.record;
+  v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
+  v_key constant pg_catalog.text := (select k.key from df_engine.own_key k);
+  v_relaxed constant boolean := df_engine.commits_relaxed();
+  v_step pg_catalog.record;
+  v_passed pg_catalog.record;
   v_result pg_catalog.record;
+  v_started pg_catalog.timestamptz;
   v_ready bigint;
   v_counted boolean := false;
+  v_held boolean := false;
   v_kept boolean;
   v_code pg_catalog.text;
   v_message pg_catalog.text;
@@ -4845,29 +4958,39 @@ declare
   v_hint pg_catalog.text;
 begin
   loop
+    -- Nothing of the step before, or of whoever had this session, reaches the next one.
     reset all;
+    deallocate all;
+    execute 'close all';
     perform pg_catalog.pg_advisory_unlock_all();
     if pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
       discard temp;
     end if;
-    v_claim := df_engine.claim_step(v_ready, v_deadline, v_counted, p_careful);
-    v_ready := v_claim.p_ready;
-    v_counted := v_claim.p_count;
-    p_report := v_claim.p_report;
-    exit when p_report is not null;
-    if v_claim.p_dirty then
-      deallocate all;
-      unlisten *;
-      execute 'close all';
+    v_started := pg_catalog.clock_timestamp();
+    if pg_catalog.timestamptz_gt(v_started, v_deadline) then
+      p_report := 'budget';
+      exit;
     end if;
-    if v_claim.p_sql is null then
-      commit;
-      continue;
+
+    if v_held then
+      v_held := df_engine.hold_step(v_ready, v_step.p_instance, v_step.p_node);
     end if;
+    if not v_held then
+      v_step := df_engine.claim_step(v_key, v_ready, v_counted, p_careful);
+      v_ready := v_step.p_ready;
+      v_counted := v_step.p_count;
+      p_report := v_step.p_report;
+      exit when p_report is not null;
+      if v_step.p_sql is null then
+        commit;
+        continue;
+      end if;
+    end if;
+
+    v_held := false;
     v_code := null;
-    v_message := null;
     begin
-      v_result := df_engine.execute_step(v_claim.p_sql, v_claim.p_rows);
+      v_result := df_engine.execute_step(v_step.p_sql, v_step.p_rows);
       set constraints all immediate;
     exception when others or query_canceled or assert_failure then
       get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
@@ -4877,11 +5000,29 @@ begin
     if not pg_catalog.nameeq(current_user, session_user) then
       reset role;
     end if;
-    v_kept := df_engine.settle_step(v_ready, v_claim.p_instance, v_claim.p_node, v_result.p_value, v_result.p_columns,
-                                    v_code, v_message, v_detail, v_hint, v_claim.p_started);
+    -- These three reach the next transaction unless they are undone in this one.
+    reset default_transaction_isolation;
+    reset default_transaction_read_only;
+    unlisten *;
+
+    if v_code is null and v_step.p_next is not null then
+      v_passed := df_engine.pass_on(v_key, v_ready, v_step.p_instance, v_step.p_ends, v_step.p_next,
+                                    v_result.p_value, v_result.p_columns, v_started);
+      if v_passed.p_node is not null then
+        v_held := v_passed.p_sql is not null and not p_careful;
+        v_step := v_passed;
+        if v_relaxed then
+          set local synchronous_commit = off;
+        end if;
+        commit;
+        continue;
+      end if;
+    end if;
+    v_kept := df_engine.settle_step(v_key, v_ready, v_step.p_instance, v_step.p_node, v_result.p_value,
+                                    v_result.p_columns, v_code, v_message, v_detail, v_hint, v_started);
     if v_kept is null then
       rollback;
-      p_report := pg_catalog.concat('interrupted:', v_claim.p_instance, ':', v_claim.p_node);
+      p_report := pg_catalog.concat('interrupted:', v_step.p_instance, ':', v_step.p_node);
       exit;
     elsif v_kept then
       commit;
@@ -6851,6 +6992,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'select on df.waiting',
     'select on df.workers',
     'insert on df_engine.own_instances',
+    'select on df_engine.own_key',
     'insert on df_engine.own_launches',
     'select on df_engine.visible_executions',
     'insert on df_engine.visible_inbox',
@@ -6862,8 +7004,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.check_page_size(int)',
     'execute on routine df_engine.check_submitter(text)',
     'execute on routine df_engine.children_of(text, text, text, jsonb)',
-    'execute on routine df_engine.claim_step(bigint, timestamptz, boolean, boolean)',
+    'execute on routine df_engine.claim_step(text, bigint, boolean, boolean)',
     'execute on routine df_engine.column_names(json)',
+    'execute on routine df_engine.commits_relaxed()',
     'execute on routine df_engine.config_problem(text, text)',
     'execute on routine df_engine.count_events(text)',
     'execute on routine df_engine.count_events(text[])',
@@ -6885,6 +7028,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.flow_nodes(text)',
     'execute on routine df_engine.generation_of(text)',
     'execute on routine df_engine.graph_nodes(jsonb, text, text)',
+    'execute on routine df_engine.hold_step(bigint, varchar, varchar)',
     'execute on routine df_engine.http_headers_problem(jsonb)',
     'execute on routine df_engine.http_headers_text(jsonb)',
     'execute on routine df_engine.http_method_problem(text, text)',
@@ -6913,6 +7057,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.page_cap()',
     'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
     'execute on routine df_engine.parse_graph(text, text)',
+    'execute on routine df_engine.pass_on(text, bigint, varchar, varchar[], varchar, jsonb, text[], timestamptz)',
     'execute on routine df_engine.random_id()',
     'execute on routine df_engine.read_expression(text, text)',
     'execute on routine df_engine.reject_in_workflow(text)',
@@ -6928,7 +7073,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.setting(text)',
     'execute on routine df_engine.setting_number(text)',
     'execute on routine df_engine.setting_on(text)',
-    'execute on routine df_engine.settle_step(bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz)',
+    'execute on routine df_engine.settle_step(text, bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz)',
     'execute on routine df_engine.split_stamp(text)',
     'execute on routine df_engine.stamp_key(text)',
     'execute on routine df_engine.start_here(text, text, text)',

@@ -1,6 +1,5 @@
 """What happens between two transactions that meet: one case a test, each of them once gone wrong or nearly so."""
 
-import psycopg
 import pytest
 
 from tests.crash.crew import Crew, problems
@@ -79,17 +78,3 @@ def test_a_loser_does_not_count_in_the_next_iteration(fx: Database, interrupts: 
     for run in runs:
         assert effects(fx, run) == {"fast": 4}
         assert fx.admin("select _generation from df.instances where id = %s", run) == 4
-
-
-FRAMES = """PL/pgSQL function df_engine.settle_step(bigint,text) line 5 at GET DIAGNOSTICS
-PL/pgSQL assignment "v_kept := df_engine.settle_step(v_ready, v_claim.p_instance,
-                                                     v_code)"
-PL/pgSQL function {caller}(integer,boolean,text) line 47 at assignment"""
-
-
-def test_a_cancel_request_while_its_calls_are_planned_leaves_a_session_usable(fx: Database) -> None:
-    """From then on PostgreSQL runs them as queries, which shows in the stack."""
-    fx.admin("select df_engine.require_driver(%s)", FRAMES.format(caller="df_engine.work"))
-    for caller in ("public.work", 'public."df_engine.work"', "public.df_engine.work"):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            fx.admin("select df_engine.require_driver(%s)", FRAMES.format(caller=caller))

@@ -1,5 +1,7 @@
 """One ordinary role against another: `other` attacks what `app` owns, through every door it can reach."""
 
+from contextlib import nullcontext
+
 import psycopg
 import pytest
 
@@ -10,9 +12,12 @@ REFUSED = psycopg.errors.InsufficientPrivilege
 
 # Definer functions that users can call, and why that is harmless.
 DEFINER_FOR_USERS = {
-    "df_engine.claim_step(bigint,timestamp with time zone,boolean,boolean)": "is called by df_engine.work only",
-    "df_engine.settle_step(bigint,character varying,character varying,jsonb,text[],text,text,text,text,"
-    "timestamp with time zone)": "is called by df_engine.work only",
+    "df_engine.claim_step(text,bigint,boolean,boolean)": "needs the key of session_user",
+    "df_engine.settle_step(text,bigint,character varying,character varying,jsonb,text[],text,text,text,text,"
+    "timestamp with time zone)": "needs the key of session_user",
+    "df_engine.pass_on(text,bigint,character varying,character varying[],character varying,jsonb,text[],"
+    "timestamp with time zone)": "needs the key of session_user",
+    "df_engine.hold_step(bigint,character varying,character varying)": "locks a row of session_user, tells nothing",
     "df_engine.cron_next(text,text,timestamp with time zone)": "computes",
     "df_engine.flow_comments(text)": "computes",
     "df_engine.flow_layout(jsonb)": "computes",
@@ -152,36 +157,55 @@ def test_users_can_reach_exactly_the_private_relations_that_are_listed(db: Datab
     assert {name for (name,) in reachable} == {view for view in USER_VIEWS if view.startswith("df_engine.")}
 
 
-CLAIM = "df_engine.claim_step(null, now() + interval '1 s', false, false)"
-SETTLE = "df_engine.settle_step({}, '{}', '{}', '\"forged\"', null, null, null, null, null, now())"
+KEY = "(select key from df_engine.own_key)"
+DRIVER_CALLS = (
+    "df_engine.claim_step({key}, {ready}, false, false)",
+    "df_engine.settle_step({key}, {ready}, '{run}', '{node}', '\"forged\"', null, null, null, null, null, now())",
+    "df_engine.pass_on({key}, {ready}, '{run}', '{{{node}}}', '{node}', '\"forged\"', null, now())",
+)
 
 
-@pytest.mark.parametrize("user", ["app", "other"])
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_nobody_but_the_driver_calls_its_functions(db: Database, victim: str, user: str, wrapped: bool) -> None:
-    """Even in a session of the submitter: it may be in a function that acts for somebody else."""
-    row = db.rows("select id, node_id from df_engine.ready where instance_id = %s", victim, user=None)[0]
+@pytest.fixture
+def driver_calls(db: Database, victim: str) -> list[str]:
+    """What the driver calls for the victim's step, with a key as whoever evaluates it can read it."""
+    ready, node = db.rows("select id, node_id from df_engine.ready where instance_id = %s", victim, user=None)[0]
+    return [call.format(key=KEY, ready=ready, run=victim, node=node) for call in DRIVER_CALLS]
+
+
+def test_the_drivers_functions_serve_nobody_elses_runs(db: Database, victim: str, driver_calls: list[str]) -> None:
     before = snapshot(db, victim)
-    for call in (CLAIM, SETTLE.format(row[0], victim, row[1]), "df_engine.work(1, true, r)"):
-        statement = f"call {call}" if "work" in call else f"perform {call}"
-        db.sql(f"""create or replace function public.trap() returns void language plpgsql security definer
-                   as $$ declare r text; begin {statement}; end $$""", user="other")  # fmt: skip
-        with pytest.raises(REFUSED, match=r"only df_engine\.work"):
-            db.sql("select public.trap()" if wrapped or "work" in call else f"select {call}", user=user)
+    for call in driver_calls:
+        db.sql(f"select {call}", user="other")
     assert snapshot(db, victim) == before
 
 
-def test_names_that_look_like_the_drivers_do_not_help(db: Database, victim: str) -> None:
-    for schema, name in (
-        ("df_engine.work(integer,boolean,text)", "f"),
-        ("my_df_engine", "work"),
-        ("other", "df_engine.work("),
-    ):
-        db.admin(f'create schema "{schema}" authorization other; grant usage on schema "{schema}" to app')
-        db.sql(f"""create function "{schema}"."{name}"(int, boolean, text) returns void language plpgsql
-                   security definer as $$ declare r record; begin r := {CLAIM}; end $$""", user="other")  # fmt: skip
-        with pytest.raises(REFUSED, match=r"only df_engine\.work"):
-            db.sql(f'select "{schema}"."{name}"(1, true, null)')
+def test_acting_for_somebody_in_a_session_of_the_submitter_does_not_help(
+    db: Database, victim: str, driver_calls: list[str]
+) -> None:
+    """The submitter calls a function that has the attacker's rights: the session is the submitter's, the key is not."""
+    before = snapshot(db, victim)
+    for statement in (*(f"perform {call}" for call in driver_calls), "call df_engine.work(1, true, r)"):
+        db.sql(f"""create or replace function public.trap() returns void language plpgsql security definer
+                   as $$ declare r text; begin {statement}; end $$""", user="other")  # fmt: skip
+        with nullcontext() if "pass_on" in statement else pytest.raises(REFUSED, match=r"only df_engine\.work"):
+            db.sql("select public.trap()")  # pass_on does nothing instead of raising
+    assert snapshot(db, victim) == before
+
+
+@pytest.mark.parametrize("key", ["null", "''", "md5('app')"])
+def test_a_key_cannot_be_made_up(db: Database, driver_calls: list[str], key: str) -> None:
+    with pytest.raises(REFUSED, match=r"only df_engine\.work"):
+        db.sql(f"select {driver_calls[0].replace(KEY, key)}")
+
+
+def test_a_key_is_its_readers_own(db: Database) -> None:
+    keys = {user: db.sql("select key from df_engine.own_key", user=user) for user in ("app", "other")}
+    assert len(set(keys.values())) == 2
+    db.sql("""create function public.peek() returns text language sql security definer
+              as $$ select key from df_engine.own_key $$""", user="other")  # fmt: skip
+    assert db.sql("select public.peek()") == keys["other"]
+    with pytest.raises(REFUSED):
+        attack(db, "select value from df_engine.secret")
 
 
 def test_a_worker_call_by_a_user_does_nothing_for_others(db: Database, victim: str) -> None:
