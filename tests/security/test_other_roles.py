@@ -184,7 +184,7 @@ def test_acting_for_somebody_in_a_session_of_the_submitter_does_not_help(
 ) -> None:
     """The submitter calls a function that has the attacker's rights: the session is the submitter's, the key is not."""
     before = snapshot(db, victim)
-    for statement in (*(f"perform {call}" for call in driver_calls), "call df_engine.work(1, true, r)"):
+    for statement in (*(f"perform {call}" for call in driver_calls), "call df_engine.work(1000, true, r)"):
         db.sql(f"""create or replace function public.trap() returns void language plpgsql security definer
                    as $$ declare r text; begin {statement}; end $$""", user="other")  # fmt: skip
         with nullcontext() if "pass_on" in statement else pytest.raises(REFUSED, match=r"only df_engine\.work"):
