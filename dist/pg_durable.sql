@@ -1,4 +1,4 @@
--- pg_durable 0.1.0 (built 2026-11-23 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
+-- pg_durable 0.2.0 (built 2026-11-24 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
 --
 --   psql -v ON_ERROR_STOP=1 [-v operator_schema=S] [-v worker_role=W] -f pg_durable.sql
 --
@@ -64,7 +64,7 @@ begin
   end if;
   update df_engine.release set layout = p_layout;
   if not found then
-    insert into df_engine.release(version, layout) values ('0.1.0', p_layout);
+    insert into df_engine.release(version, layout) values ('0.2.0', p_layout);
   end if;
   return true;
 end
@@ -369,6 +369,39 @@ if df_engine.migrating(2) then
       strpos(' SQLttf HTTPttf HTTP_MULTIPARTttf SLEEPttf WAIT_SCHEDULEttf SIGNALttf BREAKttf '
              'THENfft RACEfft IFfff JOINfft JOINfff LOOPftt LOOPftf ',
              concat(node_type, left_node is null, right_node is null, query is null)) > 0);
+  with recursive live as (
+    select n.* from df.nodes n join df.instances i on i.id = n.instance_id where i._state in ('pending', 'running')
+  ),
+  endings as (
+    select n.instance_id, n.id as node, n.id as top, n._parent as above, array[n.id]::varchar[] as ends,
+           n.result_name is not null as named
+    from live n where n.node_type <> 'THEN'
+    union all
+    select e.instance_id, e.node, p.id, p._parent, e.ends || p.id, e.named or p.result_name is not null
+    from endings e
+    join live p on p.instance_id = e.instance_id and p.id = e.above and p.node_type = 'THEN' and p.right_node = e.top
+  ),
+  beginnings as (
+    select n.instance_id, n.id as node, n.id as beginning, n.node_type, n.left_node from live n
+    union all
+    select b.instance_id, b.node, n.id, n.node_type, n.left_node
+    from beginnings b join live n on n.instance_id = b.instance_id and n.id = b.left_node
+    where b.node_type = 'THEN'
+  ),
+  layout as (
+    select distinct on (e.instance_id, e.node) e.instance_id, e.node, e.ends, e.named, p.right_node as after
+    from endings e
+    left join live p on p.instance_id = e.instance_id and p.id = e.above and p.node_type = 'THEN'
+    order by e.instance_id, e.node, cardinality(e.ends) desc
+  )
+  update df.nodes n
+  set _ends = l.ends, _named = l.named, _next = b.beginning
+  from live o
+  left join layout l on l.instance_id = o.instance_id and l.node = o.id
+  left join beginnings b on b.instance_id = o.instance_id and b.node_type <> 'THEN'
+    and b.node = case when o.node_type = 'THEN' then o.id else l.after end
+  where n.instance_id = o.instance_id and n.id = o.id;
+
   alter table df_engine.ready drop constraint ready_lane_check;
 
   -- One random text, from which the keys of roles are made.
@@ -376,6 +409,10 @@ if df_engine.migrating(2) then
     value text not null default gen_random_uuid()::text || gen_random_uuid()
   );
   insert into df_engine.secret default values;
+
+  drop function if exists df_engine.claim_step(bigint, timestamptz, boolean, boolean),
+    df_engine.settle_step(bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz),
+    df_engine.require_driver(text), df_engine.graph_nodes(jsonb, text, text);
 
 end if;
 end
@@ -3188,7 +3225,7 @@ begin
     v_id := df_engine.random_id();
     insert into df_engine.own_instances
       (id, label, root_node, submitted_by, database, _state, _submitter, _version, _vars)
-    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.1.0',
+    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.2.0',
            coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
              || pg_catalog.jsonb_build_object('sys_instance_id', v_id, 'sys_label', coalesce(p_label, ''))
     from df.vars v
@@ -5928,7 +5965,7 @@ comment on function df.metrics() is
 
 create or replace function df.version() returns text
 language sql set search_path = pg_catalog, pg_temp as $$
-  select '0.1.0 (built 2026-11-23 00:00:00 UTC)'
+  select '0.2.0 (built 2026-11-24 00:00:00 UTC)'
 $$;
 comment on function df.version() is 'Version and build time of the installed pg_durable.';
 
@@ -6838,7 +6875,7 @@ returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
     where p_node_type = 'HTTP' or lower(key collate "C") <> 'content-type'
     union all
     select d.name, d.value
-    from (values ('User-Agent', 'pg_durable/0.1.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
+    from (values ('User-Agent', 'pg_durable/0.2.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
     where d.value is not null
       and lower(d.name) <> all (select lower(key collate "C") from jsonb_object_keys(p_headers) key)
   ) h(name, value)
@@ -7716,7 +7753,7 @@ comment on function df.check() is
 
 revoke all on all routines in schema df_engine from public;
 
-update df_engine.release set version = '0.1.0', installed_at = now() where version <> '0.1.0';
+update df_engine.release set version = '0.2.0', installed_at = now() where version <> '0.2.0';
 
 do $grants$
 begin
