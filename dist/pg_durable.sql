@@ -406,6 +406,7 @@ if df_engine.migrating(2) then
 
   -- One random text, from which the keys of roles are made.
   create table df_engine.secret (
+    only_row boolean primary key default true check (only_row),
     value text not null default gen_random_uuid()::text || gen_random_uuid()
   );
   insert into df_engine.secret default values;
