@@ -1,10 +1,10 @@
-# make demo · make test · make build · make bench · make soak: each does its own set-up, in .venv.
+# make demo · make test · make build · make bench · make soak · make mutants: each does its own set-up, in .venv.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test build check bench soak clean
+.PHONY: demo test build check bench soak mutants clean
 
 $(VENV)/ready: $(VENV)/installed
 	$(INSTALL) '.[dev]'
@@ -33,6 +33,9 @@ demo: $(VENV)/installed
 
 bench: $(VENV)/ready
 	$(RUN) -m benchmarks
+
+mutants: $(VENV)/ready
+	$(RUN) -m tests.mutants
 
 soak: $(VENV)/ready
 	$(RUN) -m tests.crash.soak

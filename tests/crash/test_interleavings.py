@@ -3,7 +3,7 @@
 import pytest
 
 from tests.crash.crew import Crew, problems
-from tests.support import Database, Pump
+from tests.support import Database, Pump, wait_until
 
 
 def effect(name: str) -> str:
@@ -78,3 +78,26 @@ def test_a_loser_does_not_count_in_the_next_iteration(fx: Database, interrupts: 
     for run in runs:
         assert effects(fx, run) == {"fast": 4}
         assert fx.admin("select _generation from df.instances where id = %s", run) == 4
+
+
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+def test_no_step_commits_while_a_cancel_is_undecided(fx: Database, decision: str) -> None:
+    """The step has ended when the cancel is made, but for its commit, which waits for what becomes of the cancel."""
+    run = start(fx, f"'insert into fx select ''a'' from pg_advisory_lock(7)' ~> {effect('b')}")
+    waiting = "select wait_event from pg_stat_activity where application_name like %s and wait_event_type = 'Lock'"
+    step = f"pg_durable:{run}:%"
+    with (
+        fx.connect() as holder,
+        fx.connect("app", autocommit=False) as canceller,
+        Crew(fx, 1, interrupts=False) as crew,
+    ):
+        holder.execute("select pg_advisory_lock(7)")
+        wait_until(lambda: fx.admin(waiting, step) == "advisory", what="the step to wait")
+        canceller.execute("select df.cancel(%s)", [run])
+        holder.execute("select pg_advisory_unlock(7)")
+        wait_until(lambda: fx.admin(waiting, step) in ("tuple", "transactionid"), what="its end to wait")
+        canceller.execute(decision)
+        crew.settled()
+    ended = {"commit": ("cancelled", set()), "rollback": ("completed", {"a", "b"})}
+    left = {name for (name,) in fx.rows("select t from fx")}
+    assert (fx.sql("select df.status(%s)", run), left) == ended[decision]

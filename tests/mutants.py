@@ -1,0 +1,124 @@
+"""`make mutants`: takes away one lock, one order or one check of the engine at a time, and shows which test notices.
+
+Each mutant is a copy of the project with one text of a template replaced; the tests named beside it must fail there.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("CHANGELOG.md", "pyproject.toml", "generator", "templates", "worker", "tests", "docs", "dist", "examples")
+TRIES = 3  # what shows only when two sessions meet may need more than one
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One text of a template, what takes its place, and the tests that must notice."""
+
+    what: str
+    template: str
+    text: str
+    instead: str
+    tests: str
+
+
+STORMS = "tests/crash/test_storms.py"
+MEETINGS = "tests/crash/test_interleavings.py"
+
+MUTANTS = (
+    Mutant("a step is held without its lock", "140_claim", "for update skip locked) as held", ") as held",
+           f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"),
+    Mutant("a step is claimed without its lock", "140_claim", "order by r.id limit 1 for update skip locked",
+           "order by r.id limit 1", f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"),
+    Mutant("a step moves on without holding its run", "142_finish", "    for key share\n  ),", "  ),",
+           f"{MEETINGS}::test_no_step_commits_while_a_cancel_is_undecided"),
+    Mutant("a step moves a run on that has ended", "142_finish",
+           "i._submitter = v_role and i._state in ('pending', 'running')", "i._submitter = v_role",
+           f"{STORMS}::test_steps_that_meet_a_cancel_are_done_whole_or_not_at_all"),
+    Mutant("a cancel does not wait for a step that commits", "161_cancel_signal",
+           "where i.id = cancel.instance_id for update;", "where i.id = cancel.instance_id;",
+           f"{STORMS}::test_steps_that_meet_a_cancel_are_done_whole_or_not_at_all"),
+    Mutant("a cancel waits for a step that runs", "120_transitions", "for update skip locked) d\n  where r.lane",
+           "for update) d\n  where r.lane", "tests/worker/test_steps.py"),
+    Mutant("a decided race is decided again", "121_constructs", "and n.id = p_construct.id and n._open = 1;",
+           "and n.id = p_construct.id;", f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"),
+    Mutant("a step commits without holding its race", "124_advance",
+           "and n.id = v_scope.owner for no key update;", "and n.id = v_scope.owner;",
+           f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"),
+    Mutant("a race opens again while its loser runs", "123_enter",
+           "perform df_engine.await_loser(p_node.instance_id, v_tops);", "null;",
+           f"{MEETINGS}::test_a_loser_does_not_count_in_the_next_iteration"),
+    Mutant("a loser's step is claimed", "140_claim", "or not (v_step.scope is null or df_engine.scope_open("
+           "p_instance, v_step.scope)) then", "then", "tests/engine/test_constructs.py tests/engine/test_control.py"),
+    Mutant("a wait opens while a signal is delivered", "130_waiting",
+           "perform from df.instances i where i.id = p_node.instance_id for no key update;", "",
+           f"{STORMS}::test_no_signal_is_lost_or_delivered_twice"),
+    Mutant("a signal overtakes an older one", "130_waiting", "and e.signal_id < s.signal_id)", "and false)",
+           f"{STORMS}::test_no_signal_is_lost_or_delivered_twice tests/engine/test_waiting.py"),
+    Mutant("a leased step is claimed twice", "150_leased",
+           "order by r.id limit p_limit for update skip locked", "order by r.id limit p_limit",
+           "tests/worker/test_direct.py tests/worker/test_http_steps.py"),
+    Mutant("a run begins whoever it says it is", "140_claim", "  if not v_ready.picked then", "  if false then",
+           "tests/engine/test_start.py tests/security tests/engine/test_control.py tests/worker/test_roles.py"),
+    Mutant("a graph is laid out for a run that has one", "110_start",
+           "    and not exists (select from df.nodes n where n.instance_id = i.id);", ";", "tests/security"),
+)  # fmt: skip
+
+
+@contextmanager
+def mutated(mutant: Mutant) -> Iterator[Path]:
+    """A copy of the project with the mutant's template."""
+    with tempfile.TemporaryDirectory(prefix="mutant-", dir="/tmp") as name:
+        copy = Path(name)
+        copy.chmod(0o755)
+        for item in COPIED:
+            source = ROOT / item
+            if source.is_dir():
+                shutil.copytree(source, copy / item, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                shutil.copy(source, copy / item)
+        template = copy / "templates" / f"{mutant.template}.sql.j2"
+        before = template.read_text()
+        if before.count(mutant.text) != 1:
+            raise SystemExit(f"{mutant.what}: its text is not in {template.name} exactly once")
+        template.write_text(before.replace(mutant.text, mutant.instead))
+        yield copy
+
+
+def noticed(copy: Path, tests: str) -> str:
+    """The first test that fails, or nothing."""
+    for _ in range(TRIES):
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests.split()]
+        run = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+        failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        if run.returncode == 1 and failed:
+            return failed[0].partition(" ")[2].partition(" - ")[0]
+        if run.returncode not in (0, 1):
+            raise SystemExit(f"pytest could not run {tests}:\n{run.stdout}{run.stderr}")
+    return ""
+
+
+def main() -> int:
+    """Tries the mutants whose description contains one of the words, by default all of them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=main.__doc__)
+    parser.add_argument("words", nargs="*")
+    words = parser.parse_args().words
+    survivors = 0
+    for mutant in MUTANTS:
+        if not words or any(word in mutant.what for word in words):
+            with mutated(mutant) as copy:
+                test = noticed(copy, mutant.tests)
+            survivors += not test
+            print(f"{'noticed ' if test else 'SURVIVED'}  {mutant.what}: {test or mutant.tests}", flush=True)
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
