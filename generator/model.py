@@ -88,7 +88,7 @@ USER_ROUTINES = (
     "df_engine.check_page_size(int)",
     "df_engine.check_submitter(text)",
     "df_engine.children_of(text, text, text, jsonb)",
-    "df_engine.claim_step(text, bigint, boolean, boolean)",
+    "df_engine.claim_step(text, bigint, bigint, boolean, boolean)",
     "df_engine.column_names(json)",
     "df_engine.commits_relaxed()",
     "df_engine.config_problem(text, text)",

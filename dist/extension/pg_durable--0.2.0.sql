@@ -393,6 +393,7 @@ if df_engine.migrating(2) then
   insert into df_engine.secret default values;
 
   drop function if exists df_engine.claim_step(bigint, timestamptz, boolean, boolean),
+    df_engine.lock_ready(oid, bigint),
     df_engine.settle_step(bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz),
     df_engine.require_driver(text), df_engine.graph_nodes(jsonb, text, text);
 
@@ -4646,9 +4647,10 @@ $$;
 
 -- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run that; p_rows:
 -- it may return rows; p_ends and p_next: what pass_on needs, where it serves. With p_report: stop, nothing is ready. With
--- neither: commit and claim again, because a transition was made or a try was counted (p_count).
+-- neither: commit and claim again, because a transition was made or a try was counted (p_count). p_low is a low-water mark:
+-- while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are not to be walked over again.
 create or replace function df_engine.claim_step(
-  p_key text, inout p_ready bigint, p_counted boolean, p_careful boolean,
+  p_key text, inout p_ready bigint, inout p_low bigint, p_counted boolean, p_careful boolean,
   out p_count boolean, out p_report text, out p_instance varchar, out p_node varchar, out p_sql text, out p_rows boolean,
   out p_ends varchar[], out p_next varchar
 )
@@ -4661,13 +4663,14 @@ declare
   v_poisoned boolean;
 begin
   perform df_engine.require_key(p_key, v_role);
-  v_ready := df_engine.lock_ready(v_role, p_ready);
+  v_ready := df_engine.lock_ready(v_role, p_ready, p_low);
   if v_ready.id is null then
     p_report := 'empty';
     return;
   end if;
   p_counted := coalesce(p_counted and v_ready.id = p_ready, false);
   v_poisoned := v_ready.deaths >= 3 and not p_counted;
+  p_low := case when v_ready.id = p_ready then p_low else v_ready.id end;
   p_ready := v_ready.id;
   p_instance := v_ready.instance_id;
   p_node := v_ready.node_id;
@@ -4719,8 +4722,8 @@ language sql stable set search_path = '' as $$
   where i.id = p_instance;
 $$;
 
--- Locks ready row p_ready of a role if it is still there and free, else the longest-waiting free one.
-create or replace function df_engine.lock_ready(p_role oid, p_ready bigint) returns df_engine.ready
+-- Locks ready row p_ready of a role if it is still there and free, else the longest-waiting free one from p_low on, else any.
+create or replace function df_engine.lock_ready(p_role oid, p_ready bigint, p_low bigint) returns df_engine.ready
 language plpgsql as $$
 declare
   v_ready df_engine.ready;
@@ -4729,10 +4732,11 @@ begin
     select * into v_ready from df_engine.ready r
     where r.lane = 'sql' and r.submitter = p_role and r.id = p_ready for update skip locked;
   end if;
-  if v_ready.id is null then
+  foreach p_low in array case when p_low > 0 then array[p_low, 0] else '{0}' end loop
+    exit when v_ready.id is not null;
     select * into v_ready from df_engine.ready r
-    where r.lane = 'sql' and r.submitter = p_role order by r.id limit 1 for update skip locked;
-  end if;
+    where r.lane = 'sql' and r.submitter = p_role and r.id >= p_low order by r.id limit 1 for update skip locked;
+  end loop;
   return v_ready;
 end
 $$;
@@ -4978,6 +4982,7 @@ declare
   v_result pg_catalog.record;
   v_started pg_catalog.timestamptz;
   v_ready bigint;
+  v_low bigint := 0;
   v_counted boolean := false;
   v_held boolean := false;
   v_kept boolean;
@@ -5005,8 +5010,9 @@ begin
       v_held := df_engine.hold_step(v_ready, v_step.p_instance, v_step.p_node);
     end if;
     if not v_held then
-      v_step := df_engine.claim_step(v_key, v_ready, v_counted, p_careful);
+      v_step := df_engine.claim_step(v_key, v_ready, v_low, v_counted, p_careful);
       v_ready := v_step.p_ready;
+      v_low := v_step.p_low;
       v_counted := v_step.p_count;
       p_report := v_step.p_report;
       exit when p_report is not null;
@@ -7033,7 +7039,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.check_page_size(int)',
     'execute on routine df_engine.check_submitter(text)',
     'execute on routine df_engine.children_of(text, text, text, jsonb)',
-    'execute on routine df_engine.claim_step(text, bigint, boolean, boolean)',
+    'execute on routine df_engine.claim_step(text, bigint, bigint, boolean, boolean)',
     'execute on routine df_engine.column_names(json)',
     'execute on routine df_engine.commits_relaxed()',
     'execute on routine df_engine.config_problem(text, text)',
