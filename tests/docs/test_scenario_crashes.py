@@ -72,9 +72,7 @@ def block(db: Database) -> list[psycopg.Connection[tuple[object, ...]]]:
     return [idle, prepared, busy]
 
 
-def test_maintenance_finds_all_four_blockers_and_survives_a_crash(
-    blocked: Database, own_server: EmbeddedServer
-) -> None:  # noqa: F811
+def test_maintenance_finds_all_and_survives_a_crash(blocked: Database, own_server: EmbeddedServer) -> None:  # noqa: F811
     db = blocked
     sessions = block(db)
     first = WorkerProcess(db).logged("registered")
