@@ -1,10 +1,10 @@
-# make demo · make test · make build · make bench · make soak: each does its own set-up, in .venv.
+# make demo · make test · make build · make bench · make soak · make picture: each does its own set-up, in .venv.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test build check bench soak clean
+.PHONY: demo picture test build check bench soak clean
 
 $(VENV)/ready: $(VENV)/installed
 	$(INSTALL) '.[dev]'
@@ -30,6 +30,10 @@ check: $(VENV)/ready
 
 demo: $(VENV)/installed
 	$(RUN) examples/demo/demo.py
+
+# docs/demo.svg, filmed anew.
+picture: $(VENV)/installed
+	$(RUN) examples/demo/picture.py
 
 bench: $(VENV)/ready
 	$(RUN) -m benchmarks

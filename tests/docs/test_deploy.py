@@ -1,4 +1,4 @@
-"""The files of deploy/: the lines of the container file run in a directory, the unit and the alerts tried on a worker."""
+"""The files of deploy/: the lines of the container file run in a directory, unit and alerts tried on a worker."""
 
 import configparser
 import json
