@@ -1,5 +1,6 @@
 """`make picture`: plays the demo's long run, with its two crashes, and writes what is seen of it as docs/demo.svg."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ PROOF = 21  # the line under the tree
 SLOWER = 2  # so that one can read what happens
 LEAD, HOLD = 1.5, 6.0  # seconds to read the statement, and the end
 STYLES = {"✓": "good", "✗": "bad", "⏳": "busy", "⊘": "dim", "○": "dim"}
+INNER_BLANKS = re.compile(r"(?<=\w) {2,}(?=\w)")
 PROVED = 6  # claims that there is room for
 
 
@@ -53,7 +55,7 @@ class Camera(Screen):
 
     def draw(self, tree: str, note: str) -> None:
         """The tree, where it has changed, and who makes it go on."""
-        lines = [line.rstrip() for line in tree.splitlines()]
+        lines = [INNER_BLANKS.sub(" ", line.rstrip()) for line in tree.splitlines()]
         for number in range(max(self._drawn, len(lines))):
             line = lines[number] if number < len(lines) else ""
             line = line if len(line) <= RIGHT else f"{line[: RIGHT - 3]}… {line[-1]}"
