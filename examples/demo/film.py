@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from html import escape
+from itertools import pairwise
 
 COLUMN, LINE, MARGIN, BAR = 7.83, 19, 20, 36  # pixels: a character of 13 px, a line, around the text, above it
 COLOURS = {  # light, dark
@@ -28,8 +29,18 @@ class Film:
         if not states or states[-1][1] != parts:
             states.append((at, parts))
 
-    def svg(self, seconds: float) -> str:
-        """The film, which lasts so long and begins again."""
+    def cut(self, longest: float) -> None:
+        """Makes pauses in which nothing changes last so long at most."""
+        times = sorted({at for states in self._cells.values() for at, _ in states})
+        later = {times[0]: times[0]}
+        for before, at in pairwise(times):
+            later[at] = later[before] + min(at - before, longest)
+        for states in self._cells.values():
+            states[:] = [(later[at], parts) for at, parts in states]
+
+    def svg(self, hold: float) -> str:
+        """The film, which begins again when its end has been seen for so many seconds."""
+        seconds = hold + max(at for states in self._cells.values() for at, _ in states)
         spans: dict[tuple[float, float], str] = {}
         lines = []
         for (column, line), states in sorted(self._cells.items(), key=lambda item: item[0][::-1]):

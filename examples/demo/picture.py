@@ -17,7 +17,7 @@ LEFT, RIGHT, LINES = 58, 60, 28  # characters of the two columns, lines of both
 TREE = LEFT + 2
 PROOF = 21  # the line under the tree
 SLOWER = 2  # so that one can read what happens
-LEAD, HOLD = 1.5, 6.0  # seconds to read the statement, and the end
+LEAD, PAUSE, HOLD = 1.5, 2.0, 6.0  # seconds: to read the statement, in which nothing changes, to read the end
 STYLES = {"✓": "good", "✗": "bad", "⏳": "busy", "⊘": "dim", "○": "dim"}
 INNER_BLANKS = re.compile(r"(?<=\w) {2,}(?=\w)")
 PROVED = 6  # claims that there is room for
@@ -28,7 +28,7 @@ class Camera(Screen):
 
     def __init__(self) -> None:
         super().__init__()
-        self.film = Film(TREE + RIGHT, LINES, "make demo, at half speed")
+        self.film = Film(TREE + RIGHT, LINES, "make demo")
         self._began = 0.0
         self._line = 0
         self._drawn = 0
@@ -91,7 +91,8 @@ def main() -> int:
         demo = Demo(server, camera)
         demo.set_up()
         demo.long_run()
-    TARGET.write_text(camera.film.svg(camera.now + HOLD), "utf-8")
+    camera.film.cut(PAUSE)
+    TARGET.write_text(camera.film.svg(HOLD), "utf-8")
     print(f"{TARGET}: {TARGET.stat().st_size / 1024:.0f} kB")
     return 0
 
