@@ -3313,12 +3313,15 @@ begin
     select n._parent as parent, n._scope as scope, n.status, n.status_details ->> 'execution_id' as stamp into v_row
     from df.nodes n where n.instance_id = p_instance and n.id = v_node;
     v_stamp := df_engine.stamp(p_instance, v_row.scope);
-    exit when v_row.status = 'running' and v_row.stamp = v_stamp;
+    exit when v_row.stamp = v_stamp
+              and (v_row.status = 'running' or v_node <> p_node and v_row.status in ('completed', 'failed'));
     update df.nodes n
     set status = 'running', result = null, result_columns = null, error = null, attempts = 1,
         started_at = df_engine.clock(), completed_at = null, updated_at = df_engine.clock(),
         status_details = jsonb_build_object('execution_id', v_stamp)
-    where n.instance_id = p_instance and n.id = v_node;
+    where n.instance_id = p_instance and n.id = v_node
+      and n.status = v_row.status and n.status_details ->> 'execution_id' is not distinct from v_row.stamp;
+    exit when not found;  -- the supervisor marks without holding the run: somebody has been quicker
     v_node := v_row.parent;
   end loop;
   update df.instances i
@@ -5187,22 +5190,34 @@ create or replace view df_engine.steps_in_sessions as
   from pg_catalog.pg_stat_activity a
   where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
 
--- Shows steps as running that were already under way at this session's previous look, a quarter of a second ago or more.
+-- Shows steps as running that were already under way at this session's previous look, a quarter of a second ago or more. A
+-- step that ends meanwhile has written its node's row: only a row that is still as it was found is marked.
 create or replace function df_engine.mark_long_steps() returns void
 language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
 declare
   v_seen constant pg_catalog.jsonb := coalesce(nullif(current_setting('df_engine.seen', true), ''), '{}')::pg_catalog.jsonb;
   v_now constant numeric := extract(epoch from clock_timestamp());
+  v_step pg_catalog.record;
 begin
   if v_now - coalesce((v_seen ->> 'at')::numeric, 0) < 0.2 then
     return;
   end if;
-  perform df_engine.mark_running(s.instance_id, s.node_id)
-  from df_engine.steps_in_sessions s
-  join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
-  where v_seen -> 'steps' ? (s.pid || s.step)
-    and exists (select from df_engine.ready r
-                where r.lane = 'sql' and r.submitter = s.submitter and r.instance_id = s.instance_id);
+  perform pg_catalog.pg_stat_clear_snapshot();  -- activity must not be older than the rows that are found
+  for v_step in
+    select s.instance_id, s.node_id, n.xmin as version
+    from df_engine.steps_in_sessions s
+    join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
+    join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
+    where v_seen -> 'steps' ? (s.pid || s.step)
+      and exists (select from df_engine.ready r
+                  where r.lane = 'sql' and r.submitter = s.submitter and r.instance_id = s.instance_id)
+  loop
+    perform from df.nodes n
+    where n.instance_id = v_step.instance_id and n.id = v_step.node_id and n.xmin = v_step.version for no key update;
+    if found then
+      perform df_engine.mark_running(v_step.instance_id, v_step.node_id);
+    end if;
+  end loop;
   perform set_config('df_engine.seen', jsonb_build_object('at', v_now, 'steps',
     (select jsonb_agg(s.pid || s.step) from df_engine.steps_in_sessions s))::pg_catalog.text, false);
 exception when lock_not_available then
