@@ -5210,7 +5210,8 @@ create or replace view df_engine.steps_in_sessions as
   where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
 
 -- Shows steps as running that were already under way at this session's previous look, a quarter of a second ago or more. A
--- step that ends meanwhile has written its node's row: only a row that is still as it was found is marked.
+-- step that ends meanwhile has written its node's row: only a row that is still as it was found is marked. A session shows
+-- its application_name for a moment after the step's commit, so a row that says the step has ended is believed.
 create or replace function df_engine.mark_long_steps() returns void
 language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
 declare
@@ -5228,6 +5229,8 @@ begin
     join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
     join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
     where v_seen -> 'steps' ? (s.pid || s.step)
+      and (n.status in ('pending', 'running')
+           or n.status_details ->> 'execution_id' is distinct from df_engine.stamp(n.instance_id, n._scope))
       and exists (select from df_engine.ready r
                   where r.lane = 'sql' and r.submitter = s.submitter and r.instance_id = s.instance_id)
   loop
