@@ -1,10 +1,11 @@
-# make demo · make test · make build · make bench · make soak · make mutants: each does its own set-up, in .venv.
+# make demo · make test · make build · make bench · make soak · make mutants · make picture: each does its own set-up,
+# in .venv.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test build check bench soak mutants clean
+.PHONY: demo picture test build check bench soak mutants clean
 
 $(VENV)/ready: $(VENV)/installed
 	$(INSTALL) '.[dev]'
@@ -30,6 +31,10 @@ check: $(VENV)/ready
 
 demo: $(VENV)/installed
 	$(RUN) examples/demo/demo.py
+
+# docs/demo.svg, filmed anew.
+picture: $(VENV)/installed
+	$(RUN) examples/demo/picture.py
 
 bench: $(VENV)/ready
 	$(RUN) -m benchmarks

@@ -1325,7 +1325,8 @@ begin
         limit 1)
     end end;
   if v_problem is not null then
-    raise exception '%', v_problem using errcode = 'invalid_parameter_value';
+    raise exception '%', v_problem using errcode = 'invalid_parameter_value',
+      hint = 'df.retry takes one SQL or HTTP step: put it around each step that is to be tried again.';
   end if;
   return (
     select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
@@ -1874,7 +1875,7 @@ declare
 begin
   select * into v_at from df_engine.flow_position(p_source, p_token);
   perform df_engine.flow_error(p_code, format('flow syntax error at line %s, column %s: %s', v_at.line, v_at.col, p_message),
-    v_at.excerpt, p_hint);
+    E'In the flow:\n' || v_at.excerpt, p_hint);
 end
 $$;
 
@@ -3140,8 +3141,37 @@ language sql immutable as $$
   select count(distinct n.statement) from numbered n where n.word <> ';'
 $$;
 
+-- A brace outside of literals is never SQL. What the server says of it, and what was meant, where that can be told.
+create or replace function df_engine.brace_problem(p_sql pg_catalog.text) returns pg_catalog.text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $fn$
+declare
+  v_problem constant text := 'syntax error at or near "{" (SQLSTATE 42601)' || E'\nHINT: ';
+  v_name constant text := substring(df_engine.bare_sql(p_sql) from $re$\{([A-Za-z_][A-Za-z0-9_]*)\}$re$);
+begin
+  if starts_with(p_sql, '{"_partial_if"') then
+    return v_problem || '?> has no !> beside it: c ?> a !> b, with parentheses around a or b when it uses operators.';
+  elsif starts_with(p_sql, '{"node_type"') then
+    return v_problem || 'Text is joined to a graph: || and the operators of a flow bind alike, so a || b stands in parentheses.';
+  elsif v_name is not null then
+    return v_problem || 'The run has no variable {' || v_name || '}: call df.setvar before df.start. A result is written $'
+           || v_name || '.';
+  end if;
+  return null;
+end
+$fn$;
+
 -- NULL when the text holds exactly one statement. Most texts have no semicolon but at their end, and begin with a word.
 create or replace function df_engine.single_statement_problem(p_sql pg_catalog.text) returns pg_catalog.text
+language plpgsql immutable set search_path = '' as $$
+begin
+  if strpos(p_sql, '{') > 0 and p_sql ~ '^[{]"_?(node_type|partial_if)"|[{][A-Za-z_][A-Za-z0-9_]*[}]' then
+    return coalesce(df_engine.brace_problem(p_sql), df_engine.statements_problem(p_sql));
+  end if;
+  return df_engine.statements_problem(p_sql);
+end
+$$;
+
+create or replace function df_engine.statements_problem(p_sql pg_catalog.text) returns pg_catalog.text
 language plpgsql immutable set search_path = '' as $$
 begin
   if strpos(rtrim(p_sql, E'; \t\n\r'), ';') = 0 and p_sql ~ '^[[:space:]]*[A-Za-z(]' then
@@ -3395,12 +3425,15 @@ begin
     select n._parent as parent, n._scope as scope, n.status, n.status_details ->> 'execution_id' as stamp into v_row
     from df.nodes n where n.instance_id = p_instance and n.id = v_node;
     v_stamp := df_engine.stamp(p_instance, v_row.scope);
-    exit when v_row.status = 'running' and v_row.stamp = v_stamp;
+    exit when v_row.stamp = v_stamp
+              and (v_row.status = 'running' or v_node <> p_node and v_row.status in ('completed', 'failed'));
     update df.nodes n
     set status = 'running', result = null, result_columns = null, error = null, attempts = 1,
         started_at = df_engine.clock(), completed_at = null, updated_at = df_engine.clock(),
         status_details = jsonb_build_object('execution_id', v_stamp)
-    where n.instance_id = p_instance and n.id = v_node;
+    where n.instance_id = p_instance and n.id = v_node
+      and n.status = v_row.status and n.status_details ->> 'execution_id' is not distinct from v_row.stamp;
+    exit when not found;  -- the supervisor marks without holding the run: somebody has been quicker
     v_node := v_row.parent;
   end loop;
   update df.instances i
@@ -5371,22 +5404,37 @@ create or replace view df_engine.steps_in_sessions as
   from pg_catalog.pg_stat_activity a
   where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
 
--- Shows steps as running that were already under way at this session's previous look, a quarter of a second ago or more.
+-- Shows steps as running that were already under way at this session's previous look, a quarter of a second ago or more. A
+-- step that ends meanwhile has written its node's row: only a row that is still as it was found is marked. A session shows
+-- its application_name for a moment after the step's commit, so a row that says the step has ended is believed.
 create or replace function df_engine.mark_long_steps() returns void
 language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
 declare
   v_seen constant pg_catalog.jsonb := coalesce(nullif(current_setting('df_engine.seen', true), ''), '{}')::pg_catalog.jsonb;
   v_now constant numeric := extract(epoch from clock_timestamp());
+  v_step pg_catalog.record;
 begin
   if v_now - coalesce((v_seen ->> 'at')::numeric, 0) < 0.2 then
     return;
   end if;
-  perform df_engine.mark_running(s.instance_id, s.node_id)
-  from df_engine.steps_in_sessions s
-  join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
-  where v_seen -> 'steps' ? (s.pid || s.step)
-    and exists (select from df_engine.ready r
-                where r.lane = 'sql' and r.submitter = s.submitter and r.instance_id = s.instance_id);
+  perform pg_catalog.pg_stat_clear_snapshot();  -- activity must not be older than the rows that are found
+  for v_step in
+    select s.instance_id, s.node_id, n.xmin as version
+    from df_engine.steps_in_sessions s
+    join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
+    join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
+    where v_seen -> 'steps' ? (s.pid || s.step)
+      and (n.status in ('pending', 'running')
+           or n.status_details ->> 'execution_id' is distinct from df_engine.stamp(n.instance_id, n._scope))
+      and exists (select from df_engine.ready r
+                  where r.lane = 'sql' and r.submitter = s.submitter and r.instance_id = s.instance_id)
+  loop
+    perform from df.nodes n
+    where n.instance_id = v_step.instance_id and n.id = v_step.node_id and n.xmin = v_step.version for no key update;
+    if found then
+      perform df_engine.mark_running(v_step.instance_id, v_step.node_id);
+    end if;
+  end loop;
   perform set_config('df_engine.seen', jsonb_build_object('at', v_now, 'steps',
     (select jsonb_agg(s.pid || s.step) from df_engine.steps_in_sessions s))::pg_catalog.text, false);
 exception when lock_not_available then
@@ -5562,6 +5610,17 @@ $$;
 comment on function df.result(text) is
   'The result of a completed run, a JSON text; NULL while it runs, when it failed or was cancelled, or is invisible';
 
+-- What to do about a run that is not there.
+create or replace function df_engine.missing_run_hint(p_instance_id text) returns text
+language sql stable set search_path = '' as $$
+  select case
+    when exists (select from df.instances i where i.label = p_instance_id) then
+      'That is the label of a run. Its id: ' || format('SELECT id FROM df.instances WHERE label = %L', p_instance_id)
+    when p_instance_id !~ '^[0-9a-f]{8}$' then 'The id of a run is what df.start has returned: 8 hexadecimal digits.'
+    else 'A role sees its own runs, once their start has been committed.'
+  end;
+$$;
+
 create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
@@ -5582,7 +5641,8 @@ begin
          and pg_catalog.age(i.xmin) <= pg_catalog.age(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.xid) as own
   into v_run from df.instances i where i.id = p_instance_id;
   if not found then
-    raise exception 'Instance not found: %', p_instance_id using errcode = 'insufficient_privilege';
+    raise exception 'Instance not found: %', p_instance_id
+      using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(p_instance_id);
   elsif v_run.own then
     raise exception 'instance % is not yet committed: no worker can see it', p_instance_id
       using errcode = 'object_not_in_prerequisite_state', hint = 'Commit first, then wait.';
@@ -5615,8 +5675,8 @@ begin
       return v_run.status;
     elsif pg_catalog.clock_timestamp() > v_deadline then
       raise exception 'Timed out after % s waiting for instance %: status is %', p_timeout, p_instance_id,
-        v_run.status || coalesce(', ' || v_run.wait_reason, '')
-        using errcode = 'DF030';
+        v_run.status || coalesce(', ' || coalesce(v_run.wait_reason, df_engine.worker_problem()), '')
+        using errcode = 'DF030', hint = format('SELECT df.explain(%L) shows how far it is.', p_instance_id);
     end if;
     perform pg_catalog.pg_sleep(v_pause);
     v_pause := least(v_pause * 1.25, 0.05);
@@ -5689,7 +5749,8 @@ begin
   -- FOR UPDATE waits for a step that is just committing, and keeps others from doing so until the caller has decided.
   select i.status into v_status from df.instances i where i.id = cancel.instance_id for update;
   if not found then
-    raise exception 'Instance ''%'' not found or access denied', instance_id using errcode = 'insufficient_privilege';
+    raise exception 'Instance ''%'' not found or access denied', instance_id
+      using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(instance_id);
   end if;
   if v_status in ('completed', 'failed', 'cancelled') then
     return format('Instance %s is already %s; nothing to cancel (%s)', instance_id, v_status, reason);
@@ -5713,7 +5774,8 @@ begin
   end if;
   perform from df.instances i where i.id = signal.instance_id;
   if not found then
-    raise exception 'Instance ''%'' not found or access denied', instance_id using errcode = 'insufficient_privilege';
+    raise exception 'Instance ''%'' not found or access denied', instance_id
+      using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(instance_id);
   end if;
   insert into df_engine.visible_inbox (instance_id, signal_name, signal_data, sent_by)
   values (instance_id, signal_name, df_engine.as_json(signal_data), quote_ident(current_user)::regrole);
@@ -5837,6 +5899,9 @@ declare
   v_after record;
 begin
   perform df_engine.check_page_size(limit_count);
+  if status_filter not in ('pending', 'running', 'completed', 'failed', 'cancelled') then
+    raise notice 'no run has the status "%": it is one of %', status_filter, 'pending, running, completed, failed, cancelled';
+  end if;
   select * into v_after from df_engine.decode_cursor(after_cursor);
   return query
   with page as materialized (
@@ -7053,6 +7118,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'select on df_engine.visible_scopes',
     'execute on routine df_engine.as_json(text)',
     'execute on routine df_engine.await_end(text, int)',
+    'execute on routine df_engine.bare_sql(text)',
+    'execute on routine df_engine.brace_problem(text)',
     'execute on routine df_engine.check_awaitable(text)',
     'execute on routine df_engine.check_http(text, text, text, text, jsonb, int)',
     'execute on routine df_engine.check_page_size(int)',
@@ -7100,6 +7167,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.live_stamps(text[])',
     'execute on routine df_engine.malformed(jsonb)',
     'execute on routine df_engine.milliseconds(timestamptz, timestamptz)',
+    'execute on routine df_engine.missing_run_hint(text)',
     'execute on routine df_engine.node_config(text, text)',
     'execute on routine df_engine.node_id(text, bigint)',
     'execute on routine df_engine.node_problem(jsonb, text)',
@@ -7132,6 +7200,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.stamp_key(text)',
     'execute on routine df_engine.start_here(text, text, text)',
     'execute on routine df_engine.start_new(text, text, text)',
+    'execute on routine df_engine.statements_problem(text)',
     'execute on routine df_engine.status_icon(text)',
     'execute on routine df_engine.stored_query(text, text, text[])',
     'execute on routine df_engine.unknown_type(text)',

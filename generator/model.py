@@ -24,6 +24,7 @@ LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
 NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "LOOP", "BREAK", "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "HTTP",
               "HTTP_MULTIPART")  # fmt: skip
 TERMINAL = ("completed", "failed", "cancelled")
+STATUSES = ("pending", "running", *TERMINAL)
 
 SETTINGS = (
     Setting("enable_superuser_instances", "off", "boolean", None, None,
@@ -70,6 +71,7 @@ def context() -> dict[str, Any]:
         "leaves": LEAVES,
         "node_types": NODE_TYPES,
         "terminal": TERMINAL,
+        "statuses": STATUSES,
         "language": language,
         "settings": SETTINGS,
         "user_routines": USER_ROUTINES,
@@ -83,6 +85,8 @@ def context() -> dict[str, Any]:
 USER_ROUTINES = (
     "df_engine.as_json(text)",
     "df_engine.await_end(text, int)",
+    "df_engine.bare_sql(text)",
+    "df_engine.brace_problem(text)",
     "df_engine.check_awaitable(text)",
     "df_engine.check_http(text, text, text, text, jsonb, int)",
     "df_engine.check_page_size(int)",
@@ -130,6 +134,7 @@ USER_ROUTINES = (
     "df_engine.live_stamps(text[])",
     "df_engine.malformed(jsonb)",
     "df_engine.milliseconds(timestamptz, timestamptz)",
+    "df_engine.missing_run_hint(text)",
     "df_engine.node_config(text, text)",
     "df_engine.node_id(text, bigint)",
     "df_engine.node_problem(jsonb, text)",
@@ -143,12 +148,12 @@ USER_ROUTINES = (
     "df_engine.parse_graph(text, text)",
     "df_engine.pass_on(text, bigint, varchar, varchar[], varchar, jsonb, text[], timestamptz)",
     "df_engine.random_id()",
+    "df_engine.read_expression(text, text)",
     "df_engine.reject_in_workflow(text)",
     "df_engine.reject_node(text, text, int, int, text)",
     "df_engine.request_text(text, jsonb)",
     "df_engine.require_grantable(regprocedure)",
     "df_engine.retry_problem(jsonb)",
-    "df_engine.read_expression(text, text)",
     "df_engine.room_after(bigint, jsonb)",
     "df_engine.row_set(jsonb[])",
     "df_engine.run_head(text)",
@@ -162,6 +167,7 @@ USER_ROUTINES = (
     "df_engine.stamp_key(text)",
     "df_engine.start_here(text, text, text)",
     "df_engine.start_new(text, text, text)",
+    "df_engine.statements_problem(text)",
     "df_engine.status_icon(text)",
     "df_engine.stored_query(text, text, text[])",
     "df_engine.unknown_type(text)",

@@ -1,2 +1,2 @@
 DROP FUNCTION approval_flow;
-DROP TABLE approval_invoice;
+DROP TABLE approval_reminder, approval_invoice;

@@ -1,10 +1,13 @@
 DO $$
+DECLARE
+  v_found text[] := ARRAY(SELECT kind || ' ' || what FROM maint_finding WHERE what LIKE 'maint\_%' ORDER BY id);
 BEGIN
   ASSERT (SELECT count(*) = 0 FROM df.instances WHERE label LIKE 'maintenance%' AND status <> 'completed'), 'all complete';
-  ASSERT (SELECT array_agg(relation) = '{maint_event}' FROM maint_finding), 'one table is found';
-  ASSERT (SELECT count(*) = 1 FROM pg_stat_user_tables WHERE relname LIKE 'maint\_%' AND last_vacuum IS NOT NULL),
-         'that table is vacuumed, and no other';
-  ASSERT (SELECT n_dead_tup = 0 FROM pg_stat_user_tables WHERE relname = 'maint_event'), 'the dead rows are gone';
-  ASSERT (SELECT 'maint_event_pkey'::regclass::oid <> index_before FROM maint_finding), 'the index is a new one';
+  ASSERT v_found = '{wraparound maint_archive,bloated table maint_event,bloated index maint_event_pkey}', v_found::text;
+  ASSERT (SELECT count(*) = 1 FROM maint_finding WHERE kind = 'idle in transaction' AND approved), 'the forgotten report is found';
+  ASSERT (SELECT bool_and(gone AND df.status(run) = 'completed') FROM maint_finding WHERE approved), 'all of it is remedied';
+  ASSERT (SELECT age(relfrozenxid) < 50000 FROM pg_class WHERE relname = 'maint_archive'), 'frozen';
+  ASSERT (SELECT pg_relation_size('maint_event') < 100 * 8192 AND pg_relation_size('maint_event_pkey') < 20 * 8192),
+         'table and index are small again';
 END
 $$;

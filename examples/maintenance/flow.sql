@@ -1,16 +1,27 @@
--- Detect and report; ask; then one run a table. VACUUM and REINDEX CONCURRENTLY cannot be in a transaction: such steps run
--- outside of one, at least once. The step that starts them is an ordinary one, so each is started exactly once.
+-- Most of the load is taken back.
+DELETE FROM maint_event WHERE id > 2000;
+ANALYZE maint_event;
+
+-- Detect and report; ask; remedy what was approved, one after the other; look again. VACUUM and REINDEX CONCURRENTLY cannot be
+-- in a transaction: such steps run outside of one, at least once. Each remedy is a run of its own, started by an ordinary step,
+-- so exactly once, and one that fails says why and stops nothing else. In life use maint_look(): what blocks is what is older than an hour.
 SELECT df.start(
-     df.loop(df.sleep(0.2) ~> 'SELECT pg_stat_clear_snapshot()',            -- statistics arrive a moment later
-             'SELECT NOT EXISTS (SELECT FROM pg_stat_user_tables WHERE relname = ''maint_event'' AND n_dead_tup > 0)')
-  ~> 'INSERT INTO maint_finding
-      SELECT s.relname, s.n_dead_tup, s.n_live_tup, c.relpages, i.indexrelid
-      FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid JOIN pg_index i ON i.indrelid = s.relid
-      WHERE s.relname LIKE ''maint\_%'' AND s.n_dead_tup > s.n_live_tup RETURNING relation, dead' |=> 'found'
+     df.sleep(0.5)
+  ~> 'INSERT INTO maint_finding (kind, what, measure, remedy) SELECT * FROM maint_look(''0.5 s'') RETURNING kind, what' |=> 'found'
   ~> df.if_rows('found',
        df.wait_for_signal('remedy', 86400) |=> 'answer'
-         ~> 'SELECT df.start(format(''VACUUM (ANALYZE) %I'', relation) ~> format(''REINDEX TABLE CONCURRENTLY %I'', relation),
-                             ''maintenance of '' || relation)
-             FROM maint_finding WHERE NOT $answer.timed_out AND $answer.data?::jsonb ? relation::text',
-       'SELECT ''nothing to do'''),
+         ~> 'UPDATE maint_finding SET approved = true
+             WHERE NOT $answer.timed_out AND remedy IS NOT NULL AND $answer.data?::jsonb @> to_jsonb(id) RETURNING id' |=> 'approved'
+         ~> df.if_rows('approved',
+              df.loop(
+                   'UPDATE maint_finding SET run = df.start(remedy, ''maintenance: '' || remedy)
+                    WHERE id = (SELECT min(id) FROM maint_finding WHERE approved AND run IS NULL) RETURNING run' |=> 'remedy'
+                ~> df.loop(df.sleep(0.1), 'SELECT df.status($remedy.run) IN (''pending'', ''running'')'),
+                'SELECT count(*) > 0 FROM maint_finding WHERE approved AND run IS NULL'),
+              'SELECT ''nothing approved''')
+         ~> 'WITH still AS (SELECT kind, what FROM maint_look(''0.5 s''))
+             UPDATE maint_finding f SET gone = (f.kind, f.what) NOT IN (SELECT kind, what FROM still)
+             RETURNING kind, what, gone',
+       'SELECT ''all is well''')
+  |=> 'report',
   'maintenance');

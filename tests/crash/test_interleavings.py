@@ -1,5 +1,7 @@
 """What happens between two transactions that meet: one case a test, each of them once gone wrong or nearly so."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.crash.crew import Crew, problems
@@ -101,3 +103,41 @@ def test_no_step_commits_while_a_cancel_is_undecided(fx: Database, decision: str
     ended = {"commit": ("cancelled", set()), "rollback": ("completed", {"a", "b"})}
     left = {name for (name,) in fx.rows("select t from fx")}
     assert (fx.sql("select df.status(%s)", run), left) == ended[decision]
+
+
+def test_a_long_step_that_ends_while_it_is_marked_as_running_stays_ended(fx: Database) -> None:
+    """The step has written its end and cannot commit yet; the supervisor finds it running and waits for its row."""
+    fx.admin(HELD_END)
+    fx.admin("alter function df_engine.mark_long_steps() set lock_timeout = '30s'")
+    pump = Pump(fx)
+    run = pump.start("'select pg_sleep(0.5)' ~> df.wait_for_signal('go')")
+    pump.tick()
+    with ThreadPoolExecutor(2) as threads, fx.connect() as gate:
+        gate.execute("select pg_advisory_lock(42)")
+        working = threads.submit(pump.work)
+        wait_until(lambda: fx.admin("select count(*) from df_engine.steps_in_sessions"))
+        pump.supervisor.execute("select set_config('df_engine.seen', %s, false)", [fx.admin(SEEN)])
+        wait_until(lambda: fx.admin(WAITS, "advisory"))
+        ticking = threads.submit(pump.tick)
+        wait_until(lambda: fx.admin(WAITS, "transactionid"))
+        gate.execute("select pg_advisory_unlock(42)")
+        working.result()
+        ticking.result()
+    node = run.node("pg_sleep")
+    assert node["status"] == "completed"
+    assert node["result"]["row_count"] == 1
+    assert problems(fx) == []
+
+
+HELD_END = """
+create function hold() returns trigger language plpgsql as $$
+begin
+  perform pg_advisory_xact_lock_shared(42);
+  return new;
+end
+$$;
+create trigger hold after update on df.nodes
+  for each row when (new.query like '%pg_sleep%' and new.status = 'completed') execute function hold();"""
+SEEN = """
+select jsonb_build_object('at', 0, 'steps', jsonb_agg(pid || step))::text from df_engine.steps_in_sessions"""
+WAITS = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and wait_event = %s"

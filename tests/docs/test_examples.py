@@ -1,6 +1,7 @@
 """The scenarios of examples/, each played as a user plays it, with a worker."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -26,9 +27,19 @@ def ended(process: subprocess.Popen[str]) -> str:
     return out
 
 
+def service(name: str, db: Database) -> tuple[str, ...]:
+    """The arguments of a scenario with a web service, once it may be called."""
+    if name != "http":
+        return ()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    db.admin("select df.http_allow('127.0.0.1:' || %s::int, allow_private => true)", port)
+    return ("--port", str(port))
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_ends_as_its_check_says(name: str, db: Database, worker: WorkerProcess) -> None:  # noqa: F811
-    process = play(name, "--dsn", db.dsn("app"))
+    process = play(name, "--dsn", db.dsn("app"), *service(name, db))
     wait_until(lambda: db.admin(SOON) or process.poll() is not None, 60, f"the end of {name}")
     assert ended(process).endswith(f"{name}: as expected.\n")
     assert db.admin(LEFT) == 0
@@ -45,13 +56,15 @@ def test_a_check_that_does_not_hold_is_an_error(db: Database, worker: WorkerProc
     assert err.startswith("NOT as expected: failed")
 
 
-def test_without_a_dsn_it_makes_a_server() -> None:
-    assert "aggregation: as expected." in ended(play("aggregation"))
+@pytest.mark.parametrize("name", ["aggregation", "http"])
+def test_without_a_dsn_it_makes_a_server(name: str) -> None:
+    assert f"{name}: as expected." in ended(play(name))
 
 
-# Nobody waits for the full minute here.
+# Nobody waits for the first full minute here.
 SOON = """
-with moved as (update df_engine.timers set due_at = clock_timestamp()
-               where kind = 'schedule' and due_at < now() + interval '2 minutes' returning 1)
+with moved as (update df_engine.timers t set due_at = clock_timestamp()
+               where kind = 'schedule' and due_at < now() + interval '2 minutes'
+                 and (select current_execution_id = 1 from df.instance_info(t.instance_id)) returning 1)
 select df.run() from moved limit 1"""
 LEFT = "select count(*) from df.instances where status in ('pending', 'running')"

@@ -44,7 +44,7 @@ def outcome(db: Database, statement: str) -> tuple[str, str]:
         run = Run(db, value)
         wait_until(lambda: run.ended() or db.sql("select count(*) from df.waiting where instance_id = %s", run.id))
         wait_until(lambda: run.ended() or "wait_for" in statement)
-        return ("fails", run.error) if run.status == "failed" else ("", "")
+        return ("fails", run.error.splitlines()[0]) if run.status == "failed" else ("", "")
     return "", ""
 
 

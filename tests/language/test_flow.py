@@ -97,7 +97,7 @@ def test_a_syntax_error_says_where_and_what(pure: Ask, text: str, place: str, sa
     message, detail = caught.value.diag.message_primary or "", caught.value.diag.message_detail or ""
     assert message.startswith(f"flow syntax error at line {place}: ")
     assert says in message
-    excerpt, caret = detail.split("\n")
+    _, excerpt, caret = detail.split("\n")
     assert caret.strip() == "^" and len(caret) <= len(excerpt) + 1 <= 100
     assert (hint or "") in (caught.value.diag.message_hint or "")
 

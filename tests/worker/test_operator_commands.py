@@ -103,7 +103,7 @@ def test_top_shows_what_goes_on(db: Database, worker: WorkerProcess) -> None:
     assert [(row["kind"], row["waits_for"]) for row in found["waiting"]] == [("signal", "yes")]
     assert [row["alive"] for row in found["workers"]] == [True]
     printed = asked(db, "top")
-    assert all(text in printed for text in ("select pg_sleep(60)", "durable_worker", "signal"))
+    assert all(text in printed for text in ("select pg_sleep(60)", "1 alive", "signal", "1 completed · 2 running"))
     asked(db, "cancel", slow)
 
 
@@ -165,11 +165,12 @@ def test_a_database_without_pg_durable(db: Database) -> None:
 
 
 @contextmanager
-def on_a_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+def on_a_terminal(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
     """A command whose output is a terminal, and what that shows so far."""
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "worker"), "TERM": "xterm", "COLUMNS": "100", "LINES": "60"}
+    environment |= variables
     line = (sys.executable, "-m", "pg_durable", *arguments)
     shown = bytearray()
 
@@ -205,3 +206,37 @@ def test_top_goes_on_until_it_is_interrupted(db: Database) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 130
         assert "Traceback" not in screen()
+
+
+def test_show_has_the_whole_error_and_steps_without_their_json(db: Database, worker: WorkerProcess) -> None:
+    run = start(db, "df.wait_for_signal('go', 60) & df.sleep(90) & 'select (repeat(''long '', 60) || ''end'')::int'")
+    wait_until(lambda: db.sql("select count(*) from df.failed_steps") == 1)
+    shown = asked(db, "show", run)
+    assert '"' + "long " * 60 + 'end"' in shown.replace("\n", " ").replace("  ", " ")
+    assert sorted(line.split()[:3] for line in shown.splitlines() if line.split()[:1] in (["SIGNAL"], ["SLEEP"])) == [
+        ["SIGNAL", "go", "running"],
+        ["SLEEP", "90", "s"],
+    ]
+
+
+def test_a_narrow_terminal_leaves_room_for_what_matters(db: Database) -> None:
+    start(db, "'select 1'", "a label of thirty characters..")
+    with on_a_terminal("list", "--dsn", db.dsn("app"), COLUMNS="80") as (process, screen):
+        assert process.wait(15) == 0
+        wait_until(lambda: "a label of thirty characters.." in screen(), 15)
+        assert "iter" not in screen()
+
+
+def test_of_a_tall_tree_the_part_is_shown_where_the_run_is(db: Database, worker: WorkerProcess) -> None:
+    flow = " ~> ".join([*(f"'select {n}'" for n in range(100)), "df.wait_for_signal('go')", "'select 100'"])
+    run = start(db, flow)
+    with on_a_terminal("watch", run, "--interval", "0.1", "--dsn", db.dsn("app"), LINES="20") as (process, screen):
+        wait_until(lambda: "SIGNAL 'go' ⏳" in screen(), 15)
+        assert "lines" in screen() and "SQL: select 0 ✓" not in screen()
+        db.sql("select df.signal(%s, 'go')", run)
+        wait_until(lambda: "SQL: select 0 ✓" in screen(), 15)
+        assert process.wait(15) == 0
+
+
+def test_top_says_when_no_worker_is_alive(db: Database) -> None:
+    assert "none is alive: nothing goes on" in asked(db, "top")

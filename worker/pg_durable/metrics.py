@@ -7,7 +7,7 @@ from contextlib import suppress
 
 HELP = {
     "calls_total": ("counter", "calls that ran SQL steps, by how they ended"),
-    "leased_total": ("counter", "steps run outside a transaction, by lane and outcome"),
+    "leased_total": ("counter", "steps run outside a transaction, by lane"),
     "login_failures_total": ("counter", "sessions that could not be opened"),
     "sessions_opened_total": ("counter", "sessions opened"),
     "sessions_lost_total": ("counter", "sessions that died while they ran steps"),
@@ -16,6 +16,7 @@ HELP = {
     "wakeups_total": ("counter", "notifications received"),
     "server_lost_total": ("counter", "losses of the supervising connection"),
     "sessions": ("gauge", "open sessions, by state"),
+    "session_limit": ("gauge", "sessions that may be open at the same time"),
     "leased": ("gauge", "leased steps in flight, by lane"),
     "up": ("gauge", "1 while the supervising connection works"),
 }

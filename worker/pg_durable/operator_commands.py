@@ -4,9 +4,11 @@ Each command asks the functions and views of schema df, as the role that it logs
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -14,12 +16,20 @@ from psycopg import errors
 from psycopg.rows import dict_row
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from pg_durable import operator_statements as statements
 from pg_durable.cli import CommandError
-from pg_durable.operator_screen import Row, console, print_json, table, tree
+from pg_durable.operator_screen import Row, console, overview, print_json, table, tree
 
 ENDED = ("completed", "failed", "cancelled")
+CONFIGURED = {  # what of a configuration says what a step does
+    "SIGNAL": ("signal_name",),
+    "WAIT_SCHEDULE": ("cron_expr", "timezone"),
+    "HTTP": ("method", "url"),
+    "HTTP_MULTIPART": ("method", "url"),
+    "BREAK": ("break_value",),
+}
 STATUSES = ("pending", "running", *ENDED)
 Connection = psycopg.Connection[dict[str, Any]]
 
@@ -115,6 +125,7 @@ def picture(conn: Connection, found: Row) -> RenderableType:
     parts += [table([brief(step) for step in found["steps"]], "steps")]
     if found["signals"]:
         parts += [table(found["signals"], "signals")]
+    parts += [failure(step) for step in found["steps"] if step["error"]]
     return Group(*parts)
 
 
@@ -122,7 +133,24 @@ def brief(step: Row) -> Row:
     """The columns of a step that a terminal has room for."""
     names = ("node_type", "query", "status", "attempts", "took")
     outcome = step["error"] or (step["result"] if step["status"] == "completed" else None)
-    return {name: step[name] for name in names} | {"outcome": outcome}
+    return {name: step[name] for name in names} | {"query": what(step), "outcome": outcome}
+
+
+def what(step: Row) -> str:
+    """What a step does, without the form in which that is stored."""
+    kind, query = step["node_type"], step["query"] or ""
+    if kind == "SLEEP":
+        return f"{query} s"
+    if kind in CONFIGURED:
+        with suppress(ValueError, TypeError, AttributeError):  # rows inserted by hand
+            config = json.loads(query)
+            return " ".join(str(config[name]) for name in CONFIGURED[kind] if config.get(name))
+    return str(query)
+
+
+def failure(step: Row) -> RenderableType:
+    """The whole error of a step."""
+    return Text.assemble((f"{what(step)}\n", "bold"), (f"{step['error']}\n", "red"))
 
 
 def watch(conn: Connection, arguments: argparse.Namespace) -> int:
@@ -132,15 +160,18 @@ def watch(conn: Connection, arguments: argparse.Namespace) -> int:
     if screen.is_terminal and not arguments.json:
         with Live(console=screen, auto_refresh=False) as live:
             while run["status"] not in ENDED:
-                live.update(drawn(conn, arguments.id), refresh=True)
+                live.update(drawn(conn, arguments.id, screen.height), refresh=True)
                 time.sleep(arguments.interval)
                 run = the_run(conn, arguments.id)
-            live.update(drawn(conn, arguments.id), refresh=True)
+            live.update("", refresh=True)
+        screen.print(drawn(conn, arguments.id))
     else:
         while run["status"] not in ENDED:
             time.sleep(arguments.interval)
             run = the_run(conn, arguments.id)
         present(arguments, run, lambda: drawn(conn, arguments.id))
+    if run["status"] != "completed" and not arguments.json:
+        console().print(Text(run["output"] or run["status"], "red"))
     return int(run["status"] != "completed")
 
 
@@ -153,18 +184,13 @@ def top(conn: Connection, arguments: argparse.Namespace) -> int:
         return 0
     with Live(console=screen, auto_refresh=False, screen=True) as live:
         while True:
-            live.update(overview(look(conn)), refresh=True)
+            live.update(overview(look(conn), screen.height), refresh=True)
             time.sleep(arguments.interval)
 
 
 def look(conn: Connection) -> dict[str, list[dict[str, Any]]]:
-    """Everything that `top` shows."""
+    """Everything that `top` shows, by heading."""
     return {title: rows(conn, statement) for title, statement in statements.TOP.items()}
-
-
-def overview(found: dict[str, list[dict[str, Any]]]) -> RenderableType:
-    """A table for each heading."""
-    return Group(*(table(part, title) for title, part in found.items()))
 
 
 def cancel(conn: Connection, arguments: argparse.Namespace) -> int:
@@ -207,6 +233,6 @@ def the_run(conn: Connection, run: str) -> dict[str, Any]:
     return found[0]
 
 
-def drawn(conn: Connection, run: str) -> RenderableType:
-    """The tree of a run."""
-    return tree(rows(conn, statements.TREE, id=run)[0]["tree"])
+def drawn(conn: Connection, run: str, height: int | None = None) -> RenderableType:
+    """The tree of a run, in no more than `height` lines."""
+    return tree(rows(conn, statements.TREE, id=run)[0]["tree"], height)

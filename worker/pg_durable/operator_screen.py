@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +21,10 @@ STYLES = {
 }  # fmt: skip
 PIPE_WIDTH = 160
 LONG = ("label", "query", "output", "outcome", "error", "waits_for", "signal_data")  # cut when the terminal is narrow
+NUMBERS = (int, float, Decimal, timedelta)
+NARROW = 100  # columns; with fewer these are left out, so that there is room for the long ones
+SPARE = ("iteration", "node_type", "attempts", "worker", "sent_by", "delivered_at")
+SHORT = {"instance_id": "run", "created_at": "created", "failed_at": "failed", "node_type": "type", "iteration": "iter"}
 
 
 def console() -> Console:
@@ -31,22 +35,41 @@ def console() -> Console:
     return screen
 
 
-def tree(text: str) -> Text:
-    """What df.explain draws, each line coloured by the mark at its end."""
-    lines = [line.rstrip() for line in text.splitlines()]
+def tree(text: str, height: int | None = None) -> Text:
+    """What df.explain draws, coloured line by line by the mark at its end; of a tall one, where the run is."""
+    lines = excerpt([line.rstrip() for line in text.splitlines()], height)
     return Text("\n", no_wrap=True, overflow="ellipsis").join(Text(line, STYLES.get(line[-1:], "")) for line in lines)
+
+
+def excerpt(lines: list[str], height: int | None) -> list[str]:
+    """As many lines as there is room for: those above the tree, then those that end where the run is."""
+    if not height or len(lines) <= height:
+        return lines
+    head = lines.index("") + 1 if "" in lines else 0
+    room = max(height - head - 2, 1)
+    here = max((n for n, line in enumerate(lines) if n > head and line.endswith(("⏳", "✗"))), default=len(lines) - 1)
+    last = min(max(here + 3, head + room), len(lines))
+    first = last - room
+    above = [f"… {first - head} lines"] if first > head else []
+    below = [f"… {len(lines) - last} lines"] if last < len(lines) else []
+    return [*lines[:head], *above, *lines[first:last], *below]
 
 
 def table(rows: Sequence[Row], title: str | None = None) -> RenderableType:
     """Rows under their column names, a line each; numbers to the right."""
     if not rows:
         return Group(Text(title, "bold"), Text("  none\n", "dim")) if title else Text("none", "dim")
-    grid = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    columns = {name: [cell(row[name]) for row in rows] for name in rows[0]}
+    grid = Table(
+        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    names = [name for name in rows[0] if name not in SPARE or console().width >= NARROW]
+    columns = {name: [cell(row[name]) for row in rows] for name in names}
     for name, cells in columns.items():
-        number = all(isinstance(row[name], int | float | Decimal) and not isinstance(row[name], bool) for row in rows)
-        width = None if name in LONG else max(len(name), *(one.cell_len for one in cells))
-        grid.add_column(name, justify="right" if number else "left", no_wrap=name not in LONG, min_width=width)
+        number = all(isinstance(row[name], NUMBERS) and not isinstance(row[name], bool) for row in rows)
+        head = SHORT.get(name, name)
+        width = None if name in LONG else max(len(head), *(one.cell_len for one in cells))
+        justify: JustifyMethod = "right" if number else "left"
+        grid.add_column(head, justify=justify, no_wrap=name not in LONG, min_width=width)
     for line in zip(*columns.values(), strict=True):
         grid.add_row(*line)
     return grid
@@ -55,9 +78,9 @@ def table(rows: Sequence[Row], title: str | None = None) -> RenderableType:
 def cell(value: Any) -> Text:
     """A value on one line."""
     if isinstance(value, datetime):
-        text = value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        text = moment(value.astimezone())
     elif isinstance(value, timedelta):
-        text = str(timedelta(milliseconds=round(value / timedelta(milliseconds=1))))[:11]
+        text = duration(value)
     elif isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, dict | list):
@@ -65,6 +88,59 @@ def cell(value: Any) -> Text:
     else:
         text = "" if value is None else " ".join(str(value).split())
     return Text(text, STYLES.get(text, ""), no_wrap=True, overflow="ellipsis")
+
+
+def moment(value: datetime) -> str:
+    """The time of day, and the day when it is not today."""
+    return value.strftime("%H:%M:%S" if value.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M")
+
+
+def duration(value: timedelta) -> str:
+    """Milliseconds, seconds, or hours, minutes and seconds."""
+    seconds = value.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+def overview(found: Mapping[str, Sequence[Row]], height: int | None = None) -> RenderableType:
+    """What `top` shows: a line for what has but a few numbers, then tables, in no more than `height` lines."""
+    room = max(2, (height - 17) // 3) if height else None
+    tables = [table(found[title][:room], title) for title in ("longest running steps", "waiting", "failed last")]
+    return Group(
+        runs_line(found["runs"]),
+        speed_line(found["done in the last 10 s"][0]),
+        workers_line(found["workers"]),
+        "",
+        *tables,
+    )
+
+
+def runs_line(runs: Sequence[Row]) -> Text:
+    """How many runs of each status."""
+    parts = [Text(f"{row['runs']} {row['status']}", STYLES.get(row["status"], "")) for row in runs]
+    return Text.assemble(("runs     ", "bold"), Text(" · ").join(parts) if parts else ("none", "dim"))
+
+
+def speed_line(done: Row) -> Text:
+    """What got done just now."""
+    return Text.assemble(
+        ("speed    ", "bold"), f"{done['steps_per_second']} steps/s · ",
+        f"{done['runs']} runs ended and {done['steps']} steps in the last 10 s",
+    )  # fmt: skip
+
+
+def workers_line(workers: Sequence[Row]) -> Text:
+    """Who is there; the one that was seen last."""
+    alive = [row for row in workers if row["alive"]]
+    if not alive:
+        return Text.assemble(("workers  ", "bold"), ("none is alive: nothing goes on", "bold red"))
+    last = min(alive, key=lambda row: row["silent_for"])
+    held = sum(row["leases"] for row in alive)
+    return Text.assemble(
+        ("workers  ", "bold"), (f"{len(alive)} alive", "green"), f" · last seen {duration(last['silent_for'])} ago",
+        f" · {held} steps outside transactions" if held else "",
+    )  # fmt: skip
 
 
 def print_json(value: Row | Iterable[Row]) -> None:

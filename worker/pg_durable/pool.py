@@ -124,6 +124,7 @@ class Pool:
         return sum(state.in_use for state in self._states.values())
 
     def _count(self) -> None:
+        self._metrics.set("session_limit", self.limit)
         self._metrics.set("sessions", self._in_use(), state="running")
         self._metrics.set("sessions", sum(len(state.idle) for state in self._states.values()), state="idle")
 
