@@ -4026,7 +4026,6 @@ create or replace function df_engine.complete_nodes(
 ) returns void
 language plpgsql as $$
 declare
-  v_now constant pg_catalog.timestamptz := df_engine.clock();
   v_failed constant boolean := p_end.outcome = 'failed';
 begin
   update df.nodes n
@@ -4039,7 +4038,7 @@ begin
         when n.node_type = 'THEN' then coalesce(
           (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
         else p_started end,
-      completed_at = v_now, updated_at = v_now,
+      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
       status_details = jsonb_build_object('execution_id',
         case when n._scope is null then p_root else df_engine.stamp(p_instance, n._scope) end)
   where n.instance_id = p_instance and n.id = any (p_nodes);
@@ -4906,8 +4905,13 @@ begin
   ),
   ended as (
     update df.nodes n
-    set status = 'completed', result = p_value, result_columns = p_columns, error = null, started_at = p_started,
+    set status = 'completed', result = p_value, result_columns = p_columns, error = null,
         attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+        started_at = case
+          when n.status = 'running' then n.started_at
+          when n.node_type = 'THEN' then coalesce(
+            (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
+          else p_started end,
         completed_at = df_engine.clock(), updated_at = df_engine.clock(),
         status_details = jsonb_build_object('execution_id', run.stamp)
     from run where n.instance_id = p_instance and n.id = any (p_ends)
