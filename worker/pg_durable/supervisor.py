@@ -89,25 +89,27 @@ class Supervisor:
         cursor = await self._conn.execute(statements.CLAIM_LEASED, (self.number, lane, limit))
         return [Lease(*row) for row in await cursor.fetchall()]
 
-    async def finish(self, ticket: int, outcome: str) -> None:
+    # The next five answer False when the engine cannot do it now, because somebody's open transaction holds the run.
+
+    async def finish(self, ticket: int, outcome: str) -> bool:
         """Stores the outcome, a JSON text, of a leased step."""
-        await self._value(statements.FINISH_LEASED, self.number, ticket, outcome)
+        return await self._value(statements.FINISH_LEASED, self.number, ticket, outcome) is not None
 
-    async def release(self, tickets: Sequence[int]) -> None:
+    async def release(self, tickets: Sequence[int]) -> bool:
         """Gives back steps that were not run."""
-        await self._value(statements.RELEASE_LEASED, self.number, list(tickets))
+        return await self._value(statements.RELEASE_LEASED, self.number, list(tickets)) is not False
 
-    async def fail_interrupted(self, instance: str, node: str) -> None:
+    async def fail_interrupted(self, instance: str, node: str) -> bool:
         """Fails a step that somebody else's cancel request stopped."""
-        await self._value(statements.FAIL_INTERRUPTED, instance, node)
+        return await self._value(statements.FAIL_INTERRUPTED, instance, node) is not False
 
-    async def role_unreachable(self, role: str, reason: str) -> None:
+    async def role_unreachable(self, role: str, reason: str) -> bool:
         """Says why the runs of a role wait."""
-        await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason)
+        return await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason) is not False
 
-    async def role_reachable(self, role: str) -> None:
+    async def role_reachable(self, role: str) -> bool:
         """Says that they do not have to wait any more."""
-        await self._value(statements.ROLE_REACHABLE, self.number, role)
+        return await self._value(statements.ROLE_REACHABLE, self.number, role) is not False
 
     async def leave(self) -> None:
         """Unregisters."""

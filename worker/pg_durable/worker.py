@@ -23,6 +23,7 @@ MOST_SESSIONS = 1000
 MOST_REQUESTS = 500
 RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AFTER_A_REFUSAL = 0.2
+LEFT_BEHIND = 0.25  # when to look again for leased steps that could not be claimed
 NO_ANSWER = 5.0  # how long after the grace time a server that does not answer is left alone
 HEALTHY_FOR = 15.0
 
@@ -53,6 +54,7 @@ class Worker:
         self._stop_at = inf
         self._limit: asyncio.Timeout | None = None
         self._looked_at = 0.0
+        self._left_behind = False  # leased steps of runs that somebody's open transaction holds
         self._losses = 0
 
     def stop(self) -> None:
@@ -142,6 +144,7 @@ class Worker:
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
         self._leased.abandon_except(tick.held)
+        self._left_behind = False
         if not self._stopping.is_set():
             await self._claim(db, HTTP, min(tick.http, MOST_REQUESTS - self._leased.running(HTTP)))
             await self._claim(db, DIRECT, self._direct_slots(tick))
@@ -153,6 +156,7 @@ class Worker:
             leases = await db.claim(lane, limit)
             event(DEBUG, "leased", lane=lane, steps=len(leases))
             self._leased.start(lane, leases)
+            self._left_behind = self._left_behind or len(leases) < limit
 
     def _direct_slots(self, tick: Tick) -> int:
         """Of the free slots as many as steps in transactions leave, and at least one."""
@@ -186,7 +190,9 @@ class Worker:
         return not known
 
     def _next_try(self) -> float:
-        return self._stop_at if self._stopping.is_set() else self._dispatcher.retry_at()
+        own = self._stop_at if self._stopping.is_set() else self._dispatcher.retry_at()
+        held = self._looked_at + LEFT_BEHIND if self._left_behind else inf
+        return min(own, held, self._outbox.again_at())
 
     def _finished(self) -> bool:
         """Whether it is time to leave: told to stop, and nothing runs any more or the grace time is over."""
