@@ -193,7 +193,7 @@ if df_engine.migrating(1) then
     picked boolean not null default false,   -- false: the run has not begun, and is checked before it does
     autocommit boolean not null default false, -- PostgreSQL refuses the statement inside a transaction
     worker int,                        -- who holds the lease of a direct or http step
-    deaths smallint not null default 0,      -- sessions or workers that died while they ran it
+    deaths smallint not null default 0,      -- evidence that it kills what runs it: see df_engine.accuse
     constraint ready_pkey primary key (lane, submitter, id)
   ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
           autovacuum_vacuum_cost_delay = 0);
@@ -4463,17 +4463,19 @@ begin
 end
 $$;
 
--- Fires due timers and fresh signals, not many more than p_limit; answers how many.
+-- Fires due timers and fresh signals, not many more than p_limit; answers how many. Queues are read in the order of their
+-- index, whatever statistics say: they may be a minute old, and the queue a thousand times longer.
 create or replace function df_engine.fire_due(p_limit int) returns int
 language sql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set lock_timeout = '20ms' as $$
+  set lock_timeout = '20ms' set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
   select df_engine.fire_fresh_signals(p_limit) + df_engine.fire_due_timers(p_limit);
 $$;
 
 -- In how many milliseconds to look again: at the next due time; soon while a turn through those left behind is not
 -- complete, and otherwise often enough to see within a second that one of them is free.
 create or replace function df_engine.next_due_ms() returns numeric
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_now constant pg_catalog.timestamptz := df_engine.clock();
   v_timer constant df_engine.timers := df_engine.timer_place('timers_front');
@@ -4658,10 +4660,10 @@ $$;
 
 -- Claims the next step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run
 -- that; p_rows: it may return rows. With p_report: stop, nothing is ready or the time is up. With neither: commit and claim
--- again, because a transition was made, a try was counted (p_count), or the session is to be cleaned first (p_dirty).
+-- again, because a transition was made, or the session is to be cleaned first (p_dirty). p_careful: tell the worker which
+-- step is about to run, so that it knows whose the death of this session is. INFO goes out at once, whatever the settings.
 create or replace function df_engine.claim_step(
-  inout p_ready bigint, p_deadline timestamptz, p_counted boolean, p_careful boolean,
-  out p_count boolean, out p_dirty boolean, out p_report text, out p_instance varchar, out p_node varchar,
+  inout p_ready bigint, p_deadline timestamptz, p_careful boolean, out p_dirty boolean, out p_report text, out p_instance varchar, out p_node varchar,
   out p_sql text, out p_rows boolean, out p_started timestamptz
 )
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
@@ -4687,7 +4689,6 @@ begin
     p_report := 'empty';
     return;
   end if;
-  p_counted := coalesce(p_counted and v_ready.id = p_ready, false);
   p_ready := v_ready.id;
   p_instance := v_ready.instance_id;
   p_node := v_ready.node_id;
@@ -4718,13 +4719,12 @@ begin
   elsif v_type <> 'SQL' or v_database <> current_database() then
     perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_scope);
     p_sql := null;
-  elsif p_careful and not p_counted and v_ready.deaths < 3 then
-    update df_engine.ready r set deaths = r.deaths + 1 where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
-    p_count := true;
-    p_sql := null;
   else
-    if (v_ready.deaths >= 3 and not p_counted) or p_sql ~ '[${;]|^\s*(--|/\*|$)' then
-      p_sql := df_engine.prepare_step(p_instance, p_node, v_scope, p_sql, p_ready, v_ready.deaths >= 3 and not p_counted);
+    if v_ready.deaths >= 12 or p_sql ~ '[${;]|^\s*(--|/\*|$)' then
+      p_sql := df_engine.prepare_step(p_instance, p_node, v_scope, p_sql, p_ready, v_ready.deaths >= 12);
+    end if;
+    if p_careful and p_sql is not null then
+      raise info 'pg_durable:%:%', p_ready, p_node;
     end if;
     p_rows := df_engine.may_return_rows(p_sql);
     perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
@@ -4944,8 +4944,8 @@ language sql volatile set search_path = '' as $$
 $$;
 
 -- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
--- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: count each try first, so that a step that kills
--- its session fails in the end.
+-- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: say before each step which one
+-- it is, so that a step that kills its session fails in the end.
 create or replace procedure df_engine.work(p_budget_ms int, p_careful boolean, inout p_report text)
 language plpgsql as $$
 declare
@@ -4953,7 +4953,6 @@ declare
   v_claim pg_catalog.record;
   v_result pg_catalog.record;
   v_ready bigint;
-  v_counted boolean := false;
   v_kept boolean;
   v_code pg_catalog.text;
   v_message pg_catalog.text;
@@ -4966,9 +4965,8 @@ begin
     if pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
       discard temp;
     end if;
-    v_claim := df_engine.claim_step(v_ready, v_deadline, v_counted, p_careful);
+    v_claim := df_engine.claim_step(v_ready, v_deadline, p_careful);
     v_ready := v_claim.p_ready;
-    v_counted := v_claim.p_count;
     p_report := v_claim.p_report;
     exit when p_report is not null;
     if v_claim.p_dirty then
@@ -5100,7 +5098,7 @@ $$;
 create or replace function df_engine.leased_request(p_ready df_engine.ready, p_node df.nodes) returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
-  if p_ready.deaths >= 3 then
+  if p_ready.deaths >= 12 then
     raise exception 'the worker that ran this step died, again and again' using errcode = 'DF011';
   elsif p_ready.lane = 'direct' then
     return df_engine.direct_request(p_node, p_ready.autocommit);
@@ -5189,7 +5187,8 @@ $$;
 -- Claims up to p_limit steps of a lane for a worker, first of those that it had to leave behind.
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
 returns table (ticket bigint, role text, database text, request jsonb)
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_front constant bigint := coalesce(df_engine.place(p_lane || '_front')::bigint, 0);
   v_old pg_catalog.record;
@@ -5290,13 +5289,26 @@ begin
 end
 $$;
 
--- Frees the leases of workers that are gone, and counts one more death for each step they held.
+-- The worker that was p_former is alive: it had lost its connection while it ran these steps, which was not their doing.
+create or replace function df_engine.acquit_leased(p_former int, p_tickets bigint[]) returns void
+language sql security definer set search_path = '' as $$
+  update df_engine.ready r set deaths = 0, worker = nullif(r.worker, p_former)
+  from (select q.lane, q.submitter, q.id from df_engine.ready q
+        where q.lane in ('direct', 'http') and q.id = any (p_tickets) for update skip locked) f
+  where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
+$$;
+
+-- Frees the leases of workers that are gone. Each is weak evidence that the step has killed the worker (df_engine.accuse),
+-- unless the server has been restarted since the worker was last seen.
 create or replace function df_engine.reclaim_leases() returns int
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_freed int;
 begin
-  update df_engine.ready r set worker = null, deaths = r.deaths + 1
+  update df_engine.ready r
+  set worker = null,
+      deaths = r.deaths + (exists (select from df._worker_epoch w
+                                   where w._worker = r.worker and w.last_seen_at > pg_postmaster_start_time()))::int
   from (select q.lane, q.submitter, q.id from df_engine.ready q
         where q.lane in ('direct', 'http') and q.worker is not null
           and q.worker not in (select df_engine.live_workers()) for update skip locked) f
@@ -5476,6 +5488,7 @@ language sql volatile security definer set search_path = '' as $$
     'next_ms', df_engine.next_due_ms(),
     'interrupt', df_engine.doomed_sessions(),
     'held', df_engine.held_leases(p_worker),
+    'server_started', extract(epoch from pg_postmaster_start_time()),
     'max_sessions', df_engine.setting_number('max_user_connections'));
 $$;
 
@@ -5531,6 +5544,23 @@ begin
       '57014', 'canceling statement due to user request', null, null)), df_engine.clock());
   end if;
   return true;
+end
+$$;
+
+-- A session died while it ran this step. p_weight is how much that says about the step: 4 when it died alone, 1 when others
+-- died with it and nothing explains why; at 12 the step fails. False: not now, it is being tried again.
+create or replace function df_engine.accuse(p_submitter oid, p_ready bigint, p_node text, p_weight int) returns boolean
+language plpgsql security definer set search_path = '' as $$
+begin
+  update df_engine.ready r set deaths = r.deaths + p_weight
+  from (select q.id from df_engine.ready q
+        where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_ready for update skip locked) f
+  where r.lane = 'sql' and r.submitter = p_submitter and r.id = f.id
+    and df_engine.is_below(r.instance_id, p_node, r.node_id);
+  return found or not exists (
+    select from df_engine.ready r
+    where r.lane = 'sql' and r.submitter = p_submitter and r.id = p_ready
+      and df_engine.is_below(r.instance_id, p_node, r.node_id));
 end
 $$;
 
@@ -7077,7 +7107,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.check_page_size(int)',
     'execute on routine df_engine.check_submitter(text)',
     'execute on routine df_engine.children_of(text, text, text, jsonb)',
-    'execute on routine df_engine.claim_step(bigint, timestamptz, boolean, boolean)',
+    'execute on routine df_engine.claim_step(bigint, timestamptz, boolean)',
     'execute on routine df_engine.column_names(json)',
     'execute on routine df_engine.config_problem(text, text)',
     'execute on routine df_engine.count_events(text)',
@@ -7226,6 +7256,8 @@ create or replace function df_engine.worker_privileges() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select array[
     'usage on schema df, df_engine',
+    'execute on routine df_engine.accuse(oid, bigint, text, int)',
+    'execute on routine df_engine.acquit_leased(int, bigint[])',
     'execute on routine df_engine.agenda(int)',
     'execute on routine df_engine.claim_leased(int, text, int)',
     'execute on routine df_engine.deadline(int)',

@@ -10,7 +10,7 @@ REFUSED = psycopg.errors.InsufficientPrivilege
 
 # Definer functions that users can call, and why that is harmless.
 DEFINER_FOR_USERS = {
-    "df_engine.claim_step(bigint,timestamp with time zone,boolean,boolean)": "is called by df_engine.work only",
+    "df_engine.claim_step(bigint,timestamp with time zone,boolean)": "is called by df_engine.work only",
     "df_engine.settle_step(bigint,character varying,character varying,jsonb,text[],text,text,text,text,"
     "timestamp with time zone)": "is called by df_engine.work only",
     "df_engine.cron_next(text,text,timestamp with time zone)": "computes",
@@ -152,7 +152,7 @@ def test_users_can_reach_exactly_the_private_relations_that_are_listed(db: Datab
     assert {name for (name,) in reachable} == {view for view in USER_VIEWS if view.startswith("df_engine.")}
 
 
-CLAIM = "df_engine.claim_step(null, now() + interval '1 s', false, false)"
+CLAIM = "df_engine.claim_step(null, now() + interval '1 s', false)"
 SETTLE = "df_engine.settle_step({}, '{}', '{}', '\"forged\"', null, null, null, null, null, now())"
 
 
