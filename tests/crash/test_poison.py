@@ -99,20 +99,20 @@ def harm_again_and_again(db: Database, harm: Callable[[], None], run: str) -> No
         harm()
         wait_until(lambda: attempt(db, "select 1"), 20)
         for _ in range(3):
-            start(db, "'select pg_sleep(0.2)'")
+            wait_until(lambda: attempt(db, "select df.start('select pg_sleep(0.2)')", "app"))
     assert await_end(db, run, 60) == "completed", error(db, run)
 
 
-def attempt(db: Database, query: str) -> Any:
+def attempt(db: Database, query: str, user: str | None = None) -> Any:
     try:
-        return db.admin(query)
+        return db.sql(query, user=user)
     except psycopg.OperationalError:
         return None
 
 
 def test_an_innocent_long_step_survives_crashes_of_the_server(own_server: EmbeddedServer) -> None:  # noqa: F811
     db = own_database(own_server)
-    worker = WorkerProcess(db)
+    process = WorkerProcess(db)
     try:
         run = start(db, LONG)
 
@@ -121,15 +121,15 @@ def test_an_innocent_long_step_survives_crashes_of_the_server(own_server: Embedd
             own_server.restart()
 
         harm_again_and_again(db, crash, run)
-        assert "death held against" not in worker.log
+        assert "death held against" not in process.log
     finally:
-        worker.kill()
+        process.kill()
 
 
 def test_a_step_that_crashes_the_server_fails_and_the_one_beside_it_does_not(own_server: EmbeddedServer) -> None:  # noqa: F811
     db = own_database(own_server)
     db.admin("grant pg_execute_server_program to app")
-    worker = WorkerProcess(db)
+    process = WorkerProcess(db)
     try:
         innocent = start(db, LONG)
         kill = "do $x$ begin execute format($$copy (select 1) to program 'kill -9 %s'$$, pg_backend_pid()); end $x$"
@@ -138,24 +138,24 @@ def test_a_step_that_crashes_the_server_fails_and_the_one_beside_it_does_not(own
         assert error(db, poison) == DIED
         assert await_end(db, innocent, 60) == "completed"
     finally:
-        worker.kill()
+        process.kill()
 
 
 def test_an_innocent_long_step_survives_the_termination_of_all_sessions(own_server: EmbeddedServer) -> None:  # noqa: F811
     db = own_database(own_server)
-    worker = WorkerProcess(db)
+    process = WorkerProcess(db)
     try:
         run = start(db, LONG)
         end = "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename in ('app', 'durable_worker')"
         harm_again_and_again(db, lambda: db.admin(end), run)
-        assert "weight=4" not in worker.log
+        assert "weight=4" not in process.log
     finally:
-        worker.kill()
+        process.kill()
 
 
 def test_the_loss_of_its_workers_connection_does_not_count_against_a_leased_step(
     fx: Database, worker: WorkerProcess
-) -> None:  # noqa: F811
+) -> None:
     run = start(fx, "'do $$ begin commit; perform pg_sleep(3); end $$'")
     deaths = "select coalesce(max(deaths), 0) from df_engine.ready where worker is not null"
     for lost in range(1, 8):

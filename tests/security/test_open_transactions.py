@@ -1,4 +1,4 @@
-"""A role that leaves a transaction open, with locks on its own rows: nobody else's runs wait for it, nor does a worker."""
+"""A role that leaves a transaction open, with locks on its rows: nobody else's runs wait for it, nor does a worker."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -282,5 +282,5 @@ def test_users_cannot_lock_what_all_workers_write(db: Database) -> None:
         "lock table df.instances in share mode",
         "lock table df.nodes in share mode",
     ):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            db.sql(statement, user="other")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), held(db, statement):
+            pass
