@@ -154,7 +154,8 @@ def test_an_innocent_long_step_survives_the_termination_of_all_sessions(own_serv
 
 
 def test_the_loss_of_its_workers_connection_does_not_count_against_a_leased_step(
-    fx: Database, worker: WorkerProcess
+    fx: Database,
+    worker: WorkerProcess,  # noqa: F811
 ) -> None:
     run = start(fx, "'do $$ begin commit; perform pg_sleep(3); end $$'")
     deaths = "select coalesce(max(deaths), 0) from df_engine.ready where worker is not null"
