@@ -70,6 +70,24 @@ begin
 end
 $$;
 
+-- Another version's private routines make room for this one's, which may take and answer other things. Those that triggers,
+-- views or constraints call stay, and are replaced as they are.
+do $renewal$
+declare
+  v_routine regprocedure;
+begin
+  for v_routine in
+    select p.oid from pg_proc p
+    where p.pronamespace = 'df_engine'::regnamespace and p.proname <> 'migrating'
+      and exists (select from df_engine.release where version <> '0.2.0')
+      and not exists (select from pg_depend d
+                      where d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid and d.deptype <> 'e')
+  loop
+    execute format('drop routine %s', v_routine);
+  end loop;
+end
+$renewal$;
+
 -- Tables: all state there is. The public ones are df.instances, df.nodes and df.vars; a column whose name begins with `_`
 -- is the engine's own and is never writable by users. `status` is what is displayed, `_state` is what the engine obeys.
 
@@ -212,7 +230,7 @@ if df_engine.migrating(1) then
     picked boolean not null default false,   -- false: the run has not begun, and is checked before it does
     autocommit boolean not null default false, -- PostgreSQL refuses the statement inside a transaction
     worker int,                        -- who holds the lease of a direct or http step
-    deaths smallint not null default 0,      -- sessions or workers that died while they ran it
+    deaths smallint not null default 0,      -- evidence that it kills what runs it: see df_engine.accuse
     constraint ready_pkey primary key (lane, submitter, id)
   ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
           autovacuum_vacuum_cost_delay = 0);
@@ -404,17 +422,16 @@ if df_engine.migrating(2) then
 
   alter table df_engine.ready drop constraint ready_lane_check;
 
+  create index ready_leased_idx on df_engine.ready (lane, id) where lane <> 'sql';  -- leased steps, from a place on
+  drop index df_engine.timers_due_idx;
+  create index timers_due_idx on df_engine.timers (due_at, instance_id, node_id);  -- what is due, from a place on
+
   -- One random text, from which the keys of roles are made.
   create table df_engine.secret (
     only_row boolean primary key default true check (only_row),
     value text not null default gen_random_uuid()::text || gen_random_uuid()
   );
   insert into df_engine.secret default values;
-
-  drop function if exists df_engine.claim_step(bigint, timestamptz, boolean, boolean),
-    df_engine.lock_ready(oid, bigint),
-    df_engine.settle_step(bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz),
-    df_engine.require_driver(text), df_engine.graph_nodes(jsonb, text, text);
 
 end if;
 end
@@ -3398,8 +3415,12 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 --
 -- Lock order, in every transaction of the engine: the ready row or timer that is the claim; the instance, FOR KEY SHARE
 -- (df.cancel takes it FOR UPDATE, so a step that is just committing is waited for, and none commits after); the RACE rows
--- around the node, from the inside out; JOIN rows from the inside out; last the instance FOR NO KEY UPDATE. A signal's
--- delivery has that first, because waits must not be opened meanwhile: it gives up, and is tried again, where it would wait.
+-- around the node, from the inside out; JOIN rows from the inside out; last the instance FOR NO KEY UPDATE.
+--
+-- A supervising connection acts for every role, so it never waits for a lock that a user can hold: those on df.instances and,
+-- by df.cancel, on ready rows, timers and waits; and FOR KEY SHARE, through a foreign key, on df.nodes. It takes the instance
+-- first, FOR NO KEY UPDATE SKIP LOCKED (hold_at_once), and passes over a run that it cannot have; it gives up, and tries
+-- again later, where it would have to wait for a step that is just ending.
 
 -- The stamp of what runs in a scope now: <scope>::<generation>. p_scope NULL is the root scope.
 create or replace function df_engine.stamp(p_instance varchar, p_scope varchar) returns text
@@ -4457,57 +4478,189 @@ begin
 end
 $$;
 
--- One due timer or fresh signal, in a sub-transaction: an event that cannot have its locks at once is left for later, so
--- that no caller's open transaction holds up the others.
-create or replace function df_engine.try_timer(p_instance varchar, p_node varchar) returns boolean
+-- Whether a run can be moved on without waiting for anybody: no caller's open transaction holds it. It is held from then on.
+-- Also true of a run that is no longer there.
+create or replace function df_engine.hold_at_once(p_instance varchar) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  perform from df.instances i where i.id = p_instance for no key update skip locked;
+  return found or not exists (select from df.instances i where i.id = p_instance);
+end
+$$;
+
+-- One due timer or fresh signal, if its run is free: no caller's open transaction holds up the others. What needs the lock
+-- of a step that is just ending gives up where that takes long, and is tried again.
+create or replace function df_engine.try_timer(p_timer df_engine.timers) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  if not df_engine.hold_at_once(p_timer.instance_id) then
+    return false;
+  end if;
+  begin
+    select * into p_timer from df_engine.timers t
+    where t.instance_id = p_timer.instance_id and t.node_id = p_timer.node_id and t.due_at <= df_engine.clock()
+    for update skip locked;
+    if found then
+      perform df_engine.fire_timer(p_timer);
+    end if;
+    return found;
+  exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+    return false;
+  end;
+end
+$$;
+
+create or replace function df_engine.try_signal(p_signal df_engine.inbox) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  if not df_engine.hold_at_once(p_signal.instance_id) then
+    return false;
+  end if;
+  begin
+    select * into p_signal from df_engine.inbox s
+    where s.signal_id = p_signal.signal_id and s.fresh
+      and not exists (select from df_engine.inbox e
+                      where e.instance_id = s.instance_id and e.signal_name = s.signal_name and e.fresh
+                        and e.signal_id < s.signal_id)
+    for update skip locked;
+    if found then
+      perform df_engine.deliver_signal(p_signal);
+    end if;
+    return found;
+  exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+    return false;
+  end;
+end
+$$;
+
+-- Queues are looked through in order, from the place (front) at which this session stopped last, so that nothing waits behind
+-- entries of runs that an open transaction holds. Those are left behind, and looked at again in turns (back), at most 1000
+-- of them a look. The places of a session are kept in its settings.
+create or replace function df_engine.place(p_queue text) returns text
+language sql stable set search_path = '' as $$
+  select nullif(current_setting('df_engine.' || p_queue, true), '');
+$$;
+
+create or replace function df_engine.set_place(p_queue text, p_place text) returns void
+language sql volatile set search_path = '' as $$
+  select set_config('df_engine.' || p_queue, coalesce(p_place, ''), false);
+$$;
+
+create or replace function df_engine.timer_place(p_queue text) returns df_engine.timers
+language sql stable set search_path = '' as $$
+  select jsonb_populate_record(row('', '', '-infinity', null)::df_engine.timers,
+                               coalesce(df_engine.place(p_queue), '{}')::pg_catalog.jsonb);
+$$;
+
+-- Fires up to p_limit timers that are due by p_due, after a place. p_last: the last one that was looked at; p_ended: there
+-- was no other.
+create or replace function df_engine.fire_timers(
+  p_after df_engine.timers, p_due timestamptz, p_limit int, out p_fired int, out p_last df_engine.timers, out p_ended boolean
+)
 language plpgsql set search_path = '' as $$
 declare
   v_timer df_engine.timers;
+  v_looked int := 0;
 begin
-  select * into v_timer from df_engine.timers t
-  where t.instance_id = p_instance and t.node_id = p_node and t.due_at <= df_engine.clock() for update skip locked;
-  if found then
-    perform df_engine.fire_timer(v_timer);
-  end if;
-  return found;
-exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
-  return false;
+  p_fired := 0;
+  p_last := p_after;
+  for v_timer in
+    select * from df_engine.timers t
+    where t.due_at <= p_due
+      and (t.due_at, t.instance_id, t.node_id) > (p_after.due_at, p_after.instance_id, p_after.node_id)
+    order by t.due_at, t.instance_id, t.node_id limit 1000
+  loop
+    exit when p_fired = p_limit;
+    v_looked := v_looked + 1;
+    p_last := v_timer;
+    p_fired := p_fired + df_engine.try_timer(v_timer)::int;
+  end loop;
+  p_ended := v_looked < 1000 and p_fired < p_limit;
 end
 $$;
 
-create or replace function df_engine.try_signal(p_signal bigint) returns boolean
+create or replace function df_engine.fire_due_timers(p_limit int) returns int
+language plpgsql set search_path = '' as $$
+declare
+  v_front constant df_engine.timers := df_engine.timer_place('timers_front');
+  v_old pg_catalog.record;
+  v_new pg_catalog.record;
+begin
+  v_old := df_engine.fire_timers(df_engine.timer_place('timers_back'), least(v_front.due_at, df_engine.clock()), p_limit);
+  perform df_engine.set_place('timers_back', case when not v_old.p_ended then to_jsonb(v_old.p_last)::pg_catalog.text end);
+  v_new := df_engine.fire_timers(v_front, df_engine.clock(), p_limit);
+  perform df_engine.set_place('timers_front', to_jsonb(v_new.p_last)::pg_catalog.text);
+  return v_old.p_fired + v_new.p_fired;
+end
+$$;
+
+-- The same for signals that are fresh, up to p_upto.
+create or replace function df_engine.fire_signals(
+  p_after bigint, p_upto bigint, p_limit int, out p_fired int, out p_last bigint, out p_ended boolean
+)
 language plpgsql set search_path = '' as $$
 declare
   v_signal df_engine.inbox;
+  v_looked int := 0;
 begin
-  select * into v_signal from df_engine.inbox s
-  where s.signal_id = p_signal and s.fresh
-    and not exists (select from df_engine.inbox e
-                    where e.instance_id = s.instance_id and e.signal_name = s.signal_name and e.fresh
-                      and e.signal_id < s.signal_id)
-  for update skip locked;
-  if found then
-    perform df_engine.deliver_signal(v_signal);
-  end if;
-  return found;
-exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
-  return false;
+  p_fired := 0;
+  p_last := p_after;
+  for v_signal in
+    select * from df_engine.inbox s
+    where s.fresh and s.signal_id > p_after and s.signal_id <= p_upto
+    order by s.signal_id limit 1000
+  loop
+    exit when p_fired = p_limit;
+    v_looked := v_looked + 1;
+    p_last := v_signal.signal_id;
+    p_fired := p_fired + df_engine.try_signal(v_signal)::int;
+  end loop;
+  p_ended := v_looked < 1000 and p_fired < p_limit;
 end
 $$;
 
--- Fires up to p_limit due timers and fresh signals; answers how many.
-create or replace function df_engine.fire_due(p_limit int) returns int
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set lock_timeout = '100ms' as $$
+create or replace function df_engine.fire_fresh_signals(p_limit int) returns int
+language plpgsql set search_path = '' as $$
 declare
-  v_fired int;
+  v_front constant bigint := coalesce(df_engine.place('signals_front')::bigint, 0);
+  v_old pg_catalog.record;
+  v_new pg_catalog.record;
 begin
-  select count(*) filter (where df_engine.try_signal(s.signal_id)) into v_fired
-  from (select q.signal_id from df_engine.inbox q where q.fresh order by q.signal_id limit p_limit) s;
-  return v_fired + (
-    select count(*) filter (where df_engine.try_timer(t.instance_id, t.node_id))
-    from (select q.instance_id, q.node_id from df_engine.timers q
-          where q.due_at <= df_engine.clock() order by q.due_at limit p_limit) t);
+  v_old := df_engine.fire_signals(coalesce(df_engine.place('signals_back')::bigint, 0), v_front, p_limit);
+  perform df_engine.set_place('signals_back', case when not v_old.p_ended then v_old.p_last::pg_catalog.text end);
+  v_new := df_engine.fire_signals(v_front, 9223372036854775807, p_limit);
+  perform df_engine.set_place('signals_front', v_new.p_last::pg_catalog.text);
+  return v_old.p_fired + v_new.p_fired;
+end
+$$;
+
+-- Fires due timers and fresh signals, not many more than p_limit; answers how many. Queues are read in the order of their
+-- index, whatever statistics say: they may be a minute old, and the queue a thousand times longer.
+create or replace function df_engine.fire_due(p_limit int) returns int
+language sql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set lock_timeout = '20ms' set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+  select df_engine.fire_fresh_signals(p_limit) + df_engine.fire_due_timers(p_limit);
+$$;
+
+-- In how many milliseconds to look again: at the next due time; soon while a turn through those left behind is not
+-- complete, and otherwise often enough to see within a second that one of them is free.
+create or replace function df_engine.next_due_ms() returns numeric
+language plpgsql volatile set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  v_now constant pg_catalog.timestamptz := df_engine.clock();
+  v_timer constant df_engine.timers := df_engine.timer_place('timers_front');
+  v_signal constant bigint := coalesce(df_engine.place('signals_front')::bigint, 0);
+begin
+  return least(
+    (select greatest(0, ceil(extract(epoch from t.due_at - v_now) * 1000)) from df_engine.timers t
+     where (t.due_at, t.instance_id, t.node_id) > (v_timer.due_at, v_timer.instance_id, v_timer.node_id)
+     order by t.due_at, t.instance_id, t.node_id limit 1),
+    (select case when df_engine.place('timers_back') is null then 200 else 20 end
+     where exists (select from df_engine.timers t where t.due_at <= v_timer.due_at and t.due_at <= v_now)),
+    (select 0 where exists (select from df_engine.inbox s where s.fresh and s.signal_id > v_signal)),
+    (select case when df_engine.place('signals_back') is null then 200 else 20 end
+     where exists (select from df_engine.inbox s where s.fresh and s.signal_id <= v_signal)));
 end
 $$;
 
@@ -4698,12 +4851,12 @@ $$;
 
 -- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run that; p_rows:
 -- it may return rows; p_ends and p_next: what pass_on needs, where it serves. With p_report: stop, nothing is ready. With
--- neither: commit and claim again, because a transition was made or a try was counted (p_count). p_low is a low-water mark:
--- while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are not to be walked over again.
+-- neither: commit and claim again, because a transition was made. p_low is a low-water mark: while somebody holds an old
+-- snapshot the dead rows of all runs since stay in the index, and are not to be walked over again. p_careful: tell the worker
+-- which step is about to run, so that it knows whose the death of this session is. INFO goes out at once, whatever the settings.
 create or replace function df_engine.claim_step(
-  p_key text, inout p_ready bigint, inout p_low bigint, p_counted boolean, p_careful boolean,
-  out p_count boolean, out p_report text, out p_instance varchar, out p_node varchar, out p_sql text, out p_rows boolean,
-  out p_ends varchar[], out p_next varchar
+  p_key text, inout p_ready bigint, inout p_low bigint, p_careful boolean, out p_report text, out p_instance varchar,
+  out p_node varchar, out p_sql text, out p_rows boolean, out p_ends varchar[], out p_next varchar
 )
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
@@ -4711,7 +4864,6 @@ declare
   v_ready df_engine.ready;
   v_step pg_catalog.record;
   v_problem pg_catalog.text;
-  v_poisoned boolean;
 begin
   perform df_engine.require_key(p_key, v_role);
   v_ready := df_engine.lock_ready(v_role, p_ready, p_low);
@@ -4719,8 +4871,6 @@ begin
     p_report := 'empty';
     return;
   end if;
-  p_counted := coalesce(p_counted and v_ready.id = p_ready, false);
-  v_poisoned := v_ready.deaths >= 3 and not p_counted;
   p_low := case when v_ready.id = p_ready then p_low else v_ready.id end;
   p_ready := v_ready.id;
   p_instance := v_ready.instance_id;
@@ -4739,19 +4889,19 @@ begin
       v_problem, format('role %s has no USAGE on schema df any more', v_role::pg_catalog.regrole)));
   elsif v_step.node_type <> 'SQL' or v_step.database <> current_database() then
     perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_step.scope);
-  elsif p_careful and not p_counted and not v_poisoned then
-    update df_engine.ready r set deaths = r.deaths + 1 where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
-    p_count := true;
   else
     p_sql := v_step.query;
     p_rows := v_step.rows;
-    if p_rows is null or v_poisoned then
-      p_sql := df_engine.prepare_step(p_instance, p_node, v_step.scope, p_sql, p_ready, v_poisoned);
+    if p_rows is null or v_ready.deaths >= 12 then
+      p_sql := df_engine.prepare_step(p_instance, p_node, v_step.scope, p_sql, p_ready, v_ready.deaths >= 12);
       p_rows := df_engine.may_return_rows(p_sql);
     end if;
     if v_step.scope is null then
       p_ends := v_step.ends;
       p_next := v_step.next;
+    end if;
+    if p_careful and p_sql is not null then
+      raise info 'pg_durable:%:%', p_ready, p_node;
     end if;
     perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
   end if;
@@ -5025,8 +5175,8 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
--- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: count each try first, so that a step that kills
--- its session fails in the end.
+-- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: say before each step which one
+-- it is, so that a step that kills its session fails in the end.
 create or replace procedure df_engine.work(p_budget_ms int, p_careful boolean, inout p_report text)
 language plpgsql as $$
 declare
@@ -5039,7 +5189,6 @@ declare
   v_started pg_catalog.timestamptz;
   v_ready bigint;
   v_low bigint := 0;
-  v_counted boolean := false;
   v_held boolean := false;
   v_kept boolean;
   v_code pg_catalog.text;
@@ -5066,10 +5215,9 @@ begin
       v_held := df_engine.hold_step(v_ready, v_step.p_instance, v_step.p_node);
     end if;
     if not v_held then
-      v_step := df_engine.claim_step(v_key, v_ready, v_low, v_counted, p_careful);
+      v_step := df_engine.claim_step(v_key, v_ready, v_low, p_careful);
       v_ready := v_step.p_ready;
       v_low := v_step.p_low;
-      v_counted := v_step.p_count;
       p_report := v_step.p_report;
       exit when p_report is not null;
       if v_step.p_sql is null then
@@ -5216,7 +5364,7 @@ $$;
 create or replace function df_engine.leased_request(p_ready df_engine.ready, p_node df.nodes) returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
-  if p_ready.deaths >= 3 then
+  if p_ready.deaths >= 12 then
     raise exception 'the worker that ran this step died, again and again' using errcode = 'DF011';
   elsif p_ready.lane = 'direct' then
     return df_engine.direct_request(p_node, p_ready.autocommit);
@@ -5225,59 +5373,106 @@ begin
 end
 $$;
 
--- Claims one leased step, if it may still run. NULL: it was dropped or failed at once.
+-- Claims one leased step, if it may still run. NULL: somebody holds its run or has claimed it, or it was dropped or failed
+-- at once.
 create or replace function df_engine.lease_step(p_worker int, p_ready df_engine.ready) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   v_node df.nodes;
-  v_request pg_catalog.jsonb;
 begin
+  if not df_engine.hold_at_once(p_ready.instance_id) then
+    return null;
+  end if;
+  update df_engine.ready r set worker = p_worker
+  from (select q.lane, q.submitter, q.id from df_engine.ready q
+        where q.lane = p_ready.lane and q.submitter = p_ready.submitter and q.id = p_ready.id and q.worker is null
+        for update skip locked) f
+  where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
+  if not found then
+    return null;
+  end if;
   select * into v_node from df.nodes n where n.instance_id = p_ready.instance_id and n.id = p_ready.node_id;
   if df_engine.hold_run(p_ready.instance_id) is null
      or not df_engine.scope_open(p_ready.instance_id, v_node._scope) then
     delete from df_engine.ready r where r.lane = p_ready.lane and r.submitter = p_ready.submitter and r.id = p_ready.id;
     return null;
   end if;
-  v_request := df_engine.leased_request(p_ready, v_node);
+  return df_engine.open_lease(p_worker, p_ready, v_node);
+end
+$$;
+
+-- The request of a step that has just been leased; NULL when it is refused, and so has failed.
+create or replace function df_engine.open_lease(p_worker int, p_ready df_engine.ready, p_node df.nodes) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  v_request pg_catalog.jsonb;
+begin
+  v_request := df_engine.leased_request(p_ready, p_node);
   perform df_engine.mark_running(p_ready.instance_id, p_ready.node_id);
-  update df_engine.ready r set worker = p_worker
-  where r.lane = p_ready.lane and r.submitter = p_ready.submitter and r.id = p_ready.id;
   return v_request;
 exception when sqlstate 'DF010' or sqlstate 'DF011' or sqlstate 'DF020' or data_exception or program_limit_exceeded then
-  update df_engine.ready r set worker = p_worker
-  where r.lane = p_ready.lane and r.submitter = p_ready.submitter and r.id = p_ready.id;
   perform df_engine.finish_leased(p_worker, p_ready.id, jsonb_build_object(
     'error', sqlerrm, 'class', 'refused', 'sqlstate', sqlstate));
   return null;
 end
 $$;
 
--- Claims up to p_limit steps of a lane for a worker.
-create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
-returns table (ticket bigint, role text, database text, request jsonb)
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
-#variable_conflict use_column
+-- Claims up to p_limit steps of a lane after a place. p_last: the last one that was looked at; p_ended: there was no other.
+create or replace function df_engine.lease_steps(
+  p_worker int, p_lane text, p_after bigint, p_upto bigint, p_limit int,
+  out p_leases jsonb[], out p_last bigint, out p_ended boolean
+)
+language plpgsql set search_path = '' as $$
 declare
   v_ready df_engine.ready;
+  v_request pg_catalog.jsonb;
+  v_looked int := 0;
 begin
+  p_leases := '{}';
+  p_last := p_after;
   for v_ready in
     select * from df_engine.ready r
-    where r.lane = p_lane and r.worker is null order by r.id limit p_limit for update skip locked
+    where r.lane = p_lane and r.lane <> 'sql' and r.id > p_after and r.id <= p_upto and r.worker is null
+    order by r.id limit 1000
   loop
-    request := df_engine.lease_step(p_worker, v_ready);
-    if request is not null then
-      ticket := v_ready.id;
-      role := pg_get_userbyid(v_ready.submitter);
-      database := (select case when v_ready.lane = 'direct' then coalesce(i.database, current_database()) end
-                   from df.instances i where i.id = v_ready.instance_id);
-      return next;
+    exit when cardinality(p_leases) >= p_limit;
+    v_looked := v_looked + 1;
+    p_last := v_ready.id;
+    v_request := df_engine.lease_step(p_worker, v_ready);
+    if v_request is not null then
+      p_leases := p_leases || jsonb_build_object(
+        'ticket', v_ready.id, 'role', pg_get_userbyid(v_ready.submitter), 'database',
+        (select case when p_lane = 'direct' then coalesce(i.database, current_database()) end
+         from df.instances i where i.id = v_ready.instance_id), 'request', v_request);
     end if;
   end loop;
+  p_ended := v_looked < 1000 and cardinality(p_leases) < p_limit;
+end
+$$;
+
+-- Claims up to p_limit steps of a lane for a worker, first of those that it had to leave behind.
+create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
+returns table (ticket bigint, role text, database text, request jsonb)
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  v_front constant bigint := coalesce(df_engine.place(p_lane || '_front')::bigint, 0);
+  v_old pg_catalog.record;
+  v_new pg_catalog.record;
+begin
+  v_old := df_engine.lease_steps(p_worker, p_lane, coalesce(df_engine.place(p_lane || '_back')::bigint, 0), v_front, p_limit);
+  perform df_engine.set_place(p_lane || '_back', case when not v_old.p_ended then v_old.p_last::pg_catalog.text end);
+  v_new := df_engine.lease_steps(p_worker, p_lane, v_front, 9223372036854775807,
+                                 p_limit - cardinality(v_old.p_leases));
+  perform df_engine.set_place(p_lane || '_front', v_new.p_last::pg_catalog.text);
+  return query
+    select (l.lease ->> 'ticket')::bigint, l.lease ->> 'role', l.lease ->> 'database', l.lease -> 'request'
+    from unnest(v_old.p_leases || v_new.p_leases) as l(lease);
 end
 $$;
 
 -- Records the outcome of a leased step and moves its run on. False: the run is over or the lease was lost, and the outcome
--- is dropped. p_outcome: {"value", "columns"}, or {"error", "class", "sqlstate", "retry_after"}.
+-- is dropped. NULL: not now, somebody holds the run. p_outcome: {"value", "columns"}, or {"error", "class", "sqlstate", "retry_after"}.
 create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome jsonb) returns boolean
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
@@ -5287,9 +5482,14 @@ declare
   v_root pg_catalog.text;
   v_kept boolean;
 begin
-  delete from df_engine.ready r
-  where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http')
-  returning * into v_ready;
+  select * into v_ready from df_engine.ready r
+  where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http');
+  if not found then
+    return false;
+  elsif not df_engine.hold_at_once(v_ready.instance_id) then
+    return null;
+  end if;
+  delete from df_engine.ready r where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http');
   v_root := df_engine.hold_run(v_ready.instance_id);
   if v_root is null then
     return false;
@@ -5341,29 +5541,51 @@ language sql stable set search_path = '' as $$
   end;
 $$;
 
--- Gives leased steps back, for another worker.
-create or replace function df_engine.release_leased(p_worker int, p_tickets bigint[]) returns void
-language sql security definer set search_path = '' as $$
+-- Gives leased steps back, for another worker. False: some of them not now, somebody is cancelling their runs.
+create or replace function df_engine.release_leased(p_worker int, p_tickets bigint[]) returns boolean
+language plpgsql security definer set search_path = '' as $$
+begin
   update df_engine.ready r set worker = null
-  where r.worker = p_worker and r.id = any (p_tickets) and r.lane in ('direct', 'http');
-  select df_engine.wake('l', null);
+  from (select q.lane, q.submitter, q.id from df_engine.ready q
+        where q.worker = p_worker and q.id = any (p_tickets) and q.lane in ('direct', 'http') for update skip locked) f
+  where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
+  perform df_engine.wake('l', null);
+  return not exists (select from df_engine.ready r
+                     where r.worker = p_worker and r.id = any (p_tickets) and r.lane in ('direct', 'http'));
+end
 $$;
 
--- Frees the leases of workers that are gone, and counts one more death for each step they held.
+-- The worker that was p_former is alive: it had lost its connection while it ran these steps, which was not their doing.
+create or replace function df_engine.acquit_leased(p_former int, p_tickets bigint[]) returns void
+language sql security definer set search_path = '' as $$
+  update df_engine.ready r set deaths = 0, worker = nullif(r.worker, p_former)
+  from (select q.lane, q.submitter, q.id from df_engine.ready q
+        where q.lane in ('direct', 'http') and q.id = any (p_tickets) for update skip locked) f
+  where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
+$$;
+
+-- Frees the leases of workers that are gone. Each is weak evidence that the step has killed the worker (df_engine.accuse),
+-- unless the server has been restarted since the worker was last seen.
 create or replace function df_engine.reclaim_leases() returns int
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_freed int;
 begin
-  update df_engine.ready r set worker = null, deaths = r.deaths + 1
-  where r.lane in ('direct', 'http') and r.worker is not null
-    and r.worker not in (select df_engine.live_workers());
+  update df_engine.ready r
+  set worker = null,
+      deaths = r.deaths + (exists (select from df._worker_epoch w
+                                   where w._worker = r.worker and w.last_seen_at > pg_postmaster_start_time()))::int
+  from (select q.lane, q.submitter, q.id from df_engine.ready q
+        where q.lane in ('direct', 'http') and q.worker is not null
+          and q.worker not in (select df_engine.live_workers()) for update skip locked) f
+  where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
   get diagnostics v_freed = row_count;
   return v_freed;
 end
 $$;
 
--- Supervision: what a worker's supervising connection calls. It tells the worker what to do next; the worker obeys.
+-- Supervision: what a worker's supervising connection calls. It tells the worker what to do next; the worker obeys. It acts
+-- for every role, so nothing here waits for a lock that a user can hold (120_transitions has the order).
 
 create or replace function df_engine.register_worker(p_sessions int) returns int
 language plpgsql security definer set search_path = '' as $$
@@ -5371,9 +5593,13 @@ declare
   v_worker int;
 begin
   delete from df._worker_epoch w where w.last_seen_at < clock_timestamp() - interval '1 minute';
-  insert into df._worker_epoch (_role) values (quote_ident(session_user)::pg_catalog.regrole)
-  returning _worker into v_worker;
-  perform pg_advisory_lock(1346982471, v_worker);
+  loop
+    insert into df._worker_epoch (_role) values (quote_ident(session_user)::pg_catalog.regrole)
+    returning _worker into v_worker;
+    exit when pg_try_advisory_lock(1346982471, v_worker);
+    -- Anybody can hold such a lock: the next number, then.
+    delete from df._worker_epoch w where w._worker = v_worker;
+  end loop;
   return v_worker;
 end
 $$;
@@ -5381,7 +5607,8 @@ $$;
 create or replace function df_engine.unregister_worker(p_worker int) returns void
 language plpgsql security definer set search_path = '' as $$
 begin
-  update df_engine.ready r set worker = null where r.lane in ('direct', 'http') and r.worker = p_worker;
+  perform df_engine.release_leased(p_worker, array(
+    select r.id from df_engine.ready r where r.lane in ('direct', 'http') and r.worker = p_worker));
   delete from df._worker_epoch w where w._worker = p_worker;
   perform pg_advisory_unlock(1346982471, p_worker);
 end
@@ -5412,57 +5639,69 @@ create or replace view df_engine.steps_in_sessions as
 -- step that ends meanwhile has written its node's row: only a row that is still as it was found is marked. A session shows
 -- its application_name for a moment after the step's commit, so a row that says the step has ended is believed.
 create or replace function df_engine.mark_long_steps() returns void
-language plpgsql security definer set search_path = '' set lock_timeout = '50ms' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '20ms' as $$
 declare
   v_seen constant pg_catalog.jsonb := coalesce(nullif(current_setting('df_engine.seen', true), ''), '{}')::pg_catalog.jsonb;
   v_now constant numeric := extract(epoch from clock_timestamp());
-  v_step pg_catalog.record;
 begin
   if v_now - coalesce((v_seen ->> 'at')::numeric, 0) < 0.2 then
     return;
   end if;
   perform pg_catalog.pg_stat_clear_snapshot();  -- activity must not be older than the rows that are found
-  for v_step in
-    select s.instance_id, s.node_id, n.xmin as version
-    from df_engine.steps_in_sessions s
-    join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
-    join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
-    where v_seen -> 'steps' ? (s.pid || s.step)
-      and (n.status in ('pending', 'running')
-           or n.status_details ->> 'execution_id' is distinct from df_engine.stamp(n.instance_id, n._scope))
-      and exists (select from df_engine.ready r
-                  where r.lane = 'sql' and r.submitter = s.submitter and r.instance_id = s.instance_id)
-  loop
-    perform from df.nodes n
-    where n.instance_id = v_step.instance_id and n.id = v_step.node_id and n.xmin = v_step.version for no key update;
-    if found then
-      perform df_engine.mark_running(v_step.instance_id, v_step.node_id);
-    end if;
-  end loop;
+  perform df_engine.try_mark_running(s.instance_id, s.node_id, n.xmin)
+  from df_engine.steps_in_sessions s
+  join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
+  join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
+  where v_seen -> 'steps' ? (s.pid || s.step)
+    and (n.status = 'pending'
+         or n.status_details ->> 'execution_id' is distinct from df_engine.stamp(n.instance_id, n._scope))
+    and exists (select from df_engine.ready r
+                where r.lane = 'sql' and r.submitter = s.submitter and r.instance_id = s.instance_id);
   perform set_config('df_engine.seen', jsonb_build_object('at', v_now, 'steps',
     (select jsonb_agg(s.pid || s.step) from df_engine.steps_in_sessions s))::pg_catalog.text, false);
-exception when lock_not_available then
-  null; -- a row is being written: the next look shows it
 end
+$$;
+
+-- Shows a step as running unless its rows are being written, then the next look does, or its node is not what it was.
+create or replace function df_engine.try_mark_running(p_instance varchar, p_node varchar, p_version xid) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if df_engine.hold_at_once(p_instance) then
+    begin
+      perform from df.nodes n
+      where n.instance_id = p_instance and n.id = p_node and n.xmin = p_version for no key update;
+      if found then
+        perform df_engine.mark_running(p_instance, p_node);
+      end if;
+    exception when lock_not_available then
+      null; -- said above
+    end;
+  end if;
+end
+$$;
+
+-- The roles that have steps in a lane; a probe of the index a role.
+create or replace function df_engine.submitters(p_lane text) returns setof oid
+language sql stable set search_path = '' as $$
+  with recursive roles as (
+    select (select r.submitter from df_engine.ready r where r.lane = p_lane order by r.submitter limit 1) as submitter
+    union all
+    select (select r.submitter from df_engine.ready r
+            where r.lane = p_lane and r.submitter > q.submitter order by r.submitter limit 1)
+    from roles q where q.submitter is not null
+  )
+  select q.submitter from roles q where q.submitter is not null;
 $$;
 
 -- Roles with SQL steps that no session is in, longest-waiting first.
 create or replace function df_engine.waiting_roles() returns jsonb
 language sql stable set search_path = '' as $$
-  with recursive roles as (
-    select (select r.submitter from df_engine.ready r where r.lane = 'sql' order by r.submitter limit 1) as submitter
-    union all
-    select (select r.submitter from df_engine.ready r
-            where r.lane = 'sql' and r.submitter > q.submitter order by r.submitter limit 1)
-    from roles q where q.submitter is not null
-  ),
-  work as (
+  with work as (
     select q.submitter, pg_catalog.min(w.id) as oldest,
            count(*) - (select count(*) from df_engine.steps_in_sessions s where s.submitter = q.submitter) as ready
-    from roles q
+    from df_engine.submitters('sql') q(submitter)
     cross join lateral (select r.id from df_engine.ready r
                         where r.lane = 'sql' and r.submitter = q.submitter order by r.id limit 100) w
-    where q.submitter is not null
     group by q.submitter
   )
   select coalesce(jsonb_agg(jsonb_build_object('role', u.rolname, 'ready', w.ready) order by w.oldest), '[]')
@@ -5478,11 +5717,12 @@ declare
 begin
   for v_ready in
     select r.instance_id, i._submitter as submitter
-    from df_engine.ready r
-    join df.instances i on i.id = r.instance_id
-    where r.submitter = i._submitter
-      and not exists (select from pg_catalog.pg_roles u where u.oid = r.submitter and u.rolcanlogin)
-    limit 100 for update of r skip locked
+    from unnest('{sql,direct,http}'::pg_catalog.text[]) l(lane)
+    cross join df_engine.submitters(l.lane) s(submitter)
+    join df_engine.ready r on r.lane = l.lane and r.submitter = s.submitter
+    join df.instances i on i.id = r.instance_id and i._submitter = r.submitter
+    where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter and u.rolcanlogin)
+    limit 100 for update of r skip locked for no key update of i skip locked
   loop
     perform df_engine.fail_run(v_ready.instance_id,
                                format('role %s does not exist or has no LOGIN', v_ready.submitter));
@@ -5518,12 +5758,10 @@ language sql volatile security definer set search_path = '' as $$
     'roles', df_engine.waiting_roles(),
     'direct', (select count(*) from (select from df_engine.ready r where r.lane = 'direct' and r.worker is null limit 100) q),
     'http', (select count(*) from (select from df_engine.ready r where r.lane = 'http' and r.worker is null limit 500) q),
-    'next_ms', least(
-      (select greatest(0, ceil(extract(epoch from q.due_at - clock_timestamp()) * 1000))
-       from df_engine.timers q order by q.due_at limit 1),
-      (select 20 where exists (select from df_engine.inbox s where s.fresh))),
+    'next_ms', df_engine.next_due_ms(),
     'interrupt', df_engine.doomed_sessions(),
     'held', df_engine.held_leases(p_worker),
+    'server_started', extract(epoch from pg_postmaster_start_time()),
     'max_sessions', df_engine.setting_number('max_user_connections'));
 $$;
 
@@ -5559,13 +5797,17 @@ begin
 end
 $$;
 
--- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again.
-create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns void
+-- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is held.
+create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
 language plpgsql security definer set search_path = '' as $$
 declare
-  v_root constant pg_catalog.text := df_engine.hold_run(p_instance);
+  v_root pg_catalog.text;
   v_ready df_engine.ready;
 begin
+  if not df_engine.hold_at_once(p_instance) then
+    return false;
+  end if;
+  v_root := df_engine.hold_run(p_instance);
   select * into v_ready from df_engine.ready r
   where r.instance_id = p_instance and r.lane = 'sql' and df_engine.is_below(p_instance, p_node, r.node_id)
   for update skip locked;
@@ -5574,26 +5816,55 @@ begin
     perform df_engine.advance(p_instance, v_root, null, p_node, df_engine.fail(df_engine.error_text(
       '57014', 'canceling statement due to user request', null, null)), df_engine.clock());
   end if;
+  return true;
+end
+$$;
+
+-- A session died while it ran this step. p_weight is how much that says about the step: 4 when it died alone, 1 when others
+-- died with it and nothing explains why; at 12 the step fails. False: not now, it is being tried again.
+create or replace function df_engine.accuse(p_submitter oid, p_ready bigint, p_node text, p_weight int) returns boolean
+language plpgsql security definer set search_path = '' as $$
+begin
+  update df_engine.ready r set deaths = r.deaths + p_weight
+  from (select q.id from df_engine.ready q
+        where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_ready for update skip locked) f
+  where r.lane = 'sql' and r.submitter = p_submitter and r.id = f.id
+    and df_engine.is_below(r.instance_id, p_node, r.node_id);
+  return found or not exists (
+    select from df_engine.ready r
+    where r.lane = 'sql' and r.submitter = p_submitter and r.id = p_ready
+      and df_engine.is_below(r.instance_id, p_node, r.node_id));
+end
+$$;
+
+-- Writes on runs of a role why they do not progress; NULL: they do. False: some were held.
+create or replace function df_engine.set_wait_reason(p_submitter oid, p_reason text) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  v_runs constant varchar[] := array(
+    select i.id from df.instances i
+    where i._submitter = p_submitter and i._state in ('pending', 'running') and i.wait_reason is distinct from p_reason
+      and (p_reason is null or i.id in (select r.instance_id from df_engine.ready r where r.submitter = p_submitter)));
+  v_written bigint;
+begin
+  update df.instances i set wait_reason = p_reason
+  where i.id in (select f.id from df.instances f where f.id = any (v_runs) for no key update skip locked);
+  get diagnostics v_written = row_count;
+  return v_written = cardinality(v_runs);
 end
 $$;
 
 -- Says on the runs of a role why they do not progress, unless another worker is serving them.
-create or replace function df_engine.role_unreachable(p_worker int, p_role text, p_reason text) returns void
+create or replace function df_engine.role_unreachable(p_worker int, p_role text, p_reason text) returns boolean
 language sql security definer set search_path = '' as $$
-  update df.instances i
-  set wait_reason = format('no worker can log in as role "%s": %s', p_role, p_reason)
-  where i._submitter = (select u.oid from pg_catalog.pg_roles u where u.rolname = p_role)
-    and i._state in ('pending', 'running')
-    and i.id in (select r.instance_id from df_engine.ready r where r.submitter = i._submitter)
-    and not exists (select from df_engine.steps_in_sessions s where s.submitter = i._submitter)
-    and i.wait_reason is distinct from format('no worker can log in as role "%s": %s', p_role, p_reason);
+  select df_engine.set_wait_reason(u.oid, format('no worker can log in as role "%s": %s', p_role, p_reason))
+  from pg_catalog.pg_roles u
+  where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid);
 $$;
 
-create or replace function df_engine.role_reachable(p_worker int, p_role text) returns void
+create or replace function df_engine.role_reachable(p_worker int, p_role text) returns boolean
 language sql security definer set search_path = '' as $$
-  update df.instances i set wait_reason = null
-  where i._submitter = (select u.oid from pg_catalog.pg_roles u where u.rolname = p_role)
-    and i._state in ('pending', 'running') and i.wait_reason is not null;
+  select df_engine.set_wait_reason(u.oid, null) from pg_catalog.pg_roles u where u.rolname = p_role;
 $$;
 
 -- Control: reading a run's status and result, and waiting for its end. All of it sees what row security shows the caller.
@@ -7129,7 +7400,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.check_page_size(int)',
     'execute on routine df_engine.check_submitter(text)',
     'execute on routine df_engine.children_of(text, text, text, jsonb)',
-    'execute on routine df_engine.claim_step(text, bigint, bigint, boolean, boolean)',
+    'execute on routine df_engine.claim_step(text, bigint, bigint, boolean)',
     'execute on routine df_engine.column_names(json)',
     'execute on routine df_engine.commits_relaxed()',
     'execute on routine df_engine.config_problem(text, text)',
@@ -7283,6 +7554,8 @@ create or replace function df_engine.worker_privileges() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select array[
     'usage on schema df, df_engine',
+    'execute on routine df_engine.accuse(oid, bigint, text, int)',
+    'execute on routine df_engine.acquit_leased(int, bigint[])',
     'execute on routine df_engine.agenda(int)',
     'execute on routine df_engine.claim_leased(int, text, int)',
     'execute on routine df_engine.deadline(int)',
@@ -7539,7 +7812,7 @@ begin
 end
 $$;
 
--- Up to p_limit runs, locked, that are too old or too many. Runs that still run, whatever their status was made to show,
+-- Up to p_limit runs, locked, that are too old or too many, from where this pass has come to. Runs that still run, whatever their status was made to show,
 -- and those somebody has locked are left alone.
 create or replace function df_engine.outlived_runs(p_limit int) returns varchar[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -7547,6 +7820,7 @@ declare
   v_old timestamptz := df_engine.clock() - df_engine.setting_number('retention_days') * interval '1 day';
   v_ended timestamptz;
   v_id varchar;
+  v_place constant jsonb := coalesce(df_engine.place('retention'), '["-infinity", ""]');
 begin
   select coalesce(i.finished_at, i.created_at), i.id into v_ended, v_id
   from df.instances i
@@ -7557,6 +7831,7 @@ begin
     select i.id from df.instances i
     where i.status in ('completed', 'failed', 'cancelled') and coalesce(i._state, i.status) in ('completed', 'failed', 'cancelled')
       and (coalesce(i.finished_at, i.created_at), i.id) <= (coalesce(v_ended, v_old), coalesce(v_id, ''))
+      and (coalesce(i.finished_at, i.created_at), i.id) > ((v_place ->> 0)::timestamptz, v_place ->> 1)
     order by coalesce(i.finished_at, i.created_at), i.id
     limit p_limit for update skip locked);
 end
@@ -7575,6 +7850,19 @@ language sql volatile set search_path = '' as $$
   delete from df_engine.executions t where t.instance_id = any (p_ids);
   delete from df_engine.attempts t where t.instance_id = any (p_ids);
   delete from df.instances i where i.id = any (p_ids);
+$$;
+
+-- Those of some runs whose nodes nobody has locked: a foreign key of a node that is about to be added can. They are locked
+-- from then on.
+create or replace function df_engine.free_of_locks(p_ids varchar[]) returns varchar[]
+language sql volatile set search_path = '' as $$
+  with locked as (
+    select n.instance_id from df.nodes n where n.instance_id = any (p_ids) for update skip locked
+  )
+  select coalesce(pg_catalog.array_agg(u.id order by u.place), '{}')
+  from pg_catalog.unnest(p_ids) with ordinality u(id, place)
+  where (select count(*) from df.nodes n where n.instance_id = u.id)
+        = (select count(*) from locked l where l.instance_id = u.id);
 $$;
 
 -- The first of some runs that can be removed in a fraction of a second. For each node that goes, the foreign keys to nodes
@@ -7596,18 +7884,22 @@ language plpgsql volatile security definer set search_path = '' as $$
 declare
   v_outlived varchar[];
   v_ids varchar[];
+  v_ended boolean;
 begin
   if not df_engine.retention_due() then
     return false;
   end if;
   v_outlived := df_engine.outlived_runs(200);
   v_ids := df_engine.removable_at_once(v_outlived);
-  perform df_engine.remove_runs(v_ids);
-  if pg_catalog.cardinality(v_ids) = pg_catalog.cardinality(v_outlived) and pg_catalog.cardinality(v_ids) < 200 then
+  v_ended := cardinality(v_ids) = cardinality(v_outlived) and cardinality(v_ids) < 200;
+  perform df_engine.set_place('retention', case when not v_ended then (
+    select jsonb_build_array(coalesce(i.finished_at, i.created_at), i.id)::pg_catalog.text
+    from df.instances i where i.id = v_ids[cardinality(v_ids)]) end);
+  perform df_engine.remove_runs(df_engine.free_of_locks(v_ids));
+  if v_ended then
     update df_engine.upkeep u set retained_at = df_engine.clock();
-    return false;
   end if;
-  return true;
+  return not v_ended;
 end
 $$;
 

@@ -92,7 +92,7 @@ USER_ROUTINES = (
     "df_engine.check_page_size(int)",
     "df_engine.check_submitter(text)",
     "df_engine.children_of(text, text, text, jsonb)",
-    "df_engine.claim_step(text, bigint, bigint, boolean, boolean)",
+    "df_engine.claim_step(text, bigint, bigint, boolean)",
     "df_engine.column_names(json)",
     "df_engine.commits_relaxed()",
     "df_engine.config_problem(text, text)",
@@ -191,6 +191,8 @@ USER_VIEWS = {
 
 # What a worker calls on its supervising connection; granted by df.grant_worker.
 WORKER_ROUTINES = (
+    "df_engine.accuse(oid, bigint, text, int)",
+    "df_engine.acquit_leased(int, bigint[])",
     "df_engine.agenda(int)",
     "df_engine.claim_leased(int, text, int)",
     "df_engine.deadline(int)",

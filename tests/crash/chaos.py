@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from pg_durable.embedded import EmbeddedServer
 from tests.crash.crew import UNFINISHED, problems
 from tests.crash.load import Load, prepare
 from tests.support import wait_until
+from tests.worker.http_server import HttpServer
 from tests.worker.process import WorkerProcess, own_database
 
 RECOVERY = 120.0
@@ -34,7 +36,11 @@ class Chaos:
         self._server.start()
         self.db = own_database(self._server)
         prepare(self.db)
-        self._load = Load(self.db, seed)
+        self.db.admin("create role guest login")
+        self.db.admin("select df.grant_usage('app', include_http => true)")
+        self.db.admin("select df.http_allow('127.0.0.1', allow_private => true)")
+        self._web = HttpServer().__enter__()
+        self._load = Load(self.db, seed, self._web)
         self._workers = [self._worker() for _ in range(workers)]
 
     def __enter__(self) -> "Chaos":
@@ -46,16 +52,18 @@ class Chaos:
         for worker in self._workers:
             worker.kill()
         self._server.stop("immediate")
+        self._web.__exit__(None, None, None)
         shutil.rmtree(self._home, ignore_errors=True)
 
     def rage(self, seconds: float) -> None:
         """Starts runs and does harm, at random, for so long."""
-        harms = [self.kill_worker, self.pause_worker, self.cut_sessions, self.cut_supervisor, self.crash_server]
+        harms = [self.kill_worker, self.pause_worker, self.cut_sessions, self.cut_supervisor, self.crash_server,
+                 self.cancel_runs, self.fill_connections, self.revoke_rights]  # fmt: skip
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.start(self._random.randrange(20))
             time.sleep(self._random.random() * 0.5)
-            self._random.choices(harms, weights=[3, 3, 4, 2, 2])[0]()
+            self._random.choices(harms, weights=[3, 3, 4, 2, 2, 6, 1, 1])[0]()
 
     def start(self, runs: int) -> None:
         """Starts runs of any flows."""
@@ -105,6 +113,35 @@ class Chaos:
         self._server.stop("immediate")
         time.sleep(self._random.random() * 0.3)
         self._server.restart()
+
+    def cancel_runs(self) -> None:
+        """Cancels some runs, wherever they are."""
+        for _ in range(self._random.randrange(1, 6)):
+            self.injected["run cancelled"] += 1
+            self._attempt(self._load.cancel)
+
+    def fill_connections(self) -> None:
+        """Takes all connections that the server gives to ordinary roles, for a while."""
+        self.injected["connection limit filled"] += 1
+        taken: list[psycopg.Connection[Any]] = []
+        with suppress(psycopg.OperationalError):
+            while True:
+                taken.append(self.db.connect("guest"))
+        time.sleep(self._random.random())
+        for conn in taken:
+            conn.close()
+
+    def revoke_rights(self) -> None:
+        """Takes LOGIN, or the use of df, from the role and gives it back; runs may fail of that, as they must."""
+        self.injected["rights revoked"] += 1
+        self._load.excused = ("has no LOGIN", "has no USAGE")
+        if self._random.random() < 0.5:
+            harm, heal = "alter role app nologin", "alter role app login"
+        else:
+            harm, heal = "select df.revoke_usage('app')", "select df.grant_usage('app', include_http => true)"
+        self._attempt(lambda: self.db.admin(harm))
+        time.sleep(self._random.random() * 0.3)
+        self._attempt(lambda: self.db.admin(heal))
 
     def _terminate(self, which: str) -> None:
         self._attempt(lambda: self.db.admin(f"select pg_terminate_backend(pid) from pg_stat_activity where {which}"))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tests.oracle.graphs import Node, break_, effect, fewer, if_, join, loop, race, signal, sleep, sql, then
 from tests.support import Database
+from tests.worker.http_server import HttpServer
 
 Effects = dict[str, int]
 
@@ -107,6 +108,12 @@ def flaky() -> Flow:
     return Flow("retry", then(step, effect("end")), exactly("f", "end"))
 
 
+def calling(url: str) -> Flow:
+    """A request, at least once, then a step."""
+    query = json.dumps({"url": url, "method": "POST", "body": "", "headers": {}, "timeout_seconds": 30})
+    return Flow("http", then({"node_type": "HTTP", "query": query}, effect("end")), exactly("end"))
+
+
 FLOWS = [
     chain(),
     *map(wide, (2, 3, 5, 8)),
@@ -131,13 +138,17 @@ def prepare(db: Database) -> None:
 class Load:
     """Starts runs, labelled with the name of their flow, and judges what runs have left."""
 
-    def __init__(self, db: Database, seed: int = 1) -> None:
+    def __init__(self, db: Database, seed: int = 1, web: HttpServer | None = None) -> None:
         self._db = db
         self._random = random.Random(seed)
+        self._web = web
+        self._flows = [*FLOWS, calling(web.url("/slow?s=0.3"))] if web else FLOWS
+        self._cancelled: dict[str, Effects] = {}  # what a run had left when it was cancelled
+        self.excused: tuple[str, ...] = ()  # errors with which a run may have failed
 
     def start(self, flow: Flow | None = None) -> str:
         """Starts a flow, by default any, with its signals in the same transaction."""
-        flow = flow or self._random.choice(FLOWS)
+        flow = flow or self._random.choice(self._flows)
         signals = 4 if flow.name == "signals" else 0
         statement = (
             "with run as materialized (select df.start(%s, %s) as id) "
@@ -145,15 +156,39 @@ class Load:
         )
         return str(self._db.sql(statement, json.dumps(flow.graph), flow.name, signals))
 
+    def cancel(self) -> None:
+        """Cancels a run that has not ended, and notes what it has left by then."""
+        live = self._db.rows("select id from df.instances where status in ('pending', 'running') order by id limit 200")
+        if live:
+            run = self._random.choice(live)[0]
+            self._db.sql("select df.cancel(%s)", run)
+            effects = self._db.rows("select t, count(*)::int from fx where run = %s group by t", run)
+            self._cancelled[run] = dict(effects)
+
+    def _keys(self) -> dict[str, set[str]]:
+        """The idempotency keys of the requests of each run."""
+        keys: dict[str, set[str]] = {}
+        for request in self._web.received if self._web else []:
+            key = request.headers["idempotency-key"]
+            keys.setdefault(key.split("/")[0], set()).add(key)
+        return keys
+
+    def _right(self, run: str, flow: Flow, end: str, effects: Effects, keys: set[str]) -> bool:
+        if end.startswith("cancelled"):  # one that the server may have cancelled unheard is not known
+            return len(keys) <= 1 and self._cancelled.get(run, effects) == effects
+        if end.startswith("failed"):
+            return any(error in end for error in self.excused)
+        return end == "completed" and flow.right(effects) and (flow.name != "http" or len(keys) == 1)
+
     def wrong(self) -> list[str]:
         """What is not as it must be, one line a run, once all have ended."""
         effects: dict[str, Effects] = {}
         for run, name, count in self._db.rows("select run, t, count(*)::int from fx group by run, t", user=None):
             effects.setdefault(run, {})[name] = count
-        flows = {flow.name: flow for flow in FLOWS}
+        flows, keys = {flow.name: flow for flow in self._flows}, self._keys()
         runs = self._db.rows("select id, label, concat_ws(': ', status, error) from df.instances", user=None)
         return [
             f"{label} {run}: {end}, {effects.get(run, {})}"
             for run, label, end in runs
-            if end != "completed" or not flows[label].right(effects.get(run, {}))
+            if not self._right(run, flows[label], end, effects.get(run, {}), keys.get(run, set()))
         ]

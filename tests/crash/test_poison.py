@@ -1,10 +1,15 @@
 """Steps that hurt: their session dies, the disk fills, the result is too large, a lock is not to be had."""
 
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
 import pytest
+from pg_durable.embedded import EmbeddedServer
 
 from tests.support import Database, Pump, wait_until
-from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
-from tests.worker.process import WorkerProcess, await_end, error, start
+from tests.worker.conftest import own_server, spawn, worker  # noqa: F401 - fixtures
+from tests.worker.process import WorkerProcess, await_end, error, own_database, start
 
 SESSIONS, COUNTED = 10, 3  # each session may meet the step once before the first death is known
 DIED = "SQL execution failed: the session that ran this step died, again and again"
@@ -50,13 +55,117 @@ def test_a_result_over_the_cap_fails_and_leaves_nothing(fx: Database, worker: Wo
     assert fx.sql("select count(*) from fx") == 0
 
 
-def test_every_step_is_counted_while_sessions_die(fx: Database) -> None:
-    """A careful call goes on to other steps; what each of them does is held against it, and not against the next."""
+def test_a_careful_call_says_which_step_it_runs(fx: Database) -> None:
     pump = Pump(fx)
-    runs = [pump.start("'select deaths from df_engine.ready'") for _ in range(3)]
-    fx.admin("grant usage on schema df_engine to app; grant select on df_engine.ready to app")
-    assert pump.work(careful=True) == "empty"
-    assert [sorted(row["deaths"] for row in run.result["rows"]) for run in runs] == [[0, 0, 1], [0, 1], [1]]
+    said: list[str | None] = []
+    pump.session.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    runs = [pump.start("'select 1' ~> 'select 2'") for _ in range(2)]
+    fx.admin("alter role app set client_min_messages = error")
+    try:
+        steps = (
+            "select format('pg_durable:%s:%s', r.id, n.id) from df.nodes n join df_engine.ready r using (instance_id)"
+        )
+        expected = {row[0] for row in fx.rows(steps + " where node_type = 'SQL'", user=None)}
+        assert pump.work(careful=True) == "empty"
+    finally:
+        fx.admin("alter role app reset all")
+    assert set(said) == expected
+    assert len(said) == 4 == 2 * len(runs)
+
+
+def test_a_step_is_accused_only_while_it_is_the_one_that_is_ready(fx: Database) -> None:
+    pump = Pump(fx)
+    pump.start("'select 1' ~> df.sleep(0)")
+    row = fx.rows("select r.submitter, r.id, n.left_node from df_engine.ready r join df.nodes n using (instance_id) "
+                  "where left_node is not null", user=None)[0]  # fmt: skip
+    accuse = "select df_engine.accuse(%s, %s, %s, 4)"
+    with fx.connect(None, autocommit=False) as conn:
+        conn.execute("select from df_engine.ready for update")
+        assert fx.admin(accuse, *row) is False
+    assert fx.admin(accuse, *row) is True
+    assert fx.admin("select deaths from df_engine.ready") == 4
+    pump.work()
+    assert fx.admin(accuse, *row) is True
+
+
+LONG = "'select pg_sleep(4)'"
+IN_LONG = "select count(*) from pg_stat_activity where state = 'active' and application_name ~ '^pg_durable:{}'"
+
+
+def harm_again_and_again(db: Database, harm: Callable[[], None], run: str) -> None:
+    """Does it seven times, each time while the step runs beside others."""
+    for _ in range(7):
+        wait_until(lambda: attempt(db, IN_LONG.format(run)), 40, "the step to run")
+        harm()
+        wait_until(lambda: attempt(db, "select 1"), 20)
+        for _ in range(3):
+            wait_until(lambda: attempt(db, "select df.start('select pg_sleep(0.2)')", "app"))
+    assert await_end(db, run, 60) == "completed", error(db, run)
+
+
+def attempt(db: Database, query: str, user: str | None = None) -> Any:
+    try:
+        return db.sql(query, user=user)
+    except psycopg.OperationalError:
+        return None
+
+
+def test_an_innocent_long_step_survives_crashes_of_the_server(own_server: EmbeddedServer) -> None:  # noqa: F811
+    db = own_database(own_server)
+    process = WorkerProcess(db)
+    try:
+        run = start(db, LONG)
+
+        def crash() -> None:
+            own_server.stop("immediate")
+            own_server.restart()
+
+        harm_again_and_again(db, crash, run)
+        assert "death held against" not in process.log
+    finally:
+        process.kill()
+
+
+def test_a_step_that_crashes_the_server_fails_and_the_one_beside_it_does_not(own_server: EmbeddedServer) -> None:  # noqa: F811
+    db = own_database(own_server)
+    db.admin("grant pg_execute_server_program to app")
+    process = WorkerProcess(db)
+    try:
+        innocent = start(db, LONG)
+        kill = "do $x$ begin execute format($$copy (select 1) to program 'kill -9 %s'$$, pg_backend_pid()); end $x$"
+        poison = str(db.sql("select df.start(df.sql(%s))", kill))
+        wait_until(lambda: attempt(db, f"select status = 'failed' from df.instances where id = '{poison}'"), 90)
+        assert error(db, poison) == DIED
+        assert await_end(db, innocent, 60) == "completed"
+    finally:
+        process.kill()
+
+
+def test_an_innocent_long_step_survives_the_termination_of_all_sessions(own_server: EmbeddedServer) -> None:  # noqa: F811
+    db = own_database(own_server)
+    process = WorkerProcess(db)
+    try:
+        run = start(db, LONG)
+        end = "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename in ('app', 'durable_worker')"
+        harm_again_and_again(db, lambda: db.admin(end), run)
+        assert "weight=4" not in process.log
+    finally:
+        process.kill()
+
+
+def test_the_loss_of_its_workers_connection_does_not_count_against_a_leased_step(
+    fx: Database,
+    worker: WorkerProcess,  # noqa: F811
+) -> None:
+    run = start(fx, "'do $$ begin commit; perform pg_sleep(3); end $$'")
+    deaths = "select coalesce(max(deaths), 0) from df_engine.ready where worker is not null"
+    for lost in range(1, 8):
+        wait_until(lambda: fx.admin("select count(*) from df_engine.ready where worker is not null"))
+        before = worker.log.count("registered worker")
+        fx.admin("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'durable_worker'")
+        wait_until(lambda: worker.log.count("registered worker") > before, what=f"registration {lost}")  # noqa: B023
+        assert fx.admin(deaths) == 0
+    assert await_end(fx, run, 40) == "completed"
 
 
 def test_a_lock_that_a_role_does_not_wait_for_is_not_a_failed_login(fx: Database, worker: WorkerProcess) -> None:  # noqa: F811

@@ -203,12 +203,12 @@ def test_starts_and_signals_inside_a_step_belong_to_it(pump: Pump) -> None:
 
 def test_a_step_that_kills_its_session_fails_in_the_end(pump: Pump) -> None:
     run = pump.start("'select pg_terminate_backend(pg_backend_pid())'")
-    for _ in range(4):
+    for _ in range(3):
         with pytest.raises(psycopg.OperationalError):
             pump.work(careful=True)
         pump.session = pump.db.connect("app", prepare_threshold=None, options=pump.OPTIONS)
-        if run.db.admin("select deaths from df_engine.ready") == 3:
-            break
+        accuse = "select df_engine.accuse(submitter, id, node_id, 4) from df_engine.ready"
+        assert run.db.admin(accuse) is True
     pump.work(careful=True)
     assert run.status == "failed"
     assert "died" in run.error

@@ -12,7 +12,7 @@ REFUSED = psycopg.errors.InsufficientPrivilege
 
 # Definer functions that users can call, and why that is harmless.
 DEFINER_FOR_USERS = {
-    "df_engine.claim_step(text,bigint,bigint,boolean,boolean)": "needs the key of session_user",
+    "df_engine.claim_step(text,bigint,bigint,boolean)": "needs the key of session_user",
     "df_engine.settle_step(text,bigint,character varying,character varying,jsonb,text[],text,text,text,text,"
     "timestamp with time zone)": "needs the key of session_user",
     "df_engine.pass_on(text,bigint,character varying,character varying[],character varying,jsonb,text[],"
@@ -159,7 +159,7 @@ def test_users_can_reach_exactly_the_private_relations_that_are_listed(db: Datab
 
 KEY = "(select key from df_engine.own_key)"
 DRIVER_CALLS = (
-    "df_engine.claim_step({key}, {ready}, 0, false, false)",
+    "df_engine.claim_step({key}, {ready}, 0, false)",
     "df_engine.settle_step({key}, {ready}, '{run}', '{node}', '\"forged\"', null, null, null, null, null, now())",
     "df_engine.pass_on({key}, {ready}, '{run}', '{{{node}}}', '{node}', '\"forged\"', null, now())",
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from pg_durable.inquest import Inquest
 from pg_durable.log import event
 from pg_durable.login import reason
 from pg_durable.metrics import Metrics
@@ -23,12 +24,13 @@ CONTENDED = ("40001", "40P01", "55P03")  # a lock that was held too long, also b
 class Dispatcher:
     """One task a slot in use; each makes one call of df_engine.work in a session of its role."""
 
-    def __init__(self, pool: Pool, outbox: Outbox, metrics: Metrics, wake: asyncio.Event) -> None:
+    def __init__(self, pool: Pool, outbox: Outbox, metrics: Metrics, wake: asyncio.Event, inquest: Inquest) -> None:
         self.limit = 1
         self.taken = 0  # slots in use by, or kept for, steps that run outside a transaction
         self.accepting = False
         self._pool = pool
         self._outbox = outbox
+        self._inquest = inquest
         self._metrics = metrics
         self._wake = wake
         self._demand: dict[str, int] = {}  # ready steps by role, the role that has waited longest first
@@ -138,6 +140,8 @@ class Dispatcher:
             report = self._broken_off(session, error)
             if not report:
                 raise
+            if report == "died":
+                self._inquest.lost("call", error.sqlstate or session.told, session.oid, session.step)
             event(WARNING, "call broken off", role=session.role, pid=session.pid, reason=reason(error))
         finally:
             del self._sessions[session.pid]

@@ -124,12 +124,12 @@ class LeasedSteps:
         self._metrics.set("leased", self._running[lane], lane=lane)
 
 
-async def finish(db: Supervisor, ticket: int, outcome: str) -> None:
+async def finish(db: Supervisor, ticket: int, outcome: str) -> bool:
     """Stores an outcome; one that cannot be stored (a zero character, say) fails the step."""
     try:
-        await db.finish(ticket, outcome)
+        return await db.finish(ticket, outcome)
     except psycopg.DataError as error:
-        await db.finish(ticket, refusal(f"the result cannot be stored: {error.diag.message_primary}"))
+        return await db.finish(ticket, refusal(f"the result cannot be stored: {error.diag.message_primary}"))
 
 
 def refusal(why: str) -> str:

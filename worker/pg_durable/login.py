@@ -11,6 +11,9 @@ TRANSACTION_SETTINGS = {
     "default_transaction_read_only": "off",
 }
 
+# The supervising connection serves all roles: should the engine have it wait for a lock that a user holds, it gives up.
+SUPERVISOR_SETTINGS = TRANSACTION_SETTINGS | {"lock_timeout": "1s"}
+
 # What every step may rely on, whatever the role's defaults are; RESET ALL comes back to these.
 SESSION_SETTINGS = {
     "TimeZone": "UTC",
@@ -44,7 +47,7 @@ class Login:
 
     async def supervisor(self) -> psycopg.AsyncConnection[Any]:
         """Opens the supervising connection, and learns from it who and where the worker is."""
-        conn = await self._connect(self._with_settings(self._own, TRANSACTION_SETTINGS))
+        conn = await self._connect(self._with_settings(self._own, SUPERVISOR_SETTINGS))
         self._me = conn.info.user
         self._home = {"dbname": conn.info.dbname}
         return conn

@@ -7,6 +7,7 @@ from logging import INFO, WARNING
 
 import psycopg
 
+from pg_durable.inquest import WINDOW, Inquest
 from pg_durable.log import event
 from pg_durable.login import Login, reason
 from pg_durable.metrics import Metrics
@@ -14,7 +15,6 @@ from pg_durable.session import Session
 
 KEEP_IDLE = 30.0
 CAREFUL_FOR = 60.0
-AFTER_A_DEATH = 0.1
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 30.0
 
@@ -38,13 +38,15 @@ class RoleState:
     try_at: float = 0.0
     blocked: bool = False
     careful_until: float = 0.0
+    pause_until: float = 0.0
 
 
 class Pool:
     """At most `limit` sessions, over all roles. Times are those of the monotonic clock."""
 
-    def __init__(self, login: Login, metrics: Metrics) -> None:
+    def __init__(self, login: Login, metrics: Metrics, inquest: Inquest) -> None:
         self.limit = 1
+        self._inquest = inquest
         self.roles: dict[int, str] = {}
         self._login = login
         self._metrics = metrics
@@ -78,11 +80,11 @@ class Pool:
             await self._close(session)
 
     def died(self, role: str) -> None:
-        """A session died in a call: for a while the engine counts deaths, and there is no haste with the next login."""
+        """A session died in a call: for a while they say what they run, and there is no haste with the next one."""
         self._metrics.add("sessions_lost_total")
         state, now = self._states[role], time.monotonic()
         state.careful_until = now + CAREFUL_FOR
-        state.try_at = max(state.try_at, now + AFTER_A_DEATH)
+        state.pause_until = now + WINDOW
 
     def careful(self, role: str) -> bool:
         """Whether a session of the role died a short while ago."""
@@ -91,7 +93,7 @@ class Pool:
     def try_at(self, role: str) -> float:
         """When the role can be served: in the past with a session at hand, else when a login may be tried again."""
         state = self._states[role]
-        return 0.0 if state.idle else state.try_at
+        return max(state.pause_until, 0.0 if state.idle else state.try_at)
 
     def avoid(self, role: str, why: str) -> None:
         """Opens no session as the role for a while, longer each time; several failures at once count as one."""
@@ -120,6 +122,13 @@ class Pool:
                 await self._discard(session)
         self._count()
 
+    async def bury(self) -> None:
+        """Closes idle sessions that the server has ended, and notes them as lost."""
+        for session in [session for state in self._states.values() for session in state.idle]:
+            if not session.usable():
+                self._inquest.lost("idle", session.told)
+                await self._discard(session)
+
     def _in_use(self) -> int:
         return sum(state.in_use for state in self._states.values())
 
@@ -133,6 +142,7 @@ class Pool:
             session = state.idle.pop()
             if session.usable():
                 return session
+            self._inquest.lost("idle", session.told)
             await self._close(session)
         return None
 

@@ -25,7 +25,10 @@ class Session:
         self.interrupted = False  # a cancel request was sent to the call that runs, or that ran last
         self.idle_since = 0.0
         self.fresh = True  # has not made a call yet
+        self.step: tuple[int, str] | None = None  # ready row and node of what runs, where the engine says so
+        self.told: str | None = None  # the SQLSTATE with which the server said that it ends this session
         self._budget = budget
+        conn.add_notice_handler(self._hear)
         self._cancelling = asyncio.Lock()
 
     @classmethod
@@ -43,8 +46,17 @@ class Session:
     async def work(self, careful: bool) -> str:
         """Lets the database run steps of this role for a while, and says how that ended."""
         self.interrupted = False
+        self.step = None
         row = await (await self.conn.execute(statements.WORK, (self._budget, careful))).fetchone()
         return str(row[0]) if row else ""
+
+    def _hear(self, notice: psycopg.errors.Diagnostic) -> None:
+        mark, _, step = (notice.message_primary or "").partition(":")
+        ready, _, node = step.partition(":")
+        if notice.severity_nonlocalized == "INFO" and mark == "pg_durable" and ready.isascii() and ready.isdigit():
+            self.step = int(ready), node
+        elif (notice.sqlstate or "").startswith("57P"):
+            self.told = notice.sqlstate
 
     async def interrupt(self) -> None:
         """Asks the server to cancel the statement that runs."""

@@ -23,6 +23,7 @@ class Tick:
     interrupt: tuple[int, ...] = ()
     held: frozenset[int] = frozenset()
     max_sessions: int = 1
+    server_started: float = 0.0
 
     @classmethod
     def parse(cls, said: dict[str, Any]) -> "Tick":
@@ -35,6 +36,7 @@ class Tick:
             interrupt=tuple(said.get("interrupt") or ()),
             held=frozenset(said.get("held") or ()),
             max_sessions=said.get("max_sessions") or 1,
+            server_started=said.get("server_started") or 0.0,
         )
 
 
@@ -56,6 +58,8 @@ class Supervisor:
         self.number = number
         self._conn = conn
         self._payloads: list[str] = []
+        self.told: str | None = None  # the SQLSTATE with which the server said that it ends this session
+        conn.add_notice_handler(self._hear)
         conn.add_notify_handler(lambda notify: self._payloads.append(notify.payload))
 
     @classmethod
@@ -89,25 +93,35 @@ class Supervisor:
         cursor = await self._conn.execute(statements.CLAIM_LEASED, (self.number, lane, limit))
         return [Lease(*row) for row in await cursor.fetchall()]
 
-    async def finish(self, ticket: int, outcome: str) -> None:
+    async def acquit(self, former: int, tickets: Sequence[int]) -> None:
+        """Says that this worker, which had another number, is alive although it lost these leases."""
+        await self._value(statements.ACQUIT_LEASED, former, list(tickets))
+
+    # The next six answer False when the engine cannot do it now, because somebody's open transaction holds the run.
+
+    async def finish(self, ticket: int, outcome: str) -> bool:
         """Stores the outcome, a JSON text, of a leased step."""
-        await self._value(statements.FINISH_LEASED, self.number, ticket, outcome)
+        return await self._value(statements.FINISH_LEASED, self.number, ticket, outcome) is not None
 
-    async def release(self, tickets: Sequence[int]) -> None:
+    async def accuse(self, role: int, ready: int, node: str, weight: int) -> bool:
+        """Says that a session died while it ran a step, and how much that says."""
+        return await self._value(statements.ACCUSE, role, ready, node, weight) is not False
+
+    async def release(self, tickets: Sequence[int]) -> bool:
         """Gives back steps that were not run."""
-        await self._value(statements.RELEASE_LEASED, self.number, list(tickets))
+        return await self._value(statements.RELEASE_LEASED, self.number, list(tickets)) is not False
 
-    async def fail_interrupted(self, instance: str, node: str) -> None:
+    async def fail_interrupted(self, instance: str, node: str) -> bool:
         """Fails a step that somebody else's cancel request stopped."""
-        await self._value(statements.FAIL_INTERRUPTED, instance, node)
+        return await self._value(statements.FAIL_INTERRUPTED, instance, node) is not False
 
-    async def role_unreachable(self, role: str, reason: str) -> None:
+    async def role_unreachable(self, role: str, reason: str) -> bool:
         """Says why the runs of a role wait."""
-        await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason)
+        return await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason) is not False
 
-    async def role_reachable(self, role: str) -> None:
+    async def role_reachable(self, role: str) -> bool:
         """Says that they do not have to wait any more."""
-        await self._value(statements.ROLE_REACHABLE, self.number, role)
+        return await self._value(statements.ROLE_REACHABLE, self.number, role) is not False
 
     async def leave(self) -> None:
         """Unregisters."""
@@ -135,6 +149,10 @@ class Supervisor:
         wake.clear()
         payloads, self._payloads[:] = list(self._payloads), []
         return payloads
+
+    def _hear(self, notice: psycopg.errors.Diagnostic) -> None:
+        if (notice.sqlstate or "").startswith("57P"):
+            self.told = notice.sqlstate
 
     def _receive(self) -> None:
         self._conn.pgconn.consume_input()

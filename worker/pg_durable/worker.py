@@ -2,7 +2,8 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import partial
 from logging import DEBUG, INFO, WARNING
 from math import inf
 from time import monotonic
@@ -11,6 +12,7 @@ import psycopg
 
 from pg_durable.cadence import SHORTEST, Cadence
 from pg_durable.dispatch import Dispatcher
+from pg_durable.inquest import Accusation, Inquest
 from pg_durable.leased import DIRECT, HTTP, LeasedSteps
 from pg_durable.log import event
 from pg_durable.login import Login, reason
@@ -23,6 +25,7 @@ MOST_SESSIONS = 1000
 MOST_REQUESTS = 500
 RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AFTER_A_REFUSAL = 0.2
+LEFT_BEHIND = 0.25  # when to look again for leased steps that could not be claimed
 NO_ANSWER = 5.0  # how long after the grace time a server that does not answer is left alone
 HEALTHY_FOR = 15.0
 
@@ -45,14 +48,17 @@ class Worker:
         self._wake = asyncio.Event()
         self._metrics = Metrics()
         self._login = Login(options.dsn)
-        self._pool = Pool(self._login, self._metrics)
+        self._inquest = Inquest()
+        self._pool = Pool(self._login, self._metrics, self._inquest)
         self._outbox = Outbox(self._wake)
-        self._dispatcher = Dispatcher(self._pool, self._outbox, self._metrics, self._wake)
+        self._dispatcher = Dispatcher(self._pool, self._outbox, self._metrics, self._wake, self._inquest)
         self._leased = LeasedSteps(self._login, self._pool, self._outbox, self._metrics)
         self._stopping = asyncio.Event()
         self._stop_at = inf
         self._limit: asyncio.Timeout | None = None
         self._looked_at = 0.0
+        self._left_behind = False  # leased steps of runs that somebody's open transaction holds
+        self._former: tuple[int, list[int]] | None = None  # number and leases before a connection was lost
         self._losses = 0
 
     def stop(self) -> None:
@@ -100,8 +106,15 @@ class Worker:
         self._metrics.set("up", 1)
         self._dispatcher.accepting = not self._stopping.is_set()
         try:
+            if self._former:
+                await db.acquit(*self._former)
+                self._former = None
             await self._serve(db)
             await self._leave(db)
+        except (psycopg.Error, OSError):
+            self._inquest.lost("supervisor", db.told)
+            self._former = self._former or (db.number, self._leased.tickets)
+            raise
         finally:
             self._metrics.set("up", 0)
             self._dispatcher.accepting = False  # calls under way need no supervision; leases do
@@ -135,6 +148,10 @@ class Worker:
         tick = await db.tick()
         self._looked_at, self._losses = monotonic(), 0
         self._metrics.add("ticks_total")
+        await self._pool.bury()
+        for found in self._inquest.accusations(tick.server_started):
+            event(WARNING, "death held against a step", role=found.role, node=found.node, weight=found.weight)
+            self._outbox.put(partial(_accuse, found))
         return tick
 
     async def _obey(self, db: Supervisor, tick: Tick) -> None:
@@ -142,6 +159,7 @@ class Worker:
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
         self._leased.abandon_except(tick.held)
+        self._left_behind = False
         if not self._stopping.is_set():
             await self._claim(db, HTTP, min(tick.http, MOST_REQUESTS - self._leased.running(HTTP)))
             await self._claim(db, DIRECT, self._direct_slots(tick))
@@ -153,6 +171,7 @@ class Worker:
             leases = await db.claim(lane, limit)
             event(DEBUG, "leased", lane=lane, steps=len(leases))
             self._leased.start(lane, leases)
+            self._left_behind = self._left_behind or len(leases) < limit
 
     def _direct_slots(self, tick: Tick) -> int:
         """Of the free slots as many as steps in transactions leave, and at least one."""
@@ -186,7 +205,9 @@ class Worker:
         return not known
 
     def _next_try(self) -> float:
-        return self._stop_at if self._stopping.is_set() else self._dispatcher.retry_at()
+        own = self._stop_at if self._stopping.is_set() else self._dispatcher.retry_at()
+        held = self._looked_at + LEFT_BEHIND if self._left_behind else inf
+        return min(own, held, self._outbox.again_at(), self._inquest.due_at())
 
     def _finished(self) -> bool:
         """Whether it is time to leave: told to stop, and nothing runs any more or the grace time is over."""
@@ -218,3 +239,7 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._stopping.wait()
+
+
+async def _accuse(found: Accusation, db: Supervisor) -> bool:
+    return await db.accuse(*astuple(found))
