@@ -31,44 +31,43 @@ class Mutant:
 
 STORMS = "tests/crash/test_storms.py"
 MEETINGS = "tests/crash/test_interleavings.py"
+BESIDE = f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"
+CANCELS = f"{STORMS}::test_steps_that_meet_a_cancel_are_done_whole_or_not_at_all"
+SIGNALS = f"{STORMS}::test_no_signal_is_lost_or_delivered_twice"
 
 MUTANTS = (
-    Mutant("a step is held without its lock", "140_claim", "for update skip locked) as held", ") as held",
-           f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"),
+    Mutant("a step is held without its lock", "140_claim", "for update skip locked) as held", ") as held", BESIDE),
     Mutant("a step is claimed without its lock", "140_claim", "order by r.id limit 1 for update skip locked",
-           "order by r.id limit 1", f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"),
+           "order by r.id limit 1", BESIDE),
     Mutant("a step moves on without holding its run", "142_finish", "    for key share\n  ),", "  ),",
            f"{MEETINGS}::test_no_step_commits_while_a_cancel_is_undecided"),
     Mutant("a step moves a run on that has ended", "142_finish",
-           "i._submitter = v_role and i._state in ('pending', 'running')", "i._submitter = v_role",
-           f"{STORMS}::test_steps_that_meet_a_cancel_are_done_whole_or_not_at_all"),
+           "i._submitter = v_role and i._state in ('pending', 'running')", "i._submitter = v_role", CANCELS),
     Mutant("a cancel does not wait for a step that commits", "161_cancel_signal",
-           "where i.id = cancel.instance_id for update;", "where i.id = cancel.instance_id;",
-           f"{STORMS}::test_steps_that_meet_a_cancel_are_done_whole_or_not_at_all"),
+           "where i.id = cancel.instance_id for update;", "where i.id = cancel.instance_id;", CANCELS),
     Mutant("a cancel waits for a step that runs", "120_transitions", "for update skip locked) d\n  where r.lane",
            "for update) d\n  where r.lane", "tests/worker/test_steps.py"),
-    Mutant("a decided race is decided again", "121_constructs", "and n.id = p_construct.id and n._open = 1;",
-           "and n.id = p_construct.id;", f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"),
     Mutant("a step commits without holding its race", "124_advance",
            "and n.id = v_scope.owner for no key update;", "and n.id = v_scope.owner;",
-           f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"),
+           f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"),
+    Mutant("a step commits although its race is lost", "124_advance", "if df_engine.is_lost(p_instance, v_next) then",
+           "if false then", f"{MEETINGS}::test_a_loser_does_not_count_in_the_next_iteration"),
     Mutant("a race opens again while its loser runs", "123_enter",
            "perform df_engine.await_loser(p_node.instance_id, v_tops);", "null;",
            f"{MEETINGS}::test_a_loser_does_not_count_in_the_next_iteration"),
-    Mutant("a loser's step is claimed", "140_claim", "or not (v_step.scope is null or df_engine.scope_open("
-           "p_instance, v_step.scope)) then", "then", "tests/engine/test_constructs.py tests/engine/test_control.py"),
     Mutant("a wait opens while a signal is delivered", "130_waiting",
-           "perform from df.instances i where i.id = p_node.instance_id for no key update;", "",
-           f"{STORMS}::test_no_signal_is_lost_or_delivered_twice"),
-    Mutant("a signal overtakes an older one", "130_waiting", "and e.signal_id < s.signal_id)", "and false)",
-           f"{STORMS}::test_no_signal_is_lost_or_delivered_twice tests/engine/test_waiting.py"),
-    Mutant("a leased step is claimed twice", "150_leased",
-           "order by r.id limit p_limit for update skip locked", "order by r.id limit p_limit",
-           "tests/worker/test_direct.py tests/worker/test_http_steps.py"),
+           "perform from df.instances i where i.id = p_node.instance_id for no key update;", "", SIGNALS),
+    Mutant("a signal overtakes an older one", "130_waiting", "and e.signal_id < s.signal_id)", "and false)", SIGNALS),
+    Mutant("a timer waits for whoever holds its run", "130_waiting",
+           "where i.id = p_instance for no key update skip locked;", "where i.id = p_instance for no key update;",
+           "tests/security/test_open_transactions.py"),
     Mutant("a run begins whoever it says it is", "140_claim", "  if not v_ready.picked then", "  if false then",
-           "tests/engine/test_start.py tests/security tests/engine/test_control.py tests/worker/test_roles.py"),
+           "tests/engine/test_control.py tests/security tests/worker/test_roles.py"),
     Mutant("a graph is laid out for a run that has one", "110_start",
            "    and not exists (select from df.nodes n where n.instance_id = i.id);", ";", "tests/security"),
+    Mutant("the driver's functions take any key", "140_claim", "  if p_key is distinct from",
+           "  if p_key is null and p_key <>",
+           "tests/security/test_other_roles.py"),
 )  # fmt: skip
 
 

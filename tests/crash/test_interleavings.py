@@ -82,11 +82,13 @@ def test_a_loser_does_not_count_in_the_next_iteration(fx: Database, interrupts: 
         assert fx.admin("select _generation from df.instances where id = %s", run) == 4
 
 
+STEP_WAITS_FOR = "select wait_event from pg_stat_activity where application_name like %s and wait_event_type = 'Lock'"
+
+
 @pytest.mark.parametrize("decision", ["commit", "rollback"])
 def test_no_step_commits_while_a_cancel_is_undecided(fx: Database, decision: str) -> None:
     """The step has ended when the cancel is made, but for its commit, which waits for what becomes of the cancel."""
     run = start(fx, f"'insert into fx select ''a'' from pg_advisory_lock(7)' ~> {effect('b')}")
-    waiting = "select wait_event from pg_stat_activity where application_name like %s and wait_event_type = 'Lock'"
     step = f"pg_durable:{run}:%"
     with (
         fx.connect() as holder,
@@ -94,15 +96,31 @@ def test_no_step_commits_while_a_cancel_is_undecided(fx: Database, decision: str
         Crew(fx, 1, interrupts=False) as crew,
     ):
         holder.execute("select pg_advisory_lock(7)")
-        wait_until(lambda: fx.admin(waiting, step) == "advisory", what="the step to wait")
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR, step) == "advisory", what="the step to wait")
         canceller.execute("select df.cancel(%s)", [run])
         holder.execute("select pg_advisory_unlock(7)")
-        wait_until(lambda: fx.admin(waiting, step) in ("tuple", "transactionid"), what="its end to wait")
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR, step) in ("tuple", "transactionid"), what="its end to wait")
         canceller.execute(decision)
         crew.settled()
     ended = {"commit": ("cancelled", set()), "rollback": ("completed", {"a", "b"})}
     left = {name for (name,) in fx.rows("select t from fx")}
     assert (fx.sql("select df.status(%s)", run), left) == ended[decision]
+
+
+def test_no_step_of_a_branch_commits_while_its_race_is_undecided(fx: Database) -> None:
+    """The other branch has ended in a transaction that is still open, while this one's step ends."""
+    run = start(fx, "df.sleep(0.01) | 'insert into fx select ''loser'' from pg_advisory_lock(7)'")
+    step = f"pg_durable:{run}:%"
+    with fx.connect() as holder, fx.connect("durable_worker", autocommit=False) as decider, Crew(fx, 1, 0) as crew:
+        holder.execute("select pg_advisory_lock(7)")
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR, step) == "advisory", what="the step to wait")
+        wait_until(lambda: decider.execute("select df_engine.fire_due(50)").fetchone() == (1,), what="the sleep to end")
+        holder.execute("select pg_advisory_unlock(7)")
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR, step) in ("tuple", "transactionid"), what="its end to wait")
+        decider.commit()
+        crew.settled()
+    assert fx.sql("select df.status(%s)", run) == "completed"
+    assert fx.rows("select * from fx") == []
 
 
 def test_a_long_step_that_ends_while_it_is_marked_as_running_stays_ended(fx: Database) -> None:
