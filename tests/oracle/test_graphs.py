@@ -1,0 +1,52 @@
+"""The engine against the reference interpreter, on graphs at random.
+
+`ORACLE_EXAMPLES=5000 pytest tests/oracle` looks at that many, at other ones each time.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+
+from tests.oracle.engine import Engine, prepare
+from tests.oracle.generate import cases
+from tests.oracle.interpreter import Disagreement
+from tests.oracle.play import Case, Play
+from tests.support import Database, Server
+
+EXAMPLES = int(os.environ.get("ORACLE_EXAMPLES", "0"))
+PROFILE = settings(
+    max_examples=EXAMPLES or 300,
+    derandomize=not EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=False,
+    report_multiple_bugs=False,
+)
+
+
+@pytest.fixture(scope="module")
+def engine(server: Server, template: str) -> Iterator[Engine]:
+    """One database for all runs."""
+    database = Database.clone(server, template)
+    prepare(database)
+    engine = Engine(database)
+    yield engine
+    engine.pump.close()
+    database.drop()
+
+
+def test_engine_and_oracle_agree(engine: Engine) -> None:
+    @PROFILE
+    @given(cases())
+    def agree(case: Case) -> None:
+        play = Play(engine, case)
+        try:
+            play.through()
+        except Disagreement:
+            assume(not play.oracle.unclear)
+            raise
+
+    agree()
