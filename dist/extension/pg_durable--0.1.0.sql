@@ -5521,7 +5521,7 @@ create or replace view df_engine.visible_executions with (security_barrier) as
                 where i.id = e.instance_id and i.submitted_by = (select quote_ident(current_user)::regrole));
 
 create or replace view df_engine.visible_scopes with (security_barrier) as
-  select s.instance_id, s.node_id, s.path, s.generation, s.events
+  select s.instance_id, s.node_id, s.path, s.generation, s.events, s.outcome
   from df_engine.scopes s
   where (select not row_security_active('df.instances'))
      or exists (select from df.instances i
@@ -5828,7 +5828,8 @@ begin
 end
 $$;
 
--- The keys of the stamps that are not superseded: of every scope the highest generation, below live ones.
+-- The keys of the stamps that are not superseded: of every scope the highest generation, below live ones. A loop that lost
+-- its race is closed with its first stamp, and only what its body shows supersedes that.
 create or replace function df_engine.live_stamps(p_instances text[]) returns setof bigint
 language sql stable as $$
   with recursive
@@ -5839,7 +5840,8 @@ language sql stable as $$
       union all
       select i.id || '::' || i._generation from df.instances i where i.id = any (p_instances)
       union all
-      select s.path || '::' || s.generation from df_engine.visible_scopes s where s.instance_id = any (p_instances)
+      select s.path || '::' || s.generation from df_engine.visible_scopes s
+      where s.instance_id = any (p_instances) and s.outcome is distinct from 'lost'
     ) as f(stamp)
     where df_engine.is_stamp(f.stamp)
     union
@@ -5880,7 +5882,7 @@ begin
       select s.events
       from df_engine.visible_scopes s
       where s.instance_id = any (p_instances)
-        and df_engine.stamp_key(s.path || '::' || s.generation) in (select l.key from live l)
+        and df_engine.stamp_key(left(s.path, -length('::' || s.node_id))) in (select l.key from live l)
     )
     select coalesce(sum(c.number), 0) from changes c);
 end

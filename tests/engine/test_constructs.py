@@ -116,6 +116,13 @@ def test_a_losing_loop_is_closed_with_its_stamp(pump: Pump) -> None:
     assert loop["status_details"]["execution_id"] == f"{run.id}::1::{loop['id']}::1"
 
 
+def test_a_loop_that_loses_before_its_next_iteration_has_begun_is_shown_as_failed(pump: Pump) -> None:
+    run = pump.run("df.loop('select 1', 'select true') | 'select 2'")
+    states = pump.db.rows("select query, inferred_status from df.instance_nodes(%s) where node_type <> 'RACE'", run.id)
+    assert dict(states)["select 2"] == "completed"
+    assert [status for query, status in states if query.startswith("{")] == ["failed"]
+
+
 def test_stamps_name_scope_and_generation(pump: Pump) -> None:
     run = pump.run(
         "'select 1' ~> df.loop('select 2' & 'select 3', 'select count(*) < 3 from fx' ~> "
