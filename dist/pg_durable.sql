@@ -4200,11 +4200,36 @@ begin
 end
 $$;
 
+-- Says of each signal of a name that was sent and not looked at yet whom it is for, before another wait opens: the waits that
+-- are open, or none, and then it is kept. The first of several takes those waits from the later ones.
+create or replace function df_engine.reserve_signals(p_instance varchar, p_signal text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_id bigint;
+  v_waits pg_catalog.text[];
+begin
+  for v_id in
+    select s.signal_id from df_engine.inbox s
+    where s.instance_id = p_instance and s.signal_name = p_signal and s.fresh and s.delivered_to is null
+    order by s.signal_id
+  loop
+    v_waits := array(
+      select w.node_id from df_engine.waits w
+      where w.instance_id = p_instance and w.signal_name = p_signal
+        and not exists (select from df_engine.inbox r
+                        where r.instance_id = p_instance and r.fresh and w.node_id = any (r.delivered_to)));
+    update df_engine.inbox s set fresh = v_waits <> '{}', delivered_to = nullif(v_waits, '{}')
+    where s.signal_id = v_id;
+  end loop;
+end
+$$;
+
 -- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and looked at again.
 create or replace function df_engine.open_wait(p_node df.nodes, p_signal text, p_timeout numeric) returns void
 language plpgsql set search_path = '' as $$
 begin
   perform from df.instances i where i.id = p_node.instance_id for no key update;
+  perform df_engine.reserve_signals(p_node.instance_id, p_signal);
   insert into df_engine.waits (instance_id, node_id, signal_name) values (p_node.instance_id, p_node.id, p_signal)
   on conflict (instance_id, node_id) do update set signal_name = excluded.signal_name;
   if p_timeout is not null then
@@ -4274,19 +4299,25 @@ begin
 end
 $$;
 
--- The open waits that a signal is for, locked: all of its name; for a kept one the wait it is reserved for, or another when
--- that has ended in the meantime. Waits of branches that have lost their race are removed.
+-- The open waits that a signal is for, locked: all of its name; for a reserved one those it is reserved for, or one other
+-- when they have all ended in the meantime. Waits of branches that have lost their race are removed.
 create or replace function df_engine.waits_for(p_signal df_engine.inbox) returns varchar[]
 language plpgsql set search_path = '' as $$
+declare
+  v_waits varchar[];
 begin
   delete from df_engine.waits w using df.nodes n
   where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
     and n.instance_id = w.instance_id and n.id = w.node_id and not df_engine.scope_open(n.instance_id, n._scope);
-  return array(
+  v_waits := array(
     select w.node_id from df_engine.waits w
     where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
-    order by w.node_id = any (p_signal.delivered_to) desc, w.node_id
-    limit case when p_signal.delivered_to is not null then 1 end for update);
+    order by w.node_id for update);
+  return case
+    when p_signal.delivered_to is null then v_waits
+    when not v_waits && p_signal.delivered_to::varchar[] then v_waits[:1]
+    else array(select w from unnest(v_waits) w where w = any (p_signal.delivered_to))
+  end;
 end
 $$;
 
