@@ -32,11 +32,15 @@ end $$;
 select df.clearvars();
 """
 
-WATCH = """
+CLOCK = f"""
 create table public.clock (at timestamptz);
-insert into public.clock values (%(at)s);
+insert into public.clock values ('{MIDNIGHT.isoformat()}');
 create or replace function df_engine.clock() returns timestamptz language sql volatile security definer
   as $$ select at from public.clock $$;
+select df.set_setting('reconcile_interval', '0');  -- retention would take it for the truth
+"""
+
+LOG = """
 create table public.log (id bigint generated always as identity, run text, node text, status text, stamp text,
                          retry_at timestamptz, result jsonb);
 create function public.note() returns trigger language plpgsql security definer as $$
@@ -53,15 +57,18 @@ create trigger note after update on df.nodes for each row
 
 
 def prepare(db: Database) -> None:
-    """What steps need, variables, the clock and the log."""
+    """What steps need, variables and the log."""
     db.sql(SCHEMA)
     for number in range(NODES):
         db.sql(f"create sequence tries_s{number}")
-    db.admin("select df.set_setting('reconcile_interval', '0')")  # the clock is years ahead
     for name, value in VARIABLES.items():
         db.sql("select df.setvar(%s, %s)", name, value)
-    with db.connect() as conn:
-        conn.execute(WATCH.replace("%(at)s", f"'{MIDNIGHT.isoformat()}'").encode())
+    db.admin(LOG)
+
+
+def stop_clock(db: Database) -> None:
+    """Time is where tests put it."""
+    db.admin(CLOCK)
 
 
 @dataclass
@@ -81,14 +88,12 @@ class Engine:
     def __init__(self, db: Database) -> None:
         self.db = db
         self.pump = Pump(db)
-        self.seen = 0
 
     def move_clock(self, seconds: float) -> None:
         self.db.admin("update public.clock set at = %s", MIDNIGHT + timedelta(seconds=seconds))
 
     def begin(self, root: Node) -> tuple[Run, dict[Node, str]]:
-        """Starts a run; answers with the ids of its nodes."""
-        self.move_clock(0)
+        """Starts a run; answers with it and the ids of its nodes."""
         for node in root.walk():
             if node.step.trips:
                 self.db.sql("select setval(%s, 1, false)", f"tries_{node.label}")
@@ -104,14 +109,13 @@ class Engine:
                 return
         raise AssertionError("the run does not come to rest")
 
-    def changes(self, run: Run, nodes: dict[str, Node]) -> list[Change]:
-        """What has been logged since the last look."""
+    def changes(self, run: Run, nodes: dict[str, Node], past: int) -> list[Change]:
+        """What has been logged of a run, but for the first lines."""
         rows = self.db.rows(
-            "select id, node, status, stamp, extract(epoch from retry_at - %s)::float, result from public.log "
-            "where run = %s and id > %s order by id", MIDNIGHT, run.id, self.seen, user=None,
+            "select node, status, stamp, extract(epoch from retry_at - %s)::float, result from public.log "
+            "where run = %s order by id offset %s", MIDNIGHT, run.id, past, user=None,
         )  # fmt: skip
-        self.seen = rows[-1][0] if rows else self.seen
-        return [Change(nodes[node], *rest) for _, node, *rest in rows]
+        return [Change(nodes[node], *rest) for node, *rest in rows]
 
 
 BUSY = """

@@ -42,8 +42,9 @@ def columns(risky: bool = False) -> st.SearchStrategy[tuple[Column, ...]]:
 
 
 @st.composite
-def step(draw: st.DrawFn) -> Step:
-    kind = draw(st.sampled_from(["plain"] * 9 + ["fewer"] * 3 + ["none", "rows", "act", "trips", "risky"]))
+def step(draw: st.DrawFn, acts: bool = True) -> Step:
+    kinds = ["plain"] * 9 + ["fewer"] * 3 + ["none", "rows", "risky"]
+    kind = draw(st.sampled_from(kinds + ["act", "trips"] * acts))
     if kind == "fewer":
         return Step((steps.fewer(draw(st.integers(1, 3))),))
     if kind == "act":
@@ -135,6 +136,43 @@ class Builder:
 
 SENT = st.tuples(st.just("signal"), st.sampled_from(SIGNALS), st.sampled_from(DATA))
 ACTS = st.none() | SENT | SENT | SENT | st.none() | SENT | st.just(("cancel", "why"))
+
+
+class Independent(Builder):
+    """Graphs whose outcome does not depend on who is faster: races have one runner, signals one wait, loops come to an end."""
+
+    def sql(self, _: int) -> Node:
+        return Node("SQL", step=self.draw(step(acts=False)))
+
+    def sleep(self, _: int) -> Node:
+        return Node("SLEEP", config=self.pick("0", "0.01"))
+
+    def signal(self, depth: int) -> Node:
+        if self.loops:
+            return self.sleep(depth)
+        return Node("SIGNAL", config={"signal_name": f"w{self.room}", "timeout_seconds": None})
+
+    def schedule(self, depth: int) -> Node:
+        return self.sleep(depth)
+
+    def loop(self, depth: int) -> Node:
+        self.loops += 1
+        self.room -= 1
+        loop = Node("LOOP", self.node(depth), condition=Node("SQL", step=Step((steps.fewer(self.pick(1, 2, 3)),))))
+        self.loops -= 1
+        return loop
+
+    def race(self, depth: int) -> Node:
+        never = Node("SIGNAL", config={"signal_name": "never", "timeout_seconds": None})
+        return Node("RACE", *self.pick([self.node(depth), never], [never, self.node(depth)]))
+
+
+@st.composite
+def independent(draw: st.DrawFn) -> Case:
+    """Sends each wait its signal in advance."""
+    root = Independent(draw, draw(st.integers(4, 24))).node()
+    waits = {node.config["signal_name"]: None for node in root.walk() if node.type == "SIGNAL"}
+    return Case(labelled(root), [("signal", name, "1") for name in waits if name != "never"])
 
 
 @st.composite

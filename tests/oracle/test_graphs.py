@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from tests.oracle.engine import Engine, prepare
+from tests.oracle.engine import Engine, prepare, stop_clock
 from tests.oracle.generate import cases
 from tests.oracle.interpreter import Disagreement
 from tests.oracle.play import Case, Play
@@ -32,6 +32,7 @@ def engine(server: Server, template: str) -> Iterator[Engine]:
     """One database for all runs."""
     database = Database.clone(server, template)
     prepare(database)
+    stop_clock(database)
     engine = Engine(database)
     yield engine
     engine.pump.close()
