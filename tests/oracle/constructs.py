@@ -26,10 +26,17 @@ class Constructs:
     entered: set[Node] = field(default_factory=set)
     history: list[tuple[str, str, str]] = field(default_factory=list)
     unclear: str = ""
+    held: Node | None = None
 
     def __post_init__(self) -> None:
         self.rows = {node: Row() for node in self.root.walk()}
         self.scope = Scope(self.run, self.root)
+
+    def hold(self, step: Node) -> None:
+        """Nobody knows how long this step takes."""
+        self.held = step
+        if step in self.pending:
+            self.pending[step].due = float("inf")
 
     def move_clock(self, now: float) -> None:
         """Lets time pass; loops that were held back go on."""
@@ -71,7 +78,9 @@ class Constructs:
 
     def leaf(self, node: Node, scope: Scope, then: Then) -> None:
         leaf = self.pending[node] = Pending(node, scope, then)
-        if node.type == "SLEEP":
+        if node is self.held:
+            leaf.due = float("inf")
+        elif node.type == "SLEEP":
             leaf.due = self.now + float(node.config)
         elif node.type == "WAIT_SCHEDULE":
             minutes = int(node.config["cron_expr"].split()[0].removeprefix("*/").replace("*", "1"))

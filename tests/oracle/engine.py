@@ -1,8 +1,8 @@
-"""The engine under the oracle's eyes: a clock that tests move, a log of every change of a node, and one run at a time."""
+"""The engine under the oracle's eyes: a clock that tests move, and a log of every change of a node."""
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.oracle.steps import LIMIT, VARIABLES
@@ -10,7 +10,7 @@ from tests.oracle.tree import Node
 from tests.support import Database, Pump, Run
 
 NODES = 40
-MIDNIGHT = datetime(2030, 1, 1, tzinfo=timezone.utc)
+MIDNIGHT = datetime(2030, 1, 1, tzinfo=UTC)
 
 SCHEMA = f"""
 create table fx (id bigint generated always as identity, run text, step text, seen text, tries int);
@@ -108,6 +108,9 @@ class Engine:
             if not self.db.admin(BUSY):
                 return
         raise AssertionError("the run does not come to rest")
+
+    def let_go(self) -> None:
+        """Holds nothing back any more."""
 
     def changes(self, run: Run, nodes: dict[str, Node], past: int) -> list[Change]:
         """What has been logged of a run, but for the first lines."""

@@ -1,4 +1,4 @@
-"""Graphs at random. Every loop has a step in each iteration, so that none runs for ever: steps fail beyond the limit."""
+"""Graphs at random. Every iteration of a loop has a step, so that none runs for ever: there is a limit."""
 
 from typing import Any
 
@@ -11,7 +11,8 @@ from tests.oracle.tree import Node, labelled
 
 NAMES = ("a", "b", "c")
 BREAK_VALUES = (
-    None, "5", '"x"', "plain", "", '{"row_count": 2}', "$a?", "$b", '[{v_num}, "$a?"]', "$z {v_brace}", "$a.v", "{v_ref}",
+    None, "5", '"x"', "plain", "", '{"row_count": 2}', "$a?", "$b", '[{v_num}, "$a?"]', "$z {v_brace}", "$a.v",
+    "{v_ref}",
 )  # fmt: skip
 SIGNALS = ("go", "go", "stop")
 DATA = ("{}", "7", "it's text", '{"ok": [true]}')
@@ -22,9 +23,11 @@ POLICIES = (
 
 CONSTANTS = (
     steps.const("1", 1), steps.const("0", 0), steps.const("-5", -5), steps.const("true", True),
-    steps.const("false", False), steps.const("null::int", None), steps.const("'no'", "no"), steps.const("' 0.0 '", " 0.0 "),
+    steps.const("false", False), steps.const("null::int", None), steps.const("'no'", "no"),
+    steps.const("' 0.0 '", " 0.0 "),
     steps.const("'off'", "off"), steps.const("''", ""), steps.const("'it''s {v_none}'", "it's {v_none}"),
-    steps.const("'[]'::jsonb", []), steps.const("'{\"k\": [1, null]}'::jsonb", {"k": [1, None]}), steps.const("{v_num}", 7),
+    steps.const("'[]'::jsonb", []), steps.const("'{\"k\": [1, null]}'::jsonb", {"k": [1, None]}),
+    steps.const("{v_num}", 7),
 )  # fmt: skip
 SAFE = tuple(map(steps.read, ("$a?", "$b?", "$c?")))
 TEXTS = tuple(map(steps.quoted, ("$b? {v_ref}", "$z $a?", "{v_brace} {sys_label}")))
@@ -139,7 +142,7 @@ ACTS = st.none() | SENT | SENT | SENT | st.none() | SENT | st.just(("cancel", "w
 
 
 class Independent(Builder):
-    """Graphs whose outcome does not depend on who is faster: races have one runner, signals one wait, loops come to an end."""
+    """Graphs whose outcome does not depend on who is faster: one runner a race, one wait a signal."""
 
     def sql(self, _: int) -> Node:
         return Node("SQL", step=self.draw(step(acts=False)))

@@ -150,7 +150,9 @@ class Oracle(Constructs):
     def try_step(self, step: Pending) -> Ending:
         node = step.node
         done = [label for label, _ in self.effects]
-        moment = Moment(self.names(step.scope), self.variables, done.count(node.label), len(done), self.tries.get(node, 0))
+        moment = Moment(
+            self.names(step.scope), self.variables, done.count(node.label), len(done), self.tries.get(node, 0)
+        )
         try:
             value = node.step.run(moment)
         except Refused as refused:

@@ -11,7 +11,6 @@ from tests.oracle.state import Error
 from tests.oracle.steps import VARIABLES
 from tests.oracle.tree import LEAVES, Node
 from tests.oracle.values import json_text
-from tests.support import Run
 
 ROUNDS = 30
 Act = tuple[str, ...] | None
@@ -19,7 +18,7 @@ Act = tuple[str, ...] | None
 
 @dataclass
 class Case:
-    """`acts`, one each time the run has come to rest, before it begins first: a signal, a cancel, or None to let time pass."""
+    """A graph, and what is done each time its run rests, first before it begins: a signal, a cancel; else time passes."""
 
     root: Node
     acts: list[Act] = field(default_factory=list)
@@ -35,7 +34,10 @@ def follow(oracle: Oracle, change: Change) -> None:
     node = change.node
     if change.status in ("completed", "failed"):
         if node.type in LEAVES or (node in oracle.pending and node.type == "IF"):
-            oracle.ended_leaf(node)
+            try:
+                oracle.ended_leaf(node)
+            except Disagreement as error:
+                raise Disagreement(f"{error}; the engine says {change.status}: {json_text(change.result)}") from None
             row = oracle.rows[node]
             same(f"status and stamp of {node.label}", (change.status, change.stamp), (row.status, row.stamp))
             if change.status == "completed":
@@ -75,10 +77,12 @@ class Play:
         for act in [*rest, *[None] * ROUNDS][:ROUNDS]:
             self.round(act)
         self.round(("cancel", "enough"))
+        self.engine.let_go()
+        self.look()
         self.compare_end()
 
     def round(self, act: Act, still: bool = False) -> None:
-        """Something happens, by default time passes to the next due moment; then the run goes on until it rests again."""
+        """Something happens, by default time passes; then the run goes on until it rests again."""
         if act:
             self.act(*act)
         elif not still and not self.oracle.ended:
@@ -111,9 +115,12 @@ class Play:
         self.changes += changes
         for change in changes:
             follow(self.oracle, change)
-        same("nodes left alone", [], [node.label for node in self.oracle.overdue()])
+        same("nodes left alone", [], self.left_alone())
         same("the end", self.run.ended(), self.oracle.ended)
         self.compare_states()
+
+    def left_alone(self) -> list[str]:
+        return [node.label for node in self.oracle.overdue()]
 
     def compare_states(self) -> None:
         """What monitoring infers."""
@@ -179,5 +186,7 @@ class Play:
             "order by signal_id", self.run.id,
         )  # fmt: skip
         shown = [(name, json_text(data), status, sorted(to or [])) for name, data, status, to in rows]
-        sent = [(s.name, json_text(s.data), s.status, sorted(self.ids[node] for node in s.to)) for s in self.oracle.inbox]
+        sent = [
+            (s.name, json_text(s.data), s.status, sorted(self.ids[node] for node in s.to)) for s in self.oracle.inbox
+        ]
         same("signals", shown, sent)

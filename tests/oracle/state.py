@@ -52,7 +52,7 @@ class Row:
 
 @dataclass
 class Scope:
-    """A part of the graph that iterates on its own. `own`: the names bound in it, `names`: those and what it began with."""
+    """A part of the graph that iterates on its own. `own`: names bound in it; `names`: and those it began with."""
 
     id: str
     top: Node

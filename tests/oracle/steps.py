@@ -130,8 +130,8 @@ class Step:
 
     @property
     def attempts(self) -> int:
-        return (self.policy or {}).get("max_attempts", 5)
+        return int((self.policy or {}).get("max_attempts", 5))
 
     def longest_delay(self, attempt: int) -> float:
         policy = {"initial_delay": 1, "backoff": 2, "max_delay": 60, **(self.policy or {})}
-        return min(policy["max_delay"], policy["initial_delay"] * policy["backoff"] ** (attempt - 1))
+        return float(min(policy["max_delay"], policy["initial_delay"] * policy["backoff"] ** (attempt - 1)))

@@ -39,15 +39,19 @@ def engine(server: Server, template: str) -> Iterator[Engine]:
     database.drop()
 
 
+def judge(play: Play) -> None:
+    """Plays a case; where the contract leaves open who gets a signal, the oracle has nothing to say."""
+    try:
+        play.through()
+    except Disagreement:
+        assume(not play.oracle.unclear)
+        raise
+
+
 def test_engine_and_oracle_agree(engine: Engine) -> None:
     @PROFILE
     @given(cases())
     def agree(case: Case) -> None:
-        play = Play(engine, case)
-        try:
-            play.through()
-        except Disagreement:
-            assume(not play.oracle.unclear)
-            raise
+        judge(Play(engine, case))
 
     agree()
