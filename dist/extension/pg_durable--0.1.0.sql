@@ -840,12 +840,12 @@ begin
 end
 $$;
 
--- A text as jsonb, NULL when it is none.
+-- A text as jsonb, NULL when it is none, or nested too deeply for PostgreSQL to read.
 create or replace function df_engine.json_or_null(p_text text) returns jsonb
 language plpgsql immutable as $$
 begin
   return p_text::pg_catalog.jsonb;
-exception when data_exception then
+exception when data_exception or program_limit_exceeded then
   return null;
 end
 $$;
@@ -1078,7 +1078,7 @@ begin
   if body ~ '^\s*\{' then
     begin
       v_node := pg_catalog.jsonb_strip_nulls(body::pg_catalog.jsonb);
-    exception when data_exception then
+    exception when data_exception or program_limit_exceeded then
       v_node := null;
     end;
   end if;
@@ -3747,7 +3747,7 @@ create or replace function df_engine.as_json(p_text text) returns jsonb
 language plpgsql immutable set search_path = '' as $$
 begin
   return coalesce(p_text, 'null')::pg_catalog.jsonb;
-exception when data_exception then
+exception when data_exception or program_limit_exceeded then
   return to_jsonb(p_text);
 end
 $$;
@@ -3867,15 +3867,15 @@ $$;
 create or replace function df_engine.break_move(p_node df.nodes) returns df_engine.move
 language plpgsql set search_path = '' as $$
 declare
-  v_text pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'break_value';
+  v_text pg_catalog.text;
 begin
   if not df_engine.in_loop(p_node.instance_id, p_node.id) then
     return df_engine.fail('BREAK outside of a loop');
   end if;
-  v_text := df_engine.render_step(p_node.instance_id, p_node._scope, v_text, 'raw');
+  v_text := df_engine.render_step(p_node.instance_id, p_node._scope, p_node.query::pg_catalog.jsonb ->> 'break_value', 'raw');
   return df_engine.done('broke', df_engine.as_json(v_text));
 exception
-  when sqlstate 'DF010' or data_exception then
+  when sqlstate 'DF010' or data_exception or program_limit_exceeded then
     return df_engine.fail('BREAK: ' || sqlerrm);
 end
 $$;
@@ -4163,7 +4163,7 @@ begin
   end if;
   return null;
 exception
-  when data_exception or null_value_not_allowed or not_null_violation then
+  when data_exception or program_limit_exceeded or not_null_violation then
     return df_engine.fail(format('%s: %s', p_node.node_type, sqlerrm));
 end
 $$;

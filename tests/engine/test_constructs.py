@@ -88,6 +88,19 @@ def test_a_break_unwinds_to_the_nearest_loop(pump: Pump, flow: str, result: obje
     assert (run.status, run.error, run.result) == ("completed", "", result)
 
 
+@pytest.mark.parametrize("query", ["", "never", "[" * 50000])
+def test_a_break_whose_content_is_no_json_fails_the_run_and_not_the_worker(pump: Pump, query: str) -> None:
+    run = pump.run(f"""'{{"node_type":"LOOP","left_node":{{"node_type":"BREAK","query":"{query}"}}}}'""")
+    assert run.status == "failed"
+    assert "BREAK" in run.error
+
+
+def test_a_break_value_that_is_nested_too_deeply_is_a_string(pump: Pump) -> None:
+    run = pump.run("df.loop(df.break(repeat('[', 50000)))")
+    assert run.status == "completed"
+    assert run.result == "[" * 50000
+
+
 def test_the_losing_branch_of_a_race_does_not_break_the_loop(pump: Pump) -> None:
     run = pump.run("@> (('select 1' | (df.sleep(30) ~> df.break('lost'))) ~> df.break('won'))")
     assert run.result == "won"

@@ -124,6 +124,8 @@ def test_a_schedule_ends_at_the_next_matching_minute(pump: Pump) -> None:
         '{"node_type":"WAIT_SCHEDULE","query":"{\\"cron_expr\\":\\"nonsense\\"}"}',
         '{"node_type":"WAIT_SCHEDULE","query":"never"}',
         '{"node_type":"SIGNAL","query":"{}"}',
+        '{"node_type":"SIGNAL","query":"' + "[" * 50000 + '"}',
+        '{"node_type":"WAIT_SCHEDULE","query":"' + "[" * 50000 + '"}',
     ],
 )
 def test_unusable_content_of_a_hand_written_node_fails_it(pump: Pump, envelope: str) -> None:
