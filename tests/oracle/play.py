@@ -18,7 +18,7 @@ Act = tuple[str, ...] | None
 
 @dataclass
 class Case:
-    """A graph, and what is done each time its run rests, first before it begins: a signal, a cancel; else time passes."""
+    """A graph, and what is done each time its run rests, first before it begins: a signal, a cancel, or nothing."""
 
     root: Node
     acts: list[Act] = field(default_factory=list)
@@ -58,7 +58,9 @@ select id, status, status_details ->> 'execution_id', result, error, attempts fr
 
 
 class Play:
-    """A case on its way."""
+    """A case on its way. `ordered`: one session does it all, so effects are committed as they are made."""
+
+    ordered = True
 
     def __init__(self, engine: Engine, case: Case, now: float = 0) -> None:
         self.engine = engine
@@ -137,12 +139,12 @@ class Play:
         """When a node that has been begun is shown as running is left open."""
         return "unfinished" if status in ("pending", "running") else status
 
-    def compare_end(self, ordered: bool = True) -> None:
-        """Compares what the run has left; the order of effects is only known where one session has done it all."""
+    def compare_end(self) -> None:
+        """Compares what the run has left."""
         oracle, run, db = self.oracle, self.run, self.engine.db
         same("status", run.status, oracle.status)
         effects = db.rows("select step, seen from fx where run = %s order by id", run.id)
-        same("effects", *(x if ordered else sorted(x) for x in (effects, oracle.effects)))
+        same("effects", *(x if self.ordered else sorted(x) for x in (effects, oracle.effects)))
         ended = [(c.node.label, c.status, c.stamp) for c in self.changes if c.status in ("completed", "failed")]
         same("history", sorted(ended), sorted(oracle.history))
         self.compare_rows()

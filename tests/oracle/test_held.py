@@ -102,6 +102,7 @@ class HeldPlay(Play):
     """A play in which one step, if there is any, is held whenever it runs."""
 
     engine: Holding
+    ordered = False
 
     def hold(self, number: int) -> None:
         steps = [node for node in self.case.root.walk() if node.type == "SQL"]
@@ -110,6 +111,8 @@ class HeldPlay(Play):
             self.engine.db.sql("update held set step = %s", steps[number % len(steps)].label)
 
     def left_alone(self) -> list[str]:
+        if self.engine.stuck and self.oracle.held:
+            self.oracle.hold(self.oracle.held)  # also at its next try
         return [] if len(self.engine.stuck) == 2 else super().left_alone()
 
     def act(self, kind: str, *details: str) -> None:
