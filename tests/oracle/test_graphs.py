@@ -16,15 +16,19 @@ from tests.oracle.play import Case, Play
 from tests.support import Database, Server
 
 EXAMPLES = int(os.environ.get("ORACLE_EXAMPLES", "0"))
-PROFILE = settings(
-    max_examples=EXAMPLES or 300,
-    derandomize=not EXAMPLES,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    print_blob=False,
-    report_multiple_bugs=False,
-)
+
+
+def profile(examples: int) -> settings:
+    """That many examples, always the same ones; or as many others as are asked for."""
+    return settings(
+        max_examples=EXAMPLES or examples,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+        report_multiple_bugs=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,7 @@ def judge(play: Play) -> None:
 
 
 def test_engine_and_oracle_agree(engine: Engine) -> None:
-    @PROFILE
+    @profile(250)
     @given(cases())
     def agree(case: Case) -> None:
         judge(Play(engine, case))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.oracle.engine import Engine, prepare, stop_clock
 from tests.oracle.generate import cases
 from tests.oracle.play import Case, Play
-from tests.oracle.test_graphs import PROFILE, judge
+from tests.oracle.test_graphs import judge, profile
 from tests.support import Database, Pump, Server, wait_until
 
 GATE = """
@@ -143,7 +143,7 @@ def engine(server: Server, template: str) -> Iterator[Holding]:
 
 
 def test_what_happens_while_a_step_runs(engine: Holding) -> None:
-    @PROFILE
+    @profile(60)
     @given(cases(), st.integers(0, 9), st.booleans())
     def agree(case: Case, number: int, interrupts: bool) -> None:
         engine.let_go()
