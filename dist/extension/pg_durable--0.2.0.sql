@@ -934,12 +934,12 @@ begin
 end
 $$;
 
--- A text as jsonb, NULL when it is none.
+-- A text as jsonb, NULL when it is none, or nested too deeply for PostgreSQL to read.
 create or replace function df_engine.json_or_null(p_text text) returns jsonb
 language plpgsql immutable as $$
 begin
   return p_text::pg_catalog.jsonb;
-exception when data_exception then
+exception when data_exception or program_limit_exceeded then
   return null;
 end
 $$;
@@ -1187,7 +1187,7 @@ begin
   if body ~ '^\s*\{' then
     begin
       v_node := pg_catalog.jsonb_strip_nulls(body::pg_catalog.jsonb);
-    exception when data_exception then
+    exception when data_exception or program_limit_exceeded then
       v_node := null;
     end;
   end if;
@@ -3894,7 +3894,7 @@ create or replace function df_engine.as_json(p_text text) returns jsonb
 language plpgsql immutable set search_path = '' as $$
 begin
   return coalesce(p_text, 'null')::pg_catalog.jsonb;
-exception when data_exception then
+exception when data_exception or program_limit_exceeded then
   return to_jsonb(p_text);
 end
 $$;
@@ -4014,15 +4014,15 @@ $$;
 create or replace function df_engine.break_move(p_node df.nodes) returns df_engine.move
 language plpgsql set search_path = '' as $$
 declare
-  v_text pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'break_value';
+  v_text pg_catalog.text;
 begin
   if not df_engine.in_loop(p_node.instance_id, p_node.id) then
     return df_engine.fail('BREAK outside of a loop');
   end if;
-  v_text := df_engine.render_step(p_node.instance_id, p_node._scope, v_text, 'raw');
+  v_text := df_engine.render_step(p_node.instance_id, p_node._scope, p_node.query::pg_catalog.jsonb ->> 'break_value', 'raw');
   return df_engine.done('broke', df_engine.as_json(v_text));
 exception
-  when sqlstate 'DF010' or data_exception then
+  when sqlstate 'DF010' or data_exception or program_limit_exceeded then
     return df_engine.fail('BREAK: ' || sqlerrm);
 end
 $$;
@@ -4320,7 +4320,7 @@ begin
   end if;
   return null;
 exception
-  when data_exception or null_value_not_allowed or not_null_violation then
+  when data_exception or program_limit_exceeded or not_null_violation then
     return df_engine.fail(format('%s: %s', p_node.node_type, sqlerrm));
 end
 $$;
@@ -4338,11 +4338,36 @@ begin
 end
 $$;
 
+-- Says of each signal of a name that was sent and not looked at yet whom it is for, before another wait opens: the waits that
+-- are open, or none, and then it is kept. The first of several takes those waits from the later ones.
+create or replace function df_engine.reserve_signals(p_instance varchar, p_signal text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_id bigint;
+  v_waits pg_catalog.text[];
+begin
+  for v_id in
+    select s.signal_id from df_engine.inbox s
+    where s.instance_id = p_instance and s.signal_name = p_signal and s.fresh and s.delivered_to is null
+    order by s.signal_id
+  loop
+    v_waits := array(
+      select w.node_id from df_engine.waits w
+      where w.instance_id = p_instance and w.signal_name = p_signal
+        and not exists (select from df_engine.inbox r
+                        where r.instance_id = p_instance and r.fresh and w.node_id = any (r.delivered_to)));
+    update df_engine.inbox s set fresh = v_waits <> '{}', delivered_to = nullif(v_waits, '{}')
+    where s.signal_id = v_id;
+  end loop;
+end
+$$;
+
 -- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and looked at again.
 create or replace function df_engine.open_wait(p_node df.nodes, p_signal text, p_timeout numeric) returns void
 language plpgsql set search_path = '' as $$
 begin
   perform from df.instances i where i.id = p_node.instance_id for no key update;
+  perform df_engine.reserve_signals(p_node.instance_id, p_signal);
   insert into df_engine.waits (instance_id, node_id, signal_name) values (p_node.instance_id, p_node.id, p_signal)
   on conflict (instance_id, node_id) do update set signal_name = excluded.signal_name;
   if p_timeout is not null then
@@ -4412,19 +4437,25 @@ begin
 end
 $$;
 
--- The open waits that a signal is for, locked: all of its name; for a kept one the wait it is reserved for, or another when
--- that has ended in the meantime. Waits of branches that have lost their race are removed.
+-- The open waits that a signal is for, locked: all of its name; for a reserved one those it is reserved for, or one other
+-- when they have all ended in the meantime. Waits of branches that have lost their race are removed.
 create or replace function df_engine.waits_for(p_signal df_engine.inbox) returns varchar[]
 language plpgsql set search_path = '' as $$
+declare
+  v_waits varchar[];
 begin
   delete from df_engine.waits w using df.nodes n
   where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
     and n.instance_id = w.instance_id and n.id = w.node_id and not df_engine.scope_open(n.instance_id, n._scope);
-  return array(
+  v_waits := array(
     select w.node_id from df_engine.waits w
     where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
-    order by w.node_id = any (p_signal.delivered_to) desc, w.node_id
-    limit case when p_signal.delivered_to is not null then 1 end for update);
+    order by w.node_id for update);
+  return case
+    when p_signal.delivered_to is null then v_waits
+    when not v_waits && p_signal.delivered_to::varchar[] then v_waits[:1]
+    else array(select w from unnest(v_waits) w where w = any (p_signal.delivered_to))
+  end;
 end
 $$;
 
@@ -6053,7 +6084,7 @@ create or replace view df_engine.visible_executions with (security_barrier) as
                 where i.id = e.instance_id and i.submitted_by = (select quote_ident(current_user)::regrole));
 
 create or replace view df_engine.visible_scopes with (security_barrier) as
-  select s.instance_id, s.node_id, s.path, s.generation, s.events
+  select s.instance_id, s.node_id, s.path, s.generation, s.events, s.outcome
   from df_engine.scopes s
   where (select not row_security_active('df.instances'))
      or exists (select from df.instances i
@@ -6363,7 +6394,8 @@ begin
 end
 $$;
 
--- The keys of the stamps that are not superseded: of every scope the highest generation, below live ones.
+-- The keys of the stamps that are not superseded: of every scope the highest generation, below live ones. A loop that lost
+-- its race is closed with its first stamp, and only what its body shows supersedes that.
 create or replace function df_engine.live_stamps(p_instances text[]) returns setof bigint
 language sql stable as $$
   with recursive
@@ -6374,7 +6406,8 @@ language sql stable as $$
       union all
       select i.id || '::' || i._generation from df.instances i where i.id = any (p_instances)
       union all
-      select s.path || '::' || s.generation from df_engine.visible_scopes s where s.instance_id = any (p_instances)
+      select s.path || '::' || s.generation from df_engine.visible_scopes s
+      where s.instance_id = any (p_instances) and s.outcome is distinct from 'lost'
     ) as f(stamp)
     where df_engine.is_stamp(f.stamp)
     union
@@ -6415,7 +6448,7 @@ begin
       select s.events
       from df_engine.visible_scopes s
       where s.instance_id = any (p_instances)
-        and df_engine.stamp_key(s.path || '::' || s.generation) in (select l.key from live l)
+        and df_engine.stamp_key(left(s.path, -length('::' || s.node_id))) in (select l.key from live l)
     )
     select coalesce(sum(c.number), 0) from changes c);
 end

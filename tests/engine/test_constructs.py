@@ -88,6 +88,19 @@ def test_a_break_unwinds_to_the_nearest_loop(pump: Pump, flow: str, result: obje
     assert (run.status, run.error, run.result) == ("completed", "", result)
 
 
+@pytest.mark.parametrize("query", ["", "never", "[" * 50000])
+def test_a_break_whose_content_is_no_json_fails_the_run_and_not_the_worker(pump: Pump, query: str) -> None:
+    run = pump.run(f"""'{{"node_type":"LOOP","left_node":{{"node_type":"BREAK","query":"{query}"}}}}'""")
+    assert run.status == "failed"
+    assert "BREAK" in run.error
+
+
+def test_a_break_value_that_is_nested_too_deeply_is_a_string(pump: Pump) -> None:
+    run = pump.run("df.loop(df.break(repeat('[', 50000)))")
+    assert run.status == "completed"
+    assert run.result == "[" * 50000
+
+
 def test_the_losing_branch_of_a_race_does_not_break_the_loop(pump: Pump) -> None:
     run = pump.run("@> (('select 1' | (df.sleep(30) ~> df.break('lost'))) ~> df.break('won'))")
     assert run.result == "won"
@@ -114,6 +127,13 @@ def test_a_losing_loop_is_closed_with_its_stamp(pump: Pump) -> None:
     assert loop["status"] == "failed"
     assert "lost the race" in loop["error"]
     assert loop["status_details"]["execution_id"] == f"{run.id}::1::{loop['id']}::1"
+
+
+def test_a_loop_that_loses_before_its_next_iteration_has_begun_is_shown_as_failed(pump: Pump) -> None:
+    run = pump.run("df.loop('select 1', 'select true') | 'select 2'")
+    states = pump.db.rows("select query, inferred_status from df.instance_nodes(%s) where node_type <> 'RACE'", run.id)
+    assert dict(states)["select 2"] == "completed"
+    assert [status for query, status in states if query.startswith("{")] == ["failed"]
 
 
 def test_stamps_name_scope_and_generation(pump: Pump) -> None:

@@ -52,6 +52,24 @@ def test_one_signal_goes_to_every_open_wait(pump: Pump) -> None:
     assert [each["data"] for each in run.result] == [7, 7]
 
 
+def test_a_signal_that_nobody_has_looked_at_is_for_the_waits_that_were_open_when_it_came(pump: Pump) -> None:
+    run = pump.start("df.wait_for_signal('go') & df.wait_for_signal('go', 3600)")
+    send(run, "go", "7")
+    pump.work()
+    pump.until(lambda: pump.db.admin("select count(*) from df_engine.waits") == 1)
+    assert pump.db.sql("select cardinality(delivered_to) from df.signals where instance_id = %s", run.id) == 1
+    send(run, "go", "8")
+    pump.until(run.ended)
+    assert sorted(each["data"] for each in run.result) == [7, 8]
+
+
+def test_a_wait_that_opens_late_leaves_a_signal_to_the_earlier_ones(pump: Pump) -> None:
+    signal = "select df.signal(''{sys_instance_id}'', ''go'', ''7'')"
+    run = pump.start(f"df.wait_for_signal('go') & df.wait_for_signal('go') & ('{signal}' ~> df.wait_for_signal('go'))")
+    pump.until(lambda: pump.db.admin("select count(*) from df_engine.waits") == 1)
+    assert pump.db.sql("select cardinality(delivered_to) from df.signals where instance_id = %s", run.id) == 2
+
+
 def test_a_wait_times_out_and_keeps_a_later_signal(pump: Pump) -> None:
     run = pump.start("df.wait_for_signal('go', 1) ~> df.sleep(0.5) ~> df.wait_for_signal('go')")
     pump.until(lambda: run.db.admin("select count(*) from df.nodes where result @> '{\"timed_out\": true}'") == 1)
@@ -106,6 +124,8 @@ def test_a_schedule_ends_at_the_next_matching_minute(pump: Pump) -> None:
         '{"node_type":"WAIT_SCHEDULE","query":"{\\"cron_expr\\":\\"nonsense\\"}"}',
         '{"node_type":"WAIT_SCHEDULE","query":"never"}',
         '{"node_type":"SIGNAL","query":"{}"}',
+        '{"node_type":"SIGNAL","query":"' + "[" * 50000 + '"}',
+        '{"node_type":"WAIT_SCHEDULE","query":"' + "[" * 50000 + '"}',
     ],
 )
 def test_unusable_content_of_a_hand_written_node_fails_it(pump: Pump, envelope: str) -> None:

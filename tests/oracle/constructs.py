@@ -1,0 +1,199 @@
+"""The constructs of the language, as the contract tells them: no queues, locks or tables."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from tests.oracle.state import Ending, Error, Pending, Row, Scope, Sent
+from tests.oracle.tree import Node, is_forever
+from tests.oracle.values import Names, Value, truth
+
+KEEP_NO_NAME = ("SLEEP", "WAIT_SCHEDULE", "BREAK")
+Then = Callable[[Ending], None]
+
+
+@dataclass
+class Constructs:
+    """A graph that is being run. `now` is the time, in seconds; `pending` is what may happen next."""
+
+    root: Node
+    run: str
+    ids: dict[Node, str]
+    now: float = 0
+    pace: float = 1
+    rows: dict[Node, Row] = field(default_factory=dict)
+    pending: dict[Node, Pending] = field(default_factory=dict)
+    entered: set[Node] = field(default_factory=set)
+    history: list[tuple[str, str, str]] = field(default_factory=list)
+    unclear: str = ""
+    held: Node | None = None
+
+    def __post_init__(self) -> None:
+        self.rows = {node: Row() for node in self.root.walk()}
+        self.scope = Scope(self.run, self.root)
+
+    def hold(self, step: Node) -> None:
+        """Nobody knows how long this step takes."""
+        self.held = step
+        if step in self.pending:
+            self.pending[step].due = float("inf")
+
+    def move_clock(self, now: float) -> None:
+        """Lets time pass; loops that were held back go on."""
+        self.now = now
+        for wait in [p for p in self.pending.values() if p.node.type == "LOOP" and p.due <= now]:
+            del self.pending[wait.node]
+            wait.then(Ending("ok"))
+
+    def names(self, scope: Scope) -> Names:
+        known: Names = {node.name: None for node in self.rows if node.name}
+        return known | scope.names
+
+    def enter(self, node: Node, scope: Scope, then: Then) -> None:
+        """Begins with a node; `then` gets its ending, once it is recorded."""
+        self.entered.add(node)
+        own = scope if node.type != "LOOP" or scope.top is node else self.open(scope, node)
+
+        def leave(end: Ending) -> None:
+            self.close(node, own, end)
+            if end.kind != "failed":
+                if own is not scope:
+                    scope.take_names(own)
+                if node.name and node.type not in KEEP_NO_NAME:
+                    scope.bind(node.name, end.value)
+            then(end)
+
+        constructs = {"THEN": self.sequence, "IF": self.if_, "LOOP": self.loop, "JOIN": self.join, "RACE": self.race}
+        constructs.get(node.type, self.leaf)(node, own, leave)
+
+    def open(self, parent: Scope, top: Node) -> Scope:
+        return Scope(f"{parent.stamp}::{self.ids[top]}", top, dict(parent.names), parent=parent)
+
+    def close(self, node: Node, scope: Scope, end: Ending) -> None:
+        self.entered.discard(node)
+        row = self.rows[node]
+        row.status, row.stamp = "failed" if end.error else "completed", scope.stamp
+        row.value, row.error = end.value, end.error
+        self.history.append((node.label, row.status, row.stamp))
+
+    def leaf(self, node: Node, scope: Scope, then: Then) -> None:
+        leaf = self.pending[node] = Pending(node, scope, then)
+        if node is self.held:
+            leaf.due = float("inf")
+        elif node.type == "SLEEP":
+            leaf.due = self.now + float(node.config)
+        elif node.type == "WAIT_SCHEDULE":
+            minutes = int(node.config["cron_expr"].split()[0].removeprefix("*/").replace("*", "1"))
+            leaf.due = (self.now // (60 * minutes) + 1) * 60 * minutes
+        elif node.type == "SIGNAL":
+            timeout = node.config["timeout_seconds"]
+            leaf.due = float("inf") if timeout is None else self.now + timeout
+
+    def sequence(self, node: Node, scope: Scope, then: Then) -> None:
+        assert node.left and node.right
+        right = node.right
+        self.enter(node.left, scope, lambda end: self.enter(right, scope, then) if end.kind == "ok" else then(end))
+
+    def if_(self, node: Node, scope: Scope, then: Then) -> None:
+        assert node.left and node.right
+        branches = {True: node.left, False: node.right}
+        if node.condition:
+            self.enter(node.condition, scope, lambda end: self.enter(branches[truth(end.value)], scope, then)
+                       if end.kind == "ok" else then(end))  # fmt: skip
+            return
+        value = self.names(scope).get(node.config["result_name"])
+        count = value.json.get("row_count") if value and isinstance(value.json, dict) else None
+        if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+            self.enter(branches[count > 0], scope, then)
+        else:
+            self.pending[node] = Pending(node, scope, then)
+
+    def loop(self, node: Node, scope: Scope, then: Then) -> None:
+        assert node.left
+        body, condition, started = node.left, node.condition, self.now
+
+        def start(_: Ending) -> None:
+            self.enter(body, scope, after_body)
+
+        def after_body(last: Ending) -> None:
+            if condition and last.kind == "ok":
+                self.enter(condition, scope, partial(after_condition, last))
+            else:
+                after_condition(last, last)
+
+        def after_condition(last: Ending, judged: Ending) -> None:
+            if judged.kind == "broke":
+                then(Ending("ok", judged.value))
+            elif judged.kind == "failed":
+                then(judged)
+            elif condition and not truth(judged.value):
+                then(last)
+            else:
+                iterate()
+
+        def iterate() -> None:
+            nonlocal started
+            started = max(self.now, started + self.pace) if is_forever(node) else self.now
+            scope.next_generation()
+            self.rows[node].go_on(scope.stamp)
+            self.pending[node] = Pending(node, scope, start, started)
+            self.move_clock(self.now)
+
+        start(Ending("ok"))
+
+    def join(self, node: Node, scope: Scope, then: Then) -> None:
+        scopes = [self.open(scope, branch) for branch in node.branches]
+        ends: dict[int, Ending] = {}
+
+        def arrive(number: int, end: Ending) -> None:
+            ends[number] = end
+            if len(ends) == len(scopes):
+                then(decide())
+
+        def decide() -> Ending:
+            for number, branch in enumerate(scopes):
+                end = ends[number]
+                if end.error:
+                    return Ending("failed", error=end.error.within(f"JOIN branch {number + 1} failed: "))
+                scope.take_names(branch)
+                if end.kind == "broke":
+                    return end
+            return Ending("ok", Value([ends[number].value.json for number in range(len(scopes))]))
+
+        for number, branch in enumerate(scopes):
+            self.enter(branch.top, branch, partial(arrive, number))
+
+    def race(self, node: Node, scope: Scope, then: Then) -> None:
+        scopes = [self.open(scope, branch) for branch in node.branches]
+
+        def arrive(winner: int, end: Ending) -> None:
+            self.lose(scopes[1 - winner])
+            if end.error:
+                end = Ending("failed", error=end.error.within(f"RACE {('left', 'right')[winner]} branch failed: "))
+            else:
+                scope.take_names(scopes[winner])
+            then(end)
+
+        for number, branch in enumerate(scopes):
+            self.enter(branch.top, branch, partial(arrive, number))
+
+    def lose(self, scope: Scope) -> None:
+        """Drops what a branch was about to do."""
+        self.drop(scope.top)
+        if scope.top.type == "LOOP":
+            scope.generation = 1
+            self.close(scope.top, scope, self.failure(scope.top, "lost", "race"))
+
+    def failure(self, node: Node, *fragments: str) -> Ending:
+        return Ending("failed", error=Error(node, "", fragments))
+
+    def drop(self, top: Node) -> None:
+        """Nothing below a node happens any more."""
+        waits = [self.pending.pop(node) for node in top.walk() if node in self.pending]
+        for wait in waits:
+            if wait.answer:
+                self.keep(wait.answer, wait.node)
+
+    def keep(self, signal: Sent, node: Node) -> None:
+        """A signal is not consumed by the wait it was for."""
+        raise NotImplementedError

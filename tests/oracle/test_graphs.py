@@ -1,0 +1,61 @@
+"""The engine against the reference interpreter, on graphs at random.
+
+`ORACLE_EXAMPLES=5000 pytest tests/oracle` looks at that many, at other ones each time.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+
+from tests.oracle.engine import Engine, prepare, stop_clock
+from tests.oracle.generate import cases
+from tests.oracle.interpreter import Disagreement
+from tests.oracle.play import Case, Play
+from tests.support import Database, Server
+
+EXAMPLES = int(os.environ.get("ORACLE_EXAMPLES", "0"))
+
+
+def profile(examples: int) -> settings:
+    """That many examples, always the same ones; or as many others as are asked for."""
+    return settings(
+        max_examples=EXAMPLES or examples,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+        report_multiple_bugs=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(server: Server, template: str) -> Iterator[Engine]:
+    """One database for all runs."""
+    database = Database.clone(server, template)
+    prepare(database)
+    stop_clock(database)
+    engine = Engine(database)
+    yield engine
+    engine.pump.close()
+    database.drop()
+
+
+def judge(play: Play) -> None:
+    """Plays a case; where the contract leaves open who gets a signal, the oracle has nothing to say."""
+    try:
+        play.through()
+    except Disagreement:
+        assume(not play.oracle.unclear)
+        raise
+
+
+def test_engine_and_oracle_agree(engine: Engine) -> None:
+    @profile(250)
+    @given(cases())
+    def agree(case: Case) -> None:
+        judge(Play(engine, case))
+
+    agree()
