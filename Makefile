@@ -1,10 +1,11 @@
 # make demo · make test · make build · make bench · make soak: each does its own set-up, in .venv.
+# make test-versions runs a sample of the tests on PostgreSQL 14 to 17, make test-matrix all of them on 14 to 18.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test build check bench soak clean
+.PHONY: demo test test-versions test-matrix build check bench soak clean
 
 $(VENV)/ready: $(VENV)/installed
 	$(INSTALL) '.[dev]'
@@ -22,6 +23,12 @@ build: $(VENV)/ready
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2
 
+test-versions: $(VENV)/ready
+	$(RUN) -m tests.matrix --sample 14 15 16 17
+
+test-matrix: $(VENV)/ready
+	$(RUN) -m tests.matrix
+
 check: $(VENV)/ready
 	$(RUN) -m generator --check
 	$(VENV)/bin/ruff check .
@@ -38,4 +45,4 @@ soak: $(VENV)/ready
 	$(RUN) -m tests.crash.soak
 
 clean:
-	rm -rf $(VENV) .dev .bench
+	rm -rf $(VENV) .dev .bench .matrix

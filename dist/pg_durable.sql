@@ -43,13 +43,30 @@ begin
 end
 $check$;
 
+-- A schema that somebody else made before is no place for functions that act with the rights of who installs them.
+do $owner$
+declare
+  v_schema text;
+  v_owner text;
+begin
+  select n.nspname, pg_get_userbyid(n.nspowner) into v_schema, v_owner
+  from pg_namespace n
+  where n.nspname in ('df', 'df_engine') and n.nspowner <> quote_ident(current_user)::regrole;
+  if found then
+    raise exception 'schema "%" belongs to role "%", and this is "%"', v_schema, v_owner, current_user
+      using errcode = 'insufficient_privilege',
+            hint = 'If it is pg_durable''s, install as that role. If not, rename or drop it.';
+  end if;
+end
+$owner$;
+
 create schema if not exists df;
 create schema if not exists df_engine;
 comment on schema df is 'pg_durable: durable functions written as SQL; the public interface';
 comment on schema df_engine is 'pg_durable: private state and functions of the engine';
 
 create table if not exists df_engine.release (
-  version text not null,
+  version text not null constraint release_pkey primary key,
   layout int not null,
   installed_at timestamptz not null default now()
 );
@@ -295,9 +312,10 @@ if df_engine.migrating(1) then
     stamp text,
     failed_at timestamptz not null default now(),
     sqlstate text,
-    error text
+    error text,
+    id bigint generated always as identity,
+    constraint attempts_pkey primary key (instance_id, node_id, id)   -- one run's history, retention
   );
-  create index attempts_instance_idx on df_engine.attempts (instance_id, node_id);   -- one run's history, retention
 
   -- Roles authorised with df.grant_worker.
   create table df_engine.worker_roles (
@@ -310,7 +328,8 @@ if df_engine.migrating(1) then
 
   -- When the last retention pass was begun.
   create table df_engine.upkeep (
-    retained_at timestamptz not null default now()
+    retained_at timestamptz not null default now(),
+    only_row boolean not null default true constraint upkeep_pkey primary key check (only_row)
   );
   insert into df_engine.upkeep default values;
 
@@ -839,8 +858,8 @@ $$;
 create or replace function df_engine.note_helper(p_function text, p_returned text) returns void
 language plpgsql set search_path = '' as $$
 declare
-  v_now pg_catalog.text := pg_catalog.statement_timestamp();
-  v_noted pg_catalog.jsonb := nullif(pg_catalog.current_setting('pg_durable.returned', true), '');
+  v_now pg_catalog.text := pg_catalog.statement_timestamp()::pg_catalog.text;
+  v_noted pg_catalog.jsonb := nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb;
 begin
   v_noted := coalesce(v_noted -> v_now, '{}') || pg_catalog.jsonb_build_object(p_returned, p_function);
   perform pg_catalog.set_config(
@@ -2168,7 +2187,7 @@ $$;
 
 -- Writes the envelope of the whole flow, which is the last argument: walks the calls from there, part by part.
 create or replace function df_engine.flow_emit(
-  p_source text, p_kinds int[], p_texts text[], p_values text[], p_heads text[], p_tokens int[], p_firsts int[], p_args int[],
+  p_source text, p_texts text[], p_values text[], p_heads text[], p_tokens int[], p_firsts int[], p_args int[],
   p_untils int[], p_starts int[], p_parts text[], p_slots int[], p_suffixes text[], p_inners int[], p_nexts int[]) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -2265,7 +2284,7 @@ begin
   select * into v_tree from df_engine.flow_tree(v_parse.items, v_parse.froms, v_parse.untils);
   select * into v_is from df_engine.flow_shapes(flow.source, v_in.kinds, v_in.texts, v_of.vals, v_tree.ops, v_tree.tokens,
     v_tree.firsts, v_tree.counts, v_tree.args, v_tree.untils, v_tree.labels);
-  return df_engine.flow_emit(flow.source, v_in.kinds, v_in.texts, v_of.vals, v_of.heads, v_tree.tokens, v_tree.firsts, v_tree.args,
+  return df_engine.flow_emit(flow.source, v_in.texts, v_of.vals, v_of.heads, v_tree.tokens, v_tree.firsts, v_tree.args,
     v_tree.untils, v_is.starts, v_is.parts, v_is.slots, v_is.suffixes, v_is.inners, v_is.nexts);
 end
 $$;
@@ -2515,7 +2534,7 @@ declare
   v_flat text[];
   v_lines text[] := '{}';
   v_count int := 0;
-  v_stack jsonb[] := array['{"node":1,"depth":0,"before":"","after":"","mode":"body","need":0}'];
+  v_stack jsonb[] := array['{"node":1,"depth":0,"before":"","after":"","mode":"body","need":0}'::jsonb];
   v_top int := 1;
   v_item jsonb;
   v_next jsonb;
@@ -5063,7 +5082,7 @@ begin
     return false;
   end if;
   select * into v_node from df.nodes n where n.instance_id = v_ready.instance_id and n.id = v_ready.node_id;
-  v_end := df_engine.leased_ending(v_node, p_outcome);
+  v_end := df_engine.leased_ending(p_outcome);
   if v_end.outcome = 'failed' and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
        coalesce(p_outcome ->> 'sqlstate', p_outcome ->> 'class'), df_engine.leased_retryable(v_node, p_outcome),
        (p_outcome ->> 'retry_after')::numeric, df_engine.clock()) then
@@ -5081,7 +5100,7 @@ exception when sqlstate 'DF001' then
 end
 $$;
 
-create or replace function df_engine.leased_ending(p_node df.nodes, p_outcome jsonb) returns df_engine.move
+create or replace function df_engine.leased_ending(p_outcome jsonb) returns df_engine.move
 language plpgsql stable set search_path = '' as $$
 declare
   v_limit constant numeric := df_engine.setting_number('max_result_bytes');
@@ -5287,7 +5306,7 @@ declare
   v_deadline pg_catalog.timestamptz := df_engine.deadline(200);
 begin
   perform df_engine.heartbeat(p_worker);
-  while df_engine.fire_due(50) > 0 and clock_timestamp() < v_deadline loop
+  while pg_catalog.int4gt(df_engine.fire_due(50), 0) and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(), v_deadline) loop
     commit;
   end loop;
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
@@ -5302,7 +5321,7 @@ begin
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
   end if;
-  while df_engine.retain() and clock_timestamp() < v_deadline loop
+  while df_engine.retain() and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(), v_deadline) loop
     commit;
   end loop;
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
@@ -5839,7 +5858,7 @@ declare
   v_last int := strpos(reverse(p_stamp), '::');
 begin
   scope := left(p_stamp, -(v_last + 1));
-  generation := right(p_stamp, v_last - 1);
+  generation := right(p_stamp, v_last - 1)::pg_catalog.numeric;
   v_last := strpos(reverse(scope), '::');
   if v_last > 0 then
     outer_stamp := left(scope, -(v_last + 1));
@@ -5912,7 +5931,7 @@ language sql stable as $$ select df_engine.count_events(array[p_instance]) $$;
 create or replace function df_engine.live_nodes(p_instance text) returns setof text
 language sql stable as $$
   select split_part(a.application_name, ':', 3)
-  from pg_stat_activity a
+  from pg_catalog.pg_stat_activity a
   join df.instances i on i.id = p_instance and a.usesysid = coalesce(i._submitter, i.submitted_by)
   where a.datname = current_database() and starts_with(a.application_name, 'pg_durable:' || p_instance || ':')
 $$;
@@ -7098,7 +7117,8 @@ $$;
 
 create table if not exists df_engine.launches (
   launcher regrole not null,
-  started_in xid8 not null default pg_current_xact_id()
+  started_in xid8 not null default pg_current_xact_id(),
+  constraint launches_pkey primary key (started_in, launcher)
 );
 comment on table df_engine.launches is 'Proofs of identity, consumed in the transaction that wrote them';
 
@@ -7231,7 +7251,7 @@ $$;
 create or replace function df_engine.open_link(p_dblink text, p_link text, p_conninfo text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_unchecked regprocedure := format('%s.dblink_connect_u(text, text)', p_dblink);
+  v_unchecked regprocedure := format('%s.dblink_connect_u(text, text)', p_dblink)::regprocedure;
 begin
   execute format('select %s.%s($1::text, $2::text)', p_dblink,
                  case when has_function_privilege(v_unchecked, 'execute') then 'dblink_connect_u'

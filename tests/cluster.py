@@ -93,7 +93,7 @@ class Cluster:
             self.stop("immediate")
         shutil.rmtree(self.home)
 
-    def dsn(self, database: str = "postgres", user: str = "postgres", **more: object) -> str:
+    def dsn(self, database: str = "postgres", user: str = "postgres", **more: str) -> str:
         """The connection string of a database as a role, over the socket."""
         return make_conninfo("", host=str(self.home), dbname=database, user=user, **more)
 

@@ -20,7 +20,7 @@ def test_every_block_runs(page: Page, db: Database, worker: WorkerProcess, tmp_p
     script = tmp_path / page.path.name
     script.write_text(page.script(db.admin("select current_user")))
     done = subprocess.run(
-        [client("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", db.dsn(), "-f", script],
+        [str(client("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", db.dsn(), "-f", script],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

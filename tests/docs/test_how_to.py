@@ -73,8 +73,8 @@ def test_a_restored_dump_goes_on_where_it_was_taken(db: Database, restored: Data
 def copy(source: Database, target: Database) -> None:
     """pg_dump | psql"""
     version = int(source.admin("show server_version_num")) // 10000
-    dump = subprocess.run([client("pg_dump", version), source.dsn()], capture_output=True, check=True).stdout
-    load = [client("psql", version), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
+    dump = subprocess.run([str(client("pg_dump", version)), source.dsn()], capture_output=True, check=True).stdout
+    load = [str(client("psql", version)), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
     done = subprocess.run(load, input=dump, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 

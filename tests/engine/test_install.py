@@ -71,7 +71,7 @@ def psql(db: Database, *options: str) -> subprocess.CompletedProcess[str]:
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(SCRIPT)
         file.flush()
-        command = [client("psql"), "-X", "-v", "ON_ERROR_STOP=1", *options, "-f", file.name, db.dsn()]
+        command = [str(client("psql")), "-X", "-v", "ON_ERROR_STOP=1", *options, "-f", file.name, db.dsn()]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -133,6 +133,17 @@ def test_a_foreign_schema_df_is_refused(server: Server) -> None:
         with pytest.raises(psycopg.errors.DuplicateSchema, match='"df"'):
             install(db.dsn(), SCRIPT)
         assert db.admin("select to_regnamespace('df_engine') is null")
+
+
+@pytest.mark.parametrize("schemas", ["df_engine", "df, df_engine"])
+def test_schemas_that_somebody_else_made_are_refused(server: Server, schemas: str) -> None:
+    with role(server) as squatter, empty(server) as db:
+        for schema in schemas.split(", "):
+            db.admin(f"create schema {schema} authorization {squatter}")
+        db.admin("create table df_engine.release (version text primary key, layout int, installed_at timestamptz)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f'belongs to role "{squatter}"'):
+            install(db.dsn(), SCRIPT)
+        db.admin(f"drop schema {schemas} cascade")
 
 
 def test_other_encodings_are_refused(server: Server) -> None:
