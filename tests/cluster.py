@@ -95,7 +95,8 @@ class Cluster:
 
     def dsn(self, database: str = "postgres", user: str = "postgres", **more: str) -> str:
         """The connection string of a database as a role, over the socket."""
-        return make_conninfo("", host=str(self.home), dbname=database, user=user, **more)
+        port = self.options.get("port", "5432")
+        return make_conninfo("", host=str(self.home), port=port, dbname=database, user=user, **more)
 
     @property
     def version(self) -> int:
