@@ -371,23 +371,38 @@ create or replace trigger instances_end_updated before update of status on df.in
 -- caller's rights write what callers must not write by hand: a view's owner lends its rights to the table, while
 -- current_user stays the caller, and WITH CHECK OPTION lets a role write only rows of its own.
 
-alter table df.instances enable row level security;
-alter table df.nodes enable row level security;
-alter table df.vars enable row level security;
-alter table df.settings enable row level security;
-
-drop policy if exists instances_own on df.instances;
-create policy instances_own on df.instances
-  using (submitted_by = (select quote_ident(current_user)::regrole))
-  with check (submitted_by = (select quote_ident(current_user)::regrole));
-drop policy if exists nodes_own on df.nodes;
-create policy nodes_own on df.nodes
-  using (submitted_by = (select quote_ident(current_user)::regrole))
-  with check (submitted_by = (select quote_ident(current_user)::regrole));
-drop policy if exists vars_own on df.vars;
-create policy vars_own on df.vars
-  using (owner = (select quote_ident(current_user)::regrole))
-  with check (owner = (select quote_ident(current_user)::regrole));
+-- Only what is missing: each of these statements waits for the steps that run, and all else then waits for it.
+do $policies$
+begin
+  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.instances'::regclass) then
+    alter table df.instances enable row level security;
+  end if;
+  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.nodes'::regclass) then
+    alter table df.nodes enable row level security;
+  end if;
+  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.vars'::regclass) then
+    alter table df.vars enable row level security;
+  end if;
+  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.settings'::regclass) then
+    alter table df.settings enable row level security;
+  end if;
+  if not exists (select from pg_policy p where p.polrelid = 'df.instances'::regclass and p.polname = 'instances_own') then
+    create policy instances_own on df.instances
+      using (submitted_by = (select quote_ident(current_user)::regrole))
+      with check (submitted_by = (select quote_ident(current_user)::regrole));
+  end if;
+  if not exists (select from pg_policy p where p.polrelid = 'df.nodes'::regclass and p.polname = 'nodes_own') then
+    create policy nodes_own on df.nodes
+      using (submitted_by = (select quote_ident(current_user)::regrole))
+      with check (submitted_by = (select quote_ident(current_user)::regrole));
+  end if;
+  if not exists (select from pg_policy p where p.polrelid = 'df.vars'::regclass and p.polname = 'vars_own') then
+    create policy vars_own on df.vars
+      using (owner = (select quote_ident(current_user)::regrole))
+      with check (owner = (select quote_ident(current_user)::regrole));
+  end if;
+end
+$policies$;
 
 create or replace view df_engine.own_instances as
   select id, label, root_node, submitted_by, database, _state, _submitter, _vars, _version
@@ -608,10 +623,15 @@ $$;
 comment on function df.setting(text) is
   'The effective value of a setting, as text; raises for an unknown name. loopback_dsn is NULL for all but administrators';
 
-drop policy if exists settings_public on df.settings;
-create policy settings_public on df.settings for select using (
-  name <> 'loopback_dsn'
-  or (select has_function_privilege('df.set_setting(text, text)'::regprocedure, 'execute')));
+do $policy$
+begin
+  if not exists (select from pg_policy p where p.polrelid = 'df.settings'::regclass and p.polname = 'settings_public') then
+    create policy settings_public on df.settings for select using (
+      name <> 'loopback_dsn'
+      or (select has_function_privilege('df.set_setting(text, text)'::regprocedure, 'execute')));
+  end if;
+end
+$policy$;
 
 -- Cron: five fields by the rules of Vixie's cron, read in a time zone. Used when a schedule is built and when its node
 -- starts. cron_problem and cron_next are what others call; they run as the owner so that the parts need no grants.
