@@ -7592,3 +7592,25 @@ begin
   end if;
 end
 $grants$;
+
+-- The end of the extension's script: a dump carries rows of an extension's tables only where the script asks for it.
+
+do $state$
+declare
+  v_relation regclass;
+begin
+  for v_relation in
+    select c.oid from pg_class c
+    where c.relnamespace in ('df'::regnamespace, 'df_engine'::regnamespace) and c.relkind in ('r', 'S')
+      and c.oid not in ('df_engine.release'::regclass, 'df_engine.upkeep'::regclass)  -- true of the script that has run
+    order by c.oid
+  loop
+    perform pg_extension_config_dump(v_relation, '');
+  end loop;
+  -- A dump that is being loaded, which turns row security off, brings the rows that an installation begins with.
+  if current_setting('row_security') = 'off' then
+    delete from df.settings;
+    delete from df.http_allowlist;
+  end if;
+end
+$state$;

@@ -43,6 +43,7 @@ def scram(make: MakeCluster) -> tuple[Database, int]:
     return db, port
 
 
+@pytest.mark.slow
 def test_passwords_of_all_roles_come_from_a_password_file(
     scram: tuple[Database, int], spawn: Spawn, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def certified(make: MakeCluster, tmp_path: Path) -> tuple[Cluster, str]:
     return cluster, f"{where} sslmode=verify-full {files}"
 
 
+@pytest.mark.slow
 def test_one_certificate_is_mapped_to_the_worker_and_its_submitters(
     certified: tuple[Cluster, str], spawn: Spawn
 ) -> None:

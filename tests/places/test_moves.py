@@ -4,6 +4,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.cluster import Cluster
 from tests.places.conftest import MakeCluster, Spawn, home
 from tests.places.flight import begin, finish
@@ -11,6 +13,7 @@ from tests.support import Database, Server, wait_until
 from tests.worker.process import await_end, start
 
 
+@pytest.mark.slow
 def test_a_dump_goes_on_in_another_server(make: MakeCluster, spawn: Spawn) -> None:
     source = home(first := make())
     worker = spawn(source)
@@ -44,6 +47,7 @@ def standby_of(primary: Cluster, make: MakeCluster) -> Cluster:
     return standby
 
 
+@pytest.mark.slow
 def test_a_promoted_standby_goes_on_with_every_effect_once(make: MakeCluster, spawn: Spawn) -> None:
     primary = make()
     db = home(primary)
@@ -81,6 +85,7 @@ def recovered(source: Cluster, backup: Path, archive: Path, target: str, make: M
     return cluster.start()
 
 
+@pytest.mark.slow
 def test_recovery_to_a_point_in_time_goes_on_from_there(make: MakeCluster, spawn: Spawn) -> None:
     cluster = make(running=False)
     archive = cluster.home / "archive"

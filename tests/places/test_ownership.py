@@ -2,6 +2,8 @@
 
 import subprocess
 
+import pytest
+
 from generator.render import ROOT
 from tests.cluster import client
 from tests.places.conftest import MakeCluster, Spawn
@@ -9,6 +11,7 @@ from tests.places.flight import begin, finish
 from tests.support import Database, Server
 
 
+@pytest.mark.slow
 def test_an_owner_installs_with_psql_and_a_plain_role_works(make: MakeCluster, spawn: Spawn) -> None:
     cluster = make()
     server = Server(cluster.dsn())

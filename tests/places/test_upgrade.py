@@ -1,4 +1,4 @@
-"""The installer run again where runs are in flight and a worker works: they go on unchanged, and nothing waits for it."""
+"""The installer run again where runs are in flight and a worker works: they go on unchanged, nothing waits for it."""
 
 import psycopg
 
