@@ -49,13 +49,13 @@ def database(cluster: Cluster) -> Database:
 
 def move(source: Cluster, target: Cluster, *options: str) -> subprocess.CompletedProcess[bytes]:
     """pg_dump | psql --single-transaction: the tables refer to each other, which is checked at its end."""
-    dump = subprocess.run([source.bin / "pg_dump", *options, source.dsn()], capture_output=True, check=True).stdout
-    load = [target.bin / "psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
+    dump = subprocess.run([str(source.bin / "pg_dump"), *options, source.dsn()], capture_output=True, check=True).stdout
+    load = [str(target.bin / "psql"), "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
     return subprocess.run(load, input=dump, capture_output=True, check=False)
 
 
 @pytest.mark.slow
-def test_a_dump_of_an_extension_carries_the_runs(make: MakeCluster, spawn: Spawn, equipped: Path) -> None:
+def test_a_dump_of_an_extension_carries_the_runs(equipped: Path, make: MakeCluster, spawn: Spawn) -> None:
     first, second = make(equipped), make(equipped)
     source, target = database(first), database(second)
     source.admin("create extension pg_durable; grant create on schema public to app")
@@ -78,7 +78,7 @@ def test_a_dump_of_an_extension_carries_the_runs(make: MakeCluster, spawn: Spawn
     assert await_end(target, start(target, "'select 1' & 'select 2'")) == "completed"
 
 
-def test_every_table_and_sequence_is_in_the_dump(make: MakeCluster, equipped: Path) -> None:
+def test_every_table_and_sequence_is_in_the_dump(equipped: Path, make: MakeCluster) -> None:
     db = database(make(equipped))
     db.admin("create extension pg_durable")
     left_out = """

@@ -18,11 +18,11 @@ def test_a_dump_goes_on_in_another_server(make: MakeCluster, spawn: Spawn) -> No
     source = home(first := make())
     worker = spawn(source)
     runs = begin(source)
-    dump = subprocess.run([first.bin / "pg_dump", source.dsn()], capture_output=True, check=True).stdout
+    dump = subprocess.run([str(first.bin / "pg_dump"), source.dsn()], capture_output=True, check=True).stdout
     worker.kill()
     target = Database(Server((second := make()).dsn()), "postgres")
     target.admin("create role app login; create role durable_worker login")
-    load = [second.bin / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
+    load = [str(second.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
     done = subprocess.run(load, input=dump, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     spawn(target)
