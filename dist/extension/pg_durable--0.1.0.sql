@@ -5812,7 +5812,8 @@ comment on function df.target_database() is 'The home database: the one that pg_
 -- engine when it closes an iteration; all with the rights of whoever asks.
 --
 -- The queries join what they have just read of one run, about which the planner knows nothing: without enable_nestloop
--- = off it would take 10 000 nodes for five, and compare all pairs of them.
+-- = off it would take 10 000 nodes for five, and compare all pairs of them. What is switched off counts as enormous cost,
+-- for which a server with JIT would compile for seconds: hence jit = off.
 
 -- The configuration in `query` of a node that has one; NULL where there is none, or no JSON (rows inserted by hand).
 create or replace function df_engine.node_config(p_type text, p_query text) returns jsonb
@@ -5906,7 +5907,7 @@ $$;
 -- iterates: planning it takes ten times as long as running it.
 create or replace function df_engine.count_events(p_instances text[]) returns bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp
-set enable_nestloop = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+set jit = off set enable_nestloop = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
 begin
   return (
     with live as materialized (select l.key from df_engine.live_stamps(p_instances) as l(key)),
@@ -5942,7 +5943,7 @@ $$;
 -- is running, though for a short step no row says so.
 create or replace function df_engine.node_states(p_instance text)
 returns table (node_id text, status text, inferred_status text, from_ancestor text)
-language sql stable set search_path = pg_catalog, pg_temp set enable_nestloop = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set jit = off set enable_nestloop = off as $$
   with recursive
   run as materialized (
     select i.root_node::text as root, i.status in ('completed', 'failed', 'cancelled') as ended
@@ -6323,7 +6324,7 @@ $$;
 -- a section is two columns deeper. Sequences have no line: their elements follow each other at the same indent. Rows
 -- inserted by hand may form cycles, so both depth and number are bounded as they are for graphs.
 create or replace function df_engine.draw_graph(p_instance text, p_graph jsonb) returns setof text
-language sql set search_path = pg_catalog, pg_temp set enable_nestloop = off as $$
+language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nestloop = off as $$
   with recursive
   node as materialized (
     select d.id, d.is_root, d.node_type, d.query, d.result_name, d.left_node, d.right_node, d.mark,
