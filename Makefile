@@ -1,11 +1,11 @@
 # make demo · make test · make build · make bench · make soak · make mutants · make picture: each does its own set-up,
-# in .venv.
+# in .venv. make test-versions runs a sample of the tests on PostgreSQL 14 to 17, make test-matrix all of them on 14 to 18.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo picture test build check bench soak mutants clean
+.PHONY: demo picture test test-versions test-matrix build check bench soak mutants clean
 
 $(VENV)/ready: $(VENV)/installed
 	$(INSTALL) '.[dev]'
@@ -22,6 +22,12 @@ build: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2
+
+test-versions: $(VENV)/ready
+	$(RUN) -m tests.matrix --sample 14 15 16 17
+
+test-matrix: $(VENV)/ready
+	$(RUN) -m tests.matrix
 
 check: $(VENV)/ready
 	$(RUN) -m generator --check
@@ -46,4 +52,4 @@ soak: $(VENV)/ready
 	$(RUN) -m tests.crash.soak
 
 clean:
-	rm -rf $(VENV) .dev .bench
+	rm -rf $(VENV) .dev .bench .matrix

@@ -23,8 +23,8 @@ def release() -> tuple[str, str]:
 
 
 @cache
-def body() -> str:
-    """All templates but the psql prologue and epilogue: plain SQL that any driver can send in one transaction."""
+def environment() -> Environment:
+    """Jinja, with the filters that write SQL."""
     env = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -34,10 +34,20 @@ def body() -> str:
         autoescape=False,
     )
     env.filters |= FILTERS
+    return env
+
+
+def rendered(name: str) -> str:
+    """A template with all that templates may name."""
     version, built = release()
     context = {"version": version, "built": built, "flow": flow.context(), **model.context()}
-    names = sorted(path.name for path in TEMPLATES.glob("[0-9]*.sql.j2"))
-    return "\n".join(env.get_template(name).render(context).strip() + "\n" for name in names)
+    return environment().get_template(name).render(context).strip() + "\n"
+
+
+@cache
+def body() -> str:
+    """All templates but the psql prologue and epilogue: plain SQL that any driver can send in one transaction."""
+    return "\n".join(rendered(name) for name in sorted(path.name for path in TEMPLATES.glob("[0-9]*.sql.j2")))
 
 
 @cache
@@ -49,6 +59,6 @@ def artifacts() -> dict[str, str]:
     return {
         "dist/pg_durable.sql": f"{head}\n{body()}\ncommit;\n",
         "dist/extension/pg_durable.control": control,
-        f"dist/extension/pg_durable--{version}.sql": body(),
+        f"dist/extension/pg_durable--{version}.sql": f"{body()}\n{rendered('extension_tail.sql.j2')}",
         str(flow_docs.PAGE): flow_docs.page((ROOT / flow_docs.PAGE).read_text()),
     }

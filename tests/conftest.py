@@ -13,15 +13,21 @@ import pytest
 from psycopg import errors, sql
 
 from generator.render import artifacts
+from tests.cluster import Cluster, under_test
 from tests.support import Database, Server, install
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The server under test: PG_DURABLE_TEST_DSN when it is set (a superuser's), else an embedded PostgreSQL 18."""
+    """The server under test: PG_DURABLE_TEST_DSN when it is set (a superuser's), else one made from the programs in
+    PG_DURABLE_TEST_BIN, else an embedded PostgreSQL 18."""
     dsn = os.environ.get("PG_DURABLE_TEST_DSN")
     if dsn:
         yield Server(dsn)
+        return
+    if "PG_DURABLE_TEST_BIN" in os.environ:
+        with Cluster(under_test()) as cluster:
+            yield Server(cluster.dsn())
         return
     from pg_durable.embedded import EmbeddedServer  # noqa: PLC0415 - only where no server is given
 

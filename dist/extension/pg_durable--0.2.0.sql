@@ -24,6 +24,23 @@ begin
 end
 $check$;
 
+-- A schema that somebody else made before is no place for functions that act with the rights of who installs them.
+do $owner$
+declare
+  v_schema text;
+  v_owner text;
+begin
+  select n.nspname, pg_get_userbyid(n.nspowner) into v_schema, v_owner
+  from pg_namespace n
+  where n.nspname in ('df', 'df_engine') and n.nspowner <> quote_ident(current_user)::regrole;
+  if found then
+    raise exception 'schema "%" belongs to role "%", and this is "%"', v_schema, v_owner, current_user
+      using errcode = 'insufficient_privilege',
+            hint = 'If it is pg_durable''s, install as that role. If not, rename or drop it.';
+  end if;
+end
+$owner$;
+
 create schema if not exists df;
 create schema if not exists df_engine;
 comment on schema df is 'pg_durable: durable functions written as SQL; the public interface';
@@ -407,6 +424,15 @@ if df_engine.migrating(2) then
   drop index df_engine.timers_due_idx;
   create index timers_due_idx on df_engine.timers (due_at, instance_id, node_id);  -- what is due, from a place on
 
+  -- A publication of all tables refuses updates and deletes without a key.
+  alter table df_engine.release add constraint release_pkey primary key (version);
+  alter table df_engine.upkeep
+    add column only_row boolean not null default true constraint upkeep_pkey primary key check (only_row);
+  alter table df_engine.attempts
+    add column id bigint generated always as identity,
+    add constraint attempts_pkey primary key (instance_id, node_id, id);   -- one run's history, retention
+  drop index df_engine.attempts_instance_idx;
+
   -- One random text, from which the keys of roles are made.
   create table df_engine.secret (
     only_row boolean primary key default true check (only_row),
@@ -422,23 +448,38 @@ $migration$;
 -- caller's rights write what callers must not write by hand: a view's owner lends its rights to the table, while
 -- current_user stays the caller, and WITH CHECK OPTION lets a role write only rows of its own.
 
-alter table df.instances enable row level security;
-alter table df.nodes enable row level security;
-alter table df.vars enable row level security;
-alter table df.settings enable row level security;
-
-drop policy if exists instances_own on df.instances;
-create policy instances_own on df.instances
-  using (submitted_by = (select quote_ident(current_user)::regrole))
-  with check (submitted_by = (select quote_ident(current_user)::regrole));
-drop policy if exists nodes_own on df.nodes;
-create policy nodes_own on df.nodes
-  using (submitted_by = (select quote_ident(current_user)::regrole))
-  with check (submitted_by = (select quote_ident(current_user)::regrole));
-drop policy if exists vars_own on df.vars;
-create policy vars_own on df.vars
-  using (owner = (select quote_ident(current_user)::regrole))
-  with check (owner = (select quote_ident(current_user)::regrole));
+-- Only what is missing: each of these statements waits for the steps that run, and all else then waits for it.
+do $policies$
+begin
+  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.instances'::regclass) then
+    alter table df.instances enable row level security;
+  end if;
+  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.nodes'::regclass) then
+    alter table df.nodes enable row level security;
+  end if;
+  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.vars'::regclass) then
+    alter table df.vars enable row level security;
+  end if;
+  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.settings'::regclass) then
+    alter table df.settings enable row level security;
+  end if;
+  if not exists (select from pg_policy p where p.polrelid = 'df.instances'::regclass and p.polname = 'instances_own') then
+    create policy instances_own on df.instances
+      using (submitted_by = (select quote_ident(current_user)::regrole))
+      with check (submitted_by = (select quote_ident(current_user)::regrole));
+  end if;
+  if not exists (select from pg_policy p where p.polrelid = 'df.nodes'::regclass and p.polname = 'nodes_own') then
+    create policy nodes_own on df.nodes
+      using (submitted_by = (select quote_ident(current_user)::regrole))
+      with check (submitted_by = (select quote_ident(current_user)::regrole));
+  end if;
+  if not exists (select from pg_policy p where p.polrelid = 'df.vars'::regclass and p.polname = 'vars_own') then
+    create policy vars_own on df.vars
+      using (owner = (select quote_ident(current_user)::regrole))
+      with check (owner = (select quote_ident(current_user)::regrole));
+  end if;
+end
+$policies$;
 
 create or replace view df_engine.own_instances as
   select id, label, root_node, submitted_by, database, _state, _submitter, _vars, _version
@@ -664,10 +705,15 @@ $$;
 comment on function df.setting(text) is
   'The effective value of a setting, as text; raises for an unknown name. loopback_dsn is NULL for all but administrators';
 
-drop policy if exists settings_public on df.settings;
-create policy settings_public on df.settings for select using (
-  name <> 'loopback_dsn'
-  or (select has_function_privilege('df.set_setting(text, text)'::regprocedure, 'execute')));
+do $policy$
+begin
+  if not exists (select from pg_policy p where p.polrelid = 'df.settings'::regclass and p.polname = 'settings_public') then
+    create policy settings_public on df.settings for select using (
+      name <> 'loopback_dsn'
+      or (select has_function_privilege('df.set_setting(text, text)'::regprocedure, 'execute')));
+  end if;
+end
+$policy$;
 
 -- Cron: five fields by the rules of Vixie's cron, read in a time zone. Used when a schedule is built and when its node
 -- starts. cron_problem and cron_next are what others call; they run as the owner so that the parts need no grants.
@@ -914,8 +960,8 @@ $$;
 create or replace function df_engine.note_helper(p_function text, p_returned text) returns void
 language plpgsql set search_path = '' as $$
 declare
-  v_now pg_catalog.text := pg_catalog.statement_timestamp();
-  v_noted pg_catalog.jsonb := nullif(pg_catalog.current_setting('pg_durable.returned', true), '');
+  v_now pg_catalog.text := pg_catalog.statement_timestamp()::pg_catalog.text;
+  v_noted pg_catalog.jsonb := nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb;
 begin
   v_noted := coalesce(v_noted -> v_now, '{}') || pg_catalog.jsonb_build_object(p_returned, p_function);
   perform pg_catalog.set_config(
@@ -2259,7 +2305,7 @@ $$;
 
 -- Writes the envelope of the whole flow, which is the last argument: walks the calls from there, part by part.
 create or replace function df_engine.flow_emit(
-  p_source text, p_kinds int[], p_texts text[], p_values text[], p_heads text[], p_tokens int[], p_firsts int[], p_args int[],
+  p_source text, p_texts text[], p_values text[], p_heads text[], p_tokens int[], p_firsts int[], p_args int[],
   p_untils int[], p_starts int[], p_parts text[], p_slots int[], p_suffixes text[], p_inners int[], p_nexts int[]) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -2356,7 +2402,7 @@ begin
   select * into v_tree from df_engine.flow_tree(v_parse.items, v_parse.froms, v_parse.untils);
   select * into v_is from df_engine.flow_shapes(flow.source, v_in.kinds, v_in.texts, v_of.vals, v_tree.ops, v_tree.tokens,
     v_tree.firsts, v_tree.counts, v_tree.args, v_tree.untils, v_tree.labels);
-  return df_engine.flow_emit(flow.source, v_in.kinds, v_in.texts, v_of.vals, v_of.heads, v_tree.tokens, v_tree.firsts, v_tree.args,
+  return df_engine.flow_emit(flow.source, v_in.texts, v_of.vals, v_of.heads, v_tree.tokens, v_tree.firsts, v_tree.args,
     v_tree.untils, v_is.starts, v_is.parts, v_is.slots, v_is.suffixes, v_is.inners, v_is.nexts);
 end
 $$;
@@ -2606,7 +2652,7 @@ declare
   v_flat text[];
   v_lines text[] := '{}';
   v_count int := 0;
-  v_stack jsonb[] := array['{"node":1,"depth":0,"before":"","after":"","mode":"body","need":0}'];
+  v_stack jsonb[] := array['{"node":1,"depth":0,"before":"","after":"","mode":"body","need":0}'::jsonb];
   v_top int := 1;
   v_item jsonb;
   v_next jsonb;
@@ -5507,7 +5553,7 @@ begin
     return false;
   end if;
   select * into v_node from df.nodes n where n.instance_id = v_ready.instance_id and n.id = v_ready.node_id;
-  v_end := df_engine.leased_ending(v_node, p_outcome);
+  v_end := df_engine.leased_ending(p_outcome);
   if v_end.outcome = 'failed' and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
        coalesce(p_outcome ->> 'sqlstate', p_outcome ->> 'class'), df_engine.leased_retryable(v_node, p_outcome),
        (p_outcome ->> 'retry_after')::numeric, df_engine.clock()) then
@@ -5525,7 +5571,7 @@ exception when sqlstate 'DF001' then
 end
 $$;
 
-create or replace function df_engine.leased_ending(p_node df.nodes, p_outcome jsonb) returns df_engine.move
+create or replace function df_engine.leased_ending(p_outcome jsonb) returns df_engine.move
 language plpgsql stable set search_path = '' as $$
 declare
   v_limit constant numeric := df_engine.setting_number('max_result_bytes');
@@ -5784,7 +5830,7 @@ declare
   v_deadline pg_catalog.timestamptz := df_engine.deadline(200);
 begin
   perform df_engine.heartbeat(p_worker);
-  while df_engine.fire_due(50) > 0 and clock_timestamp() < v_deadline loop
+  while pg_catalog.int4gt(df_engine.fire_due(50), 0) and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(), v_deadline) loop
     commit;
   end loop;
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
@@ -5799,7 +5845,7 @@ begin
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
   end if;
-  while df_engine.retain() and clock_timestamp() < v_deadline loop
+  while df_engine.retain() and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(), v_deadline) loop
     commit;
   end loop;
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
@@ -6339,7 +6385,8 @@ comment on function df.target_database() is 'The home database: the one that pg_
 -- engine when it closes an iteration; all with the rights of whoever asks.
 --
 -- The queries join what they have just read of one run, about which the planner knows nothing: without enable_nestloop
--- = off it would take 10 000 nodes for five, and compare all pairs of them.
+-- = off it would take 10 000 nodes for five, and compare all pairs of them. What is switched off counts as enormous cost,
+-- for which a server with JIT would compile for seconds: hence jit = off.
 
 -- The configuration in `query` of a node that has one; NULL where there is none, or no JSON (rows inserted by hand).
 create or replace function df_engine.node_config(p_type text, p_query text) returns jsonb
@@ -6386,7 +6433,7 @@ declare
   v_last int := strpos(reverse(p_stamp), '::');
 begin
   scope := left(p_stamp, -(v_last + 1));
-  generation := right(p_stamp, v_last - 1);
+  generation := right(p_stamp, v_last - 1)::pg_catalog.numeric;
   v_last := strpos(reverse(scope), '::');
   if v_last > 0 then
     outer_stamp := left(scope, -(v_last + 1));
@@ -6435,7 +6482,7 @@ $$;
 -- iterates: planning it takes ten times as long as running it.
 create or replace function df_engine.count_events(p_instances text[]) returns bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp
-set enable_nestloop = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+set jit = off set enable_nestloop = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
 begin
   return (
     with live as materialized (select l.key from df_engine.live_stamps(p_instances) as l(key)),
@@ -6461,7 +6508,7 @@ language sql stable as $$ select df_engine.count_events(array[p_instance]) $$;
 create or replace function df_engine.live_nodes(p_instance text) returns setof text
 language sql stable as $$
   select split_part(a.application_name, ':', 3)
-  from pg_stat_activity a
+  from pg_catalog.pg_stat_activity a
   join df.instances i on i.id = p_instance and a.usesysid = coalesce(i._submitter, i.submitted_by)
   where a.datname = current_database() and starts_with(a.application_name, 'pg_durable:' || p_instance || ':')
 $$;
@@ -6471,7 +6518,7 @@ $$;
 -- is running, though for a short step no row says so.
 create or replace function df_engine.node_states(p_instance text)
 returns table (node_id text, status text, inferred_status text, from_ancestor text)
-language sql stable set search_path = pg_catalog, pg_temp set enable_nestloop = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set jit = off set enable_nestloop = off as $$
   with recursive
   run as materialized (
     select i.root_node::text as root, i.status in ('completed', 'failed', 'cancelled') as ended
@@ -6852,7 +6899,7 @@ $$;
 -- a section is two columns deeper. Sequences have no line: their elements follow each other at the same indent. Rows
 -- inserted by hand may form cycles, so both depth and number are bounded as they are for graphs.
 create or replace function df_engine.draw_graph(p_instance text, p_graph jsonb) returns setof text
-language sql set search_path = pg_catalog, pg_temp set enable_nestloop = off as $$
+language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nestloop = off as $$
   with recursive
   node as materialized (
     select d.id, d.is_root, d.node_type, d.query, d.result_name, d.left_node, d.right_node, d.mark,
@@ -7659,6 +7706,13 @@ create table if not exists df_engine.launches (
   launcher regrole not null,
   started_in xid8 not null default pg_current_xact_id()
 );
+do $migration$
+begin
+  if df_engine.migrating(3) then
+    alter table df_engine.launches add constraint launches_pkey primary key (started_in, launcher);
+  end if;
+end
+$migration$;
 comment on table df_engine.launches is 'Proofs of identity, consumed in the transaction that wrote them';
 
 create or replace view df_engine.own_launches as
@@ -7790,7 +7844,7 @@ $$;
 create or replace function df_engine.open_link(p_dblink text, p_link text, p_conninfo text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_unchecked regprocedure := format('%s.dblink_connect_u(text, text)', p_dblink);
+  v_unchecked regprocedure := format('%s.dblink_connect_u(text, text)', p_dblink)::regprocedure;
 begin
   execute format('select %s.%s($1::text, $2::text)', p_dblink,
                  case when has_function_privilege(v_unchecked, 'execute') then 'dblink_connect_u'
@@ -8149,3 +8203,26 @@ begin
   end if;
 end
 $grants$;
+
+-- The end of the extension's script: a dump carries rows of an extension's tables only where the script asks for it.
+
+do $state$
+declare
+  v_relation regclass;
+begin
+  for v_relation in
+    select c.oid from pg_class c
+    where c.relnamespace in ('df'::regnamespace, 'df_engine'::regnamespace) and c.relkind in ('r', 'S')
+      -- these say what is true of the script that has run
+      and c.oid not in ('df_engine.release'::regclass, 'df_engine.upkeep'::regclass, 'df_engine.secret'::regclass)
+    order by c.oid
+  loop
+    perform pg_extension_config_dump(v_relation, '');
+  end loop;
+  -- A dump that is being loaded, which turns row security off, brings the rows that an installation begins with.
+  if current_setting('row_security') = 'off' then
+    delete from df.settings;
+    delete from df.http_allowlist;
+  end if;
+end
+$state$;

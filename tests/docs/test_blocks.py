@@ -1,11 +1,11 @@
 """Every SQL block of the documentation, run by psql against a database with a worker; and every run it starts."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.cluster import client
 from tests.docs.pages import Page
 from tests.support import Database, wait_until
 from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
@@ -16,11 +16,11 @@ PAGES = [Page(path) for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.m
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path.name)
-def test_every_block_runs(page: Page, db: Database, worker: WorkerProcess, psql: str, tmp_path: Path) -> None:  # noqa: F811
+def test_every_block_runs(page: Page, db: Database, worker: WorkerProcess, tmp_path: Path) -> None:  # noqa: F811
     script = tmp_path / page.path.name
     script.write_text(page.script(db.admin("select current_user")))
     done = subprocess.run(
-        [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", db.dsn(), "-f", script],
+        [str(client("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", db.dsn(), "-f", script],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -33,15 +33,6 @@ def test_every_block_runs(page: Page, db: Database, worker: WorkerProcess, psql:
 def test_links_lead_somewhere(page: Page) -> None:
     for target in page.links:
         assert (page.path.parent / target).exists(), target
-
-
-@pytest.fixture
-def psql(db: Database) -> str:
-    """The server's own psql, or the one that is installed."""
-    path = str(db.server.embedded.bin / "psql") if db.server.embedded else shutil.which("psql")
-    if not path:
-        pytest.skip("no psql")
-    return path
 
 
 MOVING = """

@@ -12,6 +12,7 @@ import pytest
 from pg_durable import cli
 
 from generator.render import ROOT
+from tests.cluster import client
 from tests.support import Database, wait_until
 from tests.worker.process import WorkerProcess, await_end, start
 
@@ -52,8 +53,6 @@ def restored(db: Database) -> Iterator[Database]:
 
 
 def test_a_restored_dump_goes_on_where_it_was_taken(db: Database, restored: Database) -> None:
-    if not db.server.embedded:
-        pytest.skip("no pg_dump")
     db.sql("create table effect (what text)")
     first = WorkerProcess(db).logged("registered")
     run = start(db, FLOW)
@@ -73,9 +72,9 @@ def test_a_restored_dump_goes_on_where_it_was_taken(db: Database, restored: Data
 
 def copy(source: Database, target: Database) -> None:
     """pg_dump | psql"""
-    binaries = source.server.embedded.bin
-    dump = subprocess.run([binaries / "pg_dump", source.dsn()], capture_output=True, check=True).stdout
-    load = [binaries / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
+    version = int(source.admin("show server_version_num")) // 10000
+    dump = subprocess.run([str(client("pg_dump", version)), source.dsn()], capture_output=True, check=True).stdout
+    load = [str(client("psql", version)), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
     done = subprocess.run(load, input=dump, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 

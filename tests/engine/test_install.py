@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 
 from generator.render import artifacts
+from tests.cluster import client
 from tests.support import Database, Server, install
 
 SCRIPT = artifacts()["dist/pg_durable.sql"]
@@ -70,14 +71,10 @@ def psql(db: Database, *options: str) -> subprocess.CompletedProcess[str]:
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(SCRIPT)
         file.flush()
-        command = ["psql", "-X", "-v", "ON_ERROR_STOP=1", *options, "-f", file.name, db.dsn()]
+        command = [str(client("psql")), "-X", "-v", "ON_ERROR_STOP=1", *options, "-f", file.name, db.dsn()]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-needs_psql = pytest.mark.skipif(shutil.which("psql") is None, reason="psql is not installed")
-
-
-@needs_psql
 def test_psql_installs_without_a_word_and_again(server: Server) -> None:
     with empty(server) as db:
         for _ in range(2):
@@ -86,7 +83,6 @@ def test_psql_installs_without_a_word_and_again(server: Server) -> None:
         assert db.admin("select 'a' ~> 'b'") == db.admin("select df.seq('a', 'b')")
 
 
-@needs_psql
 def test_psql_options_choose_operator_schema_and_worker(server: Server) -> None:
     with empty(server) as db, role(server) as worker:
         db.admin('create schema "Odd schema"')
@@ -102,7 +98,6 @@ def test_psql_options_choose_operator_schema_and_worker(server: Server) -> None:
         db.admin(f"select df.revoke_worker('{worker}')")
 
 
-@needs_psql
 def test_psql_leaves_nothing_behind_when_it_fails(server: Server) -> None:
     with empty(server) as db:
         done = psql(db, "-v", "worker_role=nobody_here")
@@ -138,6 +133,17 @@ def test_a_foreign_schema_df_is_refused(server: Server) -> None:
         with pytest.raises(psycopg.errors.DuplicateSchema, match='"df"'):
             install(db.dsn(), SCRIPT)
         assert db.admin("select to_regnamespace('df_engine') is null")
+
+
+@pytest.mark.parametrize("schemas", ["df_engine", "df, df_engine"])
+def test_schemas_that_somebody_else_made_are_refused(server: Server, schemas: str) -> None:
+    with role(server) as squatter, empty(server) as db:
+        for schema in schemas.split(", "):
+            db.admin(f"create schema {schema} authorization {squatter}")
+        db.admin("create table df_engine.release (version text primary key, layout int, installed_at timestamptz)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f'belongs to role "{squatter}"'):
+            install(db.dsn(), SCRIPT)
+        db.admin(f"drop schema {schemas} cascade")
 
 
 def test_other_encodings_are_refused(server: Server) -> None:

@@ -1,11 +1,6 @@
 """transaction_mode 'new': refusals everywhere; starts, slots and identity where dblink can be had."""
 
-import getpass
 import os
-import shutil
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +9,7 @@ import psycopg
 import pytest
 
 from generator.render import artifacts
+from tests.cluster import Cluster
 from tests.support import Database, Server, install, wait_until
 
 WRONG_CONTEXT = psycopg.errors.ObjectNotInPrerequisiteState
@@ -29,27 +25,10 @@ def dblink_available(dsn: str) -> bool:
 def system_server() -> Iterator[Server]:
     """A server of the installed PostgreSQL, with contrib, run by an ordinary user."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    user = "postgres" if getpass.getuser() == "root" else getpass.getuser()
-    if not binaries or (user == "postgres" and not shutil.which("runuser")):
+    if not binaries:
         pytest.skip("no PostgreSQL with dblink is installed")
-    home = Path(tempfile.mkdtemp(prefix="pgd15-", dir="/tmp"))
-    shutil.chown(home, user)
-    prefix = ["runuser", "-u", user, "--"] if user == "postgres" else []
-
-    def run(program: str, *args: str) -> None:
-        subprocess.run([*prefix, str(binaries[-1] / program), *args], check=True, capture_output=True, cwd="/tmp")
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data, options = str(home / "data"), f"-c listen_addresses='' -k {home} -p {port} -c fsync=off"
-    run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N")
-    run("pg_ctl", "-w", "-D", data, "-o", options, "-l", str(home / "log"), "start")
-    try:
-        yield Server(f"host={home} port={port} dbname=postgres user=postgres")
-    finally:
-        run("pg_ctl", "-w", "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(home, ignore_errors=True)
+    with Cluster(binaries[-1]) as cluster:
+        yield Server(cluster.dsn())
 
 
 @pytest.fixture

@@ -192,7 +192,9 @@ class Writer:
 
     def leaf(self, kind: str, query: str) -> str:
         if kind == "SLEEP":
-            return self.call("sleep", [self.rng.choice([query, self.quoted(query + " s")])])
+            # up to PostgreSQL 14 the text of an interval may say no more than 2^31 seconds
+            spellings = [query, self.quoted(query + " s")] if float(query) < 2**31 else [query]
+            return self.call("sleep", [self.rng.choice(spellings)])
         config = json.loads(query)
         if kind == "BREAK":
             return self.stop(config["break_value"])

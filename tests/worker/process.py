@@ -13,6 +13,7 @@ from typing import Any
 from pg_durable.embedded import EmbeddedServer
 
 from generator.render import artifacts
+from tests.cluster import Cluster
 from tests.support import Database, Server, install, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ class WorkerProcess:
         self.process.wait()
 
 
-def own_database(server: EmbeddedServer) -> Database:
+def own_database(server: EmbeddedServer | Cluster) -> Database:
     """The database of a test that has a server of its own, with df installed."""
     db = Database(Server(server.dsn()), "postgres")
     db.admin("create role app login; create role durable_worker login; grant create on schema public to app")

@@ -12,7 +12,9 @@ from tests.worker.process import SpawnWorker, WorkerProcess, await_end, own_data
 
 EFFECT = "'with w as (select pg_sleep({})) insert into effects select 1 from w'"
 EPOCHS = "select count(*) from df._worker_epoch"
-SLEEPING = "select count(*) from pg_stat_activity where application_name ~ '^pg_durable:' and wait_event = 'PgSleep'"
+SLEEPING = """
+select count(*) from pg_stat_activity
+where application_name ~ '^pg_durable:' and wait_event = 'PgSleep' and datname = current_database()"""
 
 
 @pytest.fixture

