@@ -1,6 +1,7 @@
 """The engine against the reference interpreter, on graphs at random.
 
-`ORACLE_EXAMPLES=5000 pytest tests/oracle` looks at that many, at other ones each time.
+`ORACLE_EXAMPLES=5000 pytest tests/oracle` looks at that many in each module, at others each time.
+A disagreement shrinks to a graph that is printed as SQL; the table and functions its steps need are in engine.py.
 """
 
 import os
