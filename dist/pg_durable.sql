@@ -5888,10 +5888,13 @@ begin
   select * into v_ready from df_engine.ready r
   where r.instance_id = p_instance and r.lane = 'sql' and df_engine.is_below(p_instance, p_node, r.node_id)
   for update skip locked;
-  if found and v_root is not null then
+  if found then
     delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_ready.submitter and r.id = v_ready.id;
-    perform df_engine.advance(p_instance, v_root, null, p_node, df_engine.fail(df_engine.error_text(
-      '57014', 'canceling statement due to user request', null, null)), df_engine.clock());
+    if v_root is not null and df_engine.hold_races(p_instance, (select n._scope from df.nodes n
+                                         where n.instance_id = p_instance and n.id = p_node)) then
+      perform df_engine.advance(p_instance, v_root, null, p_node, df_engine.fail(df_engine.error_text(
+        '57014', 'canceling statement due to user request', null, null)), df_engine.clock());
+    end if;
   end if;
   return true;
 end

@@ -123,6 +123,21 @@ def test_no_step_of_a_branch_commits_while_its_race_is_undecided(fx: Database) -
     assert fx.rows("select * from fx") == []
 
 
+def test_a_step_that_somebody_interrupts_after_its_race_was_lost_writes_nothing(fx: Database) -> None:
+    pump = Pump(fx)
+    run = pump.start("(df.sleep(0.01) | 'select pg_advisory_lock(7)') ~> df.wait_for_signal('go')")
+    lost = "select count(*) from df_engine.scopes where outcome = 'lost'"
+    with ThreadPoolExecutor(1) as threads, fx.connect() as holder:
+        holder.execute("select pg_advisory_lock(7)")
+        working = threads.submit(pump.work)
+        wait_until(lambda: pump.tick() and fx.admin(lost), what="the sleep to end")
+        holder.execute("select pg_cancel_backend(%s)", [pump.session.info.backend_pid])
+        _, instance, node = working.result().split(":")
+    pump.supervisor.execute("select df_engine.fail_interrupted(%s, %s)", [instance, node])
+    assert run.node("pg_advisory_lock")["status"] in ("pending", "running")
+    assert problems(fx) == []
+
+
 def test_a_long_step_that_ends_while_it_is_marked_as_running_stays_ended(fx: Database) -> None:
     """The step has written its end and cannot commit yet; the supervisor finds it running and waits for its row."""
     fx.admin(HELD_END)
