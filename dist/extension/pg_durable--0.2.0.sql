@@ -375,6 +375,7 @@ if df_engine.migrating(2) then
     add column _ends varchar[],        -- what ends when this node ends well: itself, and the sequences that it is the last of
     add column _next varchar(8),       -- what is entered then; NULL: the construct around it decides. Of a THEN: its beginning
     add column _named boolean,         -- whether one of _ends has a name
+    add column _plain boolean,         -- whether nothing but a move to _next, or the end of the run, follows a good end
     add column _rows boolean;          -- SQL that runs as it is: whether it may return rows; NULL: it is looked at each time
 
   -- PostgreSQL reads the text of every check for every UPDATE: the shortest says the type, and which of left_node, right_node
@@ -405,13 +406,14 @@ if df_engine.migrating(2) then
     where b.node_type = 'THEN'
   ),
   layout as (
-    select distinct on (e.instance_id, e.node) e.instance_id, e.node, e.ends, e.named, p.right_node as after
+    select distinct on (e.instance_id, e.node) e.instance_id, e.node, e.ends, e.named, p.right_node as after,
+           p.id is not null or e.above is null as moves
     from endings e
     left join live p on p.instance_id = e.instance_id and p.id = e.above and p.node_type = 'THEN'
     order by e.instance_id, e.node, cardinality(e.ends) desc
   )
   update df.nodes n
-  set _ends = l.ends, _named = l.named, _next = b.beginning
+  set _ends = l.ends, _named = l.named, _next = b.beginning, _plain = o._scope is null and not l.named and l.moves
   from live o
   left join layout l on l.instance_id = o.instance_id and l.node = o.id
   left join beginnings b on b.instance_id = o.instance_id and b.node_type <> 'THEN'
@@ -3330,10 +3332,12 @@ begin
   end if;
   insert into df.nodes
     (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy,
-     _parent, _scope, _ends, _next, _named, _rows)
+     _parent, _scope, _ends, _next, _named, _plain, _rows)
   select n.id, v_run.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_run.submitted_by,
          v_run.database, n.retry_policy, n.parent, n.scope, case when n.node_type <> 'THEN' then n.id || n.ends end,
-         n.next, n.named, case when n.node_type = 'SQL' then df_engine.plain_rows(n.query) end
+         n.next, n.named,
+         n.scope is null and not n.named and (n.next is not null or coalesce(n.ends[cardinality(n.ends)], n.id) = v_run.root_node),
+         case when n.node_type = 'SQL' then df_engine.plain_rows(n.query) end
   from df_engine.graph_nodes(p_graph, v_run.root_node, 'Invalid durable function graph: ') n;
   insert into df_engine.ready (submitter, instance_id, node_id) values (v_run._submitter, v_run.id, v_run.root_node);
 end
@@ -4696,7 +4700,7 @@ $$;
 -- index, whatever statistics say: they may be a minute old, and the queue a thousand times longer.
 create or replace function df_engine.fire_due(p_limit int) returns int
 language sql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set lock_timeout = '20ms' set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+  set lock_timeout = '20ms' set jit = off set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
   select df_engine.fire_fresh_signals(p_limit) + df_engine.fire_due_timers(p_limit);
 $$;
 
@@ -4704,7 +4708,7 @@ $$;
 -- complete, and otherwise often enough to see within a second that one of them is free.
 create or replace function df_engine.next_due_ms() returns numeric
 language plpgsql volatile set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+  set jit = off set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_now constant pg_catalog.timestamptz := df_engine.clock();
   v_timer constant df_engine.timers := df_engine.timer_place('timers_front');
@@ -4908,57 +4912,59 @@ end
 $$;
 
 -- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run that; p_rows:
--- it may return rows; p_ends and p_next: what pass_on needs, where it serves. With p_report: stop, nothing is ready. With
+-- it may return rows; p_plain: pass_on will do, with p_ends and p_next. With p_report: stop, nothing is ready. With
 -- neither: commit and claim again, because a transition was made. p_low is a low-water mark: while somebody holds an old
 -- snapshot the dead rows of all runs since stay in the index, and are not to be walked over again. p_careful: tell the worker
 -- which step is about to run, so that it knows whose the death of this session is. INFO goes out at once, whatever the settings.
 create or replace function df_engine.claim_step(
   p_key text, inout p_ready bigint, inout p_low bigint, p_careful boolean, out p_report text, out p_instance varchar,
-  out p_node varchar, out p_sql text, out p_rows boolean, out p_ends varchar[], out p_next varchar
+  out p_node varchar, out p_sql text, out p_rows boolean, out p_plain boolean, out p_ends varchar[], out p_next varchar
 )
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
-  v_ready df_engine.ready;
-  v_step pg_catalog.record;
+  v_before constant bigint := p_ready;
+  v_picked boolean;
+  v_deaths int;
+  v_type pg_catalog.text;
+  v_scope varchar;
+  v_database pg_catalog.text;
+  v_live boolean;
   v_problem pg_catalog.text;
 begin
   perform df_engine.require_key(p_key, v_role);
-  v_ready := df_engine.lock_ready(v_role, p_ready, p_low);
-  if v_ready.id is null then
+  p_ready := df_engine.lock_ready(v_role, p_ready, p_low);
+  if p_ready is null then
     p_report := 'empty';
     return;
   end if;
-  p_low := case when v_ready.id = p_ready then p_low else v_ready.id end;
-  p_ready := v_ready.id;
-  p_instance := v_ready.instance_id;
-  p_node := v_ready.node_id;
-  v_step := df_engine.step_at(p_instance, p_node);
-  p_node := v_step.id;
-  if v_step.submitter is distinct from v_role or not (v_step.scope is null or df_engine.scope_open(p_instance, v_step.scope)) then
+  p_low := case when p_ready = v_before then p_low else p_ready end;
+  select r.instance_id, r.picked, r.deaths, n.id, n.node_type, n.query, n._scope, n._rows, i.database,
+         i._state in ('pending', 'running') and i._submitter = v_role,
+         case when not r.picked then df_engine.pickup_problem(i) end, n._plain, n._ends, n._next
+  into p_instance, v_picked, v_deaths, p_node, v_type, p_sql, v_scope, p_rows, v_database, v_live, v_problem,
+       p_plain, p_ends, p_next
+  from df_engine.ready r
+  join df.instances i on i.id = r.instance_id
+  join df.nodes c on c.instance_id = r.instance_id and c.id = r.node_id
+  join df.nodes n on n.instance_id = r.instance_id and n.id = case when c.node_type = 'THEN' then c._next else c.id end
+  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
+  if v_live is not true or not (v_scope is null or df_engine.scope_open(p_instance, v_scope)) then
     perform df_engine.drop_ready(p_instance, p_ready);
-    return;
-  end if;
-  if not v_ready.picked then
-    v_problem := (select df_engine.pickup_problem(i) from df.instances i where i.id = p_instance);
-  end if;
-  if v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
+    p_sql := null;
+  elsif v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
     perform df_engine.fail_run(p_instance, coalesce(
       v_problem, format('role %s has no USAGE on schema df any more', v_role::pg_catalog.regrole)));
-  elsif v_step.node_type <> 'SQL' or v_step.database <> current_database() then
-    perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_step.scope);
-  else
-    p_sql := v_step.query;
-    p_rows := v_step.rows;
-    if p_rows is null or v_ready.deaths >= 12 then
-      p_sql := df_engine.prepare_step(p_instance, p_node, v_step.scope, p_sql, p_ready, v_ready.deaths >= 12);
-      p_rows := df_engine.may_return_rows(p_sql);
-    end if;
-    if v_step.scope is null then
-      p_ends := v_step.ends;
-      p_next := v_step.next;
-    end if;
-    if p_careful and p_sql is not null then
+    p_sql := null;
+  elsif v_type <> 'SQL' or v_database <> current_database() then
+    perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_scope);
+    p_sql := null;
+  elsif p_rows is null or v_deaths >= 12 then
+    p_sql := df_engine.prepare_step(p_instance, p_node, v_scope, p_sql, p_ready, v_deaths >= 12);
+    p_rows := df_engine.may_return_rows(p_sql);
+  end if;
+  if p_sql is not null then
+    if p_careful then
       raise info 'pg_durable:%:%', p_ready, p_node;
     end if;
     perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
@@ -4966,36 +4972,23 @@ begin
 end
 $$;
 
--- The node that is claimed with a node: itself, or what a sequence begins with. submitter is NULL when the run is over or was
--- not started by df.start; next is NULL where more is to be done than to move on.
-create or replace function df_engine.step_at(
-  p_instance varchar, p_node varchar, out id varchar, out node_type text, out query text, out scope varchar,
-  out rows boolean, out ends varchar[], out next varchar, out database text, out submitter oid
-)
-language sql stable set search_path = '' as $$
-  select n.id, n.node_type, n.query, n._scope, n._rows, n._ends, case when not n._named then n._next end, i.database,
-         case when i._state in ('pending', 'running') then i._submitter end
-  from df.instances i
-  join df.nodes c on c.instance_id = i.id and c.id = p_node
-  join df.nodes n on n.instance_id = i.id and n.id = case when c.node_type = 'THEN' then c._next else c.id end
-  where i.id = p_instance;
-$$;
-
 -- Locks ready row p_ready of a role if it is still there and free, else the longest-waiting free one from p_low on, else any.
-create or replace function df_engine.lock_ready(p_role oid, p_ready bigint, p_low bigint) returns df_engine.ready
+create or replace function df_engine.lock_ready(p_role oid, p_ready bigint, p_low bigint) returns bigint
 language plpgsql as $$
 declare
-  v_ready df_engine.ready;
+  v_ready bigint;
 begin
   if p_ready is not null then
-    select * into v_ready from df_engine.ready r
+    select r.id into v_ready from df_engine.ready r
     where r.lane = 'sql' and r.submitter = p_role and r.id = p_ready for update skip locked;
   end if;
-  foreach p_low in array case when p_low > 0 then array[p_low, 0] else '{0}' end loop
-    exit when v_ready.id is not null;
-    select * into v_ready from df_engine.ready r
+  if v_ready is null then
+    select r.id into v_ready from df_engine.ready r
     where r.lane = 'sql' and r.submitter = p_role and r.id >= p_low order by r.id limit 1 for update skip locked;
-  end loop;
+  end if;
+  if v_ready is null and p_low > 0 then
+    return df_engine.lock_ready(p_role, null, 0);
+  end if;
   return v_ready;
 end
 $$;
@@ -5112,46 +5105,52 @@ language sql immutable as $$
   select row(case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error, null)::df_engine.move;
 $$;
 
--- Ends a step well, with the sequences that it is the last of, and moves its run on to the node after it: all that most steps
--- need, in one statement. Answers what is to be run there, if that is plain SQL; p_node is NULL where it does not serve, and
--- nothing was written. p_ends and p_next come from claim_step, or from the answer before.
+-- Ends a plain step well, with the sequences that it is the last of, and moves its run on to the node after it, or ends the
+-- run: all that most steps need. False: the run is over or not the caller's, and nothing was written. Answers what is to be
+-- run next, if that is SQL that runs as it is. p_ends and p_next come from claim_step, or from the answer before.
 create or replace function df_engine.pass_on(
   p_key text, p_ready bigint, inout p_instance varchar, inout p_ends varchar[], inout p_next varchar, p_value jsonb,
-  p_columns text[], p_started timestamptz, out p_node varchar, out p_sql text, out p_rows boolean
+  p_columns text[], p_started timestamptz,
+  out p_passed boolean, out p_node varchar, out p_sql text, out p_rows boolean, out p_plain boolean
 )
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
+  v_stamp pg_catalog.text;
 begin
-  with run as (
-    select i.id || '::' || i._generation as stamp
-    from df.instances i
-    where i.id = p_instance and i._submitter = v_role and i._state in ('pending', 'running')
-      and p_key = (select encode(sha256((s.value || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex') from df_engine.secret s)
-    for key share
-  ),
-  ended as (
-    update df.nodes n
-    set status = 'completed', result = p_value, result_columns = p_columns, error = null,
-        attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
-        started_at = case
-          when n.status = 'running' then n.started_at
-          when n.node_type = 'THEN' then coalesce(
-            (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
-          else p_started end,
-        completed_at = df_engine.clock(), updated_at = df_engine.clock(),
-        status_details = jsonb_build_object('execution_id', run.stamp)
-    from run where n.instance_id = p_instance and n.id = any (p_ends)
-  ),
-  moved as (
-    update df_engine.ready r set node_id = p_next, picked = true, deaths = 0
-    from run where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.instance_id = p_instance
-    returning r.instance_id, r.node_id
-  )
-  select n.id, case when n._rows is not null and n.database is null then n.query end, n._rows, n._ends,
-         case when not n._named then n._next end
-  into p_node, p_sql, p_rows, p_ends, p_next
-  from moved m join df.nodes n on n.instance_id = m.instance_id and n.id = m.node_id;
+  select i.id || '::' || i._generation into v_stamp
+  from df.instances i
+  where i.id = p_instance and i._submitter = v_role and i._state in ('pending', 'running')
+    and p_key = (select encode(sha256((s.value || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex') from df_engine.secret s)
+  for key share;
+  p_passed := v_stamp is not null;
+  if not p_passed then
+    return;
+  end if;
+  update df.nodes n
+  set status = 'completed', result = p_value, result_columns = p_columns, error = null,
+      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+      started_at = case
+        when n.status = 'running' then n.started_at
+        when n.node_type = 'THEN' then coalesce(
+          (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
+        else p_started end,
+      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
+      status_details = jsonb_build_object('execution_id', v_stamp)
+  where n.instance_id = p_instance and n.id = any (p_ends);
+  if p_next is null then
+    perform df_engine.end_run(p_instance, df_engine.done('ok', null));
+    perform df_engine.drop_ready(p_instance, p_ready);
+    return;
+  end if;
+  update df_engine.ready r set node_id = p_next, picked = true, deaths = 0
+  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.instance_id = p_instance;
+  if not found then
+    raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
+  end if;
+  select n.id, case when n._rows is not null and n.database is null then n.query end, n._rows, n._plain, n._ends, n._next
+  into p_node, p_sql, p_rows, p_plain, p_ends, p_next
+  from df.nodes n where n.instance_id = p_instance and n.id = p_next;
 end
 $$;
 
@@ -5239,8 +5238,8 @@ create or replace procedure df_engine.work(p_budget_ms int, p_careful boolean, i
 language plpgsql as $$
 declare
   v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
-  v_key constant pg_catalog.text := (select k.key from df_engine.own_key k);
-  v_relaxed constant boolean := df_engine.commits_relaxed();
+  v_key pg_catalog.text;
+  v_relaxed boolean;
   v_step pg_catalog.record;
   v_passed pg_catalog.record;
   v_result pg_catalog.record;
@@ -5254,6 +5253,9 @@ declare
   v_detail pg_catalog.text;
   v_hint pg_catalog.text;
 begin
+  v_key := (select k.key from df_engine.own_key k);
+  v_relaxed := df_engine.commits_relaxed();
+  commit;  -- an installer that is run again waits for no step
   loop
     -- Nothing of the step before, or of whoever had this session, reaches the next one.
     reset all;
@@ -5302,15 +5304,17 @@ begin
     reset default_transaction_read_only;
     unlisten *;
 
-    if v_code is null and v_step.p_next is not null then
+    if v_code is null and v_step.p_plain then
       v_passed := df_engine.pass_on(v_key, v_ready, v_step.p_instance, v_step.p_ends, v_step.p_next,
                                     v_result.p_value, v_result.p_columns, v_started);
-      if v_passed.p_node is not null then
-        v_held := v_passed.p_sql is not null and not p_careful;
-        v_step := v_passed;
-        if v_relaxed then
+      if v_passed.p_passed then
+        if v_passed.p_node is null then
+          v_ready := null;
+        elsif v_relaxed then
           set local synchronous_commit = off;
         end if;
+        v_held := v_passed.p_sql is not null and not p_careful;
+        v_step := v_passed;
         commit;
         continue;
       end if;
@@ -5512,7 +5516,7 @@ $$;
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
 returns table (ticket bigint, role text, database text, request jsonb)
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+  set jit = off set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_front constant bigint := coalesce(df_engine.place(p_lane || '_front')::bigint, 0);
   v_old pg_catalog.record;
