@@ -5024,12 +5024,12 @@ language sql stable set search_path = '' as $$
   select not exists (select from up where up.outcome = 'lost');
 $$;
 
--- Executing: the user's statement, as the session's role. Nothing in execute_step may depend on the search_path, which belongs
+-- Executing: the user's statement, as the session's role. Nothing in execute_query may depend on the search_path, which belongs
 -- to the statement; what it calls is pinned.
 
--- Runs a statement as the session's role and renders what it returns as the step's value. A statement that may return
--- rows is read through a cursor; what PostgreSQL will not open as one (42P11) returns none.
-create or replace function df_engine.execute_step(p_sql text, p_rows boolean, out p_value jsonb, out p_columns text[])
+-- Runs a statement that may return rows as the session's role, through a cursor, and renders what it returns as the step's
+-- value. What PostgreSQL will not open as a cursor (42P11) returns none after all, and is run without.
+create or replace function df_engine.execute_query(p_sql text, out p_value jsonb, out p_columns text[])
 language plpgsql as $$
 declare
   v_row pg_catalog.record;
@@ -5037,23 +5037,17 @@ declare
   v_json pg_catalog.jsonb;
   v_room bigint;
 begin
-  if p_rows then
-    begin
-      v_room := df_engine.setting_number('max_result_bytes');
-      for v_row in execute p_sql loop
-        v_json := pg_catalog.to_jsonb(v_row);
-        v_room := df_engine.room_after(v_room, v_json);
-        v_rows := pg_catalog.array_append(v_rows, v_json);
-      end loop;
-      p_columns := df_engine.column_names(pg_catalog.row_to_json(v_row));
-      p_value := df_engine.row_set(v_rows);
-      return;
-    exception when invalid_cursor_definition then
-      null; -- not a statement that returns rows: run it below
-    end;
-  end if;
+  v_room := df_engine.setting_number('max_result_bytes');
+  for v_row in execute p_sql loop
+    v_json := pg_catalog.to_jsonb(v_row);
+    v_room := df_engine.room_after(v_room, v_json);
+    v_rows := pg_catalog.array_append(v_rows, v_json);
+  end loop;
+  p_columns := df_engine.column_names(pg_catalog.row_to_json(v_row));
+  p_value := df_engine.row_set(v_rows);
+exception when invalid_cursor_definition then
   execute p_sql;
-  p_value := '{"rows": [], "row_count": 0}';
+  p_value := df_engine.row_set('{}');
 end
 $$;
 
@@ -5262,6 +5256,9 @@ declare
   v_step pg_catalog.record;
   v_passed pg_catalog.record;
   v_result pg_catalog.record;
+  v_no_rows constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}';
+  v_value pg_catalog.jsonb;
+  v_columns pg_catalog.text[];
   v_started pg_catalog.timestamptz;
   v_ready bigint;
   v_low bigint := 0;
@@ -5308,12 +5305,21 @@ begin
     v_held := false;
     v_code := null;
     begin
-      v_result := df_engine.execute_step(v_step.p_sql, v_step.p_rows);
+      if v_step.p_rows then
+        v_result := df_engine.execute_query(v_step.p_sql);
+        v_value := v_result.p_value;
+        v_columns := v_result.p_columns;
+      else
+        execute v_step.p_sql;
+        v_value := v_no_rows;
+        v_columns := null;
+      end if;
       set constraints all immediate;
     exception when others or query_canceled or assert_failure then
       get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
         v_hint = pg_exception_hint;
-      select null::pg_catalog.jsonb as p_value, null::pg_catalog.text[] as p_columns into v_result;
+      v_value := null;
+      v_columns := null;
     end;
     if not pg_catalog.nameeq(current_user, session_user) then
       reset role;
@@ -5325,7 +5331,7 @@ begin
 
     if v_code is null and v_step.p_plain then
       v_passed := df_engine.pass_on(v_key, v_ready, v_step.p_instance, v_step.p_ends, v_step.p_next,
-                                    v_result.p_value, v_result.p_columns, v_started);
+                                    v_value, v_columns, v_started);
       if v_passed.p_passed then
         if v_passed.p_node is null then
           v_ready := null;
@@ -5338,8 +5344,8 @@ begin
         continue;
       end if;
     end if;
-    v_kept := df_engine.settle_step(v_key, v_ready, v_step.p_instance, v_step.p_node, v_result.p_value,
-                                    v_result.p_columns, v_code, v_message, v_detail, v_hint, v_started);
+    v_kept := df_engine.settle_step(v_key, v_ready, v_step.p_instance, v_step.p_node, v_value, v_columns,
+                                    v_code, v_message, v_detail, v_hint, v_started);
     if v_kept is null then
       rollback;
       p_report := pg_catalog.concat('interrupted:', v_step.p_instance, ':', v_step.p_node);
@@ -5391,7 +5397,7 @@ language sql immutable as $$
   select p_sql ~* '^[\s(]*(select|values|table|with|show|explain|fetch|call)\M|\mreturning\M';
 $$;
 
--- execute_step for a database in which pg_durable is not installed, as a DO block.
+-- execute_query for a database in which pg_durable is not installed, as a DO block.
 create or replace function df_engine.remote_block(p_sql text) returns text
 language sql stable set search_path = '' as $$
   select 'do ' || quote_literal(replace(replace($block$
@@ -7501,7 +7507,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.drawn_nodes(text, jsonb)',
     'execute on routine df_engine.encode_cursor(timestamptz, text)',
     'execute on routine df_engine.evaluate_expression(text, text)',
-    'execute on routine df_engine.execute_step(text, boolean)',
+    'execute on routine df_engine.execute_query(text)',
     'execute on routine df_engine.explain(text, text)',
     'execute on routine df_engine.explain_graph(text)',
     'execute on routine df_engine.explain_kind(text)',

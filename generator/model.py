@@ -106,7 +106,7 @@ USER_ROUTINES = (
     "df_engine.drawn_nodes(text, jsonb)",
     "df_engine.encode_cursor(timestamptz, text)",
     "df_engine.evaluate_expression(text, text)",
-    "df_engine.execute_step(text, boolean)",
+    "df_engine.execute_query(text)",
     "df_engine.explain(text, text)",
     "df_engine.explain_graph(text)",
     "df_engine.explain_kind(text)",

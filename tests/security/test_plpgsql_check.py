@@ -20,8 +20,8 @@ NO_END = "ends by RETURN or RAISE inside the loop or by a function that raises"
 
 # (function, beginning of the message) -> why it stays.
 EXCEPTED = {
-    ("execute_step", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
-    ("execute_step", "text type variable is not sanitized"): OF_THE_DRIVER,
+    ("execute_query", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
+    ("execute_query", "text type variable is not sanitized"): OF_THE_DRIVER,
     (
         "evaluate_expression",
         "text type variable is not sanitized",
