@@ -31,8 +31,11 @@ check: $(VENV)/ready
 demo: $(VENV)/installed
 	$(RUN) examples/demo/demo.py
 
+# Everything takes an hour; `make bench BENCH=--quick` takes two minutes.
+BENCH ?= --all
 bench: $(VENV)/ready
-	$(RUN) -m benchmarks
+	$(INSTALL) '.[bench]'
+	$(RUN) -m benchmarks $(BENCH)
 
 soak: $(VENV)/ready
 	$(RUN) -m tests.crash.soak

@@ -49,8 +49,8 @@ def scaling(bed: Bed, size: Scale) -> list[Figure]:
 
 
 def stressed(bed: Bed, size: Scale) -> list[Figure]:
-    """Large graphs, many turns, many timers."""
-    return [*stress.large(bed, size), *growth.loop(bed, size), *growth.multitude(bed, size)]
+    """Many turns while the tables are small, so that growth shows; large graphs; many timers."""
+    return [*growth.loop(bed, size), *stress.large(bed, size), *growth.multitude(bed, size)]
 
 
 PARTS: dict[str, tuple[str, Part]] = {
@@ -78,6 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pgbench", type=Path, default=Path("pgbench"), help="with --dsn: the pgbench to use")
     parser.add_argument("--quick", action="store_true", help="less of everything, within two minutes")
     parser.add_argument("--json", type=Path, default=ROOT / ".bench" / "figures.json", help="where to write figures")
+    parser.add_argument("--all", action="store_true", help="every part")
     parser.add_argument("--only", action="store_true", help="only the parts that are named, not the ordinary table")
     parser.add_argument("--profile", action="store_true", help="what one run costs, in counts")
     parser.add_argument("--scale", action="store_true", help="sessions and workers, more and more")
@@ -89,7 +90,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     args = arguments()
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    parts = [part for part in PARTS if (not args.only if part == "ordinary" else getattr(args, part))]
+    parts = [part for part in PARTS if args.all or (not args.only if part == "ordinary" else getattr(args, part))]
     size = QUICK if args.quick else FULL
     found: dict[str, Any] = {}
 

@@ -10,7 +10,7 @@ import sqlalchemy
 from dbos import DBOS, SQLAlchemyDatasource
 from psycopg.conninfo import conninfo_to_dict
 
-from benchmarks.peers.program import CONCURRENCY, INSERT, STEPS, main
+from benchmarks.peers import CONCURRENCY, INSERT, STEPS
 
 
 def url(dsn: str) -> str:
@@ -43,7 +43,3 @@ def serve(dsn: str, runs: int) -> float:
     took = time.perf_counter() - began
     DBOS.destroy()
     return took
-
-
-if __name__ == "__main__":
-    main(serve)

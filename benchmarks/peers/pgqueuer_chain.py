@@ -13,12 +13,12 @@ from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 from psycopg.conninfo import conninfo_to_dict
 
-from benchmarks.peers.program import CONCURRENCY, INSERT, STEPS, main
+from benchmarks.peers import CONCURRENCY, INSERT, STEPS
 
 BATCH = 50
 
 
-async def serve(dsn: str, runs: int) -> float:
+async def measure(dsn: str, runs: int) -> float:
     """Seconds of all runs, the enqueueing of their first steps included."""
     login = conninfo_to_dict(dsn)
     where = {key: login[name] for key, name in (("host", "host"), ("database", "dbname"), ("user", "user"))}
@@ -52,5 +52,6 @@ async def serve(dsn: str, runs: int) -> float:
     return took
 
 
-if __name__ == "__main__":
-    main(lambda dsn, runs: asyncio.run(serve(dsn, runs)))
+def serve(dsn: str, runs: int) -> float:
+    """Seconds of all runs."""
+    return asyncio.run(measure(dsn, runs))

@@ -7,10 +7,10 @@ from contextlib import suppress
 from procrastinate import App, PsycopgConnector
 from procrastinate.types import JSONDict
 
-from benchmarks.peers.program import CONCURRENCY, INSERT, STEPS, main
+from benchmarks.peers import CONCURRENCY, INSERT, STEPS
 
 
-async def serve(dsn: str, runs: int) -> float:
+async def measure(dsn: str, runs: int) -> float:
     """Seconds of all runs, the deferring of their first steps included."""
     # one connection for each job that runs, and those of the worker: to fetch, to finish, to listen
     connector = PsycopgConnector(conninfo=dsn, min_size=CONCURRENCY + 4, max_size=CONCURRENCY + 4)
@@ -45,5 +45,6 @@ async def serve(dsn: str, runs: int) -> float:
     return took
 
 
-if __name__ == "__main__":
-    main(lambda dsn, runs: asyncio.run(serve(dsn, runs)))
+def serve(dsn: str, runs: int) -> float:
+    """Seconds of all runs."""
+    return asyncio.run(measure(dsn, runs))

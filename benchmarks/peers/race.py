@@ -11,7 +11,7 @@ from psycopg.conninfo import make_conninfo
 
 from benchmarks.bed import Bed
 from benchmarks.figures import Figure, Scale, at_least, ratio
-from benchmarks.peers.program import STEPS
+from benchmarks.peers import STEPS
 from benchmarks.rows import SESSIONS
 from benchmarks.scale import run_rate
 
@@ -63,13 +63,15 @@ def peer_rate(bed: Bed, package: str, runs: int) -> tuple[float, dict[str, float
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("create table fx (i int, t text)")
     lsn = bed.ask("select pg_current_wal_insert_lsn()::text")
-    command = [sys.executable, "-m", f"benchmarks.peers.{package}_chain", dsn, str(runs)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    command = [sys.executable, "-m", "benchmarks.peers", package, dsn, str(runs)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{package} failed:\n{done.stderr}")
     log = int(bed.ask("select pg_current_wal_insert_lsn() - %s::pg_lsn", lsn))
     commits = bed.ask("select xact_commit from pg_stat_database where datname = %s", DATABASE)
     with psycopg.connect(dsn, autocommit=True) as conn:
         row = conn.execute("select count(*) from fx").fetchone()
     if row is None or row[0] < STEPS * runs:
         raise RuntimeError(f"{package} inserted {row} rows, not {STEPS * runs}")
-    seconds: float = json.loads(output.splitlines()[-1])["seconds"]
+    seconds: float = json.loads(done.stdout.splitlines()[-1])["seconds"]
     return runs / seconds, {"commits": round(commits / runs, 1), "wal_bytes": round(log / runs)}
