@@ -1068,7 +1068,7 @@ do $type$
 begin
   if to_regtype('df_engine.graph_visit') is null then
     create type df_engine.graph_visit as (
-      node jsonb, number int, id text, begins text, path text, depth int, parent text, scope text, ends text, after text,
+      number int, id text, begins text, path text, depth int, parent text, scope text, ends text, after text,
       named boolean);
   end if;
 end
@@ -1110,8 +1110,8 @@ $$;
 -- are still to be visited are kept, so the depth of a graph is never the depth of a stack. What follows a node is known before
 -- anything runs: ends are the sequences that it is the last of, next is what is entered after it (of a sequence: the node
 -- that it begins with), named says whether it or one of ends has a name. Ids are issued from above, to a sequence together
--- with all that it begins with. There is no query in this loop: a start of the executor costs as much as five nodes, and the
--- guesses of the planner about a recursive one make PostgreSQL compile it.
+-- with all that it begins with. A loop, not a recursive query: the executor takes longer to start than this to end, and what
+-- the planner guesses about such a query makes PostgreSQL compile it each time, which takes seconds.
 create or replace function df_engine.graph_nodes(p_graph jsonb, p_root text default pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8),
   p_prefix text default '')
 returns table (ord int, path text, depth int, id text, node_type text, query text, result_name text, left_node text,
@@ -1121,19 +1121,20 @@ declare
   v_root constant pg_catalog.text collate pg_catalog."default" := p_root;  -- whatever collation df.start was called with
   v_issued int := 1 + df_engine.steps_to_beginning(p_graph);
   v_visit df_engine.graph_visit :=
-    row(p_graph, 1, v_root, df_engine.node_id(v_root, v_issued), 'root', 0, null, null, null, null, false);
+    row(1, v_root, df_engine.node_id(v_root, v_issued), 'root', 0, null, null, null, null, false);
+  v_node pg_catalog.jsonb := p_graph;
   v_waiting df_engine.graph_visit[];  -- the next one last
+  v_nodes pg_catalog.jsonb[];         -- theirs
   v_count int := 0;
-  v_node pg_catalog.jsonb;
   v_problem pg_catalog.text;
-  v_child pg_catalog.jsonb;
+  v_number int;
   v_after pg_catalog.text;
-  v_children pg_catalog.record;
+  v_steps pg_catalog.text[];
+  v_children pg_catalog.jsonb[];
   v_ids pg_catalog.text[];
 begin
   ord := 0;
   loop
-    v_node := v_visit.node;
     node_type := v_node ->> 'node_type';
     v_problem := df_engine.node_problem(v_node, node_type);
     ord := ord + 1;
@@ -1151,22 +1152,19 @@ begin
     ends := coalesce(string_to_array(v_visit.ends, ','), '{}');
     named := v_visit.named or result_name is not null;
     if node_type = 'THEN' and v_node ?& '{left_node,right_node}' then
-      v_child := v_node -> 'right_node';
-      v_issued := v_issued + 1;
+      v_count := v_count + 1;
+      v_nodes[v_count] := v_node -> 'right_node';
+      v_number := v_issued + 1;
+      v_issued := v_number + df_engine.steps_to_beginning(v_nodes[v_count]);
       left_node := df_engine.node_id(v_root, v_visit.number + 1);
-      right_node := df_engine.node_id(v_root, v_issued);
+      right_node := df_engine.node_id(v_root, v_number);
       next := v_visit.begins;
       return next;
-      v_count := v_count + 1;
-      v_waiting[v_count] := row(v_child, v_issued, right_node, right_node, path || '.right', depth + 1, id, scope,
+      v_after := df_engine.node_id(v_root, v_issued);
+      v_waiting[v_count] := row(v_number, right_node, v_after, path || '.right', depth + 1, id, scope,
                                 concat_ws(',', id, v_visit.ends), v_visit.after, named);
-      v_after := right_node;
-      if v_child ->> 'node_type' = 'THEN' then
-        v_issued := v_issued + df_engine.steps_to_beginning(v_child);
-        v_after := df_engine.node_id(v_root, v_issued);
-        v_waiting[v_count].begins := v_after;
-      end if;
-      v_visit := row(v_node -> 'left_node', v_visit.number + 1, left_node, v_visit.begins, path || '.left', depth + 1, id,
+      v_node := v_node -> 'left_node';
+      v_visit := row(v_visit.number + 1, left_node, v_visit.begins, path || '.left', depth + 1, id,
                      scope, null, v_after, false);
       continue;
     end if;
@@ -1174,26 +1172,25 @@ begin
     right_node := null;
     next := v_visit.after;
     if v_node ?| '{left_node,right_node,condition_node,extra_nodes}' then
-      v_children := df_engine.child_nodes(v_node, node_type);
+      select c.p_steps, c.p_nodes into v_steps, v_children from df_engine.child_nodes(v_node, node_type) c;
       v_ids := '{}';
-      for i in reverse cardinality(v_children.p_nodes)..1 loop
-        v_child := v_children.p_nodes[i];
-        v_issued := v_issued + 1;
-        v_ids[i] := df_engine.node_id(v_root, v_issued);
-        v_visit := row(v_child, v_issued, v_ids[i], null, path || v_children.p_steps[i], depth + 1, id,
-                       case when node_type in ('JOIN', 'RACE') then v_ids[i] else scope end, null, null, false);
-        v_issued := v_issued + df_engine.steps_to_beginning(v_child);
-        v_visit.begins := df_engine.node_id(v_root, v_issued);
+      for i in reverse coalesce(cardinality(v_children), 0)..1 loop
+        v_number := v_issued + 1;
+        v_issued := v_number + df_engine.steps_to_beginning(v_children[i]);
+        v_ids[i] := df_engine.node_id(v_root, v_number);
         v_count := v_count + 1;
-        v_waiting[v_count] := v_visit;
+        v_nodes[v_count] := v_children[i];
+        v_waiting[v_count] := row(v_number, v_ids[i], df_engine.node_id(v_root, v_issued), path || v_steps[i], depth + 1, id,
+                                  case when node_type in ('JOIN', 'RACE') then v_ids[i] else scope end, null, null, false);
       end loop;
-      left_node := v_ids[array_position(v_children.p_steps, '.left')];
-      right_node := v_ids[array_position(v_children.p_steps, '.right')];
-      query := df_engine.stored_query(query, v_ids[array_position(v_children.p_steps, '.condition_node')],
-                                      v_ids[array_position(v_children.p_steps, '.extra_nodes[0]'):]);
+      left_node := v_ids[array_position(v_steps, '.left')];
+      right_node := v_ids[array_position(v_steps, '.right')];
+      query := df_engine.stored_query(query, v_ids[array_position(v_steps, '.condition_node')],
+                                      v_ids[array_position(v_steps, '.extra_nodes[0]'):]);
     end if;
     return next;
     exit when v_count = 0;
+    v_node := v_nodes[v_count];
     v_visit := v_waiting[v_count];
     v_count := v_count - 1;
   end loop;
