@@ -42,8 +42,11 @@ demo: $(VENV)/installed
 picture: $(VENV)/installed
 	$(RUN) examples/demo/picture.py
 
+# Everything takes an hour; `make bench BENCH=--quick` takes two minutes.
+BENCH ?= --all
 bench: $(VENV)/ready
-	$(RUN) -m benchmarks
+	$(INSTALL) '.[bench]'
+	$(RUN) -m benchmarks $(BENCH)
 
 mutants: $(VENV)/ready
 	$(RUN) -m tests.mutants

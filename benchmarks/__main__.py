@@ -3,65 +3,107 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pg_durable.embedded import EmbeddedServer
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import rows
+from benchmarks import cost, growth, residence, rows, scale, stress
 from benchmarks.bed import Bed
+from benchmarks.figures import FULL, QUICK, Figure, Scale, table
+from benchmarks.peers import race
 from generator.render import ROOT, artifacts
 
+Part = Callable[[Bed, Scale], list[Figure]]
 
-def measure(bed: Bed, scale: rows.Scale) -> list[rows.Figure]:
-    """All figures, cheapest first."""
+
+def ordinary(bed: Bed, size: Scale) -> list[Figure]:
+    """The table of docs/performance.md, cheapest first."""
     return [
-        *rows.cost_of_a_run(bed),
+        *cost.figures(cost.profile(bed)),
         rows.start_alone(bed),
-        *rows.latency(bed, scale),
-        *rows.idle(bed),
-        rows.steps(bed, scale, "strict", 0.5),
-        rows.steps(bed, scale, "relaxed", 1.0),
-        rows.start_rate(bed, scale),
-        rows.old_snapshot(bed, scale),
-        rows.crowd(bed, scale),
+        *rows.latency(bed, size),
+        *residence.idle(bed, size),
+        rows.steps(bed, size, "strict", 0.5),
+        rows.steps(bed, size, "relaxed", 1.0),
+        rows.start_rate(bed, size),
+        rows.old_snapshot(bed, size),
+        *residence.memory(bed, size),
+        rows.crowd(bed, size),
     ]
 
 
-def table(figures: list[rows.Figure]) -> Table:
-    """The figures, for a person."""
-    view = Table(title="pg_durable: measured side by side on one server")
-    for heading in ("what", "measured", "target", ""):
-        view.add_column(heading, justify="right" if heading == "measured" else "left")
-    for figure in figures:
-        view.add_row(figure.name, f"{figure.value:.2f}", figure.target, "met" if figure.met else "missed")
-    return view
+def profile(bed: Bed, size: Scale) -> list[Figure]:
+    """What one run costs, in full."""
+    found = cost.profile(bed)
+    Console(width=100).print_json(data=found)
+    return cost.figures(found)
 
 
-def run(bed: Bed, scale: rows.Scale, output: Path) -> None:
-    """Measures, prints and writes."""
-    bed.create(artifacts()["dist/pg_durable.sql"])
-    figures = measure(bed, scale)
-    Console(width=100).print(table(figures))
-    output.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
+def scaling(bed: Bed, size: Scale) -> list[Figure]:
+    """Sessions, then workers."""
+    return [*scale.by_sessions(bed, size), *scale.by_workers(bed, size)]
 
 
-def main() -> int:
+def stressed(bed: Bed, size: Scale) -> list[Figure]:
+    """Many turns while the tables are small, so that growth shows; large graphs; many timers."""
+    return [*growth.loop(bed, size), *stress.large(bed, size), *growth.multitude(bed, size)]
+
+
+PARTS: dict[str, tuple[str, Part]] = {
+    "ordinary": ("measured side by side on one server", ordinary),
+    "profile": ("one run of five steps", profile),
+    "scale": ("steps a second", scaling),
+    "peers": ("against peers", race.race),
+    "stress": ("stress", stressed),
+}
+
+
+def run(bed: Bed, size: Scale, parts: list[str]) -> Iterator[tuple[str, list[Figure]]]:
+    """Measures and prints part after part, each in a new database."""
+    for part in parts:
+        title, measure = PARTS[part]
+        bed.create(artifacts()["dist/pg_durable.sql"])
+        figures = measure(bed, size)
+        Console(width=100).print(table(f"pg_durable: {title}", figures))
+        yield part, figures
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--dsn", help="a superuser's connection string; default: an embedded server of its own")
     parser.add_argument("--pgbench", type=Path, default=Path("pgbench"), help="with --dsn: the pgbench to use")
     parser.add_argument("--quick", action="store_true", help="less of everything, within two minutes")
     parser.add_argument("--json", type=Path, default=ROOT / ".bench" / "figures.json", help="where to write figures")
-    args = parser.parse_args()
+    parser.add_argument("--all", action="store_true", help="every part")
+    parser.add_argument("--only", action="store_true", help="only the parts that are named, not the ordinary table")
+    parser.add_argument("--profile", action="store_true", help="what one run costs, in counts")
+    parser.add_argument("--scale", action="store_true", help="sessions and workers, more and more")
+    parser.add_argument("--peers", action="store_true", help="other systems on the same server")
+    parser.add_argument("--stress", action="store_true", help="large graphs, many turns, many timers")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    scale = rows.Scale(3, 800, 2) if args.quick else rows.Scale(5, 4000, 6)
+    parts = [part for part in PARTS if args.all or (not args.only if part == "ordinary" else getattr(args, part))]
+    size = QUICK if args.quick else FULL
+    found: dict[str, Any] = {}
+
+    def measure(bed: Bed) -> None:
+        for part, figures in run(bed, size, parts):
+            found[part] = [asdict(figure) for figure in figures]
+            args.json.write_text(json.dumps(found, indent=2) + "\n")
+
     if args.dsn:
-        run(Bed(args.dsn, args.pgbench), scale, args.json)
-        return 0
-    with EmbeddedServer(ROOT / ".bench" / "data") as server:
-        run(Bed(server.dsn(), server.bin / "pgbench"), scale, args.json)
+        measure(Bed(args.dsn, args.pgbench))
+    else:
+        with EmbeddedServer(ROOT / ".bench" / "data") as server:
+            measure(Bed(server.dsn(), server.bin / "pgbench"))
     return 0
 
 

@@ -1,11 +1,13 @@
-"""The test bed: a database on a real server, its sessions, pgbench beside them."""
+"""The test bed: a database on a real server, its sessions, workers and pgbench beside them."""
 
 import re
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 INSERT = "insert into fx values (1, 'x')"
 SESSION = "-c TimeZone=UTC -c df.in_workflow=true"
 CHAIN = " ~> ".join("'insert into fx values (1, ''x'')'" for _ in range(5))
+DEADLINE = 3600.0
 
 
 @dataclass
@@ -32,10 +35,9 @@ class Bed:
         return psycopg.connect(make_conninfo(self.dsn, dbname=self.name, **login), autocommit=True, **options)
 
     def create(self, installer: str) -> None:
-        """Makes the database anew and installs df."""
+        """Makes the database anew and installs df. Retention is off: what finished is kept."""
+        self.create_database(self.name)
         with psycopg.connect(self.dsn, autocommit=True) as conn:
-            conn.execute(f"drop database if exists {self.name} with (force)".encode())
-            conn.execute(f"create database {self.name} encoding 'UTF8' template template0".encode())
             for role in ("bench", "bench_worker"):
                 if not conn.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone():
                     conn.execute(f"create role {role} login".encode())
@@ -44,37 +46,57 @@ class Bed:
         with self.connect() as conn:
             conn.execute("select df.grant_usage('bench'), df.grant_worker('bench_worker')")
             conn.execute("create table fx (i int, t text); grant all on fx to bench")
+        self.setting("reconcile_interval", "0")
+
+    def create_database(self, name: str) -> None:
+        """An empty database."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            conn.execute(f"drop database if exists {name} with (force)".encode())
+            conn.execute(f"create database {name} encoding 'UTF8' template template0".encode())
+
+    def rows(self, query: str, *args: Any) -> list[tuple[Any, ...]]:
+        """All rows, asked as the superuser."""
+        with self.connect() as conn:
+            cursor = conn.execute(query.encode(), args or None)
+            return cursor.fetchall() if cursor.description else []
 
     def ask(self, query: str, *args: Any) -> Any:
         """The first column of the first row, asked as the superuser."""
-        with self.connect() as conn:
-            cursor = conn.execute(query.encode(), args or None)
-            row = cursor.fetchone() if cursor.description else None
-        return row[0] if row else None
+        rows = self.rows(query, *args)
+        return rows[0][0] if rows else None
 
     def setting(self, name: str, value: str | None) -> None:
         """Changes a setting of pg_durable."""
         self.ask("select df.set_setting(%s, %s)", name, value)
 
-    def start_chains(self, count: int) -> None:
-        """Starts `count` five-step chains of one-row INSERTs in one transaction."""
+    def start(self, flow: str, count: int = 1) -> list[str]:
+        """Starts a flow, given as an SQL expression, so many times in one transaction; the ids."""
         with self.connect("bench") as conn:
-            statement = f"select count(df.start(flow)) from (select {CHAIN} as flow) f, generate_series(1, {count})"
-            conn.execute(statement.encode())
+            query = f"select df.start(flow) from (select {flow} as flow) f, generate_series(1, {count})"
+            return [row[0] for row in conn.execute(query.encode()).fetchall()]
+
+    def start_chains(self, count: int) -> None:
+        """Starts `count` five-step chains of one-row INSERTs in one transaction, and leaves the tables tidy."""
+        self.start(CHAIN, count)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """What autovacuum would have done, done now, so that it does not happen while a clock runs."""
         with self.connect() as conn:
-            conn.execute("vacuum analyze df.nodes")
-            conn.execute("vacuum analyze df.instances")
-            conn.execute("vacuum analyze df_engine.ready")
+            for table in ("df.nodes", "df.instances", "df_engine.ready", "df_engine.timers"):
+                conn.execute(f"vacuum analyze {table}".encode())
+
+    def session(self) -> psycopg.Connection[Any]:
+        """A session as a worker opens it."""
+        return self.connect("bench", options=SESSION, prepare_threshold=None)
 
     def drain(self, sessions: int) -> float:
         """Runs everything that is ready with so many sessions; the seconds it took."""
-        connections = [self.connect("bench", options=SESSION, prepare_threshold=None) for _ in range(sessions)]
+        connections = [self.session() for _ in range(sessions)]
 
         def work(conn: psycopg.Connection[Any]) -> None:
-            report = None
-            while report != "empty":
-                row = conn.execute("call df_engine.work(1000, false, null)").fetchone()
-                report = row[0] if row else None
+            while call_work(conn) != "empty":
+                pass
 
         threads = [threading.Thread(target=work, args=(conn,)) for conn in connections]
         began = time.perf_counter()
@@ -87,16 +109,27 @@ class Bed:
             conn.close()
         return took
 
+    def await_served(self) -> float:
+        """Waits until workers have left nothing ready; the seconds it took."""
+        began = time.perf_counter()
+        with self.connect() as conn:
+            while conn.execute("select exists (select from df_engine.ready)").fetchone() == (True,):
+                if time.perf_counter() - began > DEADLINE:
+                    raise TimeoutError("the workers did not come to an end")
+                time.sleep(0.01)
+        return time.perf_counter() - began
+
     def pgbench_tps(self, sessions: int, seconds: int, statement: str = INSERT, user: str = "bench") -> float:
         """Transactions a second of one statement, prepared, as pgbench measures it."""
         target = conninfo_to_dict(self.dsn)
-        script = Path("/tmp") / f"{self.name}.sql"
-        script.write_text(statement + ";\n")
-        command = [str(self.pgbench), "-n", "-f", str(script), "-c", str(sessions), "-j", "2", "-T", str(seconds)]
-        command += ["-M", "prepared", "-U", user, "-h", str(target["host"]), self.name]
-        if "port" in target:
-            command[1:1] = ["-p", str(target["port"])]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        command = [str(self.pgbench), "-n", "-c", str(sessions), "-j", "2", "-T", str(seconds)]
+        command += ["-M", "prepared", "-U", user, "-h", str(target["host"]), "-p", str(target.get("port", 5432))]
+        with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+            script.write(statement + ";\n")
+            script.flush()
+            output = subprocess.run(
+                [*command, "-f", script.name, self.name], check=True, capture_output=True, text=True
+            ).stdout
         found = re.search(r"tps = ([0-9.]+)", output)
         if found is None:
             raise RuntimeError(f"pgbench printed no tps:\n{output}")
@@ -104,14 +137,38 @@ class Bed:
 
     @contextmanager
     def worker(self, sessions: int = 8) -> Iterator[subprocess.Popen[bytes]]:
-        """A real worker process."""
+        """A real worker process, idle when it is handed over."""
+        with self.workers(1, sessions) as processes:
+            yield processes[0]
+
+    @contextmanager
+    def workers(self, count: int, sessions: int = 8) -> Iterator[list[subprocess.Popen[bytes]]]:
+        """Real worker processes, idle when they are handed over."""
         dsn = make_conninfo(self.dsn, dbname=self.name, user="bench_worker")
-        command = ["pg-durable", "worker", "--dsn", dsn, "--sessions", str(sessions)]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
-            while not self.ask("select count(*) from df._worker_epoch where _sleeps_until > now()"):
+        command = [sys.executable, "-m", "pg_durable", "worker", "--dsn", dsn, "--sessions", str(sessions)]
+        began = self.ask("select clock_timestamp()")
+        query = "select count(*) from df._worker_epoch where _sleeps_until > now() and started_at >= %s"
+        with ExitStack() as stack:
+            processes = [stack.enter_context(running(command)) for _ in range(count)]
+            while self.ask(query, began) < count:
+                if any(process.poll() is not None for process in processes):
+                    raise RuntimeError("a worker has ended")
                 time.sleep(0.05)
-            yield process
-        finally:
-            process.terminate()
-            process.wait()
+            yield processes
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is told to end, and awaited."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def call_work(conn: psycopg.Connection[Any]) -> str:
+    """One call of the driver; why it stopped."""
+    row = conn.execute("call df_engine.work(1000, false, null)").fetchone()
+    return str(row[0]) if row else ""

@@ -1109,7 +1109,7 @@ $$;
 create or replace function df_engine.random_id() returns text
 language sql volatile as $$ select pg_catalog.left(pg_catalog.gen_random_uuid()::pg_catalog.text, 8) $$;
 
--- The id of the p_ord-th node: as random as the root's, and never the same twice within a run.
+-- The p_ord-th id of a run: as random as the root's, which is the first, and never the same twice.
 create or replace function df_engine.node_id(p_root text, p_ord bigint) returns text
 language sql immutable as $$
   select pg_catalog.lpad(pg_catalog.to_hex(
@@ -1128,81 +1128,138 @@ language sql stable as $$
   end
 $$;
 
--- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The walk goes
--- down one level at a time, so the depth of a graph is never the depth of a stack; place is the way from the root. What
--- follows a node is known before anything runs: ends are the sequences that it is the last of, next is what is entered
--- after it (of a sequence: the node that it begins with), named says whether it or one of ends has a name.
+-- A node that is still to be laid out: its number and id, the id of what it begins with, the way to it, the sequences that it
+-- ends and what is entered after it.
+do $type$
+begin
+  if to_regtype('df_engine.graph_visit') is null then
+    create type df_engine.graph_visit as (
+      number int, id text, begins text, path text, depth int, parent text, scope text, ends text, after text,
+      named boolean);
+  end if;
+end
+$type$;
+
+-- How far below a node the one is that it begins with: a sequence begins with what its first part begins with.
+create or replace function df_engine.steps_to_beginning(p_node jsonb) returns int
+language plpgsql immutable as $$
+declare
+  v_steps int := 0;
+begin
+  while p_node ->> 'node_type' = 'THEN' and p_node ? 'left_node' and v_steps <= 256 loop
+    p_node := p_node -> 'left_node';
+    v_steps := v_steps + 1;
+  end loop;
+  return v_steps;
+end
+$$;
+
+-- The children of a node in pre-order, and the step of the path to each.
+create or replace function df_engine.child_nodes(p_node jsonb, p_type text, out p_steps text[], out p_nodes jsonb[])
+language plpgsql immutable set search_path = '' as $$
+begin
+  select pg_catalog.array_agg(c.step order by c.place, c.number), pg_catalog.array_agg(c.node order by c.place, c.number)
+  into p_steps, p_nodes
+  from (
+    values (case p_type when 'LOOP' then 3 else 0 end, 0, '.condition_node', p_node -> 'condition_node'),
+           (1, 0, '.left', p_node -> 'left_node'),
+           (2, 0, '.right', p_node -> 'right_node')
+    union all
+    select 4, e.number, '.extra_nodes[' || e.number - 1 || ']', e.node
+    from pg_catalog.jsonb_path_query(p_node, '$.extra_nodes[*]') with ordinality e(node, number)
+  ) c(place, number, step, node)
+  where c.node is not null;
+end
+$$;
+
+-- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The nodes that
+-- are still to be visited are kept, so the depth of a graph is never the depth of a stack. What follows a node is known before
+-- anything runs: ends are the sequences that it is the last of, next is what is entered after it (of a sequence: the node
+-- that it begins with), named says whether it or one of ends has a name. Ids are issued from above, to a sequence together
+-- with all that it begins with. A loop, not a recursive query: the executor takes longer to start than this to end, and what
+-- the planner guesses about such a query makes PostgreSQL compile it each time, which takes seconds.
 create or replace function df_engine.graph_nodes(p_graph jsonb, p_root text default pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8),
   p_prefix text default '')
 returns table (ord int, path text, depth int, id text, node_type text, query text, result_name text, left_node text,
                right_node text, retry_policy jsonb, parent text, scope text, ends text[], next text, named boolean)
 language plpgsql as $$
-#variable_conflict use_column
 declare
-  v_root pg_catalog.text collate pg_catalog."default" := p_root;  -- whatever collation df.start was called with
+  v_root constant pg_catalog.text collate pg_catalog."default" := p_root;  -- whatever collation df.start was called with
+  v_issued int := 1 + df_engine.steps_to_beginning(p_graph);
+  v_visit df_engine.graph_visit :=
+    row(1, v_root, df_engine.node_id(v_root, v_issued), 'root', 0, null, null, null, null, false);
+  v_node pg_catalog.jsonb := p_graph;
+  v_waiting df_engine.graph_visit[];  -- the next one last
+  v_nodes pg_catalog.jsonb[];         -- theirs
+  v_count int := 0;
+  v_problem pg_catalog.text;
+  v_number int;
+  v_after pg_catalog.text;
+  v_steps pg_catalog.text[];
+  v_children pg_catalog.jsonb[];
+  v_ids pg_catalog.text[];
 begin
-  return query
-  with recursive walk(place, path, step, depth, node, node_type, issued, id, parent, scope, ends, begins, after, named) as (
-    select '{}'::int[], 'root', null, 0, p_graph, p_graph ->> 'node_type', 1::bigint, v_root, null, null,
-           '{}'::pg_catalog.text[], '{}'::pg_catalog.text[], null, p_graph ? 'result_name'
-    union all
-    select c.place, c.path, c.step, c.depth, c.node, c.node_type, c.issued, c.id, c.parent,
-           case when c.opens then c.id else c.scope end,
-           case when c.last then c.parent || c.ends else '{}' end,
-           case when c.first then c.parent || c.begins else '{}' end,
-           case when c.first then c.parent when c.last then c.after end,
-           c.node ? 'result_name' or (c.last and c.named)
-    from (
-      select w.place || c.place as place, w.path || c.step as path, c.step, w.depth + 1 as depth, c.node,
-             c.node ->> 'node_type' as node_type,
-             w.issued + count(*) over () as issued,
-             df_engine.node_id(v_root, w.issued + row_number() over ()) as id,
-             w.id as parent, w.scope, w.ends, w.begins, w.after, w.named,
-             w.node_type = 'THEN' and c.step = '.left' as first,
-             w.node_type = 'THEN' and c.step = '.right' as last,
-             w.node_type in ('JOIN', 'RACE') or c.node ->> 'node_type' = 'LOOP' as opens
-      from walk w
-      cross join lateral (
-        select s.place, s.step, s.node
-        from (values (case w.node_type when 'LOOP' then 3 else 0 end, '.condition_node', w.node -> 'condition_node'),
-                     (1, '.left', w.node -> 'left_node'),
-                     (2, '.right', w.node -> 'right_node')) s(place, step, node)
-        where s.node is not null
-        union all
-        select e.number::int + 3, '.extra_nodes[' || e.number - 1 || ']', e.node
-        from pg_catalog.jsonb_path_query(w.node, '$.extra_nodes[*]') with ordinality e(node, number)
-        where w.node ? 'extra_nodes'
-      ) c
-      where w.depth <= 256
-    ) c
-  ),
-  numbered as (
-    select w.*, pg_catalog.row_number() over (order by w.place)::int as ord,
-           df_engine.node_problem(w.node, w.node_type) as problem
-    from walk w
-  ),
-  children as (
-    select w.parent,
-           pg_catalog.max(w.id) filter (where w.step = '.left') as left_node,
-           pg_catalog.max(w.id) filter (where w.step = '.right') as right_node,
-           pg_catalog.max(w.id) filter (where w.step = '.condition_node') as condition,
-           pg_catalog.array_agg(w.id order by w.place) filter (where w.step like '.extra_nodes%') as extras
-    from walk w
-    group by w.parent
-  ),
-  beginnings as (
-    select b.sequence, w.id as node from walk w cross join lateral unnest(w.begins) as b(sequence) where w.node_type <> 'THEN'
-  )
-  select n.ord, n.path, n.depth, n.id, n.node_type, df_engine.stored_query(n.node ->> 'query', c.condition, c.extras),
-         n.node ->> 'result_name', c.left_node, c.right_node, n.node -> 'retry', n.parent, n.scope,
-         n.ends, coalesce(b.node, a.right_node), n.named
-  from numbered n
-  left join children c on c.parent = n.id
-  left join children a on a.parent = n.after and n.node_type <> 'THEN'
-  left join beginnings b on b.sequence = case when n.node_type = 'THEN' then n.id else a.right_node end
-  where (n.problem is null and n.depth <= 256 and n.ord <= 10000)
-     or df_engine.reject_node(p_prefix, n.path, n.depth, n.ord, n.problem)
-  order by n.ord;
+  ord := 0;
+  loop
+    node_type := v_node ->> 'node_type';
+    v_problem := df_engine.node_problem(v_node, node_type);
+    ord := ord + 1;
+    path := v_visit.path;
+    depth := v_visit.depth;
+    if v_problem is not null or depth > 256 or ord > 10000 then
+      perform df_engine.reject_node(p_prefix, path, depth, ord, v_problem);
+    end if;
+    id := v_visit.id;
+    query := v_node ->> 'query';
+    result_name := v_node ->> 'result_name';
+    retry_policy := v_node -> 'retry';
+    parent := v_visit.parent;
+    scope := case when node_type = 'LOOP' and ord > 1 then id else v_visit.scope end;
+    ends := coalesce(string_to_array(v_visit.ends, ','), '{}');
+    named := v_visit.named or result_name is not null;
+    if node_type = 'THEN' and v_node ?& '{left_node,right_node}' then
+      v_count := v_count + 1;
+      v_nodes[v_count] := v_node -> 'right_node';
+      v_number := v_issued + 1;
+      v_issued := v_number + df_engine.steps_to_beginning(v_nodes[v_count]);
+      left_node := df_engine.node_id(v_root, v_visit.number + 1);
+      right_node := df_engine.node_id(v_root, v_number);
+      next := v_visit.begins;
+      return next;
+      v_after := df_engine.node_id(v_root, v_issued);
+      v_waiting[v_count] := row(v_number, right_node, v_after, path || '.right', depth + 1, id, scope,
+                                concat_ws(',', id, v_visit.ends), v_visit.after, named);
+      v_node := v_node -> 'left_node';
+      v_visit := row(v_visit.number + 1, left_node, v_visit.begins, path || '.left', depth + 1, id,
+                     scope, null, v_after, false);
+      continue;
+    end if;
+    left_node := null;
+    right_node := null;
+    next := v_visit.after;
+    if v_node ?| '{left_node,right_node,condition_node,extra_nodes}' then
+      select c.p_steps, c.p_nodes into v_steps, v_children from df_engine.child_nodes(v_node, node_type) c;
+      v_ids := '{}';
+      for i in reverse coalesce(cardinality(v_children), 0)..1 loop
+        v_number := v_issued + 1;
+        v_issued := v_number + df_engine.steps_to_beginning(v_children[i]);
+        v_ids[i] := df_engine.node_id(v_root, v_number);
+        v_count := v_count + 1;
+        v_nodes[v_count] := v_children[i];
+        v_waiting[v_count] := row(v_number, v_ids[i], df_engine.node_id(v_root, v_issued), path || v_steps[i], depth + 1, id,
+                                  case when node_type in ('JOIN', 'RACE') then v_ids[i] else scope end, null, null, false);
+      end loop;
+      left_node := v_ids[array_position(v_steps, '.left')];
+      right_node := v_ids[array_position(v_steps, '.right')];
+      query := df_engine.stored_query(query, v_ids[array_position(v_steps, '.condition_node')],
+                                      v_ids[array_position(v_steps, '.extra_nodes[0]'):]);
+    end if;
+    return next;
+    exit when v_count = 0;
+    v_node := v_nodes[v_count];
+    v_visit := v_waiting[v_count];
+    v_count := v_count - 1;
+  end loop;
 end
 $$;
 
@@ -4924,7 +4981,6 @@ language plpgsql security definer set search_path = '' set plan_cache_mode = 'fo
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
   v_before constant bigint := p_ready;
-  v_picked boolean;
   v_deaths int;
   v_type pg_catalog.text;
   v_scope varchar;
@@ -4939,10 +4995,10 @@ begin
     return;
   end if;
   p_low := case when p_ready = v_before then p_low else p_ready end;
-  select r.instance_id, r.picked, r.deaths, n.id, n.node_type, n.query, n._scope, n._rows, i.database,
+  select r.instance_id, r.deaths, n.id, n.node_type, n.query, n._scope, n._rows, i.database,
          i._state in ('pending', 'running') and i._submitter = v_role,
          case when not r.picked then df_engine.pickup_problem(i) end, n._plain, n._ends, n._next
-  into p_instance, v_picked, v_deaths, p_node, v_type, p_sql, v_scope, p_rows, v_database, v_live, v_problem,
+  into p_instance, v_deaths, p_node, v_type, p_sql, v_scope, p_rows, v_database, v_live, v_problem,
        p_plain, p_ends, p_next
   from df_engine.ready r
   join df.instances i on i.id = r.instance_id
@@ -5103,7 +5159,7 @@ $$;
 -- run: all that most steps need. False: the run is over or not the caller's, and nothing was written. Answers what is to be
 -- run next, if that is SQL that runs as it is. p_ends and p_next come from claim_step, or from the answer before.
 create or replace function df_engine.pass_on(
-  p_key text, p_ready bigint, inout p_instance varchar, inout p_ends varchar[], inout p_next varchar, p_value jsonb,
+  p_key text, p_ready bigint, p_instance varchar, inout p_ends varchar[], inout p_next varchar, p_value jsonb,
   p_columns text[], p_started timestamptz,
   out p_passed boolean, out p_node varchar, out p_sql text, out p_rows boolean, out p_plain boolean
 )
@@ -5237,11 +5293,13 @@ declare
   v_step pg_catalog.record;
   v_passed pg_catalog.record;
   v_result pg_catalog.record;
-  v_no_rows constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}';
+  v_no_rows constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
   v_value pg_catalog.jsonb;
   v_columns pg_catalog.text[];
   v_started pg_catalog.timestamptz;
   v_ready bigint;
+  v_instance varchar;
+  v_node varchar;
   v_low bigint := 0;
   v_held boolean := false;
   v_kept boolean;
@@ -5269,11 +5327,13 @@ begin
     end if;
 
     if v_held then
-      v_held := df_engine.hold_step(v_ready, v_step.p_instance, v_step.p_node);
+      v_held := df_engine.hold_step(v_ready, v_instance, v_node);
     end if;
     if not v_held then
       v_step := df_engine.claim_step(v_key, v_ready, v_low, p_careful);
       v_ready := v_step.p_ready;
+      v_instance := v_step.p_instance;
+      v_node := v_step.p_node;
       v_low := v_step.p_low;
       p_report := v_step.p_report;
       exit when p_report is not null;
@@ -5311,7 +5371,7 @@ begin
     unlisten *;
 
     if v_code is null and v_step.p_plain then
-      v_passed := df_engine.pass_on(v_key, v_ready, v_step.p_instance, v_step.p_ends, v_step.p_next,
+      v_passed := df_engine.pass_on(v_key, v_ready, v_instance, v_step.p_ends, v_step.p_next,
                                     v_value, v_columns, v_started);
       if v_passed.p_passed then
         if v_passed.p_node is null then
@@ -5321,15 +5381,16 @@ begin
         end if;
         v_held := v_passed.p_sql is not null and not p_careful;
         v_step := v_passed;
+        v_node := v_passed.p_node;
         commit;
         continue;
       end if;
     end if;
-    v_kept := df_engine.settle_step(v_key, v_ready, v_step.p_instance, v_step.p_node, v_value, v_columns,
+    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_node, v_value, v_columns,
                                     v_code, v_message, v_detail, v_hint, v_started);
     if v_kept is null then
       rollback;
-      p_report := pg_catalog.concat('interrupted:', v_step.p_instance, ':', v_step.p_node);
+      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_node);
       exit;
     elsif v_kept then
       commit;
@@ -7473,6 +7534,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.check_http(text, text, text, text, jsonb, int)',
     'execute on routine df_engine.check_page_size(int)',
     'execute on routine df_engine.check_submitter(text)',
+    'execute on routine df_engine.child_nodes(jsonb, text)',
     'execute on routine df_engine.children_of(text, text, text, jsonb)',
     'execute on routine df_engine.claim_step(text, bigint, bigint, boolean)',
     'execute on routine df_engine.column_names(json)',
@@ -7551,6 +7613,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.start_new(text, text, text)',
     'execute on routine df_engine.statements_problem(text)',
     'execute on routine df_engine.status_icon(text)',
+    'execute on routine df_engine.steps_to_beginning(jsonb)',
     'execute on routine df_engine.stored_query(text, text, text[])',
     'execute on routine df_engine.unknown_type(text)',
     'execute on routine df_engine.usage_privileges()',
@@ -7901,7 +7964,7 @@ declare
   v_old timestamptz := df_engine.clock() - df_engine.setting_number('retention_days') * interval '1 day';
   v_ended timestamptz;
   v_id varchar;
-  v_place constant jsonb := coalesce(df_engine.place('retention'), '["-infinity", ""]');
+  v_place constant jsonb := coalesce(df_engine.place('retention'), '["-infinity", ""]')::jsonb;
 begin
   select coalesce(i.finished_at, i.created_at), i.id into v_ended, v_id
   from df.instances i

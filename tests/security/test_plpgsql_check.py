@@ -21,6 +21,7 @@ NO_END = "ends by RETURN or RAISE inside the loop or by a function that raises"
 # (function, beginning of the message) -> why it stays.
 EXCEPTED = {
     ("execute_query", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
+    ("work", "text type variable is not sanitized"): OF_THE_DRIVER,
     ("execute_query", "text type variable is not sanitized"): OF_THE_DRIVER,
     (
         "evaluate_expression",
@@ -38,6 +39,7 @@ EXCEPTED = {
     ("flow_emit", "control reached end of function"): NO_END,
     ("take_launch_slot", "control reached end of function"): NO_END,
     ("template_names", 'unused parameter "p_mode"'): "called like the other functions of substitution",
+    ("fire_timers", 'composite OUT variable "p_last"'): "one of three that are answered; a row of it is asked for",
     ("register_worker", 'unused parameter "p_sessions"'): "what the worker says; the engine has no use for it yet",
 }
 
