@@ -5002,9 +5002,13 @@ begin
        p_plain, p_ends, p_next
   from df_engine.ready r
   join df.instances i on i.id = r.instance_id
-  join df.nodes c on c.instance_id = r.instance_id and c.id = r.node_id
-  join df.nodes n on n.instance_id = r.instance_id and n.id = case when c.node_type = 'THEN' then c._next else c.id end
+  join df.nodes n on n.instance_id = r.instance_id and n.id = r.node_id
   where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
+  if v_type = 'THEN' then
+    select n.id, n.node_type, n.query, n._scope, n._rows, n._plain, n._ends, n._next
+    into p_node, v_type, p_sql, v_scope, p_rows, p_plain, p_ends, p_next
+    from df.nodes n where n.instance_id = p_instance and n.id = p_next;
+  end if;
   if v_live is not true or not (v_scope is null or df_engine.scope_open(p_instance, v_scope)) then
     perform df_engine.drop_ready(p_instance, p_ready);
     p_sql := null;
