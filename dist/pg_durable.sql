@@ -736,7 +736,7 @@ $$;
 
 -- NULL when the line is a schedule that will come due, else the reason why it is not.
 create or replace function df_engine.cron_problem(p_expr text) returns text
-language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   v_fields text[] := (
     select regexp_split_to_array(
@@ -874,7 +874,7 @@ $$;
 
 -- The first time after p_after at which the schedule comes due in the zone; raises when the line or the zone is bad.
 create or replace function df_engine.cron_next(p_expr text, p_zone text, p_after timestamptz) returns timestamptz
-language plpgsql stable strict security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable strict security definer set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   v_problem text := df_engine.cron_problem(p_expr);
   v_plan df_engine.cron_plan;
@@ -6129,10 +6129,10 @@ language sql stable as $$
 $$;
 
 -- Status changes recorded in the current generation of the root scope, child scopes included. Called whenever a root loop
--- iterates: planning it takes ten times as long as running it.
+-- iterates: planning it takes ten times as long as running it, and compiling it a thousand times.
 create or replace function df_engine.count_events(p_instances text[]) returns bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp
-set enable_nestloop = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+set enable_nestloop = off set enable_seqscan = off set plan_cache_mode = force_generic_plan set jit = off as $$
 begin
   return (
     with live as materialized (select l.key from df_engine.live_stamps(p_instances) as l(key)),
@@ -6168,7 +6168,7 @@ $$;
 -- is running, though for a short step no row says so.
 create or replace function df_engine.node_states(p_instance text)
 returns table (node_id text, status text, inferred_status text, from_ancestor text)
-language sql stable set search_path = pg_catalog, pg_temp set enable_nestloop = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set enable_nestloop = off set jit = off as $$
   with recursive
   run as materialized (
     select i.root_node::text as root, i.status in ('completed', 'failed', 'cancelled') as ended
@@ -6549,7 +6549,7 @@ $$;
 -- a section is two columns deeper. Sequences have no line: their elements follow each other at the same indent. Rows
 -- inserted by hand may form cycles, so both depth and number are bounded as they are for graphs.
 create or replace function df_engine.draw_graph(p_instance text, p_graph jsonb) returns setof text
-language sql set search_path = pg_catalog, pg_temp set enable_nestloop = off as $$
+language sql set search_path = pg_catalog, pg_temp set enable_nestloop = off set jit = off as $$
   with recursive
   node as materialized (
     select d.id, d.is_root, d.node_type, d.query, d.result_name, d.left_node, d.right_node, d.mark,
