@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,12 @@ class Bed:
             conn.execute("select df.grant_usage('bench'), df.grant_worker('bench_worker')")
             conn.execute("create table fx (i int, t text); grant all on fx to bench")
         self.setting("reconcile_interval", "0")
+
+    def twin(self, installer: str) -> "Bed":
+        """Another database on the same server, new: what a database with much in it is compared with."""
+        bed = replace(self, name=f"{self.name}_twin")
+        bed.create(installer)
+        return bed
 
     def create_database(self, name: str) -> None:
         """An empty database."""

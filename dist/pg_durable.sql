@@ -802,7 +802,7 @@ $$;
 
 -- NULL when the line is a schedule that will come due, else the reason why it is not.
 create or replace function df_engine.cron_problem(p_expr text) returns text
-language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   v_fields text[] := (
     select regexp_split_to_array(
@@ -940,7 +940,7 @@ $$;
 
 -- The first time after p_after at which the schedule comes due in the zone; raises when the line or the zone is bad.
 create or replace function df_engine.cron_next(p_expr text, p_zone text, p_after timestamptz) returns timestamptz
-language plpgsql stable strict security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable strict security definer set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   v_problem text := df_engine.cron_problem(p_expr);
   v_plan df_engine.cron_plan;
