@@ -4370,8 +4370,7 @@ begin
 end
 $$;
 
--- Waiting: timers, schedules, signals, and waking workers. Nothing here runs a user's SQL, so a worker's supervising
--- connection fires what is due for every role.
+-- Waiting: what sleeps, schedules and waits for a signal leave behind when a run arrives at them, and how workers are woken.
 
 -- Notifies workers that have said they sleep beyond p_due (NULL: now). The payload is a hint: r = ready SQL, l = leased
 -- steps, t = timers and signals, x = steps to interrupt. A notification costs a cluster-wide lock, so none is sent in vain.
@@ -4510,6 +4509,92 @@ begin
   end if;
 end
 $$;
+
+-- Retries: whether a step that failed is tried again, and when.
+
+-- A field of the node's own policy, or the setting.
+create or replace function df_engine.policy_number(p_policy jsonb, p_key text) returns numeric
+language sql stable set search_path = '' as $$
+  select coalesce((p_policy ->> p_key)::numeric, df_engine.setting_number('retry_' || p_key));
+$$;
+
+-- Whether an SQLSTATE is named by a policy; without a list in it every error is, without a policy the transient ones.
+create or replace function df_engine.sql_retryable(p_sqlstate text, p_policy jsonb) returns boolean
+language sql stable set search_path = '' as $$
+  select case
+    when p_sqlstate ~ '^DF' or p_sqlstate = '57014' then false
+    when p_policy is null then df_engine.transient(p_sqlstate)
+    when not p_policy ? 'retry_on' then true
+    else exists (
+      select from jsonb_array_elements_text(p_policy -> 'retry_on') as e(item)
+      where e.item = p_sqlstate or (length(e.item) = 2 and starts_with(p_sqlstate, e.item))
+         or (e.item = 'transient' and df_engine.transient(p_sqlstate)))
+  end;
+$$;
+
+create or replace function df_engine.transient(p_sqlstate text) returns boolean
+language sql immutable set search_path = '' as $$
+  select left(p_sqlstate, 2) in ('08', '40', '53') or p_sqlstate in ('55P03', '57P01', '57P02', '57P03');
+$$;
+
+-- When a node that has just failed its attempt number p_attempt is due again; NULL when it is not tried again.
+-- p_after: seconds that the other side asked to wait (Retry-After).
+create or replace function df_engine.retry_due(p_policy jsonb, p_attempt int, p_after numeric) returns timestamptz
+language plpgsql volatile set search_path = '' as $$
+declare
+  v_limit numeric;
+begin
+  if p_attempt >= df_engine.policy_number(p_policy, 'max_attempts') then
+    return null;
+  end if;
+  v_limit := least(df_engine.policy_number(p_policy, 'max_delay'),
+                   df_engine.policy_number(p_policy, 'initial_delay')
+                   * df_engine.policy_number(p_policy, 'backoff') ^ least(p_attempt - 1, 60));
+  return df_engine.clock() + interval '1 s' * greatest(
+    v_limit * random()::numeric,
+    case when p_after > 0 then least(p_after, df_engine.setting_number('http_retry_after_max')) end, 0);
+end
+$$;
+
+-- Records a failed attempt and sets the timer for the next; false when the step is not to be tried again.
+create or replace function df_engine.retry_step(
+  p_instance varchar, p_node varchar, p_error text, p_code text, p_retryable boolean, p_after numeric,
+  p_started timestamptz
+) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  v_node pg_catalog.record;
+  v_attempt int;
+  v_due pg_catalog.timestamptz;
+begin
+  if not p_retryable then
+    return false;
+  end if;
+  select n.*, df_engine.stamp(p_instance, n._scope) as stamp into v_node
+  from df.nodes n where n.instance_id = p_instance and n.id = p_node;
+  v_attempt := case when v_node.status = 'running' and v_node.status_details ? 'retry_at'
+                    then v_node.attempts else 0 end + 1;
+  v_due := df_engine.retry_due(v_node.retry_policy, v_attempt, p_after);
+  if v_due is null then
+    return false;
+  end if;
+  perform df_engine.mark_running(p_instance, p_node);
+  update df.nodes n
+  set attempts = v_attempt, error = p_error, updated_at = df_engine.clock(),
+      started_at = case when v_attempt = 1 then p_started else n.started_at end,
+      status_details = jsonb_build_object('execution_id', v_node.stamp, 'retry_at', v_due)
+  where n.instance_id = p_instance and n.id = p_node;
+  delete from df_engine.attempts a  -- of earlier generations: history does not grow with a loop
+  where a.instance_id = p_instance and a.node_id = p_node and a.stamp <> v_node.stamp;
+  insert into df_engine.attempts (instance_id, node_id, attempt, stamp, sqlstate, error)
+  values (p_instance, p_node, v_attempt, v_node.stamp, p_code, p_error);
+  perform df_engine.set_timer(p_instance, p_node, 'retry', v_due);
+  return true;
+end
+$$;
+
+-- Due: what happens when the time of a timer has come or a signal has been sent. Nothing here runs a user's SQL, so a worker's
+-- supervising connection does it for every role, and waits for nobody's locks.
 
 -- Locks a run for a transition that comes from outside a step; answers the stamp of its root scope, NULL when the run is
 -- over.
@@ -4799,89 +4884,6 @@ begin
     (select 0 where exists (select from df_engine.inbox s where s.fresh and s.signal_id > v_signal)),
     (select case when df_engine.place('signals_back') is null then 200 else 20 end
      where exists (select from df_engine.inbox s where s.fresh and s.signal_id <= v_signal)));
-end
-$$;
-
--- Retries: whether a step that failed is tried again, and when.
-
--- A field of the node's own policy, or the setting.
-create or replace function df_engine.policy_number(p_policy jsonb, p_key text) returns numeric
-language sql stable set search_path = '' as $$
-  select coalesce((p_policy ->> p_key)::numeric, df_engine.setting_number('retry_' || p_key));
-$$;
-
--- Whether an SQLSTATE is named by a policy; without a list in it every error is, without a policy the transient ones.
-create or replace function df_engine.sql_retryable(p_sqlstate text, p_policy jsonb) returns boolean
-language sql stable set search_path = '' as $$
-  select case
-    when p_sqlstate ~ '^DF' or p_sqlstate = '57014' then false
-    when p_policy is null then df_engine.transient(p_sqlstate)
-    when not p_policy ? 'retry_on' then true
-    else exists (
-      select from jsonb_array_elements_text(p_policy -> 'retry_on') as e(item)
-      where e.item = p_sqlstate or (length(e.item) = 2 and starts_with(p_sqlstate, e.item))
-         or (e.item = 'transient' and df_engine.transient(p_sqlstate)))
-  end;
-$$;
-
-create or replace function df_engine.transient(p_sqlstate text) returns boolean
-language sql immutable set search_path = '' as $$
-  select left(p_sqlstate, 2) in ('08', '40', '53') or p_sqlstate in ('55P03', '57P01', '57P02', '57P03');
-$$;
-
--- When a node that has just failed its attempt number p_attempt is due again; NULL when it is not tried again.
--- p_after: seconds that the other side asked to wait (Retry-After).
-create or replace function df_engine.retry_due(p_policy jsonb, p_attempt int, p_after numeric) returns timestamptz
-language plpgsql volatile set search_path = '' as $$
-declare
-  v_limit numeric;
-begin
-  if p_attempt >= df_engine.policy_number(p_policy, 'max_attempts') then
-    return null;
-  end if;
-  v_limit := least(df_engine.policy_number(p_policy, 'max_delay'),
-                   df_engine.policy_number(p_policy, 'initial_delay')
-                   * df_engine.policy_number(p_policy, 'backoff') ^ least(p_attempt - 1, 60));
-  return df_engine.clock() + interval '1 s' * greatest(
-    v_limit * random()::numeric,
-    case when p_after > 0 then least(p_after, df_engine.setting_number('http_retry_after_max')) end, 0);
-end
-$$;
-
--- Records a failed attempt and sets the timer for the next; false when the step is not to be tried again.
-create or replace function df_engine.retry_step(
-  p_instance varchar, p_node varchar, p_error text, p_code text, p_retryable boolean, p_after numeric,
-  p_started timestamptz
-) returns boolean
-language plpgsql set search_path = '' as $$
-declare
-  v_node pg_catalog.record;
-  v_attempt int;
-  v_due pg_catalog.timestamptz;
-begin
-  if not p_retryable then
-    return false;
-  end if;
-  select n.*, df_engine.stamp(p_instance, n._scope) as stamp into v_node
-  from df.nodes n where n.instance_id = p_instance and n.id = p_node;
-  v_attempt := case when v_node.status = 'running' and v_node.status_details ? 'retry_at'
-                    then v_node.attempts else 0 end + 1;
-  v_due := df_engine.retry_due(v_node.retry_policy, v_attempt, p_after);
-  if v_due is null then
-    return false;
-  end if;
-  perform df_engine.mark_running(p_instance, p_node);
-  update df.nodes n
-  set attempts = v_attempt, error = p_error, updated_at = df_engine.clock(),
-      started_at = case when v_attempt = 1 then p_started else n.started_at end,
-      status_details = jsonb_build_object('execution_id', v_node.stamp, 'retry_at', v_due)
-  where n.instance_id = p_instance and n.id = p_node;
-  delete from df_engine.attempts a  -- of earlier generations: history does not grow with a loop
-  where a.instance_id = p_instance and a.node_id = p_node and a.stamp <> v_node.stamp;
-  insert into df_engine.attempts (instance_id, node_id, attempt, stamp, sqlstate, error)
-  values (p_instance, p_node, v_attempt, v_node.stamp, p_code, p_error);
-  perform df_engine.set_timer(p_instance, p_node, 'retry', v_due);
-  return true;
 end
 $$;
 
