@@ -4531,7 +4531,8 @@ begin
   return v_fired + (
     select count(*) filter (where df_engine.try_timer(t.instance_id, t.node_id))
     from (select q.instance_id, q.node_id from df_engine.timers q
-          where q.due_at <= df_engine.clock() order by q.due_at limit p_limit) t);
+          where q.due_at <= (select df_engine.clock())  -- a sub-select, so that the index ends the search
+          order by q.due_at limit p_limit) t);
 end
 $$;
 
