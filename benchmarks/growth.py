@@ -51,7 +51,8 @@ def turn_until(bed: Bed, conn: psycopg.Connection[Any], turns: int) -> None:
 
 
 def sizes(bed: Bed) -> dict[str, dict[str, int]]:
-    """Rows and bytes, indexes included, of every table of pg_durable."""
+    """Rows and bytes, indexes included, of every table of pg_durable, when dead rows have been removed."""
+    bed.tidy()
     found = {}
     query = (
         "select oid::regclass::text, pg_total_relation_size(oid) from pg_class "
