@@ -112,11 +112,8 @@ def test_a_step_and_its_effect_are_one_transaction(pump: Pump) -> None:
     before = pump.db.admin("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
     pump.work()
     after = pump.db.admin("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
-<<<<<<< HEAD
     # one for the step, one for the sub-transaction of its statement; and autovacuum takes a few
     assert after - before <= 2 * 5 * RUNS + 0.1 * 5 * RUNS
-=======
-    assert after - before <= 2 * 5 * RUNS  # one for the step, one for the sub-transaction of its statement
 
 
 def test_a_look_reads_none_of_the_timers_that_are_not_due(pump: Pump) -> None:
@@ -128,4 +125,3 @@ def test_a_look_reads_none_of_the_timers_that_are_not_due(pump: Pump) -> None:
     wait_until(lambda: lookups(pump)["df._worker_epoch"] > 1, what="published statistics")
     assert pump.db.admin("select count(*) from df_engine.timers") == 100
     assert pump.db.admin(query) < 10
->>>>>>> bench
