@@ -121,7 +121,7 @@ def test_an_innocent_long_step_survives_crashes_of_the_server(own_server: Embedd
             own_server.restart()
 
         harm_again_and_again(db, crash, run)
-        assert "death held against" not in process.log
+        assert "weight=4" not in process.log  # a server that ends without a word to anybody counts for a little
     finally:
         process.kill()
 
