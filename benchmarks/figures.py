@@ -36,7 +36,7 @@ class Scale:
 
 
 FULL = Scale(5, 4000, 6, 30, 10_000, 100_000, 1_000_000, 1_000_000, 1_000_000, 200)
-QUICK = Scale(3, 600, 2, 8, 2_000, 10_000, 10_000, 2_000, 20_000, 20)
+QUICK = Scale(3, 600, 2, 12, 2_000, 10_000, 10_000, 2_000, 20_000, 20)
 
 
 def at_least(name: str, value: float, target: float, raw: dict[str, Any] | None = None) -> Figure:

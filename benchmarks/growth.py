@@ -18,14 +18,12 @@ HISTORY = "df_engine.executions"  # bounded: the newest 10 000 iterations of a r
 def loop(bed: Bed, scale: Scale) -> list[Figure]:
     """Rows and bytes of all tables when a root loop has turned a tenth of its iterations, and when it has ended."""
     bed.ask("create sequence turns; grant all on sequence turns to bench")
-    began = time.perf_counter()
     bed.start(f"df.loop('select nextval(''turns'')', 'select last_value < {scale.turns} from turns')")
     with bed.session() as conn:
-        turn_until(bed, conn, scale.turns // 10)
+        took = turn_until(bed, conn, scale.turns // 10)
         early = sizes(bed)
-        turn_until(bed, conn, scale.turns)
+        took += turn_until(bed, conn, scale.turns)
         late = sizes(bed)
-    took = time.perf_counter() - began
     raw = {
         "turns": bed.ask("select last_value from turns"),
         "early": early,
@@ -44,10 +42,12 @@ def loop(bed: Bed, scale: Scale) -> list[Figure]:
     ]
 
 
-def turn_until(bed: Bed, conn: psycopg.Connection[Any], turns: int) -> None:
-    """Works until the loop has turned so often, or has ended."""
+def turn_until(bed: Bed, conn: psycopg.Connection[Any], turns: int) -> float:
+    """Works until the loop has turned so often, or has ended; the seconds it took."""
+    began = time.perf_counter()
     while call_work(conn) != "empty" and bed.ask("select last_value from turns") < turns:
         pass
+    return time.perf_counter() - began
 
 
 def sizes(bed: Bed) -> dict[str, dict[str, int]]:
