@@ -4312,7 +4312,8 @@ language sql stable as $$
   select array_agg(up.id order by up.distance) from up;
 $$;
 
--- Moves a claimed thread of control to its next node. Only session_user's own rows can be named. Under the relaxed policy
+-- Moves a claimed thread of control to its next node. The row is found by its key: the run is only compared, in a way that
+-- no index serves, lest all rows of a wide run be looked through. Only session_user's own rows can be named. Under the relaxed policy
 -- this commit need not wait for the disk: a crash that loses it loses the step's effect with it, and the run's last commit,
 -- or any other that something outside the database can see, flushes the log up to itself.
 create or replace function df_engine.move_ready(p_instance varchar, p_ready bigint, p_node varchar) returns void
@@ -4322,7 +4323,7 @@ declare
 begin
   update df_engine.ready r set node_id = p_node, picked = true, deaths = 0
   where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready
-    and r.instance_id = p_instance
+    and r.instance_id is not distinct from p_instance
   returning (select s.value from df.settings s where s.name = 'commit_policy') into v_policy;
   if not found then
     raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
@@ -4337,7 +4338,7 @@ language plpgsql as $$
 begin
   delete from df_engine.ready r
   where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready
-    and r.instance_id = p_instance;
+    and r.instance_id is not distinct from p_instance;
   if not found then
     raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
   end if;
@@ -4982,8 +4983,8 @@ declare
 begin
   perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true)
   from (select from df_engine.ready r
-        where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.node_id = p_node and r.instance_id = p_instance
-          and r.deaths = 0 and has_schema_privilege(v_role, 'df', 'usage')
+        where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.node_id = p_node
+          and r.instance_id is not distinct from p_instance and r.deaths = 0 and has_schema_privilege(v_role, 'df', 'usage')
         for update skip locked) as held;
   return found;
 end
@@ -5219,7 +5220,8 @@ begin
     return;
   end if;
   update df_engine.ready r set node_id = p_next, picked = true, deaths = 0
-  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.instance_id = p_instance;
+  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready
+    and r.instance_id is not distinct from p_instance;
   if not found then
     raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
   end if;
