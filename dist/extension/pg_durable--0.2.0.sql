@@ -5164,7 +5164,8 @@ $$;
 
 -- Ends a plain step well, with the sequences that it is the last of, and moves its run on to the node after it, or ends the
 -- run: all that most steps need. False: the run is over or not the caller's, and nothing was written. Answers what is to be
--- run next, if that is SQL that runs as it is. p_ends and p_next come from claim_step, or from the answer before.
+-- run next, if that is SQL that runs as it is. p_ends and p_next come from claim_step, or from the answer before. Four plain
+-- statements: as one with CTEs it took half as long again.
 create or replace function df_engine.pass_on(
   p_key text, p_ready bigint, p_instance varchar, inout p_ends varchar[], inout p_next varchar, p_value jsonb,
   p_columns text[], p_started timestamptz,
