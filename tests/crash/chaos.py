@@ -73,8 +73,8 @@ class Chaos:
     def settle(self) -> None:
         """Lets all runs end; afterwards every effect is there once, and nothing is left over."""
         wait_until(lambda: not self._attempt(lambda: self.db.admin(UNFINISHED)), RECOVERY, "all runs to end")
-        assert self._load.wrong() == []
-        assert problems(self.db) == []
+        wrong = [*self._load.wrong(), *map(str, problems(self.db))]
+        assert not wrong, "\n".join(wrong)
 
     def summary(self) -> str:
         """Counts of what was done, and of the runs and effects."""
