@@ -51,7 +51,7 @@ MUTANTS = (
            "and n.id = v_scope.owner for no key update;", "and n.id = v_scope.owner;",
            f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"),
     Mutant("a step commits although its race is lost", "124_advance", "if df_engine.is_lost(p_instance, v_next) then",
-           "if false then", f"{MEETINGS}::test_a_loser_does_not_count_in_the_next_iteration"),
+           "if false then", f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"),
     Mutant("a race opens again while its loser runs", "123_enter",
            "perform df_engine.await_loser(p_node.instance_id, v_tops);", "null;",
            f"{MEETINGS}::test_a_loser_does_not_count_in_the_next_iteration"),

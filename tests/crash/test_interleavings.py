@@ -109,7 +109,7 @@ def test_no_step_commits_while_a_cancel_is_undecided(fx: Database, decision: str
 
 def test_no_step_of_a_branch_commits_while_its_race_is_undecided(fx: Database) -> None:
     """The other branch has ended in a transaction that is still open, while this one's step ends."""
-    run = start(fx, "df.sleep(0.01) | 'insert into fx select ''loser'' from pg_advisory_lock(7)'")
+    run = start(fx, "df.sleep(0.01) | ('insert into fx select ''loser'' from pg_advisory_lock(7)' ~> 'select 1')")
     step = f"pg_durable:{run}:%"
     with fx.connect() as holder, fx.connect("durable_worker", autocommit=False) as decider, Crew(fx, 1, 0) as crew:
         holder.execute("select pg_advisory_lock(7)")
