@@ -42,7 +42,7 @@ demo: $(VENV)/installed
 picture: $(VENV)/installed
 	$(RUN) examples/demo/picture.py
 
-# Everything takes an hour or more; `make bench BENCH=--quick` takes two minutes.
+# Everything takes long; `make bench BENCH=--quick` takes two minutes.
 BENCH ?= --all
 bench: $(VENV)/ready
 	$(INSTALL) '.[bench]'
