@@ -1,4 +1,4 @@
--- pg_durable 0.2.0 (built 2026-11-24 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
+-- pg_durable 0.3.0 (built 2026-11-24 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
 --
 --   psql -v ON_ERROR_STOP=1 [-v operator_schema=S] [-v worker_role=W] -f pg_durable.sql
 --
@@ -81,7 +81,7 @@ begin
   end if;
   update df_engine.release set layout = p_layout;
   if not found then
-    insert into df_engine.release(version, layout) values ('0.2.0', p_layout);
+    insert into df_engine.release(version, layout) values ('0.3.0', p_layout);
   end if;
   return true;
 end
@@ -96,7 +96,7 @@ begin
   for v_routine in
     select p.oid from pg_proc p
     where p.pronamespace = 'df_engine'::regnamespace and p.proname <> 'migrating'
-      and exists (select from df_engine.release where version <> '0.2.0')
+      and exists (select from df_engine.release where version <> '0.3.0')
       and not exists (select from pg_depend d
                       where d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid and d.deptype <> 'e')
   loop
@@ -465,6 +465,33 @@ end if;
 end
 $migration$;
 
+create table if not exists df_engine.launches (
+  launcher regrole not null,
+  started_in xid8 not null default pg_current_xact_id()
+);
+comment on table df_engine.launches is 'Proofs of identity, consumed in the transaction that wrote them';
+
+-- 3: a key for the publication of all tables.
+do $migration$
+begin
+if df_engine.migrating(3) then
+  alter table df_engine.launches add constraint launches_pkey primary key (started_in, launcher);
+end if;
+end
+$migration$;
+
+-- 4: several steps in one transaction.
+do $migration$
+begin
+if df_engine.migrating(4) then
+  -- A plain step that has ended well: what ends with it, its result, and when it ran.
+  create type df_engine.outcome as (
+    ends varchar[], value jsonb, columns text[], started timestamptz, ended timestamptz
+  );
+end if;
+end
+$migration$;
+
 -- Row security: who sees and writes which rows. Through the views own_instances and visible_inbox, functions that run with the
 -- caller's rights write what callers must not write by hand: a view's owner lends its rights to the table, while
 -- current_user stays the caller, and WITH CHECK OPTION lets a role write only rows of its own.
@@ -533,7 +560,15 @@ comment on view df.signals is
 -- A role's key is what only those who act as the role can read: a view sees its reader as current_user, and so sees through
 -- functions with somebody else's rights.
 create or replace view df_engine.own_key with (security_barrier) as
-  select (select encode(sha256((s.value || quote_ident(current_user)::regrole::oid::text)::pg_catalog.bytea), 'hex') from df_engine.secret s) as key;
+  select encode(sha256((s.value || quote_ident(current_user)::regrole::oid::text)::pg_catalog.bytea), 'hex') as key from df_engine.secret s;
+
+-- The secret never changes, so plans keep it as a constant. Callable by the owner only, like all of df_engine.
+create or replace function df_engine.secret() returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  return (select s.value from df_engine.secret s);
+end
+$$;
 
 -- Settings: rows of df.settings, read where they are used and never cached for longer than a statement. They are written by
 -- df.set_setting only, so that whoever reads one may rely on its form.
@@ -3379,7 +3414,7 @@ begin
     v_id := df_engine.random_id();
     insert into df_engine.own_instances
       (id, label, root_node, submitted_by, database, _state, _submitter, _version, _vars)
-    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.2.0',
+    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.3.0',
            coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
              || pg_catalog.jsonb_build_object('sys_instance_id', v_id, 'sys_label', coalesce(p_label, ''))
     from df.vars v
@@ -3415,7 +3450,9 @@ begin
          n.scope is null and not n.named and (n.next is not null or coalesce(n.ends[cardinality(n.ends)], n.id) = v_run.root_node),
          case when n.node_type = 'SQL' then df_engine.plain_rows(n.query) end
   from df_engine.graph_nodes(p_graph, v_run.root_node, 'Invalid durable function graph: ') n;
-  insert into df_engine.ready (submitter, instance_id, node_id) values (v_run._submitter, v_run.id, v_run.root_node);
+  insert into df_engine.ready (submitter, instance_id, node_id)
+  select v_run._submitter, v_run.id, case n.node_type when 'THEN' then n._next else n.id end
+  from df.nodes n where n.instance_id = v_run.id and n.id = v_run.root_node;
 end
 $$;
 
@@ -4166,6 +4203,14 @@ $$;
 -- df_engine.advance: the one loop that moves a run. It climbs from nodes that ended and descends into nodes that are
 -- entered, until every branch it touched waits for something: a ready row, a timer, a signal, or its siblings.
 
+-- When a node began. Not inlined: a statement that may ask this is planned without a look at the table.
+create or replace function df_engine.began(p_instance varchar, p_node varchar) returns timestamptz
+language plpgsql stable as $$
+begin
+  return (select n.started_at from df.nodes n where n.instance_id = p_instance and n.id = p_node);
+end
+$$;
+
 -- Writes one ending for several nodes, a node and the sequences that end with it, in one statement. p_root: the stamp of the
 -- root scope.
 create or replace function df_engine.complete_nodes(
@@ -4182,9 +4227,8 @@ begin
       attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
       started_at = case
         when n.status = 'running' then n.started_at
-        when n.node_type = 'THEN' then coalesce(
-          (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
-        else p_started end,
+        when n.node_type <> 'THEN' then p_started
+        else coalesce(null, df_engine.began(n.instance_id, n.left_node), p_started) end,
       completed_at = df_engine.clock(), updated_at = df_engine.clock(),
       status_details = jsonb_build_object('execution_id',
         case when n._scope is null then p_root else df_engine.stamp(p_instance, n._scope) end)
@@ -4313,23 +4357,26 @@ language sql stable as $$
 $$;
 
 -- Moves a claimed thread of control to its next node. The row is found by its key: the run is only compared, in a way that
--- no index serves, lest all rows of a wide run be looked through. Only session_user's own rows can be named. Under the relaxed policy
+-- no index serves, lest all rows of a wide run be looked through. Only session_user's own rows can be named. Answers the row's new
+-- version. Under the relaxed policy
 -- this commit need not wait for the disk: a crash that loses it loses the step's effect with it, and the run's last commit,
 -- or any other that something outside the database can see, flushes the log up to itself.
-create or replace function df_engine.move_ready(p_instance varchar, p_ready bigint, p_node varchar) returns void
+create or replace function df_engine.move_ready(p_instance varchar, p_ready bigint, p_node varchar) returns xid
 language plpgsql as $$
 declare
   v_policy pg_catalog.text;
+  v_version pg_catalog.xid;
 begin
   update df_engine.ready r set node_id = p_node, picked = true, deaths = 0
   where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready
     and r.instance_id is not distinct from p_instance
-  returning (select s.value from df.settings s where s.name = 'commit_policy') into v_policy;
+  returning (select s.value from df.settings s where s.name = 'commit_policy'), r.xmin into v_policy, v_version;
   if not found then
     raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
   elsif v_policy = 'relaxed' then
     perform set_config('synchronous_commit', 'off', true);
   end if;
+  return v_version;
 end
 $$;
 
@@ -4967,111 +5014,149 @@ $$;
 create or replace function df_engine.require_key(p_key text, p_role oid) returns void
 language plpgsql stable as $$
 begin
-  if p_key is distinct from (select encode(sha256((s.value || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex') from df_engine.secret s) then
+  if p_key is distinct from encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex') then
     raise exception 'only df_engine.work, called by the session''s own role, may call this function'
       using errcode = 'insufficient_privilege';
   end if;
 end
 $$;
 
--- Keeps the claim on the step to which pass_on has just moved a run, if nobody was faster. There is nothing to check again:
--- whoever ends a run or a branch takes away the ready rows that are not locked.
-create or replace function df_engine.hold_step(p_ready bigint, p_instance varchar, p_node varchar) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
-declare
-  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
-begin
-  perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true)
-  from (select from df_engine.ready r
-        where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.node_id = p_node
-          and r.instance_id is not distinct from p_instance and r.deaths = 0 and has_schema_privilege(v_role, 'df', 'usage')
-        for update skip locked) as held;
-  return found;
-end
-$$;
-
--- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run that; p_rows:
--- it may return rows; p_plain: pass_on will do, with p_ends and p_next. With p_report: stop, nothing is ready. With
--- neither: commit and claim again, because a transition was made. p_low is a low-water mark: while somebody holds an old
--- snapshot the dead rows of all runs since stay in the index, and are not to be walked over again. p_careful: tell the worker
--- which step is about to run, so that it knows whose the death of this session is. INFO goes out at once, whatever the settings.
-create or replace function df_engine.claim_step(
-  p_key text, inout p_ready bigint, inout p_low bigint, p_careful boolean, out p_report text, out p_instance varchar,
-  out p_node varchar, out p_sql text, out p_rows boolean, out p_plain boolean, out p_ends varchar[], out p_next varchar
+-- Goes on with a run that this session has just passed on to p_next, if nobody was faster: then the row in the queue is still
+-- the version that was claimed. There is nothing to check again, because whoever ends a run takes away the rows that are not
+-- locked. p_sql is NULL when the row is another one, or when the node is not SQL that runs as it is. Two statements: a join
+-- with FOR UPDATE takes longer to set up.
+create or replace function df_engine.hold_step(
+  p_key text, p_ready bigint, p_version xid, p_instance varchar, inout p_next varchar,
+  out p_node varchar, out p_sql text, out p_rows boolean, out p_plain boolean, out p_ends varchar[]
 )
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
-  v_before constant bigint := p_ready;
-  v_deaths int;
-  v_type pg_catalog.text;
-  v_scope varchar;
-  v_database pg_catalog.text;
-  v_live boolean;
-  v_problem pg_catalog.text;
 begin
-  perform df_engine.require_key(p_key, v_role);
-  p_ready := df_engine.lock_ready(v_role, p_ready, p_low);
-  if p_ready is null then
-    p_report := 'empty';
-    return;
-  end if;
-  p_low := case when p_ready = v_before then p_low else p_ready end;
-  select r.instance_id, r.deaths, n.id, n.node_type, n.query, n._scope, n._rows, i.database,
-         i._state in ('pending', 'running') and i._submitter = v_role,
-         case when not r.picked then df_engine.pickup_problem(i) end, n._plain, n._ends, n._next
-  into p_instance, v_deaths, p_node, v_type, p_sql, v_scope, p_rows, v_database, v_live, v_problem,
-       p_plain, p_ends, p_next
-  from df_engine.ready r
-  join df.instances i on i.id = r.instance_id
-  join df.nodes n on n.instance_id = r.instance_id and n.id = r.node_id
-  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready;
-  if v_type = 'THEN' then
-    select n.id, n.node_type, n.query, n._scope, n._rows, n._plain, n._ends, n._next
-    into p_node, v_type, p_sql, v_scope, p_rows, p_plain, p_ends, p_next
-    from df.nodes n where n.instance_id = p_instance and n.id = p_next;
-  end if;
-  if v_live is not true or not (v_scope is null or df_engine.scope_open(p_instance, v_scope)) then
-    perform df_engine.drop_ready(p_instance, p_ready);
-    p_sql := null;
-  elsif v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
-    perform df_engine.fail_run(p_instance, coalesce(
-      v_problem, format('role %s has no USAGE on schema df any more', v_role::pg_catalog.regrole)));
-    p_sql := null;
-  elsif v_type <> 'SQL' or v_database <> current_database() then
-    perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_scope);
-    p_sql := null;
-  elsif p_rows is null or v_deaths >= 12 then
-    p_sql := df_engine.prepare_step(p_instance, p_node, v_scope, p_sql, p_ready, v_deaths >= 12);
-    p_rows := df_engine.may_return_rows(p_sql);
-  end if;
-  if p_sql is not null then
-    if p_careful then
-      raise info 'pg_durable:%:%', p_ready, p_node;
-    end if;
+  perform from df_engine.ready r
+  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.xmin = p_version and r.deaths = 0
+    and r.instance_id is not distinct from p_instance and has_schema_privilege(v_role, 'df', 'usage')
+  for update skip locked;
+  if found then
+    select n.id, n.query, n._rows, n._plain, n._ends, n._next
+    into p_node, p_sql, p_rows, p_plain, p_ends, p_next
+    from df.nodes n
+    where n.instance_id = p_instance and n.id = p_next and n._rows is not null and n.database is null
+      and p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex');
     perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
   end if;
 end
 $$;
 
--- Locks ready row p_ready of a role if it is still there and free, else the longest-waiting free one from p_low on, else any.
-create or replace function df_engine.lock_ready(p_role oid, p_ready bigint, p_low bigint) returns bigint
-language plpgsql as $$
+-- Where a thread of control is whose row in the queue says p_node. A sequence is at its beginning; and a plain step leaves
+-- the row as it is, so the thread is past all that have ended since. p_stamp: of the root scope, where all plain steps are.
+create or replace function df_engine.thread_node(p_instance varchar, p_node varchar, p_stamp text) returns df.nodes
+language plpgsql stable as $$
 declare
-  v_ready bigint;
+  v_node df.nodes;
+begin
+  loop
+    select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = p_node;
+    exit when (v_node.node_type = 'THEN'
+               or v_node.status = 'completed' and v_node._plain and v_node._next is not null
+                  and v_node.status_details ->> 'execution_id' = p_stamp) is not true;
+    p_node := v_node._next;
+  end loop;
+  return v_node;
+end
+$$;
+
+-- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run that; p_rows:
+-- it may return rows; p_plain: pass_on will do, with p_ends and p_next; p_fresh: it begins now; p_version: of the row, for
+-- hold_step. With p_report: stop, nothing is ready. With neither: commit and claim again, because a transition was made.
+-- p_low is a low-water mark: while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are
+-- not to be walked over again. p_careful: tell the worker which step is about to run, so that it knows whose the death of this
+-- session is. INFO goes out at once, whatever the settings.
+create or replace function df_engine.claim_step(
+  p_key text, inout p_ready bigint, inout p_low bigint, p_careful boolean, out p_report text, out p_instance varchar,
+  out p_node varchar, out p_version xid, out p_fresh boolean, out p_sql text, out p_rows boolean, out p_plain boolean,
+  out p_ends varchar[], out p_next varchar
+)
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+declare
+  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
+  v_ready pg_catalog.record;
+  v_stamp pg_catalog.text;
+  v_database pg_catalog.text;
+  v_live boolean;
+  v_problem pg_catalog.text;
+  v_node df.nodes;
+begin
+  perform df_engine.require_key(p_key, v_role);
+  v_ready := df_engine.lock_ready(v_role, p_ready, p_low);
+  if v_ready.id is null then
+    p_report := 'empty';
+    return;
+  end if;
+  p_low := case when v_ready.id = p_ready then p_low else v_ready.id end;
+  p_ready := v_ready.id;
+  p_instance := v_ready.instance_id;
+  p_version := v_ready.version;
+  select i.id || '::' || i._generation, i.database, i._state in ('pending', 'running') and i._submitter = v_role,
+         case when not v_ready.picked then df_engine.pickup_problem(i) end
+  into v_stamp, v_database, v_live, v_problem
+  from df.instances i where i.id = p_instance;
+  v_node := df_engine.thread_node(p_instance, v_ready.node_id, v_stamp);
+  p_node := v_node.id;
+  if v_live is not true or not (v_node._scope is null or df_engine.scope_open(p_instance, v_node._scope)) then
+    perform df_engine.drop_ready(p_instance, p_ready);
+    return;
+  elsif v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
+    perform df_engine.fail_run(p_instance, coalesce(
+      v_problem, format('role %s has no USAGE on schema df any more', v_role::pg_catalog.regrole)));
+    return;
+  elsif v_node.node_type <> 'SQL' or v_database <> current_database() then
+    perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_node._scope);
+    return;
+  end if;
+  if p_node <> v_ready.node_id then
+    p_version := df_engine.move_ready(p_instance, p_ready, p_node);
+  end if;
+  p_sql := v_node.query;
+  p_rows := v_node._rows;
+  if p_rows is null or v_ready.deaths >= 12 then
+    p_sql := df_engine.prepare_step(p_instance, p_node, v_node._scope, p_sql, p_ready, v_ready.deaths >= 12);
+    if p_sql is null then
+      return;
+    end if;
+    p_rows := df_engine.may_return_rows(p_sql);
+  end if;
+  p_fresh := v_node.status <> 'running';
+  p_plain := v_node._plain;
+  p_ends := v_node._ends;
+  p_next := v_node._next;
+  if p_careful then
+    raise info 'pg_durable:%:%', p_ready, p_node;
+  end if;
+  perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
+end
+$$;
+
+-- Locks ready row p_ready of a role if it is still there and free, else the longest-waiting free one from p_low on, else any.
+create or replace function df_engine.lock_ready(
+  p_role oid, p_ready bigint, p_low bigint,
+  out id bigint, out instance_id varchar, out node_id varchar, out version xid, out picked boolean, out deaths int
+)
+language plpgsql as $$
 begin
   if p_ready is not null then
-    select r.id into v_ready from df_engine.ready r
+    select r.id, r.instance_id, r.node_id, r.xmin, r.picked, r.deaths into id, instance_id, node_id, version, picked, deaths
+    from df_engine.ready r
     where r.lane = 'sql' and r.submitter = p_role and r.id = p_ready for update skip locked;
   end if;
-  if v_ready is null then
-    select r.id into v_ready from df_engine.ready r
+  if id is null then
+    select r.id, r.instance_id, r.node_id, r.xmin, r.picked, r.deaths into id, instance_id, node_id, version, picked, deaths
+    from df_engine.ready r
     where r.lane = 'sql' and r.submitter = p_role and r.id >= p_low order by r.id limit 1 for update skip locked;
   end if;
-  if v_ready is null and p_low > 0 then
-    return df_engine.lock_ready(p_role, null, 0);
+  if id is null and p_low > 0 then
+    select q.* into id, instance_id, node_id, version, picked, deaths from df_engine.lock_ready(p_role, null, 0) q;
   end if;
-  return v_ready;
 end
 $$;
 
@@ -5181,15 +5266,14 @@ language sql immutable as $$
   select row(case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error, null)::df_engine.move;
 $$;
 
--- Ends a plain step well, with the sequences that it is the last of, and moves its run on to the node after it, or ends the
--- run: all that most steps need. False: the run is over or not the caller's, and nothing was written. Answers what is to be
--- run next, if that is SQL that runs as it is. p_ends and p_next come from claim_step, or from the answer before. Four plain
--- statements: as one with CTEs it took half as long again.
+-- Ends a plain step well, with the sequences that it is the last of, and the run if nothing comes after it: all that most steps
+-- need. The run's row in the queue stays as it is: see df_engine.thread_node. False: the run is over or not the caller's, and
+-- nothing was written. p_ends and p_next come from claim_step or hold_step. p_first, p_begun: a node that this session has run
+-- before in this run, and when it began; a sequence that it is the beginning of need not look that up.
 create or replace function df_engine.pass_on(
-  p_key text, p_ready bigint, p_instance varchar, inout p_ends varchar[], inout p_next varchar, p_value jsonb,
-  p_columns text[], p_started timestamptz,
-  out p_passed boolean, out p_node varchar, out p_sql text, out p_rows boolean, out p_plain boolean
-)
+  p_key text, p_ready bigint, p_instance varchar, p_ends varchar[], p_next varchar, p_value jsonb, p_columns text[],
+  p_started timestamptz, p_first varchar, p_begun timestamptz
+) returns boolean
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
@@ -5198,37 +5282,85 @@ begin
   select i.id || '::' || i._generation into v_stamp
   from df.instances i
   where i.id = p_instance and i._submitter = v_role and i._state in ('pending', 'running')
-    and p_key = (select encode(sha256((s.value || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex') from df_engine.secret s)
+    and p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')
   for key share;
-  p_passed := v_stamp is not null;
-  if not p_passed then
-    return;
+  if v_stamp is null then
+    return false;
   end if;
   update df.nodes n
   set status = 'completed', result = p_value, result_columns = p_columns, error = null,
       attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
       started_at = case
         when n.status = 'running' then n.started_at
-        when n.node_type = 'THEN' then coalesce(
-          (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
-        else p_started end,
+        when n.node_type <> 'THEN' then p_started
+        else coalesce(case when n._next = p_first then p_begun end, df_engine.began(n.instance_id, n.left_node), p_started) end,
       completed_at = df_engine.clock(), updated_at = df_engine.clock(),
       status_details = jsonb_build_object('execution_id', v_stamp)
   where n.instance_id = p_instance and n.id = any (p_ends);
   if p_next is null then
     perform df_engine.end_run(p_instance, df_engine.done('ok', null));
     perform df_engine.drop_ready(p_instance, p_ready);
-    return;
   end if;
-  update df_engine.ready r set node_id = p_next, picked = true, deaths = 0
-  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready
-    and r.instance_id is not distinct from p_instance;
-  if not found then
-    raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
+  return true;
+end
+$$;
+
+-- The same for several plain steps that have run one after the other in this transaction.
+create or replace function df_engine.pass_on_group(
+  p_key text, p_ready bigint, p_instance varchar, p_outcomes df_engine.outcome[], p_next varchar, p_first varchar,
+  p_begun timestamptz
+) returns boolean
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+declare
+  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
+  v_stamp pg_catalog.text;
+begin
+  select i.id || '::' || i._generation into v_stamp
+  from df.instances i
+  where i.id = p_instance and i._submitter = v_role and i._state in ('pending', 'running')
+    and p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')
+  for key share;
+  if v_stamp is null then
+    return false;
   end if;
-  select n.id, case when n._rows is not null and n.database is null then n.query end, n._rows, n._plain, n._ends, n._next
-  into p_node, p_sql, p_rows, p_plain, p_ends, p_next
-  from df.nodes n where n.instance_id = p_instance and n.id = p_next;
+  update df.nodes n
+  set status = 'completed', result = o.value, result_columns = o.columns, error = null,
+      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+      started_at = case
+        when n.status = 'running' then n.started_at
+        when n.node_type <> 'THEN' then o.started
+        else coalesce(case when n._next = p_first then p_begun else (select q.started from unnest(p_outcomes) q where q.ends[1] = n._next) end, df_engine.began(n.instance_id, n.left_node), o.started) end,
+      completed_at = o.ended, updated_at = o.ended,
+      status_details = jsonb_build_object('execution_id', v_stamp)
+  from unnest(p_outcomes) o
+  where n.instance_id = p_instance and n.id = any (o.ends);
+  if p_next is null then
+    perform df_engine.end_run(p_instance, df_engine.done('ok', null));
+    perform df_engine.drop_ready(p_instance, p_ready);
+  end if;
+  return true;
+end
+$$;
+
+-- The next plain step of a run, to be run in the same transaction as those in p_group: if they have left time and room, and if
+-- it has just been seen to be short. p_sql is NULL if not.
+create or replace function df_engine.next_in_group(
+  p_key text, p_instance varchar, inout p_next varchar, p_short jsonb, p_group df_engine.outcome[], p_started timestamptz,
+  p_value jsonb, out p_node varchar, out p_sql text, out p_rows boolean, out p_plain boolean, out p_ends varchar[]
+)
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+declare
+  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
+begin
+  if coalesce(cardinality(p_group), 0) < 15 and pg_column_size(p_value) < 100000
+     and clock_timestamp() < coalesce(p_group[1].started, p_started) + interval '20 ms' then
+    select n.id, n.query, n._rows, n._plain, n._ends, n._next
+    into p_node, p_sql, p_rows, p_plain, p_ends, p_next
+    from df.nodes n
+    where n.instance_id = p_instance and n.id = p_next and n.submitted_by = v_role and n._plain and n._rows is not null
+      and n.database is null and p_short ? n.query
+      and p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex');
+  end if;
 end
 $$;
 
@@ -5317,17 +5449,15 @@ language plpgsql as $$
 declare
   v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
   v_key pg_catalog.text;
-  v_relaxed boolean;
   v_step pg_catalog.record;
-  v_passed pg_catalog.record;
   v_result pg_catalog.record;
-  v_no_rows constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
-  v_value pg_catalog.jsonb;
-  v_columns pg_catalog.text[];
+  v_no_rows pg_catalog.record;
   v_started pg_catalog.timestamptz;
   v_ready bigint;
+  v_version pg_catalog.xid;
   v_instance varchar;
-  v_node varchar;
+  v_first varchar;
+  v_begun pg_catalog.timestamptz;
   v_low bigint := 0;
   v_held boolean := false;
   v_kept boolean;
@@ -5336,8 +5466,12 @@ declare
   v_detail pg_catalog.text;
   v_hint pg_catalog.text;
 begin
+  if df_engine.commits_relaxed() and not p_careful then
+    call df_engine.work_in_groups(p_budget_ms, p_report);
+    return;
+  end if;
   v_key := (select k.key from df_engine.own_key k);
-  v_relaxed := df_engine.commits_relaxed();
+  select '{"rows": [], "row_count": 0}'::pg_catalog.jsonb as p_value, null::pg_catalog.text[] as p_columns into v_no_rows;
   commit;  -- an installer that is run again waits for no step
   loop
     -- Nothing of the step before, or of whoever had this session, reaches the next one.
@@ -5353,15 +5487,15 @@ begin
       p_report := 'budget';
       exit;
     end if;
-
     if v_held then
-      v_held := df_engine.hold_step(v_ready, v_instance, v_node);
+      v_step := df_engine.hold_step(v_key, v_ready, v_version, v_instance, v_step.p_next);
+      v_held := v_step.p_sql is not null;
     end if;
     if not v_held then
       v_step := df_engine.claim_step(v_key, v_ready, v_low, p_careful);
       v_ready := v_step.p_ready;
+      v_version := v_step.p_version;
       v_instance := v_step.p_instance;
-      v_node := v_step.p_node;
       v_low := v_step.p_low;
       p_report := v_step.p_report;
       exit when p_report is not null;
@@ -5369,26 +5503,157 @@ begin
         commit;
         continue;
       end if;
+      v_first := case when v_step.p_fresh then v_step.p_node end;
+      v_begun := v_started;
     end if;
 
-    v_held := false;
-    v_code := null;
     begin
       if v_step.p_rows then
         v_result := df_engine.execute_query(v_step.p_sql);
-        v_value := v_result.p_value;
-        v_columns := v_result.p_columns;
       else
         execute v_step.p_sql;
-        v_value := v_no_rows;
-        v_columns := null;
+        v_result := v_no_rows;
       end if;
       set constraints all immediate;
     exception when others or query_canceled or assert_failure then
       get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
         v_hint = pg_exception_hint;
-      v_value := null;
-      v_columns := null;
+      v_result := v_no_rows;
+    end;
+    if not pg_catalog.nameeq(current_user, session_user) then
+      reset role;
+    end if;
+    -- These three reach the next transaction unless they are undone in this one.
+    reset default_transaction_isolation;
+    reset default_transaction_read_only;
+    unlisten *;
+
+    if v_code is null and v_step.p_plain
+       and df_engine.pass_on(v_key, v_ready, v_instance, v_step.p_ends, v_step.p_next, v_result.p_value,
+                             v_result.p_columns, v_started, v_first, v_begun) then
+      v_held := not (v_step.p_next is null or p_careful);
+      if v_step.p_next is null then
+        v_ready := null;
+      end if;
+      commit;
+      continue;
+    end if;
+    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.p_node, v_result.p_value, v_result.p_columns,
+                                    v_code, v_message, v_detail, v_hint, v_started);
+    v_code := null;
+    v_held := false;
+    if v_kept is null then
+      commit;
+      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_step.p_node);
+      exit;
+    elsif v_kept then
+      commit;
+    else
+      rollback;
+    end if;
+  end loop;
+end
+$$;
+
+-- The driver under the relaxed commit policy: plain steps of a run that follow each other share a transaction, if the statements
+-- have just been seen to be short, and commits wait for the disk only where the outside could notice. A step whose transaction
+-- is lost, with others or alone, is lost together with its effect, and runs again.
+
+-- Statements that have been seen to take less than 5 ms, as the keys of p_short, after one more that began at p_started.
+create or replace function df_engine.short_statements(p_short jsonb, p_sql text, p_started timestamptz) returns jsonb
+language plpgsql volatile set search_path = '' as $$
+begin
+  if clock_timestamp() > p_started + interval '5 ms' then
+    return p_short - p_sql;
+  elsif p_short ? p_sql or length(p_sql) > 2000 then
+    return p_short;
+  elsif pg_column_size(p_short) > 20000 then
+    p_short := '{}'::pg_catalog.jsonb;
+  end if;
+  return p_short || jsonb_build_object(p_sql, null);
+end
+$$;
+
+-- As df_engine.work, for sessions that are not watched for steps that kill them.
+create or replace procedure df_engine.work_in_groups(p_budget_ms int, inout p_report text)
+language plpgsql as $$
+declare
+  v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
+  v_key pg_catalog.text;
+  v_step pg_catalog.record;
+  v_result pg_catalog.record;
+  v_no_rows pg_catalog.record;
+  v_started pg_catalog.timestamptz;
+  v_ready bigint;
+  v_version pg_catalog.xid;
+  v_instance varchar;
+  v_first varchar;
+  v_begun pg_catalog.timestamptz;
+  v_low bigint := 0;
+  v_held boolean := false;
+  v_kept boolean;
+  v_code pg_catalog.text;
+  v_message pg_catalog.text;
+  v_detail pg_catalog.text;
+  v_hint pg_catalog.text;
+  v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;  -- statements that may share a transaction
+  v_group df_engine.outcome[];  -- of those in this transaction that are not recorded yet; NULL: none
+  v_next pg_catalog.record;
+  v_over boolean;
+begin
+  v_key := (select k.key from df_engine.own_key k);
+  select '{"rows": [], "row_count": 0}'::pg_catalog.jsonb as p_value, null::pg_catalog.text[] as p_columns into v_no_rows;
+  commit;  -- an installer that is run again waits for no step
+  loop
+    -- Nothing of the step before, or of whoever had this session, reaches the next one.
+    reset all;
+    deallocate all;
+    execute 'close all';
+    perform pg_catalog.pg_advisory_unlock_all();
+    if pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
+      discard temp;
+    end if;
+    v_started := pg_catalog.clock_timestamp();
+    if v_group is not null then
+      perform pg_catalog.set_config('application_name', pg_catalog.concat('pg_durable:', v_instance, ':', v_step.p_node), true);
+    else
+      if pg_catalog.timestamptz_gt(v_started, v_deadline) then
+        p_report := 'budget';
+        exit;
+      end if;
+      if v_held then
+        v_step := df_engine.hold_step(v_key, v_ready, v_version, v_instance, v_step.p_next);
+        v_held := v_step.p_sql is not null;
+      end if;
+      if not v_held then
+        v_step := df_engine.claim_step(v_key, v_ready, v_low, false);
+        v_ready := v_step.p_ready;
+        v_version := v_step.p_version;
+        v_instance := v_step.p_instance;
+        v_low := v_step.p_low;
+        p_report := v_step.p_report;
+        exit when p_report is not null;
+        if v_step.p_sql is null then
+          commit;
+          continue;
+        end if;
+        v_first := case when v_step.p_fresh then v_step.p_node end;
+        v_begun := v_started;
+      end if;
+    end if;
+
+    begin
+      if v_step.p_rows then
+        v_result := df_engine.execute_query(v_step.p_sql);
+      else
+        execute v_step.p_sql;
+        v_result := v_no_rows;
+      end if;
+      set constraints all immediate;
+    exception when others or query_canceled or assert_failure then
+      get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+        v_hint = pg_exception_hint;
+      v_result := v_no_rows;
     end;
     if not pg_catalog.nameeq(current_user, session_user) then
       reset role;
@@ -5399,26 +5664,57 @@ begin
     unlisten *;
 
     if v_code is null and v_step.p_plain then
-      v_passed := df_engine.pass_on(v_key, v_ready, v_instance, v_step.p_ends, v_step.p_next,
-                                    v_value, v_columns, v_started);
-      if v_passed.p_passed then
-        if v_passed.p_node is null then
-          v_ready := null;
-        elsif v_relaxed then
+      v_short := df_engine.short_statements(v_short, v_step.p_sql, v_started);
+      v_next := df_engine.next_in_group(v_key, v_instance, v_step.p_next, v_short, v_group, v_started, v_result.p_value);
+      v_group := pg_catalog.array_append(v_group, row(
+        v_step.p_ends, v_result.p_value, v_result.p_columns, v_started, pg_catalog.clock_timestamp())::df_engine.outcome);
+      if v_next.p_sql is not null then
+        v_step := v_next;
+        continue;
+      end if;
+      if df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.p_next, v_first, v_begun) then
+        v_group := null;
+        v_held := v_step.p_next is not null;
+        if v_held then
           set local synchronous_commit = off;
+        else
+          v_ready := null;
         end if;
-        v_held := v_passed.p_sql is not null and not p_careful;
-        v_step := v_passed;
-        v_node := v_passed.p_node;
         commit;
         continue;
       end if;
+      v_over := pg_catalog.int4gt(pg_catalog.cardinality(v_group), 1);
+    elsif v_group is not null then
+      v_short := pg_catalog.jsonb_delete(v_short, v_step.p_sql);
+      v_over := not df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.p_node, v_first, v_begun);
+      if not v_over and pg_catalog.textne(v_code, '57014') then
+        -- What fails in company may fail because of it: those before it are recorded, and it runs again alone.
+        set local synchronous_commit = off;
+        commit;
+        v_group := null;
+        v_held := false;
+        v_code := null;
+        continue;
+      end if;
+    else
+      v_over := false;
     end if;
-    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_node, v_value, v_columns,
-                                    v_code, v_message, v_detail, v_hint, v_started);
-    if v_kept is null then
+    v_group := null;
+    if v_over then
+      -- The run is over, and perhaps one of them has ended it: they run again one by one.
       rollback;
-      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_node);
+      v_short := '{}'::pg_catalog.jsonb;
+      v_held := false;
+      v_code := null;
+      continue;
+    end if;
+    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.p_node, v_result.p_value, v_result.p_columns,
+                                    v_code, v_message, v_detail, v_hint, v_started);
+    v_code := null;
+    v_held := false;
+    if v_kept is null then
+      commit;
+      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_step.p_node);
       exit;
     elsif v_kept then
       commit;
@@ -5954,6 +6250,13 @@ begin
 end
 $$;
 
+-- Whether p_node is the step to which a row in the queue has come.
+create or replace function df_engine.is_at(p_ready df_engine.ready, p_node text) returns boolean
+language sql stable set search_path = '' as $$
+  select df_engine.is_below(i.id, p_node, (df_engine.thread_node(i.id, p_ready.node_id, i.id || '::' || i._generation)).id)
+  from df.instances i where i.id = p_ready.instance_id;
+$$;
+
 -- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is held.
 create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
 language plpgsql security definer set search_path = '' as $$
@@ -5966,7 +6269,7 @@ begin
   end if;
   v_root := df_engine.hold_run(p_instance);
   select * into v_ready from df_engine.ready r
-  where r.instance_id = p_instance and r.lane = 'sql' and df_engine.is_below(p_instance, p_node, r.node_id)
+  where r.instance_id = p_instance and r.lane = 'sql' and df_engine.is_at(r, p_node)
   for update skip locked;
   if found then
     delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_ready.submitter and r.id = v_ready.id;
@@ -5985,15 +6288,13 @@ $$;
 create or replace function df_engine.accuse(p_submitter oid, p_ready bigint, p_node text, p_weight int) returns boolean
 language plpgsql security definer set search_path = '' as $$
 begin
-  update df_engine.ready r set deaths = r.deaths + p_weight
+  update df_engine.ready r set deaths = r.deaths + p_weight, node_id = p_node
   from (select q.id from df_engine.ready q
         where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_ready for update skip locked) f
-  where r.lane = 'sql' and r.submitter = p_submitter and r.id = f.id
-    and df_engine.is_below(r.instance_id, p_node, r.node_id);
+  where r.lane = 'sql' and r.submitter = p_submitter and r.id = f.id and df_engine.is_at(r, p_node);
   return found or not exists (
     select from df_engine.ready r
-    where r.lane = 'sql' and r.submitter = p_submitter and r.id = p_ready
-      and df_engine.is_below(r.instance_id, p_node, r.node_id));
+    where r.lane = 'sql' and r.submitter = p_submitter and r.id = p_ready and df_engine.is_at(r, p_node));
 end
 $$;
 
@@ -6472,7 +6773,7 @@ comment on function df.metrics() is
 
 create or replace function df.version() returns text
 language sql set search_path = pg_catalog, pg_temp as $$
-  select '0.2.0 (built 2026-11-24 00:00:00 UTC)'
+  select '0.3.0 (built 2026-11-24 00:00:00 UTC)'
 $$;
 comment on function df.version() is 'Version and build time of the installed pg_durable.';
 
@@ -7385,7 +7686,7 @@ returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
     where p_node_type = 'HTTP' or lower(key collate "C") <> 'content-type'
     union all
     select d.name, d.value
-    from (values ('User-Agent', 'pg_durable/0.2.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
+    from (values ('User-Agent', 'pg_durable/0.3.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
     where d.value is not null
       and lower(d.name) <> all (select lower(key collate "C") from jsonb_object_keys(p_headers) key)
   ) h(name, value)
@@ -7588,7 +7889,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.flow_nodes(text)',
     'execute on routine df_engine.generation_of(text)',
     'execute on routine df_engine.graph_nodes(jsonb, text, text)',
-    'execute on routine df_engine.hold_step(bigint, varchar, varchar)',
+    'execute on routine df_engine.hold_step(text, bigint, xid, varchar, varchar)',
     'execute on routine df_engine.http_headers_problem(jsonb)',
     'execute on routine df_engine.http_headers_text(jsonb)',
     'execute on routine df_engine.http_method_problem(text, text)',
@@ -7607,6 +7908,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.malformed(jsonb)',
     'execute on routine df_engine.milliseconds(timestamptz, timestamptz)',
     'execute on routine df_engine.missing_run_hint(text)',
+    'execute on routine df_engine.next_in_group(text, varchar, varchar, jsonb, df_engine.outcome[], timestamptz, jsonb)',
     'execute on routine df_engine.node_config(text, text)',
     'execute on routine df_engine.node_id(text, bigint)',
     'execute on routine df_engine.node_problem(jsonb, text)',
@@ -7618,7 +7920,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.page_cap()',
     'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
     'execute on routine df_engine.parse_graph(text, text)',
-    'execute on routine df_engine.pass_on(text, bigint, varchar, varchar[], varchar, jsonb, text[], timestamptz)',
+    'execute on routine df_engine.pass_on(text, bigint, varchar, varchar[], varchar, jsonb, text[], timestamptz, varchar, timestamptz)',
+    'execute on routine df_engine.pass_on_group(text, bigint, varchar, df_engine.outcome[], varchar, varchar, timestamptz)',
     'execute on routine df_engine.random_id()',
     'execute on routine df_engine.read_expression(text, text)',
     'execute on routine df_engine.reject_in_workflow(text)',
@@ -7635,6 +7938,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.setting_number(text)',
     'execute on routine df_engine.setting_on(text)',
     'execute on routine df_engine.settle_step(text, bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz)',
+    'execute on routine df_engine.short_statements(jsonb, text, timestamptz)',
     'execute on routine df_engine.split_stamp(text)',
     'execute on routine df_engine.stamp_key(text)',
     'execute on routine df_engine.start_here(text, text, text)',
@@ -7646,6 +7950,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.unknown_type(text)',
     'execute on routine df_engine.usage_privileges()',
     'execute on routine df_engine.work(int, boolean, text)',
+    'execute on routine df_engine.work_in_groups(int, text)',
     'execute on routine df_engine.worker_problem()'
   ]
 $$;
@@ -7805,19 +8110,6 @@ $$;
 -- transaction_mode 'new': df.start on a second session, through dblink, so that the run survives a rollback of the caller.
 -- That session must be the caller's own role and nobody else's, although it is opened by a definer function, in which
 -- PostgreSQL does not tell who called. So the caller proves it: with a row that the view lets it write for itself only.
-
-create table if not exists df_engine.launches (
-  launcher regrole not null,
-  started_in xid8 not null default pg_current_xact_id()
-);
-do $migration$
-begin
-  if df_engine.migrating(3) then
-    alter table df_engine.launches add constraint launches_pkey primary key (started_in, launcher);
-  end if;
-end
-$migration$;
-comment on table df_engine.launches is 'Proofs of identity, consumed in the transaction that wrote them';
 
 create or replace view df_engine.own_launches as
   select launcher from df_engine.launches where launcher = quote_ident(current_user)::regrole
@@ -8297,7 +8589,7 @@ comment on function df.check() is
 
 revoke all on all routines in schema df_engine from public;
 
-update df_engine.release set version = '0.2.0', installed_at = now() where version <> '0.2.0';
+update df_engine.release set version = '0.3.0', installed_at = now() where version <> '0.3.0';
 
 do $grants$
 begin

@@ -117,7 +117,7 @@ USER_ROUTINES = (
     "df_engine.flow_nodes(text)",
     "df_engine.generation_of(text)",
     "df_engine.graph_nodes(jsonb, text, text)",
-    "df_engine.hold_step(bigint, varchar, varchar)",
+    "df_engine.hold_step(text, bigint, xid, varchar, varchar)",
     "df_engine.http_headers_problem(jsonb)",
     "df_engine.http_headers_text(jsonb)",
     "df_engine.http_method_problem(text, text)",
@@ -147,7 +147,10 @@ USER_ROUTINES = (
     "df_engine.page_cap()",
     "df_engine.page_of_instances(text, text, timestamptz, text, int)",
     "df_engine.parse_graph(text, text)",
-    "df_engine.pass_on(text, bigint, varchar, varchar[], varchar, jsonb, text[], timestamptz)",
+    "df_engine.next_in_group(text, varchar, varchar, jsonb, df_engine.outcome[], timestamptz, jsonb)",
+    "df_engine.pass_on_group(text, bigint, varchar, df_engine.outcome[], varchar, varchar, timestamptz)",
+    "df_engine.short_statements(jsonb, text, timestamptz)",
+    "df_engine.pass_on(text, bigint, varchar, varchar[], varchar, jsonb, text[], timestamptz, varchar, timestamptz)",
     "df_engine.random_id()",
     "df_engine.read_expression(text, text)",
     "df_engine.reject_in_workflow(text)",
@@ -175,6 +178,7 @@ USER_ROUTINES = (
     "df_engine.unknown_type(text)",
     "df_engine.usage_privileges()",
     "df_engine.work(int, boolean, text)",
+    "df_engine.work_in_groups(int, text)",
     "df_engine.worker_problem()",
 )
 USER_VIEWS = {

@@ -51,18 +51,16 @@ def drain(pump: Pump) -> dict[str, Any]:
 def test_a_step_writes_a_fixed_number_of_row_versions(pump: Pump) -> None:
     found = drain(pump)
     found.pop("wal")
-    hot = found.pop("nodes hot"), found.pop("ready hot")
+    hot = found.pop("nodes hot")
     assert {name: number / RUNS for name, number in found.items()} == {
         "instances inserted": 1,
         "instances updated": 1,
         "nodes inserted": 9,
         "nodes updated": 9,
         "ready inserted": 1,
-        "ready updated": 4,
         "ready deleted": 1,
     }
-    assert hot[0] >= 0.8 * 9 * RUNS
-    assert hot[1] >= 0.8 * 4 * RUNS
+    assert hot >= 0.8 * 9 * RUNS
 
 
 def test_a_step_writes_a_bounded_amount_of_log(pump: Pump) -> None:

@@ -16,8 +16,12 @@ DEFINER_FOR_USERS = {
     "df_engine.settle_step(text,bigint,character varying,character varying,jsonb,text[],text,text,text,text,"
     "timestamp with time zone)": "needs the key of session_user",
     "df_engine.pass_on(text,bigint,character varying,character varying[],character varying,jsonb,text[],"
+    "timestamp with time zone,character varying,timestamp with time zone)": "needs the key of session_user",
+    "df_engine.pass_on_group(text,bigint,character varying,df_engine.outcome[],character varying,character varying,"
     "timestamp with time zone)": "needs the key of session_user",
-    "df_engine.hold_step(bigint,character varying,character varying)": "locks a row of session_user, tells nothing",
+    "df_engine.next_in_group(text,character varying,character varying,jsonb,df_engine.outcome[],"
+    "timestamp with time zone,jsonb)": "needs the key of session_user",
+    "df_engine.hold_step(text,bigint,xid,character varying,character varying)": "needs the key of session_user",
     "df_engine.cron_next(text,text,timestamp with time zone)": "computes",
     "df_engine.flow_comments(text)": "computes",
     "df_engine.flow_layout(jsonb)": "computes",
@@ -162,7 +166,9 @@ NOT_THE_DRIVER = r"only df_engine\.work|invalid transaction termination"
 DRIVER_CALLS = (
     "df_engine.claim_step({key}, {ready}, 0, false)",
     "df_engine.settle_step({key}, {ready}, '{run}', '{node}', '\"forged\"', null, null, null, null, null, now())",
-    "df_engine.pass_on({key}, {ready}, '{run}', '{{{node}}}', '{node}', '\"forged\"', null, now())",
+    "df_engine.pass_on({key}, {ready}, '{run}', '{{{node}}}', '{node}', '\"forged\"', null, now(), null, null)",
+    "df_engine.pass_on_group({key}, {ready}, '{run}', array[row('{{{node}}}', '\"forged\"', null, now(), now())]"
+    "::df_engine.outcome[], null, null, null)",
 )
 
 
