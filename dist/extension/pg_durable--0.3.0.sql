@@ -465,6 +465,9 @@ $migration$;
 do $migration$
 begin
 if df_engine.migrating(4) then
+  -- A step that can be run as it is: its statement and whether that may return rows; of a plain one what ends when it ends well,
+  -- and what is entered then.
+  create type df_engine.step as (node varchar, sql text, rows boolean, plain boolean, ends varchar[], next varchar);
   -- A plain step that has ended well: what ends with it, its result, and when it ran.
   create type df_engine.outcome as (
     ends varchar[], value jsonb, columns text[], started timestamptz, ended timestamptz
@@ -5002,30 +5005,41 @@ begin
 end
 $$;
 
--- Goes on with a run that this session has just passed on to p_next, if nobody was faster: then the row in the queue is still
+-- Goes on with a run that this session has just passed on to p_node, if nobody was faster: then the row in the queue is still
 -- the version that was claimed. There is nothing to check again, because whoever ends a run takes away the rows that are not
--- locked. p_sql is NULL when the row is another one, or when the node is not SQL that runs as it is. Two statements: a join
--- with FOR UPDATE takes longer to set up.
-create or replace function df_engine.hold_step(
-  p_key text, p_ready bigint, p_version xid, p_instance varchar, inout p_next varchar,
-  out p_node varchar, out p_sql text, out p_rows boolean, out p_plain boolean, out p_ends varchar[]
-)
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+-- locked.
+create or replace function df_engine.hold_step(p_ready bigint, p_version xid, p_instance varchar, p_node varchar)
+returns boolean
+language plpgsql security definer set search_path = '' as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
 begin
-  perform from df_engine.ready r
-  where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.xmin = p_version and r.deaths = 0
-    and r.instance_id is not distinct from p_instance and has_schema_privilege(v_role, 'df', 'usage')
-  for update skip locked;
-  if found then
-    select n.id, n.query, n._rows, n._plain, n._ends, n._next
-    into p_node, p_sql, p_rows, p_plain, p_ends, p_next
+  perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true)
+  from (select from df_engine.ready r
+        where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.xmin = p_version and r.deaths = 0
+          and r.instance_id is not distinct from p_instance and has_schema_privilege(v_role, 'df', 'usage')
+        for update skip locked) as held;
+  return found;
+end
+$$;
+
+-- A step, and the plain ones that follow it as far as they can be run as they are: 32 in all, or 100 kB of statements. A loop,
+-- because a recursive query takes longer to set up than a few of these look-ups.
+create or replace function df_engine.steps_from(p_instance varchar, p_step df_engine.step) returns df_engine.step[]
+language plpgsql stable as $$
+declare
+  v_steps df_engine.step[] := array[p_step];
+  v_room int := 100000;
+begin
+  while p_step.plain and p_step.next is not null and v_room > 0 and cardinality(v_steps) < 32 loop
+    select n.id, n.query, n._rows, n._plain, n._ends, n._next into p_step
     from df.nodes n
-    where n.instance_id = p_instance and n.id = p_next and n._rows is not null and n.database is null
-      and p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex');
-    perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
-  end if;
+    where n.instance_id = p_instance and n.id = p_step.next and n._rows is not null and n.database is null;
+    exit when not found;
+    v_steps := array_append(v_steps, p_step);
+    v_room := v_room - length(p_step.sql);
+  end loop;
+  return v_steps;
 end
 $$;
 
@@ -5047,16 +5061,15 @@ begin
 end
 $$;
 
--- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. With p_sql: run that; p_rows:
--- it may return rows; p_plain: pass_on will do, with p_ends and p_next; p_fresh: it begins now; p_version: of the row, for
--- hold_step. With p_report: stop, nothing is ready. With neither: commit and claim again, because a transition was made.
+-- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. p_steps: to be run in this
+-- order, the first of them now, and each of the others once hold_step has said so; p_fresh: the first begins now; p_version: of the
+-- row, for hold_step. With p_report: stop, nothing is ready. With neither: commit and claim again, because a transition was made.
 -- p_low is a low-water mark: while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are
 -- not to be walked over again. p_careful: tell the worker which step is about to run, so that it knows whose the death of this
 -- session is. INFO goes out at once, whatever the settings.
 create or replace function df_engine.claim_step(
   p_key text, inout p_ready bigint, inout p_low bigint, p_careful boolean, out p_report text, out p_instance varchar,
-  out p_node varchar, out p_version xid, out p_fresh boolean, out p_sql text, out p_rows boolean, out p_plain boolean,
-  out p_ends varchar[], out p_next varchar
+  out p_version xid, out p_fresh boolean, out p_steps df_engine.step[]
 )
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
 declare
@@ -5067,6 +5080,8 @@ declare
   v_live boolean;
   v_problem pg_catalog.text;
   v_node df.nodes;
+  v_sql pg_catalog.text;
+  v_rows boolean;
 begin
   perform df_engine.require_key(p_key, v_role);
   v_ready := df_engine.lock_ready(v_role, p_ready, p_low);
@@ -5083,7 +5098,6 @@ begin
   into v_stamp, v_database, v_live, v_problem
   from df.instances i where i.id = p_instance;
   v_node := df_engine.thread_node(p_instance, v_ready.node_id, v_stamp);
-  p_node := v_node.id;
   if v_live is not true or not (v_node._scope is null or df_engine.scope_open(p_instance, v_node._scope)) then
     perform df_engine.drop_ready(p_instance, p_ready);
     return;
@@ -5092,29 +5106,28 @@ begin
       v_problem, format('role %s has no USAGE on schema df any more', v_role::pg_catalog.regrole)));
     return;
   elsif v_node.node_type <> 'SQL' or v_database <> current_database() then
-    perform df_engine.enter_claimed(p_instance, p_ready, p_node, v_node._scope);
+    perform df_engine.enter_claimed(p_instance, p_ready, v_node.id, v_node._scope);
     return;
   end if;
-  if p_node <> v_ready.node_id then
-    p_version := df_engine.move_ready(p_instance, p_ready, p_node);
+  if v_node.id <> v_ready.node_id then
+    p_version := df_engine.move_ready(p_instance, p_ready, v_node.id);
   end if;
-  p_sql := v_node.query;
-  p_rows := v_node._rows;
-  if p_rows is null or v_ready.deaths >= 12 then
-    p_sql := df_engine.prepare_step(p_instance, p_node, v_node._scope, p_sql, p_ready, v_ready.deaths >= 12);
-    if p_sql is null then
+  v_sql := v_node.query;
+  v_rows := v_node._rows;
+  if v_rows is null or v_ready.deaths >= 12 then
+    v_sql := df_engine.prepare_step(p_instance, v_node.id, v_node._scope, v_sql, p_ready, v_ready.deaths >= 12);
+    if v_sql is null then
       return;
     end if;
-    p_rows := df_engine.may_return_rows(p_sql);
+    v_rows := df_engine.may_return_rows(v_sql);
   end if;
   p_fresh := v_node.status <> 'running';
-  p_plain := v_node._plain;
-  p_ends := v_node._ends;
-  p_next := v_node._next;
+  p_steps := df_engine.steps_from(
+    p_instance, row(v_node.id, v_sql, v_rows, v_node._plain and not p_careful, v_node._ends, v_node._next));
   if p_careful then
-    raise info 'pg_durable:%:%', p_ready, p_node;
+    raise info 'pg_durable:%:%', p_ready, v_node.id;
   end if;
-  perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true);
+  perform set_config('application_name', 'pg_durable:' || p_instance || ':' || v_node.id, true);
 end
 $$;
 
@@ -5323,28 +5336,6 @@ begin
 end
 $$;
 
--- The next plain step of a run, to be run in the same transaction as those in p_group: if they have left time and room, and if
--- it has just been seen to be short. p_sql is NULL if not.
-create or replace function df_engine.next_in_group(
-  p_key text, p_instance varchar, inout p_next varchar, p_short jsonb, p_group df_engine.outcome[], p_started timestamptz,
-  p_value jsonb, out p_node varchar, out p_sql text, out p_rows boolean, out p_plain boolean, out p_ends varchar[]
-)
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
-declare
-  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
-begin
-  if coalesce(cardinality(p_group), 0) < 15 and pg_column_size(p_value) < 100000
-     and clock_timestamp() < coalesce(p_group[1].started, p_started) + interval '20 ms' then
-    select n.id, n.query, n._rows, n._plain, n._ends, n._next
-    into p_node, p_sql, p_rows, p_plain, p_ends, p_next
-    from df.nodes n
-    where n.instance_id = p_instance and n.id = p_next and n.submitted_by = v_role and n._plain and n._rows is not null
-      and n.database is null and p_short ? n.query
-      and p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex');
-  end if;
-end
-$$;
-
 -- What becomes of a step that has been executed: true: commit; false: roll back; NULL: roll back and report the
 -- interruption.
 create or replace function df_engine.settle_step(
@@ -5430,7 +5421,10 @@ language plpgsql as $$
 declare
   v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
   v_key pg_catalog.text;
-  v_step pg_catalog.record;
+  v_claim pg_catalog.record;
+  v_steps df_engine.step[];
+  v_at int;
+  v_step df_engine.step;
   v_result pg_catalog.record;
   v_no_rows pg_catalog.record;
   v_started pg_catalog.timestamptz;
@@ -5469,30 +5463,34 @@ begin
       exit;
     end if;
     if v_held then
-      v_step := df_engine.hold_step(v_key, v_ready, v_version, v_instance, v_step.p_next);
-      v_held := v_step.p_sql is not null;
+      v_held := df_engine.hold_step(v_ready, v_version, v_instance, v_step.next);
     end if;
-    if not v_held then
-      v_step := df_engine.claim_step(v_key, v_ready, v_low, p_careful);
-      v_ready := v_step.p_ready;
-      v_version := v_step.p_version;
-      v_instance := v_step.p_instance;
-      v_low := v_step.p_low;
-      p_report := v_step.p_report;
+    if v_held then
+      v_at := pg_catalog.int4pl(v_at, 1);
+    else
+      v_claim := df_engine.claim_step(v_key, v_ready, v_low, p_careful);
+      v_ready := v_claim.p_ready;
+      v_version := v_claim.p_version;
+      v_instance := v_claim.p_instance;
+      v_low := v_claim.p_low;
+      v_steps := v_claim.p_steps;
+      p_report := v_claim.p_report;
       exit when p_report is not null;
-      if v_step.p_sql is null then
+      if v_steps is null then
         commit;
         continue;
       end if;
-      v_first := case when v_step.p_fresh then v_step.p_node end;
+      v_at := 1;
+      v_first := case when v_claim.p_fresh then v_steps[1].node end;
       v_begun := v_started;
     end if;
+    v_step := v_steps[v_at];
 
     begin
-      if v_step.p_rows then
-        v_result := df_engine.execute_query(v_step.p_sql);
+      if v_step.rows then
+        v_result := df_engine.execute_query(v_step.sql);
       else
-        execute v_step.p_sql;
+        execute v_step.sql;
         v_result := v_no_rows;
       end if;
       set constraints all immediate;
@@ -5509,23 +5507,23 @@ begin
     reset default_transaction_read_only;
     unlisten *;
 
-    if v_code is null and v_step.p_plain
-       and df_engine.pass_on(v_key, v_ready, v_instance, v_step.p_ends, v_step.p_next, v_result.p_value,
+    if v_code is null and v_step.plain
+       and df_engine.pass_on(v_key, v_ready, v_instance, v_step.ends, v_step.next, v_result.p_value,
                              v_result.p_columns, v_started, v_first, v_begun) then
-      v_held := not (v_step.p_next is null or p_careful);
-      if v_step.p_next is null then
+      v_held := pg_catalog.int4lt(v_at, pg_catalog.cardinality(v_steps));
+      if v_step.next is null then
         v_ready := null;
       end if;
       commit;
       continue;
     end if;
-    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.p_node, v_result.p_value, v_result.p_columns,
+    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.node, v_result.p_value, v_result.p_columns,
                                     v_code, v_message, v_detail, v_hint, v_started);
     v_code := null;
     v_held := false;
     if v_kept is null then
       commit;
-      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_step.p_node);
+      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_step.node);
       exit;
     elsif v_kept then
       commit;
@@ -5555,13 +5553,25 @@ begin
 end
 $$;
 
+-- Whether one more step may join a group: there is one, it has just been seen to be short, and those before it have left time.
+create or replace function df_engine.has_room(p_group df_engine.outcome[], p_step df_engine.step, p_short jsonb) returns boolean
+language plpgsql volatile set search_path = '' as $$
+begin
+  return p_short ? p_step.sql and p_step.plain and cardinality(p_group) < 16 and pg_column_size(p_group) < 100000
+    and clock_timestamp() < p_group[1].started + interval '20 ms';
+end
+$$;
+
 -- As df_engine.work, for sessions that are not watched for steps that kill them.
 create or replace procedure df_engine.work_in_groups(p_budget_ms int, inout p_report text)
 language plpgsql as $$
 declare
   v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
   v_key pg_catalog.text;
-  v_step pg_catalog.record;
+  v_claim pg_catalog.record;
+  v_steps df_engine.step[];
+  v_at int;
+  v_step df_engine.step;
   v_result pg_catalog.record;
   v_no_rows pg_catalog.record;
   v_started pg_catalog.timestamptz;
@@ -5579,7 +5589,6 @@ declare
   v_hint pg_catalog.text;
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;  -- statements that may share a transaction
   v_group df_engine.outcome[];  -- of those in this transaction that are not recorded yet; NULL: none
-  v_next pg_catalog.record;
   v_over boolean;
 begin
   v_key := (select k.key from df_engine.own_key k);
@@ -5596,38 +5605,42 @@ begin
     end if;
     v_started := pg_catalog.clock_timestamp();
     if v_group is not null then
-      perform pg_catalog.set_config('application_name', pg_catalog.concat('pg_durable:', v_instance, ':', v_step.p_node), true);
+      perform pg_catalog.set_config('application_name', pg_catalog.concat('pg_durable:', v_instance, ':', v_step.node), true);
     else
       if pg_catalog.timestamptz_gt(v_started, v_deadline) then
         p_report := 'budget';
         exit;
       end if;
       if v_held then
-        v_step := df_engine.hold_step(v_key, v_ready, v_version, v_instance, v_step.p_next);
-        v_held := v_step.p_sql is not null;
+        v_held := df_engine.hold_step(v_ready, v_version, v_instance, v_step.next);
       end if;
-      if not v_held then
-        v_step := df_engine.claim_step(v_key, v_ready, v_low, false);
-        v_ready := v_step.p_ready;
-        v_version := v_step.p_version;
-        v_instance := v_step.p_instance;
-        v_low := v_step.p_low;
-        p_report := v_step.p_report;
+      if v_held then
+        v_at := pg_catalog.int4pl(v_at, 1);
+      else
+        v_claim := df_engine.claim_step(v_key, v_ready, v_low, false);
+        v_ready := v_claim.p_ready;
+        v_version := v_claim.p_version;
+        v_instance := v_claim.p_instance;
+        v_low := v_claim.p_low;
+        v_steps := v_claim.p_steps;
+        p_report := v_claim.p_report;
         exit when p_report is not null;
-        if v_step.p_sql is null then
+        if v_steps is null then
           commit;
           continue;
         end if;
-        v_first := case when v_step.p_fresh then v_step.p_node end;
+        v_at := 1;
+        v_first := case when v_claim.p_fresh then v_steps[1].node end;
         v_begun := v_started;
       end if;
+      v_step := v_steps[v_at];
     end if;
 
     begin
-      if v_step.p_rows then
-        v_result := df_engine.execute_query(v_step.p_sql);
+      if v_step.rows then
+        v_result := df_engine.execute_query(v_step.sql);
       else
-        execute v_step.p_sql;
+        execute v_step.sql;
         v_result := v_no_rows;
       end if;
       set constraints all immediate;
@@ -5644,19 +5657,19 @@ begin
     reset default_transaction_read_only;
     unlisten *;
 
-    if v_code is null and v_step.p_plain then
-      v_short := df_engine.short_statements(v_short, v_step.p_sql, v_started);
-      v_next := df_engine.next_in_group(v_key, v_instance, v_step.p_next, v_short, v_group, v_started, v_result.p_value);
+    if v_code is null and v_step.plain then
+      v_short := df_engine.short_statements(v_short, v_step.sql, v_started);
       v_group := pg_catalog.array_append(v_group, row(
-        v_step.p_ends, v_result.p_value, v_result.p_columns, v_started, pg_catalog.clock_timestamp())::df_engine.outcome);
-      if v_next.p_sql is not null then
-        v_step := v_next;
+        v_step.ends, v_result.p_value, v_result.p_columns, v_started, pg_catalog.clock_timestamp())::df_engine.outcome);
+      if df_engine.has_room(v_group, v_steps[pg_catalog.int4pl(v_at, 1)], v_short) then
+        v_at := pg_catalog.int4pl(v_at, 1);
+        v_step := v_steps[v_at];
         continue;
       end if;
-      if df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.p_next, v_first, v_begun) then
+      if df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.next, v_first, v_begun) then
         v_group := null;
-        v_held := v_step.p_next is not null;
-        if v_held then
+        v_held := pg_catalog.int4lt(v_at, pg_catalog.cardinality(v_steps));
+        if v_step.next is not null then
           set local synchronous_commit = off;
         else
           v_ready := null;
@@ -5666,8 +5679,8 @@ begin
       end if;
       v_over := pg_catalog.int4gt(pg_catalog.cardinality(v_group), 1);
     elsif v_group is not null then
-      v_short := pg_catalog.jsonb_delete(v_short, v_step.p_sql);
-      v_over := not df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.p_node, v_first, v_begun);
+      v_short := pg_catalog.jsonb_delete(v_short, v_step.sql);
+      v_over := not df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.node, v_first, v_begun);
       if not v_over and pg_catalog.textne(v_code, '57014') then
         -- What fails in company may fail because of it: those before it are recorded, and it runs again alone.
         set local synchronous_commit = off;
@@ -5689,13 +5702,13 @@ begin
       v_code := null;
       continue;
     end if;
-    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.p_node, v_result.p_value, v_result.p_columns,
+    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.node, v_result.p_value, v_result.p_columns,
                                     v_code, v_message, v_detail, v_hint, v_started);
     v_code := null;
     v_held := false;
     if v_kept is null then
       commit;
-      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_step.p_node);
+      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_step.node);
       exit;
     elsif v_kept then
       commit;
@@ -7870,7 +7883,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.flow_nodes(text)',
     'execute on routine df_engine.generation_of(text)',
     'execute on routine df_engine.graph_nodes(jsonb, text, text)',
-    'execute on routine df_engine.hold_step(text, bigint, xid, varchar, varchar)',
+    'execute on routine df_engine.has_room(df_engine.outcome[], df_engine.step, jsonb)',
+    'execute on routine df_engine.hold_step(bigint, xid, varchar, varchar)',
     'execute on routine df_engine.http_headers_problem(jsonb)',
     'execute on routine df_engine.http_headers_text(jsonb)',
     'execute on routine df_engine.http_method_problem(text, text)',
@@ -7889,7 +7903,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.malformed(jsonb)',
     'execute on routine df_engine.milliseconds(timestamptz, timestamptz)',
     'execute on routine df_engine.missing_run_hint(text)',
-    'execute on routine df_engine.next_in_group(text, varchar, varchar, jsonb, df_engine.outcome[], timestamptz, jsonb)',
     'execute on routine df_engine.node_config(text, text)',
     'execute on routine df_engine.node_id(text, bigint)',
     'execute on routine df_engine.node_problem(jsonb, text)',

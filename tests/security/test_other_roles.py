@@ -19,9 +19,7 @@ DEFINER_FOR_USERS = {
     "timestamp with time zone,character varying,timestamp with time zone)": "needs the key of session_user",
     "df_engine.pass_on_group(text,bigint,character varying,df_engine.outcome[],character varying,character varying,"
     "timestamp with time zone)": "needs the key of session_user",
-    "df_engine.next_in_group(text,character varying,character varying,jsonb,df_engine.outcome[],"
-    "timestamp with time zone,jsonb)": "needs the key of session_user",
-    "df_engine.hold_step(text,bigint,xid,character varying,character varying)": "needs the key of session_user",
+    "df_engine.hold_step(bigint,xid,character varying,character varying)": "locks a row of session_user, tells nothing",
     "df_engine.cron_next(text,text,timestamp with time zone)": "computes",
     "df_engine.flow_comments(text)": "computes",
     "df_engine.flow_layout(jsonb)": "computes",

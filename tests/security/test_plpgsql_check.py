@@ -22,6 +22,7 @@ NO_END = "ends by RETURN or RAISE inside the loop or by a function that raises"
 EXCEPTED = {
     ("execute_query", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
     ("work", "text type variable is not sanitized"): OF_THE_DRIVER,
+    ("work_in_groups", "text type variable is not sanitized"): OF_THE_DRIVER,
     ("execute_query", "text type variable is not sanitized"): OF_THE_DRIVER,
     (
         "evaluate_expression",
