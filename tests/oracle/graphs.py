@@ -54,8 +54,8 @@ def named(node: Node, name: str) -> Node:
 
 
 def effect(name: str) -> Node:
-    """A step that leaves a row in fx(t, run)."""
-    return sql(f"insert into fx values ('{name}', '{{sys_instance_id}}')")
+    """A step that leaves a row in fx(t, run). It has nothing to substitute, so it runs as it is."""
+    return sql(f"insert into fx select '{name}', split_part(current_setting('application_name'), ':', 2)")
 
 
 def fewer(name: str, count: int) -> Node:
