@@ -126,7 +126,6 @@ USER_ROUTINES = (
     "df_engine.http_parts_text(jsonb)",
     "df_engine.http_scheme_problem(text)",
     "df_engine.insert_instance(text, text, text)",
-    "df_engine.is_flow(text)",
     "df_engine.is_stamp(text)",
     "df_engine.json_or_null(text)",
     "df_engine.launch(text, text, text)",

@@ -1856,12 +1856,6 @@ begin
 end
 $$;
 
--- Whether a text is a well-formed flow; its meaning is not looked at.
-create or replace function df_engine.is_flow(p_text text) returns boolean
-language sql immutable security definer set search_path = pg_catalog, pg_temp as $$
-  select (df_engine.flow_parse(kinds)).failed_at is null from df_engine.flow_tokens(p_text)
-$$;
-
 -- How many comments a text has: whoever rewrites it from its graph would lose them.
 create or replace function df_engine.flow_comments(p_text text) returns bigint
 language sql immutable security definer set search_path = pg_catalog, pg_temp as $$
@@ -7409,14 +7403,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select coalesce('http:' || p_status = any (p_retry_on) or 'http:' || left(p_status, 1) || 'xx' = any (p_retry_on), false)
 $$;
 
--- The error class of a response, http:503 for one; NULL when the response completes the step.
-create or replace function df_engine.http_outcome_class(p_status int, p_retry_on text[]) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select 'http:' || p_status
-  where p_status in (408, 425, 429) or p_status between 500 and 599
-     or df_engine.http_status_listed(p_status::text, p_retry_on)
-$$;
-
 -- Whether an HTTP error of a class (connection, timeout, http:503, refused) may be tried again; without retry_on all but
 -- refusals may.
 create or replace function df_engine.http_retryable(p_class text, p_retry_on text[]) returns boolean
@@ -7578,7 +7564,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.http_parts_text(jsonb)',
     'execute on routine df_engine.http_scheme_problem(text)',
     'execute on routine df_engine.insert_instance(text, text, text)',
-    'execute on routine df_engine.is_flow(text)',
     'execute on routine df_engine.is_stamp(text)',
     'execute on routine df_engine.json_or_null(text)',
     'execute on routine df_engine.launch(text, text, text)',

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 TAG = re.compile(r"\$(?:[^\W\d]\w*)?\$")
 REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)(?:\.(\*|[^\W\d]\w*))?(\?)?")
 PREFIXED = re.compile(r"([EeBbXx]|[Uu]&)'")

@@ -300,18 +300,6 @@ def test_a_query_that_is_no_object(shared: Database, query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "retry_on", "kind"),
-    [
-        (200, None, None), (404, None, None), (404, ["transient"], None), (404, ["http:404"], "http:404"),
-        (404, ["http:4xx"], "http:404"), (404, ["http:40"], None), (408, None, "http:408"), (425, [], "http:425"),
-        (429, ["23505"], "http:429"), (500, None, "http:500"), (599, None, "http:599"), (200, ["http:2xx"], "http:200"),
-    ],
-)  # fmt: skip
-def test_which_statuses_are_errors(shared: Database, status: int, retry_on: list[str] | None, kind: str | None) -> None:
-    assert shared.admin("select df_engine.http_outcome_class(%s, %s)", status, retry_on) == kind
-
-
-@pytest.mark.parametrize(
     ("kind", "retry_on", "retryable"),
     [
         ("refused", None, False), ("refused", ["transient", "refused"], False), (None, None, False),
