@@ -1172,6 +1172,49 @@ begin
 end
 $$;
 
+-- The first part of a sequence, which begins with what the sequence begins with.
+create or replace function df_engine.first_part(p_whole df_engine.graph_visit, p_id text, p_scope text, p_after text)
+returns df_engine.graph_visit
+language sql immutable as $$
+  select row(p_whole.number + 1, p_id, p_whole.begins, p_whole.path || '.left', p_whole.depth + 1, p_whole.id, p_scope,
+             null, p_after, false)::df_engine.graph_visit
+$$;
+
+-- The other part, which is the last of the sequence, and of all that the sequence is the last of.
+create or replace function df_engine.last_part(p_whole df_engine.graph_visit, p_number int, p_id text, p_begins text,
+  p_scope text, p_named boolean) returns df_engine.graph_visit
+language sql stable as $$
+  select row(p_number, p_id, p_begins, p_whole.path || '.right', p_whole.depth + 1, p_whole.id, p_scope,
+             concat_ws(',', p_whole.id, p_whole.ends), p_whole.after, p_named)::df_engine.graph_visit
+$$;
+
+-- What is below a construct: the visits of its children, after which nothing is entered (the construct decides), and what
+-- df.nodes keeps of their ids. A branch is a scope of its own.
+create or replace function df_engine.open_construct(p_root text, p_visit df_engine.graph_visit, p_node jsonb, p_scope text,
+  inout p_issued int, out p_nodes jsonb[], out p_visits df_engine.graph_visit[], out p_left text, out p_right text, out p_query text)
+language plpgsql as $$
+declare
+  v_type constant pg_catalog.text := p_node ->> 'node_type';
+  v_steps pg_catalog.text[];
+  v_ids pg_catalog.text[];
+  v_number int;
+begin
+  select c.p_steps, c.p_nodes into v_steps, p_nodes from df_engine.child_nodes(p_node, v_type) c;
+  for i in reverse coalesce(cardinality(p_nodes), 0)..1 loop
+    v_number := p_issued + 1;
+    v_ids[i] := df_engine.node_id(p_root, v_number);
+    p_issued := v_number + df_engine.steps_to_beginning(p_nodes[i]);
+    p_visits[i] := row(v_number, v_ids[i], df_engine.node_id(p_root, p_issued), p_visit.path || v_steps[i], p_visit.depth + 1,
+                       p_visit.id, case when v_type in ('JOIN', 'RACE') then v_ids[i] else p_scope end, null, null,
+                       false)::df_engine.graph_visit;
+  end loop;
+  p_left := v_ids[array_position(v_steps, '.left')];
+  p_right := v_ids[array_position(v_steps, '.right')];
+  p_query := df_engine.stored_query(p_node ->> 'query', v_ids[array_position(v_steps, '.condition_node')],
+                                    v_ids[array_position(v_steps, '.extra_nodes[0]'):]);
+end
+$$;
+
 -- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The nodes that
 -- are still to be visited are kept, so the depth of a graph is never the depth of a stack. What follows a node is known before
 -- anything runs: ends are the sequences that it is the last of, next is what is entered after it (of a sequence: the node
@@ -1195,9 +1238,8 @@ declare
   v_problem pg_catalog.text;
   v_number int;
   v_after pg_catalog.text;
-  v_steps pg_catalog.text[];
-  v_children pg_catalog.jsonb[];
-  v_ids pg_catalog.text[];
+  v_inside pg_catalog.jsonb[];         -- what a construct has below it
+  v_children df_engine.graph_visit[];
 begin
   ord := 0;
   loop
@@ -1227,32 +1269,22 @@ begin
       next := v_visit.begins;
       return next;
       v_after := df_engine.node_id(v_root, v_issued);
-      v_waiting[v_count] := row(v_number, right_node, v_after, path || '.right', depth + 1, id, scope,
-                                concat_ws(',', id, v_visit.ends), v_visit.after, named);
+      v_waiting[v_count] := df_engine.last_part(v_visit, v_number, right_node, v_after, scope, named);
       v_node := v_node -> 'left_node';
-      v_visit := row(v_visit.number + 1, left_node, v_visit.begins, path || '.left', depth + 1, id,
-                     scope, null, v_after, false);
+      v_visit := df_engine.first_part(v_visit, left_node, scope, v_after);
       continue;
     end if;
     left_node := null;
     right_node := null;
     next := v_visit.after;
     if v_node ?| '{left_node,right_node,condition_node,extra_nodes}' then
-      select c.p_steps, c.p_nodes into v_steps, v_children from df_engine.child_nodes(v_node, node_type) c;
-      v_ids := '{}';
-      for i in reverse coalesce(cardinality(v_children), 0)..1 loop
-        v_number := v_issued + 1;
-        v_issued := v_number + df_engine.steps_to_beginning(v_children[i]);
-        v_ids[i] := df_engine.node_id(v_root, v_number);
+      select * into v_issued, v_inside, v_children, left_node, right_node, query
+      from df_engine.open_construct(v_root, v_visit, v_node, scope, v_issued);
+      for i in reverse coalesce(cardinality(v_inside), 0)..1 loop
         v_count := v_count + 1;
-        v_nodes[v_count] := v_children[i];
-        v_waiting[v_count] := row(v_number, v_ids[i], df_engine.node_id(v_root, v_issued), path || v_steps[i], depth + 1, id,
-                                  case when node_type in ('JOIN', 'RACE') then v_ids[i] else scope end, null, null, false);
+        v_nodes[v_count] := v_inside[i];
+        v_waiting[v_count] := v_children[i];
       end loop;
-      left_node := v_ids[array_position(v_steps, '.left')];
-      right_node := v_ids[array_position(v_steps, '.right')];
-      query := df_engine.stored_query(query, v_ids[array_position(v_steps, '.condition_node')],
-                                      v_ids[array_position(v_steps, '.extra_nodes[0]'):]);
     end if;
     return next;
     exit when v_count = 0;
@@ -7550,6 +7582,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.explain_graph(text)',
     'execute on routine df_engine.explain_kind(text)',
     'execute on routine df_engine.explain_run(text)',
+    'execute on routine df_engine.first_part(df_engine.graph_visit, text, text, text)',
     'execute on routine df_engine.flow_comments(text)',
     'execute on routine df_engine.flow_layout(jsonb)',
     'execute on routine df_engine.flow_nodes(text)',
@@ -7566,6 +7599,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.insert_instance(text, text, text)',
     'execute on routine df_engine.is_stamp(text)',
     'execute on routine df_engine.json_or_null(text)',
+    'execute on routine df_engine.last_part(df_engine.graph_visit, int, text, text, text, boolean)',
     'execute on routine df_engine.launch(text, text, text)',
     'execute on routine df_engine.lay_out(text, jsonb)',
     'execute on routine df_engine.live_nodes(text)',
@@ -7580,6 +7614,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.node_text(text, text, jsonb)',
     'execute on routine df_engine.note_helper(text, text)',
     'execute on routine df_engine.one_line(text, int)',
+    'execute on routine df_engine.open_construct(text, df_engine.graph_visit, jsonb, text, int)',
     'execute on routine df_engine.padded(text[])',
     'execute on routine df_engine.page_cap()',
     'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
