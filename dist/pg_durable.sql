@@ -2798,11 +2798,10 @@ $$;
 comment on function df.to_flow(text) is
   'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, or of a run that the caller may see when given its id. df.flow gives the graph back';
 
--- Substitution: variables ({name}) and named results ($name) in the text of a step, by PostgreSQL's lexical rules.
--- Called for every step, so text without a reference returns at once. A reference that cannot be replaced raises DF010.
--- The long regular expressions come from generator/grammar/template.lark; the others do without backslashes, so that
--- they mean the same whatever standard_conforming_strings is. Only render_vars, render_names, template_names and
--- single_statement_problem are called from elsewhere; they pin the search_path for the rest.
+-- Lexing: SQL text cut into tokens by PostgreSQL's lexical rules, and values written as SQL. Here begins substitution, which
+-- goes on to file 094. The long regular expressions come from generator/grammar/template.lark; the others do without
+-- backslashes, so that they mean the same whatever standard_conforming_strings is. Of all this only render_vars, render_names,
+-- template_names and single_statement_problem are called from elsewhere; they pin the search_path for the rest.
 
 -- The region that begins p_text: a comment with all comments inside it, or a dollar-quoted string that p_opener opens.
 create or replace function df_engine.sql_region(p_text pg_catalog.text, p_opener pg_catalog.text)
@@ -2869,7 +2868,8 @@ language sql immutable as $$
   select '"' || replace(p_name, '"', '""') || '"'
 $$;
 
--- Variables
+-- Variables: {name} in the text of a step, replaced before anything else looks at the text.
+-- Called for every step, so text without a brace returns at once.
 
 create or replace function df_engine.fill_placeholders(p_text pg_catalog.text, p_vars pg_catalog.jsonb)
 returns pg_catalog.text
@@ -2927,7 +2927,8 @@ begin
 end
 $fn$;
 
--- Named results
+-- Named results: what $name, $name.column and $name.* stand for, and what is said of one that stands for nothing (DF010).
+-- How it is written where it stands is the next file's.
 
 create or replace function df_engine.refuse_partial_reference(p_text pg_catalog.text) returns pg_catalog.text
 language plpgsql immutable as $$
@@ -3033,6 +3034,9 @@ begin
   end if;
 end
 $$;
+
+-- Rendering: references replaced in the text of a step, so that a value is one value wherever it is put: in code, in a
+-- literal, in the body of a dollar-quoted string. Called for every step, so text without a reference returns at once.
 
 -- A JSON value as SQL code, as characters of a literal, or as it is; NULL is the SQL NULL.
 create or replace function df_engine.write_value(p_value pg_catalog.jsonb, p_place pg_catalog.text)
@@ -3259,6 +3263,9 @@ begin
     select distinct m.part[1] from regexp_matches(p_text, $re$\$([A-Za-z_][A-Za-z0-9_]*)$re$, 'g') m(part)), '{}');
 end
 $fn$;
+
+-- A step is one statement: how many a text holds, and what is said of one that holds none, several, or a brace.
+-- Called for every step; most texts are judged without being read token by token.
 
 -- SQL text in lower case with its literals and names in quotes as ? and without comments.
 create or replace function df_engine.bare_sql(p_sql pg_catalog.text) returns pg_catalog.text
@@ -5455,19 +5462,8 @@ begin
 end
 $$;
 
--- Leased steps: SQL outside a transaction or in another database, and HTTP. The worker claims them with a lease that holds
--- as long as the worker's supervising session does, runs them itself, and reports what came of it. At least once.
-
--- Workers that are alive: their session holds the advisory lock of their number, and is logged in as a worker role.
-create or replace function df_engine.live_workers() returns setof int
-language sql stable set search_path = '' as $$
-  select l.objid::int
-  from pg_catalog.pg_locks l
-  join pg_catalog.pg_stat_activity a on a.pid = l.pid
-  join df_engine.worker_roles w on w.role = a.usesysid
-  where l.locktype = 'advisory' and l.classid = 1346982471 and l.granted
-    and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
-$$;
+-- Requests: what a worker is given to run a step itself, be it SQL outside a transaction or in another database, or HTTP.
+-- Made when the step is leased, after substitution and all checks; nothing here writes.
 
 -- What a direct step needs: the statement, and unless it is refused there, a block that runs it in a transaction and leaves
 -- its value in the setting df.step_result.
@@ -5554,6 +5550,20 @@ begin
   end if;
   return df_engine.http_step(p_node, p_ready.submitter);
 end
+$$;
+
+-- Leases: steps that are not run inside the database are claimed by a worker with a lease that holds as long as its
+-- supervising session does; the worker runs them itself and reports what came of it. At least once.
+
+-- Workers that are alive: their session holds the advisory lock of their number, and is logged in as a worker role.
+create or replace function df_engine.live_workers() returns setof int
+language sql stable set search_path = '' as $$
+  select l.objid::int
+  from pg_catalog.pg_locks l
+  join pg_catalog.pg_stat_activity a on a.pid = l.pid
+  join df_engine.worker_roles w on w.role = a.usesysid
+  where l.locktype = 'advisory' and l.classid = 1346982471 and l.granted
+    and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
 $$;
 
 -- Claims one leased step, if it may still run. NULL: somebody holds its run or has claimed it, or it was dropped or failed
