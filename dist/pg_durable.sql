@@ -6063,6 +6063,52 @@ language sql security definer set search_path = '' as $$
   select df_engine.set_wait_reason(u.oid, null) from pg_catalog.pg_roles u where u.rolname = p_role;
 $$;
 
+-- The census: how many runs there are, counted for a worker that is asked for its metrics. Reads what lives, and what has
+-- ended since the last census, by index; the runs that are kept are never counted. Nothing here writes.
+
+-- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
+-- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next census.
+create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  v_upto constant pg_catalog.timestamptz := df_engine.clock() - '5 s'::pg_catalog.interval;
+  v_after constant pg_catalog.timestamptz := coalesce((p_place ->> 0)::pg_catalog.timestamptz, v_upto);
+  v_id constant pg_catalog.text := coalesce(p_place ->> 1, '');
+begin
+  return (
+    with ended as materialized (
+      select coalesce(i.finished_at, i.created_at) as ended_at, i.id, i.status
+      from df.instances i
+      where i.status in ('completed', 'failed', 'cancelled') and (coalesce(i.finished_at, i.created_at), i.id) > (v_after, v_id)
+        and coalesce(i.finished_at, i.created_at) <= v_upto
+      order by coalesce(i.finished_at, i.created_at), i.id limit 100000
+    )
+    select jsonb_build_object(
+      'completed', count(*) filter (where e.status = 'completed'),
+      'failed', count(*) filter (where e.status = 'failed'),
+      'cancelled', count(*) filter (where e.status = 'cancelled'),
+      'place', coalesce(
+        (select jsonb_build_array(l.ended_at, l.id) from ended l order by l.ended_at desc, l.id desc limit 1),
+        jsonb_build_array(v_after, v_id)))
+    from ended e);
+end
+$$;
+
+-- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
+create or replace function df_engine.census(p_place jsonb) returns jsonb
+language sql stable security definer set search_path = ''
+  set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+  select jsonb_build_object(
+    'pending', count(*) filter (where i.status = 'pending'),
+    'running', count(*) filter (where i.status = 'running'),
+    'blocked', count(i.wait_reason),
+    'overdue', (select count(*) from df_engine.timers t
+                where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
+    'ended', df_engine.ended_since(p_place))
+  from df.instances i
+  where i.status in ('pending', 'running') and i._state in ('pending', 'running');
+$$;
+
 -- Control: reading a run's status and result, and waiting for its end. All of it sees what row security shows the caller.
 
 create or replace function df.status(instance_id text) returns text
@@ -7752,6 +7798,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.accuse(oid, bigint, text, int)',
     'execute on routine df_engine.acquit_leased(int, bigint[])',
     'execute on routine df_engine.agenda(int)',
+    'execute on routine df_engine.census(jsonb)',
     'execute on routine df_engine.claim_leased(int, text, int)',
     'execute on routine df_engine.deadline(int)',
     'execute on routine df_engine.fail_interrupted(text, text)',

@@ -198,6 +198,7 @@ WORKER_ROUTINES = (
     "df_engine.accuse(oid, bigint, text, int)",
     "df_engine.acquit_leased(int, bigint[])",
     "df_engine.agenda(int)",
+    "df_engine.census(jsonb)",
     "df_engine.claim_leased(int, text, int)",
     "df_engine.deadline(int)",
     "df_engine.fail_interrupted(text, text)",

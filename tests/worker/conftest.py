@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,3 +43,14 @@ def own_server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer(home / "data", 18, {"fsync": "off"}) as server:
         yield server
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def locked_out(db: Database) -> Iterator[str]:
+    """A role that may not have any session now."""
+    role = f"r_{uuid.uuid4().hex[:8]}"
+    db.admin(f"create role {role} login; select df.grant_usage('{role}')")
+    yield role
+    for conn in db.connections.values():
+        conn.close()
+    db.admin(f"drop owned by {role}; drop role {role}")
