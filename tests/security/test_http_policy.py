@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.support import Database, Server
+from tests.support import Database
 
 SEEDED = 21
 
@@ -26,14 +26,6 @@ def refusal(db: Database, config: dict[str, Any], node_type: str = "HTTP", role:
         ask(db, config, node_type, role)
     assert caught.value.sqlstate == "DF020", caught.value
     return str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def shared(server: Server, template: str) -> Iterator[Database]:
-    """One database for all tests that leave nothing behind."""
-    database = Database.clone(server, template)
-    yield database
-    database.drop()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from pg_durable.embedded import EmbeddedServer
 
 from tests.support import Database
+from tests.worker.http_server import HttpServer
 from tests.worker.process import SpawnWorker, WorkerProcess
 
 
@@ -33,6 +34,13 @@ def spawn(db: Database) -> Iterator[SpawnWorker]:
 def worker(spawn: SpawnWorker) -> WorkerProcess:
     """A running worker."""
     return spawn()
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[HttpServer]:
+    """An HTTP server of the module's own."""
+    with HttpServer() as server:
+        yield server
 
 
 @pytest.fixture
