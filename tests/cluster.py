@@ -31,7 +31,10 @@ def wheel(version: int) -> Path:
 def under_test() -> Path:
     """The programs of the version under test: PG_DURABLE_TEST_BIN, else those of the embedded 18."""
     given = os.environ.get("PG_DURABLE_TEST_BIN")
-    return Path(given) if given else wheel(18)
+    programs = Path(given) if given else wheel(18)
+    if not (programs / "initdb").exists():  # or another version would be tested in its place
+        raise FileNotFoundError(f"PG_DURABLE_TEST_BIN: there is no initdb in {programs}")
+    return programs
 
 
 def client(program: str, version: int = 18) -> Path:

@@ -63,3 +63,11 @@ def db(server: Server, template: str) -> Iterator[Database]:
     database = Database.clone(server, template)
     yield database
     database.drop()
+
+
+@pytest.fixture(scope="module")
+def shared(server: Server, template: str) -> Iterator[Database]:
+    """One database for all tests of a module: for those that leave nothing behind."""
+    database = Database.clone(server, template)
+    yield database
+    database.drop()

@@ -1,7 +1,6 @@
 """The scenarios of examples/, each played as a user plays it, with a worker."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 
 from examples.scenario import SCENARIOS
 from generator.render import ROOT
+from tests.cluster import free_port
 from tests.support import Database, wait_until
 from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess
@@ -31,8 +31,7 @@ def service(name: str, db: Database) -> tuple[str, ...]:
     """The arguments of a scenario with a web service, once it may be called."""
     if name != "http":
         return ()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     db.admin("select df.http_allow('127.0.0.1:' || %s::int, allow_private => true)", port)
     return ("--port", str(port))
 

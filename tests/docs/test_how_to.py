@@ -20,7 +20,6 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 TEXTS = [page.read_text("utf-8") for page in PAGES]
 FENCE = re.compile(r"^```(?:sh|ini|dockerfile|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^(?:ExecStart=)?(?:[\w./]*/)?pg-durable (.*)$", re.MULTILINE)
-ROW = re.compile(r"^\| `pg-durable ([^`]*)` \|", re.MULTILINE)
 CONTAINER = re.compile(r"^CMD (\[.*\])$", re.MULTILINE)
 BLOCKS = [block for text in TEXTS for block in FENCE.findall(text)]
 LINES = [shlex.split(line.partition(" # ")[0]) for block in BLOCKS for line in COMMAND.findall(block)]

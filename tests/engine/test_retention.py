@@ -119,14 +119,20 @@ def test_passes_are_due_once_an_interval_and_off_at_zero(db: Database) -> None:
     assert db.admin("select retained_at > now() - interval '1 minute' from df_engine.upkeep") is True
 
 
-def test_batches_are_bounded(db: Database) -> None:
-    db.admin("""begin;
+def outlived(db: Database, runs: int, nodes: int) -> None:
+    """Runs that failed a year ago, with so many nodes each."""
+    db.admin(f"""begin;
         insert into df.instances (id, root_node, submitted_by, status, finished_at)
-        select lpad(to_hex(n), 8, '0'), '0000000b', 'app'::regrole, 'failed', now() - interval '1 year'
-        from generate_series(1, 450) n;
+        select lpad(to_hex(n), 8, '0'), '00000001', 'app'::regrole, 'failed', now() - interval '1 year'
+        from generate_series(1, {runs}) n;
         insert into df.nodes (id, instance_id, node_type, query, submitted_by)
-        select '0000000b', id, 'SQL', 'SELECT 1', submitted_by from df.instances;
+        select lpad(to_hex(n), 8, '0'), i.id, 'SQL', 'SELECT 1', i.submitted_by
+        from df.instances i, generate_series(1, {nodes}) n;
         commit""")
+
+
+def test_batches_are_bounded(db: Database) -> None:
+    outlived(db, 450, 1)
     assert pass_now(db) == 3
     assert left(db) == []
 
@@ -146,13 +152,6 @@ def test_one_worker_at_a_time_and_locked_runs_wait(db: Database) -> None:
 
 
 def test_large_runs_go_in_batches_of_their_own(db: Database) -> None:
-    db.admin("""begin;
-        insert into df.instances (id, root_node, submitted_by, status, finished_at)
-        select lpad(to_hex(n), 8, '0'), '00000001', 'app'::regrole, 'failed', now() - interval '1 year'
-        from generate_series(1, 3) n;
-        insert into df.nodes (id, instance_id, node_type, query, submitted_by)
-        select lpad(to_hex(n), 8, '0'), i.id, 'SQL', 'SELECT 1', i.submitted_by
-        from df.instances i, generate_series(1, 1200) n;
-        commit""")
+    outlived(db, 3, 1200)
     assert pass_now(db) == 3
     assert left(db) == []

@@ -1,26 +1,24 @@
 """Fixtures for the language: builders as a role without rights sees them, and a database to start in."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.support import Database, Server
+from tests.support import Database
 
 
 @pytest.fixture(scope="module")
-def pure(server: Server, template: str) -> Iterator[Callable[..., Any]]:
+def pure(shared: Database) -> Callable[..., Any]:
     """Asks as `onlooker`, a role that has nothing but USAGE on df: builders need no more, and write nothing."""
-    database = Database.clone(server, template)
-    database.admin("do $$ begin create role onlooker login; exception when duplicate_object then null; end $$")
-    database.admin("grant usage on schema df to onlooker")
+    shared.admin("do $$ begin create role onlooker login; exception when duplicate_object then null; end $$")
+    shared.admin("grant usage on schema df to onlooker")
 
     def ask(query: str, *args: Any) -> Any:
-        return database.sql(query, *args, user="onlooker")
+        return shared.sql(query, *args, user="onlooker")
 
     ask("set default_transaction_read_only = on")
-    yield ask
-    database.drop()
+    return ask
 
 
 @pytest.fixture
@@ -32,8 +30,6 @@ def app(db: Database) -> Database:
 
 
 @pytest.fixture(scope="module")
-def ask(server: Server, template: str) -> Iterator[Callable[..., Any]]:
-    """Asks as the superuser in a database that the tests of a module share: for what leaves nothing behind."""
-    database = Database.clone(server, template)
-    yield database.admin
-    database.drop()
+def ask(shared: Database) -> Callable[..., Any]:
+    """Asks as the superuser."""
+    return shared.admin

@@ -1,11 +1,11 @@
 """Substitution once more, character by character: the second opinion of the differential test."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+from tests.oracle.values import characters, json_text
+
 TAG = re.compile(r"\$(?:[^\W\d]\w*)?\$")
 REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)(?:\.(\*|[^\W\d]\w*))?(\?)?")
 PREFIXED = re.compile(r"([EeBbXx]|[Uu]&)'")
@@ -121,20 +121,6 @@ def inner_pieces(text: str, escapes: bool) -> Iterator[Piece]:
         else:
             at += 1
         yield kind, text[start:at]
-
-
-def json_text(value: Any) -> str:
-    """JSON as jsonb prints it: keys by length, then by bytes."""
-    if isinstance(value, dict):
-        keys = sorted(value, key=lambda key: (len(key.encode()), key.encode()))
-        return "{" + ", ".join(f"{json_text(key)}: {json_text(value[key])}" for key in keys) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(json_text, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def characters(value: Any) -> str:
-    return value if isinstance(value, str) else json_text(value)
 
 
 def code(value: Any) -> str:

@@ -1,14 +1,13 @@
 """Schedules: which lines are accepted, when they come due, and what changes of the clock do to them."""
 
 import random
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 from croniter import croniter
 
-from tests.support import Database, Server
+from tests.support import Database
 
 ACCEPTED = [
     "* * * * *", "0 0 1 1 0", "59 23 31 12 7", "*/59 */23 */31 */12 */7", "5-10,20,*/30 1-5/2 3/4 * *",
@@ -33,31 +32,23 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def db(server: Server, template: str) -> Iterator[Database]:
-    """One database for all: these functions leave nothing behind."""
-    database = Database.clone(server, template)
-    yield database
-    database.drop()
-
-
-def due(db: Database, expr: str, after: str, zone: str = "UTC") -> str:
+def due(shared: Database, expr: str, after: str, zone: str = "UTC") -> str:
     """The next time in the zone, in the zone's own clock with its offset."""
-    at = db.admin("select df_engine.cron_next(%s, %s, %s)", expr, zone, after)
+    at = shared.admin("select df_engine.cron_next(%s, %s, %s)", expr, zone, after)
     return str(at.astimezone(ZoneInfo(zone)).isoformat(timespec="minutes"))
 
 
 @pytest.mark.parametrize("expr", ACCEPTED)
-def test_accepts(db: Database, expr: str) -> None:
-    assert db.admin("select df_engine.cron_problem(%s)", expr) is None
-    assert db.admin("select df_engine.cron_next(%s, 'UTC', now()) > now()", expr)
+def test_accepts(shared: Database, expr: str) -> None:
+    assert shared.admin("select df_engine.cron_problem(%s)", expr) is None
+    assert shared.admin("select df_engine.cron_next(%s, 'UTC', now()) > now()", expr)
 
 
 @pytest.mark.parametrize(("expr", "reason"), REFUSED.items())
-def test_refuses(db: Database, expr: str, reason: str) -> None:
-    assert reason in db.admin("select df_engine.cron_problem(%s)", expr)
+def test_refuses(shared: Database, expr: str, reason: str) -> None:
+    assert reason in shared.admin("select df_engine.cron_problem(%s)", expr)
     with pytest.raises(Exception, match="Invalid cron expression"):
-        db.admin("select df_engine.cron_next(%s, 'UTC', now())", expr)
+        shared.admin("select df_engine.cron_next(%s, 'UTC', now())", expr)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +68,8 @@ def test_refuses(db: Database, expr: str, reason: str) -> None:
         ("@annually", "2026-05-01 00:00Z", "2027-01-01T00:00+00:00"),
     ],
 )
-def test_comes_due(db: Database, expr: str, after: str, expected: str) -> None:
-    assert due(db, expr, after) == expected
+def test_comes_due(shared: Database, expr: str, after: str, expected: str) -> None:
+    assert due(shared, expr, after) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,13 +89,13 @@ def test_comes_due(db: Database, expr: str, after: str, expected: str) -> None:
         ("0 12 30 12 *", "Pacific/Apia", "2011-12-29 12:00Z", "2011-12-31T00:00+14:00"),  # the day is skipped
     ],
 )
-def test_a_change_of_the_clock(db: Database, expr: str, zone: str, after: str, expected: str) -> None:
-    assert due(db, expr, after, zone) == expected
+def test_a_change_of_the_clock(shared: Database, expr: str, zone: str, after: str, expected: str) -> None:
+    assert due(shared, expr, after, zone) == expected
 
 
-def test_an_unknown_zone_is_refused(db: Database) -> None:
+def test_an_unknown_zone_is_refused(shared: Database) -> None:
     with pytest.raises(Exception, match='time zone "Mars/Olympus"'):
-        db.admin("select df_engine.cron_next('* * * * *', 'Mars/Olympus', now())")
+        shared.admin("select df_engine.cron_next('* * * * *', 'Mars/Olympus', now())")
 
 
 ZONES = [
@@ -144,7 +135,7 @@ def clock_changes_near(at: datetime, zone: ZoneInfo) -> bool:
     return before.astimezone(zone).utcoffset() != after.astimezone(zone).utcoffset()
 
 
-def test_agrees_with_croniter_away_from_changes_of_the_clock(db: Database) -> None:
+def test_agrees_with_croniter_away_from_changes_of_the_clock(shared: Database) -> None:
     rng = random.Random(7)
     start = datetime(2016, 1, 1, tzinfo=UTC)
     cases = [
@@ -152,7 +143,7 @@ def test_agrees_with_croniter_away_from_changes_of_the_clock(db: Database) -> No
         for _ in range(1500)
     ]
     exprs, zones, afters = (list(column) for column in zip(*cases, strict=True))
-    ours = db.rows(
+    ours = shared.rows(
         "select df_engine.cron_next(e, z, a) from unnest(%s::text[], %s::text[], %s::timestamptz[]) t(e, z, a)",
         exprs, zones, afters, user=None,
     )  # fmt: skip
@@ -193,11 +184,11 @@ def reference_times(expr: str, zone: ZoneInfo, start: datetime, minutes: int) ->
     ],
 )
 def test_agrees_with_the_rules_around_changes_of_the_clock(
-    db: Database, expr: str, zone: str, change: datetime
+    shared: Database, expr: str, zone: str, change: datetime
 ) -> None:
     start = change - timedelta(hours=30)
     expected = reference_times(expr, ZoneInfo(zone), start, 60 * 60)
-    ours = db.rows(
+    ours = shared.rows(
         "with recursive due(at) as (select df_engine.cron_next(%s, %s, %s) union all"
         "  select df_engine.cron_next(%s, %s, at) from due where at < %s) select at from due",
         expr, zone, start, expr, zone, expected[-1], user=None,

@@ -1,7 +1,6 @@
 """Envelopes at random: what is started is what was written, and nothing but a clear refusal comes of nonsense."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -10,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from generator.model import LEAVES, NODE_TYPES, STEPS
-from tests.support import Database, Server
+from tests.support import Database
 
 Node = dict[str, Any]
 CHILDREN = ("left_node", "right_node", "condition_node")
@@ -61,11 +60,9 @@ anything = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def conn(server: Server, template: str) -> Iterator[psycopg.Connection[Any]]:
-    database = Database.clone(server, template)
-    database.admin("select df.grant_usage('app')")
-    yield database.connect("app")
-    database.drop()
+def conn(shared: Database) -> psycopg.Connection[Any]:
+    shared.admin("select df.grant_usage('app')")
+    return shared.connect("app")
 
 
 def rebuilt(rows: dict[str, Node], node_id: str) -> Node:

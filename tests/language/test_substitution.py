@@ -1,7 +1,7 @@
 """Variables and named results in the text of a step."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.language import reference_substitution as reference
-from tests.support import Database, Server
+from tests.support import Database
 
 NAMES: dict[str, Any] = {
     "n": {
@@ -43,30 +43,22 @@ VARS = {
 }
 
 
-@pytest.fixture(scope="module")
-def db(server: Server, template: str) -> Iterator[Database]:
-    """One database for all: these functions leave nothing behind."""
-    database = Database.clone(server, template)
-    yield database
-    database.drop()
-
-
-def render(db: Database, text: str, mode: str = "sql", names: dict[str, Any] = NAMES) -> str:
+def render(shared: Database, text: str, mode: str = "sql", names: dict[str, Any] = NAMES) -> str:
     return str(
-        db.admin(
+        shared.admin(
             "select df_engine.render_names(%s, %s, %s::jsonb, %s::text[])", text, mode, json.dumps(names), list(names)
         )
     )
 
 
-def fill(db: Database, text: str, mode: str = "sql") -> str:
-    return str(db.admin("select df_engine.render_vars(%s, %s, %s::jsonb)", text, mode, json.dumps(VARS)))
+def fill(shared: Database, text: str, mode: str = "sql") -> str:
+    return str(shared.admin("select df_engine.render_vars(%s, %s, %s::jsonb)", text, mode, json.dumps(VARS)))
 
 
-def refusal(db: Database, text: str, mode: str = "sql", names: dict[str, Any] = NAMES) -> str:
+def refusal(shared: Database, text: str, mode: str = "sql", names: dict[str, Any] = NAMES) -> str:
     """The message with which a text is refused."""
     with pytest.raises(psycopg.Error) as caught:
-        render(db, text, mode, names)
+        render(shared, text, mode, names)
     assert caught.value.sqlstate == "DF010"
     return str(caught.value.diag.message_primary)
 
@@ -102,55 +94,55 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "expected"), IN_CODE.items())
-def test_writes_a_value_as_code(db: Database, text: str, expected: str) -> None:
-    assert render(db, f"SELECT {text}, 1") == f"SELECT {expected}, 1"
+def test_writes_a_value_as_code(shared: Database, text: str, expected: str) -> None:
+    assert render(shared, f"SELECT {text}, 1") == f"SELECT {expected}, 1"
 
 
 @pytest.mark.parametrize(("text", "expected"), IN_RAW.items())
-def test_writes_a_value_as_it_is(db: Database, text: str, expected: str) -> None:
-    assert render(db, text, "raw") == expected
+def test_writes_a_value_as_it_is(shared: Database, text: str, expected: str) -> None:
+    assert render(shared, text, "raw") == expected
 
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED.items())
 @pytest.mark.parametrize("mode", ["sql", "raw"])
-def test_refuses_what_has_nothing_to_insert(db: Database, text: str, reason: str, mode: str) -> None:
-    message = refusal(db, f"SELECT {text}", mode)
+def test_refuses_what_has_nothing_to_insert(shared: Database, text: str, reason: str, mode: str) -> None:
+    message = refusal(shared, f"SELECT {text}", mode)
     assert reason in message
     assert f"reference {text}:" in message
 
 
-def test_a_number_keeps_its_digits(db: Database) -> None:
+def test_a_number_keeps_its_digits(shared: Database) -> None:
     names = '{"n": {"value": {"rows": [{"v": 1.50}, {"v": 1e2}]}, "columns": ["v"]}}'
     query = "select df_engine.render_names('SELECT $n, $n.*', 'sql', %s::jsonb, '{n}')"
-    assert db.admin(query, names) == 'SELECT 1.50, (VALUES (1.50),(100)) AS "n"("v")'
+    assert shared.admin(query, names) == 'SELECT 1.50, (VALUES (1.50),(100)) AS "n"("v")'
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("1 -$n.neg", "1 - -5"), ("1 - $n.neg", "1 - -5"), ("-$n", "-7"), ("($n.neg)", "(-5)"), ("'-$n.neg'", "'--5'")],
 )
-def test_a_negative_number_makes_no_comment(db: Database, text: str, expected: str) -> None:
-    assert render(db, text) == expected
+def test_a_negative_number_makes_no_comment(shared: Database, text: str, expected: str) -> None:
+    assert render(shared, text) == expected
 
 
-def test_without_columns_the_keys_of_the_first_row_count(db: Database) -> None:
+def test_without_columns_the_keys_of_the_first_row_count(shared: Database) -> None:
     names = {"r": {"value": {"rows": [{"a": 1, "b": 2}]}, "columns": None}}
-    assert render(db, "$r, $r.b", names=names) == "1, 2"
-    assert render(db, "FROM $r.*", names=names) == 'FROM (VALUES (1,2)) AS "r"("a","b")'
+    assert render(shared, "$r, $r.b", names=names) == "1, 2"
+    assert render(shared, "FROM $r.*", names=names) == 'FROM (VALUES (1,2)) AS "r"("a","b")'
 
 
-def test_quotes_the_names_of_columns(db: Database) -> None:
+def test_quotes_the_names_of_columns(shared: Database) -> None:
     names = {"r": {"value": {"rows": [{'a"b': "x"}]}, "columns": ['a"b']}}
-    assert render(db, "FROM $r.*", names=names) == """FROM (VALUES ('x'::text)) AS "r"("a""b")"""
+    assert render(shared, "FROM $r.*", names=names) == """FROM (VALUES ('x'::text)) AS "r"("a""b")"""
 
 
-def test_at_most_10_000_rows_become_a_relation(db: Database) -> None:
+def test_at_most_10_000_rows_become_a_relation(shared: Database) -> None:
     rows = [{"i": i} for i in range(10_001)]
     many = {"r": {"value": {"rows": rows}, "columns": ["i"]}}
     just = {"r": {"value": {"rows": rows[1:]}, "columns": ["i"]}}
-    assert "exceeding the maximum" in refusal(db, "FROM $r.*", names=many)
-    assert "exceeding the maximum" in refusal(db, "$r.*", "raw", many)
-    assert render(db, "FROM $r.*", names=just).count("),(") == 9_999
+    assert "exceeding the maximum" in refusal(shared, "FROM $r.*", names=many)
+    assert "exceeding the maximum" in refusal(shared, "$r.*", "raw", many)
+    assert render(shared, "FROM $r.*", names=just).count("),(") == 9_999
 
 
 # which $ is a reference, and where
@@ -176,46 +168,46 @@ REGIONS = {
 
 
 @pytest.mark.parametrize(("text", "expected"), REGIONS.items())
-def test_replaces_by_lexical_region(db: Database, text: str, expected: str) -> None:
-    assert render(db, text) == expected
+def test_replaces_by_lexical_region(shared: Database, text: str, expected: str) -> None:
+    assert render(shared, text) == expected
 
 
 @pytest.mark.parametrize("text", ["$do$ $tag.c $do$", "$do$ '$tag' $do$", "$x$ $do$ $tag.c $do$ $x$"])
-def test_inserted_text_cannot_end_a_dollar_quoted_string(db: Database, text: str) -> None:
-    assert "closing tag" in refusal(db, text)
-    assert render(db, text.replace("$do$", "$safe$")).count("$safe$") == 2
+def test_inserted_text_cannot_end_a_dollar_quoted_string(shared: Database, text: str) -> None:
+    assert "closing tag" in refusal(shared, text)
+    assert render(shared, text.replace("$do$", "$safe$")).count("$safe$") == 2
 
 
-def test_inserted_text_and_the_closing_tag_cannot_make_another(db: Database) -> None:
+def test_inserted_text_and_the_closing_tag_cannot_make_another(shared: Database) -> None:
     names = {"half": {"value": {"k": "x$do"}, "columns": None}}
-    assert "closing tag" in refusal(db, "$do$ it's $half.k?$do$", names=names)
+    assert "closing tag" in refusal(shared, "$do$ it's $half.k?$do$", names=names)
 
 
-def test_an_unknown_name_in_code_fails_with_the_nearest_known_one(db: Database) -> None:
-    message = refusal(db, "SELECT $laterr")
+def test_an_unknown_name_in_code_fails_with_the_nearest_known_one(shared: Database) -> None:
+    message = refusal(shared, "SELECT $laterr")
     assert "$laterr" in message
     assert "did you mean $later?" in message
     assert "$obj" in message
-    assert "$nope" in refusal(db, "SELECT $nope?", names={})
+    assert "$nope" in refusal(shared, "SELECT $nope?", names={})
 
 
-def test_a_name_that_is_only_known_has_no_value(db: Database) -> None:
+def test_a_name_that_is_only_known_has_no_value(shared: Database) -> None:
     query = "select df_engine.render_names('SELECT $a', 'sql', '{}', '{a}')"
     with pytest.raises(psycopg.Error, match="has no value"):
-        db.admin(query)
+        shared.admin(query)
 
 
-def test_whole_values(db: Database) -> None:
-    assert render(db, " $n.s\n", "whole") == "it's \\"
-    assert render(db, "$n.x?", "whole") == "NULL"
-    assert render(db, "$n", "whole") == "7"
-    assert render(db, " aGVsbG8= ", "whole") == " aGVsbG8= "
-    assert fill(db, " {day} ", "whole") == "2026-05-01"
+def test_whole_values(shared: Database) -> None:
+    assert render(shared, " $n.s\n", "whole") == "it's \\"
+    assert render(shared, "$n.x?", "whole") == "NULL"
+    assert render(shared, "$n", "whole") == "7"
+    assert render(shared, " aGVsbG8= ", "whole") == " aGVsbG8= "
+    assert fill(shared, " {day} ", "whole") == "2026-05-01"
     for text in ("$n.*", "$n $n", "x$n", "$nope", "$", "$1"):
-        assert "whole-value reference" in refusal(db, text, "whole")
+        assert "whole-value reference" in refusal(shared, text, "whole")
     for text in ("{day}x", "{", "{nope}", "{day}{day}", "$n{"):
         with pytest.raises(psycopg.Error, match="whole-value reference"):
-            fill(db, text, "whole")
+            fill(shared, text, "whole")
 
 
 # variables
@@ -229,29 +221,29 @@ VARIABLES = {
 
 @pytest.mark.parametrize(("text", "expected"), VARIABLES.items())
 @pytest.mark.parametrize("mode", ["sql", "raw"])
-def test_fills_in_variables(db: Database, text: str, expected: str, mode: str) -> None:
-    assert fill(db, text, mode) == expected
-    assert fill(db, f"/* c */ {text}") == f"/* c */ {expected}"
+def test_fills_in_variables(shared: Database, text: str, expected: str, mode: str) -> None:
+    assert fill(shared, text, mode) == expected
+    assert fill(shared, f"/* c */ {text}") == f"/* c */ {expected}"
 
 
-def test_variables_stay_in_comments_of_sql_only(db: Database) -> None:
+def test_variables_stay_in_comments_of_sql_only(shared: Database) -> None:
     text = "{day} -- {day}\n /* {day} /* {day} */ {day} */ '-- {day}' $$ {day} -- {day}\n$$ {day}"
-    assert fill(db, text) == (
+    assert fill(shared, text) == (
         "2026-05-01 -- {day}\n /* {day} /* {day} */ {day} */ '-- 2026-05-01' $$ 2026-05-01 -- {day}\n$$ 2026-05-01"
     )
-    assert "{" not in fill(db, text, "raw")
+    assert "{" not in fill(shared, text, "raw")
 
 
-def test_variables_without_a_value_and_text_without_braces_are_left_alone(db: Database) -> None:
-    assert db.admin("select df_engine.render_vars('{a}', 'sql', null)") == "{a}"
-    assert db.admin("select df_engine.render_vars('a', 'whole', null)") == "a"
-    assert db.admin("select df_engine.render_vars(null, 'sql', '{}')") is None
+def test_variables_without_a_value_and_text_without_braces_are_left_alone(shared: Database) -> None:
+    assert shared.admin("select df_engine.render_vars('{a}', 'sql', null)") == "{a}"
+    assert shared.admin("select df_engine.render_vars('a', 'whole', null)") == "a"
+    assert shared.admin("select df_engine.render_vars(null, 'sql', '{}')") is None
 
 
-def test_template_names(db: Database) -> None:
-    names = db.admin("select df_engine.template_names('$a.b $b? $a ''$c'' $1', 'sql')")
+def test_template_names(shared: Database) -> None:
+    names = shared.admin("select df_engine.template_names('$a.b $b? $a ''$c'' $1', 'sql')")
     assert sorted(names) == ["a", "b", "c"]
-    assert db.admin("select df_engine.template_names('SELECT 1', 'sql')") is None
+    assert shared.admin("select df_engine.template_names('SELECT 1', 'sql')") is None
 
 
 # one statement
@@ -274,18 +266,18 @@ NONE = ["", " \n", ";", ";;", "-- SELECT 1", "/* SELECT 1; */", " /* a */ ; -- b
 
 
 @pytest.mark.parametrize("text", SINGLE)
-def test_one_statement(db: Database, text: str) -> None:
-    assert db.admin("select df_engine.single_statement_problem(%s)", text) is None
+def test_one_statement(shared: Database, text: str) -> None:
+    assert shared.admin("select df_engine.single_statement_problem(%s)", text) is None
 
 
 @pytest.mark.parametrize("text", SEVERAL)
-def test_several_statements(db: Database, text: str) -> None:
-    assert "more than one SQL statement" in db.admin("select df_engine.single_statement_problem(%s)", text)
+def test_several_statements(shared: Database, text: str) -> None:
+    assert "more than one SQL statement" in shared.admin("select df_engine.single_statement_problem(%s)", text)
 
 
 @pytest.mark.parametrize("text", NONE)
-def test_no_statement(db: Database, text: str) -> None:
-    assert "no SQL statement" in db.admin("select df_engine.single_statement_problem(%s)", text)
+def test_no_statement(shared: Database, text: str) -> None:
+    assert "no SQL statement" in shared.admin("select df_engine.single_statement_problem(%s)", text)
 
 
 # against the second implementation
@@ -315,32 +307,32 @@ def outcome(make: Callable[[], str]) -> str | None:
 
 @MANY
 @given(text=TEXTS)
-def test_names_agree_with_the_reference(db: Database, text: str) -> None:
-    assert outcome(lambda: render(db, text)) == outcome(lambda: reference.render_sql(text, NAMES))
-    assert outcome(lambda: render(db, text, "raw")) == outcome(lambda: reference.render_raw(text, NAMES))
+def test_names_agree_with_the_reference(shared: Database, text: str) -> None:
+    assert outcome(lambda: render(shared, text)) == outcome(lambda: reference.render_sql(text, NAMES))
+    assert outcome(lambda: render(shared, text, "raw")) == outcome(lambda: reference.render_raw(text, NAMES))
 
 
 @MANY
 @given(text=TEXTS)
-def test_variables_agree_with_the_reference(db: Database, text: str) -> None:
-    assert fill(db, text) == reference.fill_sql(text, VARS)
-    assert fill(db, text, "raw") == reference.fill(text, VARS)
+def test_variables_agree_with_the_reference(shared: Database, text: str) -> None:
+    assert fill(shared, text) == reference.fill_sql(text, VARS)
+    assert fill(shared, text, "raw") == reference.fill(text, VARS)
 
 
 @MANY
 @given(text=TEXTS)
-def test_tokens_are_the_text(db: Database, text: str) -> None:
-    assert "".join(db.admin("select df_engine.sql_tokens(%s)", text)) == text
+def test_tokens_are_the_text(shared: Database, text: str) -> None:
+    assert "".join(shared.admin("select df_engine.sql_tokens(%s)", text)) == text
 
 
 @MANY
 @given(text=TEXTS, hostile=st.text(st.sampled_from("'\\$d-/*;\n\"E x"), max_size=8))
-def test_a_string_never_changes_the_structure_of_a_statement(db: Database, text: str, hostile: str) -> None:
+def test_a_string_never_changes_the_structure_of_a_statement(shared: Database, text: str, hostile: str) -> None:
     template = text.replace("$n.s", "$v.c").replace("$obj.k", "$v.c")
     shapes = []
     for value in ("harmless", hostile):
         names = {"v": {"value": {"c": value}, "columns": None}}
-        rendered = outcome(partial(render, db, template, names=names))
+        rendered = outcome(partial(render, shared, template, names=names))
         if rendered is None:
             return
         shapes.append(reference.shape(rendered))

@@ -14,7 +14,7 @@ from tests.oracle.engine import Engine, prepare, stop_clock
 from tests.oracle.generate import cases
 from tests.oracle.interpreter import Disagreement
 from tests.oracle.play import Case, Play
-from tests.support import Database, Server
+from tests.support import Database
 
 EXAMPLES = int(os.environ.get("ORACLE_EXAMPLES", "0"))
 
@@ -33,15 +33,13 @@ def profile(examples: int) -> settings:
 
 
 @pytest.fixture(scope="module")
-def engine(server: Server, template: str) -> Iterator[Engine]:
+def engine(shared: Database) -> Iterator[Engine]:
     """One database for all runs."""
-    database = Database.clone(server, template)
-    prepare(database)
-    stop_clock(database)
-    engine = Engine(database)
+    prepare(shared)
+    stop_clock(shared)
+    engine = Engine(shared)
     yield engine
     engine.pump.close()
-    database.drop()
 
 
 def judge(play: Play) -> None:

@@ -12,7 +12,7 @@ from tests.oracle.engine import Engine, prepare, stop_clock
 from tests.oracle.generate import cases
 from tests.oracle.play import Case, Play
 from tests.oracle.test_graphs import judge, profile
-from tests.support import Database, Pump, Server, wait_until
+from tests.support import Database, Pump, wait_until
 
 GATE = """
 create table held (step text);
@@ -129,17 +129,15 @@ class HeldPlay(Play):
 
 
 @pytest.fixture(scope="module")
-def engine(server: Server, template: str) -> Iterator[Holding]:
-    database = Database.clone(server, template)
-    prepare(database)
-    stop_clock(database)
-    database.sql(GATE)
-    engine = Holding(database)
+def engine(shared: Database) -> Iterator[Holding]:
+    prepare(shared)
+    stop_clock(shared)
+    shared.sql(GATE)
+    engine = Holding(shared)
     yield engine
     engine.gate.close()
     for pump in engine.pumps:
         pump.close()
-    database.drop()
 
 
 def test_what_happens_while_a_step_runs(engine: Holding) -> None:

@@ -6,7 +6,6 @@
 import json
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.support import Database, Pump, Server
+from tests.support import Database, Pump
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 PROFILE = settings(
@@ -192,12 +191,10 @@ EXPRESSION = re.compile(r"~>|\|=>|[?!@]>|df\.")  # df.explain evaluates a text t
 
 
 @pytest.fixture(scope="module")
-def db(server: Server, template: str) -> Iterator[Database]:
+def db(shared: Database) -> Database:
     """One database for all inputs."""
-    database = Database.clone(server, template)
-    database.sql("select df.setvar('v', '$a')")
-    yield database
-    database.drop()
+    shared.sql("select df.setvar('v', '$a')")
+    return shared
 
 
 def attempt(db: Database, query: str, *args: Any, user: str | None = "app") -> Any:
@@ -264,28 +261,25 @@ FOR_ADMINISTRATORS: dict[str, tuple[str, tuple[st.SearchStrategy[Any], ...]]] = 
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_functions_refuse_what_they_do_not_take(db: Database, name: str) -> None:
-    query, strategies = CALLS[name]
+def attempt_all(db: Database, call: tuple[str, tuple[st.SearchStrategy[Any], ...]], user: str | None) -> None:
+    query, strategies = call
 
     @PROFILE
     @given(st.tuples(*strategies))
     def check(args: tuple[Any, ...]) -> None:
-        attempt(db, query, *args)
+        attempt(db, query, *args, user=user)
 
     check()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_refuse_what_they_do_not_take(db: Database, name: str) -> None:
+    attempt_all(db, CALLS[name], "app")
 
 
 @pytest.mark.parametrize("name", FOR_ADMINISTRATORS)
 def test_administration_refuses_what_it_does_not_take(db: Database, name: str) -> None:
-    query, strategies = FOR_ADMINISTRATORS[name]
-
-    @PROFILE
-    @given(st.tuples(*strategies))
-    def check(args: tuple[Any, ...]) -> None:
-        attempt(db, query, *args, user=None)
-
-    check()
+    attempt_all(db, FOR_ADMINISTRATORS[name], None)
 
 
 def test_settings_take_no_junk(db: Database) -> None:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.support import Database, Server
+from tests.support import Database
 
 SEEDED = 21
 
@@ -26,14 +26,6 @@ def refusal(db: Database, config: dict[str, Any], node_type: str = "HTTP", role:
         ask(db, config, node_type, role)
     assert caught.value.sqlstate == "DF020", caught.value
     return str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def shared(server: Server, template: str) -> Iterator[Database]:
-    """One database for all tests that leave nothing behind."""
-    database = Database.clone(server, template)
-    yield database
-    database.drop()
 
 
 @pytest.fixture
@@ -297,18 +289,6 @@ def test_a_query_that_is_no_object(shared: Database, query: str) -> None:
     with pytest.raises(psycopg.DatabaseError, match="malformed HTTP node") as caught:
         shared.admin("select df_engine.http_config('HTTP', %s)", query)
     assert caught.value.sqlstate == "DF020"
-
-
-@pytest.mark.parametrize(
-    ("status", "retry_on", "kind"),
-    [
-        (200, None, None), (404, None, None), (404, ["transient"], None), (404, ["http:404"], "http:404"),
-        (404, ["http:4xx"], "http:404"), (404, ["http:40"], None), (408, None, "http:408"), (425, [], "http:425"),
-        (429, ["23505"], "http:429"), (500, None, "http:500"), (599, None, "http:599"), (200, ["http:2xx"], "http:200"),
-    ],
-)  # fmt: skip
-def test_which_statuses_are_errors(shared: Database, status: int, retry_on: list[str] | None, kind: str | None) -> None:
-    assert shared.admin("select df_engine.http_outcome_class(%s, %s)", status, retry_on) == kind
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from generator.model import WORKER_ROUTINES
+from generator.render import ROOT
 from tests.support import Database
 
 PINS = ("search_path=pg_catalog, pg_temp", 'search_path=""')
@@ -19,6 +20,12 @@ UNPINNED = {
 # Functions that PUBLIC may not execute although they are public (1.1).
 RESTRICTED = {"check", "http", "http_multipart", "metrics", "grant_usage", "revoke_usage", "set_setting", "http_allow",
               "http_disallow", "grant_worker", "revoke_worker"}  # fmt: skip
+
+# Private routines that only the installer calls, once it has made them.
+INSTALLER = {"migrating", "renew_grants"}
+
+CALLED = re.compile(r"\bdf_engine\.(\w+)")
+GRANTED = re.compile(r"'execute on routine [^']*'")
 
 OURS = "pronamespace in ('df'::regnamespace, 'df_engine'::regnamespace)"
 
@@ -131,6 +138,24 @@ def test_marked_functions_and_only_those_are_definer(db: Database) -> None:
 )  # fmt: skip
 def test_everything_public_has_a_comment(db: Database, kind: str, query: str) -> None:
     assert db.rows(query, user=None) == [], kind
+
+
+def test_every_private_routine_is_called(db: Database) -> None:
+    """In the end by a public one, a view, a trigger, a default, the worker or the installer."""
+    rows = db.rows(
+        f"""select proname, pronamespace = 'df'::regnamespace
+                   or exists (select from pg_depend d where d.refobjid = p.oid and d.deptype <> 'e'), prosrc
+            from pg_proc p where {OURS}""",
+        user=None,
+    )
+    names = {name for name, _, _ in rows}
+    worker = [path.read_text("utf-8") for path in (ROOT / "worker").rglob("*.py")]
+    reached = INSTALLER | set(CALLED.findall("".join(worker))) | {name for name, entered, _ in rows if entered}
+    while more := {
+        called for name, _, source in rows if name in reached for called in CALLED.findall(GRANTED.sub("", source))
+    } & (names - reached):
+        reached |= more
+    assert names - reached == set()
 
 
 def test_no_function_exposes_connections(db: Database) -> None:

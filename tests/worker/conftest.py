@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pg_durable.embedded import EmbeddedServer
 
 from tests.support import Database
+from tests.worker.http_server import HttpServer
 from tests.worker.process import SpawnWorker, WorkerProcess
 
 
@@ -34,6 +36,13 @@ def worker(spawn: SpawnWorker) -> WorkerProcess:
     return spawn()
 
 
+@pytest.fixture(scope="module")
+def web() -> Iterator[HttpServer]:
+    """An HTTP server of the module's own."""
+    with HttpServer() as server:
+        yield server
+
+
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
     """A server that the test may stop and configure."""
@@ -42,3 +51,14 @@ def own_server() -> Iterator[EmbeddedServer]:
     with EmbeddedServer(home / "data", 18, {"fsync": "off"}) as server:
         yield server
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def locked_out(db: Database) -> Iterator[str]:
+    """A role that may not have any session now."""
+    role = f"r_{uuid.uuid4().hex[:8]}"
+    db.admin(f"create role {role} login; select df.grant_usage('{role}')")
+    yield role
+    for conn in db.connections.values():
+        conn.close()
+    db.admin(f"drop owned by {role}; drop role {role}")

@@ -76,6 +76,11 @@ def start(db: Database, flow: str, label: str | None = None, database: str | Non
     return str(db.sql(f"select df.start({flow}, %s, database => %s)", label, database, user=user))
 
 
+def start_as(db: Database, role: str, flow: str) -> None:
+    """Starts a flow as a role that cannot log in."""
+    db.admin(f"set session authorization {role}; select df.start({flow}); reset session authorization")
+
+
 def status(db: Database, run: str) -> str:
     """The run's status."""
     return str(db.admin("select status from df.instances where id = %s", run))

@@ -1,31 +1,22 @@
-"""The command line: version, install, log formats, metrics."""
+"""The command line: version, install, log formats."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 
 import pytest
 from pg_durable import install
 
 from generator.render import ROOT, artifacts
 from tests.support import Database
-from tests.worker.process import SpawnWorker, run
+from tests.worker.process import SpawnWorker
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "worker")}
     arguments = (sys.executable, "-m", "pg_durable", *arguments)
     return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_version() -> None:
@@ -66,17 +57,3 @@ def test_the_log_is_json_on_request(spawn: SpawnWorker) -> None:
 
 def worker_number(events: list[dict[str, object]]) -> object:
     return next(event["worker"] for event in events if "worker" in event)
-
-
-def test_metrics_and_health_are_served(db: Database, spawn: SpawnWorker) -> None:
-    port = free_port()
-    spawn("--metrics", str(port))
-    run(db, "'select 1'")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
-        text = page.read().decode()
-    assert 'pg_durable_worker_calls_total{end="empty"}' in text
-    assert "pg_durable_worker_up 1" in text
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz") as page:
-        assert page.read() == b"ok\n"
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/else")

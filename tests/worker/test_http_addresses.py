@@ -1,6 +1,5 @@
 """The address filter: which addresses are refused, and that nothing is connected before it has spoken."""
 
-from collections.abc import Iterator
 from ipaddress import IPv4Network, ip_network
 
 import pytest
@@ -9,12 +8,6 @@ from pg_durable.http.addresses import RESTRICTED, SystemResolver, restricted
 
 from tests.worker.http_requests import FixedResolver, request
 from tests.worker.http_server import HttpServer
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
 
 
 @pytest.mark.parametrize("network", RESTRICTED, ids=str)

@@ -23,12 +23,6 @@ from tests.worker.http_requests import FixedResolver, request
 from tests.worker.http_server import HttpServer
 
 
-@pytest.fixture(scope="module")
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
-
-
 @pytest.fixture
 async def runner() -> AsyncIterator[HttpRunner]:
     made = HttpRunner()

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,12 +9,6 @@ import pytest
 from tests.support import Database, wait_until
 from tests.worker.http_server import HttpServer
 from tests.worker.process import SpawnWorker, WorkerProcess, await_end, error
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[HttpServer]:
-    with HttpServer() as server:
-        yield server
 
 
 @pytest.fixture

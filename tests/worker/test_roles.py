@@ -1,7 +1,5 @@
 """Roles that the worker cannot log in as: their runs wait and say why, and go on when they can."""
 
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,18 +7,7 @@ from pg_durable.embedded import EmbeddedServer
 from pg_durable.login import Login
 
 from tests.support import Database, wait_until
-from tests.worker.process import WorkerProcess, await_end, own_database, run, start, status
-
-
-@pytest.fixture
-def locked_out(db: Database) -> Iterator[str]:
-    """A role that may not have any session now."""
-    role = f"r_{uuid.uuid4().hex[:8]}"
-    db.admin(f"create role {role} login; select df.grant_usage('{role}')")
-    yield role
-    for conn in db.connections.values():
-        conn.close()
-    db.admin(f"drop owned by {role}; drop role {role}")
+from tests.worker.process import WorkerProcess, await_end, own_database, run, start, start_as, status
 
 
 def wait_reason(db: Database, instance: str) -> str:
@@ -45,11 +32,6 @@ def test_an_unreachable_role_waits_with_a_reason(
     db.admin(f"alter role {locked_out} connection limit -1")
     assert await_end(db, waiting) == "completed"
     assert wait_reason(db, waiting) == ""
-
-
-def start_as(db: Database, role: str, flow: str) -> None:
-    """Starts a flow as a role that cannot log in."""
-    db.admin(f"set session authorization {role}; select df.start({flow}); reset session authorization")
 
 
 async def test_the_password_of_the_worker_is_not_sent_for_other_roles(monkeypatch: pytest.MonkeyPatch) -> None:

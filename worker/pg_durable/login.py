@@ -14,6 +14,9 @@ TRANSACTION_SETTINGS = {
 # The supervising connection serves all roles: should the engine have it wait for a lock that a user holds, it gives up.
 SUPERVISOR_SETTINGS = TRANSACTION_SETTINGS | {"lock_timeout": "1s"}
 
+# Counting waits for nobody, and takes no long time.
+CENSUS_SETTINGS = SUPERVISOR_SETTINGS | {"statement_timeout": "3s"}
+
 # What every step may rely on, whatever the role's defaults are; RESET ALL comes back to these.
 SESSION_SETTINGS = {
     "TimeZone": "UTC",
@@ -51,6 +54,11 @@ class Login:
         self._me = conn.info.user
         self._home = {"dbname": conn.info.dbname}
         return conn
+
+    async def census(self) -> psycopg.AsyncConnection[Any]:
+        """Opens the connection that counts."""
+        own = self._own | {"application_name": "pg_durable census"}
+        return await self._connect(self._with_settings(own, CENSUS_SETTINGS))
 
     async def role(self, role: str, database: str | None = None) -> psycopg.AsyncConnection[Any]:
         """Opens a session logged in as `role`, in the home database or another one."""

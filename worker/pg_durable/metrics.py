@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-HELP = {
+# What this worker does: pg_durable_worker_...
+WORKER = {
     "calls_total": ("counter", "calls that ran SQL steps, by how they ended"),
     "leased_total": ("counter", "steps run outside a transaction, by lane"),
     "login_failures_total": ("counter", "sessions that could not be opened"),
@@ -21,20 +22,33 @@ HELP = {
     "up": ("gauge", "1 while the supervising connection works"),
 }
 
+# What is in the database, the same whichever worker is asked, and absent while it cannot be asked: pg_durable_...
+DATABASE = {
+    "runs": ("gauge", "runs that have not ended, by status"),
+    "runs_blocked": ("gauge", "runs that cannot go on, and say why in wait_reason"),
+    "timers_overdue": ("gauge", "timers that were due more than 10 seconds ago"),
+    "runs_ended_total": ("counter", "runs that have ended since this worker was first asked, by how they ended"),
+}
+
 
 class Metrics:
-    """Counters and gauges, each under a name of HELP and a set of labels."""
+    """Counters and gauges, each under a name from above and a set of labels."""
 
     def __init__(self) -> None:
         self._values: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
 
-    def add(self, name: str, **labels: str) -> None:
-        """Counts one more."""
-        self._values[name, tuple(labels.items())] += 1
+    def add(self, name: str, number: int = 1, **labels: str) -> None:
+        """Counts one more, or so many."""
+        self._values[name, tuple(labels.items())] += number
 
     def set(self, name: str, value: int, **labels: str) -> None:
         """Sets a gauge."""
         self._values[name, tuple(labels.items())] = value
+
+    def forget(self, *names: str) -> None:
+        """Takes gauges away whose values are not known any more."""
+        for key in [key for key in self._values if key[0] in names]:
+            del self._values[key]
 
     def total(self, name: str) -> int:
         """The sum over all labels."""
@@ -42,13 +56,15 @@ class Metrics:
 
     def render(self) -> str:
         """The Prometheus text format."""
-        lines = []
-        for name, (kind, meaning) in HELP.items():
-            full = f"pg_durable_worker_{name}"
-            lines += [f"# HELP {full} {meaning}", f"# TYPE {full} {kind}"]
-            found = [(labels, value) for (key, labels), value in self._values.items() if key == name]
-            lines += [f"{full}{_labels(labels)} {value}" for labels, value in sorted(found) or [((), 0)]]
+        lines = [line for name, about in WORKER.items() for line in self._lines("pg_durable_worker_", name, *about, 0)]
+        lines += [line for name, about in DATABASE.items() for line in self._lines("pg_durable_", name, *about)]
         return "\n".join(lines) + "\n"
+
+    def _lines(self, prefix: str, name: str, kind: str, meaning: str, *default: int) -> list[str]:
+        found = sorted((labels, value) for (key, labels), value in self._values.items() if key == name)
+        values = found or [((), value) for value in default]
+        head = [f"# HELP {prefix}{name} {meaning}", f"# TYPE {prefix}{name} {kind}"]
+        return head + [f"{prefix}{name}{_labels(labels)} {value}" for labels, value in values]
 
 
 def _labels(labels: tuple[tuple[str, str], ...]) -> str:
@@ -56,10 +72,14 @@ def _labels(labels: tuple[tuple[str, str], ...]) -> str:
 
 
 class MetricsServer:
-    """Answers GET /metrics and GET /healthz; `healthy` says whether the worker is in touch with the database."""
+    """Answers GET /metrics and GET /healthz; `healthy` says whether the worker is in touch with the database.
 
-    def __init__(self, metrics: Metrics, healthy: Callable[[], bool]) -> None:
+    `refresh` brings up to date what is only counted when somebody asks.
+    """
+
+    def __init__(self, metrics: Metrics, healthy: Callable[[], bool], refresh: Callable[[], Awaitable[None]]) -> None:
         self._metrics = metrics
+        self._refresh = refresh
         self._healthy = healthy
         self._server: asyncio.Server | None = None
 
@@ -80,17 +100,18 @@ class MetricsServer:
                 request = await reader.readline()
                 while (await reader.readline()).strip():
                     pass
-                writer.write(self._respond(request.decode("latin-1").split()))
+                writer.write(await self._respond(request.decode("latin-1").split()))
                 await writer.drain()
         writer.close()
 
-    def _respond(self, request: list[str]) -> bytes:
-        status, body = self._page(request[1].split("?")[0] if len(request) == 3 and request[0] == "GET" else "")
+    async def _respond(self, request: list[str]) -> bytes:
+        status, body = await self._page(request[1].split("?")[0] if len(request) == 3 and request[0] == "GET" else "")
         head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nConnection: close\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
-    def _page(self, path: str) -> tuple[str, str]:
+    async def _page(self, path: str) -> tuple[str, str]:
         if path == "/metrics":
+            await self._refresh()
             return "200 OK", self._metrics.render()
         if path != "/healthz":
             return "404 Not Found", "there are /metrics and /healthz\n"

@@ -18,6 +18,9 @@ FINISH_LEASED = "select df_engine.finish_leased(%s, %s, %s::jsonb)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
 LISTEN = "listen df_wake"
 
+# On the connection that counts.
+CENSUS = "select df_engine.census(%s::jsonb)"
+
 # In the session of a role.
 WORK = "call df_engine.work(%s, %s, null)"
 IDENTIFY = (

@@ -11,6 +11,7 @@ from time import monotonic
 import psycopg
 
 from pg_durable.cadence import SHORTEST, Cadence
+from pg_durable.census import Census
 from pg_durable.dispatch import Dispatcher
 from pg_durable.inquest import Accusation, Inquest
 from pg_durable.leased import DIRECT, HTTP, LeasedSteps
@@ -77,7 +78,8 @@ class Worker:
 
     async def run(self) -> None:
         """Serves the database until told to stop."""
-        server = MetricsServer(self._metrics, self.healthy)
+        census = Census(self._login, self._metrics)
+        server = MetricsServer(self._metrics, self.healthy, census.take)
         if self._options.metrics:
             await server.start(self._options.metrics)
         while not self._stopping.is_set():
@@ -89,6 +91,7 @@ class Worker:
         await self._pool.close_idle(0)
         await self._leased.close()
         await server.close()
+        await census.close()
         event(INFO, "stopped")
 
     async def _connected(self) -> None:

@@ -1,0 +1,92 @@
+"""What a worker counts for its metrics: each ended run once, and no run that is only kept."""
+
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from tests.support import Pump, wait_until
+
+KEPT = 5000
+
+
+def census(pump: Pump, place: Any = None) -> dict[str, Any]:
+    found = pump.supervisor.execute("select df_engine.census(%s)", [place and Jsonb(place)]).fetchone()
+    assert found is not None
+    counted: dict[str, Any] = found[0]
+    return counted
+
+
+def age(pump: Pump, seconds: int) -> None:
+    """Makes every run that has ended as much older."""
+    pump.db.admin("update df.instances set finished_at = finished_at - make_interval(secs => %s)", seconds)
+
+
+def keep_runs(pump: Pump) -> None:
+    """Runs that ended long ago."""
+    pump.db.admin(
+        f"""set session_replication_role = replica;  -- no nodes
+            insert into df.instances (id, root_node, status, _state, submitted_by, created_at, finished_at)
+            select lpad(to_hex(n), 8, '0'), '00000000', 'completed', 'completed', 'app', now() - interval '1 day',
+                   now() - interval '1 day'
+            from generate_series(1, {KEPT}) n;
+            reset session_replication_role; analyze df.instances"""
+    )
+
+
+def test_each_ended_run_is_counted_once(pump: Pump) -> None:
+    place = census(pump)["ended"]["place"]
+    pump.run("'select 1'")
+    pump.run("'select 1'")
+    pump.run("'select 1/0'")
+    first = census(pump, place)["ended"]
+    assert (first["completed"], first["failed"], first["place"]) == (0, 0, place), "not in the first seconds"
+    age(pump, 6)
+    place = [pump.db.admin("select min(finished_at) - interval '1 s' from df.instances").isoformat(), ""]
+    second = census(pump, place)["ended"]
+    assert (second["completed"], second["failed"], second["cancelled"]) == (2, 1, 0)
+    third = census(pump, second["place"])["ended"]
+    assert (third["completed"], third["failed"]) == (0, 0)
+    assert third["place"] == second["place"]
+
+
+def test_runs_that_end_in_the_same_moment_are_all_counted(pump: Pump) -> None:
+    for _ in range(2):
+        pump.run("'select 1'")
+    pump.db.admin("update df.instances set finished_at = now() - interval '1 minute'")
+    first, second = (row[0] for row in pump.db.rows("select id from df.instances order by id", user=None))
+    moment = pump.db.admin("select min(finished_at) from df.instances").isoformat()
+    assert census(pump, [moment, ""])["ended"]["completed"] == 2
+    assert census(pump, [moment, first])["ended"] == census(pump, [moment, first])["ended"] | {
+        "completed": 1,
+        "place": [moment.replace(" ", "T"), second],
+    }
+
+
+def test_rows_that_were_never_started_are_not_in_progress(pump: Pump) -> None:
+    pump.db.admin(
+        """set session_replication_role = replica;
+           insert into df.instances (id, root_node, submitted_by) values ('00000001', '00000002', 'app');
+           reset session_replication_role"""
+    )
+    pump.start("df.sleep(1000)")
+    assert census(pump)["pending"] == 1
+    pump.work()
+    assert (census(pump)["pending"], census(pump)["running"]) == (0, 1)
+
+
+def test_kept_runs_are_not_read(pump: Pump) -> None:
+    keep_runs(pump)
+    place = census(pump)["ended"]["place"]
+    pump.start("df.sleep(1000)")
+    pump.close()
+    read = """select seq_tup_read + coalesce(idx_tup_fetch, 0) + (
+                select coalesce(sum(idx_tup_read), 0) from pg_stat_user_indexes where relname = 'instances')
+              from pg_stat_user_tables where relname = 'instances'"""
+    calls = "select coalesce(sum(idx_scan), 0) from pg_stat_user_indexes where indexrelname = 'instances_ended_idx'"
+    wait_until(lambda: pump.db.admin(calls) >= 1, what="published statistics")
+    before, called = pump.db.admin(read), pump.db.admin(calls)
+    with pump.db.connect("durable_worker") as conn:
+        for _ in range(10):
+            conn.execute("select df_engine.census(%s)", [Jsonb(place)])
+    wait_until(lambda: pump.db.admin(calls) >= called + 10, what="published statistics")
+    assert pump.db.admin(read) - before < KEPT / 10

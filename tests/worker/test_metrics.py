@@ -1,0 +1,104 @@
+"""/metrics and /healthz over HTTP: what the worker has done, and how the runs of the database stand."""
+
+import re
+import urllib.request
+from urllib.error import HTTPError
+
+import pytest
+
+from tests.cluster import free_port
+from tests.support import Database, wait_until
+from tests.worker.process import SpawnWorker, await_end, run, start, start_as
+
+IN_PROGRESS = ('pg_durable_runs{status="pending"}', 'pg_durable_runs{status="running"}', "pg_durable_runs_blocked",
+               "pg_durable_timers_overdue")  # fmt: skip
+
+
+class Page:
+    """What a worker of its own serves."""
+
+    def __init__(self, spawn: SpawnWorker) -> None:
+        self._port = free_port()
+        self.worker = spawn("--metrics", str(self._port))
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/{path}") as answer:
+            return str(answer.read().decode())
+
+    def metrics(self) -> dict[str, int]:
+        found = re.findall(r"^([^# ]\S*) (\d+)$", self.get("metrics"), re.MULTILINE)
+        return {name: int(value) for name, value in found}
+
+    def in_progress(self) -> tuple[int, ...]:
+        """Runs pending, running and blocked, and timers overdue; empty while nobody knows."""
+        values = self.metrics()
+        return tuple(values[name] for name in IN_PROGRESS if name in values)
+
+    def ended(self) -> dict[str, int]:
+        """Runs that have ended, by how."""
+        counter = re.compile(r'pg_durable_runs_ended_total\{outcome="(\w+)"\}')
+        return {named[1]: value for name, value in self.metrics().items() if (named := counter.fullmatch(name))}
+
+
+@pytest.fixture
+def page(spawn: SpawnWorker) -> Page:
+    return Page(spawn)
+
+
+def test_metrics_and_health_are_served(db: Database, page: Page) -> None:
+    run(db, "'select 1'")
+    assert page.metrics()['pg_durable_worker_calls_total{end="empty"}'] >= 1
+    assert page.metrics()["pg_durable_worker_up"] == 1
+    assert page.get("healthz") == "ok\n"
+    with pytest.raises(HTTPError, match="404"):
+        page.get("else")
+
+
+def test_runs_in_progress_are_counted(db: Database, page: Page, locked_out: str) -> None:
+    assert page.in_progress() == (0, 0, 0, 0)
+    sleeping = start(db, "df.sleep(1000)")
+    start(db, "df.wait_for_signal('go')")
+    db.admin(f"alter role {locked_out} connection limit 0")
+    start_as(db, locked_out, "'select 1'")
+    run(db, "'select 1'")
+    wait_until(lambda: page.in_progress() == (1, 2, 1, 0))
+    db.sql("select df.cancel(%s)", sleeping)
+    wait_until(lambda: page.in_progress() == (1, 1, 1, 0))
+
+
+def test_overdue_timers_are_counted(db: Database, page: Page) -> None:
+    """A worker leaves a run alone that somebody's open transaction holds, here for longer than it should sleep."""
+    sleeping = start(db, "df.sleep(1000)")
+    wait_until(lambda: db.admin("select count(*) from df_engine.timers") == 1)
+    with db.connect(autocommit=False) as conn:
+        conn.execute("select from df.instances where id = %s for update", [sleeping])
+        db.admin("update df_engine.timers set due_at = now() - interval '9 s'")
+        assert page.in_progress() == (0, 1, 0, 0)
+        db.admin("update df_engine.timers set due_at = now() - interval '11 s'")
+        wait_until(lambda: page.in_progress() == (0, 1, 0, 1))
+    assert await_end(db, sleeping) == "completed"
+    wait_until(lambda: page.in_progress() == (0, 0, 0, 0))
+
+
+def test_runs_are_counted_as_they_end(db: Database, page: Page) -> None:
+    run(db, "'select 1'")
+    nothing = dict.fromkeys(("completed", "failed", "cancelled"), 0)
+    assert page.ended() == nothing
+    db.admin("update df.instances set finished_at = finished_at - interval '1 day'")  # ended before anybody asked
+    run(db, "'select 1'")
+    run(db, "'select 2' ~> 'select 3'")
+    await_end(db, start(db, "'select 1/0'"))
+    db.sql("select df.cancel(df.start(df.sleep(1000)))")
+    wait_until(lambda: page.ended() == {"completed": 2, "failed": 1, "cancelled": 1}, 15)
+    run(db, "'select 1'")
+    wait_until(lambda: page.ended() == {"completed": 3, "failed": 1, "cancelled": 1}, 15)
+
+
+def test_a_database_that_cannot_be_asked_has_no_figures(db: Database, page: Page) -> None:
+    assert len(page.in_progress()) == len(IN_PROGRESS)
+    with db.connect(autocommit=False) as conn:
+        conn.execute("lock table df_engine.timers")
+        wait_until(lambda: page.in_progress() == ())
+        assert page.ended() != {}, "a counter stays"
+        assert "not counted" in page.worker.log
+    wait_until(lambda: page.in_progress() == (0, 0, 0, 0), 30)
