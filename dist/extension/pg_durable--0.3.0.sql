@@ -1210,6 +1210,49 @@ begin
 end
 $$;
 
+-- The first part of a sequence, which begins with what the sequence begins with.
+create or replace function df_engine.first_part(p_whole df_engine.graph_visit, p_id text, p_scope text, p_after text)
+returns df_engine.graph_visit
+language sql immutable as $$
+  select row(p_whole.number + 1, p_id, p_whole.begins, p_whole.path || '.left', p_whole.depth + 1, p_whole.id, p_scope,
+             null, p_after, false)::df_engine.graph_visit
+$$;
+
+-- The other part, which is the last of the sequence, and of all that the sequence is the last of.
+create or replace function df_engine.last_part(p_whole df_engine.graph_visit, p_number int, p_id text, p_begins text,
+  p_scope text, p_named boolean) returns df_engine.graph_visit
+language sql stable as $$
+  select row(p_number, p_id, p_begins, p_whole.path || '.right', p_whole.depth + 1, p_whole.id, p_scope,
+             concat_ws(',', p_whole.id, p_whole.ends), p_whole.after, p_named)::df_engine.graph_visit
+$$;
+
+-- What is below a construct: the visits of its children, after which nothing is entered (the construct decides), and what
+-- df.nodes keeps of their ids. A branch is a scope of its own.
+create or replace function df_engine.open_construct(p_root text, p_visit df_engine.graph_visit, p_node jsonb, p_scope text,
+  inout p_issued int, out p_nodes jsonb[], out p_visits df_engine.graph_visit[], out p_left text, out p_right text, out p_query text)
+language plpgsql as $$
+declare
+  v_type constant pg_catalog.text := p_node ->> 'node_type';
+  v_steps pg_catalog.text[];
+  v_ids pg_catalog.text[];
+  v_number int;
+begin
+  select c.p_steps, c.p_nodes into v_steps, p_nodes from df_engine.child_nodes(p_node, v_type) c;
+  for i in reverse coalesce(cardinality(p_nodes), 0)..1 loop
+    v_number := p_issued + 1;
+    v_ids[i] := df_engine.node_id(p_root, v_number);
+    p_issued := v_number + df_engine.steps_to_beginning(p_nodes[i]);
+    p_visits[i] := row(v_number, v_ids[i], df_engine.node_id(p_root, p_issued), p_visit.path || v_steps[i], p_visit.depth + 1,
+                       p_visit.id, case when v_type in ('JOIN', 'RACE') then v_ids[i] else p_scope end, null, null,
+                       false)::df_engine.graph_visit;
+  end loop;
+  p_left := v_ids[array_position(v_steps, '.left')];
+  p_right := v_ids[array_position(v_steps, '.right')];
+  p_query := df_engine.stored_query(p_node ->> 'query', v_ids[array_position(v_steps, '.condition_node')],
+                                    v_ids[array_position(v_steps, '.extra_nodes[0]'):]);
+end
+$$;
+
 -- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The nodes that
 -- are still to be visited are kept, so the depth of a graph is never the depth of a stack. What follows a node is known before
 -- anything runs: ends are the sequences that it is the last of, next is what is entered after it (of a sequence: the node
@@ -1233,9 +1276,8 @@ declare
   v_problem pg_catalog.text;
   v_number int;
   v_after pg_catalog.text;
-  v_steps pg_catalog.text[];
-  v_children pg_catalog.jsonb[];
-  v_ids pg_catalog.text[];
+  v_inside pg_catalog.jsonb[];         -- what a construct has below it
+  v_children df_engine.graph_visit[];
 begin
   ord := 0;
   loop
@@ -1265,32 +1307,22 @@ begin
       next := v_visit.begins;
       return next;
       v_after := df_engine.node_id(v_root, v_issued);
-      v_waiting[v_count] := row(v_number, right_node, v_after, path || '.right', depth + 1, id, scope,
-                                concat_ws(',', id, v_visit.ends), v_visit.after, named);
+      v_waiting[v_count] := df_engine.last_part(v_visit, v_number, right_node, v_after, scope, named);
       v_node := v_node -> 'left_node';
-      v_visit := row(v_visit.number + 1, left_node, v_visit.begins, path || '.left', depth + 1, id,
-                     scope, null, v_after, false);
+      v_visit := df_engine.first_part(v_visit, left_node, scope, v_after);
       continue;
     end if;
     left_node := null;
     right_node := null;
     next := v_visit.after;
     if v_node ?| '{left_node,right_node,condition_node,extra_nodes}' then
-      select c.p_steps, c.p_nodes into v_steps, v_children from df_engine.child_nodes(v_node, node_type) c;
-      v_ids := '{}';
-      for i in reverse coalesce(cardinality(v_children), 0)..1 loop
-        v_number := v_issued + 1;
-        v_issued := v_number + df_engine.steps_to_beginning(v_children[i]);
-        v_ids[i] := df_engine.node_id(v_root, v_number);
+      select * into v_issued, v_inside, v_children, left_node, right_node, query
+      from df_engine.open_construct(v_root, v_visit, v_node, scope, v_issued);
+      for i in reverse coalesce(cardinality(v_inside), 0)..1 loop
         v_count := v_count + 1;
-        v_nodes[v_count] := v_children[i];
-        v_waiting[v_count] := row(v_number, v_ids[i], df_engine.node_id(v_root, v_issued), path || v_steps[i], depth + 1, id,
-                                  case when node_type in ('JOIN', 'RACE') then v_ids[i] else scope end, null, null, false);
+        v_nodes[v_count] := v_inside[i];
+        v_waiting[v_count] := v_children[i];
       end loop;
-      left_node := v_ids[array_position(v_steps, '.left')];
-      right_node := v_ids[array_position(v_steps, '.right')];
-      query := df_engine.stored_query(query, v_ids[array_position(v_steps, '.condition_node')],
-                                      v_ids[array_position(v_steps, '.extra_nodes[0]'):]);
     end if;
     return next;
     exit when v_count = 0;
@@ -1892,12 +1924,6 @@ begin
   end loop;
   return v_expected;
 end
-$$;
-
--- Whether a text is a well-formed flow; its meaning is not looked at.
-create or replace function df_engine.is_flow(p_text text) returns boolean
-language sql immutable security definer set search_path = pg_catalog, pg_temp as $$
-  select (df_engine.flow_parse(kinds)).failed_at is null from df_engine.flow_tokens(p_text)
 $$;
 
 -- How many comments a text has: whoever rewrites it from its graph would lose them.
@@ -2791,11 +2817,10 @@ $$;
 comment on function df.to_flow(text) is
   'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, or of a run that the caller may see when given its id. df.flow gives the graph back';
 
--- Substitution: variables ({name}) and named results ($name) in the text of a step, by PostgreSQL's lexical rules.
--- Called for every step, so text without a reference returns at once. A reference that cannot be replaced raises DF010.
--- The long regular expressions come from generator/grammar/template.lark; the others do without backslashes, so that
--- they mean the same whatever standard_conforming_strings is. Only render_vars, render_names, template_names and
--- single_statement_problem are called from elsewhere; they pin the search_path for the rest.
+-- Lexing: SQL text cut into tokens by PostgreSQL's lexical rules, and values written as SQL. Here begins substitution, which
+-- goes on to file 094. The long regular expressions come from generator/grammar/template.lark; the others do without
+-- backslashes, so that they mean the same whatever standard_conforming_strings is. Of all this only render_vars, render_names,
+-- template_names and single_statement_problem are called from elsewhere; they pin the search_path for the rest.
 
 -- The region that begins p_text: a comment with all comments inside it, or a dollar-quoted string that p_opener opens.
 create or replace function df_engine.sql_region(p_text pg_catalog.text, p_opener pg_catalog.text)
@@ -2862,7 +2887,8 @@ language sql immutable as $$
   select '"' || replace(p_name, '"', '""') || '"'
 $$;
 
--- Variables
+-- Variables: {name} in the text of a step, replaced before anything else looks at the text.
+-- Called for every step, so text without a brace returns at once.
 
 create or replace function df_engine.fill_placeholders(p_text pg_catalog.text, p_vars pg_catalog.jsonb)
 returns pg_catalog.text
@@ -2920,7 +2946,8 @@ begin
 end
 $fn$;
 
--- Named results
+-- Named results: what $name, $name.column and $name.* stand for, and what is said of one that stands for nothing (DF010).
+-- How it is written where it stands is the next file's.
 
 create or replace function df_engine.refuse_partial_reference(p_text pg_catalog.text) returns pg_catalog.text
 language plpgsql immutable as $$
@@ -3026,6 +3053,9 @@ begin
   end if;
 end
 $$;
+
+-- Rendering: references replaced in the text of a step, so that a value is one value wherever it is put: in code, in a
+-- literal, in the body of a dollar-quoted string. Called for every step, so text without a reference returns at once.
 
 -- A JSON value as SQL code, as characters of a literal, or as it is; NULL is the SQL NULL.
 create or replace function df_engine.write_value(p_value pg_catalog.jsonb, p_place pg_catalog.text)
@@ -3252,6 +3282,9 @@ begin
     select distinct m.part[1] from regexp_matches(p_text, $re$\$([A-Za-z_][A-Za-z0-9_]*)$re$, 'g') m(part)), '{}');
 end
 $fn$;
+
+-- A step is one statement: how many a text holds, and what is said of one that holds none, several, or a brace.
+-- Called for every step; most texts are judged without being read token by token.
 
 -- SQL text in lower case with its literals and names in quotes as ? and without comments.
 create or replace function df_engine.bare_sql(p_sql pg_catalog.text) returns pg_catalog.text
@@ -5719,19 +5752,8 @@ begin
 end
 $$;
 
--- Leased steps: SQL outside a transaction or in another database, and HTTP. The worker claims them with a lease that holds
--- as long as the worker's supervising session does, runs them itself, and reports what came of it. At least once.
-
--- Workers that are alive: their session holds the advisory lock of their number, and is logged in as a worker role.
-create or replace function df_engine.live_workers() returns setof int
-language sql stable set search_path = '' as $$
-  select l.objid::int
-  from pg_catalog.pg_locks l
-  join pg_catalog.pg_stat_activity a on a.pid = l.pid
-  join df_engine.worker_roles w on w.role = a.usesysid
-  where l.locktype = 'advisory' and l.classid = 1346982471 and l.granted
-    and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
-$$;
+-- Requests: what a worker is given to run a step itself, be it SQL outside a transaction or in another database, or HTTP.
+-- Made when the step is leased, after substitution and all checks; nothing here writes.
 
 -- What a direct step needs: the statement, and unless it is refused there, a block that runs it in a transaction and leaves
 -- its value in the setting df.step_result.
@@ -5818,6 +5840,20 @@ begin
   end if;
   return df_engine.http_step(p_node, p_ready.submitter);
 end
+$$;
+
+-- Leases: steps that are not run inside the database are claimed by a worker with a lease that holds as long as its
+-- supervising session does; the worker runs them itself and reports what came of it. At least once.
+
+-- Workers that are alive: their session holds the advisory lock of their number, and is logged in as a worker role.
+create or replace function df_engine.live_workers() returns setof int
+language sql stable set search_path = '' as $$
+  select l.objid::int
+  from pg_catalog.pg_locks l
+  join pg_catalog.pg_stat_activity a on a.pid = l.pid
+  join df_engine.worker_roles w on w.role = a.usesysid
+  where l.locktype = 'advisory' and l.classid = 1346982471 and l.granted
+    and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
 $$;
 
 -- Claims one leased step, if it may still run. NULL: somebody holds its run or has claimed it, or it was dropped or failed
@@ -6320,6 +6356,52 @@ $$;
 create or replace function df_engine.role_reachable(p_worker int, p_role text) returns boolean
 language sql security definer set search_path = '' as $$
   select df_engine.set_wait_reason(u.oid, null) from pg_catalog.pg_roles u where u.rolname = p_role;
+$$;
+
+-- The census: how many runs there are, counted for a worker that is asked for its metrics. Reads what lives, and what has
+-- ended since the last census, by index; the runs that are kept are never counted. Nothing here writes.
+
+-- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
+-- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next census.
+create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  v_upto constant pg_catalog.timestamptz := df_engine.clock() - '5 s'::pg_catalog.interval;
+  v_after constant pg_catalog.timestamptz := coalesce((p_place ->> 0)::pg_catalog.timestamptz, v_upto);
+  v_id constant pg_catalog.text := coalesce(p_place ->> 1, '');
+begin
+  return (
+    with ended as materialized (
+      select coalesce(i.finished_at, i.created_at) as ended_at, i.id, i.status
+      from df.instances i
+      where i.status in ('completed', 'failed', 'cancelled') and (coalesce(i.finished_at, i.created_at), i.id) > (v_after, v_id)
+        and coalesce(i.finished_at, i.created_at) <= v_upto
+      order by coalesce(i.finished_at, i.created_at), i.id limit 100000
+    )
+    select jsonb_build_object(
+      'completed', count(*) filter (where e.status = 'completed'),
+      'failed', count(*) filter (where e.status = 'failed'),
+      'cancelled', count(*) filter (where e.status = 'cancelled'),
+      'place', coalesce(
+        (select jsonb_build_array(l.ended_at, l.id) from ended l order by l.ended_at desc, l.id desc limit 1),
+        jsonb_build_array(v_after, v_id)))
+    from ended e);
+end
+$$;
+
+-- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
+create or replace function df_engine.census(p_place jsonb) returns jsonb
+language sql stable security definer set search_path = ''
+  set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+  select jsonb_build_object(
+    'pending', count(*) filter (where i.status = 'pending'),
+    'running', count(*) filter (where i.status = 'running'),
+    'blocked', count(i.wait_reason),
+    'overdue', (select count(*) from df_engine.timers t
+                where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
+    'ended', df_engine.ended_since(p_place))
+  from df.instances i
+  where i.status in ('pending', 'running') and i._state in ('pending', 'running');
 $$;
 
 -- Control: reading a run's status and result, and waiting for its end. All of it sees what row security shows the caller.
@@ -7723,14 +7805,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select coalesce('http:' || p_status = any (p_retry_on) or 'http:' || left(p_status, 1) || 'xx' = any (p_retry_on), false)
 $$;
 
--- The error class of a response, http:503 for one; NULL when the response completes the step.
-create or replace function df_engine.http_outcome_class(p_status int, p_retry_on text[]) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select 'http:' || p_status
-  where p_status in (408, 425, 429) or p_status between 500 and 599
-     or df_engine.http_status_listed(p_status::text, p_retry_on)
-$$;
-
 -- Whether an HTTP error of a class (connection, timeout, http:503, refused) may be tried again; without retry_on all but
 -- refusals may.
 create or replace function df_engine.http_retryable(p_class text, p_retry_on text[]) returns boolean
@@ -7878,6 +7952,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.explain_graph(text)',
     'execute on routine df_engine.explain_kind(text)',
     'execute on routine df_engine.explain_run(text)',
+    'execute on routine df_engine.first_part(df_engine.graph_visit, text, text, text)',
     'execute on routine df_engine.flow_comments(text)',
     'execute on routine df_engine.flow_layout(jsonb)',
     'execute on routine df_engine.flow_nodes(text)',
@@ -7893,9 +7968,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.http_parts_text(jsonb)',
     'execute on routine df_engine.http_scheme_problem(text)',
     'execute on routine df_engine.insert_instance(text, text, text)',
-    'execute on routine df_engine.is_flow(text)',
     'execute on routine df_engine.is_stamp(text)',
     'execute on routine df_engine.json_or_null(text)',
+    'execute on routine df_engine.last_part(df_engine.graph_visit, int, text, text, text, boolean)',
     'execute on routine df_engine.launch(text, text, text)',
     'execute on routine df_engine.lay_out(text, jsonb)',
     'execute on routine df_engine.live_nodes(text)',
@@ -7910,6 +7985,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.node_text(text, text, jsonb)',
     'execute on routine df_engine.note_helper(text, text)',
     'execute on routine df_engine.one_line(text, int)',
+    'execute on routine df_engine.open_construct(text, df_engine.graph_visit, jsonb, text, int)',
     'execute on routine df_engine.padded(text[])',
     'execute on routine df_engine.page_cap()',
     'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
@@ -8021,6 +8097,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.accuse(oid, bigint, text, int)',
     'execute on routine df_engine.acquit_leased(int, bigint[])',
     'execute on routine df_engine.agenda(int)',
+    'execute on routine df_engine.census(jsonb)',
     'execute on routine df_engine.claim_leased(int, text, int)',
     'execute on routine df_engine.deadline(int)',
     'execute on routine df_engine.fail_interrupted(text, text)',

@@ -28,7 +28,7 @@ def transactions(run: Run) -> list[int]:
 
 def steps(run: Run) -> list[tuple[str, int]]:
     """Status and attempts of each step, in the order in which they ended."""
-    query = """select status, attempts from df.nodes where instance_id = %s and node_type = 'SQL' order by completed_at, id"""
+    query = "select status, attempts from df.nodes where instance_id = %s and query is not null order by completed_at"
     return [(status, attempts) for status, attempts in run.db.rows(query, run.id)]
 
 
@@ -92,7 +92,8 @@ LEAVE = """'do $x$ begin
   execute ''prepare left_over as select 1'';
   perform set_config(''df.left_over'', ''1'', true), set_config(''search_path'', ''nowhere'', false);
 end $x$'"""
-LOOK = """'select to_regclass(''pg_temp.left_over'') as temp, nullif(current_setting(''df.left_over'', true), '''') as setting,
+LOOK = """'select to_regclass(''pg_temp.left_over'') as temp,
+  nullif(current_setting(''df.left_over'', true), '''') as setting,
   current_setting(''search_path'') as path,
   (select count(*) from pg_prepared_statements where name = ''left_over'') as prepared'"""
 
