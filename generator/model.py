@@ -51,7 +51,8 @@ SETTINGS = (
     Setting("max_result_bytes", "16777216", "integer", 1024, 268_435_456,
             "largest JSON text of one result, in bytes"),
     Setting("commit_policy", "strict", "choice", None, None,
-            "strict: every step waits for the disk; relaxed: a run waits at its end and where the outside could notice",
+            "strict: every step is a transaction that waits for the disk; relaxed: short steps share one, "
+            "and a run waits at its end and where the outside could notice",
             ("strict", "relaxed")),
     Setting("http_mode", "allowlist", "choice", None, None, "outbound HTTP: off, allowlist or any",
             ("off", "allowlist", "any")),

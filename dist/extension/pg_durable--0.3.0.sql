@@ -574,7 +574,7 @@ insert into df.settings (name, value, description) values
   ('retry_backoff', '2', 'factor by which the delay grows with each attempt'),
   ('retry_max_delay', '60', 'largest delay between two attempts, in seconds'),
   ('max_result_bytes', '16777216', 'largest JSON text of one result, in bytes'),
-  ('commit_policy', 'strict', 'strict: every step waits for the disk; relaxed: a run waits at its end and where the outside could notice'),
+  ('commit_policy', 'strict', 'strict: every step is a transaction that waits for the disk; relaxed: short steps share one, and a run waits at its end and where the outside could notice'),
   ('http_mode', 'allowlist', 'outbound HTTP: off, allowlist or any'),
   ('http_max_timeout', '300', 'largest timeout_seconds of an HTTP step'),
   ('http_max_request_bytes', '10485760', 'largest HTTP request body, in bytes'),

@@ -21,7 +21,7 @@ def test_the_session_settings_are_the_workers() -> None:
 
 
 def test_the_session_is_reset_as_the_page_says() -> None:
-    driver = (ROOT / "templates/143_work.sql.j2").read_text("utf-8")
+    driver = (ROOT / "dist/pg_durable.sql").read_text("utf-8")
     loop = driver[driver.index("create or replace procedure df_engine.work(") :]
     places = [loop.index(part) for part in ORDER]
     assert places == sorted(places)
