@@ -3751,15 +3751,13 @@ begin
 end
 $$;
 
--- Ends a run with the ending of its root. A terminal status found in the column is left as it is.
-create or replace function df_engine.end_run(p_instance varchar, p_end df_engine.move) returns void
+-- Ends a run. A terminal status found in the column is left as it is.
+create or replace function df_engine.end_run(p_instance varchar, p_state text, p_error text) returns void
 language plpgsql as $$
-declare
-  v_state constant pg_catalog.text := case p_end.outcome when 'failed' then 'failed' else 'completed' end;
 begin
   update df.instances i
-  set _state = v_state, error = p_end.error, updated_at = df_engine.clock(), wait_reason = null,
-      status = case when i.status in ('completed', 'failed', 'cancelled') then i.status else v_state end
+  set _state = p_state, error = p_error, updated_at = df_engine.clock(), wait_reason = null,
+      status = case when i.status in ('completed', 'failed', 'cancelled') then i.status else p_state end
   where i.id = p_instance;
   update df_engine.inbox s set status = 'undeliverable', fresh = false
   where s.instance_id = p_instance and s.status = 'pending' and not s.fresh;
@@ -3770,7 +3768,7 @@ $$;
 create or replace function df_engine.fail_run(p_instance varchar, p_error text) returns void
 language plpgsql set search_path = '' as $$
 begin
-  perform df_engine.end_run(p_instance, df_engine.fail(p_error));
+  perform df_engine.end_run(p_instance, 'failed', p_error);
   perform df_engine.withdraw(p_instance, null);
 end
 $$;
@@ -4297,7 +4295,8 @@ begin
       elsif v_climb.p_next is not null then
         v_move := df_engine.enter(v_climb.p_next);
       elsif v_climb.p_construct is null then
-        perform df_engine.end_run(p_instance, v_move);
+        perform df_engine.end_run(
+          p_instance, case v_move.outcome when 'failed' then 'failed' else 'completed' end, v_move.error);
         exit;
       else
         v_move := df_engine.child_ended(p_instance, v_climb.p_construct, v_climb.p_child, v_move);
@@ -5078,19 +5077,15 @@ $$;
 
 -- Where a thread of control is whose row in the queue says p_node. A sequence is at its beginning; and a plain step leaves
 -- the row as it is, so the thread is past all that have ended since. p_stamp: of the root scope, where all plain steps are.
-create or replace function df_engine.thread_node(p_instance varchar, p_node varchar, p_stamp text) returns df.nodes
+create or replace function df_engine.thread_node(p_node df.nodes, p_stamp text) returns df.nodes
 language plpgsql stable as $$
-declare
-  v_node df.nodes;
 begin
-  loop
-    select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = p_node;
-    exit when (v_node.node_type = 'THEN'
-               or v_node.status = 'completed' and v_node._plain and v_node._next is not null
-                  and v_node.status_details ->> 'execution_id' = p_stamp) is not true;
-    p_node := v_node._next;
+  while p_node.node_type = 'THEN'
+        or p_node.status = 'completed' and p_node._plain and p_node._next is not null
+           and p_node.status_details ->> 'execution_id' = p_stamp loop
+    select * into p_node from df.nodes n where n.instance_id = p_node.instance_id and n.id = p_node._next;
   end loop;
-  return v_node;
+  return p_node;
 end
 $$;
 
@@ -5130,11 +5125,14 @@ begin
          case when not v_ready.picked then df_engine.pickup_problem(i) end
   into v_stamp, v_database, v_live, v_problem
   from df.instances i where i.id = p_instance;
-  v_node := df_engine.thread_node(p_instance, v_ready.node_id, v_stamp);
+  select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = v_ready.node_id;
+  if v_node.node_type = 'THEN' or v_node.status = 'completed' then
+    v_node := df_engine.thread_node(v_node, v_stamp);
+  end if;
   if v_live is not true or not (v_node._scope is null or df_engine.scope_open(p_instance, v_node._scope)) then
     perform df_engine.drop_ready(p_instance, p_ready);
     return;
-  elsif v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
+  elsif v_problem is not null and v_node.id = v_ready.node_id or not has_schema_privilege(v_role, 'df', 'usage') then
     perform df_engine.fail_run(p_instance, coalesce(
       v_problem, format('role %s has no USAGE on schema df any more', v_role::pg_catalog.regrole)));
     return;
@@ -5325,7 +5323,7 @@ begin
       status_details = jsonb_build_object('execution_id', v_stamp)
   where n.instance_id = p_instance and n.id = any (p_ends);
   if p_next is null then
-    perform df_engine.end_run(p_instance, df_engine.done('ok', null));
+    perform df_engine.end_run(p_instance, 'completed', null);
     perform df_engine.drop_ready(p_instance, p_ready);
   end if;
   return true;
@@ -5362,7 +5360,7 @@ begin
   from unnest(p_outcomes) o
   where n.instance_id = p_instance and n.id = any (o.ends);
   if p_next is null then
-    perform df_engine.end_run(p_instance, df_engine.done('ok', null));
+    perform df_engine.end_run(p_instance, 'completed', null);
     perform df_engine.drop_ready(p_instance, p_ready);
   end if;
   return true;
@@ -6283,8 +6281,10 @@ $$;
 -- Whether p_node is the step to which a row in the queue has come.
 create or replace function df_engine.is_at(p_ready df_engine.ready, p_node text) returns boolean
 language sql stable set search_path = '' as $$
-  select df_engine.is_below(i.id, p_node, (df_engine.thread_node(i.id, p_ready.node_id, i.id || '::' || i._generation)).id)
-  from df.instances i where i.id = p_ready.instance_id;
+  select df_engine.is_below(i.id, p_node, (df_engine.thread_node(n, i.id || '::' || i._generation)).id)
+  from df.instances i
+  join df.nodes n on n.instance_id = i.id and n.id = p_ready.node_id
+  where i.id = p_ready.instance_id;
 $$;
 
 -- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is held.
