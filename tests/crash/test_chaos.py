@@ -4,10 +4,12 @@ from tests.crash.chaos import Chaos
 
 
 def test_nothing_is_lost_or_done_twice() -> None:
-    with Chaos(seed=4) as chaos:
+    with Chaos(seed=4, standby=True) as chaos:
         for harm in (chaos.kill_worker, chaos.pause_worker, chaos.cut_sessions, chaos.cut_supervisor):
             chaos.start(20)
             harm()
             chaos.start(20)
             chaos.crash_server()
+        chaos.start(20)
+        chaos.fail_over()
         chaos.settle()
