@@ -4179,9 +4179,12 @@ begin
   set status = case when v_failed then 'failed' else 'completed' end,
       result = case when v_failed then to_jsonb(p_end.error) else p_end.value end,
       error = p_end.error, result_columns = p_end.columns,
-      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+      attempts = case
+        when n.status_details ? 'retry_at' and n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope))
+        then n.attempts + 1 else 1 end,
       started_at = case
-        when n.status = 'running' then n.started_at
+        when n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope))
+        then n.started_at
         when n.node_type = 'THEN' then coalesce(
           (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
         else p_started end,
@@ -4574,6 +4577,7 @@ begin
   select n.*, df_engine.stamp(p_instance, n._scope) as stamp into v_node
   from df.nodes n where n.instance_id = p_instance and n.id = p_node;
   v_attempt := case when v_node.status = 'running' and v_node.status_details ? 'retry_at'
+                         and v_node.status_details ->> 'execution_id' = v_node.stamp  -- else it lost a race then
                     then v_node.attempts else 0 end + 1;
   v_due := df_engine.retry_due(v_node.retry_policy, v_attempt, p_after);
   if v_due is null then
@@ -5206,9 +5210,12 @@ begin
   end if;
   update df.nodes n
   set status = 'completed', result = p_value, result_columns = p_columns, error = null,
-      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+      attempts = case
+        when n.status_details ? 'retry_at' and n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope))
+        then n.attempts + 1 else 1 end,
       started_at = case
-        when n.status = 'running' then n.started_at
+        when n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope))
+        then n.started_at
         when n.node_type = 'THEN' then coalesce(
           (select l.started_at from df.nodes l where l.instance_id = n.instance_id and l.id = n.left_node), p_started)
         else p_started end,
