@@ -5988,7 +5988,7 @@ end
 $$;
 
 -- A session died while it ran this step. p_weight is how much that says about the step: 4 when it died alone, 1 when others
--- died with it and nothing explains why; at 12 the step fails. False: not now, it is being tried again.
+-- died with it and nothing explains why, or when it was terminated by pg_terminate_backend; at 12 the step fails. False: not now, it is being tried again.
 create or replace function df_engine.accuse(p_submitter oid, p_ready bigint, p_node text, p_weight int) returns boolean
 language plpgsql security definer set search_path = '' as $$
 begin
