@@ -135,7 +135,7 @@ class Chaos:
     def revoke_rights(self) -> None:
         """Takes LOGIN, or the use of df, from the role and gives it back; runs may fail of that, as they must."""
         self.injected["rights revoked"] += 1
-        self._load.excused = ("has no LOGIN", "has no USAGE")
+        self._load.excused = ("has no LOGIN", "has no USAGE", "does not have EXECUTE privilege on df.http")
         if self._random.random() < 0.5:
             harm, heal = "alter role app nologin", "alter role app login"
         else:

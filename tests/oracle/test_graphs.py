@@ -14,6 +14,7 @@ from tests.oracle.engine import Engine, prepare, stop_clock
 from tests.oracle.generate import cases
 from tests.oracle.interpreter import Disagreement
 from tests.oracle.play import Case, Play
+from tests.oracle.tree import Node, labelled
 from tests.support import Database, Server
 
 EXAMPLES = int(os.environ.get("ORACLE_EXAMPLES", "0"))
@@ -51,6 +52,8 @@ def judge(play: Play) -> None:
     except Disagreement:
         assume(not play.oracle.unclear)
         raise
+    finally:
+        play.abandon()
 
 
 def test_engine_and_oracle_agree(engine: Engine) -> None:
@@ -60,3 +63,17 @@ def test_engine_and_oracle_agree(engine: Engine) -> None:
         judge(Play(engine, case))
 
     agree()
+
+
+class Broken(Play):
+    """One that the oracle breaks off in the middle."""
+
+    def pass_time(self) -> None:
+        raise Disagreement("made up")
+
+
+def test_a_play_that_is_broken_off_leaves_nothing_to_the_next(engine: Engine) -> None:
+    play = Broken(engine, Case(labelled(Node("SLEEP", config="2"))))
+    with pytest.raises(Disagreement, match="made up"):
+        judge(play)
+    assert play.run.status == "cancelled"
