@@ -32,6 +32,7 @@ class Case:
 def follow(oracle: Oracle, change: Change) -> None:
     """Tells the oracle what the log says."""
     node = change.node
+    oracle.shown[node] = change.stamp
     if change.status in ("completed", "failed"):
         if node.type in LEAVES or (node in oracle.pending and node.type == "IF"):
             try:

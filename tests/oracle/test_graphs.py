@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from tests.oracle.engine import Engine, prepare, stop_clock
-from tests.oracle.generate import cases
+from tests.oracle.generate import cases, retrying
 from tests.oracle.interpreter import Disagreement
 from tests.oracle.play import Case, Play
 from tests.oracle.tree import Node, labelled
@@ -59,6 +59,15 @@ def judge(play: Play) -> None:
 def test_engine_and_oracle_agree(engine: Engine) -> None:
     @profile(250)
     @given(cases())
+    def agree(case: Case) -> None:
+        judge(Play(engine, case))
+
+    agree()
+
+
+def test_engine_and_oracle_agree_on_what_is_tried_again(engine: Engine) -> None:
+    @profile(100)
+    @given(retrying())
     def agree(case: Case) -> None:
         judge(Play(engine, case))
 
