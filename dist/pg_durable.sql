@@ -4258,9 +4258,9 @@ begin
   set status = case when v_failed then 'failed' else 'completed' end,
       result = case when v_failed then to_jsonb(p_end.error) else p_end.value end,
       error = p_end.error, result_columns = p_end.columns,
-      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+      attempts = case when n.status_details ? 'retry_at' and n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)) then n.attempts + 1 else 1 end,
       started_at = case
-        when n.status = 'running' then n.started_at
+        when n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)) then n.started_at
         when n.node_type <> 'THEN' then p_started
         else coalesce(null, df_engine.began(n.instance_id, n.left_node), p_started) end,
       completed_at = df_engine.clock(), updated_at = df_engine.clock(),
@@ -4656,6 +4656,7 @@ begin
   select n.*, df_engine.stamp(p_instance, n._scope) as stamp into v_node
   from df.nodes n where n.instance_id = p_instance and n.id = p_node;
   v_attempt := case when v_node.status = 'running' and v_node.status_details ? 'retry_at'
+                         and v_node.status_details ->> 'execution_id' = v_node.stamp  -- else it lost a race then
                     then v_node.attempts else 0 end + 1;
   v_due := df_engine.retry_due(v_node.retry_policy, v_attempt, p_after);
   if v_due is null then
@@ -5333,7 +5334,7 @@ begin
   end if;
   update df.nodes n
   set status = 'completed', result = p_value, result_columns = p_columns, error = null,
-      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+      attempts = case when n.status_details ? 'retry_at' and n.status = 'running' then n.attempts + 1 else 1 end,
       started_at = case
         when n.status = 'running' then n.started_at
         when n.node_type <> 'THEN' then p_started
@@ -5369,7 +5370,7 @@ begin
   end if;
   update df.nodes n
   set status = 'completed', result = o.value, result_columns = o.columns, error = null,
-      attempts = case when n.status = 'running' and n.status_details ? 'retry_at' then n.attempts + 1 else 1 end,
+      attempts = case when n.status_details ? 'retry_at' and n.status = 'running' then n.attempts + 1 else 1 end,
       started_at = case
         when n.status = 'running' then n.started_at
         when n.node_type <> 'THEN' then o.started
@@ -6333,7 +6334,8 @@ end
 $$;
 
 -- A session died while it ran this step. p_weight is how much that says about the step: 4 when it died alone, 1 when others
--- died with it and nothing explains why; at 12 the step fails. False: not now, it is being tried again.
+-- died with it and nothing explains why, or when it was terminated by pg_terminate_backend; at 12 the step fails. False: not
+-- now, it is being tried again.
 create or replace function df_engine.accuse(p_submitter oid, p_ready bigint, p_node text, p_weight int) returns boolean
 language plpgsql security definer set search_path = '' as $$
 begin

@@ -20,6 +20,8 @@ OPTIONS = {
     "max_wal_size": "4GB",
 }
 
+SYNCHRONOUS = "select count(*) from pg_stat_replication where sync_state = 'sync'"
+
 
 def wheel(version: int) -> Path:
     """Where the programs of an embedded server are: 16 or 18."""
@@ -69,10 +71,28 @@ class Cluster:
 
     def start(self) -> "Cluster":
         """Starts the server with the options as they are now."""
-        lines = [f"{name} = '{value}'\n" for name, value in self.options.items()]
-        self.write("postgresql.auto.conf", "".join(lines))
+        self._write_options()
         self._pg_ctl("-l", self.home / "log", "start")
         return self
+
+    def follow(self, primary: "Cluster") -> "Cluster":
+        """Starts as a streaming standby, made from scratch."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.run("pg_basebackup", "-d", primary.dsn(), "-D", self.data, "--checkpoint=fast", "--no-sync")
+        self.write("standby.signal", "")
+        self.options["primary_conninfo"] = f"host={primary.home} user=postgres application_name=standby"
+        self.options["wal_retrieve_retry_interval"] = "100ms"
+        return self.start()
+
+    def wait_for_standby(self) -> None:
+        """Lets commits wait for the standby from now on."""
+        self.options["synchronous_standby_names"] = "standby"
+        self._write_options()
+        self.reload()
+
+    def reload(self) -> None:
+        """Lets the server read its files anew."""
+        self._pg_ctl("reload")
 
     def stop(self, mode: str = "fast") -> None:
         """Stops the server: `fast`, or `immediate`, which is a crash."""
@@ -81,10 +101,6 @@ class Cluster:
     def restart(self) -> None:
         """Starts the server again."""
         self.start()
-
-    def reload(self) -> None:
-        """Lets the server read its files anew."""
-        self._pg_ctl("reload")
 
     def promote(self) -> None:
         """Makes a standby a server of its own."""
@@ -129,6 +145,10 @@ class Cluster:
         path = self.programs / program
         command = [str(path if path.exists() else client(program)), *map(str, arguments)]
         self._call(command)
+
+    def _write_options(self) -> None:
+        lines = [f"{name} = '{value}'\n" for name, value in self.options.items()]
+        self.write("postgresql.auto.conf", "".join(lines))
 
     def _pg_ctl(self, *arguments: object) -> None:
         self.run("pg_ctl", "-w", "-s", "-D", self.data, *arguments)

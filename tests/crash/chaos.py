@@ -1,22 +1,19 @@
 """A server and workers that are killed, stopped and cut off at random while a mixed load runs."""
 
 import random
-import shutil
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import psycopg
-from pg_durable.embedded import EmbeddedServer
 
 from tests.crash.crew import UNFINISHED, problems
 from tests.crash.load import Load, prepare
+from tests.crash.pair import Pair
 from tests.support import wait_until
 from tests.worker.http_server import HttpServer
 from tests.worker.process import WorkerProcess, own_database
@@ -25,15 +22,12 @@ RECOVERY = 120.0
 
 
 class Chaos:
-    """Its own server, with fsync on; `injected` counts what was done to it."""
+    """Its own server, with fsync on and perhaps a standby; `injected` counts what was done to it."""
 
-    def __init__(self, seed: int, workers: int = 2) -> None:
+    def __init__(self, seed: int, workers: int = 2, standby: bool = False) -> None:
         self.injected: Counter[str] = Counter()
         self._random = random.Random(seed)
-        self._home = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
-        self._home.chmod(0o755)
-        self._server = EmbeddedServer(self._home / "data", 18)
-        self._server.start()
+        self._server = Pair(standby)
         self.db = own_database(self._server)
         prepare(self.db)
         self.db.admin("create role guest login")
@@ -51,19 +45,21 @@ class Chaos:
     ) -> None:
         for worker in self._workers:
             worker.kill()
-        self._server.stop("immediate")
+        self._server.remove()
         self._web.__exit__(None, None, None)
-        shutil.rmtree(self._home, ignore_errors=True)
 
     def rage(self, seconds: float) -> None:
         """Starts runs and does harm, at random, for so long."""
-        harms = [self.kill_worker, self.pause_worker, self.cut_sessions, self.cut_supervisor, self.crash_server,
-                 self.cancel_runs, self.fill_connections, self.revoke_rights]  # fmt: skip
+        harms = {
+            self.kill_worker: 3, self.pause_worker: 3, self.cut_sessions: 4, self.cut_supervisor: 2,
+            self.crash_server: 2, self.cancel_runs: 6, self.fill_connections: 1, self.revoke_rights: 1,
+            self.switch_policy: 1, self.fail_over: 0.5 if self._server.has_standby else 0,
+        }  # fmt: skip
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.start(self._random.randrange(20))
             time.sleep(self._random.random() * 0.5)
-            self._random.choices(harms, weights=[3, 3, 4, 2, 2, 6, 1, 1])[0]()
+            self._random.choices([*harms], weights=[*harms.values()])[0]()
 
     def start(self, runs: int) -> None:
         """Starts runs of any flows."""
@@ -107,12 +103,23 @@ class Chaos:
         self.injected["supervisors terminated"] += 1
         self._terminate("usename = 'durable_worker'")
 
+    def switch_policy(self) -> None:
+        """Lets steps share transactions and commits not wait for the disk, or ends that."""
+        self.injected["commit policy switched"] += 1
+        policy = self._random.choice(["strict", "relaxed", "relaxed"])
+        self._attempt(lambda: self.db.admin("select df.set_setting('commit_policy', %s)", policy))
+
     def crash_server(self) -> None:
         """Stops the server as if the machine had lost power, and starts it again."""
         self.injected["server crashed"] += 1
-        self._server.stop("immediate")
+        self._server.crash()
         time.sleep(self._random.random() * 0.3)
         self._server.restart()
+
+    def fail_over(self) -> None:
+        """The server is lost for good; its standby goes on in its place, and gets a standby of its own."""
+        self.injected["failed over"] += 1
+        self._server.fail_over()
 
     def cancel_runs(self) -> None:
         """Cancels some runs, wherever they are."""
@@ -134,7 +141,7 @@ class Chaos:
     def revoke_rights(self) -> None:
         """Takes LOGIN, or the use of df, from the role and gives it back; runs may fail of that, as they must."""
         self.injected["rights revoked"] += 1
-        self._load.excused = ("has no LOGIN", "has no USAGE")
+        self._load.excused = ("has no LOGIN", "has no USAGE", "does not have EXECUTE privilege on df.http")
         if self._random.random() < 0.5:
             harm, heal = "alter role app nologin", "alter role app login"
         else:

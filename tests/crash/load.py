@@ -143,6 +143,7 @@ class Load:
         self._random = random.Random(seed)
         self._web = web
         self._flows = [*FLOWS, calling(web.url("/slow?s=0.3"))] if web else FLOWS
+        self._started: set[str] = set()  # since it was last judged
         self._cancelled: dict[str, Effects] = {}  # what a run had left when it was cancelled
         self.excused: tuple[str, ...] = ()  # errors with which a run may have failed
 
@@ -154,7 +155,9 @@ class Load:
             "with run as materialized (select df.start(%s, %s) as id) "
             "select id, (select count(df.signal(id, 'go', i::text)) from generate_series(1, %s) i) from run"
         )
-        return str(self._db.sql(statement, json.dumps(flow.graph), flow.name, signals))
+        run = str(self._db.sql(statement, json.dumps(flow.graph), flow.name, signals))
+        self._started.add(run)
+        return run
 
     def cancel(self) -> None:
         """Cancels a run that has not ended, and notes what it has left by then."""
@@ -187,7 +190,9 @@ class Load:
             effects.setdefault(run, {})[name] = count
         flows, keys = {flow.name: flow for flow in self._flows}, self._keys()
         runs = self._db.rows("select id, label, concat_ws(': ', status, error) from df.instances", user=None)
-        return [
+        lost = self._started - {run for run, _, _ in runs}
+        self._started.clear()
+        return [f"run {run} is lost" for run in sorted(lost)] + [
             f"{label} {run}: {end}, {effects.get(run, {})}"
             for run, label, end in runs
             if not self._right(run, flows[label], end, effects.get(run, {}), keys.get(run, set()))

@@ -15,7 +15,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     until = time.monotonic() + options.minutes * 60
-    with Chaos(options.seed) as chaos:
+    with Chaos(options.seed, standby=True) as chaos:
         while time.monotonic() < until:
             chaos.rage(min(30, until - time.monotonic()))
             chaos.settle()

@@ -11,9 +11,10 @@ from tests.support import Database, Pump, wait_until
 from tests.worker.conftest import own_server, spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess, await_end, error, own_database, start
 
-SESSIONS, COUNTED = 10, 3  # each session may meet the step once before the first death is known
+SESSIONS = 10  # each may meet the step once before the first death is known
 DIED = "SQL execution failed: the session that ran this step died, again and again"
-KILL = "'select pg_terminate_backend(pg_backend_pid()) from fx_kills(''{sys_instance_id}'')'"
+TERMINATES = "pg_terminate_backend(pg_backend_pid())"
+DIES = "set_config(''transaction_timeout'', ''50 ms'', true), pg_sleep(60)"
 
 
 @pytest.fixture
@@ -24,14 +25,24 @@ def kills(fx: Database) -> Database:
     return fx
 
 
-def test_a_step_that_kills_its_session_fails_while_others_go_on(kills: Database, worker: WorkerProcess) -> None:  # noqa: F811
+@pytest.mark.parametrize(("end", "counted"), [(TERMINATES, 12), (DIES, 3)], ids=["terminated", "dead"])
+def test_a_step_that_kills_its_session_fails_while_others_go_on(
+    kills: Database,
+    worker: WorkerProcess,  # noqa: F811
+    end: str,
+    counted: int,
+) -> None:
+    if end is DIES and kills.admin("show server_version_num") < "170000":
+        pytest.skip("a server older than 17 has no transaction_timeout")
     kills.admin("grant pg_signal_backend to app")
-    poison = start(kills, f"({KILL}) & 'insert into fx values (''side'')'")
+    poison = start(
+        kills, f"('select {end} from fx_kills(''{{sys_instance_id}}'')') & 'insert into fx values (''side'')'"
+    )
     others = [start(kills, "'insert into fx values (''a'')' ~> 'insert into fx values (''b'')'") for _ in range(20)]
     assert [await_end(kills, run) for run in others] == ["completed"] * 20
     assert await_end(kills, poison, 40) == "failed"
     assert error(kills, poison) == f"JOIN branch 1 failed: {DIED}"
-    assert kills.sql("select last_value from begun") <= SESSIONS + COUNTED + 1
+    assert counted <= kills.sql("select last_value from begun") <= SESSIONS + counted + 1
     assert dict(kills.rows("select t, count(*) from fx group by t")) == {"a": 20, "b": 20, "side": 1}
 
 
@@ -151,6 +162,16 @@ def test_an_innocent_long_step_survives_the_termination_of_all_sessions(own_serv
         assert "weight=4" not in process.log
     finally:
         process.kill()
+
+
+def test_an_innocent_step_survives_an_administrator_who_ends_its_session(fx: Database, worker: WorkerProcess) -> None:  # noqa: F811
+    run = start(fx, "'insert into fx select ''done'' from pg_sleep(2)'")
+    end = "select pg_terminate_backend(pid) from df_engine.steps_in_sessions"
+    for deaths in range(1, 7):
+        wait_until(lambda: fx.admin(end), 10, "the step to run")
+        wait_until(lambda: worker.log.count("call broken off") == deaths, 10, worker.log)  # noqa: B023
+    assert await_end(fx, run, 20) == "completed", error(fx, run)
+    assert worker.log.count("weight=1") >= 4, worker.log
 
 
 def test_the_loss_of_its_workers_connection_does_not_count_against_a_leased_step(

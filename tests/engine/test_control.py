@@ -118,6 +118,26 @@ def test_a_policy_says_what_is_retried(pump: Pump, flow: str, tries: int) -> Non
     assert (run.status, attempts(run)) == ("failed", tries)
 
 
+@pytest.mark.parametrize(
+    ("lucky_from", "outcome"), [(9, ("running", 1)), (2, ("completed", 1))], ids=["fails again", "goes well then"]
+)
+def test_attempts_that_lost_their_race_do_not_count_in_the_next_iteration(
+    pump: Pump, lucky_from: int, outcome: tuple[str, int]
+) -> None:
+    pump.db.sql("create sequence tries")
+    step = f"'select 1 / (nextval(''tries'') >= {lucky_from})::int'"
+    policy = "max_attempts => 2, initial_delay => '1 hour', max_delay => '1 hour'"
+    race = f"df.race(df.retry({step}, {policy}), df.wait_for_signal('go'))"
+    run = pump.start(f"df.loop({race}, 'select nextval(''judged'') = 1')")
+    pump.db.sql("create sequence judged")
+    pump.until(lambda: pump.db.sql("select count(*) from df.waiting") == 2)
+    pump.db.sql("select df.signal(%s, 'go')", run.id)
+    pump.until(lambda: pump.db.sql("select last_value from tries") == 2)
+    node = run.node("tries")
+    assert (node["status"], node["attempts"]) == outcome
+    assert node["started_at"] >= run.node("RACE")["started_at"]
+
+
 def test_a_step_runs_as_the_submitter_in_a_workflow_session(pump: Pump) -> None:
     run = pump.run(
         "'select session_user::text = current_user::text as same, current_setting(''application_name'') as name, "

@@ -170,6 +170,29 @@ class Independent(Builder):
         return Node("RACE", *self.pick([self.node(depth), never], [never, self.node(depth)]))
 
 
+class Retrying(Builder):
+    """Steps that are tried again, beside waits, in branches and in races that are run again."""
+
+    def leaves(self) -> list[Any]:
+        return [*[self.sql] * 6, *[self.signal] * 4, self.sleep, *([self.break_] * 2 if self.loops else [])]
+
+    def constructs(self) -> list[Any]:
+        return [*[self.then] * 2, *[self.join] * 2, *[self.race] * 2, *[self.loop] * 4]
+
+    def loop(self, depth: int) -> Node:
+        self.loops += 1
+        loop = Node("LOOP", self.race(depth), condition=Node("SQL", step=Step((steps.fewer(self.pick(1, 2)),))))
+        self.loops -= 1
+        return loop
+
+    def race(self, depth: int) -> Node:
+        return Node("RACE", self.pick(self.sql, self.node)(depth), self.pick(self.signal, self.node)(depth))
+
+    def sql(self, _: int) -> Node:
+        policy = self.pick(*POLICIES, {"max_attempts": 2, "initial_delay": 2})
+        return Node("SQL", step=Step((steps.const("1", 1),), 1, self.pick(0, 1, 2, 3), "40001", policy))
+
+
 @st.composite
 def independent(draw: st.DrawFn) -> Case:
     """Sends each wait its signal in advance."""
@@ -182,3 +205,9 @@ def independent(draw: st.DrawFn) -> Case:
 def cases(draw: st.DrawFn) -> Case:
     root = Builder(draw, draw(st.integers(1, 24))).node()
     return Case(labelled(root), draw(st.lists(ACTS, max_size=5)))
+
+
+@st.composite
+def retrying(draw: st.DrawFn) -> Case:
+    root = Retrying(draw, draw(st.integers(2, 10))).node()
+    return Case(labelled(root), draw(st.lists(st.none() | SENT | SENT, max_size=8)))

@@ -18,8 +18,8 @@ def levels(stamp: str) -> Iterator[tuple[str, int]]:
 def newest(oracle: Oracle) -> dict[str, int]:
     """The highest generation of each scope that a stamp shows."""
     found: dict[str, int] = {}
-    for row in oracle.rows.values():
-        for scope, generation in levels(row.stamp):
+    for stamp in (*(row.stamp for row in oracle.rows.values()), *oracle.shown.values()):
+        for scope, generation in levels(stamp):
             found[scope] = max(generation, found.get(scope, 0))
     return found
 

@@ -28,6 +28,8 @@ class Oracle(Constructs):
     inbox: list[Sent] = field(default_factory=list)
     effects: list[tuple[str, str]] = field(default_factory=list)
     tries: dict[Node, int] = field(default_factory=dict)
+    shown: dict[Node, str] = field(default_factory=dict)
+    """The stamps that the engine shows: when it says of a node that it runs is left open."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,6 +32,7 @@ class Case:
 def follow(oracle: Oracle, change: Change) -> None:
     """Tells the oracle what the log says."""
     node = change.node
+    oracle.shown[node] = change.stamp
     if change.status in ("completed", "failed"):
         if node.type in LEAVES or (node in oracle.pending and node.type == "IF"):
             try:
@@ -82,6 +83,11 @@ class Play:
         self.engine.let_go()
         self.look()
         self.compare_end()
+
+    def abandon(self) -> None:
+        """Nothing of the run may happen while the next one is played: their steps count their tries together."""
+        self.engine.let_go()
+        self.engine.db.sql("select df.cancel(%s, 'abandoned')", self.run.id)
 
     def round(self, act: Act, still: bool = False) -> None:
         """Something happens, by default time passes; then the run goes on until it rests again."""

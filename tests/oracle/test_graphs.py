@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from tests.oracle.engine import Engine, prepare, stop_clock
-from tests.oracle.generate import cases
+from tests.oracle.generate import cases, retrying
 from tests.oracle.interpreter import Disagreement
 from tests.oracle.play import Case, Play
+from tests.oracle.tree import Node, labelled
 from tests.support import Database
 
 EXAMPLES = int(os.environ.get("ORACLE_EXAMPLES", "0"))
@@ -49,6 +50,8 @@ def judge(play: Play) -> None:
     except Disagreement:
         assume(not play.oracle.unclear)
         raise
+    finally:
+        play.abandon()
 
 
 def test_engine_and_oracle_agree(engine: Engine) -> None:
@@ -58,3 +61,26 @@ def test_engine_and_oracle_agree(engine: Engine) -> None:
         judge(Play(engine, case))
 
     agree()
+
+
+def test_engine_and_oracle_agree_on_what_is_tried_again(engine: Engine) -> None:
+    @profile(100)
+    @given(retrying())
+    def agree(case: Case) -> None:
+        judge(Play(engine, case))
+
+    agree()
+
+
+class Broken(Play):
+    """One that the oracle breaks off in the middle."""
+
+    def pass_time(self) -> None:
+        raise Disagreement("made up")
+
+
+def test_a_play_that_is_broken_off_leaves_nothing_to_the_next(engine: Engine) -> None:
+    play = Broken(engine, Case(labelled(Node("SLEEP", config="2"))))
+    with pytest.raises(Disagreement, match="made up"):
+        judge(play)
+    assert play.run.status == "cancelled"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster
+from tests.cluster import SYNCHRONOUS, Cluster
 from tests.places.conftest import MakeCluster, Spawn, home
 from tests.places.flight import begin, finish
 from tests.support import Database, Server, wait_until
@@ -34,27 +34,14 @@ def test_a_dump_goes_on_in_another_server(make: MakeCluster, spawn: Spawn) -> No
 CHAIN = " ~> ".join(f"'with w as (select pg_sleep(0.01)) insert into beat select {n} from w'" for n in range(100))
 
 
-def standby_of(primary: Cluster, make: MakeCluster) -> Cluster:
-    """A streaming standby, synchronous from now on."""
-    standby = make(running=False)
-    standby.run("pg_basebackup", "-d", primary.dsn(), "-D", standby.data, "--checkpoint=fast", "--no-sync")
-    standby.write("standby.signal", "")
-    standby.options["primary_conninfo"] = f"host={primary.home} user=postgres application_name=standby"
-    standby.start()
-    primary.options["synchronous_standby_names"] = "standby"
-    primary.write("postgresql.auto.conf", "".join(f"{k} = '{v}'\n" for k, v in primary.options.items()))
-    primary.reload()
-    return standby
-
-
 @pytest.mark.slow
 def test_a_promoted_standby_goes_on_with_every_effect_once(make: MakeCluster, spawn: Spawn) -> None:
     primary = make()
     db = home(primary)
     db.sql("create table beat (n int)")
-    standby = standby_of(primary, make)
-    synchronous = "select count(*) from pg_stat_replication where sync_state = 'sync'"
-    wait_until(lambda: db.admin(synchronous), what="the standby")
+    standby = make(running=False).follow(primary)
+    primary.wait_for_standby()
+    wait_until(lambda: db.admin(SYNCHRONOUS), what="the standby")
     worker = spawn(
         db, f"host={primary.home},{standby.home} dbname=postgres user=durable_worker target_session_attrs=read-write"
     )

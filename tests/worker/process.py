@@ -8,12 +8,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from pg_durable.embedded import EmbeddedServer
+from typing import Any, Protocol
 
 from generator.render import artifacts
-from tests.cluster import Cluster
 from tests.support import Database, Server, install, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +56,14 @@ class WorkerProcess:
         self.process.wait()
 
 
-def own_database(server: EmbeddedServer | Cluster) -> Database:
+class Reachable(Protocol):
+    """A server, however it was made."""
+
+    def dsn(self) -> str:
+        """The connection string of the superuser."""
+
+
+def own_database(server: Reachable) -> Database:
     """The database of a test that has a server of its own, with df installed."""
     db = Database(Server(server.dsn()), "postgres")
     db.admin("create role app login; create role durable_worker login; grant create on schema public to app")

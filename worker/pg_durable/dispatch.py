@@ -136,7 +136,7 @@ class Dispatcher:
         self._sessions[session.pid] = session
         try:
             report = await session.work(self._pool.careful(session.role))
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             report = self._broken_off(session, error)
             if not report:
                 raise
@@ -148,7 +148,7 @@ class Dispatcher:
         return self._judge(session, *report.split(":"))
 
     @staticmethod
-    def _broken_off(session: Session, error: psycopg.OperationalError) -> str:
+    def _broken_off(session: Session, error: psycopg.Error) -> str:
         """Why a call did not return; empty when the role will not fare better in the next one."""
         if session.interrupted:
             return "cancelled"

@@ -5,7 +5,8 @@ from math import inf
 from time import monotonic
 
 WINDOW = 0.3  # deaths this close together have one cause
-ALONE, WITH_OTHERS = 4, 1  # how much a death says about its step; the engine fails a step at 12
+STRONG, WEAK = 4, 1  # how much a death says about its step; the engine fails a step at 12
+TERMINATED = "57P01"  # by an administrator, who may be the step itself
 CRASH_OF_ANOTHER = "57P02"
 
 
@@ -66,8 +67,8 @@ class Inquest:
             return 0
         if supervisor is None:
             others = [other for other in near if other.step is None or other.step != loss.step]
-            return WITH_OTHERS if others else ALONE
+            return WEAK if others or loss.told == TERMINATED else STRONG
         if supervisor.told == CRASH_OF_ANOTHER:
-            return 0 if loss.told else ALONE  # the one that is told nothing is the one that has crashed
+            return 0 if loss.told else STRONG  # the one that is told nothing is the one that has crashed
         # Without a word to anybody: the network, or the end of the whole server.
-        return 0 if supervisor.told or server == loss.server else WITH_OTHERS
+        return 0 if supervisor.told or server == loss.server else WEAK
