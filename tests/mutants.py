@@ -39,7 +39,17 @@ MUTANTS = (
     Mutant("a step is held without its lock", "140_claim", "for update skip locked) as held", ") as held", BESIDE),
     Mutant("a step is claimed without its lock", "140_claim", "order by r.id limit 1 for update skip locked",
            "order by r.id limit 1", BESIDE),
-    Mutant("a step moves on without holding its run", "142_finish", "  for key share;\n  p_passed", "  ;\n  p_passed",
+    Mutant("a session goes on with a run that another has taken over", "140_claim", " and r.xmin = p_version", "",
+           f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over"),
+    Mutant("who takes a run over leaves its row as it was", "140_claim", "if v_node.id <> v_ready.node_id then",
+           "if false then", f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over"),
+    Mutant("who takes a run over begins it again", "140_claim", "or v_node.status = 'completed' then", "then",
+           f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over"),
+    Mutant("steps that share a transaction are kept although their run is over", "144_work_in_groups",
+           "      rollback;\n      v_short", "      commit;\n      v_short",
+           "tests/engine/test_relaxed.py::test_a_cancel_takes_all_that_has_not_been_committed"),
+    Mutant("a step moves on without holding its run", "142_finish",
+           "  for key share;\n  if v_stamp", "  ;\n  if v_stamp",
            f"{MEETINGS}::test_no_step_commits_while_a_cancel_is_undecided"),
     Mutant("a step moves a run on that has ended", "142_finish",
            "i._submitter = v_role and i._state in ('pending', 'running')", "i._submitter = v_role", CANCELS),
@@ -61,7 +71,8 @@ MUTANTS = (
     Mutant("a timer waits for whoever holds its run", "132_due",
            "where i.id = p_instance for no key update skip locked;", "where i.id = p_instance for no key update;",
            "tests/security/test_open_transactions.py"),
-    Mutant("a run begins whoever it says it is", "140_claim", "case when not r.picked then", "case when false then",
+    Mutant("a run begins whoever it says it is", "140_claim",
+           "case when not v_ready.picked then", "case when false then",
            "tests/engine/test_control.py tests/security tests/worker/test_roles.py"),
     Mutant("a graph is laid out for a run that has one", "110_start",
            "    and not exists (select from df.nodes n where n.instance_id = i.id);", ";", "tests/security"),
@@ -69,6 +80,14 @@ MUTANTS = (
            "  if p_key is null and p_key <>",
            "tests/security/test_other_roles.py"),
 )  # fmt: skip
+
+
+def mutation(mutant: Mutant, project: Path) -> str:
+    """The template with the mutant's text replaced."""
+    source = (project / "templates" / f"{mutant.template}.sql.j2").read_text()
+    if source.count(mutant.text) != 1:
+        raise SystemExit(f"{mutant.what}: its text is not in {mutant.template} exactly once")
+    return source.replace(mutant.text, mutant.instead)
 
 
 @contextmanager
@@ -83,11 +102,7 @@ def mutated(mutant: Mutant) -> Iterator[Path]:
                 shutil.copytree(source, copy / item, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
             else:
                 shutil.copy(source, copy / item)
-        template = copy / "templates" / f"{mutant.template}.sql.j2"
-        before = template.read_text()
-        if before.count(mutant.text) != 1:
-            raise SystemExit(f"{mutant.what}: its text is not in {template.name} exactly once")
-        template.write_text(before.replace(mutant.text, mutant.instead))
+        (copy / "templates" / f"{mutant.template}.sql.j2").write_text(mutation(mutant, copy))
         yield copy
 
 

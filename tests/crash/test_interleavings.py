@@ -1,7 +1,9 @@
 """What happens between two transactions that meet: one case a test, each of them once gone wrong or nearly so."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import psycopg
 import pytest
 
 from tests.crash.crew import Crew, problems
@@ -80,6 +82,31 @@ def test_a_loser_does_not_count_in_the_next_iteration(fx: Database, interrupts: 
     for run in runs:
         assert effects(fx, run) == {"fast": 4}
         assert fx.admin("select _generation from df.instances where id = %s", run) == 4
+
+
+CLAIM = """
+select c.p_ready, c.p_version, c.p_instance, (c.p_steps[1]).node, (c.p_steps[1]).ends, (c.p_steps[1]).next
+from df_engine.claim_step((select key from df_engine.own_key), null, 0, false) c"""
+PASS_ON = "select df_engine.pass_on((select key from df_engine.own_key), %s, %s, %s, %s, '1', null, now(), null, null)"
+HOLD = "select df_engine.hold_step(%s, %s, %s, %s)"
+
+
+def one_step(conn: psycopg.Connection[Any]) -> tuple[tuple[Any, ...], str]:
+    """What a session does for one plain step; answers what hold_step wants to know then, and the step."""
+    ready, version, run, node, ends, following = conn.execute(CLAIM).fetchall()[0]
+    assert conn.execute(PASS_ON, [ready, run, ends, following]).fetchone() == (True,)
+    conn.commit()
+    return (ready, version, run, following), node
+
+
+def test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over(fx: Database) -> None:
+    start(fx, " ~> ".join(["'insert into fx values (''a'')'"] * 4))
+    with fx.connect("app", autocommit=False) as first, fx.connect("app", autocommit=False) as second:
+        left, node = one_step(first)
+        taken, following = one_step(second)
+        assert node != left[3] == following != taken[3]
+        assert first.execute(HOLD, left).fetchone() == (False,)
+        assert second.execute(HOLD, taken).fetchone() == (True,)
 
 
 STEP_WAITS_FOR = "select wait_event from pg_stat_activity where application_name like %s and wait_event_type = 'Lock'"

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from typing import Any
 
 from tests.oracle.steps import LIMIT, VARIABLES
@@ -88,12 +89,14 @@ class Engine:
     def __init__(self, db: Database) -> None:
         self.db = db
         self.pump = Pump(db)
+        self.policies = cycle(["strict", "relaxed"])
 
     def move_clock(self, seconds: float) -> None:
         self.db.admin("update public.clock set at = %s", MIDNIGHT + timedelta(seconds=seconds))
 
     def begin(self, root: Node) -> tuple[Run, dict[Node, str]]:
-        """Starts a run; answers with it and the ids of its nodes."""
+        """Starts a run, under one commit policy and the other in turn; answers with it and the ids of its nodes."""
+        self.db.admin("select df.set_setting('commit_policy', %s)", next(self.policies))
         for node in root.walk():
             if node.step.trips:
                 self.db.sql("select setval(%s, 1, false)", f"tries_{node.label}")

@@ -1,5 +1,6 @@
 """Graphs at random. Every iteration of a loop has a step, so that none runs for ever: there is a limit."""
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -44,8 +45,13 @@ def columns(risky: bool = False) -> st.SearchStrategy[tuple[Column, ...]]:
     return one.map(lambda column: (column,)) | two
 
 
+def step(acts: bool = True) -> st.SearchStrategy[Step]:
+    """A step that shows what it sees, or one that runs as it is."""
+    return st.builds(lambda step, blind: replace(step, blind=blind), seeing(acts), st.booleans())
+
+
 @st.composite
-def step(draw: st.DrawFn, acts: bool = True) -> Step:
+def seeing(draw: st.DrawFn, acts: bool = True) -> Step:
     kinds = ["plain"] * 9 + ["fewer"] * 3 + ["none", "rows", "risky"]
     kind = draw(st.sampled_from(kinds + ["act", "trips"] * acts))
     if kind == "fewer":
@@ -75,7 +81,7 @@ class Builder:
     def node(self, depth: int = 0) -> Node:
         self.room -= 1
         node: Node = self.pick(*(self.constructs() if self.room > 1 and depth < 7 else self.leaves()))(depth + 1)
-        node.name = self.pick(None, *NAMES)
+        node.name = self.pick(None, None, None, *NAMES)
         return node
 
     def leaves(self) -> list[Any]:

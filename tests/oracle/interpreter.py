@@ -166,7 +166,7 @@ class Oracle(Constructs):
             end.error.retryable = node.step.retryable(failed.args[0])
             return end
         self.tries[node] = moment.tries + 1
-        self.effects.append((node.label, moment.seen()))
+        self.effects.append((node.label, moment.seen() if node.step.sees else ""))
         for signal in moment.signals:
             self.send(*signal)
         if moment.cancel:

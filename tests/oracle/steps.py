@@ -10,6 +10,7 @@ from typing import Any
 from tests.oracle.values import Names, Value, characters, insert, look_up
 
 PEEK = "$a? $b? $c?"
+RUN, OWN_RUN = "{sys_instance_id}", "split_part(current_setting('application_name'), ':', 2)"
 VARIABLES = {"v_num": "7", "v_ref": "<$a?>", "v_brace": "{v_num}"}
 LIMIT = 25
 """No run leaves more effects than that: then its steps fail."""
@@ -91,15 +92,29 @@ def cancel(reason: str) -> Column:
 
 @dataclass(frozen=True)
 class Step:
-    """A statement that selects columns, `rows` times; None: it returns no row set. `trips`: its first tries fail."""
+    """A statement that selects columns, `rows` times; None: it returns no row set. `trips`: its first tries fail.
+
+    `blind`: it has no references, unless a column has, and so it runs as it is.
+    """
 
     columns: tuple[Column, ...] = ()
     rows: int | None = 1
     trips: int = 0
     code: str = "40001"
     policy: dict[str, Any] | None = None
+    blind: bool = False
+
+    @property
+    def sees(self) -> bool:
+        """Whether its effect shows the names it saw."""
+        return RUN in self.statement("")
 
     def statement(self, label: str) -> str:
+        statement = self.seeing(label)
+        bare = statement.replace(f"'{RUN}'", OWN_RUN).replace(PEEK, "")
+        return bare if self.blind and not set("${;") & set(bare) else statement
+
+    def seeing(self, label: str) -> str:
         tries = f", trip('tries_{label}', {self.trips}, '{self.code}')" if self.trips else ""
         effect = (
             f"insert into fx (run, step, seen{', tries' if tries else ''}) "
