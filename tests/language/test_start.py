@@ -24,7 +24,7 @@ def test_writes_the_instance_its_nodes_and_one_ready_row(app: Database) -> None:
     assert left[:8] == ("SQL", "a", None, None, None, None, root[8], None)
     assert right[:8] == ("SQL", "b", None, None, None, {"max_attempts": 3}, root[8], None)
     assert app.rows("select instance_id, node_id, submitter::regrole::text from df_engine.ready", user=None) == [
-        (started, root[8], "app")
+        (started, left[8], "app")
     ]
     assert app.rows("select distinct submitted_by::text, database, status from df.nodes") == [
         ("app", app.name, "pending")
