@@ -111,6 +111,8 @@ class Constructs:
     def loop(self, node: Node, scope: Scope, then: Then) -> None:
         assert node.left
         body, condition, started = node.left, node.condition, self.now
+        if not self.rows[node].ended:
+            self.rows[node].status = "pending"  # also one that a race around it has left running
 
         def start(_: Ending) -> None:
             self.enter(body, scope, after_body)

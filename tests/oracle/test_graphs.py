@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, reject, settings
 from tests.oracle.engine import Engine, prepare, stop_clock
 from tests.oracle.generate import cases, retrying
 from tests.oracle.interpreter import Disagreement
-from tests.oracle.play import Case, Play
+from tests.oracle.play import Act, Case, Play
+from tests.oracle.steps import Step, fewer
 from tests.oracle.tree import Node, labelled
 from tests.support import Database
 
@@ -71,6 +72,21 @@ def test_engine_and_oracle_agree_on_what_is_tried_again(engine: Engine) -> None:
         judge(Play(engine, case))
 
     agree()
+
+
+def wait(name: str) -> Node:
+    return Node("SIGNAL", config={"signal_name": name, "timeout_seconds": None})
+
+
+def often() -> Node:
+    return Node("SQL", step=Step((fewer(5),)))
+
+
+def test_a_loop_that_a_race_left_running_begins_anew(engine: Engine) -> None:
+    inner = Node("LOOP", wait("go"), condition=often())
+    outer = Node("LOOP", Node("RACE", Node("JOIN", inner, wait("never")), wait("stop")), condition=often())
+    acts: list[Act] = [None, ("signal", "go", "1"), ("signal", "stop", "1"), ("cancel", "enough")]
+    judge(Play(engine, Case(labelled(outer), acts)))
 
 
 class Broken(Play):
