@@ -52,13 +52,13 @@ def test_each_ended_run_is_counted_once(pump: Pump) -> None:
 def test_runs_that_end_in_the_same_moment_are_all_counted(pump: Pump) -> None:
     for _ in range(2):
         pump.run("'select 1'")
-    pump.db.admin("update df.instances set finished_at = now() - interval '1 minute'")
+    pump.db.admin("update df.instances set finished_at = date_trunc('second', now()) - interval '1 minute'")
     first, second = (row[0] for row in pump.db.rows("select id from df.instances order by id", user=None))
-    moment = pump.db.admin("select min(finished_at) from df.instances").isoformat()
+    moment = pump.db.admin("select to_jsonb(min(finished_at)) from df.instances")
     assert census(pump, [moment, ""])["ended"]["completed"] == 2
     assert census(pump, [moment, first])["ended"] == census(pump, [moment, first])["ended"] | {
         "completed": 1,
-        "place": [moment.replace(" ", "T"), second],
+        "place": [moment, second],
     }
 
 
