@@ -33,7 +33,6 @@ STORMS = "tests/crash/test_storms.py"
 MEETINGS = "tests/crash/test_interleavings.py"
 BESIDE = f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"
 CANCELS = f"{STORMS}::test_steps_that_meet_a_cancel_are_done_whole_or_not_at_all"
-SIGNALS = f"{STORMS}::test_no_signal_is_lost_or_delivered_twice"
 
 MUTANTS = (
     Mutant("a step is held without its lock", "140_claim", "for update skip locked) as held", ") as held", BESIDE),
@@ -66,8 +65,10 @@ MUTANTS = (
            "perform df_engine.await_loser(p_node.instance_id, v_tops);", "null;",
            f"{MEETINGS}::test_a_loser_does_not_count_in_the_next_iteration"),
     Mutant("a wait opens while a signal is delivered", "130_waiting",
-           "perform from df.instances i where i.id = p_node.instance_id for no key update;", "", SIGNALS),
-    Mutant("a signal overtakes an older one", "132_due", "and e.signal_id < s.signal_id)", "and false)", SIGNALS),
+           "perform from df.instances i where i.id = p_node.instance_id for no key update;", "",
+           f"{MEETINGS}::test_a_signal_is_not_kept_while_a_wait_for_it_opens"),
+    Mutant("a signal overtakes an older one", "132_due", "and e.signal_id < s.signal_id)", "and false)",
+           f"{MEETINGS}::test_a_signal_waits_for_an_older_one"),
     Mutant("a timer waits for whoever holds its run", "132_due",
            "where i.id = p_instance for no key update skip locked;", "where i.id = p_instance for no key update;",
            "tests/security/test_open_transactions.py"),

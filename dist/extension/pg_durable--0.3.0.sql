@@ -4739,6 +4739,7 @@ $$;
 create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) returns void
 language plpgsql set search_path = '' as $$
 declare
+  v_waits varchar[];
   v_node varchar;
   v_nodes pg_catalog.text[];
   v_root pg_catalog.text;
@@ -4750,7 +4751,12 @@ begin
     where s.signal_id = p_signal.signal_id;
     return;
   end if;
-  foreach v_node in array df_engine.waits_for(p_signal) loop
+  v_waits := df_engine.waits_for(p_signal);
+  if v_waits <> '{}' then
+    -- At once: a wait that opens when one of these has ended must not find this signal.
+    update df_engine.inbox s set fresh = false, status = 'delivered' where s.signal_id = p_signal.signal_id;
+  end if;
+  foreach v_node in array v_waits loop
     -- A wait is gone when one before it has decided the race between them.
     if exists (select from df_engine.waits w where w.instance_id = p_signal.instance_id and w.node_id = v_node) then
       v_nodes := v_nodes || v_node::pg_catalog.text;

@@ -48,6 +48,50 @@ def test_a_kept_signal_whose_wait_timed_out_goes_to_one_other_open_wait(fx: Data
     assert problems(fx) == []
 
 
+def test_a_signal_is_not_kept_while_a_wait_for_it_opens(fx: Database) -> None:
+    """The wait is open, but not committed: the supervisor would not see it."""
+    pump = Pump(fx)
+    run = pump.start("df.sleep(0.01) ~> 'select 1' ~> df.wait_for_signal('s')")
+    pump.work()
+    wait_until(lambda: pump.tick() and fx.admin("select count(*) from df_engine.ready"), what="the sleep to end")
+    with fx.connect("app", autocommit=False) as session:
+        one_step(session)
+        session.execute(CLAIM)
+        fx.sql("select df.signal(%s, 's')", run.id)
+        pump.tick()
+        assert fx.admin("select fresh from df_engine.inbox")
+        session.commit()
+    pump.until(run.ended)
+    assert (run.status, problems(fx)) == ("completed", [])
+
+
+@pytest.mark.parametrize("waits", ["{0} ~> {0}", "{0} ~> 'select 1' ~> {0}", "{0} & {0}"])
+@pytest.mark.parametrize("open_first", [True, False])
+def test_two_signals_at_once_find_two_waits(fx: Database, waits: str, open_first: bool) -> None:
+    pump = Pump(fx)
+    run = pump.start(waits.format("df.wait_for_signal('s')") + " ~> 'select 1'")
+    if open_first:
+        pump.until(lambda: fx.admin("select count(*) from df_engine.waits"))
+    fx.sql("select df.signal(%s, 's', '1'), df.signal(%s, 's', '2')", run.id, run.id)
+    pump.until(run.ended)
+    assert (run.status, problems(fx)) == ("completed", [])
+
+
+def test_a_signal_waits_for_an_older_one(fx: Database) -> None:
+    pump = Pump(fx)
+    run = pump.start("df.wait_for_signal('s') |=> 'a' ~> df.wait_for_signal('s') |=> 'b' ~> 'select 1'")
+    pump.until(lambda: fx.admin("select count(*) from df_engine.waits") == 1)
+    fx.sql("select df.signal(%s, 's', '1'), df.signal(%s, 's', '2')", run.id, run.id)
+    later = "select df_engine.try_signal(s) from df_engine.inbox s where s.signal_data = '2'"
+    assert fx.admin(later) is False
+    pump.until(run.ended)
+    assert fx.admin("select array_agg(signal_data::int order by delivered_at, signal_id) from df_engine.inbox") == [
+        1,
+        2,
+    ]
+    assert run.status == "completed"
+
+
 @pytest.mark.parametrize(
     "setting", ["default_transaction_isolation = serializable", "default_transaction_read_only = on"]
 )
