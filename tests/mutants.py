@@ -74,7 +74,7 @@ MUTANTS = (
            "tests/security/test_open_transactions.py"),
     Mutant("a run begins whoever it says it is", "140_claim",
            "case when not v_ready.picked then", "case when false then",
-           "tests/engine/test_control.py tests/security tests/worker/test_roles.py"),
+           "tests/engine/test_control.py::test_who_may_not_submit_any_more_is_found_at_pick_up"),
     Mutant("a graph is laid out for a run that has one", "110_start",
            "    and not exists (select from df.nodes n where n.instance_id = i.id);", ";", "tests/security"),
     Mutant("the driver's functions take any key", "140_claim", "  if p_key is distinct from",

@@ -1,11 +1,12 @@
 """7.8 to 7.10, 7.11: cancel, failure, retries, exactly-once steps and what a step sees."""
 
 import threading
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from tests.support import Pump, Run, wait_until
+from tests.support import Database, Pump, Run, wait_until
 
 
 def test_cancel_is_undone_by_a_rollback(pump: Pump) -> None:
@@ -232,3 +233,41 @@ def test_a_step_that_kills_its_session_fails_in_the_end(pump: Pump) -> None:
     pump.work(careful=True)
     assert run.status == "failed"
     assert "died" in run.error
+
+
+@pytest.fixture
+def fickle(db: Database) -> Iterator[Pump]:
+    """Drives runs of a role whose attributes the test changes."""
+    db.admin("create role fickle login")
+    db.admin("select df.grant_usage('fickle')")
+    pump = Pump(db, "fickle")
+    yield pump
+    pump.close()
+    db.connections.pop("fickle").close()
+    db.admin("select df.revoke_usage('fickle')")
+    db.admin("truncate df.instances, df.nodes")
+    db.admin("drop owned by fickle; drop role fickle")
+
+
+CHANGES = {"superuser": "enable_superuser_instances is off", "nologin": "has no LOGIN"}
+
+
+@pytest.mark.parametrize("attribute", CHANGES)
+def test_who_may_not_submit_any_more_is_found_at_pick_up(fickle: Pump, attribute: str) -> None:
+    run = fickle.db.sql("select df.start('select 1' ~> 'select 2')", user="fickle")
+    fickle.db.admin(f"alter role fickle {attribute}")
+    assert fickle.work() == "empty"
+    status, error = fickle.db.rows("select status, error from df.instances where id = %s", run, user=None)[0]
+    assert status == "failed"
+    assert CHANGES[attribute] in error
+
+
+@pytest.mark.parametrize("attribute", CHANGES)
+def test_the_identity_taken_at_pick_up_stays(fickle: Pump, attribute: str) -> None:
+    """The first step ends, and its session; what the role is afterwards is not asked again."""
+    run = fickle.db.sql("select df.start('select pg_sleep(0.4)' ~> 'select 2')", user="fickle")
+    assert fickle.session.execute("call df_engine.work(300, false, null)").fetchone() == ("budget",)
+    assert fickle.db.admin("select count(*) from df.nodes where node_type = 'SQL' and status = 'completed'") == 1
+    fickle.db.admin(f"alter role fickle {attribute}")
+    assert fickle.work() == "empty"
+    assert fickle.db.admin("select status from df.instances where id = %s", run) == "completed"
