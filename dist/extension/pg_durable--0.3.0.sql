@@ -4372,11 +4372,10 @@ language sql stable as $$
   select array_agg(up.id order by up.distance) from up;
 $$;
 
--- Moves a claimed thread of control to its next node. The row is found by its key: the run is only compared, in a way that
--- no index serves, lest all rows of a wide run be looked through. Only session_user's own rows can be named. Answers the row's new
--- version. Under the relaxed policy
--- this commit need not wait for the disk: a crash that loses it loses the step's effect with it, and the run's last commit,
--- or any other that something outside the database can see, flushes the log up to itself.
+-- Moves a claimed thread of control to its next node; answers the row's new version. The row is found by its key: the run is
+-- only compared, in a way that no index serves, lest all rows of a wide run be looked through. Only session_user's own rows can
+-- be named. Under the relaxed policy this commit need not wait for the disk: a crash that loses it loses the step's effect
+-- with it, and the run's last commit, or any other that something outside the database can see, flushes the log up to itself.
 create or replace function df_engine.move_ready(p_instance varchar, p_ready bigint, p_node varchar) returns xid
 language plpgsql as $$
 declare
@@ -5097,8 +5096,9 @@ end
 $$;
 
 -- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. p_steps: to be run in this
--- order, the first of them now, and each of the others once hold_step has said so; p_fresh: the first begins now; p_version: of the
--- row, for hold_step. With p_report: stop, nothing is ready. With neither: commit and claim again, because a transition was made.
+-- order, the first of them now, and each of the others once hold_step has said so; p_fresh: the first begins now; p_version:
+-- of the row, for hold_step. With p_report: stop, nothing is ready. With neither: commit and claim again, because a
+-- transition was made.
 -- p_low is a low-water mark: while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are
 -- not to be walked over again. p_careful: tell the worker which step is about to run, so that it knows whose the death of this
 -- session is. INFO goes out at once, whatever the settings.
@@ -5300,8 +5300,8 @@ $$;
 
 -- Ends a plain step well, with the sequences that it is the last of, and the run if nothing comes after it: all that most steps
 -- need. The run's row in the queue stays as it is: see df_engine.thread_node. False: the run is over or not the caller's, and
--- nothing was written. p_ends and p_next come from claim_step or hold_step. p_first, p_begun: a node that this session has run
--- before in this run, and when it began; a sequence that it is the beginning of need not look that up.
+-- nothing was written. p_ends and p_next are those of the step. p_first, p_begun: the node at which this session took the run
+-- over, and when that began; a sequence that it is the beginning of need not look that up.
 create or replace function df_engine.pass_on(
   p_key text, p_ready bigint, p_instance varchar, p_ends varchar[], p_next varchar, p_value jsonb, p_columns text[],
   p_started timestamptz, p_first varchar, p_begun timestamptz
@@ -5361,7 +5361,8 @@ begin
       started_at = case
         when n.status = 'running' then n.started_at
         when n.node_type <> 'THEN' then o.started
-        else coalesce(case when n._next = p_first then p_begun else (select q.started from unnest(p_outcomes) q where q.ends[1] = n._next) end, df_engine.began(n.instance_id, n.left_node), o.started) end,
+        else coalesce(case when n._next = p_first then p_begun
+                       else (select q.started from unnest(p_outcomes) q where q.ends[1] = n._next) end, df_engine.began(n.instance_id, n.left_node), o.started) end,
       completed_at = o.ended, updated_at = o.ended,
       status_details = jsonb_build_object('execution_id', v_stamp)
   from unnest(p_outcomes) o

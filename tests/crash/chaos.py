@@ -19,6 +19,13 @@ from tests.worker.http_server import HttpServer
 from tests.worker.process import WorkerProcess, own_database
 
 RECOVERY = 120.0
+STANDSTILL = (
+    "select id, label, status, _state, wait_reason from df.instances where _state in ('pending', 'running') limit 20",
+    "select instance_id, node_id, what from df_engine.pending_work limit 20",
+    "select signal_id, instance_id, status from df_engine.inbox where fresh limit 20",
+    "select usename, state, wait_event_type, wait_event, application_name, left(query, 60) from pg_stat_activity",
+    "select application_name, state, sync_state from pg_stat_replication",
+)
 
 
 class Chaos:
@@ -68,9 +75,16 @@ class Chaos:
 
     def settle(self) -> None:
         """Lets all runs end; afterwards every effect is there once, and nothing is left over."""
-        wait_until(lambda: not self._attempt(lambda: self.db.admin(UNFINISHED)), RECOVERY, "all runs to end")
+        try:
+            wait_until(lambda: not self._attempt(lambda: self.db.admin(UNFINISHED)), RECOVERY, "all runs to end")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._standstill()}") from error
         wrong = [*self._load.wrong(), *map(str, problems(self.db))]
         assert not wrong, "\n".join(wrong)
+
+    def _standstill(self) -> str:
+        """What has not ended, and what the sessions do."""
+        return "\n".join(str(row) for query in STANDSTILL for row in self.db.rows(query, user=None))
 
     def summary(self) -> str:
         """Counts of what was done, and of the runs and effects."""
