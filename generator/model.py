@@ -145,7 +145,7 @@ USER_ROUTINES = (
     "df_engine.node_text(text, text, jsonb)",
     "df_engine.note_helper(text, text)",
     "df_engine.one_line(text, int)",
-    "df_engine.open_construct(text, df_engine.graph_visit, jsonb, text, int)",
+    "df_engine.construct_parts(text, df_engine.graph_visit, jsonb, text, int)",
     "df_engine.padded(text[])",
     "df_engine.page_cap()",
     "df_engine.page_of_instances(text, text, timestamptz, text, int)",

@@ -993,8 +993,8 @@ begin
 end
 $$;
 
--- The envelope: the JSON text of a graph before it is started. Here is what reads it: the strict parser, and the walk that
--- checks a graph and lays it out as rows. The builders, which write it, come next. Nothing here writes to a table.
+-- The envelope: the JSON text of a graph before it is started. Here is what reads it, the strict parser, and the rules that a
+-- graph must keep. The builders, which write it, come later. Nothing here writes to a table.
 
 -- Remembers what a helper that is no graph builder returned, until the end of the top-level statement.
 create or replace function df_engine.note_helper(p_function text, p_returned text) returns void
@@ -1144,6 +1144,8 @@ begin
 end
 $$;
 
+-- The graph: the walk that checks what an envelope says and lays it out as rows. Nothing here writes to a table.
+
 create or replace function df_engine.random_id() returns text
 language sql volatile as $$ select pg_catalog.left(pg_catalog.gen_random_uuid()::pg_catalog.text, 8) $$;
 
@@ -1228,7 +1230,7 @@ $$;
 
 -- What is below a construct: the visits of its children, after which nothing is entered (the construct decides), and what
 -- df.nodes keeps of their ids. A branch is a scope of its own.
-create or replace function df_engine.open_construct(p_root text, p_visit df_engine.graph_visit, p_node jsonb, p_scope text,
+create or replace function df_engine.construct_parts(p_root text, p_visit df_engine.graph_visit, p_node jsonb, p_scope text,
   inout p_issued int, out p_nodes jsonb[], out p_visits df_engine.graph_visit[], out p_left text, out p_right text, out p_query text)
 language plpgsql as $$
 declare
@@ -1317,7 +1319,7 @@ begin
     next := v_visit.after;
     if v_node ?| '{left_node,right_node,condition_node,extra_nodes}' then
       select * into v_issued, v_inside, v_children, left_node, right_node, query
-      from df_engine.open_construct(v_root, v_visit, v_node, scope, v_issued);
+      from df_engine.construct_parts(v_root, v_visit, v_node, scope, v_issued);
       for i in reverse coalesce(cardinality(v_inside), 0)..1 loop
         v_count := v_count + 1;
         v_nodes[v_count] := v_inside[i];
@@ -7946,6 +7948,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.column_names(json)',
     'execute on routine df_engine.commits_relaxed()',
     'execute on routine df_engine.config_problem(text, text)',
+    'execute on routine df_engine.construct_parts(text, df_engine.graph_visit, jsonb, text, int)',
     'execute on routine df_engine.count_events(text)',
     'execute on routine df_engine.count_events(text[])',
     'execute on routine df_engine.cron_next(text, text, timestamptz)',
@@ -7994,7 +7997,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.node_text(text, text, jsonb)',
     'execute on routine df_engine.note_helper(text, text)',
     'execute on routine df_engine.one_line(text, int)',
-    'execute on routine df_engine.open_construct(text, df_engine.graph_visit, jsonb, text, int)',
     'execute on routine df_engine.padded(text[])',
     'execute on routine df_engine.page_cap()',
     'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
