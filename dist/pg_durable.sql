@@ -1,4 +1,4 @@
--- pg_durable 0.3.0 (built 2026-11-24 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
+-- pg_durable 0.4.0 (built 2026-11-24 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
 --
 --   psql -v ON_ERROR_STOP=1 [-v operator_schema=S] [-v worker_role=W] -f pg_durable.sql
 --
@@ -81,7 +81,7 @@ begin
   end if;
   update df_engine.release set layout = p_layout;
   if not found then
-    insert into df_engine.release(version, layout) values ('0.3.0', p_layout);
+    insert into df_engine.release(version, layout) values ('0.4.0', p_layout);
   end if;
   return true;
 end
@@ -96,7 +96,7 @@ begin
   for v_routine in
     select p.oid from pg_proc p
     where p.pronamespace = 'df_engine'::regnamespace and p.proname <> 'migrating'
-      and exists (select from df_engine.release where version <> '0.3.0')
+      and exists (select from df_engine.release where version <> '0.4.0')
       and not exists (select from pg_depend d
                       where d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid and d.deptype <> 'e')
   loop
@@ -3452,7 +3452,7 @@ begin
     v_id := df_engine.random_id();
     insert into df_engine.own_instances
       (id, label, root_node, submitted_by, database, _state, _submitter, _version, _vars)
-    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.3.0',
+    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.4.0',
            coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
              || pg_catalog.jsonb_build_object('sys_instance_id', v_id, 'sys_label', coalesce(p_label, ''))
     from df.vars v
@@ -5069,7 +5069,7 @@ $$;
 -- locked.
 create or replace function df_engine.hold_step(p_ready bigint, p_version xid, p_instance varchar, p_node varchar)
 returns boolean
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
 begin
@@ -5127,7 +5127,7 @@ create or replace function df_engine.claim_step(
   p_key text, inout p_ready bigint, inout p_low bigint, p_careful boolean, out p_report text, out p_instance varchar,
   out p_version xid, out p_fresh boolean, out p_steps df_engine.step[]
 )
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
   v_ready pg_catalog.record;
@@ -5327,7 +5327,7 @@ create or replace function df_engine.pass_on(
   p_key text, p_ready bigint, p_instance varchar, p_ends varchar[], p_next varchar, p_value jsonb, p_columns text[],
   p_started timestamptz, p_first varchar, p_begun timestamptz
 ) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
   v_stamp pg_catalog.text;
@@ -5363,7 +5363,7 @@ create or replace function df_engine.pass_on_group(
   p_key text, p_ready bigint, p_instance varchar, p_outcomes df_engine.outcome[], p_next varchar, p_first varchar,
   p_begun timestamptz
 ) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
   v_stamp pg_catalog.text;
@@ -5402,7 +5402,7 @@ create or replace function df_engine.settle_step(
   p_key text, p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text,
   p_message text, p_detail text, p_hint text, p_started timestamptz
 ) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
   perform df_engine.require_key(p_key, quote_ident(session_user)::pg_catalog.regrole);
   if p_sqlstate is null then
@@ -5984,7 +5984,8 @@ $$;
 -- Records the outcome of a leased step and moves its run on. False: the run is over or the lease was lost, and the outcome
 -- is dropped. NULL: not now, somebody holds the run. p_outcome: {"value", "columns"}, or {"error", "class", "sqlstate", "retry_after"}.
 create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome jsonb) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set jit = off set enable_seqscan = off as $$
 declare
   v_ready df_engine.ready;
   v_node df.nodes;
@@ -6879,7 +6880,7 @@ comment on function df.metrics() is
 
 create or replace function df.version() returns text
 language sql set search_path = pg_catalog, pg_temp as $$
-  select '0.3.0 (built 2026-11-24 00:00:00 UTC)'
+  select '0.4.0 (built 2026-11-24 00:00:00 UTC)'
 $$;
 comment on function df.version() is 'Version and build time of the installed pg_durable.';
 
@@ -7792,7 +7793,7 @@ returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
     where p_node_type = 'HTTP' or lower(key collate "C") <> 'content-type'
     union all
     select d.name, d.value
-    from (values ('User-Agent', 'pg_durable/0.3.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
+    from (values ('User-Agent', 'pg_durable/0.4.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
     where d.value is not null
       and lower(d.name) <> all (select lower(key collate "C") from jsonb_object_keys(p_headers) key)
   ) h(name, value)
@@ -8690,7 +8691,7 @@ comment on function df.check() is
 
 revoke all on all routines in schema df_engine from public;
 
-update df_engine.release set version = '0.3.0', installed_at = now() where version <> '0.3.0';
+update df_engine.release set version = '0.4.0', installed_at = now() where version <> '0.4.0';
 
 do $grants$
 begin

@@ -110,6 +110,16 @@ def test_a_step_looks_up_a_fixed_number_of_rows(settled: Pump) -> None:
     assert a_run(lookups(settled) - before) == expected
 
 
+def test_plans_made_while_the_queue_was_empty_serve_a_full_one(settled: Pump) -> None:
+    settled.db.admin("vacuum analyze df_engine.ready")
+    settled.db.rows(f"select df.start({CHAIN})")
+    wait_until(lambda: settled.work() == "empty")
+    settled.db.rows(f"select df.start({CHAIN}) from generate_series(2, {RUNS})")
+    run_chains(settled)
+    query = "select seq_tup_read from pg_stat_user_tables where relid = 'df_engine.ready'::regclass"
+    assert settled.db.admin(query) < RUNS
+
+
 def test_no_plan_that_was_forced_is_compiled(db: Database) -> None:
     """A plan type that is switched off counts as enormous cost, for which a server with JIT compiles for seconds."""
     forced = db.rows(

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
-from generator.render import ROOT, artifacts
+from generator.render import ROOT, artifacts, release
 
 HASH = (
     "import hashlib; from generator.render import artifacts; "
@@ -37,3 +38,7 @@ def test_check_passes_when_dist_is_fresh() -> None:
 
 def test_the_installer_has_no_carriage_returns() -> None:
     assert "\r" not in artifacts()["dist/pg_durable.sql"]
+
+
+def test_the_package_has_the_version_of_the_newest_change() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == release()[0]

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from generator.render import release
 from tests.support import Database
 
 SEEDED = 21
@@ -222,7 +223,7 @@ def test_the_request(web: Database) -> None:
     assert ask(web, config, idempotency_key="i/n/1", retry_on=["http:404", "http:3xx", "23505"]) == {
         "url": "https://h.test:8/x",
         "method": "PUT",
-        "headers": {"X-A": "1", "User-Agent": "pg_durable/0.3.0", "Idempotency-Key": "i/n/1"},
+        "headers": {"X-A": "1", "User-Agent": f"pg_durable/{release()[0]}", "Idempotency-Key": "i/n/1"},
         "body": "b",
         "parts": None,
         "timeout_seconds": 300,
