@@ -96,24 +96,16 @@ class Bed:
         """A session as a worker opens it."""
         return self.connect("bench", options=SESSION, prepare_threshold=None)
 
+    @contextmanager
+    def crew(self, sessions: int) -> Iterator["Crew"]:
+        """So many sessions that work, and nothing but work."""
+        with ExitStack() as stack:
+            yield Crew([stack.enter_context(self.session()) for _ in range(sessions)])
+
     def drain(self, sessions: int) -> float:
-        """Runs everything that is ready with so many sessions; the seconds it took."""
-        connections = [self.session() for _ in range(sessions)]
-
-        def work(conn: psycopg.Connection[Any]) -> None:
-            while call_work(conn) != "empty":
-                pass
-
-        threads = [threading.Thread(target=work, args=(conn,)) for conn in connections]
-        began = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        took = time.perf_counter() - began
-        for conn in connections:
-            conn.close()
-        return took
+        """Runs everything that is ready with so many new sessions; the seconds it took."""
+        with self.crew(sessions) as crew:
+            return crew.drain()
 
     def await_served(self) -> float:
         """Waits until workers have left nothing ready; the seconds it took."""
@@ -161,6 +153,28 @@ class Bed:
                     raise RuntimeError("a worker has ended")
                 time.sleep(0.05)
             yield processes
+
+
+@dataclass
+class Crew:
+    """Sessions that work as those of a worker do, without the worker."""
+
+    sessions: list[psycopg.Connection[Any]]
+
+    def drain(self) -> float:
+        """Runs everything that is ready; the seconds it took."""
+
+        def work(conn: psycopg.Connection[Any]) -> None:
+            while call_work(conn) != "empty":
+                pass
+
+        threads = [threading.Thread(target=work, args=(conn,)) for conn in self.sessions]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - began
 
 
 @contextmanager
