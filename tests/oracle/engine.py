@@ -42,8 +42,8 @@ select df.set_setting('reconcile_interval', '0');  -- retention would take it fo
 """
 
 LOG = """
-create table public.log (id bigint generated always as identity, run text, node text, status text, stamp text,
-                         retry_at timestamptz, result jsonb);
+create table public.log (id bigint generated always as identity, tx xid8 default pg_current_xact_id(), run text,
+                         node text, status text, stamp text, retry_at timestamptz, result jsonb);
 create function public.note() returns trigger language plpgsql security definer as $$
 begin
   insert into public.log (run, node, status, stamp, retry_at, result)
@@ -116,10 +116,13 @@ class Engine:
         """Holds nothing back any more."""
 
     def changes(self, run: Run, nodes: dict[str, Node], past: int) -> list[Change]:
-        """What has been logged of a run, but for the first lines."""
+        """What has been logged of a run, but for the first lines.
+
+        Of transactions that wrote at the same time, one has waited for the other: the one that wrote last.
+        """
         rows = self.db.rows(
             "select node, status, stamp, extract(epoch from retry_at - %s)::float, result from public.log "
-            "where run = %s order by id offset %s", MIDNIGHT, run.id, past, user=None,
+            "where run = %s order by max(id) over (partition by tx), id offset %s", MIDNIGHT, run.id, past, user=None,
         )  # fmt: skip
         return [Change(nodes[node], *rest) for node, *rest in rows]
 

@@ -144,7 +144,8 @@ class Builder:
 
 
 SENT = st.tuples(st.just("signal"), st.sampled_from(SIGNALS), st.sampled_from(DATA))
-ACTS = st.none() | SENT | SENT | SENT | st.none() | SENT | st.just(("cancel", "why"))
+TWO = st.tuples(st.just("signal"), *[st.sampled_from(SIGNALS), st.sampled_from(DATA)] * 2)
+ACTS = st.none() | SENT | TWO | SENT | SENT | st.none() | SENT | st.just(("cancel", "why"))
 
 
 class Independent(Builder):

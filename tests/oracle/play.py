@@ -18,7 +18,7 @@ Act = tuple[str, ...] | None
 
 @dataclass
 class Case:
-    """A graph, and what is done each time its run rests, first before it begins: a signal, a cancel, or nothing."""
+    """A graph, and what is done each time its run rests, first before it begins: signals, a cancel, or nothing."""
 
     root: Node
     acts: list[Act] = field(default_factory=list)
@@ -101,8 +101,9 @@ class Play:
 
     def act(self, kind: str, *details: str) -> None:
         if kind == "signal":
-            self.engine.db.sql("select df.signal(%s, %s, %s)", self.run.id, *details)
-            self.oracle.send(*details)
+            for name, data in zip(details[::2], details[1::2], strict=True):
+                self.engine.db.sql("select df.signal(%s, %s, %s)", self.run.id, name, data)
+                self.oracle.send(name, data)
         else:
             self.engine.db.sql("select df.cancel(%s, %s)", self.run.id, *details)
             self.oracle.cancel(*details)
