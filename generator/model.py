@@ -161,7 +161,6 @@ USER_ROUTINES = (
     "df_engine.request_text(text, jsonb)",
     "df_engine.require_grantable(regprocedure)",
     "df_engine.retry_problem(jsonb)",
-    "df_engine.room_after(bigint, jsonb)",
     "df_engine.row_set(jsonb[])",
     "df_engine.run_head(text)",
     "df_engine.run_output(text, text, text, jsonb)",

@@ -3382,17 +3382,22 @@ $$;
 
 -- Truth of a node's value; p_columns is the order of the columns of an SQL result. NULL is false.
 create or replace function df_engine.truth(p_value pg_catalog.jsonb, p_columns pg_catalog.text[]) returns boolean
-language sql immutable set search_path = '' as $$
-  select coalesce(case
-    when jsonb_typeof(p_value -> 'rows') = 'array' then
-      case
-        when p_value #> '{rows,0}' is null then false
-        when jsonb_typeof(p_value #> '{rows,0}') <> 'object' or p_value #> '{rows,0}' = '{}' then true
-        else df_engine.scalar_truth(p_value #> '{rows,0}' -> coalesce(p_columns[1],
-          (select k from jsonb_object_keys(p_value #> '{rows,0}') k limit 1)))
-      end
-    else df_engine.scalar_truth(p_value)
-  end, false)
+language plpgsql immutable set search_path = '' as $$
+declare
+  v_row constant pg_catalog.jsonb := p_value #> '{rows,0}';
+  v_column pg_catalog.text := p_columns[1];
+begin
+  if jsonb_typeof(p_value -> 'rows') is distinct from 'array' then
+    return coalesce(df_engine.scalar_truth(p_value), false);
+  elsif v_row is null then
+    return false;
+  elsif jsonb_typeof(v_row) <> 'object' or v_row = '{}' then
+    return true;
+  elsif v_column is null then
+    v_column := (select k from jsonb_object_keys(v_row) k limit 1);
+  end if;
+  return coalesce(df_engine.scalar_truth(v_row -> v_column), false);
+end
 $$;
 
 -- Starting: df.start inserts the run with the caller's rights, through the view that lets a role insert its own; that row
@@ -3784,15 +3789,18 @@ $$;
 
 -- Status changes recorded in one generation of a loop's scope, child scopes included: what superseding it would lose.
 create or replace function df_engine.generation_events(p_instance varchar, p_stamp text) returns bigint
-language sql stable set search_path = '' as $$
-  select coalesce(sum(e.events), 0)
-  from (select case when n.status = 'running' or n.started_at is null then 1 else 2 end as events
-        from df.nodes n
-        where n.instance_id = p_instance and n.status <> 'pending'
-          and starts_with((n.status_details ->> 'execution_id') || '::', p_stamp || '::')
-        union all
-        select s.events from df_engine.scopes s
-        where s.instance_id = p_instance and starts_with(s.path, p_stamp || '::')) e;
+language plpgsql stable as $$
+begin
+  return (
+    select coalesce(sum(e.events), 0)
+    from (select case when n.status = 'running' or n.started_at is null then 1 else 2 end as events
+          from df.nodes n
+          where n.instance_id = p_instance and n.status <> 'pending'
+            and starts_with((n.status_details ->> 'execution_id') || '::', p_stamp || '::')
+          union all
+          select s.events from df_engine.scopes s
+          where s.instance_id = p_instance and starts_with(s.path, p_stamp || '::')) e);
+end
 $$;
 
 -- Goes on with a loop: next generation, LOOP stamped again, body queued, now or when its pace allows.
@@ -3828,7 +3836,8 @@ begin
 end
 $$;
 
--- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten.
+-- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten. Without
+-- scopes below the root there are no stamps that others supersede.
 create or replace function df_engine.next_execution(p_instance varchar, p_started timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -3836,7 +3845,10 @@ declare
 begin
   select i._generation into v_generation from df.instances i where i.id = p_instance;
   insert into df_engine.executions (instance_id, generation, events, started_at, finished_at)
-  values (p_instance, v_generation, df_engine.count_events(p_instance),
+  values (p_instance, v_generation,
+          case when exists (select from df_engine.scopes s where s.instance_id = p_instance)
+               then df_engine.count_events(p_instance)
+               else df_engine.generation_events(p_instance, p_instance || '::' || v_generation) end,
           coalesce(p_started, df_engine.clock()), df_engine.clock());
   delete from df_engine.executions e where e.instance_id = p_instance and e.generation = v_generation - 10000;
   delete from df_engine.bindings b where b.instance_id = p_instance and b.scope = '';
@@ -5219,10 +5231,13 @@ declare
   v_json pg_catalog.jsonb;
   v_room bigint;
 begin
-  v_room := df_engine.setting_number('max_result_bytes');
+  v_room := df_engine.setting('max_result_bytes')::bigint;
   for v_row in execute p_sql loop
     v_json := pg_catalog.to_jsonb(v_row);
-    v_room := df_engine.room_after(v_room, v_json);
+    v_room := pg_catalog.int84mi(v_room, pg_catalog.int4pl(pg_catalog.octet_length(v_json::pg_catalog.text), 2));
+    if pg_catalog.int84lt(v_room, 27) then
+      raise exception 'the result is larger than max_result_bytes allows' using errcode = 'DF012';
+    end if;
     v_rows := pg_catalog.array_append(v_rows, v_json);
   end loop;
   p_columns := df_engine.column_names(pg_catalog.row_to_json(v_row));
@@ -5233,29 +5248,21 @@ exception when invalid_cursor_definition then
 end
 $$;
 
--- The bytes that are left of max_result_bytes after one more row; refuses the result as soon as there are none.
-create or replace function df_engine.room_after(p_room bigint, p_row jsonb) returns bigint
+-- Column names in SELECT order, without repetitions; NULL for a statement without columns.
+create or replace function df_engine.column_names(p_row json) returns text[]
 language plpgsql immutable set search_path = '' as $$
 begin
-  p_room := p_room - octet_length(p_row::pg_catalog.text) - 2;
-  if p_room < 27 then
-    raise exception 'the result is larger than max_result_bytes allows' using errcode = 'DF012';
-  end if;
-  return p_room;
+  return (
+    select coalesce(array_agg(k.name order by k.place), '{}')
+    from (select e.name, min(e.place) as place
+          from json_object_keys(p_row) with ordinality as e(name, place) group by e.name) k);
 end
 $$;
 
--- Column names in SELECT order, without repetitions; NULL for a statement without columns.
-create or replace function df_engine.column_names(p_row json) returns text[]
-language sql immutable set search_path = '' as $$
-  select coalesce(array_agg(k.name order by k.place), '{}')
-  from (select e.name, min(e.place) as place
-        from json_object_keys(p_row) with ordinality as e(name, place) group by e.name) k;
-$$;
-
 create or replace function df_engine.row_set(p_rows jsonb[]) returns jsonb
-language sql immutable set search_path = '' as $$
-  select jsonb_build_object('rows', to_jsonb(p_rows), 'row_count', cardinality(p_rows));
+language sql stable as $$
+  select pg_catalog.jsonb_build_object(
+    'rows', pg_catalog.to_jsonb(p_rows), 'row_count', pg_catalog.cardinality(p_rows));
 $$;
 
 -- Finishing: a step's result, or its error, and the transition that follows, in the step's own transaction. Called by the
@@ -8011,7 +8018,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.request_text(text, jsonb)',
     'execute on routine df_engine.require_grantable(regprocedure)',
     'execute on routine df_engine.retry_problem(jsonb)',
-    'execute on routine df_engine.room_after(bigint, jsonb)',
     'execute on routine df_engine.row_set(jsonb[])',
     'execute on routine df_engine.run_head(text)',
     'execute on routine df_engine.run_output(text, text, text, jsonb)',

@@ -158,6 +158,7 @@ def test_an_unknown_operator_schema_is_refused(server: Server) -> None:
         install(db.dsn(), SCRIPT, operator_schema="nowhere")
 
 
+@pytest.mark.usefixtures("template")  # it makes the roles
 def test_an_ordinary_role_installs_and_administrates(server: Server) -> None:
     with role(server) as owner, empty(server) as db:
         db.admin(
