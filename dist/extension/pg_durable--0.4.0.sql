@@ -6296,10 +6296,11 @@ begin
 end
 $$;
 
--- Whether p_node is the step to which a row in the queue has come.
+-- Whether p_node is the step to which a row in the queue has come. What a worker has seen of a run may have been lost since
+-- with the server, commits that did not wait for the disk or for a standby, and then the row is before it.
 create or replace function df_engine.is_at(p_ready df_engine.ready, p_node text) returns boolean
 language sql stable set search_path = '' as $$
-  select df_engine.is_below(i.id, p_node, (df_engine.thread_node(n, i.id || '::' || i._generation)).id)
+  select (df_engine.thread_node(n, i.id || '::' || i._generation)).id = p_node
   from df.instances i
   join df.nodes n on n.instance_id = i.id and n.id = p_ready.node_id
   where i.id = p_ready.instance_id;

@@ -99,6 +99,20 @@ def test_a_step_is_accused_only_while_it_is_the_one_that_is_ready(fx: Database) 
     assert fx.admin(accuse, *row) is True
 
 
+def test_what_a_worker_saw_of_commits_that_were_lost_moves_nothing(fx: Database) -> None:
+    """After a fail-over a run can be before the step that a worker has seen it in."""
+    pump = Pump(fx)
+    run = pump.start("df.loop('select 1' & 'select 2', 'select false')")
+    queue = "select submitter, id, node_id, deaths from df_engine.ready"
+    before = fx.rows(queue, user=None)
+    for (step,) in fx.rows("select id from df.nodes where node_type <> 'LOOP'", user=None):
+        assert fx.admin("select df_engine.accuse(%s, %s, %s, 4)", *before[0][:2], step) is True
+        assert fx.admin("select df_engine.fail_interrupted(%s, %s)", run.id, step) is True
+    assert fx.rows(queue, user=None) == before
+    pump.until(run.ended)
+    assert run.status == "completed"
+
+
 LONG = "'select pg_sleep(4)'"
 IN_LONG = "select count(*) from pg_stat_activity where state = 'active' and application_name ~ '^pg_durable:{}'"
 
