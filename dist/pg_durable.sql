@@ -4960,11 +4960,10 @@ begin
 end
 $$;
 
--- Fires due timers and fresh signals, not many more than p_limit; answers how many. Queues are read in the order of their
--- index, whatever statistics say: they may be a minute old, and the queue a thousand times longer.
+-- Fires due timers and fresh signals, not many more than p_limit; answers how many.
 create or replace function df_engine.fire_due(p_limit int) returns int
 language sql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set lock_timeout = '20ms' set jit = off set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+  set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
   select df_engine.fire_fresh_signals(p_limit) + df_engine.fire_due_timers(p_limit);
 $$;
 
@@ -4972,7 +4971,7 @@ $$;
 -- complete, and otherwise often enough to see within a second that one of them is free.
 create or replace function df_engine.next_due_ms() returns numeric
 language plpgsql volatile set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set jit = off set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+  set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   v_now constant pg_catalog.timestamptz := df_engine.clock();
   v_timer constant df_engine.timers := df_engine.timer_place('timers_front');
@@ -5139,7 +5138,8 @@ create or replace function df_engine.claim_step(
   p_key text, inout p_ready bigint, inout p_low bigint, p_careful boolean, out p_report text, out p_instance varchar,
   out p_version xid, out p_fresh boolean, out p_steps df_engine.step[]
 )
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set jit = off set enable_seqscan = off as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
   v_ready pg_catalog.record;
@@ -5334,7 +5334,8 @@ create or replace function df_engine.pass_on(
   p_key text, p_ready bigint, p_instance varchar, p_ends varchar[], p_next varchar, p_value jsonb, p_columns text[],
   p_started timestamptz, p_first varchar, p_begun timestamptz
 ) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set jit = off set enable_seqscan = off as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
   v_stamp pg_catalog.text;
@@ -5370,7 +5371,8 @@ create or replace function df_engine.pass_on_group(
   p_key text, p_ready bigint, p_instance varchar, p_outcomes df_engine.outcome[], p_next varchar, p_first varchar,
   p_begun timestamptz
 ) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set jit = off set enable_seqscan = off as $$
 declare
   v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
   v_stamp pg_catalog.text;
@@ -5409,7 +5411,8 @@ create or replace function df_engine.settle_step(
   p_key text, p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text,
   p_message text, p_detail text, p_hint text, p_started timestamptz
 ) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set jit = off set enable_seqscan = off as $$
 begin
   perform df_engine.require_key(p_key, quote_ident(session_user)::pg_catalog.regrole);
   if p_sqlstate is null then
@@ -5971,7 +5974,7 @@ $$;
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
 returns table (ticket bigint, role text, database text, request jsonb)
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set jit = off set enable_sort = off set enable_seqscan = off set enable_bitmapscan = off as $$
+  set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   v_front constant bigint := coalesce(df_engine.place(p_lane || '_front')::bigint, 0);
   v_old pg_catalog.record;
@@ -6085,7 +6088,8 @@ $$;
 -- Frees the leases of workers that are gone. Each is weak evidence that the step has killed the worker (df_engine.accuse),
 -- unless the server has been restarted since the worker was last seen.
 create or replace function df_engine.reclaim_leases() returns int
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+  set jit = off set enable_seqscan = off as $$
 declare
   v_freed int;
 begin
@@ -6157,7 +6161,7 @@ create or replace view df_engine.steps_in_sessions as
 -- step that ends meanwhile has written its node's row: only a row that is still as it was found is marked. A session shows
 -- its application_name for a moment after the step's commit, so a row that says the step has ended is believed.
 create or replace function df_engine.mark_long_steps() returns void
-language plpgsql security definer set search_path = '' set lock_timeout = '20ms' as $$
+language plpgsql security definer set search_path = '' set lock_timeout = '20ms' set jit = off set enable_seqscan = off as $$
 declare
   v_seen constant pg_catalog.jsonb := coalesce(nullif(current_setting('df_engine.seen', true), ''), '{}')::pg_catalog.jsonb;
   v_now constant numeric := extract(epoch from clock_timestamp());
@@ -6229,7 +6233,7 @@ $$;
 
 -- Fails runs that can never begin or go on, because their role is gone or may not log in.
 create or replace function df_engine.fail_orphans() returns void
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set jit = off set enable_seqscan = off as $$
 declare
   v_ready pg_catalog.record;
 begin
@@ -6271,7 +6275,7 @@ $$;
 
 -- What is to be done now, and when to look again.
 create or replace function df_engine.agenda(p_worker int) returns jsonb
-language sql volatile security definer set search_path = '' as $$
+language sql volatile security definer set search_path = '' set jit = off set enable_seqscan = off as $$
   select jsonb_build_object(
     'roles', df_engine.waiting_roles(),
     'direct', (select count(*) from (select from df_engine.ready r where r.lane = 'direct' and r.worker is null limit 100) q),
@@ -7000,7 +7004,7 @@ $$;
 -- iterates: planning it takes ten times as long as running it.
 create or replace function df_engine.count_events(p_instances text[]) returns bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp
-set jit = off set enable_nestloop = off set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+set jit = off set enable_seqscan = off set enable_nestloop = off set plan_cache_mode = force_generic_plan as $$
 begin
   return (
     with live as materialized (select l.key from df_engine.live_stamps(p_instances) as l(key)),
