@@ -3787,19 +3787,18 @@ language sql set search_path = '' as $$
   select p_lane, i._submitter, p_instance, p_node, true from df.instances i where i.id = p_instance;
 $$;
 
--- Status changes recorded in one generation of a loop's scope, child scopes included: what superseding it would lose.
+-- Status changes recorded in one generation of a loop's scope, child scopes included: what superseding it would lose. Without
+-- child scopes nothing in it is superseded yet, and no stamps need to be compared.
 create or replace function df_engine.generation_events(p_instance varchar, p_stamp text) returns bigint
-language plpgsql stable as $$
+language plpgsql stable set search_path = '' as $$
 begin
+  if exists (select from df_engine.scopes s where s.instance_id = p_instance and starts_with(s.path, p_stamp || '::')) then
+    return df_engine.count_events(array[p_instance]::pg_catalog.text[], p_stamp);
+  end if;
   return (
-    select coalesce(sum(e.events), 0)
-    from (select case when n.status = 'running' or n.started_at is null then 1 else 2 end as events
-          from df.nodes n
-          where n.instance_id = p_instance and n.status <> 'pending'
-            and starts_with((n.status_details ->> 'execution_id') || '::', p_stamp || '::')
-          union all
-          select s.events from df_engine.scopes s
-          where s.instance_id = p_instance and starts_with(s.path, p_stamp || '::')) e);
+    select coalesce(sum(df_engine.node_events(n.status, n.started_at)), 0)
+    from df.nodes n
+    where n.instance_id = p_instance and n.status <> 'pending' and n.status_details ->> 'execution_id' = p_stamp);
 end
 $$;
 
@@ -3836,8 +3835,7 @@ begin
 end
 $$;
 
--- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten. Without
--- scopes below the root there are no stamps that others supersede.
+-- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten.
 create or replace function df_engine.next_execution(p_instance varchar, p_started timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -3845,10 +3843,7 @@ declare
 begin
   select i._generation into v_generation from df.instances i where i.id = p_instance;
   insert into df_engine.executions (instance_id, generation, events, started_at, finished_at)
-  values (p_instance, v_generation,
-          case when exists (select from df_engine.scopes s where s.instance_id = p_instance)
-               then df_engine.count_events(p_instance)
-               else df_engine.generation_events(p_instance, p_instance || '::' || v_generation) end,
+  values (p_instance, v_generation, df_engine.generation_events(p_instance, p_instance || '::' || v_generation),
           coalesce(p_started, df_engine.clock()), df_engine.clock());
   delete from df_engine.executions e where e.instance_id = p_instance and e.generation = v_generation - 10000;
   delete from df_engine.bindings b where b.instance_id = p_instance and b.scope = '';
@@ -6863,7 +6858,7 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
          count(*) filter (where i.status = 'completed'),
          count(*) filter (where i.status in ('failed', 'cancelled')),
          coalesce(sum(i._generation), 0)::bigint,
-         df_engine.count_events(coalesce(array_agg(i.id::text), '{}'))
+         df_engine.count_events(coalesce(array_agg(i.id::text), '{}'), null)
            + (select coalesce(sum(e.events), 0)::bigint from df_engine.executions e)
   from df.instances i
 $$;
@@ -6981,31 +6976,37 @@ language sql stable as $$
   select l.key from live l
 $$;
 
--- Status changes recorded in the current generation of the root scope, child scopes included. Called whenever a root loop
--- iterates: planning it takes ten times as long as running it.
-create or replace function df_engine.count_events(p_instances text[]) returns bigint
+-- How often the status of a node that is not pending has changed.
+create or replace function df_engine.node_events(p_status text, p_started timestamptz) returns int
+language sql immutable as $$ select case when p_status = 'running' or p_started is null then 1 else 2 end $$;
+
+-- Status changes recorded in the current generation of the root scope, child scopes included; only those within a stamp, if one
+-- is given. Planning it takes ten times as long as running it.
+create or replace function df_engine.count_events(p_instances text[], p_within text) returns bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set jit = off set enable_seqscan = off set enable_nestloop = off set plan_cache_mode = force_generic_plan as $$
 begin
   return (
     with live as materialized (select l.key from df_engine.live_stamps(p_instances) as l(key)),
     changes as (
-      select case when n.status = 'running' or n.started_at is null then 1 else 2 end as number
+      select df_engine.node_events(n.status, n.started_at) as number
       from df.nodes n
       where n.instance_id = any (p_instances) and n.status <> 'pending'
         and df_engine.stamp_key(n.status_details ->> 'execution_id') in (select l.key from live l)
+        and (p_within is null or starts_with((n.status_details ->> 'execution_id') || '::', p_within || '::'))
       union all
       select s.events
       from df_engine.visible_scopes s
       where s.instance_id = any (p_instances)
         and df_engine.stamp_key(left(s.path, -length('::' || s.node_id))) in (select l.key from live l)
+        and (p_within is null or starts_with(s.path, p_within || '::'))
     )
     select coalesce(sum(c.number), 0) from changes c);
 end
 $$;
 
 create or replace function df_engine.count_events(p_instance text) returns bigint
-language sql stable as $$ select df_engine.count_events(array[p_instance]) $$;
+language sql stable as $$ select df_engine.count_events(array[p_instance], null) $$;
 
 -- Steps that a session is executing now, as its application_name says. Only sessions of the submitter are believed.
 create or replace function df_engine.live_nodes(p_instance text) returns setof text
@@ -7963,7 +7964,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.config_problem(text, text)',
     'execute on routine df_engine.construct_parts(text, df_engine.graph_visit, jsonb, text, int)',
     'execute on routine df_engine.count_events(text)',
-    'execute on routine df_engine.count_events(text[])',
+    'execute on routine df_engine.count_events(text[], text)',
     'execute on routine df_engine.cron_next(text, text, timestamptz)',
     'execute on routine df_engine.current_execution(text)',
     'execute on routine df_engine.deadline(int)',
@@ -8004,6 +8005,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.milliseconds(timestamptz, timestamptz)',
     'execute on routine df_engine.missing_run_hint(text)',
     'execute on routine df_engine.node_config(text, text)',
+    'execute on routine df_engine.node_events(text, timestamptz)',
     'execute on routine df_engine.node_id(text, bigint)',
     'execute on routine df_engine.node_problem(jsonb, text)',
     'execute on routine df_engine.node_states(text)',

@@ -171,3 +171,31 @@ def test_events_of_earlier_iterations_are_counted(pump: Pump) -> None:
     run = pump.run("'select 1' ~> df.loop('insert into fx values (1)', 'select count(*) < 3 from fx')")
     # THEN, select 1 and LOOP change twice; body and condition twice in each of three iterations, LOOP once more in two
     assert run.db.sql("select event_count from df.instance_executions(%s)", run.id) == 3 * 2 + 3 * 4 + 2
+
+
+def twice(body: str, sequence: str) -> str:
+    """A loop that turns twice, as often as it is entered."""
+    return f"df.loop({body}, 'select mod(nextval(''{sequence}''), 2) = 1')"
+
+
+# Its turns take different branches: what the first has left is superseded, and must not be counted again.
+CHOOSING = twice("df.if('select mod(nextval(''a''), 2) = 1', 'select 1', 'select 2')", "b")
+
+
+@pytest.mark.parametrize(
+    ("body", "events"),
+    [
+        ("'select 1'", 2),
+        ("'select 1' ~> 'select 2'", 6),
+        ("'select 1' & 'select 2'", 6),
+        ("'select 1' & df.loop('select 1', 'select false')", 10),
+        (f"'select 1' & {CHOOSING}", 4 + 19),
+        (f"'select 1' & {twice(CHOOSING, 'c')}", 4 + 3 + 2 * (19 + 2)),
+    ],
+)
+def test_an_iteration_of_a_root_loop_is_history_with_its_events(pump: Pump, body: str, events: int) -> None:
+    """The changes of the body, then those of the condition; the loop runs once more."""
+    pump.db.sql("create sequence turns; create sequence a; create sequence b; create sequence c")
+    run = pump.run(f"df.loop({body}, 'select nextval(''turns'') < 3')")
+    history = "select event_count from df.instance_executions(%s) where status = 'ContinuedAsNew' order by execution_id"
+    assert run.db.rows(history, run.id) == [(events + 2 + 1,)] * 2
