@@ -1,4 +1,4 @@
--- pg_durable 0.4.0 (built 2026-11-24 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
+-- pg_durable 0.5.0 (built 2026-11-26 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
 --
 --   psql -v ON_ERROR_STOP=1 [-v operator_schema=S] [-v worker_role=W] -f pg_durable.sql
 --
@@ -81,7 +81,7 @@ begin
   end if;
   update df_engine.release set layout = p_layout;
   if not found then
-    insert into df_engine.release(version, layout) values ('0.4.0', p_layout);
+    insert into df_engine.release(version, layout) values ('0.5.0', p_layout);
   end if;
   return true;
 end
@@ -96,7 +96,7 @@ begin
   for v_routine in
     select p.oid from pg_proc p
     where p.pronamespace = 'df_engine'::regnamespace and p.proname <> 'migrating'
-      and exists (select from df_engine.release where version <> '0.4.0')
+      and exists (select from df_engine.release where version <> '0.5.0')
       and not exists (select from pg_depend d
                       where d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid and d.deptype <> 'e')
   loop
@@ -491,6 +491,15 @@ if df_engine.migrating(4) then
   create type df_engine.outcome as (
     ends varchar[], value jsonb, columns text[], started timestamptz, ended timestamptz
   );
+end if;
+end
+$migration$;
+
+-- 5: a step whose result has a name can be a plain one.
+do $migration$
+begin
+if df_engine.migrating(5) then
+  alter type df_engine.step add attribute named boolean;  -- whether one of ends has a name
 end if;
 end
 $migration$;
@@ -3457,7 +3466,7 @@ begin
     v_id := df_engine.random_id();
     insert into df_engine.own_instances
       (id, label, root_node, submitted_by, database, _state, _submitter, _version, _vars)
-    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.4.0',
+    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.5.0',
            coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
              || pg_catalog.jsonb_build_object('sys_instance_id', v_id, 'sys_label', coalesce(p_label, ''))
     from df.vars v
@@ -3490,7 +3499,7 @@ begin
   select n.id, v_run.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_run.submitted_by,
          v_run.database, n.retry_policy, n.parent, n.scope, case when n.node_type <> 'THEN' then n.id || n.ends end,
          n.next, n.named,
-         n.scope is null and not n.named and (n.next is not null or coalesce(n.ends[cardinality(n.ends)], n.id) = v_run.root_node),
+         n.scope is null and (n.next is not null or coalesce(n.ends[cardinality(n.ends)], n.id) = v_run.root_node),
          case when n.node_type = 'SQL' then df_engine.plain_rows(n.query) end
   from df_engine.graph_nodes(p_graph, v_run.root_node, 'Invalid durable function graph: ') n;
   insert into df_engine.ready (submitter, instance_id, node_id)
@@ -5097,7 +5106,7 @@ declare
   v_room int := 100000;
 begin
   while p_step.plain and p_step.next is not null and v_room > 0 and cardinality(v_steps) < 32 loop
-    select n.id, n.query, n._rows, n._plain, n._ends, n._next into p_step
+    select n.id, n.query, n._rows, n._plain, n._ends, n._next, n._named into p_step
     from df.nodes n
     where n.instance_id = p_instance and n.id = p_step.next and n._rows is not null and n.database is null;
     exit when not found;
@@ -5189,7 +5198,7 @@ begin
   end if;
   p_fresh := v_node.status <> 'running';
   p_steps := df_engine.steps_from(
-    p_instance, row(v_node.id, v_sql, v_rows, v_node._plain and not p_careful, v_node._ends, v_node._next));
+    p_instance, row(v_node.id, v_sql, v_rows, v_node._plain and not p_careful, v_node._ends, v_node._next, v_node._named));
   if p_careful then
     raise info 'pg_durable:%:%', p_ready, v_node.id;
   end if;
@@ -5323,11 +5332,11 @@ $$;
 
 -- Ends a plain step well, with the sequences that it is the last of, and the run if nothing comes after it: all that most steps
 -- need. The run's row in the queue stays as it is: see df_engine.thread_node. False: the run is over or not the caller's, and
--- nothing was written. p_ends and p_next are those of the step. p_first, p_begun: the node at which this session took the run
+-- nothing was written. p_ends, p_next and p_named are those of the step. p_first, p_begun: the node at which this session took the run
 -- over, and when that began; a sequence that it is the beginning of need not look that up.
 create or replace function df_engine.pass_on(
-  p_key text, p_ready bigint, p_instance varchar, p_ends varchar[], p_next varchar, p_value jsonb, p_columns text[],
-  p_started timestamptz, p_first varchar, p_begun timestamptz
+  p_key text, p_ready bigint, p_instance varchar, p_ends varchar[], p_next varchar, p_named boolean, p_value jsonb,
+  p_columns text[], p_started timestamptz, p_first varchar, p_begun timestamptz
 ) returns boolean
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
@@ -5353,6 +5362,13 @@ begin
       completed_at = df_engine.clock(), updated_at = df_engine.clock(),
       status_details = jsonb_build_object('execution_id', v_stamp)
   where n.instance_id = p_instance and n.id = any (p_ends);
+  if p_named then
+    insert into df_engine.bindings (instance_id, scope, name, value, columns)
+    select distinct on (n.result_name) p_instance, '', n.result_name, p_value, p_columns
+    from df.nodes n
+    where n.instance_id = p_instance and n.id = any (p_ends) and n.result_name is not null
+    order by n.result_name    on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+  end if;
   if p_next is null then
     perform df_engine.end_run(p_instance, 'completed', null);
     perform df_engine.drop_ready(p_instance, p_ready);
@@ -5361,10 +5377,10 @@ begin
 end
 $$;
 
--- The same for several plain steps that have run one after the other in this transaction.
+-- The same for several plain steps that have run one after the other in this transaction. p_named: one of them is.
 create or replace function df_engine.pass_on_group(
-  p_key text, p_ready bigint, p_instance varchar, p_outcomes df_engine.outcome[], p_next varchar, p_first varchar,
-  p_begun timestamptz
+  p_key text, p_ready bigint, p_instance varchar, p_outcomes df_engine.outcome[], p_next varchar, p_named boolean,
+  p_first varchar, p_begun timestamptz
 ) returns boolean
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
@@ -5392,6 +5408,13 @@ begin
       status_details = jsonb_build_object('execution_id', v_stamp)
   from unnest(p_outcomes) o
   where n.instance_id = p_instance and n.id = any (o.ends);
+  if p_named then
+    insert into df_engine.bindings (instance_id, scope, name, value, columns)
+    select distinct on (n.result_name) p_instance, '', n.result_name, o.value, o.columns
+    from unnest(p_outcomes) with ordinality o(ends, value, columns, started, ended, place), df.nodes n
+    where n.instance_id = p_instance and n.id = any (o.ends) and n.result_name is not null
+    order by n.result_name, o.place desc    on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+  end if;
   if p_next is null then
     perform df_engine.end_run(p_instance, 'completed', null);
     perform df_engine.drop_ready(p_instance, p_ready);
@@ -5573,8 +5596,8 @@ begin
     unlisten *;
 
     if v_code is null and v_step.plain
-       and df_engine.pass_on(v_key, v_ready, v_instance, v_step.ends, v_step.next, v_result.p_value,
-                             v_result.p_columns, v_started, v_first, v_begun) then
+       and df_engine.pass_on(v_key, v_ready, v_instance, v_step.ends, v_step.next, v_step.named,
+                             v_result.p_value, v_result.p_columns, v_started, v_first, v_begun) then
       v_held := pg_catalog.int4lt(v_at, pg_catalog.cardinality(v_steps));
       if v_step.next is null then
         v_ready := null;
@@ -5654,6 +5677,7 @@ declare
   v_hint pg_catalog.text;
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;  -- statements that may share a transaction
   v_group df_engine.outcome[];  -- of those in this transaction that are not recorded yet; NULL: none
+  v_named boolean;  -- whether one of them has a name
   v_over boolean;
 begin
   v_key := (select k.key from df_engine.own_key k);
@@ -5724,6 +5748,7 @@ begin
 
     if v_code is null and v_step.plain then
       v_short := df_engine.short_statements(v_short, v_step.sql, v_started);
+      v_named := v_step.named or v_group is not null and v_named;
       v_group := pg_catalog.array_append(v_group, row(
         v_step.ends, v_result.p_value, v_result.p_columns, v_started, pg_catalog.clock_timestamp())::df_engine.outcome);
       if df_engine.has_room(v_group, v_steps[pg_catalog.int4pl(v_at, 1)], v_short) then
@@ -5731,7 +5756,7 @@ begin
         v_step := v_steps[v_at];
         continue;
       end if;
-      if df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.next, v_first, v_begun) then
+      if df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.next, v_named, v_first, v_begun) then
         v_group := null;
         v_held := pg_catalog.int4lt(v_at, pg_catalog.cardinality(v_steps));
         if v_step.next is not null then
@@ -5745,7 +5770,7 @@ begin
       v_over := pg_catalog.int4gt(pg_catalog.cardinality(v_group), 1);
     elsif v_group is not null then
       v_short := pg_catalog.jsonb_delete(v_short, v_step.sql);
-      v_over := not df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.node, v_first, v_begun);
+      v_over := not df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.node, v_named, v_first, v_begun);
       if not v_over and pg_catalog.textne(v_code, '57014') then
         -- What fails in company may fail because of it: those before it are recorded, and it runs again alone.
         set local synchronous_commit = off;
@@ -6887,7 +6912,7 @@ comment on function df.metrics() is
 
 create or replace function df.version() returns text
 language sql set search_path = pg_catalog, pg_temp as $$
-  select '0.4.0 (built 2026-11-24 00:00:00 UTC)'
+  select '0.5.0 (built 2026-11-26 00:00:00 UTC)'
 $$;
 comment on function df.version() is 'Version and build time of the installed pg_durable.';
 
@@ -7806,7 +7831,7 @@ returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
     where p_node_type = 'HTTP' or lower(key collate "C") <> 'content-type'
     union all
     select d.name, d.value
-    from (values ('User-Agent', 'pg_durable/0.4.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
+    from (values ('User-Agent', 'pg_durable/0.5.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
     where d.value is not null
       and lower(d.name) <> all (select lower(key collate "C") from jsonb_object_keys(p_headers) key)
   ) h(name, value)
@@ -8035,8 +8060,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.page_cap()',
     'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
     'execute on routine df_engine.parse_graph(text, text)',
-    'execute on routine df_engine.pass_on(text, bigint, varchar, varchar[], varchar, jsonb, text[], timestamptz, varchar, timestamptz)',
-    'execute on routine df_engine.pass_on_group(text, bigint, varchar, df_engine.outcome[], varchar, varchar, timestamptz)',
+    'execute on routine df_engine.pass_on(text, bigint, varchar, varchar[], varchar, boolean, jsonb, text[], timestamptz, varchar, timestamptz)',
+    'execute on routine df_engine.pass_on_group(text, bigint, varchar, df_engine.outcome[], varchar, boolean, varchar, timestamptz)',
     'execute on routine df_engine.random_id()',
     'execute on routine df_engine.read_expression(text, text)',
     'execute on routine df_engine.reject_in_workflow(text)',
@@ -8704,7 +8729,7 @@ comment on function df.check() is
 
 revoke all on all routines in schema df_engine from public;
 
-update df_engine.release set version = '0.4.0', installed_at = now() where version <> '0.4.0';
+update df_engine.release set version = '0.5.0', installed_at = now() where version <> '0.5.0';
 
 do $grants$
 begin

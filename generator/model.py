@@ -152,9 +152,10 @@ USER_ROUTINES = (
     "df_engine.page_of_instances(text, text, timestamptz, text, int)",
     "df_engine.parse_graph(text, text)",
     "df_engine.has_room(df_engine.outcome[], df_engine.step, jsonb)",
-    "df_engine.pass_on_group(text, bigint, varchar, df_engine.outcome[], varchar, varchar, timestamptz)",
+    "df_engine.pass_on_group(text, bigint, varchar, df_engine.outcome[], varchar, boolean, varchar, timestamptz)",
     "df_engine.short_statements(jsonb, text, timestamptz)",
-    "df_engine.pass_on(text, bigint, varchar, varchar[], varchar, jsonb, text[], timestamptz, varchar, timestamptz)",
+    "df_engine.pass_on(text, bigint, varchar, varchar[], varchar, boolean, jsonb, text[], timestamptz, varchar, "
+    "timestamptz)",
     "df_engine.random_id()",
     "df_engine.read_expression(text, text)",
     "df_engine.reject_in_workflow(text)",

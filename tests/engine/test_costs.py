@@ -11,6 +11,7 @@ from tests.support import Database, Pump, wait_until
 RUNS = 40
 STEP = "'insert into fx values (1)'"
 CHAIN = " ~> ".join([STEP] * 5)
+NAMED = " ~> ".join(f"({STEP} |=> 's{number}')" for number in range(5))
 
 
 def counts(pump: Pump) -> dict[str, int]:
@@ -47,9 +48,9 @@ def end(pump: Pump, session: psycopg.Connection[Any]) -> None:
     wait_until(lambda: pump.db.admin("select count(*) from pg_stat_activity where pid = %s", pid) == 0)
 
 
-def start_chains(pump: Pump) -> None:
+def start_chains(pump: Pump, flow: str = CHAIN) -> None:
     """Starts the chains in a session that ends."""
-    pump.db.rows(f"select df.start({CHAIN}) from generate_series(1, {RUNS})")
+    pump.db.rows(f"select df.start({flow}) from generate_series(1, {RUNS})")
     end(pump, pump.db.connections.pop("app"))
     wait_until(lambda: counts(pump).get("ready inserted") == RUNS, what="published statistics")
 
@@ -61,17 +62,18 @@ def run_chains(pump: Pump) -> None:
     wait_until(lambda: counts(pump).get("ready deleted") == RUNS, what="published statistics")
 
 
-def drain(pump: Pump) -> dict[str, Any]:
+def drain(pump: Pump, flow: str = CHAIN) -> dict[str, Any]:
     """Starts and runs the chains; answers counts of all, and the bytes of log of the steps."""
-    start_chains(pump)
+    start_chains(pump, flow)
     began = pump.db.admin("select pg_current_wal_insert_lsn()")
     run_chains(pump)
     wal = int(pump.db.admin("select pg_current_wal_insert_lsn() - %s::pg_lsn", began))
     return {"wal": wal, **counts(pump)}
 
 
-def test_a_step_writes_a_fixed_number_of_row_versions(pump: Pump) -> None:
-    found = drain(pump)
+@pytest.mark.parametrize(("flow", "names"), [(CHAIN, {}), (NAMED, {"bindings inserted": 5})])
+def test_a_step_writes_a_fixed_number_of_row_versions(pump: Pump, flow: str, names: dict[str, int]) -> None:
+    found = drain(pump, flow)
     found.pop("wal")
     hot = found.pop("nodes hot")
     assert {name: number / RUNS for name, number in found.items()} == {
@@ -81,6 +83,7 @@ def test_a_step_writes_a_fixed_number_of_row_versions(pump: Pump) -> None:
         "nodes updated": 9,
         "ready inserted": 1,
         "ready deleted": 1,
+        **names,
     }
     assert hot >= 0.8 * 9 * RUNS
 

@@ -58,6 +58,16 @@ def test_a_long_statement_begins_a_transaction(relaxed: Pump) -> None:
     assert (run.status, transactions(run)) == ("completed", [1] * 4)
 
 
+def test_of_steps_in_one_transaction_the_last_binds_a_name(relaxed: Pump) -> None:
+    step = "'insert into fx select pg_current_xact_id()::text::int, count(*)::text from fx returning t'"
+    run = relaxed.run(
+        f"({step} ~> ({step} |=> 'x') ~> ({step} |=> 'x') ~> ({step} |=> 'y') |=> 'whole') "
+        "~> 'select $x.t as x, $y.t as y, $whole.t as whole'"
+    )
+    assert run.result["rows"] == [{"x": "2", "y": "3", "whole": "3"}]
+    assert run.db.sql("select count(distinct i) < count(*) from fx")
+
+
 def test_what_fails_in_company_runs_again_alone_and_fails_once(relaxed: Pump) -> None:
     bad = STEP.replace("insert into fx select", "insert into fx select 1 / (random() * 0)::int +")
     warm = relaxed.run(CHAIN)
