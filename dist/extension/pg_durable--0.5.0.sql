@@ -476,11 +476,16 @@ end if;
 end
 $migration$;
 
--- 5: a step whose result has a name can be a plain one.
+-- 5: a step whose result has a name can be a plain one; the condition of a loop is laid out as what follows its body.
 do $migration$
 begin
 if df_engine.migrating(5) then
   alter type df_engine.step add attribute named boolean;  -- whether one of ends has a name
+  update df.nodes n set _next = case c.node_type when 'THEN' then c._next else c.id end
+  from df.instances i
+  join df.nodes l on l.instance_id = i.id and l.node_type = 'LOOP'
+  join df.nodes c on c.instance_id = i.id and c.id = l.query::jsonb ->> 'condition_node'
+  where i._state in ('pending', 'running') and n.instance_id = l.instance_id and n._ends[cardinality(n._ends)] = l.left_node;
 end if;
 end
 $migration$;
@@ -1177,8 +1182,8 @@ language sql stable as $$
   end
 $$;
 
--- A node that is still to be laid out: its number and id, the id of what it begins with, the way to it, the sequences that it
--- ends and what is entered after it.
+-- A node that is still to be laid out: its number and id, the id of what it begins with, the way to it, what it ends and what
+-- is entered after it.
 do $type$
 begin
   if to_regtype('df_engine.graph_visit') is null then
@@ -1237,8 +1242,9 @@ language sql stable as $$
              concat_ws(',', p_whole.id, p_whole.ends), p_whole.after, p_named)::df_engine.graph_visit
 $$;
 
--- What is below a construct: the visits of its children, after which nothing is entered (the construct decides), and what
--- df.nodes keeps of their ids. A branch is a scope of its own.
+-- What is below a construct: the visits of its children, and what df.nodes keeps of their ids. A branch of a JOIN or RACE is a
+-- scope of its own. A branch of an IF ends it, and the body of a LOOP is followed by its condition; after all others the
+-- construct decides.
 create or replace function df_engine.construct_parts(p_root text, p_visit df_engine.graph_visit, p_node jsonb, p_scope text,
   inout p_issued int, out p_nodes jsonb[], out p_visits df_engine.graph_visit[], out p_left text, out p_right text, out p_query text)
 language plpgsql as $$
@@ -1247,15 +1253,19 @@ declare
   v_steps pg_catalog.text[];
   v_ids pg_catalog.text[];
   v_number int;
+  v_ends_it boolean;
 begin
   select c.p_steps, c.p_nodes into v_steps, p_nodes from df_engine.child_nodes(p_node, v_type) c;
   for i in reverse coalesce(cardinality(p_nodes), 0)..1 loop
     v_number := p_issued + 1;
     v_ids[i] := df_engine.node_id(p_root, v_number);
     p_issued := v_number + df_engine.steps_to_beginning(p_nodes[i]);
+    v_ends_it := v_type = 'IF' and v_steps[i] <> '.condition_node';
     p_visits[i] := row(v_number, v_ids[i], df_engine.node_id(p_root, p_issued), p_visit.path || v_steps[i], p_visit.depth + 1,
-                       p_visit.id, case when v_type in ('JOIN', 'RACE') then v_ids[i] else p_scope end, null, null,
-                       false)::df_engine.graph_visit;
+                       p_visit.id, case when v_type in ('JOIN', 'RACE') then v_ids[i] else p_scope end,
+                       case when v_ends_it then concat_ws(',', p_visit.id, p_visit.ends) end,
+                       case when v_ends_it then p_visit.after when v_type = 'LOOP' then (p_visits[i + 1]).begins end,
+                       v_ends_it and (p_visit.named or p_node ? 'result_name'))::df_engine.graph_visit;
   end loop;
   p_left := v_ids[array_position(v_steps, '.left')];
   p_right := v_ids[array_position(v_steps, '.right')];
@@ -1266,8 +1276,8 @@ $$;
 
 -- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The nodes that
 -- are still to be visited are kept, so the depth of a graph is never the depth of a stack. What follows a node is known before
--- anything runs: ends are the sequences that it is the last of, next is what is entered after it (of a sequence: the node
--- that it begins with), named says whether it or one of ends has a name. Ids are issued from above, to a sequence together
+-- anything runs: ends are the sequences that it is the last of, and each IF whose branch ends with it; next is what is entered
+-- after it (of a sequence: the node that it begins with); named says whether it or one of ends has a name. Ids are issued from above, to a sequence together
 -- with all that it begins with. A loop, not a recursive query: the executor takes longer to start than this to end, and what
 -- the planner guesses about such a query makes PostgreSQL compile it each time, which takes seconds.
 create or replace function df_engine.graph_nodes(p_graph jsonb, p_root text default pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8),
@@ -3897,14 +3907,10 @@ create or replace function df_engine.loop_child(
   p_construct df.nodes, p_child varchar, inout p_end df_engine.move
 )
 language plpgsql set search_path = '' as $$
-declare
-  v_condition varchar := p_construct.query::pg_catalog.jsonb ->> 'condition_node';
 begin
   if p_end.outcome = 'broke' then
     p_end.outcome := 'ok';
-  elsif p_end.outcome = 'ok' and p_child = p_construct.left_node and v_condition is not null then
-    p_end := df_engine.enter(v_condition);
-  elsif p_end.outcome = 'ok' and (v_condition is null or df_engine.truth(p_end.value, p_end.columns)) then
+  elsif p_end.outcome = 'ok' and (p_child = p_construct.left_node or df_engine.truth(p_end.value, p_end.columns)) then
     perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope);
     p_end := null;
   elsif p_end.outcome = 'ok' then
@@ -5133,6 +5139,7 @@ declare
   v_live boolean;
   v_problem pg_catalog.text;
   v_node df.nodes;
+  v_begins varchar;  -- a row at a sequence is at its beginning
   v_sql pg_catalog.text;
   v_rows boolean;
 begin
@@ -5151,6 +5158,7 @@ begin
   into v_stamp, v_database, v_live, v_problem
   from df.instances i where i.id = p_instance;
   select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = v_ready.node_id;
+  v_begins := case v_node.node_type when 'THEN' then v_node._next else v_node.id end;
   if v_node.node_type = 'THEN' or v_node.status = 'completed' then
     v_node := df_engine.thread_node(v_node, v_stamp);
   end if;
@@ -5165,7 +5173,7 @@ begin
     perform df_engine.enter_claimed(p_instance, p_ready, v_node.id, v_node._scope);
     return;
   end if;
-  if v_node.id <> v_ready.node_id then
+  if v_node.id <> v_begins then
     p_version := df_engine.move_ready(p_instance, p_ready, v_node.id);
   end if;
   v_sql := v_node.query;

@@ -48,14 +48,14 @@ def end(pump: Pump, session: psycopg.Connection[Any]) -> None:
     wait_until(lambda: pump.db.admin("select count(*) from pg_stat_activity where pid = %s", pid) == 0)
 
 
-def start_chains(pump: Pump, flow: str = CHAIN) -> None:
-    """Starts the chains in a session that ends."""
-    pump.db.rows(f"select df.start({flow}) from generate_series(1, {RUNS})")
+def start(pump: Pump, flow: str = CHAIN, runs: int = RUNS) -> None:
+    """Starts a flow, so many times, in a session that ends."""
+    pump.db.rows(f"select df.start({flow}) from generate_series(1, {runs})")
     end(pump, pump.db.connections.pop("app"))
-    wait_until(lambda: counts(pump).get("ready inserted") == RUNS, what="published statistics")
+    wait_until(lambda: counts(pump).get("ready inserted") == runs, what="published statistics")
 
 
-def run_chains(pump: Pump) -> None:
+def run_all(pump: Pump) -> None:
     """Runs them to their end in a session that ends."""
     wait_until(lambda: pump.work() == "empty")
     end(pump, pump.session)
@@ -63,10 +63,10 @@ def run_chains(pump: Pump) -> None:
 
 
 def drain(pump: Pump, flow: str = CHAIN) -> dict[str, Any]:
-    """Starts and runs the chains; answers counts of all, and the bytes of log of the steps."""
-    start_chains(pump, flow)
+    """Starts and runs a flow; answers counts of all, and the bytes of log of the steps."""
+    start(pump, flow)
     began = pump.db.admin("select pg_current_wal_insert_lsn()")
-    run_chains(pump)
+    run_all(pump)
     wal = int(pump.db.admin("select pg_current_wal_insert_lsn() - %s::pg_lsn", began))
     return {"wal": wal, **counts(pump)}
 
@@ -88,6 +88,21 @@ def test_a_step_writes_a_fixed_number_of_row_versions(pump: Pump, flow: str, nam
     assert hot >= 0.8 * 9 * RUNS
 
 
+def test_a_turn_of_a_loop_writes_a_fixed_number_of_row_versions(pump: Pump) -> None:
+    start(pump, f"df.loop({STEP} ~> {STEP}, 'select count(*) < 2 * {RUNS} from fx')", 1)
+    run_all(pump)
+    found = counts(pump)
+    assert found["ready inserted"] == RUNS
+    assert found["ready updated"] == 1  # when the loop is entered
+    assert found["nodes updated"] // RUNS == 5  # its body, a sequence of two, its condition and itself
+
+
+def test_branches_of_an_if_end_it_without_moving_the_queue(pump: Pump) -> None:
+    found = drain(pump, f"('select true' ?> ({STEP} ~> {STEP}) !> {STEP}) ~> {STEP}")
+    assert found["ready updated"] == 2 * RUNS  # to the condition, and to the branch that it decides for
+    assert found["nodes updated"] / RUNS == 7  # four steps, two sequences, the IF
+
+
 def test_a_step_writes_a_bounded_amount_of_log(pump: Pump) -> None:
     assert drain(pump)["wal"] / RUNS < 4800  # 4156, page images not counted: these servers write none
 
@@ -99,16 +114,16 @@ def a_run(found: Counter[str]) -> dict[str, int]:
 
 def test_a_start_looks_up_a_fixed_number_of_rows(settled: Pump) -> None:
     before = lookups(settled)
-    start_chains(settled)
+    start(settled)
     # keys of the run, each of its nodes and its root refer to rows of the same transaction; and where it begins
     expected = {"df.instances": 12, "df.nodes": 11, "df.vars": 1, "df._worker_epoch": 1}
     assert a_run(lookups(settled) - before) == expected
 
 
 def test_a_step_looks_up_a_fixed_number_of_rows(settled: Pump) -> None:
-    start_chains(settled)
+    start(settled)
     before = lookups(settled)
-    run_chains(settled)
+    run_all(settled)
     expected = {"df.nodes": 10, "df.instances": 7, "df_engine.ready": 6, "df_engine.inbox": 1}
     assert a_run(lookups(settled) - before) == expected
 
@@ -129,7 +144,7 @@ def test_plans_made_while_the_queue_was_empty_serve_a_full_one(settled: Pump) ->
     settled.db.rows(f"select df.start({CHAIN})")
     wait_until(lambda: settled.work() == "empty")
     settled.db.rows(f"select df.start({CHAIN}) from generate_series(2, {RUNS})")
-    run_chains(settled)
+    run_all(settled)
     assert read_as_a_whole(settled) == {}
 
 
