@@ -2,11 +2,11 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.bed import CHAIN, INSERT, Bed
 from benchmarks.figures import Figure, Scale, at_least, at_most
-from benchmarks.rows import SESSIONS
 
 BRANCHES = 1_000
 LONGEST = 5_000  # steps: with the sequences between them 9 999 nodes, and a graph has at most 10 000
@@ -34,7 +34,7 @@ def sequence(steps: int) -> dict[str, Any]:
     }
 
 
-def timed(bed: Bed, graph: dict[str, Any] | str, sessions: int = SESSIONS) -> tuple[float, float, str]:
+def timed(bed: Bed, graph: dict[str, Any] | str, finish: Callable[[], float]) -> tuple[float, float, str]:
     """Starts an envelope and runs it to its end: seconds of the start, seconds of both, and the id."""
     text = graph if isinstance(graph, str) else json.dumps(graph)
     with bed.connect("bench") as conn:
@@ -42,7 +42,7 @@ def timed(bed: Bed, graph: dict[str, Any] | str, sessions: int = SESSIONS) -> tu
         row = conn.execute("select df.start(%s)", [text]).fetchone()
         started = time.perf_counter() - began
     assert row is not None
-    bed.drain(sessions)
+    finish()
     took = time.perf_counter() - began
     status = bed.ask("select status from df.instances where id = %s", row[0])
     if status != "completed":
@@ -51,21 +51,22 @@ def timed(bed: Bed, graph: dict[str, Any] | str, sessions: int = SESSIONS) -> tu
 
 
 def fan_out(bed: Bed) -> Figure:
-    """A JOIN of a thousand branches, from the start to the end."""
+    """A JOIN of a thousand branches, from the start to the end, by one worker: its sessions are woken when it opens."""
     graph = {
         "node_type": "JOIN",
         "left_node": step(),
         "right_node": step(),
         "extra_nodes": [step() for _ in range(BRANCHES - 2)],
     }
-    started, took, _ = timed(bed, graph)
+    with bed.worker():
+        started, took, _ = timed(bed, graph, bed.await_served)
     raw = {"seconds": round(took, 3), "of them the start": round(started, 3)}
     return Figure(f"fan-out of {BRANCHES:,} branches, us a branch", took / BRANCHES * 1e6, raw=raw)
 
 
 def long_chain(bed: Bed) -> list[Figure]:
     """The longest chain that one graph can hold, against as many steps in chains of five; one session."""
-    started, took, _ = timed(bed, sequence(LONGEST), sessions=1)
+    started, took, _ = timed(bed, sequence(LONGEST), lambda: bed.drain(1))
     bed.start(CHAIN, LONGEST // 5)
     short = bed.drain(1)
     raw = {"seconds": round(took, 3), "of them the start": round(started, 3), "chains of five": round(short, 3)}
@@ -77,7 +78,7 @@ def long_chain(bed: Bed) -> list[Figure]:
 
 def large_result(bed: Bed) -> Figure:
     """A step whose result is ten megabytes."""
-    started, took, run = timed(bed, f"select repeat('x', {MEGABYTES * 1_000_000}) as t", sessions=1)
+    started, took, run = timed(bed, f"select repeat('x', {MEGABYTES * 1_000_000}) as t", lambda: bed.drain(1))
     size = bed.ask("select length(df.result(%s))", run)
     if size < MEGABYTES * 1_000_000:
         raise RuntimeError(f"the result has {size} characters")

@@ -169,7 +169,7 @@ if df_engine.migrating(1) then
     completed_at timestamptz,
     _parent varchar(8),
     _scope varchar(8),                 -- top node of the innermost scope the node runs in; NULL: the root scope
-    _open int,                         -- JOIN: branches that have not ended; RACE: 1 until it is decided
+    _open int,                         -- JOIN: stripes of branches that have not ended; RACE: 1 until it is decided
     _forever boolean,                  -- LOOP: no condition and no break of its own, so its iterations are paced
     constraint nodes_pkey primary key (instance_id, id),
     constraint nodes_instance_id_present_chk check (instance_id is not null),
@@ -495,7 +495,8 @@ end if;
 end
 $migration$;
 
--- 5: a step whose result has a name can be a plain one; the condition of a loop is laid out as what follows its body.
+-- 5: a step whose result has a name can be a plain one; the condition of a loop is laid out as what follows its body; branches
+-- of a wide JOIN that end at the same time do not wait for each other.
 do $migration$
 begin
 if df_engine.migrating(5) then
@@ -505,6 +506,10 @@ if df_engine.migrating(5) then
   join df.nodes l on l.instance_id = i.id and l.node_type = 'LOOP'
   join df.nodes c on c.instance_id = i.id and c.id = l.query::jsonb ->> 'condition_node'
   where i._state in ('pending', 'running') and n.instance_id = l.instance_id and n._ends[cardinality(n._ends)] = l.left_node;
+  alter table df_engine.scopes
+    add column stripe varchar(8),      -- the branch in whose row the end of this one is counted, too; NULL: this one
+    add column open int not null default 1;  -- in a branch of a JOIN: branches of its stripe that have not ended
+  update df_engine.scopes s set open = 0 where s.outcome is not null;
 end if;
 end
 $migration$;
@@ -3621,7 +3626,7 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 --
 -- Lock order, in every transaction of the engine: the ready row or timer that is the claim; the instance, FOR KEY SHARE
 -- (df.cancel takes it FOR UPDATE, so a step that is just committing is waited for, and none commits after); the RACE rows
--- around the node, from the inside out; JOIN rows from the inside out; last the instance FOR NO KEY UPDATE.
+-- around the node, from the inside out; branches and JOIN rows from the inside out; last the instance FOR NO KEY UPDATE.
 --
 -- A supervising connection acts for every role, so it never waits for a lock that a user can hold: those on df.instances and,
 -- by df.cancel, on ready rows, timers and waits; and FOR KEY SHARE, through a foreign key, on df.nodes. It takes the instance
@@ -3697,20 +3702,26 @@ language sql set search_path = '' as $$
   on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
 $$;
 
--- Opens child scopes below p_parent, one a top node, in branch order; what an earlier generation left there is dropped.
+-- Opens child scopes below p_parent, one a top node, in branch order; what an earlier generation left there is dropped. Answers
+-- in how many stripes their ends are counted: the row of the JOIN is then written, and held until a commit, once a stripe.
 create or replace function df_engine.open_scopes(
   p_instance varchar, p_owner varchar, p_parent varchar, p_tops varchar[]
-) returns void
+) returns int
 language plpgsql set search_path = '' as $$
 declare
   v_stamp pg_catalog.text := df_engine.stamp(p_instance, p_parent);
+  v_count constant int := cardinality(p_tops);
+  v_stripes constant int := least(v_count, 16);
 begin
   delete from df_engine.bindings b where b.instance_id = p_instance and b.scope = any (p_tops);
-  insert into df_engine.scopes (instance_id, node_id, parent, owner, branch, path)
-  select p_instance, t.top, p_parent, p_owner, t.place, v_stamp || '::' || t.top
-  from unnest(p_tops) with ordinality as t(top, place)
+  insert into df_engine.scopes (instance_id, node_id, parent, owner, branch, path, stripe, open)
+  select p_instance, p_tops[b], p_parent, p_owner, b, v_stamp || '::' || p_tops[b],
+         case when b > v_stripes then p_tops[(b - 1) % v_stripes + 1] end,
+         case when b > v_stripes then 1 else (v_count - b) / v_stripes + 1 end
+  from generate_series(1, v_count) b
   on conflict (instance_id, node_id) do update
-    set path = excluded.path, generation = 1, outcome = null, events = 0;
+    set path = excluded.path, generation = 1, outcome = null, events = 0, open = excluded.open;
+  return v_stripes;
 end
 $$;
 
@@ -3981,15 +3992,24 @@ create or replace function df_engine.join_child(
 language plpgsql set search_path = '' as $$
 declare
   v_open int;
+  v_stripe varchar;
 begin
-  update df_engine.scopes s set outcome = (p_end).outcome
-  where s.instance_id = p_construct.instance_id and s.node_id = p_child;
-  update df.nodes n set _open = n._open - 1
-  where n.instance_id = p_construct.instance_id and n.id = p_construct.id
-  returning n._open into v_open;
+  update df_engine.scopes s set outcome = (p_end).outcome, open = s.open - 1
+  where s.instance_id = p_construct.instance_id and s.node_id = p_child
+  returning s.open, s.stripe into v_open, v_stripe;
   p_end := null;
+  if v_stripe is not null then
+    update df_engine.scopes s set open = s.open - 1
+    where s.instance_id = p_construct.instance_id and s.node_id = v_stripe
+    returning s.open into v_open;
+  end if;
   if v_open = 0 then
-    p_end := df_engine.join_ending(p_construct);
+    update df.nodes n set _open = n._open - 1
+    where n.instance_id = p_construct.instance_id and n.id = p_construct.id
+    returning n._open into v_open;
+    if v_open = 0 then
+      p_end := df_engine.join_ending(p_construct);
+    end if;
   end if;
 end
 $$;
@@ -4128,6 +4148,7 @@ create or replace function df_engine.open_construct(p_node df.nodes) returns var
 language plpgsql set search_path = '' as $$
 declare
   v_tops varchar[];
+  v_stripes int;
 begin
   if p_node.node_type = 'LOOP' then
     if p_node._scope = p_node.id
@@ -4141,11 +4162,11 @@ begin
     if p_node.node_type = 'RACE' then
       perform df_engine.await_loser(p_node.instance_id, v_tops);
     end if;
-    perform df_engine.open_scopes(p_node.instance_id, p_node.id, p_node._scope, v_tops);
+    v_stripes := df_engine.open_scopes(p_node.instance_id, p_node.id, p_node._scope, v_tops);
   end if;
   perform df_engine.mark_running(p_node.instance_id, p_node.id);
   update df.nodes n
-  set _open = case p_node.node_type when 'JOIN' then cardinality(v_tops) when 'RACE' then 1 end,
+  set _open = case p_node.node_type when 'JOIN' then v_stripes when 'RACE' then 1 end,
       _forever = case when p_node.node_type = 'LOOP' then df_engine.is_forever(p_node.instance_id, p_node.id) end
   where n.instance_id = p_node.instance_id and n.id = p_node.id;
   return v_tops;
@@ -5237,16 +5258,19 @@ begin
 end
 $$;
 
--- Whether no race around a scope has been lost. Not locked: the finish of a step asks again, with locks.
+-- Whether no race around a scope has been lost. Not locked: the finish of a step asks again, with locks. A loop: most scopes
+-- are not deep.
 create or replace function df_engine.scope_open(p_instance varchar, p_scope varchar) returns boolean
-language sql stable set search_path = '' as $$
-  with recursive up as (
-    select s.parent, s.outcome from df_engine.scopes s where s.instance_id = p_instance and s.node_id = p_scope
-    union all
-    select s.parent, s.outcome
-    from up join df_engine.scopes s on s.instance_id = p_instance and s.node_id = up.parent
-  )
-  select not exists (select from up where up.outcome = 'lost');
+language plpgsql stable set search_path = '' as $$
+declare
+  v_outcome pg_catalog.text;
+begin
+  while p_scope is not null and v_outcome is distinct from 'lost' loop
+    select s.parent, s.outcome into p_scope, v_outcome
+    from df_engine.scopes s where s.instance_id = p_instance and s.node_id = p_scope;
+  end loop;
+  return v_outcome is distinct from 'lost';
+end
 $$;
 
 -- Executing: the user's statement, as the session's role. Nothing in execute_query may depend on the search_path, which belongs
@@ -8618,7 +8642,8 @@ language sql stable set search_path = '' as $$
   where n._open is not null
   group by n.instance_id, n.id, n.node_type, n._open
   having case n.node_type
-    when 'JOIN' then n._open <> count(*) filter (where s.outcome is null)
+    when 'JOIN' then n._open <> count(*) filter (where s.stripe is null and s.open > 0)
+      or sum(s.open) filter (where s.stripe is null) <> count(*) filter (where s.outcome is null)
     else n._open * 2 <> count(*) filter (where s.outcome is null)
       or n._open + count(*) filter (where s.outcome = 'lost') <> 1 end
   union all

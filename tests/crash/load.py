@@ -116,7 +116,7 @@ def calling(url: str) -> Flow:
 
 FLOWS = [
     chain(),
-    *map(wide, (2, 3, 5, 8)),
+    *map(wide, (2, 3, 5, 8, 40)),
     nested(),
     dead_heat(),
     join_in_race(),

@@ -35,6 +35,7 @@ DAMAGE = [
     ("insert into df_engine.ready (submitter, instance_id, node_id) "
      "select 0, instance_id, node_id from df_engine.timers", "two threads of control in one scope"),
     ("update df.nodes set _open = _open - 1 where node_type = 'JOIN'", "a JOIN does not agree with its branches"),
+    ("update df_engine.scopes set open = open + 1 where branch = 1", "a JOIN does not agree with its branches"),
     ("update df.nodes set _open = 0 where node_type = 'RACE'", "a RACE does not agree with its branches"),
     ("update df.instances set _state = 'completed'", "a run has ended and its root has not"),
     ("update df_engine.scopes set path = 'x' || path", "a scope does not follow from the scope around it"),

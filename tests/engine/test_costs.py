@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.oracle.graphs import join, quoted, sql
 from tests.support import Database, Pump, wait_until
 
 RUNS = 40
@@ -101,6 +102,12 @@ def test_branches_of_an_if_end_it_without_moving_the_queue(pump: Pump) -> None:
     found = drain(pump, f"('select true' ?> ({STEP} ~> {STEP}) !> {STEP}) ~> {STEP}")
     assert found["ready updated"] == 2 * RUNS  # to the condition, and to the branch that it decides for
     assert found["nodes updated"] / RUNS == 7  # four steps, two sequences, the IF
+
+
+def test_a_wide_join_is_written_once_a_stripe_of_its_branches(pump: Pump) -> None:
+    start(pump, quoted(join(*[sql("select 1")] * RUNS)), 1)
+    run_all(pump)
+    assert counts(pump)["nodes updated"] == RUNS + 16 + 3  # 3: shown as running, opened, ended
 
 
 def test_a_step_writes_a_bounded_amount_of_log(pump: Pump) -> None:

@@ -1,5 +1,9 @@
 """Large results and many rows stay linear and within their limits."""
 
+from functools import partial
+
+from tests.crash.crew import problems
+from tests.oracle.graphs import if_, join, loop, quoted, signal, sql
 from tests.support import Pump
 
 
@@ -11,16 +15,22 @@ def test_a_result_of_many_rows_keeps_them_all(pump: Pump) -> None:
 
 
 def test_a_wide_fan_out_of_a_thousand_branches_joins(pump: Pump) -> None:
-    run_id = pump.db.sql(
-        """
-        select df.start(format(
-          '{"node_type":"JOIN","left_node":%s,"right_node":%s,"extra_nodes":[%s]}', step, step,
-          repeat(step || ',', 997) || step))
-        from (select df.sql('insert into fx values (1)') as step) s
-        """
-    )
-    pump.until(lambda: pump.db.sql("select df.status(%s)", run_id) == "completed", 60)
+    run = pump.run(quoted(join(*[sql("insert into fx values (1)")] * 1000)), seconds=60)
+    assert run.status == "completed"
     assert pump.db.sql("select count(*) from fx") == 1000
+
+
+def test_a_wide_fan_out_is_consistent_while_some_branches_wait_and_opens_again(pump: Pump) -> None:
+    branch = if_(sql("select mod(nextval('turns'), 3) = 0"), signal("go"), sql("insert into fx values (1)"))
+    pump.db.sql("create sequence turns")
+    run = pump.start(quoted(loop(join(*[branch] * 50), sql("select last_value < 150 from turns"))))
+    for waits in (16, 17, 17):  # of the numbers of a turn that are divisible by three
+        pump.until(partial(pump.db.admin, "select count(*) = %s from df_engine.waits", waits))
+        assert problems(pump.db) == []
+        pump.db.sql("select df.signal(%s, 'go')", run.id)
+    pump.until(run.ended)
+    assert (run.status, run.error) == ("completed", "")
+    assert pump.db.sql("select count(*) from fx") == 100
 
 
 def test_an_interrupted_branch_fails_alone(pump: Pump) -> None:

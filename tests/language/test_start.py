@@ -68,8 +68,10 @@ def test_nodes_are_laid_out_in_pre_order_with_their_paths_and_scopes(app: Databa
 
 def test_what_a_node_ends_and_what_follows_it_are_laid_out(app: Database) -> None:
     rows = app.rows("""
-        with n as (select * from df_engine.graph_nodes(df_engine.parse_graph(df.loop('c' ?> ('a' ~> 'b') !> 'd', 'w'))))
-        select n.path, array(select e.path from unnest(n.ends) with ordinality u(id, at) join n e using (id) order by at),
+        with n as (
+          select * from df_engine.graph_nodes(df_engine.parse_graph(df.loop('c' ?> ('a' ~> 'b') !> 'd', 'w'))))
+        select n.path,
+               array(select e.path from unnest(n.ends) with ordinality u(id, place) join n e using (id) order by place),
                (select f.path from n f where f.id = n.next)
         from n order by n.ord""")
     assert rows == [

@@ -53,6 +53,12 @@ def named(node: Node, name: str) -> Node:
     return {**node, "result_name": name}
 
 
+def quoted(graph: Node) -> str:
+    """As an SQL expression that df.start takes."""
+    text = json.dumps(graph).replace("'", "''")
+    return f"'{text}'"
+
+
 def effect(name: str) -> Node:
     """A step that leaves a row in fx(t, run). It has nothing to substitute, so it runs as it is."""
     return sql(f"insert into fx select '{name}', split_part(current_setting('application_name'), ':', 2)")
