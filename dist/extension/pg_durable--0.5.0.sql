@@ -3660,17 +3660,20 @@ $$;
 create or replace function df_engine.bind(
   p_instance varchar, p_scope varchar, p_name text, p_value jsonb, p_columns text[]
 ) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   insert into df_engine.bindings (instance_id, scope, name, value, columns)
   values (p_instance, coalesce(p_scope, ''), p_name, p_value, p_columns)
   on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+end
 $$;
 
 -- Hands the names bound in a scope's branches, up to branch p_last, to the surrounding scope; later branches win.
 create or replace function df_engine.merge_names(
   p_instance varchar, p_scopes varchar[], p_target varchar
 ) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   with moved as (
     delete from df_engine.bindings b
     where b.instance_id = p_instance and b.scope = any (p_scopes)
@@ -3681,6 +3684,7 @@ language sql set search_path = '' as $$
   from moved m
   order by m.name, array_position(p_scopes, m.scope) desc
   on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+end
 $$;
 
 -- Opens child scopes below p_parent, one a top node, in branch order; what an earlier generation left there is dropped. Answers
@@ -3727,42 +3731,50 @@ $$;
 
 -- The branches of a JOIN or RACE, in order.
 create or replace function df_engine.branches(p_left varchar, p_right varchar, p_query text) returns varchar[]
-language sql immutable set search_path = '' as $$
-  select array[p_left, p_right] || coalesce(
+language plpgsql immutable set search_path = '' as $$
+begin
+  return array[p_left, p_right] || coalesce(
     (select array_agg(e.id::varchar order by e.place)
      from jsonb_array_elements_text(p_query::pg_catalog.jsonb -> 'extra_nodes') with ordinality as e(id, place)), '{}');
+end
 $$;
 
 -- A LOOP that can only end by failure or cancel: no condition, and no BREAK in its body outside of nested loops.
 create or replace function df_engine.is_forever(p_instance varchar, p_loop varchar) returns boolean
-language sql stable set search_path = '' as $$
-  with recursive body as (
-    select n.* from df.nodes l join df.nodes n on n.instance_id = l.instance_id and n.id = l.left_node
-    where l.instance_id = p_instance and l.id = p_loop
-    union all
-    select n.*
-    from body b
-    cross join lateral unnest(
-      df_engine.branches(b.left_node, b.right_node, b.query)
-      || (b.query::pg_catalog.jsonb ->> 'condition_node')::varchar) as c(id)
-    join df.nodes n on n.instance_id = p_instance and n.id = c.id
-    where b.node_type in ('THEN', 'IF', 'JOIN', 'RACE')
-  )
-  select not exists (select from body b where b.node_type = 'BREAK')
-    and not exists (select from df.nodes l where l.instance_id = p_instance and l.id = p_loop
-                    and l.query::pg_catalog.jsonb ? 'condition_node');
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    with recursive body as (
+      select n.* from df.nodes l join df.nodes n on n.instance_id = l.instance_id and n.id = l.left_node
+      where l.instance_id = p_instance and l.id = p_loop
+      union all
+      select n.*
+      from body b
+      cross join lateral unnest(
+        df_engine.branches(b.left_node, b.right_node, b.query)
+        || (b.query::pg_catalog.jsonb ->> 'condition_node')::varchar) as c(id)
+      join df.nodes n on n.instance_id = p_instance and n.id = c.id
+      where b.node_type in ('THEN', 'IF', 'JOIN', 'RACE')
+    )
+    select not exists (select from body b where b.node_type = 'BREAK')
+      and not exists (select from df.nodes l where l.instance_id = p_instance and l.id = p_loop
+                      and l.query::pg_catalog.jsonb ? 'condition_node'));
+end
 $$;
 
 -- Whether p_node is p_top or below it.
 create or replace function df_engine.is_below(p_instance varchar, p_node varchar, p_top varchar) returns boolean
-language sql stable set search_path = '' as $$
-  with recursive up as (
-    select n.id, n._parent from df.nodes n where n.instance_id = p_instance and n.id = p_node
-    union all
-    select n.id, n._parent from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
-    where up.id <> p_top
-  )
-  select exists (select from up where up.id = p_top);
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    with recursive up as (
+      select n.id, n._parent from df.nodes n where n.instance_id = p_instance and n.id = p_node
+      union all
+      select n.id, n._parent from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
+      where up.id <> p_top
+    )
+    select exists (select from up where up.id = p_top));
+end
 $$;
 
 -- Removes what could still start below p_top (NULL: in the whole run). A row that a running step has locked is left to
@@ -3812,9 +3824,11 @@ $$;
 
 -- Puts a step, or a node that is to be entered, at the back of the queue.
 create or replace function df_engine.enqueue(p_instance varchar, p_node varchar, p_lane text) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   insert into df_engine.ready (lane, submitter, instance_id, node_id, picked)
   select p_lane, i._submitter, p_instance, p_node, true from df.instances i where i.id = p_instance;
+end
 $$;
 
 -- Status changes recorded in one generation of a loop's scope, child scopes included: what superseding it would lose. Without
@@ -4061,31 +4075,36 @@ $$;
 
 -- The values of the wanted names as a scope sees them: name -> {value, columns}, or null when known without a value.
 create or replace function df_engine.names(p_instance varchar, p_scope varchar, p_wanted text[]) returns jsonb
-language sql stable set search_path = '' as $$
-  with recursive scopes as (
-    select coalesce(p_scope, '')::varchar as scope, 0 as distance
-    union all
-    select coalesce(s.parent, '')::varchar, c.distance + 1
-    from scopes c join df_engine.scopes s on s.instance_id = p_instance and s.node_id = c.scope
-  ),
-  nearest as (
-    select distinct on (b.name) b.name, jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns)) as entry
-    from scopes c
-    join df_engine.bindings b on b.instance_id = p_instance and b.scope = c.scope and b.name = any (p_wanted)
-    order by b.name, c.distance
-  )
-  select coalesce(jsonb_object_agg(w.name, n.entry), '{}')
-  from unnest(p_wanted) as w(name)
-  left join nearest n on n.name = w.name
-  where n.name is not null or exists (
-    select from df.nodes k where k.instance_id = p_instance and k.result_name = w.name);
+language plpgsql stable set search_path = '' as $$
+declare
+  v_scopes varchar[];  -- from the inside out; the root scope, which is the last, as bindings have it
+begin
+  while p_scope is not null loop
+    v_scopes := array_append(v_scopes, p_scope);
+    p_scope := (select s.parent from df_engine.scopes s where s.instance_id = p_instance and s.node_id = p_scope);
+  end loop;
+  v_scopes := array_append(v_scopes, '');
+  return (
+    select coalesce(jsonb_object_agg(w.name, n.entry), '{}')
+    from unnest(p_wanted) as w(name)
+    left join lateral (
+      select jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns)) as entry
+      from df_engine.bindings b
+      where b.instance_id = p_instance and b.scope = any (v_scopes) and b.name = w.name
+      order by array_position(v_scopes, b.scope) limit 1) n on true
+    where n.entry is not null or exists (
+      select from df.nodes k where k.instance_id = p_instance and k.result_name = w.name));
+end
 $$;
 
 -- Every name that a run knows, for suggestions in messages.
 create or replace function df_engine.known_names(p_instance varchar) returns text[]
-language sql stable set search_path = '' as $$
-  select coalesce(array_agg(distinct n.result_name), '{}')
-  from df.nodes n where n.instance_id = p_instance and n.result_name is not null;
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select coalesce(array_agg(distinct n.result_name), '{}')
+    from df.nodes n where n.instance_id = p_instance and n.result_name is not null);
+end
 $$;
 
 -- A step's text with its references replaced; raises DF010 where that is not possible.
@@ -4156,8 +4175,10 @@ $$;
 
 -- The scope around the top node of a scope.
 create or replace function df_engine.surrounding_scope(p_node df.nodes) returns varchar
-language sql stable set search_path = '' as $$
-  select n._scope from df.nodes n where n.instance_id = p_node.instance_id and n.id = p_node._parent;
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select n._scope from df.nodes n where n.instance_id = p_node.instance_id and n.id = p_node._parent);
+end
 $$;
 
 -- Queues a step in its lane.
@@ -4171,11 +4192,14 @@ $$;
 
 -- The lane in which a step runs: sql inside a session's driver, direct and http from the worker.
 create or replace function df_engine.lane(p_instance varchar, p_type text) returns text
-language sql stable set search_path = '' as $$
-  select case when p_type <> 'SQL' then 'http'
-              when i.database <> current_database() then 'direct'
-              else 'sql' end
-  from df.instances i where i.id = p_instance;
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select case when p_type <> 'SQL' then 'http'
+                when i.database <> current_database() then 'direct'
+                else 'sql' end
+    from df.instances i where i.id = p_instance);
+end
 $$;
 
 -- Enters one node.
@@ -4211,9 +4235,11 @@ $$;
 
 -- Whether a node is the top of a branch that has lost its race before it was entered.
 create or replace function df_engine.is_lost(p_instance varchar, p_node varchar) returns boolean
-language sql stable set search_path = '' as $$
-  select exists (select from df_engine.scopes s
+language plpgsql stable set search_path = '' as $$
+begin
+  return exists (select from df_engine.scopes s
                  where s.instance_id = p_instance and s.node_id = p_node and s.outcome = 'lost');
+end
 $$;
 
 -- if_rows: no SQL runs, the row count of a named result decides.
@@ -4251,13 +4277,16 @@ end
 $$;
 
 create or replace function df_engine.in_loop(p_instance varchar, p_node varchar) returns boolean
-language sql stable set search_path = '' as $$
-  with recursive up as (
-    select n._parent, n.node_type from df.nodes n where n.instance_id = p_instance and n.id = p_node
-    union all
-    select n._parent, n.node_type from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
-  )
-  select exists (select from up where node_type = 'LOOP');
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    with recursive up as (
+      select n._parent, n.node_type from df.nodes n where n.instance_id = p_instance and n.id = p_node
+      union all
+      select n._parent, n.node_type from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
+    )
+    select exists (select from up where node_type = 'LOOP'));
+end
 $$;
 
 -- df_engine.advance: the one loop that moves a run. It climbs from nodes that ended and descends into nodes that are
@@ -4708,9 +4737,12 @@ $$;
 -- Locks a run for a transition that comes from outside a step; answers the stamp of its root scope, NULL when the run is
 -- over.
 create or replace function df_engine.hold_run(p_instance varchar) returns text
-language sql volatile set search_path = '' as $$
-  select i.id || '::' || i._generation
-  from df.instances i where i.id = p_instance and i._state in ('pending', 'running') for key share;
+language plpgsql volatile set search_path = '' as $$
+begin
+  return (
+    select i.id || '::' || i._generation
+    from df.instances i where i.id = p_instance and i._state in ('pending', 'running') for key share);
+end
 $$;
 
 -- Ends a waiting node, in a run that the caller holds. Raises where a race was lost in the meantime.
