@@ -4926,19 +4926,25 @@ $$;
 -- entries of runs that an open transaction holds. Those are left behind, and looked at again in turns (back), at most 1000
 -- of them a look. The places of a session are kept in its settings.
 create or replace function df_engine.place(p_queue text) returns text
-language sql stable set search_path = '' as $$
-  select nullif(current_setting('df_engine.' || p_queue, true), '');
+language plpgsql stable set search_path = '' as $$
+begin
+  return nullif(current_setting('df_engine.' || p_queue, true), '');
+end
 $$;
 
 create or replace function df_engine.set_place(p_queue text, p_place text) returns void
-language sql volatile set search_path = '' as $$
-  select set_config('df_engine.' || p_queue, coalesce(p_place, ''), false);
+language plpgsql volatile set search_path = '' as $$
+begin
+  perform set_config('df_engine.' || p_queue, coalesce(p_place, ''), false);
+end
 $$;
 
 create or replace function df_engine.timer_place(p_queue text) returns df_engine.timers
-language sql stable set search_path = '' as $$
-  select jsonb_populate_record(row('', '', '-infinity', null)::df_engine.timers,
+language plpgsql stable set search_path = '' as $$
+begin
+  return jsonb_populate_record(row('', '', '-infinity', null)::df_engine.timers,
                                coalesce(df_engine.place(p_queue), '{}')::pg_catalog.jsonb);
+end
 $$;
 
 -- Fires up to p_limit timers that are due by p_due, after a place. p_last: the last one that was looked at; p_ended: there
@@ -6229,9 +6235,11 @@ language sql security definer set search_path = '' as $$
 $$;
 
 create or replace function df_engine.heartbeat(p_worker int) returns void
-language sql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' as $$
+begin
   update df._worker_epoch w set last_seen_at = clock_timestamp()
   where w._worker = p_worker and w.last_seen_at < clock_timestamp() - interval '2 s';
+end
 $$;
 
 -- Steps that sessions are in now, as their application_name says.
@@ -6288,31 +6296,37 @@ $$;
 
 -- The roles that have steps in a lane; a probe of the index a role.
 create or replace function df_engine.submitters(p_lane text) returns setof oid
-language sql stable set search_path = '' as $$
-  with recursive roles as (
-    select (select r.submitter from df_engine.ready r where r.lane = p_lane order by r.submitter limit 1) as submitter
-    union all
-    select (select r.submitter from df_engine.ready r
-            where r.lane = p_lane and r.submitter > q.submitter order by r.submitter limit 1)
-    from roles q where q.submitter is not null
-  )
-  select q.submitter from roles q where q.submitter is not null;
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    with recursive roles as (
+      select (select r.submitter from df_engine.ready r where r.lane = p_lane order by r.submitter limit 1) as submitter
+      union all
+      select (select r.submitter from df_engine.ready r
+              where r.lane = p_lane and r.submitter > q.submitter order by r.submitter limit 1)
+      from roles q where q.submitter is not null
+    )
+    select q.submitter from roles q where q.submitter is not null;
+end
 $$;
 
 -- Roles with SQL steps that no session is in, longest-waiting first.
 create or replace function df_engine.waiting_roles() returns jsonb
-language sql stable set search_path = '' as $$
-  with work as (
-    select q.submitter, pg_catalog.min(w.id) as oldest,
-           count(*) - (select count(*) from df_engine.steps_in_sessions s where s.submitter = q.submitter) as ready
-    from df_engine.submitters('sql') q(submitter)
-    cross join lateral (select r.id from df_engine.ready r
-                        where r.lane = 'sql' and r.submitter = q.submitter order by r.id limit 100) w
-    group by q.submitter
-  )
-  select coalesce(jsonb_agg(jsonb_build_object('role', u.rolname, 'ready', w.ready) order by w.oldest), '[]')
-  from work w join pg_catalog.pg_roles u on u.oid = w.submitter
-  where w.ready > 0 and u.rolcanlogin;
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    with work as (
+      select q.submitter, pg_catalog.min(w.id) as oldest,
+             count(*) - (select count(*) from df_engine.steps_in_sessions s where s.submitter = q.submitter) as ready
+      from df_engine.submitters('sql') q(submitter)
+      cross join lateral (select r.id from df_engine.ready r
+                          where r.lane = 'sql' and r.submitter = q.submitter order by r.id limit 100) w
+      group by q.submitter
+    )
+    select coalesce(jsonb_agg(jsonb_build_object('role', u.rolname, 'ready', w.ready) order by w.oldest), '[]')
+    from work w join pg_catalog.pg_roles u on u.oid = w.submitter
+    where w.ready > 0 and u.rolcanlogin);
+end
 $$;
 
 -- Fails runs that can never begin or go on, because their role is gone or may not log in.
@@ -6338,29 +6352,36 @@ $$;
 
 -- Backends whose step belongs to a run that is over or to a branch that lost its race.
 create or replace function df_engine.doomed_sessions() returns jsonb
-language sql stable set search_path = '' as $$
-  select coalesce(jsonb_agg(s.pid), '[]')
-  from df_engine.steps_in_sessions s
-  join df.instances i on i.id = s.instance_id and i._submitter = s.submitter
-  join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
-  where i._state not in ('pending', 'running') or not df_engine.scope_open(n.instance_id, n._scope);
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select coalesce(jsonb_agg(s.pid), '[]')
+    from df_engine.steps_in_sessions s
+    join df.instances i on i.id = s.instance_id and i._submitter = s.submitter
+    join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
+    where i._state not in ('pending', 'running') or not df_engine.scope_open(n.instance_id, n._scope));
+end
 $$;
 
 -- Leased steps that a worker still holds, and whose outcome still counts: it abandons all others.
 create or replace function df_engine.held_leases(p_worker int) returns jsonb
-language sql stable set search_path = '' as $$
-  select coalesce(jsonb_agg(r.id), '[]')
-  from df_engine.ready r
-  join df.instances i on i.id = r.instance_id
-  join df.nodes n on n.instance_id = r.instance_id and n.id = r.node_id
-  where r.lane in ('direct', 'http') and r.worker = p_worker
-    and i._state in ('pending', 'running') and df_engine.scope_open(n.instance_id, n._scope);
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select coalesce(jsonb_agg(r.id), '[]')
+    from df_engine.ready r
+    join df.instances i on i.id = r.instance_id
+    join df.nodes n on n.instance_id = r.instance_id and n.id = r.node_id
+    where r.lane in ('direct', 'http') and r.worker = p_worker
+      and i._state in ('pending', 'running') and df_engine.scope_open(n.instance_id, n._scope));
+end
 $$;
 
 -- What is to be done now, and when to look again.
 create or replace function df_engine.agenda(p_worker int) returns jsonb
-language sql volatile security definer set search_path = '' set jit = off set enable_seqscan = off as $$
-  select jsonb_build_object(
+language plpgsql volatile security definer set search_path = '' set jit = off set enable_seqscan = off as $$
+begin
+  return jsonb_build_object(
     'roles', df_engine.waiting_roles(),
     'direct', (select count(*) from (select from df_engine.ready r where r.lane = 'direct' and r.worker is null limit 100) q),
     'http', (select count(*) from (select from df_engine.ready r where r.lane = 'http' and r.worker is null limit 500) q),
@@ -6369,6 +6390,7 @@ language sql volatile security definer set search_path = '' set jit = off set en
     'held', df_engine.held_leases(p_worker),
     'server_started', extract(epoch from pg_postmaster_start_time()),
     'max_sessions', df_engine.setting_number('max_user_connections'));
+end
 $$;
 
 -- Does what is due, in short transactions, and answers with the agenda. A look that finds nothing is one transaction.
@@ -6534,17 +6556,22 @@ $$;
 -- Control: reading a run's status and result, and waiting for its end. All of it sees what row security shows the caller.
 
 create or replace function df.status(instance_id text) returns text
-language sql strict set search_path = '' as $$
-  select i.status from df.instances i where i.id = status.instance_id;
+language plpgsql strict set search_path = '' as $$
+begin
+  return (select i.status from df.instances i where i.id = status.instance_id);
+end
 $$;
 comment on function df.status(text) is 'The status of a run; NULL when it is unknown or invisible';
 
 create or replace function df.result(instance_id text) returns text
-language sql strict set search_path = '' as $$
-  select n.result::pg_catalog.text
-  from df.instances i
-  join df.nodes n on n.instance_id = i.id and n.id = i.root_node
-  where i.id = result.instance_id and n.status = 'completed';
+language plpgsql strict set search_path = '' as $$
+begin
+  return (
+    select n.result::pg_catalog.text
+    from df.instances i
+    join df.nodes n on n.instance_id = i.id and n.id = i.root_node
+    where i.id = result.instance_id and n.status = 'completed');
+end
 $$;
 comment on function df.result(text) is
   'The result of a completed run, a JSON text; NULL while it runs, when it failed or was cancelled, or is invisible';
