@@ -5437,7 +5437,8 @@ begin
     select distinct on (n.result_name) p_instance, '', n.result_name, p_value, p_columns
     from df.nodes n
     where n.instance_id = p_instance and n.id = any (p_ends) and n.result_name is not null
-    order by n.result_name    on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+    order by n.result_name
+    on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
   end if;
   if p_next is null then
     perform df_engine.end_run(p_instance, 'completed', null);
@@ -5483,7 +5484,8 @@ begin
     select distinct on (n.result_name) p_instance, '', n.result_name, o.value, o.columns
     from unnest(p_outcomes) with ordinality o(ends, value, columns, started, ended, place), df.nodes n
     where n.instance_id = p_instance and n.id = any (o.ends) and n.result_name is not null
-    order by n.result_name, o.place desc    on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+    order by n.result_name, o.place desc
+    on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
   end if;
   if p_next is null then
     perform df_engine.end_run(p_instance, 'completed', null);
