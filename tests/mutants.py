@@ -47,6 +47,8 @@ MUTANTS = (
     Mutant("what was seen of a step that was lost is held against the run, wherever it is", "151_supervision",
            "(df_engine.thread_node(n, i.id || '::' || i._generation)).id = p_node", "true",
            "tests/crash/test_poison.py"),
+    Mutant("the end of a branch of a wide JOIN is counted in its own row only", "121_constructs",
+           "  if v_stripe is not null then", "  if false then", "tests/engine/test_large.py"),
     Mutant("a name is bound only at the end of a run", "142_finish", "  if p_named then",
            "  if p_named and p_next is null then", "tests/engine/test_names.py"),
     Mutant("steps that share a transaction are kept although their run is over", "144_work_in_groups",
