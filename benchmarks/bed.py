@@ -146,11 +146,14 @@ class Bed:
         command = [sys.executable, "-m", "pg_durable", "worker", "--dsn", dsn, "--sessions", str(sessions)]
         began = self.ask("select clock_timestamp()")
         query = "select count(*) from df._worker_epoch where _sleeps_until > now() and started_at >= %s"
+        deadline = time.monotonic() + DEADLINE
         with ExitStack() as stack:
             processes = [stack.enter_context(running(command)) for _ in range(count)]
             while self.ask(query, began) < count:
                 if any(process.poll() is not None for process in processes):
                     raise RuntimeError("a worker has ended")
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the workers do not come to rest")
                 time.sleep(0.05)
             yield processes
 

@@ -391,7 +391,7 @@ begin
 if df_engine.migrating(2) then
 
   alter table df.nodes
-    add column _ends varchar[],        -- what ends when this node ends well: itself, and the sequences that it is the last of
+    add column _ends varchar[],        -- what ends when this node ends well: itself, sequences that it is the last of, and IFs
     add column _next varchar(8),       -- what is entered then; NULL: the construct around it decides. Of a THEN: its beginning
     add column _named boolean,         -- whether one of _ends has a name
     add column _plain boolean,         -- whether nothing but a move to _next, or the end of the run, follows a good end
@@ -1301,8 +1301,8 @@ $$;
 -- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The nodes that
 -- are still to be visited are kept, so the depth of a graph is never the depth of a stack. What follows a node is known before
 -- anything runs: ends are the sequences that it is the last of, and each IF whose branch ends with it; next is what is entered
--- after it (of a sequence: the node that it begins with); named says whether it or one of ends has a name. Ids are issued from above, to a sequence together
--- with all that it begins with. A loop, not a recursive query: the executor takes longer to start than this to end, and what
+-- after it (of a sequence: the node that it begins with); named says whether it or one of ends has a name. Ids are issued from
+-- above, to a sequence together with all that it begins with. A loop, not a recursive query: the executor takes longer to start than this to end, and what
 -- the planner guesses about such a query makes PostgreSQL compile it each time, which takes seconds.
 create or replace function df_engine.graph_nodes(p_graph jsonb, p_root text default pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8),
   p_prefix text default '')
