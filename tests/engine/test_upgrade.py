@@ -18,6 +18,7 @@ FLOWS = {
     "a sequence grouped to the right": "df.sleep(0.01) ~> ('select 1' |=> 'x' ~> ('select 2' ~> 'select $x + 2 as v'))",
     "a named sequence": "('select 1' ~> df.sleep(0.01) ~> 'select 3 as v') |=> 'x' ~> 'select $x as v'",
     "a join": "(('select 1' ~> df.sleep(0.01) ~> 'select 2') & df.sleep(0.01)) ~> ('select 1' ~> 'select 3 as v')",
+    "a join of which one branch has ended": "('select 1' & df.sleep(0.01)) ~> 'select 3 as v'",
     "a race": "((df.sleep(0.01) ~> 'select 2') | df.sleep(100)) ~> 'select 3 as v'",
     "a branch": "(df.sleep(0.01) ~> 'select true') ?> ('select 1' ~> 'select 3 as v') !> 'select 4'",
     "a loop": "'create temp sequence s' ~> df.loop(df.sleep(0.01) ~> 'select 1' ~> 'select 3 as v', 'select false')",
