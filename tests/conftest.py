@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from psycopg import errors, sql
 from generator.render import artifacts
 from tests.cluster import Cluster, under_test
 from tests.support import Database, Server, install
+
+# A job in the background of a script ignores interrupts, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
