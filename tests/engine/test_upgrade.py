@@ -1,16 +1,27 @@
-"""Upgrading in place, from every release: what was started before goes on, and the result is a fresh installation."""
-
-import gzip
-from pathlib import Path
+"""Upgrading in place, tried with a made-up next version that changes a table: runs in flight go on."""
 
 import pytest
 
-from generator.render import ROOT
+from generator.render import artifacts, release
 from tests.crash.crew import problems
-from tests.engine.test_install import OBJECTS, SCRIPT, empty
+from tests.engine.test_install import OBJECTS, empty
 from tests.support import Database, Pump, Run, Server, install
 
-RELEASES = sorted((ROOT / "tests" / "releases").glob("pg_durable-*.sql.gz"))
+SCRIPT = artifacts()["dist/pg_durable.sql"]
+VERSION = release()[0]
+NEXT = VERSION + ".1"
+MIGRATION = """
+do $migration$
+begin
+if df_engine.migrating(2) then
+  alter table df_engine.waits add column since timestamptz;
+  update df_engine.waits w set since = n.started_at
+  from df.nodes n where n.instance_id = w.instance_id and n.id = w.node_id;
+  alter table df_engine.waits alter column since set not null, alter column since set default now();
+end if;
+end
+$migration$;
+"""
 
 # Flows that wait while the upgrade is made, but for the last; their last step gives 3.
 FLOWS = {
@@ -26,22 +37,24 @@ FLOWS = {
 }
 
 
-@pytest.fixture(params=RELEASES, ids=lambda path: path.name.removesuffix(".sql.gz"))
-def release(request: pytest.FixtureRequest) -> str:
-    path: Path = request.param
-    return gzip.decompress(path.read_bytes()).decode()
+def next_version() -> str:
+    """This installer as its successor: another version, and a migration where migrations stand."""
+    place = "-- Migrations: "
+    assert SCRIPT.count(place) == 1
+    return SCRIPT.replace(place, MIGRATION + place).replace(VERSION, NEXT)
 
 
-def upgraded(db: Database) -> None:
+def upgrade(db: Database) -> None:
+    """Installs the made-up version over this one; who was connected has to connect again."""
     for conn in db.connections.values():
         conn.close()
-    install(db.dsn(), SCRIPT)
+    install(db.dsn(), next_version())
 
 
 @pytest.mark.usefixtures("template")  # it makes the roles
-def test_runs_in_flight_go_on(server: Server, release: str) -> None:
+def test_runs_in_flight_go_on(server: Server) -> None:
     with empty(server) as db:
-        install(db.dsn(), release, worker_role="durable_worker")
+        install(db.dsn(), SCRIPT, worker_role="durable_worker")
         db.admin("select df.grant_usage('app')")
         before = Pump(db)
         runs = {name: before.start(flow) for name, flow in FLOWS.items() if name != "not begun"}
@@ -49,7 +62,8 @@ def test_runs_in_flight_go_on(server: Server, release: str) -> None:
         before.work()
         before.close()
         runs["not begun"] = Run(db, str(db.sql(f"select df.start({FLOWS['not begun']})")))
-        upgraded(db)
+        upgrade(db)
+        assert NEXT in str(db.sql("select df.version()"))
         assert problems(db) == []
         after = Pump(db)
         db.sql("select df.signal(%s, 'go', '3')", signalled.id)
@@ -67,15 +81,19 @@ def last_value(run: Run) -> object:
     return run.result["rows"][0]["v"]
 
 
-def test_what_stands_afterwards_is_what_a_fresh_installation_makes(server: Server, release: str, db: Database) -> None:
+def test_nothing_but_what_the_migration_says_is_different_afterwards(server: Server, db: Database) -> None:
     with empty(server) as old:
-        install(old.dsn(), release)
+        install(old.dsn(), SCRIPT)
         old.admin("select df.grant_usage('app', include_http => true), df.grant_usage('other')")
         old.admin("select df.grant_worker('durable_worker')")
-        upgraded(old)
-        assert kinds(old) == kinds(db)
+        upgrade(old)
+        before, after = names(db), names(old)
+        assert (after - before, before - after) == ({("column", "df_engine.waits.since")}, set())
+        assert old.admin("select layout from df_engine.release") == 2
+        upgrade(old)
+        assert names(old) == after, "and it is applied once"
 
 
-def kinds(db: Database) -> set[tuple[str, ...]]:
-    """Everything that is installed, but for the moment at which it was."""
-    return {row for row in db.rows(OBJECTS, user=None) if row[0] != "release"}
+def names(db: Database) -> set[tuple[str, ...]]:
+    """The kinds and names of all that is installed, but for the version."""
+    return {row[:2] for row in db.rows(OBJECTS, user=None) if row[0] not in ("release", "constraint")}

@@ -47,7 +47,7 @@ comment on schema df is 'pg_durable: durable functions written as SQL; the publi
 comment on schema df_engine is 'pg_durable: private state and functions of the engine';
 
 create table if not exists df_engine.release (
-  version text not null,
+  version text not null constraint release_pkey primary key,
   layout int not null,
   installed_at timestamptz not null default now()
 );
@@ -62,7 +62,7 @@ begin
   end if;
   update df_engine.release set layout = p_layout;
   if not found then
-    insert into df_engine.release(version, layout) values ('0.5.0', p_layout);
+    insert into df_engine.release(version, layout) values ('0.6.0', p_layout);
   end if;
   return true;
 end
@@ -77,7 +77,7 @@ begin
   for v_routine in
     select p.oid from pg_proc p
     where p.pronamespace = 'df_engine'::regnamespace and p.proname <> 'migrating'
-      and exists (select from df_engine.release where version <> '0.5.0')
+      and exists (select from df_engine.release where version <> '0.6.0')
       and not exists (select from pg_depend d
                       where d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid and d.deptype <> 'e')
   loop
@@ -152,6 +152,12 @@ if df_engine.migrating(1) then
     _scope varchar(8),                 -- top node of the innermost scope the node runs in; NULL: the root scope
     _open int,                         -- JOIN: stripes of branches that have not ended; RACE: 1 until it is decided
     _forever boolean,                  -- LOOP: no condition and no break of its own, so its iterations are paced
+    -- What follows a node is laid out at the start, instead of being looked for whenever a node ends.
+    _ends varchar[],                   -- what ends when this node ends well: itself, sequences that it is the last of, and IFs
+    _next varchar(8),                  -- what is entered then; NULL: the construct around it decides. Of a THEN: its beginning
+    _named boolean,                    -- whether one of _ends has a name
+    _plain boolean,                    -- whether nothing but a move to _next, or the end of the run, follows a good end
+    _rows boolean,                     -- SQL that runs as it is: whether it may return rows; NULL: it is looked at each time
     constraint nodes_pkey primary key (instance_id, id),
     constraint nodes_instance_id_present_chk check (instance_id is not null),
     constraint nodes_submitted_by_present_chk check (submitted_by is not null),
@@ -163,11 +169,12 @@ if df_engine.migrating(1) then
     constraint nodes_status_chk check (status = any ('{pending,running,completed,failed}'::text[])),
     constraint nodes_result_name_chk check (result_name ~ '^[A-Za-z_][A-Za-z0-9_]*$'),
     constraint nodes_result_status_chk check (result is null or status = any ('{completed,failed}'::text[])),
-    -- the beginning of the type, then which of left_node, right_node and query are present
+    -- The type, then which of left_node, right_node and query are NULL. PostgreSQL reads the text of every check for every
+    -- UPDATE, so this is the shortest that says it.
     constraint nodes_structure_chk check (
-      strpos(' SQ001 HT001 SL001 WA001 SI001 BR001 TH110 RA110 IF111 JO110 JO111 LO100 LO101 ',
-             concat(' ', left(node_type, 2), num_nonnulls(left_node), num_nonnulls(right_node), num_nonnulls(query), ' '))
-      > 0)
+      strpos(' SQLttf HTTPttf HTTP_MULTIPARTttf SLEEPttf WAIT_SCHEDULEttf SIGNALttf BREAKttf '
+             'THENfft RACEfft IFfff JOINfft JOINfff LOOPftt LOOPftf ',
+             concat(node_type, left_node is null, right_node is null, query is null)) > 0)
   ) with (fillfactor = 40);  -- a node grows when it ends: room for that on its page keeps the update out of the index
 
   alter table df.instances
@@ -221,7 +228,7 @@ if df_engine.migrating(1) then
   -- A row exists exactly while a node can be entered or run now; the claim is the lock on the row.
   create table df_engine.ready (
     id bigint generated always as identity,
-    lane text not null default 'sql' check (lane in ('sql', 'direct', 'http')),
+    lane text not null default 'sql',        -- sql, direct or http
     submitter oid not null,
     instance_id varchar(8) not null,
     node_id varchar(8) not null,
@@ -233,6 +240,7 @@ if df_engine.migrating(1) then
   ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
           autovacuum_vacuum_cost_delay = 0);
   create index ready_instance_idx on df_engine.ready (instance_id);  -- cancel, lost races, df.check
+  create index ready_leased_idx on df_engine.ready (lane, id) where lane <> 'sql';  -- leased steps, from a place on
 
   -- At most one due time a node: the end of a sleep, a schedule, a signal's time-out, a retry, a loop's pace.
   create table df_engine.timers (
@@ -242,7 +250,7 @@ if df_engine.migrating(1) then
     kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'retry', 'pace')),
     constraint timers_pkey primary key (instance_id, node_id)
   );
-  create index timers_due_idx on df_engine.timers (due_at);          -- the next due time, and what is due
+  create index timers_due_idx on df_engine.timers (due_at, instance_id, node_id);  -- the next due time; what is due, from a place on
 
   -- Open waits for a signal.
   create table df_engine.waits (
@@ -280,6 +288,8 @@ if df_engine.migrating(1) then
     generation int not null default 1,
     outcome text check (outcome in ('ok', 'failed', 'broke', 'lost')),   -- NULL while it runs
     events bigint not null default 0,  -- status changes of earlier generations
+    stripe varchar(8),                 -- the branch in whose row the end of this one is counted, too; NULL: this one
+    open int not null default 1,       -- in a branch of a JOIN: branches of its stripe that have not ended
     constraint scopes_pkey primary key (instance_id, node_id)
   ) with (fillfactor = 70);
 
@@ -305,15 +315,16 @@ if df_engine.migrating(1) then
 
   -- Failed attempts of steps that were tried again: what an overwrite of the node would lose.
   create table df_engine.attempts (
+    id bigint generated always as identity,
     instance_id varchar(8) not null,
     node_id varchar(8) not null,
     attempt int not null,
     stamp text,
     failed_at timestamptz not null default now(),
     sqlstate text,
-    error text
+    error text,
+    constraint attempts_pkey primary key (instance_id, node_id, id)   -- one run's history, retention
   );
-  create index attempts_instance_idx on df_engine.attempts (instance_id, node_id);   -- one run's history, retention
 
   -- Roles authorised with df.grant_worker.
   create table df_engine.worker_roles (
@@ -324,11 +335,34 @@ if df_engine.migrating(1) then
   -- or other nodes are to be entered; or, all NULL, it waits.
   create type df_engine.move as (outcome text, value jsonb, columns text[], error text, enter varchar(8)[]);
 
+  -- A step that can be run as it is: its statement and whether that may return rows; of a plain one what ends when it ends well,
+  -- what is entered then, and whether one of ends has a name.
+  create type df_engine.step as (node varchar, sql text, rows boolean, plain boolean, ends varchar[], next varchar, named boolean);
+  -- A plain step that has ended well: what ends with it, its result, and when it ran.
+  create type df_engine.outcome as (
+    ends varchar[], value jsonb, columns text[], started timestamptz, ended timestamptz
+  );
+
   -- When the last retention pass was begun.
   create table df_engine.upkeep (
+    only_row boolean not null default true constraint upkeep_pkey primary key check (only_row),
     retained_at timestamptz not null default now()
   );
   insert into df_engine.upkeep default values;
+
+  -- One random text, from which the keys of roles are made.
+  create table df_engine.secret (
+    only_row boolean primary key default true check (only_row),
+    value text not null default gen_random_uuid()::text || gen_random_uuid()
+  );
+  insert into df_engine.secret default values;
+
+  -- Proofs of identity, consumed in the transaction that wrote them.
+  create table df_engine.launches (
+    launcher regrole not null,
+    started_in xid8 not null default pg_current_xact_id(),
+    constraint launches_pkey primary key (started_in, launcher)
+  );
 
 end if;
 end
@@ -364,136 +398,9 @@ create or replace trigger instances_end_updated before update of status on df.in
   for each row when (new.status in ('completed', 'failed', 'cancelled') and old.status is distinct from new.status)
   execute function df_engine.note_end();
 
--- Migrations: what the tables have gained since the first release, each applied once, in this order, with runs in flight.
-
--- 2: what follows each node is laid out at the start, instead of being looked for whenever a node ends.
-do $migration$
-begin
-if df_engine.migrating(2) then
-
-  alter table df.nodes
-    add column _ends varchar[],        -- what ends when this node ends well: itself, sequences that it is the last of, and IFs
-    add column _next varchar(8),       -- what is entered then; NULL: the construct around it decides. Of a THEN: its beginning
-    add column _named boolean,         -- whether one of _ends has a name
-    add column _plain boolean,         -- whether nothing but a move to _next, or the end of the run, follows a good end
-    add column _rows boolean;          -- SQL that runs as it is: whether it may return rows; NULL: it is looked at each time
-
-  -- PostgreSQL reads the text of every check for every UPDATE: the shortest says the type, and which of left_node, right_node
-  -- and query are NULL.
-  alter table df.nodes
-    drop constraint nodes_structure_chk,
-    add constraint nodes_structure_chk check (
-      strpos(' SQLttf HTTPttf HTTP_MULTIPARTttf SLEEPttf WAIT_SCHEDULEttf SIGNALttf BREAKttf '
-             'THENfft RACEfft IFfff JOINfft JOINfff LOOPftt LOOPftf ',
-             concat(node_type, left_node is null, right_node is null, query is null)) > 0);
-  with recursive live as (
-    select n.* from df.nodes n join df.instances i on i.id = n.instance_id where i._state in ('pending', 'running')
-  ),
-  endings as (
-    select n.instance_id, n.id as node, n.id as top, n._parent as above, array[n.id]::varchar[] as ends,
-           n.result_name is not null as named
-    from live n where n.node_type <> 'THEN'
-    union all
-    select e.instance_id, e.node, p.id, p._parent, e.ends || p.id, e.named or p.result_name is not null
-    from endings e
-    join live p on p.instance_id = e.instance_id and p.id = e.above and p.node_type = 'THEN' and p.right_node = e.top
-  ),
-  beginnings as (
-    select n.instance_id, n.id as node, n.id as beginning, n.node_type, n.left_node from live n
-    union all
-    select b.instance_id, b.node, n.id, n.node_type, n.left_node
-    from beginnings b join live n on n.instance_id = b.instance_id and n.id = b.left_node
-    where b.node_type = 'THEN'
-  ),
-  layout as (
-    select distinct on (e.instance_id, e.node) e.instance_id, e.node, e.ends, e.named, p.right_node as after,
-           p.id is not null or e.above is null as moves
-    from endings e
-    left join live p on p.instance_id = e.instance_id and p.id = e.above and p.node_type = 'THEN'
-    order by e.instance_id, e.node, cardinality(e.ends) desc
-  )
-  update df.nodes n
-  set _ends = l.ends, _named = l.named, _next = b.beginning, _plain = o._scope is null and not l.named and l.moves
-  from live o
-  left join layout l on l.instance_id = o.instance_id and l.node = o.id
-  left join beginnings b on b.instance_id = o.instance_id and b.node_type <> 'THEN'
-    and b.node = case when o.node_type = 'THEN' then o.id else l.after end
-  where n.instance_id = o.instance_id and n.id = o.id;
-
-  alter table df_engine.ready drop constraint ready_lane_check;
-
-  create index ready_leased_idx on df_engine.ready (lane, id) where lane <> 'sql';  -- leased steps, from a place on
-  drop index df_engine.timers_due_idx;
-  create index timers_due_idx on df_engine.timers (due_at, instance_id, node_id);  -- what is due, from a place on
-
-  -- A publication of all tables refuses updates and deletes without a key.
-  alter table df_engine.release add constraint release_pkey primary key (version);
-  alter table df_engine.upkeep
-    add column only_row boolean not null default true constraint upkeep_pkey primary key check (only_row);
-  alter table df_engine.attempts
-    add column id bigint generated always as identity,
-    add constraint attempts_pkey primary key (instance_id, node_id, id);   -- one run's history, retention
-  drop index df_engine.attempts_instance_idx;
-
-  -- One random text, from which the keys of roles are made.
-  create table df_engine.secret (
-    only_row boolean primary key default true check (only_row),
-    value text not null default gen_random_uuid()::text || gen_random_uuid()
-  );
-  insert into df_engine.secret default values;
-
-end if;
-end
-$migration$;
-
-create table if not exists df_engine.launches (
-  launcher regrole not null,
-  started_in xid8 not null default pg_current_xact_id()
-);
-comment on table df_engine.launches is 'Proofs of identity, consumed in the transaction that wrote them';
-
--- 3: a key for the publication of all tables.
-do $migration$
-begin
-if df_engine.migrating(3) then
-  alter table df_engine.launches add constraint launches_pkey primary key (started_in, launcher);
-end if;
-end
-$migration$;
-
--- 4: several steps in one transaction.
-do $migration$
-begin
-if df_engine.migrating(4) then
-  -- A step that can be run as it is: its statement and whether that may return rows; of a plain one what ends when it ends well,
-  -- and what is entered then.
-  create type df_engine.step as (node varchar, sql text, rows boolean, plain boolean, ends varchar[], next varchar);
-  -- A plain step that has ended well: what ends with it, its result, and when it ran.
-  create type df_engine.outcome as (
-    ends varchar[], value jsonb, columns text[], started timestamptz, ended timestamptz
-  );
-end if;
-end
-$migration$;
-
--- 5: a step whose result has a name can be a plain one; the condition of a loop is laid out as what follows its body; branches
--- of a wide JOIN that end at the same time do not wait for each other.
-do $migration$
-begin
-if df_engine.migrating(5) then
-  alter type df_engine.step add attribute named boolean;  -- whether one of ends has a name
-  update df.nodes n set _next = case c.node_type when 'THEN' then c._next else c.id end
-  from df.instances i
-  join df.nodes l on l.instance_id = i.id and l.node_type = 'LOOP'
-  join df.nodes c on c.instance_id = i.id and c.id = l.query::jsonb ->> 'condition_node'
-  where i._state in ('pending', 'running') and n.instance_id = l.instance_id and n._ends[cardinality(n._ends)] = l.left_node;
-  alter table df_engine.scopes
-    add column stripe varchar(8),      -- the branch in whose row the end of this one is counted, too; NULL: this one
-    add column open int not null default 1;  -- in a branch of a JOIN: branches of its stripe that have not ended
-  update df_engine.scopes s set open = 0 where s.outcome is not null;
-end if;
-end
-$migration$;
+-- Migrations: what the tables of file 010 have gained since the first version that can be upgraded in place, each applied once,
+-- in this order, with runs in flight: `do $migration$ begin if df_engine.migrating(2) then ... end if; end $migration$`.
+-- File 010 is for new installations and gets the same change; a test compares what the two ways lead to.
 
 -- Row security: who sees and writes which rows. Through the views own_instances and visible_inbox, functions that run with the
 -- caller's rights write what callers must not write by hand: a view's owner lends its rights to the table, while
@@ -3462,7 +3369,7 @@ begin
     v_id := df_engine.random_id();
     insert into df_engine.own_instances
       (id, label, root_node, submitted_by, database, _state, _submitter, _version, _vars)
-    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.5.0',
+    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.6.0',
            coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
              || pg_catalog.jsonb_build_object('sys_instance_id', v_id, 'sys_label', coalesce(p_label, ''))
     from df.vars v
@@ -6986,7 +6893,7 @@ comment on function df.metrics() is
 
 create or replace function df.version() returns text
 language sql set search_path = pg_catalog, pg_temp as $$
-  select '0.5.0 (built 2026-11-26 00:00:00 UTC)'
+  select '0.6.0 (built 2026-11-28 00:00:00 UTC)'
 $$;
 comment on function df.version() is 'Version and build time of the installed pg_durable.';
 
@@ -7905,7 +7812,7 @@ returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
     where p_node_type = 'HTTP' or lower(key collate "C") <> 'content-type'
     union all
     select d.name, d.value
-    from (values ('User-Agent', 'pg_durable/0.5.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
+    from (values ('User-Agent', 'pg_durable/0.6.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
     where d.value is not null
       and lower(d.name) <> all (select lower(key collate "C") from jsonb_object_keys(p_headers) key)
   ) h(name, value)
@@ -8804,7 +8711,7 @@ comment on function df.check() is
 
 revoke all on all routines in schema df_engine from public;
 
-update df_engine.release set version = '0.5.0', installed_at = now() where version <> '0.5.0';
+update df_engine.release set version = '0.6.0', installed_at = now() where version <> '0.6.0';
 
 do $grants$
 begin
