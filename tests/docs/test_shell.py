@@ -72,8 +72,9 @@ def test_the_lines_do_what_they_say(own_server: EmbeddedServer, tmp_path: Path) 
         done = shell(line, host, run, own_server.bin, tmp_path)
         assert done.returncode == 0, f"{page}: {line}\n{done.stderr}"
     assert worker and worker.stop() == 0
-    for name in ("mydb", "shop", "copy"):
+    for name in ("mydb", "copy"):
         assert Database(Server(own_server.dsn()), name).admin("select df.version() is not null")
+    assert Database(Server(own_server.dsn()), "shop").admin(LEFT) == 0, "the last lines uninstall it"
     wait_until(lambda: (tmp_path / "shop.sql").stat().st_size > 0)
 
 
@@ -93,6 +94,10 @@ def shell(line: str, host: str, run: str, binaries: Path, directory: Path) -> "s
     )
 
 
+LEFT = """
+select (select count(*) from pg_namespace where nspname ~ '^df')
+     + (select count(*) from pg_operator where oprnamespace = 'public'::regnamespace)
+     + (select count(*) from pg_proc where pronamespace = 'public'::regnamespace)"""
 PROGRAMS = ("psql", "createuser", "pg_dump", "pg-durable")
 NAMES = {
     "host=db.example": "{host}",
