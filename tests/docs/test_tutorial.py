@@ -1,5 +1,5 @@
-"""README and tutorial, followed word for word in a checkout: what the page shows is pasted into a shell and an interactive
-psql, block by block, and `-- → something` is what comes. Server and worker are restarted on the way."""
+"""README and tutorial, followed word for word in a checkout: what the page shows is pasted into a shell and a psql at a
+terminal, block by block, and `-- → something` is what comes. Server and worker are restarted on the way."""
 
 import os
 import pty
