@@ -26,7 +26,8 @@ CREATE TABLE maint_finding (
 );
 
 -- Who keeps VACUUM from removing dead rows. Sessions of others are seen, and ended, by members of pg_monitor and
--- pg_signal_backend. A step cannot end a prepared transaction: the remedy is for a person, so there is none here.
+-- pg_signal_backend. A step finds itself: it has a transaction number (backend_xid) before its statement begins, since it has claimed
+-- its row. So it leaves out its own pid, and other steps by the name that their sessions have. A step cannot end a prepared transaction: the remedy is for a person, so there is none here.
 CREATE FUNCTION maint_blockers(older interval)
 RETURNS TABLE (kind text, what text, measure text, remedy text) LANGUAGE sql AS $$
   SELECT CASE WHEN state LIKE 'idle in transaction%' THEN 'idle in transaction' ELSE 'old transaction' END,

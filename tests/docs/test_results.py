@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster import client
 from tests.docs.pages import Page
-from tests.docs.test_blocks import PAGES
+from tests.docs.test_blocks import PLAYED
 from tests.support import Database
 from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess
@@ -16,7 +16,7 @@ from tests.worker.process import WorkerProcess
 RESULT = re.compile(r"-- → (.+)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if RESULT.search(p.text)], ids=lambda page: page.path.name)
+@pytest.mark.parametrize("page", [p for p in PLAYED if RESULT.search(p.text)], ids=lambda page: page.path.name)
 def test_what_a_page_shows_is_what_comes(
     page: Page,
     db: Database,
