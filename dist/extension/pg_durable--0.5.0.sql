@@ -24,6 +24,23 @@ begin
 end
 $check$;
 
+-- A schema that somebody else made before is no place for functions that act with the rights of who installs them.
+do $owner$
+declare
+  v_schema text;
+  v_owner text;
+begin
+  select n.nspname, pg_get_userbyid(n.nspowner) into v_schema, v_owner
+  from pg_namespace n
+  where n.nspname in ('df', 'df_engine') and n.nspowner <> quote_ident(current_user)::regrole;
+  if found then
+    raise exception 'schema "%" belongs to role "%", and this is "%"', v_schema, v_owner, current_user
+      using errcode = 'insufficient_privilege',
+            hint = 'If it is pg_durable''s, install as that role. If not, rename or drop it.';
+  end if;
+end
+$owner$;
+
 -- An installation that is newer than this script, or too old for it, stays as it is. Versions are compared number by number;
 -- one with a suffix, such as 1.0.0-rc.2 or 1.0.0rc2, comes before the one without, and is ordered by word, then by number.
 do $versions$
@@ -68,23 +85,6 @@ begin
   end if;
 end
 $versions$;
-
--- A schema that somebody else made before is no place for functions that act with the rights of who installs them.
-do $owner$
-declare
-  v_schema text;
-  v_owner text;
-begin
-  select n.nspname, pg_get_userbyid(n.nspowner) into v_schema, v_owner
-  from pg_namespace n
-  where n.nspname in ('df', 'df_engine') and n.nspowner <> quote_ident(current_user)::regrole;
-  if found then
-    raise exception 'schema "%" belongs to role "%", and this is "%"', v_schema, v_owner, current_user
-      using errcode = 'insufficient_privilege',
-            hint = 'If it is pg_durable''s, install as that role. If not, rename or drop it.';
-  end if;
-end
-$owner$;
 
 create schema if not exists df;
 create schema if not exists df_engine;
@@ -7402,7 +7402,7 @@ $$;
 create or replace function df_engine.evaluate_expression(p_expression text, p_search_path text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_statement text := format(E'select (%s\n)::pg_catalog.text', rtrim(p_expression, E'; \t\r\n'));
+  v_statement text := format(E'select (\n%s\n)::pg_catalog.text', rtrim(p_expression, E'; \t\r\n'));
   v_value text;
 begin
   perform set_config('search_path', p_search_path, true);
@@ -7411,23 +7411,29 @@ begin
 end
 $$;
 
--- An expression as SQL reads it; where SQL cannot, but the text language can, as a flow.
+-- An expression as SQL reads it; where SQL cannot, as a flow. Of what is neither the flow's error is raised, which has the
+-- place; but what SQL can parse, and has a name that it does not know, is an expression.
 create or replace function df_engine.read_expression(p_text text, p_search_path text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  v_flow text;
 begin
   return df_engine.evaluate_expression(p_text, p_search_path);
-exception when syntax_error or undefined_function or undefined_column then
-  begin
-    v_flow := df.flow(p_text);
-  exception when syntax_error then
-    null; -- neither: the error of the expression, below, is the one to tell
-  end;
-  if v_flow is null then
-    raise;
-  end if;
-  return v_flow;
+exception
+  when syntax_error then
+    return df.flow(p_text);
+  when undefined_function or undefined_column then
+    declare
+      v_flow text;
+    begin
+      begin
+        v_flow := df.flow(p_text);
+      exception when syntax_error then
+        null; -- the expression's error is raised below
+      end;
+      if v_flow is null then
+        raise;
+      end if;
+      return v_flow;
+    end;
 end
 $$;
 

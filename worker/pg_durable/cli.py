@@ -63,7 +63,8 @@ def perform(argv: Sequence[str] | None) -> int:
     except psycopg.Error as error:
         message = explained(error)
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        reason = error.strerror or str(error)
+        message = f"{error.filename}: {reason}" if error.filename else reason
     except UnicodeEncodeError as error:
         message = f"{error.object!r} is not UTF-8"
     except CommandError as error:

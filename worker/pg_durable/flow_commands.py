@@ -158,6 +158,6 @@ def run_explain(arguments: argparse.Namespace) -> int:
 def flow_file(what: str) -> Path | None:
     """The file of that name; None when there is none, as for an id or an expression of any length."""
     try:
-        return Path(what) if Path(what).exists() else None
+        return Path(what) if what and Path(what).exists() else None
     except OSError:
         return None

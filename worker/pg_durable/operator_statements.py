@@ -1,5 +1,5 @@
 """What the operator commands ask: functions and views of schema df, with the rights of whoever asks. An error is shown
-as its cause: what the constructs around a failed step put before that could be all that a narrow terminal has room for."""
+as its cause: what the constructs around a failed step put before that could be all that a terminal has room for."""
 
 LIST = """
 select l.instance_id, l.label, l.status, l.execution_count as iteration, l.created_at,
