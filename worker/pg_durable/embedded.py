@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import socket
 import subprocess
 import tempfile
 import warnings
@@ -24,6 +25,7 @@ TUNING = {
 }
 NEWEST = 18
 PORT = 5432
+LOOPBACK = "127.0.0.1"
 SETTINGS = "pg_durable.conf"
 INCLUDE = f"include_if_exists = '{SETTINGS}'  # written at each start; settings below, and ALTER SYSTEM, outweigh it\n"
 
@@ -69,11 +71,12 @@ class EmbeddedServer:
 
     def restart(self) -> None:
         """Starts the server again after stop()."""
-        socket = wheel("utils").find_suitable_socket_dir(self.data, self._server.runtime_path)
-        if self._server.system_user and socket != self.data:
-            socket.chmod(0o777)
-        address = "127.0.0.1" if self.port else ""
-        options = ("-h", address, "-p", str(self.port or PORT), "-k", str(socket))
+        directory = wheel("utils").find_suitable_socket_dir(self.data, self._server.runtime_path)
+        if self._server.system_user and directory != self.data:
+            directory.chmod(0o777)
+        if self.port:
+            require_free(self.port)
+        options = ("-h", LOOPBACK if self.port else "", "-p", str(self.port or PORT), "-k", str(directory))
         self._pg_ctl("-l", str(self.data / "log"), "-o", shlex.join(options), "start")
 
     def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
@@ -195,6 +198,16 @@ def running_server(data: Path) -> RunningServer:
     if not alive:
         raise CommandError(f"no server is running in {data}; its log is {data / 'log'}")
     return RunningServer(int(pid), int((data / "PG_VERSION").read_text()), port, socket.strip(), address.strip())
+
+
+def require_free(port: int) -> None:
+    """Says so when a port is taken: the server would say it only in its log."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise CommandError(f"port {port} of {LOOPBACK}: {error.strerror}; take another port") from error
 
 
 def is_postgres(pid: int) -> bool:
