@@ -32,9 +32,9 @@ SHORT = {"instance_id": "run", "created_at": "created", "failed_at": "failed", "
 
 
 def console() -> Console:
-    """Standard output; of a fixed width where it is no terminal."""
+    """Standard output; of a fixed width where it is no terminal, or one that does not know its own."""
     screen = Console(highlight=False)
-    if not screen.is_terminal:
+    if not screen.is_terminal or screen.width < 1:
         screen.width = PIPE_WIDTH
     return screen
 
