@@ -17,7 +17,8 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def environment(**variables: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT / "worker")} | variables
+    """What a user's shell has; unbuffered, Python would not notice that a pipe was closed."""
+    return os.environ | {"PYTHONPATH": str(ROOT / "worker"), "PYTHONUNBUFFERED": ""} | variables
 
 
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
