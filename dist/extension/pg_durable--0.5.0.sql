@@ -6809,8 +6809,8 @@ $$;
 
 -- What a step said when it failed, without what it and the constructs around it put before that: p_error is of any of them.
 create or replace function df_engine.cause(p_error text) returns text
-language sql immutable strict as $$
-  select pg_catalog.regexp_replace(
+language sql immutable strict set search_path = pg_catalog, pg_temp as $$
+  select regexp_replace(
     p_error, '^((JOIN|RACE left|RACE right|RACE) branch (\d+ )?failed: )*(SQL execution failed: )?', '')
 $$;
 
