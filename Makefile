@@ -3,19 +3,18 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check --editable
+INSTALL = @$(PYTHON) generator/environment.py $(VENV)
 
 .PHONY: demo picture test test-versions test-matrix build check bench soak mutants clean
 
 $(VENV)/ready: $(VENV)/installed
-	$(INSTALL) '.[dev]'
-	touch $@
+	$(INSTALL) dev
+	@touch $@
 
 # What it takes to run pg_durable with a server of its own.
 $(VENV)/installed: pyproject.toml setup.py
-	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[dev-server]'
-	touch $@
+	$(INSTALL) dev-server
+	@touch $@
 
 build: $(VENV)/ready
 	$(RUN) -m generator
@@ -45,7 +44,7 @@ picture: $(VENV)/installed
 # Everything takes long; `make bench BENCH=--quick` takes two minutes.
 BENCH ?= --all
 bench: $(VENV)/ready
-	$(INSTALL) '.[bench]'
+	$(INSTALL) bench
 	$(RUN) -m benchmarks $(BENCH)
 
 mutants: $(VENV)/ready

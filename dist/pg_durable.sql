@@ -60,6 +60,51 @@ begin
 end
 $owner$;
 
+-- An installation that is newer than this script, or too old for it, stays as it is. Versions are compared number by number;
+-- one with a suffix, such as 1.0.0-rc.2 or 1.0.0rc2, comes before the one without, and is ordered by word, then by number.
+do $versions$
+declare
+  v_installed text;
+  v_newer boolean;
+  v_too_old boolean;
+  v_removal text;
+begin
+  if to_regclass('df_engine.release') is null then
+    return;
+  end if;
+  execute 'select version from df_engine.release' into v_installed;
+
+  with compared as (
+    select v.role,
+           string_to_array(v.parts[1], '.')::numeric[]
+             || array_fill(0::numeric, array[8 - cardinality(string_to_array(v.parts[1], '.'))])
+             || case when v.parts[2] = '' then 100  -- a release: after all that has a suffix
+                     else coalesce(array_position('{dev,a,alpha,b,beta,c,rc}'::text[], lower(v.parts[2])), 0) end
+             || coalesce(nullif(v.parts[3], ''), '0')::numeric as key
+    from (select r.role, regexp_match(r.version, '^(\d+(?:\.\d+){0,7})[-._]?([A-Za-z]*)[-._]?(\d*)') as parts
+          from (values ('installed', v_installed), ('this', '0.6.0'), ('oldest', '0.5.0'))
+            as r(role, version)) as v
+  )
+  select i.key > t.key, i.key is null or i.key < o.key into v_newer, v_too_old
+  from compared i, compared t, compared o
+  where i.role = 'installed' and t.role = 'this' and o.role = 'oldest';
+
+  if v_newer then
+    raise exception 'pg_durable % is installed here, which is newer than this installer of 0.6.0', v_installed
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('Nothing has been changed. Take the installer of version %s or later.', v_installed);
+  elsif v_too_old then
+    select case when exists (select from pg_extension where extname = 'pg_durable') then 'DROP EXTENSION pg_durable CASCADE'
+                else 'DROP SCHEMA df, df_engine CASCADE' end into v_removal;
+    raise exception 'pg_durable % is installed here, which is too old: 0.6.0 upgrades from 0.5.0 on',
+      v_installed
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('Nothing has been changed. When its runs have ended, remove it, with their history, its variables '
+                          'and its settings: %s; then install again.', v_removal);
+  end if;
+end
+$versions$;
+
 create schema if not exists df;
 create schema if not exists df_engine;
 comment on schema df is 'pg_durable: durable functions written as SQL; the public interface';
@@ -6688,6 +6733,13 @@ language sql immutable as $$
   end
 $$;
 
+-- What a step said when it failed, without what it and the constructs around it put before that: p_error is of any of them.
+create or replace function df_engine.cause(p_error text) returns text
+language sql immutable strict set search_path = pg_catalog, pg_temp as $$
+  select regexp_replace(
+    p_error, '^((JOIN|RACE left|RACE right|RACE) branch (\d+ )?failed: )*(SQL execution failed: )?', '')
+$$;
+
 -- The largest page a session may ask for: the setting, or what the session lowered it to.
 create or replace function df_engine.page_cap() returns int
 language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -7154,14 +7206,14 @@ comment on view df.running_steps is
 
 create or replace view df.failed_steps with (security_barrier) as
   select i.id as instance_id, i.label, n.id as node_id, n.node_type, n.query, i.submitted_by, i.status as instance_status,
-         n.completed_at as failed_at, n.attempts, n.error
+         n.completed_at as failed_at, n.attempts, df_engine.cause(n.error) as error
   from df.nodes n
   join df.instances i on i.id = n.instance_id
   where n.status = 'failed' and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
     and ((select not row_security_active('df.instances'))
        or i.submitted_by = (select quote_ident(current_user)::regrole));
 comment on view df.failed_steps is
-  'Leaves that failed, after how many attempts and why; the failures of their parents, which only repeat it, are left out';
+  'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
 create or replace view df.waiting with (security_barrier) as
   with wait as (
@@ -7182,7 +7234,7 @@ create or replace view df.waiting with (security_barrier) as
            when 'sleep' then format('%s s', n.query)
            when 'schedule' then n.query::jsonb ->> 'cron_expr'
            when 'signal' then w.signal_name
-           when 'retry' then n.error
+           when 'retry' then df_engine.cause(n.error)
            when 'pace' then 'next iteration'
            else i.wait_reason
          end as waits_for,
@@ -7276,7 +7328,7 @@ $$;
 create or replace function df_engine.evaluate_expression(p_expression text, p_search_path text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_statement text := format(E'select (%s\n)::pg_catalog.text', rtrim(p_expression, E'; \t\r\n'));
+  v_statement text := format(E'select (\n%s\n)::pg_catalog.text', rtrim(p_expression, E'; \t\r\n'));
   v_value text;
 begin
   perform set_config('search_path', p_search_path, true);
@@ -7285,23 +7337,29 @@ begin
 end
 $$;
 
--- An expression as SQL reads it; where SQL cannot, but the text language can, as a flow.
+-- An expression as SQL reads it; where SQL cannot, as a flow. Of what is neither the flow's error is raised, which has the
+-- place; but what SQL can parse, and has a name that it does not know, is an expression.
 create or replace function df_engine.read_expression(p_text text, p_search_path text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  v_flow text;
 begin
   return df_engine.evaluate_expression(p_text, p_search_path);
-exception when syntax_error or undefined_function or undefined_column then
-  begin
-    v_flow := df.flow(p_text);
-  exception when syntax_error then
-    null; -- neither: the error of the expression, below, is the one to tell
-  end;
-  if v_flow is null then
-    raise;
-  end if;
-  return v_flow;
+exception
+  when syntax_error then
+    return df.flow(p_text);
+  when undefined_function or undefined_column then
+    declare
+      v_flow text;
+    begin
+      begin
+        v_flow := df.flow(p_text);
+      exception when syntax_error then
+        null; -- the expression's error is raised below
+      end;
+      if v_flow is null then
+        raise;
+      end if;
+      return v_flow;
+    end;
 end
 $$;
 
@@ -7353,7 +7411,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   cross join lateral (values
     (1, 'Instance: ' || r.id || coalesce(' (' || df_engine.one_line(r.label, null) || ')', '')),
     (2, 'Status:   ' || df_engine.status_icon(r.status) || ' ' || r.status),
-    (3, 'Output:   ' || df_engine.one_line(r.output, 60)),
+    (3, 'Output:   ' || case when r.status = 'failed' then df_engine.one_line(df_engine.cause(r.output), null)
+                             else df_engine.one_line(r.output, 60) end),
     (4, case when not r.ended then 'Waiting:  ' || df_engine.one_line(
           coalesce(r.wait_reason, df_engine.worker_problem()), null) end),
     (5, '')) as l(place, line)
@@ -7996,6 +8055,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.await_end(text, int)',
     'execute on routine df_engine.bare_sql(text)',
     'execute on routine df_engine.brace_problem(text)',
+    'execute on routine df_engine.cause(text)',
     'execute on routine df_engine.check_awaitable(text)',
     'execute on routine df_engine.check_http(text, text, text, text, jsonb, int)',
     'execute on routine df_engine.check_page_size(int)',

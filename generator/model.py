@@ -19,6 +19,9 @@ class Setting:
     choices: tuple[str, ...] = ()
 
 
+# The oldest version whose installation this one can upgrade in place. The installer refuses any that is older.
+OLDEST_UPGRADABLE = "0.5.0"
+
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
 NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "LOOP", "BREAK", "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "HTTP",
@@ -75,6 +78,7 @@ def context() -> dict[str, Any]:
         "statuses": STATUSES,
         "language": language,
         "settings": SETTINGS,
+        "oldest_upgradable": OLDEST_UPGRADABLE,
         "user_routines": USER_ROUTINES,
         "user_views": USER_VIEWS,
         "worker_routines": WORKER_ROUTINES,
@@ -88,6 +92,7 @@ USER_ROUTINES = (
     "df_engine.await_end(text, int)",
     "df_engine.bare_sql(text)",
     "df_engine.brace_problem(text)",
+    "df_engine.cause(text)",
     "df_engine.check_awaitable(text)",
     "df_engine.check_http(text, text, text, text, jsonb, int)",
     "df_engine.check_page_size(int)",

@@ -37,27 +37,34 @@ def environment() -> Environment:
     return env
 
 
-def rendered(name: str) -> str:
-    """A template with all that templates may name."""
+def rendered(name: str, **instead: str) -> str:
+    """A template with all that templates may name; `instead` replaces facts, such as the version."""
     version, built = release()
-    context = {"version": version, "built": built, "flow": flow.context(), **model.context()}
+    context = {"version": version, "built": built, "flow": flow.context(), **model.context(), **instead}
     return environment().get_template(name).render(context).strip() + "\n"
 
 
 @cache
-def body() -> str:
+def body(**instead: str) -> str:
     """All templates but the psql prologue and epilogue: plain SQL that any driver can send in one transaction."""
-    return "\n".join(rendered(name) for name in sorted(path.name for path in TEMPLATES.glob("[0-9]*.sql.j2")))
+    return "\n".join(rendered(name, **instead) for name in sorted(p.name for p in TEMPLATES.glob("[0-9]*.sql.j2")))
+
+
+def installer(**instead: str) -> str:
+    """The script for psql; tests make those of other versions with `version` and `oldest_upgradable`."""
+    version, built = release()
+    head = (TEMPLATES / "psql_head.sql").read_text()
+    head = head.replace("@VERSION@", instead.get("version", version)).replace("@BUILT@", built)
+    return f"{head}\n{body(**instead)}\ncommit;\n"
 
 
 @cache
 def artifacts() -> dict[str, str]:
     """Path in the repository -> content, of every generated file."""
-    version, built = release()
-    head = (TEMPLATES / "psql_head.sql").read_text().replace("@VERSION@", version).replace("@BUILT@", built)
+    version, _ = release()
     control = (TEMPLATES / "extension.control").read_text().replace("@VERSION@", version)
     return {
-        "dist/pg_durable.sql": f"{head}\n{body()}\ncommit;\n",
+        "dist/pg_durable.sql": installer(),
         "dist/extension/pg_durable.control": control,
         f"dist/extension/pg_durable--{version}.sql": f"{body()}\n{rendered('extension_tail.sql.j2')}",
         str(flow_docs.PAGE): flow_docs.page((ROOT / flow_docs.PAGE).read_text()),

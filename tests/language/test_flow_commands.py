@@ -30,7 +30,10 @@ def test_start_starts_the_flow_with_its_variables(app: Database, flow: Path) -> 
     assert done.returncode == 0, done.stderr
     run = done.stdout.strip()
     assert app.rows("select label, status from df.instances where id = %s", run) == [("job", "pending")]
-    assert app.sql("select df.getvar('more')") == "2"
+    with app.connect("app") as session:
+        session.execute("call df_engine.work(1000, false, null)")
+    assert app.sql("select df.result(%s)::json -> 'rows' -> 0 ->> '?column?'", run) == "3"
+    assert app.sql("select df.getvar('more')") is None
 
 
 def test_a_flow_that_is_not_well_formed_starts_nothing(app: Database, flow: Path) -> None:

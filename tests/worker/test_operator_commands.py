@@ -1,29 +1,16 @@
 """The operator's commands, as processes."""
 
 import json
-import os
-import pty
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
 import pytest
 
-from generator.render import ROOT
 from tests.support import Database, wait_until
+from tests.terminal import command, on_a_terminal
 from tests.worker.process import WorkerProcess, await_end, start
 
 FLOW = "'select 7 as number' |=> 'n' ~> (df.wait_for_signal('go') & 'select $n')"
-
-
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "worker")} | environment
-    line = (sys.executable, "-m", "pg_durable", *arguments)
-    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=30)
 
 
 def asked(db: Database, *arguments: str) -> str:
@@ -167,48 +154,23 @@ def test_a_database_without_pg_durable(db: Database) -> None:
     assert "Is pg_durable installed in this database?" in done.stderr
 
 
-@contextmanager
-def on_a_terminal(*arguments: str, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
-    """A command whose output is a terminal, and what that shows so far."""
-    ours, theirs = pty.openpty()
-    os.set_blocking(ours, False)
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "worker"), "TERM": "xterm", "COLUMNS": "100", "LINES": "60"}
-    environment |= variables
-    line = (sys.executable, "-m", "pg_durable", *arguments)
-    shown = bytearray()
-
-    def screen() -> str:
-        with suppress(BlockingIOError):
-            shown.extend(os.read(ours, 65536))
-        return shown.decode(errors="replace")
-
-    process = subprocess.Popen(line, env=environment, stdout=theirs, stderr=theirs)
-    try:
-        yield process, screen
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-        os.close(theirs)
-
-
 def test_watch_redraws_on_a_terminal(db: Database, worker: WorkerProcess) -> None:
     run = start(db, "df.wait_for_signal('go') ~> 'select 1'")
-    with on_a_terminal("watch", run, "--interval", "0.1", "--dsn", db.dsn("app")) as (process, screen):
-        wait_until(lambda: "SIGNAL 'go' ⏳" in screen(), 15)
+    with on_a_terminal("watch", run, "--interval", "0.1", "--dsn", db.dsn("app")) as terminal:
+        wait_until(lambda: "SIGNAL 'go' ⏳" in terminal.shown, 15)
         db.sql("select df.signal(%s, 'go')", run)
-        wait_until(lambda: "SQL: select 1 ✓" in screen(), 15)
-        assert process.wait(15) == 0
+        wait_until(lambda: "SQL: select 1 ✓" in terminal.shown, 15)
+        assert terminal.process.wait(15) == 0
 
 
 def test_top_goes_on_until_it_is_interrupted(db: Database) -> None:
     start(db, "'select 1'")
-    with on_a_terminal("top", "--interval", "0.1", "--dsn", db.dsn("app")) as (process, screen):
-        wait_until(lambda: "pending" in screen(), 15)
+    with on_a_terminal("top", "--interval", "0.1", "--dsn", db.dsn("app")) as terminal:
+        wait_until(lambda: "pending" in terminal.shown, 15)
         start(db, "df.wait_for_signal('x')", "a second one")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 130
-        assert "Traceback" not in screen()
+        terminal.interrupt()
+        assert terminal.process.wait(15) == 130
+        assert "Traceback" not in terminal.shown
 
 
 def test_show_has_the_whole_error_and_steps_without_their_json(db: Database, worker: WorkerProcess) -> None:
@@ -224,21 +186,21 @@ def test_show_has_the_whole_error_and_steps_without_their_json(db: Database, wor
 
 def test_a_narrow_terminal_leaves_room_for_what_matters(db: Database) -> None:
     start(db, "'select 1'", "a label of thirty characters..")
-    with on_a_terminal("list", "--dsn", db.dsn("app"), COLUMNS="80") as (process, screen):
-        assert process.wait(15) == 0
-        wait_until(lambda: "a label of thirty characters.." in screen(), 15)
-        assert "iter" not in screen()
+    with on_a_terminal("list", "--dsn", db.dsn("app"), COLUMNS="80") as terminal:
+        assert terminal.process.wait(15) == 0
+        wait_until(lambda: "a label of thirty characters.." in terminal.shown, 15)
+        assert "iter" not in terminal.shown
 
 
 def test_of_a_tall_tree_the_part_is_shown_where_the_run_is(db: Database, worker: WorkerProcess) -> None:
     flow = " ~> ".join([*(f"'select {n}'" for n in range(100)), "df.wait_for_signal('go')", "'select 100'"])
     run = start(db, flow)
-    with on_a_terminal("watch", run, "--interval", "0.1", "--dsn", db.dsn("app"), LINES="20") as (process, screen):
-        wait_until(lambda: "SIGNAL 'go' ⏳" in screen(), 15)
-        assert "lines" in screen() and "SQL: select 0 ✓" not in screen()
+    with on_a_terminal("watch", run, "--interval", "0.1", "--dsn", db.dsn("app"), LINES="20") as terminal:
+        wait_until(lambda: "SIGNAL 'go' ⏳" in terminal.shown, 15)
+        assert "lines" in terminal.shown and "SQL: select 0 ✓" not in terminal.shown
         db.sql("select df.signal(%s, 'go')", run)
-        wait_until(lambda: "SQL: select 0 ✓" in screen(), 15)
-        assert process.wait(15) == 0
+        wait_until(lambda: "SQL: select 0 ✓" in terminal.shown, 15)
+        assert terminal.process.wait(15) == 0
 
 
 def test_top_says_when_no_worker_is_alive(db: Database) -> None:

@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from pg_durable import statements
+from pg_durable.asking import connect
 
 HERE = Path(__file__).resolve().parent
 
@@ -38,7 +37,7 @@ def script() -> str:
 def install(dsn: str, operator_schema: str = "public", worker_role: str = "") -> str:
     """Runs the installer in one transaction. Its head, which is for psql, only sets what is set here."""
     body = script().split("\n-- body\n", 1)[1].rsplit("commit;", 1)[0]
-    with psycopg.connect(dsn) as conn:
+    with connect(dsn, autocommit=False) as conn:
         conn.execute(statements.INSTALL_OPTIONS, [operator_schema, worker_role])
         conn.execute(body.encode())
         row = conn.execute(statements.INSTALLED).fetchone()

@@ -5,20 +5,24 @@ Each command asks the functions and views of schema df, as the role that it logs
 
 import argparse
 import json
+import os
+import select
 import sys
+import termios
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
-from psycopg import errors
 from psycopg.rows import dict_row
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from pg_durable import operator_statements as statements
+from pg_durable.asking import connect, printable
 from pg_durable.cli import CommandError
 from pg_durable.operator_screen import Row, console, overview, print_json, table, tree
 
@@ -39,11 +43,11 @@ def register(subparsers: Any) -> None:
     command = add(subparsers, "list", list_runs, "the newest runs")
     command.add_argument("--status", choices=STATUSES, help="only runs of this status")
     command.add_argument("--label", help="only runs of this label")
-    command.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many; default 20")
+    command.add_argument("--limit", type=limit, default=20, metavar="N", help="at most so many; default 20")
     add(subparsers, "show", show, "a run: its tree, steps and signals", of_a_run=True)
     command = add(subparsers, "watch", watch, "a run's tree, until it ends; exit code 0 if it completed", of_a_run=True)
     add_interval(command)
-    command = add(subparsers, "top", top, "what goes on: runs, speed, slow steps, waits, failures, workers")
+    command = add(subparsers, "top", top, "what goes on: runs, speed, slow steps, waits, failures, workers; q quits")
     command.add_argument("--once", action="store_true", help="one look; the default where there is no terminal")
     add_interval(command)
     command = add(subparsers, "cancel", cancel, "cancel a run", of_a_run=True)
@@ -72,6 +76,13 @@ def add_interval(command: argparse.ArgumentParser) -> None:
     command.add_argument("--interval", type=interval, default=1.0, metavar="SECONDS", help="between looks; default 1")
 
 
+def limit(text: str) -> int:
+    """A number of rows; the server knows the highest."""
+    if not text.isdecimal() or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError("must be a number, at least 1")
+    return int(text)
+
+
 def interval(text: str) -> float:
     """A number of seconds."""
     number = float(text)
@@ -81,19 +92,9 @@ def interval(text: str) -> float:
 
 
 def ask(act: Callable[[Connection, argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Runs a command on a connection of its own. An error of the server is its message, without where it was raised."""
-    try:
-        with psycopg.connect(
-            arguments.dsn, autocommit=True, row_factory=dict_row, fallback_application_name="pg-durable"
-        ) as conn:
-            return act(conn, arguments)
-    except (errors.InvalidSchemaName, errors.UndefinedTable, errors.UndefinedFunction) as error:
-        raise CommandError(f"{error.diag.message_primary}\nIs pg_durable installed in this database?") from error
-    except KeyboardInterrupt:
-        return 130
-    except psycopg.Error as error:
-        lines = (error.diag.message_primary, error.diag.message_hint)
-        raise CommandError("\n".join(line for line in lines if line) or str(error)) from error
+    """Runs a command on a connection of its own."""
+    with connect(arguments.dsn, row_factory=dict_row) as conn:
+        return act(conn, arguments)
 
 
 def rows(conn: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -150,7 +151,7 @@ def what(step: Row) -> str:
 
 def failure(step: Row) -> RenderableType:
     """The whole error of a step."""
-    return Text.assemble((f"{what(step)}\n", "bold"), (f"{step['error']}\n", "red"))
+    return Text.assemble((f"{printable(what(step))}\n", "bold"), (f"{printable(step['error'])}\n", "red"))
 
 
 def watch(conn: Connection, arguments: argparse.Namespace) -> int:
@@ -171,7 +172,7 @@ def watch(conn: Connection, arguments: argparse.Namespace) -> int:
             run = the_run(conn, arguments.id)
         present(arguments, run, lambda: drawn(conn, arguments.id))
     if run["status"] != "completed" and not arguments.json:
-        console().print(Text(run["output"] or run["status"], "red"))
+        console().print(Text(printable(run["output"] or run["status"]), "red"))
     return int(run["status"] != "completed")
 
 
@@ -182,10 +183,41 @@ def top(conn: Connection, arguments: argparse.Namespace) -> int:
         found = look(conn)
         present(arguments, found, lambda: overview(found))
         return 0
-    with Live(console=screen, auto_refresh=False, screen=True) as live:
-        while True:
+    with keys() as quit_within, Live(console=screen, auto_refresh=False, screen=True) as live:
+        live.update(overview(look(conn), screen.height), refresh=True)
+        while not quit_within(arguments.interval):
             live.update(overview(look(conn), screen.height), refresh=True)
-            time.sleep(arguments.interval)
+    return 0
+
+
+@contextmanager
+def keys() -> Iterator[Callable[[float], bool]]:
+    """Waits for a number of seconds and says whether q was pressed; without a keyboard it only waits."""
+    if not sys.stdin or not sys.stdin.isatty():
+        yield slept
+        return
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    tty.setcbreak(keyboard)
+    try:
+        yield lambda seconds: q_within(keyboard, time.monotonic() + seconds)
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+def slept(seconds: float) -> bool:
+    """Waits; nobody can press q."""
+    time.sleep(seconds)
+    return False
+
+
+def q_within(keyboard: int, deadline: float) -> bool:
+    """Reads keys until the deadline, or until one is q, or the terminal is gone."""
+    while select.select([keyboard], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        pressed = os.read(keyboard, 64)
+        if not pressed or b"q" in pressed.lower():
+            return True
+    return False
 
 
 def look(conn: Connection) -> dict[str, list[dict[str, Any]]]:
@@ -212,7 +244,7 @@ def check(conn: Connection, arguments: argparse.Namespace) -> int:
 
 def answer(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> int:
     """Passes on what the function said."""
-    present(arguments, found[0], lambda: found[0]["answer"])
+    present(arguments, found[0], lambda: printable(found[0]["answer"]))
     return 0
 
 

@@ -9,8 +9,11 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from pg_durable.asking import printable
 
 Row = Mapping[str, Any]
 
@@ -20,25 +23,31 @@ STYLES = {
     "pending": "dim",
 }  # fmt: skip
 PIPE_WIDTH = 160
-LONG = ("label", "query", "output", "outcome", "error", "waits_for", "signal_data")  # cut when the terminal is narrow
+LONG = ("label", "query", "output", "outcome", "waits_for", "signal_data")  # cut when the terminal is narrow
 NUMBERS = (int, float, Decimal, timedelta)
 NARROW = 100  # columns; with fewer these are left out, so that there is room for the long ones
+LEAST = 60  # columns that a table needs
 SPARE = ("iteration", "node_type", "attempts", "worker", "sent_by", "delivered_at")
 SHORT = {"instance_id": "run", "created_at": "created", "failed_at": "failed", "node_type": "type", "iteration": "iter"}
 
 
 def console() -> Console:
-    """Standard output; of a fixed width where it is no terminal."""
+    """Standard output; of a fixed width where it is no terminal, or one that does not know its own."""
     screen = Console(highlight=False)
-    if not screen.is_terminal:
+    if not screen.is_terminal or screen.width < 1:
         screen.width = PIPE_WIDTH
     return screen
 
 
-def tree(text: str, height: int | None = None) -> Text:
-    """What df.explain draws, coloured line by line by the mark at its end; of a tall one, where the run is."""
-    lines = excerpt([line.rstrip() for line in text.splitlines()], height)
-    return Text("\n", no_wrap=True, overflow="ellipsis").join(Text(line, STYLES.get(line[-1:], "")) for line in lines)
+def tree(text: str, height: int | None = None) -> RenderableType:
+    """What df.explain draws, coloured line by line by the mark at its end; of a tall one, where the run is. Lines that
+    are too long are cut, but for those above the tree: they say why the run failed."""
+    lines = excerpt([printable(line.rstrip()) for line in text.splitlines()], height)
+    head = lines.index("") if "" in lines else 0
+    drawn = [Text(line, STYLES.get(line[-1:], ""), overflow="fold") for line in lines]
+    for line in drawn[head:]:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*drawn)
 
 
 def excerpt(lines: list[str], height: int | None) -> list[str]:
@@ -59,11 +68,13 @@ def table(rows: Sequence[Row], title: str | None = None) -> RenderableType:
     """Rows under their column names, a line each; numbers to the right."""
     if not rows:
         return Group(Text(title, "bold"), Text("  none\n", "dim")) if title else Text("none", "dim")
+    if console().width < LEAST:
+        return records(rows, title)
     grid = Table(
         box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
     )
     names = [name for name in rows[0] if name not in SPARE or console().width >= NARROW]
-    columns = {name: [cell(row[name]) for row in rows] for name in names}
+    columns = {name: [cell(row[name], name == "output" and failed(row)) for row in rows] for name in names}
     for name, cells in columns.items():
         number = all(isinstance(row[name], NUMBERS) and not isinstance(row[name], bool) for row in rows)
         head = SHORT.get(name, name)
@@ -75,8 +86,25 @@ def table(rows: Sequence[Row], title: str | None = None) -> RenderableType:
     return grid
 
 
-def cell(value: Any) -> Text:
-    """A value on one line."""
+def records(rows: Sequence[Row], title: str | None) -> RenderableType:
+    """Rows where there is no room for columns: a line a value, and an empty one after each row."""
+    lines = [Text(title, "bold")] if title else []
+    for row in rows:
+        values = {SHORT.get(name, name): cell(value, whole=True) for name, value in row.items() if name not in SPARE}
+        lines += [Text.assemble((f"{name} ", "dim"), value) for name, value in values.items() if value]
+        lines.append(Text())
+    for line in lines:
+        line.overflow = "fold"
+    return Group(*lines)
+
+
+def failed(row: Row) -> bool:
+    """Whether a row is of a run or a step that failed."""
+    return bool(row.get("status") == "failed")
+
+
+def cell(value: Any, whole: bool = False) -> Text:
+    """A value on one line, or, when it is to be seen whole, on several."""
     if isinstance(value, datetime):
         text = moment(value.astimezone())
     elif isinstance(value, timedelta):
@@ -86,8 +114,8 @@ def cell(value: Any) -> Text:
     elif isinstance(value, dict | list):
         text = json.dumps(value, ensure_ascii=False)
     else:
-        text = "" if value is None else " ".join(str(value).split())
-    return Text(text, STYLES.get(text, ""), no_wrap=True, overflow="ellipsis")
+        text = "" if value is None else printable(" ".join(str(value).split()))
+    return Text(text, STYLES.get(text, ""), no_wrap=not whole, overflow="fold" if whole else "ellipsis")
 
 
 def moment(value: datetime) -> str:
@@ -106,14 +134,28 @@ def duration(value: timedelta) -> str:
 def overview(found: Mapping[str, Sequence[Row]], height: int | None = None) -> RenderableType:
     """What `top` shows: a line for what has but a few numbers, then tables, in no more than `height` lines."""
     room = max(2, (height - 17) // 3) if height else None
-    tables = [table(found[title][:room], title) for title in ("longest running steps", "waiting", "failed last")]
+    tables = [table(found[title][:room], title) for title in ("longest running steps", "waiting")]
     return Group(
         runs_line(found["runs"]),
         speed_line(found["done in the last 10 s"][0]),
         workers_line(found["workers"]),
         "",
         *tables,
+        failures(found["failed last"][:room], "failed last"),
     )
+
+
+def failures(rows: Sequence[Row], title: str) -> RenderableType:
+    """Which step failed, on a line; why, on as many as it takes."""
+    parts: list[RenderableType] = [Text(title, "bold"), ""]
+    for row in rows:
+        where = Text.assemble(
+            f"{row['instance_id']}  ", cell(row["failed_at"]), "  ", cell(row["label"]), "  " if row["label"] else "",
+            cell(row["query"]),
+        )  # fmt: skip
+        where.no_wrap, where.overflow = True, "ellipsis"
+        parts += [where, Padding(Text(printable(str(row["error"])), "red", overflow="fold"), (0, 0, 0, 10))]
+    return Group(*parts) if rows else table((), title)
 
 
 def runs_line(runs: Sequence[Row]) -> Text:

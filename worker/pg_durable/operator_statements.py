@@ -1,15 +1,18 @@
-"""What the operator commands ask: the public functions and views of schema df, with the rights of whoever asks."""
+"""What the operator commands ask: functions and views of schema df, with the rights of whoever asks. An error is shown
+as its cause: what the constructs around a failed step put before that could be all that a terminal has room for."""
 
 LIST = """
-select l.instance_id, l.label, l.status, l.execution_count as iteration, l.created_at, l.output
+select l.instance_id, l.label, l.status, l.execution_count as iteration, l.created_at,
+       case when l.status = 'failed' then df_engine.cause(l.output) else l.output end as output
 from df.list_instances(%(status)s, %(limit)s, %(label)s) l"""
 RUN = """
-select i.instance_id, i.label, i.status, i.current_execution_id as iteration, i.function_version as version, i.output
+select i.instance_id, i.label, i.status, i.current_execution_id as iteration, i.function_version as version,
+       case when i.status = 'failed' then df_engine.cause(i.output) else i.output end as output
 from df.instance_info(%(id)s) i"""
 TREE = "select df.explain(%(id)s) as tree"
 STEPS = """
 select s.node_id, n.node_type, n.query, s.inferred_status as status, n.attempts, n.started_at, n.completed_at,
-       n.completed_at - n.started_at as took, n.error, n.result
+       n.completed_at - n.started_at as took, df_engine.cause(n.error) as error, n.result
 from df.instance_nodes(%(id)s) s
 join df.nodes n on n.instance_id = %(id)s and n.id = s.node_id
 where n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')

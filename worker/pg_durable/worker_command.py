@@ -20,12 +20,12 @@ def register(subparsers: Any) -> None:
         help="SQL steps to run at the same time; default and upper limit: the setting max_user_connections",
     )  # fmt: skip
     command.add_argument(
-        "--grace", type=float, default=10.0, metavar="SECONDS",
+        "--grace", type=seconds, default=10.0, metavar="SECONDS",
         help="how long running steps may take to end after SIGTERM; default 10",
     )  # fmt: skip
     command.add_argument("--log-format", choices=("text", "json"), default="text")
     command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    command.add_argument("--metrics", metavar="[HOST:]PORT", help="serve /metrics and /healthz there")
+    command.add_argument("--metrics", type=address, metavar="[HOST:]PORT", help="serve /metrics and /healthz there")
     command.set_defaults(run=run)
 
 
@@ -35,6 +35,22 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def seconds(text: str) -> float:
+    """A duration."""
+    number = float(text)
+    if not 0 <= number <= 86400:  # nor NaN
+        raise argparse.ArgumentTypeError("must be from 0 to 86400")
+    return number
+
+
+def address(text: str) -> str:
+    """[HOST:]PORT; what is no address at all is better said now than when the worker has begun."""
+    port = text.rpartition(":")[2]
+    if not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form [HOST:]PORT, such as 9187 or 0.0.0.0:9187")
+    return text
 
 
 def run(arguments: argparse.Namespace) -> int:
