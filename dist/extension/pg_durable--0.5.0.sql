@@ -1369,15 +1369,22 @@ begin
 end
 $$;
 
-create or replace function df.loop(body text, condition text default null) returns text
+create or replace function df.loop(body text, condition text default null, continue_on_failure boolean default false)
+returns text
 language plpgsql set search_path = '' as $$
 declare
   v_node pg_catalog.jsonb;
   v_problem pg_catalog.text;
 begin
   if body is null then
-    raise exception 'body must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument body of df.loop is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+  if continue_on_failure is null then
+    raise exception 'argument continue_on_failure of df.loop is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
     -> pg_catalog.statement_timestamp()::pg_catalog.text ? body then
     raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
@@ -1409,37 +1416,79 @@ begin
   end if;
   return '{"node_type":"LOOP","left_node":'
     || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then body else df.sql(body) end
-    || case when condition is null then '}' else ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}' end;
+    || case when condition is null then '' else ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || case when continue_on_failure then ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text)
+         else '' end || '}';
 end
 $$;
 
 create or replace function df.seq(a text, b text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if a is null then
+    raise exception 'the first step of ~> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if b is null then
+    raise exception 'the second step of ~> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"THEN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
 end
 $$;
 
 create or replace function df.join(a text, b text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if a is null then
+    raise exception 'the first branch of & is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if b is null then
+    raise exception 'the second branch of & is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
 end
 $$;
 
 create or replace function df.race(a text, b text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if a is null then
+    raise exception 'the first branch of | is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if b is null then
+    raise exception 'the second branch of | is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"RACE","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
 end
 $$;
 
 create or replace function df.join3(a text, b text, c text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if a is null then
+    raise exception 'argument a of df.join3 is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if b is null then
+    raise exception 'argument b of df.join3 is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if c is null then
+    raise exception 'argument c of df.join3 is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"extra_nodes":[' || (df.loop(c)::pg_catalog.json -> 'left_node')::pg_catalog.text || ']}';
@@ -1447,8 +1496,21 @@ end
 $$;
 
 create or replace function df.if(condition text, then_branch text, else_branch text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if condition is null then
+    raise exception 'argument condition of df.if is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if then_branch is null then
+    raise exception 'argument then_branch of df.if is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if else_branch is null then
+    raise exception 'argument else_branch of df.if is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
@@ -1456,8 +1518,21 @@ end
 $$;
 
 create or replace function df.if_rows(result_name text, then_branch text, else_branch text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if result_name is null then
+    raise exception 'argument result_name of df.if_rows is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if then_branch is null then
+    raise exception 'argument then_branch of df.if_rows is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if else_branch is null then
+    raise exception 'argument else_branch of df.if_rows is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"query":' || pg_catalog.to_json(
@@ -1466,14 +1541,26 @@ end
 $$;
 
 create or replace function df.as(fut text, name text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if fut is null then
+    raise exception 'argument fut of df.as is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if name is null then
+    raise exception 'argument name of df.as is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   if name = '' then
     raise exception 'the name of a result cannot be empty' using errcode = 'invalid_parameter_value';
   elsif name !~ '^[A-Za-z_][A-Za-z0-9_]*$' then
     raise exception '"%" is not a valid identifier', name
       using errcode = 'invalid_parameter_value',
             hint = 'The name of a result begins with a letter or _, and goes on with letters, digits and _.';
+  elsif name in ('input', 'item', 'item_no', 'error') then
+    raise exception '$% is what a run binds itself: no result can have this name', name
+      using errcode = 'invalid_parameter_value', hint = 'Give the result another name.';
   end if;
   return (
     select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
@@ -1497,8 +1584,10 @@ declare
   v_problem pg_catalog.text;
 begin
   if fut is null then
-    raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument fut of df.retry is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   v_type := df.loop(fut)::pg_catalog.json #>> '{left_node,node_type}';
   v_policy := '{' || pg_catalog.concat_ws(',',
     '"max_attempts":' || max_attempts,
@@ -1541,23 +1630,63 @@ end
 $$;
 
 create or replace function df.sleep(seconds numeric) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if seconds is null then
+    raise exception 'argument seconds of df.sleep is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   if seconds < 0 then
     raise exception 'the duration of a sleep must be non-negative, not % s', seconds
-      using errcode = 'invalid_parameter_value';
+      using errcode = 'invalid_parameter_value', hint = 'df.sleep(0) goes on at once.';
   elsif seconds > 3155760000 then
     raise exception 'the duration of a sleep must be at most 3155760000 s (100 years), not % s', seconds
-      using errcode = 'invalid_parameter_value';
+      using errcode = 'invalid_parameter_value', hint = 'A wait without a limit is one for a signal.';
   end if;
   return '{"node_type":"SLEEP","query":"' || pg_catalog.trim_scale(seconds) || '"}';
 end
 $$;
 
-create or replace function df.sleep(duration interval) returns text
-language plpgsql strict set search_path = '' as $$
+-- Integers of all sizes resolve to this one, whose type is the preferred one of all numbers.
+create or replace function df.sleep(seconds double precision) returns text
+language plpgsql set search_path = '' as $$
 begin
+  return df.sleep(seconds::pg_catalog.numeric);
+end
+$$;
+
+create or replace function df.sleep(duration interval) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if duration is null then
+    raise exception 'argument duration of df.sleep is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return df.sleep(extract(epoch from duration));
+end
+$$;
+
+-- Untyped literals and parameters resolve to this one.
+create or replace function df.sleep(duration text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_seconds pg_catalog.numeric;
+begin
+  if duration is null then
+    raise exception 'argument duration of df.sleep is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  begin
+    v_seconds := case when duration ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then duration::pg_catalog.numeric
+                      else extract(epoch from duration::pg_catalog.interval) end;
+  exception when data_exception then
+    raise exception '"%" is no duration', duration
+      using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
+  end;
+  return df.sleep(v_seconds);
 end
 $$;
 
@@ -1646,8 +1775,10 @@ create or replace function df.wait_for_signal(name text, timeout_seconds integer
 language plpgsql set search_path = '' as $$
 begin
   if name is null then
-    raise exception 'name must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument name of df.wait_for_signal is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   if name = '' then
     raise exception 'the name of a signal cannot be empty' using errcode = 'invalid_parameter_value';
   elsif timeout_seconds < 1 then
@@ -1675,12 +1806,16 @@ comment on function df.as(text, text) is
   'Names the result of a graph, for $name in later steps; replaces an earlier name. Raises for a name that is not an identifier';
 comment on function df.sleep(numeric) is
   'Waits for so many seconds, fractions included; 0 to 3155760000';
+comment on function df.sleep(double precision) is
+  'The same, with a number of any other type';
 comment on function df.sleep(interval) is
   'Waits for the interval, in which a month counts 30 days; up to 100 years';
+comment on function df.sleep(text) is
+  'Waits for a duration given as text: seconds (0.5) or an interval (5 minutes). Raises for any other text';
 comment on function df.wait_for_schedule(text, text) is
   'Waits for the next minute that matches a cron expression of five fields, in the named time zone or that of the setting timezone. Raises for an expression that is invalid or never comes due';
-comment on function df.loop(text, text) is
-  'Repeats the body as long as the condition, judged after it, is true; without a condition until df.break ends it';
+comment on function df.loop(text, text, boolean) is
+  'Repeats the body as long as the condition, judged after it, is true; without a condition until df.break ends it. With continue_on_failure a failure of the body is recorded and, after a pause that grows with each failure in a row, the next iteration begins';
 comment on function df.break(text) is
   'Ends the nearest enclosing loop, whose result becomes the value: JSON if it parses, else a string';
 comment on function df.if(text, text, text) is
@@ -1705,11 +1840,14 @@ create or replace function df.as_op(fut text, name text) returns text
 language plpgsql immutable set search_path = '' as $$
 begin
   if fut is null then
-    raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the step on the left of |=> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   if name is null then
-    raise exception 'name must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the name on the right of |=> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   return df.as(fut, name);
 end
 $$;
@@ -1718,11 +1856,14 @@ create or replace function df.if_then_op(condition text, then_branch text) retur
 language plpgsql immutable set search_path = '' as $$
 begin
   if condition is null then
-    raise exception 'condition must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the condition on the left of ?> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   if then_branch is null then
-    raise exception 'then_branch must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the branch on the right of ?> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   return '{"_partial_if":true,"condition":' || pg_catalog.to_json(condition)
     || ',"then_branch":' || pg_catalog.to_json(then_branch) || '}';
 end
@@ -1732,11 +1873,14 @@ create or replace function df.if_else_op(partial_if text, else_branch text) retu
 language plpgsql immutable set search_path = '' as $$
 begin
   if partial_if is null then
-    raise exception 'partial_if must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the left side of !> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   if else_branch is null then
-    raise exception 'else_branch must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the branch on the right of !> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   if (partial_if::pg_catalog.jsonb -> '_partial_if' = 'true'
       and partial_if::pg_catalog.jsonb ?& array['condition', 'then_branch']) is not true then
     raise exception 'Invalid if-then-else: the left operand of !> is not what ?> returns'
@@ -1750,6 +1894,11 @@ $$;
 create or replace function df.loop_prefix_op(body text) returns text
 language plpgsql immutable set search_path = '' as $$
 begin
+  if body is null then
+    raise exception 'the body of @> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return df.loop(body);
 end
 $$;
@@ -2152,9 +2301,9 @@ begin
     when 2 then return df.seq(a => p_args[1], b => p_args[2]);
     when 3 then return df.as(fut => p_args[1], name => p_args[2]);
     when 4 then return df.sleep(seconds => p_args[1]::numeric);
-    when 5 then return df.sleep(duration => p_args[1]::interval);
+    when 5 then return df.sleep(duration => p_args[1]);
     when 6 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
-    when 7 then return df.loop(body => p_args[1], condition => p_args[2]);
+    when 7 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
     when 8 then return df.break(value => p_args[1]);
     when 9 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
     when 10 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
@@ -2174,7 +2323,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration interval)","parameters":[{"names":["duration"],"takes":["string"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth) as parameters,
@@ -2207,7 +2356,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration interval)","parameters":[{"names":["duration"],"takes":["string"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -2408,7 +2557,8 @@ begin
       nexts[coalesce(v_tails[v_known], p_firsts[v_known] + p_counts[v_known] - 1)] := v_last;
       inners[v_call] := v_first;
       continue;
-    elsif p_ops[v_call] = 8 and p_values[-p_args[v_last]] ~ '^[A-Za-z_][A-Za-z0-9_]*$' then
+    elsif p_ops[v_call] = 8 and p_values[-p_args[v_last]] ~ '^[A-Za-z_][A-Za-z0-9_]*$'
+          and p_values[-p_args[v_last]] not in ('input', 'item', 'item_no', 'error') then
       suffixes[v_call] := ',"result_name":"' || p_values[-p_args[v_last]] || '"';
       inners[v_call] := v_first;
       continue;
@@ -2837,8 +2987,16 @@ end
 $$;
 
 create or replace function df.to_flow(envelope text) returns text
-language sql strict set search_path = pg_catalog, pg_temp as $$
-  select df_engine.flow_layout(jsonb_agg(to_jsonb(n))) from df_engine.flow_nodes(envelope) n
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return (select df_engine.flow_layout(jsonb_agg(to_jsonb(n))) from df_engine.flow_nodes(envelope) n);
+end
 $$;
 comment on function df.to_flow(text) is
   'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, or of a run that the caller may see when given its id. df.flow gives the graph back';
@@ -3521,18 +3679,24 @@ create or replace function df.start(fut text, label text default null, database 
   transaction_mode text default 'caller') returns text
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if fut is null then
-    raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument fut of df.start is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   if transaction_mode is null then
-    raise exception 'transaction_mode must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument transaction_mode of df.start is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   if pg_catalog.lower(transaction_mode) not in ('caller', 'new') then
     raise exception 'invalid transaction_mode "%"', transaction_mode
       using errcode = 'invalid_parameter_value', hint = 'It is caller or new.';
-  elsif not pg_catalog.has_schema_privilege('df_engine', 'usage') then
-    raise exception 'permission denied: role "%" may not start durable functions', current_user
-      using errcode = 'insufficient_privilege', hint = 'An administrator grants it with df.grant_usage.';
   end if;
   if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
     -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
@@ -3557,6 +3721,12 @@ create or replace function df.setvar(name text, value text) returns text
 language plpgsql strict set search_path = '' as $$
 #variable_conflict use_column
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.reject_in_workflow('setvar');
   insert into df.vars (name, value, owner)
   values (setvar.name, setvar.value, pg_catalog.quote_ident(current_user)::pg_catalog.regrole)
@@ -3569,6 +3739,12 @@ $$;
 create or replace function df.getvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   return (
     select v.value from df.vars v
     where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.name = getvar.name);
@@ -3578,6 +3754,12 @@ $$;
 create or replace function df.unsetvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.reject_in_workflow('unsetvar');
   delete from df.vars v
   where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.name = unsetvar.name;
@@ -3589,6 +3771,12 @@ $$;
 create or replace function df.clearvars() returns text
 language plpgsql set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.reject_in_workflow('clearvars');
   delete from df.vars v where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole;
   perform df_engine.note_helper('clearvars', 'OK');
@@ -6541,6 +6729,12 @@ $$;
 create or replace function df.status(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   return (select i.status from df.instances i where i.id = status.instance_id);
 end
 $$;
@@ -6549,6 +6743,12 @@ comment on function df.status(text) is 'The status of a run; NULL when it is unk
 create or replace function df.result(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   return (
     select n.result::pg_catalog.text
     from df.instances i
@@ -6638,6 +6838,12 @@ language plpgsql strict set search_path = '' as $$
 declare
   v_status pg_catalog.text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.reject_in_workflow('await_instance');
   v_status := df_engine.await_end(instance_id, timeout_seconds);
   perform df_engine.note_helper('await_instance', v_status);
@@ -6653,6 +6859,12 @@ language plpgsql strict set search_path = '' as $$
 declare
   v_status pg_catalog.text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   raise warning 'df.wait_for_completion is deprecated: use df.await_instance';
   perform df_engine.reject_in_workflow('wait_for_completion');
   v_status := df_engine.await_end(instance_id, timeout_seconds);
@@ -6695,6 +6907,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 declare
   v_status text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   -- FOR UPDATE waits for a step that is just committing, and keeps others from doing so until the caller has decided.
   select i.status into v_status from df.instances i where i.id = cancel.instance_id for update;
   if not found then
@@ -6718,6 +6936,12 @@ comment on function df.cancel(text, text) is
 create or replace function df.signal(instance_id text, signal_name text, signal_data text default '{}') returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if instance_id = '' or signal_name = '' then
     raise exception 'instance_id and signal_name cannot be empty' using errcode = 'invalid_parameter_value';
   end if;
@@ -6756,10 +6980,8 @@ create or replace view df_engine.visible_scopes with (security_barrier) as
 create or replace function df_engine.run_output(p_status text, p_error text, p_root_status text, p_root_result jsonb)
 returns text
 language sql immutable as $$
-  select case
-    when p_status = 'completed' and p_root_status = 'completed' then p_root_result::pg_catalog.text
-    when p_status in ('failed', 'cancelled') then p_error
-  end
+  select case when p_status = 'completed' and p_root_status = 'completed' then p_root_result::pg_catalog.text
+              when p_status in ('failed', 'cancelled') then p_error end
 $$;
 
 -- The largest page a session may ask for: the setting, or what the session lowered it to.
@@ -6847,6 +7069,12 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_after record;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.check_page_size(limit_count);
   if status_filter not in ('pending', 'running', 'completed', 'failed', 'cancelled') then
     raise notice 'no run has the status "%": it is one of %', status_filter, 'pending, running, completed, failed, cancelled';
@@ -6887,8 +7115,10 @@ returns table (
   output text
 )
 language sql strict set search_path = pg_catalog, pg_temp as $$
+  select df.status(instance_info.instance_id);  -- raises for a role that may not use pg_durable
   select i.id::text, i.label, 'pg_durable::orchestration::execute-function-graph', i._version, i._generation::bigint, i.status,
-         df_engine.run_output(i.status, i.error, r.status, r.result)
+         case when i.status = 'completed' and r.status = 'completed' then r.result::pg_catalog.text
+              when i.status in ('failed', 'cancelled') then i.error end
   from df.instances i
   left join df.nodes r on r.instance_id = i.id and r.id = i.root_node
   where i.id = instance_info.instance_id
@@ -6920,6 +7150,12 @@ returns table (execution_id bigint, status text, event_count bigint, duration_ms
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if limit_count < 1 then
     raise exception 'limit_count must be at least 1, not %', limit_count using errcode = 'invalid_parameter_value';
   end if;
@@ -6942,12 +7178,22 @@ returns table (
   node_id text, node_type text, query text, result_name text, left_node text, right_node text, status text, result text,
   status_details text, inferred_status text, inferred_status_from_ancestor_id text, updated_at timestamptz
 )
-language sql strict set search_path = pg_catalog, pg_temp as $$
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return query
   select n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, s.status,
          case when s.status = n.status then n.result::text end,
          n.status_details::text, s.inferred_status, s.from_ancestor, n.updated_at
   from df_engine.node_states(instance_id_param) s
-  join df.nodes n on n.instance_id = instance_id_param and n.id = s.node_id
+  join df.nodes n on n.instance_id = instance_id_param and n.id = s.node_id;
+end
 $$;
 comment on function df.instance_nodes(text) is
   'One row a node of a run, in no particular order: its physical status, and the status inferred from its ancestors (a node that can no longer run is skipped). No rows when the run is unknown or not visible.';
@@ -7308,8 +7554,16 @@ comment on view df.workers is
 -- function that hands the caller's search_path on: to the expression, which is the caller's to evaluate.
 
 create or replace function df.explain(input text) returns text
-language sql strict as $$
-  select df_engine.explain(input, pg_catalog.current_setting('search_path'))
+language plpgsql strict as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return df_engine.explain(input, pg_catalog.current_setting('search_path'));
+end
 $$;
 comment on function df.explain(text) is
   'Draws a graph as text: of a run with the statuses of its nodes when input is its id, else of an envelope, of a statement, or of an SQL expression, which is evaluated with the rights of the caller. A graph that is not valid is described, an SQL error in the expression raised.';
@@ -7626,8 +7880,9 @@ declare
   v_problem text;
 begin
   if p_url is null or p_method is null or p_timeout_seconds is null then
-    raise exception '%: url, method and timeout_seconds must not be NULL', p_function
-      using errcode = 'null_value_not_allowed';
+    raise exception 'argument % of % is NULL',
+      case when p_url is null then 'url' when p_method is null then 'method' else 'timeout_seconds' end, p_function
+      using errcode = 'null_value_not_allowed', hint = 'Of the arguments only body and headers may be NULL.';
   end if;
   if df_engine.setting('http_mode') = 'off' then
     raise exception '%() is disabled: http_mode is off', p_function
@@ -7675,6 +7930,12 @@ create or replace function df.http(
   timeout_seconds integer default 30) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.check_http('HTTP', 'df.http', url, method, headers, timeout_seconds);
   return df_engine.http_node('HTTP', url, method, '"body":' || coalesce(to_json(body)::text, 'null'), headers,
                              timeout_seconds);
@@ -7688,9 +7949,16 @@ create or replace function df.http_multipart(
   timeout_seconds integer default 30) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_problem text := df_engine.http_parts_problem(parts);
+  v_problem text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.check_http('HTTP_MULTIPART', 'df.http_multipart', url, method, headers, timeout_seconds);
+  v_problem := df_engine.http_parts_problem(parts);
   if v_problem is not null then
     raise exception 'df.http_multipart: %', v_problem
       using errcode = case when parts is null then 'null_value_not_allowed' else 'invalid_parameter_value' end;
@@ -8189,6 +8457,12 @@ declare
   v_routine text;
   v_privilege text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if p_role is null or include_http is null or with_grant is null then
     raise exception 'df.grant_usage: arguments must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
@@ -8214,6 +8488,12 @@ declare
   v_routine text;
   v_privilege text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if p_role is null then
     raise exception 'df.revoke_usage: p_role must not be NULL' using errcode = 'null_value_not_allowed';
   end if;

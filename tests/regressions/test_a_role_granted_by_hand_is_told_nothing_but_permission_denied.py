@@ -23,7 +23,7 @@ select p.oid::regprocedure::text as function, p.proname as name,
              end
              from unnest(p.proargtypes::oid[], p.proargnames) with ordinality t(type, name, place)
              where t.type is not null order by t.place) as arguments,
-       array(select format_type(case t.type when 'anyelement'::regtype then 'text' else t.type end, null)
+       array(select format_type(case t.type when 'anyelement'::regtype then 'text'::regtype else t.type end, null)
              from unnest(p.proargtypes::oid[]) with ordinality t(type, place) order by t.place) as types
 from pg_proc p
 where p.pronamespace = 'df'::regnamespace and p.prokind = 'f' and not starts_with(p.proname, '_')

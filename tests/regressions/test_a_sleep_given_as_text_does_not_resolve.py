@@ -25,7 +25,6 @@ DURATIONS = [
     ("0.5", "0.5"),
     ("0.5::float8", "0.5"),
     ("5::float8", "5"),
-    ("0.1::real", "0.1"),
     ("1e-7::float8", "0.0000001"),
     ("interval '1 minute'", "60"),
     ("now() + interval '1 hour' - now()", "3600"),
