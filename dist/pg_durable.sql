@@ -281,6 +281,7 @@ if df_engine.migrating(1) then
     fresh boolean not null default true,
     sent_by regrole not null,
     sent_at timestamptz not null default now(),
+    sent_in xid8 not null default pg_current_xact_id(),    -- until it commits, waiting for what it brings is in vain
     delivered_at timestamptz,
     delivered_to text[],
     constraint inbox_pkey primary key (signal_id)
@@ -560,7 +561,7 @@ create or replace view df_engine.own_instances as
 
 -- Whether the caller may see a run's row: row_security_active asks for the caller, also inside a view.
 create or replace view df_engine.visible_inbox with (security_barrier) as
-  select s.signal_id, s.instance_id, s.signal_name, s.signal_data, s.sent_by
+  select s.signal_id, s.instance_id, s.signal_name, s.signal_data, s.sent_by, s.sent_in
   from df_engine.inbox s
   where s.sent_by = quote_ident(current_user)::regrole
     and s.status = 'pending' and s.fresh
@@ -4020,12 +4021,23 @@ begin
 end
 $$;
 
--- Fails a run that must not go on, without touching its nodes.
+-- Fails a run that must not go on as a whole: what is open in it fails with it, but for a node that a step is just ending,
+-- which then says itself what became of it. What has lost a race, or was left behind by an earlier iteration, is not open.
 create or replace function df_engine.fail_run(p_instance varchar, p_error text) returns void
 language plpgsql set search_path = '' as $$
 begin
   perform df_engine.end_run(p_instance, 'failed', p_error);
   perform df_engine.withdraw(p_instance, null);
+  update df.nodes n
+  set status = 'failed', result = to_jsonb(p_error), result_columns = null, error = p_error,
+      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
+      status_details = n.status_details - 'retry_at'
+  from (select q.id from df.nodes q
+        where q.instance_id = p_instance and q.status = 'running'
+          and q.status_details ->> 'execution_id' = df_engine.stamp(p_instance, q._scope)
+          and df_engine.scope_open(p_instance, q._scope)
+        for no key update skip locked) open_now
+  where n.instance_id = p_instance and n.id = open_now.id;
 end
 $$;
 
@@ -4716,13 +4728,26 @@ $$;
 
 -- Waiting: what sleeps, schedules and waits for a signal leave behind when a run arrives at them, and how workers are woken.
 
--- Notifies workers that have said they sleep beyond p_due (NULL: now). The payload is a hint: r = ready SQL, l = leased
--- steps, t = timers and signals, x = steps to interrupt. A notification costs a cluster-wide lock, so none is sent in vain.
+-- Notifies workers. The payload is a hint: r = ready SQL, l = leased steps, t = timers and signals, x = steps to interrupt.
+-- PostgreSQL prepares no transaction that has notified: a session that does that says SET df.wake = off, and the workers find
+-- what it has committed at their next poll.
+create or replace function df_engine.notify(p_kind text) returns void
+language plpgsql volatile set search_path = '' as $$
+begin
+  if lower(current_setting('df.wake', true)) in ('off', 'false', 'no', '0') then
+    return;
+  end if;
+  perform pg_notify('df_wake', p_kind);
+end
+$$;
+
+-- Notifies workers that have said they sleep beyond p_due (NULL: now). A notification costs a cluster-wide lock, so none is
+-- sent in vain.
 create or replace function df_engine.wake(p_kind text, p_due timestamptz) returns void
 language plpgsql volatile set search_path = '' as $$
 begin
   if exists (select from df._worker_epoch w where w._sleeps_until > coalesce(p_due, df_engine.clock())) then
-    perform pg_notify('df_wake', p_kind);
+    perform df_engine.notify(p_kind);
   end if;
 end
 $$;
@@ -6792,7 +6817,13 @@ $$;
 create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
-  perform pg_catalog.pg_notify('df_wake', 't');
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.notify('t');
   return 'Triggered run' || coalesce(' of instance ' || instance_id, ' of all that is ready');
 end
 $$;
@@ -6803,17 +6834,24 @@ comment on function df.run(text) is 'Wakes idle workers, when the caller commits
 create or replace function df_engine.check_awaitable(p_instance_id text) returns void
 language plpgsql set search_path = '' as $$
 declare
+  v_transaction constant pg_catalog.xid8 := pg_catalog.pg_current_xact_id_if_assigned();
   v_run pg_catalog.record;
 begin
   select i.status, i.created_at = pg_catalog.transaction_timestamp()
-         and pg_catalog.age(i.xmin) <= pg_catalog.age(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.xid) as own
+         and pg_catalog.age(i.xmin) <= pg_catalog.age(v_transaction::pg_catalog.xid) as own,
+         case when i._cancelled_in = v_transaction then 'cancelled'
+              when exists (select from df_engine.visible_inbox s
+                           where s.instance_id = i.id and s.sent_in = v_transaction) then 'signalled' end as act
   into v_run from df.instances i where i.id = p_instance_id;
   if not found then
     raise exception 'Instance not found: %', p_instance_id
       using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(p_instance_id);
   elsif v_run.own then
     raise exception 'instance % is not yet committed: no worker can see it', p_instance_id
-      using errcode = 'object_not_in_prerequisite_state', hint = 'Commit first, then wait.';
+      using errcode = 'object_not_in_prerequisite_state', hint = 'COMMIT first, then wait.';
+  elsif v_run.act is not null then
+    raise exception 'this transaction has % instance %, which is not yet committed: no worker can see it', v_run.act,
+      p_instance_id using errcode = 'object_not_in_prerequisite_state', hint = 'COMMIT first, then wait.';
   elsif v_run.status not in ('completed', 'failed', 'cancelled')
         and pg_catalog.current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     raise exception 'cannot wait for instance % in a % transaction: it would never see the end', p_instance_id,
@@ -6871,7 +6909,7 @@ end
 $$;
 comment on function df.await_instance(text, integer) is
   'Waits until a run has ended and returns its status; raises DF030 when it has not within timeout_seconds, and at once '
-  'where waiting would be in vain (started by this transaction, or a REPEATABLE READ or SERIALIZABLE transaction)';
+  'where waiting would be in vain (started, signalled or cancelled by this transaction, or a REPEATABLE READ or SERIALIZABLE one)';
 
 create or replace function df.wait_for_completion(instance_id text, timeout_seconds integer default 30) returns text
 language plpgsql strict set search_path = '' as $$
@@ -6911,7 +6949,7 @@ begin
     perform df_engine.withdraw(new.id, null);
     update df_engine.inbox s set status = 'undeliverable', fresh = false
     where s.instance_id = new.id and s.status = 'pending' and not s.fresh;
-    perform pg_notify('df_wake', 'x');
+    perform df_engine.notify('x');
   end if;
   return new;
 end
@@ -8351,7 +8389,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'select on df_engine.own_key',
     'insert on df_engine.own_launches',
     'select on df_engine.visible_executions',
-    'insert on df_engine.visible_inbox',
+    'select, insert on df_engine.visible_inbox',
     'select on df_engine.visible_scopes',
     'execute on routine df_engine.as_json(text)',
     'execute on routine df_engine.await_end(text, int)',
@@ -8416,6 +8454,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.node_states(text)',
     'execute on routine df_engine.node_text(text, text, jsonb)',
     'execute on routine df_engine.note_helper(text, text)',
+    'execute on routine df_engine.notify(text)',
     'execute on routine df_engine.one_line(text, int)',
     'execute on routine df_engine.padded(text[])',
     'execute on routine df_engine.page_cap()',

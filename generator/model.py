@@ -146,6 +146,7 @@ USER_ROUTINES = (
     "df_engine.node_states(text)",
     "df_engine.node_text(text, text, jsonb)",
     "df_engine.note_helper(text, text)",
+    "df_engine.notify(text)",
     "df_engine.one_line(text, int)",
     "df_engine.padded(text[])",
     "df_engine.page_cap()",
@@ -195,7 +196,7 @@ USER_VIEWS = {
     "df_engine.own_key": "select",
     "df_engine.own_launches": "insert",
     "df_engine.visible_executions": "select",
-    "df_engine.visible_inbox": "insert",
+    "df_engine.visible_inbox": "select, insert",
     "df_engine.visible_scopes": "select",
 }
 
