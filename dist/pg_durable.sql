@@ -127,6 +127,7 @@ if df_engine.migrating(1) then
     finished_at timestamptz,
     error text,
     wait_reason text,
+    input jsonb,                       -- what df.start was given for $input
     _state text,                       -- NULL: inserted by hand, never executed
     _submitter regrole,                -- the identity recorded by df.start
     _vars jsonb,                       -- variables and system variables, frozen at start
@@ -553,7 +554,7 @@ end
 $policies$;
 
 create or replace view df_engine.own_instances as
-  select id, label, root_node, submitted_by, database, _state, _submitter, _vars, _version
+  select id, label, root_node, submitted_by, database, input, _state, _submitter, _vars, _version
   from df.instances
   where submitted_by = quote_ident(current_user)::regrole and _submitter = submitted_by and _state = 'pending'
     and jsonb_typeof(_vars) = 'object'
@@ -1818,8 +1819,49 @@ begin
 end
 $$;
 
+-- A value for SQL code, in which nothing looks like a reference to anybody who reads the text of a step. Neither the text of this
+-- function nor what it writes depends on standard_conforming_strings.
+create or replace function df.literal(value text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_text pg_catalog.text := replace(replace(replace(replace(value, E'\\', E'\\\\'), '''', ''''''), '$', E'\\x24'), '{', E'\\x7B');
+begin
+  if v_text is null then
+    return 'NULL';
+  elsif v_text ~ '[[:cntrl:]]' then
+    for v_code in 1..127 loop
+      continue when v_code between 32 and 126;
+      v_text := replace(v_text, chr(v_code), E'\\x' || lpad(upper(to_hex(v_code)), 2, '0'));
+    end loop;
+  end if;
+  return 'E''' || v_text || '''::text';
+end
+$$;
+
+-- The settings are those under which steps read it.
+create or replace function df.literal(value anyelement) returns text
+language plpgsql
+set search_path = '' set datestyle = 'ISO, MDY' set intervalstyle = postgres set bytea_output = hex set extra_float_digits = 1
+as $$
+declare
+  v_text constant pg_catalog.text := value::pg_catalog.text;
+begin
+  if v_text is null then
+    return 'NULL';
+  elsif pg_typeof(value) = 'pg_catalog.record'::pg_catalog.regtype then
+    raise exception 'a row without a type cannot be written as a constant'
+      using errcode = 'invalid_parameter_value', hint = 'Cast it to a composite type, or use to_jsonb.';
+  end if;
+  return left(df.literal(v_text), -length('text')) || format_type(pg_typeof(value), -1);
+end
+$$;
+
 comment on function df.sql(text) is
   'The node of an SQL statement. The text is taken verbatim, even if it looks like an envelope';
+comment on function df.literal(text) is
+  'A text as a constant for SQL code in which no {name} and no $name is replaced; NULL gives NULL. Where a step can read it as $input, that is the better way';
+comment on function df.literal(anyelement) is
+  'The same for a value of any other type, with a cast to that type';
 comment on function df.seq(text, text) is
   'First a, then b; the result is that of b';
 comment on function df.as(text, text) is
@@ -3056,7 +3098,7 @@ declare
 begin
   loop
     v_next := array(select t.token[1] from regexp_matches(v_rest,
-      $re$(?:(?:[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?[^A-Za-z0-9_$'"&\/\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff-])+|[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[&\/-]|(?:'(?:[^']|'')*'|'(?:[^']|'')*)|[Ee](?:'(?:[^'\\]|''|\\(?:.|\u000a))*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^'\\]|''|\\(?:.|\u000a))*'|'(?:[^'\\]|''|\\(?:.|\u000a))*)|(?:[BbXx]|[Uu]&)(?:'(?:[^']|'')*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^']|'')*'|'(?:[^']|'')*)|"[^"]*"?|--[^\u000a\u000d]*|\/\*(?:[^*\/]|\*+[^*\/]|\/+[^*\/])*\*+\/|/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$|\$\$[^$]*\$\$$re$, 'g') t(token));
+      $re$(?:(?:[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?[^A-Za-z0-9_$'"&\/\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff-])+|[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?)|\$|[&\/-]|(?:'(?:[^']|'')*'|'(?:[^']|'')*)|[Ee](?:'(?:[^'\\]|''|\\(?:.|\u000a))*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^'\\]|''|\\(?:.|\u000a))*'|'(?:[^'\\]|''|\\(?:.|\u000a))*)|(?:[BbXx]|[Uu]&)(?:'(?:[^']|'')*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^']|'')*'|'(?:[^']|'')*)|"[^"]*"?|--[^\u000a\u000d]*|\/\*(?:[^*\/]|\*+[^*\/]|\/+[^*\/])*\*+\/|/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$|\$\$[^$]*\$\$$re$, 'g') t(token));
     exit when v_rest !~ $re$/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$;
     v_opener := (select min(t.ord) from unnest(v_next) with ordinality t(token, ord)
       where t.token ~ $re$^(?:/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$)$$re$);
@@ -3150,6 +3192,42 @@ begin
 end
 $fn$;
 
+-- The first {name} in SQL code that is no variable: outside of literals, identifiers, comments and dollar-quoted bodies a
+-- brace is never SQL. NULL when there is none.
+create or replace function df_engine.unknown_variable(p_sql pg_catalog.text, p_vars pg_catalog.jsonb)
+returns pg_catalog.text
+language sql immutable as $fn$
+  select m.part[1]
+  from (
+    select string_agg(case when t.token ~ $re$^(--|/[*]|['"]|[EeBbXx]'|[Uu]&['"]|[$].)$re$ then ' ' else t.token end, '' order by t.ord)
+    from unnest(df_engine.sql_tokens(p_sql)) with ordinality t(token, ord)
+  ) code(text)
+  cross join lateral regexp_matches(code.text, $re$[{]([A-Za-z_][A-Za-z0-9_]*)[}]$re$, 'g') with ordinality m(part, nth)
+  where not p_vars ? m.part[1]
+  order by m.nth limit 1
+$fn$;
+
+-- Raises for the first step whose SQL names a variable that the run does not have.
+create or replace function df_engine.check_variables(p_graph pg_catalog.jsonb, p_vars pg_catalog.jsonb, p_prefix pg_catalog.text)
+returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
+declare
+  v_step record;
+begin
+  select g.path, u.name into v_step
+  from df_engine.graph_nodes(p_graph, p_prefix => p_prefix) g
+  cross join lateral df_engine.unknown_variable(g.query, p_vars) u(name)
+  where g.node_type = 'SQL' and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
+  order by g.ord limit 1;
+  if found then
+    raise exception '%: the run has no variable %; it has %', p_prefix || v_step.path, '{' || v_step.name || '}',
+      (select string_agg('{' || k.name || '}', ', ' order by k.name) from jsonb_object_keys(p_vars) k(name))
+      using errcode = 'invalid_parameter_value',
+            hint = format('Call df.setvar before df.start. A result is written $%s, and what is in the input $input.%1$s.', v_step.name);
+  end if;
+end
+$fn$;
+
 -- Named results: what $name, $name.column and $name.* stand for, and what is said of one that stands for nothing (DF010).
 -- How it is written where it stands is the next file's.
 
@@ -3195,7 +3273,8 @@ $$;
 create or replace function df_engine.unknown_name(p_name pg_catalog.text, p_known pg_catalog.text[])
 returns pg_catalog.text
 language sql immutable as $$
-  select format('no node binds the name "%s"', p_name) || case when cardinality(p_known) > 0 then format(
+  select format('no node binds the name "%s"', p_name)
+    || case p_name when 'input' then ', and the run was started without input' else '' end || case when cardinality(p_known) > 0 then format(
     '; did you mean $%s? Known names: %s', (
       select c.name
       from (
@@ -3221,39 +3300,91 @@ language sql immutable as $$
   end
 $$;
 
--- What a reference other than $n.* stands for: a value, or what is missing (which ? turns into NULL), or a mistake.
+-- Whether the value of a name is the rows of a statement. The input of a run never is, whatever keys it has.
+create or replace function df_engine.is_row_set(p_entry pg_catalog.jsonb) returns pg_catalog.bool
+language sql immutable as $$
+  select coalesce(jsonb_typeof(p_entry #> '{value,rows}') = 'array', false) and not p_entry ? 'built_in'
+$$;
+
+-- What a reference other than $n.* stands for: a value, or what is missing (which ? turns into NULL), or a mistake. p_path is what
+-- is written behind the name. Of a row set it goes on through a column that holds JSON; behind any other column it is no part
+-- of the reference: used says how much of it is.
 create or replace function df_engine.resolve(
-  p_name pg_catalog.text, p_column pg_catalog.text, p_entry pg_catalog.jsonb,
-  out value pg_catalog.jsonb, out missing pg_catalog.text, out mistake pg_catalog.text
+  p_name pg_catalog.text, p_path pg_catalog.text[], p_entry pg_catalog.jsonb,
+  out value pg_catalog.jsonb, out missing pg_catalog.text, out mistake pg_catalog.text, out used int
 ) language plpgsql immutable as $$
 declare
-  v_holder pg_catalog.jsonb := p_entry -> 'value';
-  v_rows constant boolean := coalesce(jsonb_typeof(v_holder -> 'rows') = 'array', false);
-  v_key pg_catalog.text := p_column;
-  v_kind constant pg_catalog.text := case when v_rows then 'column' else 'key' end;
+  v_rows constant pg_catalog.bool := df_engine.is_row_set(p_entry);
+  v_key pg_catalog.text;
 begin
+  used := 0;
+  value := p_entry -> 'value';
   if p_entry is null then
     missing := format('"%s" has no value yet', p_name);
     return;
   elsif v_rows then
-    v_holder := v_holder #> '{rows,0}';
-    v_key := coalesce(p_column, p_entry -> 'columns' ->> 0, (df_engine.entry_columns(p_entry))[1]);
-  elsif p_column is null then
-    value := to_jsonb(v_holder::pg_catalog.text);
+    value := value #> '{rows,0}';
+    used := (p_path[1] ~ '^[^0-9]')::int;
+    v_key := coalesce(case when used = 1 then p_path[1] end, p_entry -> 'columns' ->> 0, (df_engine.entry_columns(p_entry))[1]);
+    missing := df_engine.missing_column(p_name, v_key, p_entry);
+    value := value -> v_key;
+  elsif p_path = '{}' and not p_entry ? 'built_in' then
+    value := to_jsonb(value::pg_catalog.text);
     return;
+  elsif value = 'null' and p_path = '{}' then
+    missing := format('"%s" is NULL', p_name);
   end if;
-  if v_holder is null then
-    missing := format('"%s" has no rows', p_name);
-  elsif jsonb_typeof(v_holder) <> 'object' then
-    mistake := format('the value of "%s" is neither a row set nor a JSON object', p_name);
-  elsif v_key is null or not v_holder ? v_key then
-    missing := format('"%s" has no %s%s; it has: %s', p_name, v_kind, coalesce(' "' || v_key || '"', 's'), coalesce(
-      nullif(array_to_string(case when v_rows then df_engine.entry_columns(p_entry)
-        else array(select jsonb_object_keys(v_holder)) end, ', '), ''), 'none'));
-  elsif v_holder -> v_key = 'null' then
-    missing := format('%s "%s" of "%s" is NULL', v_kind, v_key, p_name);
-  else
-    value := v_holder -> v_key;
+  used := coalesce(used, 0);
+  while missing is null and used < cardinality(p_path) and not (v_rows and jsonb_typeof(value) not in ('object', 'array')) loop
+    select w.missing, w.mistake into missing, mistake
+    from df_engine.missing_key(concat_ws('.', p_name, nullif(array_to_string(p_path[:used], '.'), '')), p_path[used + 1], value) w;
+    exit when mistake is not null;
+    value := case jsonb_typeof(value) when 'array' then value -> p_path[used + 1]::int else value -> p_path[used + 1] end;
+    used := used + 1;
+  end loop;
+  if missing is not null or mistake is not null then
+    value := null;
+  end if;
+end
+$$;
+
+-- Why there is nothing in a column of the first row; NULL when there is.
+create or replace function df_engine.missing_column(
+  p_name pg_catalog.text, p_column pg_catalog.text, p_entry pg_catalog.jsonb
+) returns pg_catalog.text
+language sql immutable as $$
+  select case
+    when p_entry #> '{value,rows,0}' is null then format('"%s" has no rows', p_name)
+    when p_column is null or not p_entry #> '{value,rows,0}' ? p_column then
+      format('"%s" has no column%s; it has: %s', p_name, coalesce(' "' || p_column || '"', 's'),
+             coalesce(nullif(array_to_string(df_engine.entry_columns(p_entry), ', '), ''), 'none'))
+    when p_entry #> array['value', 'rows', '0', p_column] = 'null' then format('column "%s" of "%s" is NULL', p_column, p_name)
+  end
+$$;
+
+-- Why there is nothing under a key of an object, or at a place of an array, which a path has led to.
+create or replace function df_engine.missing_key(
+  p_holder pg_catalog.text, p_key pg_catalog.text, p_value pg_catalog.jsonb,
+  out missing pg_catalog.text, out mistake pg_catalog.text
+) language plpgsql immutable as $$
+declare
+  v_place constant int := case when p_key ~ '^[0-9]{1,9}$' then p_key::int end;
+begin
+  if jsonb_typeof(p_value) = 'array' and v_place is not null then
+    missing := case
+      when v_place >= jsonb_array_length(p_value) then
+        format('"%s" has no element %s; it has %s, counted from 0', p_holder, p_key, jsonb_array_length(p_value))
+      when p_value -> v_place = 'null' then format('element %s of "%s" is NULL', p_key, p_holder) end;
+  elsif jsonb_typeof(p_value) = 'array' then
+    mistake := format('the value of "%s" is neither a row set nor a JSON object; it is an array, whose first element is $%1$s.0',
+                      p_holder);
+  elsif jsonb_typeof(p_value) <> 'object' then
+    mistake := format('the value of "%s" is neither a row set nor a JSON object; a ? ends a reference: $%1$s?.%s', p_holder, p_key);
+  elsif not p_value ? p_key then
+    missing := format('"%s" has no key "%s"; it has: %s', p_holder, p_key, coalesce(nullif(array_to_string(
+      array(select jsonb_object_keys(p_value)), ', '), ''), 'none'));
+  elsif p_value -> p_key = 'null' then
+    missing := format('key "%s" of "%s" is NULL', p_key, p_holder);
   end if;
 end
 $$;
@@ -3308,7 +3439,7 @@ declare
   v_limit constant int := 10000;
   v_rows constant pg_catalog.jsonb := p_entry #> '{value,rows}';
 begin
-  if jsonb_typeof(v_rows) is distinct from 'array' then
+  if not df_engine.is_row_set(p_entry) then
     return df_engine.refuse_reference(p_reference, format('the value of "%s" is not a row set', p_name));
   elsif jsonb_array_length(v_rows) > v_limit then
     return df_engine.refuse_reference(p_reference, format('"%s" has %s rows, exceeding the maximum of %s',
@@ -3328,9 +3459,8 @@ create or replace function df_engine.render_reference(
 language plpgsql immutable as $$
 declare
   v_reference constant pg_catalog.text := '$' || split_part(p_token, '$', 2);
-  v_path constant pg_catalog.text := rtrim(substr(v_reference, 2), '?');
-  v_name constant pg_catalog.text := split_part(v_path, '.', 1);
-  v_column constant pg_catalog.text := nullif(split_part(v_path, '.', 2), '');
+  v_parts constant pg_catalog.text[] := string_to_array(rtrim(substr(v_reference, 2), '?'), '.');
+  v_name constant pg_catalog.text := v_parts[1];
   v_place constant pg_catalog.text := case when p_place = 'body' then 'code' else p_place end;
   v_entry constant pg_catalog.jsonb := nullif(p_names -> v_name, 'null');
   v_found pg_catalog.record;
@@ -3338,12 +3468,15 @@ begin
   if v_entry is null and not p_names ? v_name and v_name <> all (p_known) then
     return case when p_place = 'code'
       then df_engine.refuse_reference(v_reference, df_engine.unknown_name(v_name, p_known)) else p_token end;
-  elsif v_entry is not null and v_column = '*' then
+  elsif v_entry is not null and v_parts[2] = '*' then
     return df_engine.render_rows(v_reference, v_name, v_entry, v_place);
   end if;
-  v_found := df_engine.resolve(v_name, v_column, v_entry);
+  v_found := df_engine.resolve(v_name, v_parts[2:], v_entry);
   if v_found.mistake is not null or v_found.missing is not null and right(v_reference, 1) <> '?' then
     return df_engine.refuse_reference(v_reference, coalesce(v_found.mistake, v_found.missing));
+  elsif v_found.missing is null and v_found.used < cardinality(v_parts) - 1 then
+    return df_engine.write_value(v_found.value, v_place)
+      || substr(p_token, 2 + length(array_to_string(v_parts[:v_found.used + 1], '.')));
   end if;
   return df_engine.write_value(v_found.value, v_place) || substr(p_token, length(v_reference) + 1);
 end
@@ -3358,13 +3491,15 @@ declare
   v_tokens pg_catalog.text[] := array(
     select t.token[1]
     from regexp_matches(p_text, case p_place
-        when 'literal' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+$re$
-        when 'escape' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$'\\\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+|\\(?:.|\u000a)?|(?:''|')|'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*'$re$
-        else $re$\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?|\$|[^$]+$re$
+        when 'literal' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+$re$
+        when 'escape' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$'\\\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+|\\(?:.|\u000a)?|(?:''|')|'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*'$re$
+        else $re$\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?|\$\$[A-Za-z_][A-Za-z0-9_]*|\$|[^$]+$re$
       end, 'g') t(token));
 begin
   for i in 1 .. cardinality(v_tokens) loop
-    if v_tokens[i] ~ '^[$].' then
+    if starts_with(v_tokens[i], '$' || '$') then
+      v_tokens[i] := substr(v_tokens[i], 2);
+    elsif v_tokens[i] ~ '^[$].' then
       v_tokens[i] := df_engine.render_reference(v_tokens[i], p_place, p_names, p_known);
     end if;
   end loop;
@@ -3447,7 +3582,7 @@ declare
   v_text constant pg_catalog.text := btrim(p_text, E' \t\n\r');
   v_name constant pg_catalog.text := substring(v_text from $re$[A-Za-z_][A-Za-z0-9_]*$re$);
 begin
-  if v_text ~ $re$^\$[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\??$$re$
+  if v_text ~ $re$^\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+)?\??$$re$
      and (p_names ? v_name or v_name = any (p_known)) then
     return df_engine.render_plain(v_text, 'raw', p_names, p_known);
   end if;
@@ -3630,7 +3765,7 @@ $$;
 
 -- Inserts the instance's row and returns its id. ON CONFLICT sees ids that row security hides from the caller. The two
 -- variables of the system cannot be shadowed.
-create or replace function df_engine.insert_instance(p_label text, p_database text, p_root text) returns text
+create or replace function df_engine.insert_instance(p_label text, p_database text, p_root text, p_input jsonb) returns text
 language plpgsql as $$
 declare
   v_caller pg_catalog.regrole := pg_catalog.quote_ident(current_user);
@@ -3639,8 +3774,8 @@ begin
   for v_try in 1..10 loop
     v_id := df_engine.random_id();
     insert into df_engine.own_instances
-      (id, label, root_node, submitted_by, database, _state, _submitter, _version, _vars)
-    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.5.0',
+      (id, label, root_node, submitted_by, database, input, _state, _submitter, _version, _vars)
+    select v_id, p_label, p_root, v_caller, p_database, p_input, 'pending', v_caller, '0.5.0',
            coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
              || pg_catalog.jsonb_build_object('sys_instance_id', v_id, 'sys_label', coalesce(p_label, ''))
     from df.vars v
@@ -3667,6 +3802,9 @@ begin
   if not found then
     raise exception 'df_engine.lay_out is called by df.start only' using errcode = 'insufficient_privilege';
   end if;
+  if p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ then
+    perform df_engine.check_variables(p_graph, v_run._vars, 'Invalid durable function graph: ');
+  end if;
   insert into df.nodes
     (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy,
      _parent, _scope, _ends, _next, _named, _plain, _rows)
@@ -3682,21 +3820,21 @@ begin
 end
 $$;
 
-create or replace function df_engine.start_here(p_fut text, p_label text, p_database text) returns text
+create or replace function df_engine.start_here(p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql as $$
 declare
   v_graph pg_catalog.jsonb := df_engine.parse_graph(p_fut, 'Invalid durable function: ');
   v_id pg_catalog.text;
 begin
   perform df_engine.check_submitter(p_database);
-  v_id := df_engine.insert_instance(p_label, p_database, df_engine.random_id());
+  v_id := df_engine.insert_instance(p_label, p_database, df_engine.random_id(), p_input);
   perform df_engine.lay_out(v_id, v_graph);
   return v_id;
 end
 $$;
 
 create or replace function df.start(fut text, label text default null, database text default null,
-  transaction_mode text default 'caller') returns text
+  transaction_mode text default 'caller', input jsonb default null) returns text
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
@@ -3726,13 +3864,13 @@ begin
             hint = 'It returns a value, not a graph. Call it in a statement of its own.';
   end if;
   if pg_catalog.lower(transaction_mode) = 'new' then
-    return df_engine.start_new(fut, label, database);
+    return df_engine.start_new(fut, label, database, input);
   end if;
-  return df_engine.start_here(fut, label, database);
+  return df_engine.start_here(fut, label, database, input);
 end
 $$;
-comment on function df.start(text, text, text, text) is
-  'Starts a graph, or one SQL statement, as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here';
+comment on function df.start(text, text, text, text, jsonb) is
+  'Starts a graph, or one SQL statement, as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here. input: what steps read as $input, $input.key, $input.list.0; a {name} in SQL code that is no variable of the run raises';
 
 -- Variables: values that a role keeps under names of its own, and that its runs read as {name}. Row security and the
 -- comparison with the owner see to it that nobody, not even a superuser, touches another role's by accident.
@@ -4292,7 +4430,8 @@ $$;
 
 -- Names: what a node sees of the named results of its run, and its text with the references replaced.
 
--- The values of the wanted names as a scope sees them: name -> {value, columns}, or null when known without a value.
+-- The values of the wanted names as a scope sees them: name -> {value, columns}, or null when known without a value. The input
+-- of the run is known everywhere, unless a hand-written envelope gives its name to a result.
 create or replace function df_engine.names(p_instance varchar, p_scope varchar, p_wanted text[]) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
@@ -4304,14 +4443,17 @@ begin
   end loop;
   v_scopes := array_append(v_scopes, '');
   return (
-    select coalesce(jsonb_object_agg(w.name, n.entry), '{}')
+    select coalesce(jsonb_object_agg(w.name, coalesce(n.entry, b.entry)), '{}')
     from unnest(p_wanted) as w(name)
     left join lateral (
       select jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns)) as entry
       from df_engine.bindings b
       where b.instance_id = p_instance and b.scope = any (v_scopes) and b.name = w.name
       order by array_position(v_scopes, b.scope) limit 1) n on true
-    where n.entry is not null or exists (
+    left join lateral (
+      select jsonb_build_object('value', i.input, 'built_in', true) as entry
+      from df.instances i where w.name = 'input' and i.id = p_instance and i.input is not null) b on true
+    where n.entry is not null or b.entry is not null or exists (
       select from df.nodes k where k.instance_id = p_instance and k.result_name = w.name));
 end
 $$;
@@ -4322,7 +4464,11 @@ language plpgsql stable set search_path = '' as $$
 begin
   return (
     select coalesce(array_agg(distinct n.result_name), '{}')
-    from df.nodes n where n.instance_id = p_instance and n.result_name is not null);
+    from (
+      select k.result_name from df.nodes k where k.instance_id = p_instance and k.result_name is not null
+      union all
+      select 'input' from df.instances i where i.id = p_instance and i.input is not null
+    ) n);
 end
 $$;
 
@@ -8436,11 +8582,11 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.http_parts_problem(jsonb)',
     'execute on routine df_engine.http_parts_text(jsonb)',
     'execute on routine df_engine.http_scheme_problem(text)',
-    'execute on routine df_engine.insert_instance(text, text, text)',
+    'execute on routine df_engine.insert_instance(text, text, text, jsonb)',
     'execute on routine df_engine.is_stamp(text)',
     'execute on routine df_engine.json_or_null(text)',
     'execute on routine df_engine.last_part(df_engine.graph_visit, int, text, text, text, boolean)',
-    'execute on routine df_engine.launch(text, text, text)',
+    'execute on routine df_engine.launch(text, text, text, jsonb)',
     'execute on routine df_engine.lay_out(text, jsonb)',
     'execute on routine df_engine.live_nodes(text)',
     'execute on routine df_engine.live_stamps(text[])',
@@ -8480,8 +8626,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.short_statements(jsonb, text, timestamptz)',
     'execute on routine df_engine.split_stamp(text)',
     'execute on routine df_engine.stamp_key(text)',
-    'execute on routine df_engine.start_here(text, text, text)',
-    'execute on routine df_engine.start_new(text, text, text)',
+    'execute on routine df_engine.start_here(text, text, text, jsonb)',
+    'execute on routine df_engine.start_new(text, text, text, jsonb)',
     'execute on routine df_engine.statements_problem(text)',
     'execute on routine df_engine.status_icon(text)',
     'execute on routine df_engine.steps_to_beginning(jsonb)',
@@ -8667,7 +8813,7 @@ create or replace view df_engine.own_launches as
   select launcher from df_engine.launches where launcher = quote_ident(current_user)::regrole
   with check option;
 
-create or replace function df_engine.start_new(p_fut text, p_label text, p_database text) returns text
+create or replace function df_engine.start_new(p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.reject_in_workflow('start(..., transaction_mode => ''new'')');
@@ -8681,7 +8827,7 @@ begin
             hint = 'Use it neither after SET ROLE nor in a SECURITY DEFINER function.';
   end if;
   insert into df_engine.own_launches (launcher) values (quote_ident(current_user)::regrole);
-  return df_engine.launch(p_fut, p_label, p_database);
+  return df_engine.launch(p_fut, p_label, p_database, p_input);
 end
 $$;
 
@@ -8760,7 +8906,7 @@ end
 $$;
 
 -- Uses the caller's proof up, then starts the run within a slot.
-create or replace function df_engine.launch(p_fut text, p_label text, p_database text) returns text
+create or replace function df_engine.launch(p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_link constant text := 'pg_durable_start';
@@ -8778,7 +8924,7 @@ begin
   begin
     perform df_engine.open_link(v_loopback.dblink, v_link, v_loopback.conninfo);
     v_id := df_engine.start_on(v_loopback.dblink, v_link, v_slot, format(
-      'select df.start(fut => %L, label => %L, database => %L)', p_fut, p_label, p_database));
+      'select df.start(fut => %L, label => %L, database => %L, input => %L)', p_fut, p_label, p_database, p_input));
     perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
     return v_id;
   exception when others or query_canceled then
