@@ -3368,13 +3368,13 @@ create or replace function df_engine.missing_key(
   out missing pg_catalog.text, out mistake pg_catalog.text
 ) language plpgsql immutable as $$
 declare
-  v_place constant int := case when p_key ~ '^[0-9]{1,9}$' then p_key::int end;
+  v_place constant numeric := case when p_key ~ '^[0-9]+$' then p_key::numeric end;
 begin
   if jsonb_typeof(p_value) = 'array' and v_place is not null then
     missing := case
       when v_place >= jsonb_array_length(p_value) then
         format('"%s" has no element %s; it has %s, counted from 0', p_holder, p_key, jsonb_array_length(p_value))
-      when p_value -> v_place = 'null' then format('element %s of "%s" is NULL', p_key, p_holder) end;
+      when p_value -> v_place::int = 'null' then format('element %s of "%s" is NULL', p_key, p_holder) end;
   elsif jsonb_typeof(p_value) = 'array' then
     mistake := format('the value of "%s" is neither a row set nor a JSON object; it is an array, whose first element is $%1$s.0',
                       p_holder);
