@@ -153,6 +153,7 @@ if df_engine.migrating(1) then
     _scope varchar(8),                 -- top node of the innermost scope the node runs in; NULL: the root scope
     _open int,                         -- JOIN: stripes of branches that have not ended; RACE: 1 until it is decided
     _forever boolean,                  -- LOOP: no condition and no break of its own, so its iterations are paced
+    _failures int,                     -- LOOP that continues on failure: iterations in a row that have failed
     constraint nodes_pkey primary key (instance_id, id),
     constraint nodes_instance_id_present_chk check (instance_id is not null),
     constraint nodes_submitted_by_present_chk check (submitted_by is not null),
@@ -280,7 +281,7 @@ if df_engine.migrating(1) then
     branch int,                        -- its place among the branches, from 1
     path text not null,                -- the scope's id of the contract, <parent scope>::<generation>::<node>
     generation int not null default 1,
-    outcome text check (outcome in ('ok', 'failed', 'broke', 'lost')),   -- NULL while it runs
+    outcome text check (outcome in ('ok', 'failed', 'fatal', 'broke', 'lost')),   -- NULL while it runs
     events bigint not null default 0,  -- status changes of earlier generations
     constraint scopes_pkey primary key (instance_id, node_id)
   ) with (fillfactor = 70);
@@ -302,6 +303,7 @@ if df_engine.migrating(1) then
     events bigint not null,
     started_at timestamptz not null,
     finished_at timestamptz not null,
+    error text,                        -- why the iteration failed, after which the loop has continued
     constraint executions_pkey primary key (instance_id, generation)
   );
 
@@ -322,7 +324,8 @@ if df_engine.migrating(1) then
     role regrole not null constraint worker_roles_pkey primary key
   );
 
-  -- The move of a node: it ended, with outcome ok, failed, broke (on its way to the enclosing loop) or lost (in a race);
+  -- The move of a node: it ended, with outcome ok, failed, fatal (a failure after which no loop continues), broke (on its way to
+  -- the enclosing loop) or lost (in a race);
   -- or other nodes are to be entered; or, all NULL, it waits.
   create type df_engine.move as (outcome text, value jsonb, columns text[], error text, enter varchar(8)[]);
 
@@ -1129,6 +1132,8 @@ begin
     when v_config is null then 'query in ' || p_type || ' must be valid JSON config'
     when pg_catalog.jsonb_typeof(v_config) <> 'object' then 'query in ' || p_type || ' must be a JSON config object'
     when v_config ? v_key then v_key || ' in ' || p_type || ' must be a first-class Durofut field'
+    when p_type = 'LOOP' and pg_catalog.jsonb_typeof(v_config -> 'continue_on_failure') <> 'boolean' then
+      'continue_on_failure in LOOP must be true or false'
   end;
 end
 $$;
@@ -2868,10 +2873,11 @@ language sql immutable as $$
                                           ('', p_right, null, 0)) s
     where p_type = 'IF' and c ->> 'condition_type' = 'result_has_rows' and not c ? 'condition_node'
     union all
-    select '', 0, '@> ', p_left, null, 0 where p_type = 'LOOP' and not coalesce(c ? 'condition_node', false)
+    select '', 0, '@> ', p_left, null, 0 where p_type = 'LOOP' and not coalesce(c ? 'condition_node' or c -> 'continue_on_failure' = 'true', false)
     union all
-    select 'loop', 6, s.* from (values ('', p_left, null, 0), ('while => ', c ->> 'condition_node', null, 0)) s
-    where p_type = 'LOOP' and c ? 'condition_node'
+    select 'loop', 6, s.* from (values ('', p_left, null, 0), ('while => ', c ->> 'condition_node', null, 0),
+                                       ('continue_on_failure => ', null, nullif(c ->> 'continue_on_failure', 'false'), 0)) s(sign, child, word, need)
+    where p_type = 'LOOP' and (c ? 'condition_node' or c -> 'continue_on_failure' = 'true') and num_nonnulls(s.child, s.word) = 1
     union all
     select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
     where p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
@@ -3209,7 +3215,8 @@ begin
 end
 $fn$;
 
--- Named results: what $name, $name.column and $name.* stand for, and what is said of one that stands for nothing (DF010).
+-- Named results: what $name, $name.column and $name.* stand for, and what is said of one that stands for nothing (DF010;
+-- DF013: for nothing in any run of this graph).
 -- How it is written where it stands is the next file's.
 
 create or replace function df_engine.refuse_partial_reference(p_text pg_catalog.text) returns pg_catalog.text
@@ -3217,6 +3224,15 @@ language plpgsql immutable as $$
 begin
   raise exception 'not a whole-value reference: "%"; here $ and { may only be those of one reference to a known name',
     left(p_text, 100) using errcode = 'DF010';
+end
+$$;
+
+-- A name that is unknown once is unknown for ever: no loop continues after this.
+create or replace function df_engine.refuse_unknown_name(p_reference pg_catalog.text, p_name pg_catalog.text, p_known pg_catalog.text[])
+returns pg_catalog.text
+language plpgsql immutable as $$
+begin
+  raise exception 'reference %: %', p_reference, df_engine.unknown_name(p_name, p_known) using errcode = 'DF013';
 end
 $$;
 
@@ -3448,7 +3464,7 @@ declare
 begin
   if v_entry is null and not p_names ? v_name and v_name <> all (p_known) then
     return case when p_place = 'code'
-      then df_engine.refuse_reference(v_reference, df_engine.unknown_name(v_name, p_known)) else p_token end;
+      then df_engine.refuse_unknown_name(v_reference, v_name, p_known) else p_token end;
   elsif v_entry is not null and v_parts[2] = '*' then
     return df_engine.render_rows(v_reference, v_name, v_entry, v_place);
   end if;
@@ -4184,25 +4200,61 @@ begin
 end
 $$;
 
--- Goes on with a loop: next generation, LOOP stamped again, body queued, now or when its pace allows.
-create or replace function df_engine.iterate(p_instance varchar, p_loop varchar, p_scope varchar) returns void
+-- When the next iteration of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause,
+-- which is doubled for each further failure in a row, up to 5 minutes. NULL: at once.
+create or replace function df_engine.next_iteration(p_loop df.nodes, p_failures int) returns timestamptz
+language plpgsql volatile set search_path = '' as $$
+declare
+  v_pace numeric;
+begin
+  if not p_loop._forever and p_failures = 0 then
+    return null;
+  end if;
+  v_pace := df_engine.setting_number('loop_min_interval');
+  return greatest(
+    case when p_loop._forever then p_loop.started_at + v_pace * interval '1 s' end,
+    case when p_failures > 0 then
+      df_engine.clock() + greatest(v_pace, least(v_pace * 2 ^ least(p_failures - 1, 30), 300)) * interval '1 s' end);
+end
+$$;
+
+-- Keeps a failure after which a loop continues: the last 100 of each loop.
+create or replace function df_engine.keep_failure(p_instance varchar, p_loop varchar, p_stamp text, p_error text) returns void
 language plpgsql set search_path = '' as $$
 declare
-  v_loop pg_catalog.record;
+  v_attempt constant int := 1 + coalesce((
+    select max(a.attempt) from df_engine.attempts a where a.instance_id = p_instance and a.node_id = p_loop), 0);
+begin
+  insert into df_engine.attempts (instance_id, node_id, attempt, stamp, error)
+  values (p_instance, p_loop, v_attempt, p_stamp, p_error);
+  delete from df_engine.attempts a
+  where a.instance_id = p_instance and a.node_id = p_loop and a.attempt <= v_attempt - 100;
+end
+$$;
+
+-- Goes on with a loop: next generation, LOOP stamped again, body queued, now or when it may begin. p_failure: why the body has
+-- failed; NULL: it has not.
+create or replace function df_engine.iterate(p_instance varchar, p_loop varchar, p_scope varchar, p_failure text default null)
+returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_loop df.nodes;
+  v_failures int;
   v_due pg_catalog.timestamptz;
 begin
-  select n.left_node, n.started_at, n._forever as forever into v_loop
-  from df.nodes n where n.instance_id = p_instance and n.id = p_loop;
+  select * into v_loop from df.nodes n where n.instance_id = p_instance and n.id = p_loop;
+  v_failures := case when p_failure is null then 0 else coalesce(v_loop._failures, 0) + 1 end;
+  if p_failure is not null then
+    perform df_engine.keep_failure(p_instance, p_loop, df_engine.stamp(p_instance, p_scope), p_failure);
+  end if;
+  v_due := df_engine.next_iteration(v_loop, v_failures);
   if p_scope is null then
-    perform df_engine.next_execution(p_instance, v_loop.started_at);
+    perform df_engine.next_execution(p_instance, v_loop.started_at, p_failure);
   else
     update df_engine.scopes s
     set generation = s.generation + 1,
         events = s.events + df_engine.generation_events(p_instance, s.path || '::' || s.generation)
     where s.instance_id = p_instance and s.node_id = p_scope;
-  end if;
-  if v_loop.forever then
-    v_due := v_loop.started_at + df_engine.setting_number('loop_min_interval') * interval '1 s';
   end if;
   if v_due > df_engine.clock() then
     insert into df_engine.timers (instance_id, node_id, due_at, kind) values (p_instance, p_loop, v_due, 'pace');
@@ -4211,22 +4263,23 @@ begin
     v_due := df_engine.clock();
   end if;
   update df.nodes n
-  set status = 'running', result = null, started_at = v_due, completed_at = null, updated_at = df_engine.clock(),
+  set status = 'running', result = null, error = p_failure, started_at = v_due, completed_at = null,
+      updated_at = df_engine.clock(), _failures = v_failures,
       status_details = jsonb_build_object('execution_id', df_engine.stamp(p_instance, p_scope))
   where n.instance_id = p_instance and n.id = p_loop;
 end
 $$;
 
 -- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten.
-create or replace function df_engine.next_execution(p_instance varchar, p_started timestamptz) returns void
+create or replace function df_engine.next_execution(p_instance varchar, p_started timestamptz, p_failure text) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_generation int;
 begin
   select i._generation into v_generation from df.instances i where i.id = p_instance;
-  insert into df_engine.executions (instance_id, generation, events, started_at, finished_at)
+  insert into df_engine.executions (instance_id, generation, events, started_at, finished_at, error)
   values (p_instance, v_generation, df_engine.generation_events(p_instance, p_instance || '::' || v_generation),
-          coalesce(p_started, df_engine.clock()), df_engine.clock());
+          coalesce(p_started, df_engine.clock()), df_engine.clock(), p_failure);
   delete from df_engine.executions e where e.instance_id = p_instance and e.generation = v_generation - 10000;
   delete from df_engine.bindings b where b.instance_id = p_instance and b.scope = '';
   update df.instances i set _generation = v_generation + 1 where i.id = p_instance;
@@ -4273,6 +4326,10 @@ language plpgsql set search_path = '' as $$
 begin
   if p_end.outcome = 'broke' then
     p_end.outcome := 'ok';
+  elsif p_end.outcome = 'failed' and p_child = p_construct.left_node
+        and p_construct.query::pg_catalog.jsonb -> 'continue_on_failure' = 'true' then
+    perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope, p_end.error);
+    p_end := null;
   elsif p_end.outcome = 'ok' and (p_child = p_construct.left_node or df_engine.truth(p_end.value, p_end.columns)) then
     perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope);
     p_end := null;
@@ -4306,8 +4363,8 @@ begin
   where s.instance_id = p_construct.instance_id and s.owner = p_construct.id
     and s.branch <= coalesce(v_first.branch, s.branch);
   perform df_engine.merge_names(p_construct.instance_id, v_scopes, p_construct._scope);
-  if v_first.outcome = 'failed' then
-    p_end := df_engine.fail(format('JOIN branch %s failed: %s', v_first.branch, v_first.error));
+  if v_first.outcome in ('failed', 'fatal') then
+    p_end := row(v_first.outcome, null, null, format('JOIN branch %s failed: %s', v_first.branch, v_first.error), null);
   elsif v_first.outcome = 'broke' then
     p_end := df_engine.done('broke', v_first.result);
   else
@@ -4383,7 +4440,7 @@ begin
   where s.instance_id = p_construct.instance_id and s.node_id = p_child;
   perform df_engine.lose_race(p_construct, case when v_left then p_construct.right_node else p_construct.left_node end);
   perform df_engine.wake('x', null);
-  if p_end.outcome = 'failed' then
+  if p_end.outcome in ('failed', 'fatal') then
     p_end.error := format('RACE %s branch failed: %s', case when v_left then 'left' else 'right' end,
                                      p_end.error);
   else
@@ -4453,7 +4510,7 @@ begin
 end
 $$;
 
--- A step's text with its references replaced; raises DF010 where that is not possible.
+-- A step's text with its references replaced; raises DF010 or DF013 where that is not possible.
 create or replace function df_engine.render_step(
   p_instance varchar, p_scope varchar, p_text text, p_mode text
 ) returns text
@@ -4513,6 +4570,7 @@ begin
   perform df_engine.mark_running(p_node.instance_id, p_node.id);
   update df.nodes n
   set _open = case p_node.node_type when 'JOIN' then v_stripes when 'RACE' then 1 end,
+      _failures = 0,
       _forever = case when p_node.node_type = 'LOOP' then df_engine.is_forever(p_node.instance_id, p_node.id) end
   where n.instance_id = p_node.instance_id and n.id = p_node.id;
   return v_tops;
@@ -4653,7 +4711,7 @@ create or replace function df_engine.complete_nodes(
 ) returns void
 language plpgsql as $$
 declare
-  v_failed constant boolean := p_end.outcome = 'failed';
+  v_failed constant boolean := p_end.outcome in ('failed', 'fatal');
 begin
   update df.nodes n
   set status = case when v_failed then 'failed' else 'completed' end,
@@ -4716,7 +4774,7 @@ begin
         v_move := df_engine.enter(v_climb.p_next);
       elsif v_climb.p_construct is null then
         perform df_engine.end_run(
-          p_instance, case v_move.outcome when 'failed' then 'failed' else 'completed' end, v_move.error);
+          p_instance, case when v_move.outcome in ('failed', 'fatal') then 'failed' else 'completed' end, v_move.error);
         exit;
       else
         v_move := df_engine.child_ended(p_instance, v_climb.p_construct, v_climb.p_child, v_move);
@@ -4764,7 +4822,7 @@ begin
   if p_end.outcome <> 'ok' then
     v_ends := df_engine.sequences_around(p_instance, p_node);
     p_next := null;
-    v_named := p_end.outcome <> 'failed';
+    v_named := p_end.outcome = 'broke';
   end if;
   if v_named then
     perform df_engine.bind_node(p_instance, n.id, n.node_type, n._scope, n.result_name, p_end)
@@ -5448,8 +5506,9 @@ begin
     return null;
   end if;
   return v_sql;
-exception when sqlstate 'DF010' or data_exception or program_limit_exceeded then
-  perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, 'DF010', sqlerrm, df_engine.clock());
+exception when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
+  perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, case sqlstate when 'DF013' then sqlstate else 'DF010' end,
+                                sqlerrm, df_engine.clock());
   return null;
 end
 $$;
@@ -5709,7 +5768,7 @@ create or replace function df_engine.finish_step(
 ) returns boolean
 language plpgsql as $$
 declare
-  v_end constant df_engine.move := df_engine.step_ending(p_value, p_columns, p_error);
+  v_end constant df_engine.move := df_engine.step_ending(p_value, p_columns, p_sqlstate, p_error);
   v_root pg_catalog.text;
   v_over boolean;
   v_mine boolean;
@@ -5735,9 +5794,10 @@ begin
 end
 $$;
 
-create or replace function df_engine.step_ending(p_value jsonb, p_columns text[], p_error text) returns df_engine.move
+create or replace function df_engine.step_ending(p_value jsonb, p_columns text[], p_sqlstate text, p_error text)
+returns df_engine.move
 language sql immutable as $$
-  select row(case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error, null)::df_engine.move;
+  select row(case when p_error is null then 'ok' when p_sqlstate = 'DF013' then 'fatal' else 'failed' end, p_value, p_columns, p_error, null)::df_engine.move;
 $$;
 
 -- Ends a plain step well, with the sequences that it is the last of, and the run if nothing comes after it: all that most steps
@@ -6362,7 +6422,7 @@ begin
   v_request := df_engine.leased_request(p_ready, p_node);
   perform df_engine.mark_running(p_ready.instance_id, p_ready.node_id);
   return v_request;
-exception when sqlstate 'DF010' or sqlstate 'DF011' or sqlstate 'DF020' or data_exception or program_limit_exceeded then
+exception when sqlstate 'DF010' or sqlstate 'DF013' or sqlstate 'DF011' or sqlstate 'DF020' or data_exception or program_limit_exceeded then
   perform df_engine.finish_leased(p_worker, p_ready.id, jsonb_build_object(
     'error', sqlerrm, 'class', 'refused', 'sqlstate', sqlstate));
   return null;
@@ -6449,7 +6509,7 @@ begin
   end if;
   select * into v_node from df.nodes n where n.instance_id = v_ready.instance_id and n.id = v_ready.node_id;
   v_end := df_engine.leased_ending(p_outcome);
-  if v_end.outcome = 'failed' and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
+  if v_end.error is not null and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
        coalesce(p_outcome ->> 'sqlstate', p_outcome ->> 'class'), df_engine.leased_retryable(v_node, p_outcome),
        (p_outcome ->> 'retry_after')::numeric, df_engine.clock()) then
     v_kept := df_engine.hold_races(v_node.instance_id, v_node._scope);
@@ -6472,7 +6532,7 @@ declare
   v_limit constant numeric := df_engine.setting_number('max_result_bytes');
 begin
   if p_outcome ? 'error' then
-    return df_engine.fail(p_outcome ->> 'error');
+    return df_engine.step_ending(null, null, p_outcome ->> 'sqlstate', p_outcome ->> 'error');
   elsif octet_length((p_outcome -> 'value')::pg_catalog.text) > v_limit then
     return df_engine.fail(format('the result is larger than max_result_bytes (%s bytes)', v_limit));
   end if;
@@ -7147,7 +7207,7 @@ comment on function df.signal(text, text, text) is
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
 
 create or replace view df_engine.visible_executions with (security_barrier) as
-  select e.instance_id, e.generation, e.events, e.started_at, e.finished_at
+  select e.instance_id, e.generation, e.events, e.started_at, e.finished_at, e.error
   from df_engine.executions e
   where (select not row_security_active('df.instances'))
      or exists (select from df.instances i
@@ -7346,7 +7406,7 @@ begin
   return query
   select c.* from df_engine.current_execution(instance_executions.instance_id) c
   union all
-  (select e.generation::bigint, 'ContinuedAsNew', e.events, df_engine.milliseconds(e.started_at, e.finished_at), null
+  (select e.generation::bigint, 'ContinuedAsNew', e.events, df_engine.milliseconds(e.started_at, e.finished_at), e.error
    from df_engine.visible_executions e
    where e.instance_id = instance_executions.instance_id
    order by e.generation desc
@@ -7355,7 +7415,7 @@ begin
 end
 $$;
 comment on function df.instance_executions(text, integer) is
-  'The generations of a run''s root scope, newest first, at most limit_count (10000 are kept): status, number of node status changes, duration in milliseconds (0 while running) and output. Raises when limit_count is below 1.';
+  'The generations of a run''s root scope, newest first, at most limit_count (10000 are kept): status, number of node status changes, duration in milliseconds (0 while running) and output, or why it failed when the loop continued all the same. Raises when limit_count is below 1.';
 
 create or replace function df.instance_nodes(instance_id_param text)
 returns table (
@@ -7687,7 +7747,7 @@ create or replace view df.waiting with (security_barrier) as
            when 'schedule' then n.query::jsonb ->> 'cron_expr'
            when 'signal' then w.signal_name
            when 'retry' then n.error
-           when 'pace' then 'next iteration'
+           when 'pace' then 'next iteration' || coalesce(' after: ' || n.error, '')
            else i.wait_reason
          end as waits_for,
          w.due_at, n.started_at as waiting_since
@@ -7697,7 +7757,7 @@ create or replace view df.waiting with (security_barrier) as
   where ((select not row_security_active('df.instances'))
        or i.submitted_by = (select quote_ident(current_user)::regrole));
 comment on view df.waiting is
-  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), a retry (waits_for: the last error), the pace of a forever loop; blocked are runs that no worker can go on with, with the reason';
+  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
@@ -7924,7 +7984,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     when 'SIGNAL' then 'SIGNAL ''' || coalesce(p_config ->> 'signal_name', p_query) || ''''
                        || coalesce(' (' || (p_config ->> 'timeout_seconds') || 's)', '')
     when 'BREAK' then 'BREAK' || coalesce(' ''' || df_engine.one_line(p_config ->> 'break_value', 20) || '''', '')
-    when 'LOOP' then case when p_config ? 'condition_node' then 'LOOP (while)' else 'LOOP (infinite)' end
+    when 'LOOP' then 'LOOP (' || case when p_config ? 'condition_node' then 'while' else 'infinite' end
+                     || case when p_config -> 'continue_on_failure' = 'true' then ', continues on failure' else '' end || ')'
     when 'JOIN' then 'JOIN (' || (select count(*) from df_engine.children_of('JOIN', '', '', p_config)) || ')'
     when 'HTTP' then df_engine.request_text(p_type, p_config)
     when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
