@@ -7432,7 +7432,7 @@ begin
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
   return query
-  select n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, s.status,
+  select n.id::text, n.node_type, n.query, n.result_name, n.left_node::text, n.right_node::text, s.status,
          case when s.status = n.status then n.result::text end,
          n.status_details::text, s.inferred_status, s.from_ancestor, n.updated_at
   from df_engine.node_states(instance_id_param) s
