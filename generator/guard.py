@@ -1,7 +1,7 @@
 """What a role that was granted USAGE on df by hand is told by every public function that needs more: df.grant_usage.
 
-A public function that acts with its caller's rights and reaches private objects, or the tables of df, begins with this check.
-It stands in the text of the function: a function that it called would be out of the caller's reach, too.
+A public function that acts with its caller's rights and reaches private objects, or the tables of df, begins with this
+check. It stands in the text of the function: a function that it called would be out of the caller's reach, too.
 """
 
 import re

@@ -191,7 +191,11 @@ def resolve(piece: str, names: Names, unknown: str, write: Callable[[Any], str])
     value, used = (None, len(parts)) if entry is None else lookup(entry["value"], parts, entry["columns"])
     if value is None and not optional:
         raise Refused
-    rest = piece[found.end() :] if used == len(parts) else "".join(f".{part}" for part in parts[used:]) + piece[found.end(2) :]
+    rest = (
+        piece[found.end() :]
+        if used == len(parts)
+        else "".join(f".{part}" for part in parts[used:]) + piece[found.end(2) :]
+    )
     return ("NULL" if value is None else write(value)) + rest
 
 

@@ -155,7 +155,9 @@ def test_refused(pure: Ask, expression: str, code: str, fragment: str) -> None:
     assert fragment in str(caught.value)
 
 
-@pytest.mark.parametrize("expression", ["df.sql(null)", "df.wait_for_schedule(null)", "df.wait_for_schedule(null, 'UTC')"])
+@pytest.mark.parametrize(
+    "expression", ["df.sql(null)", "df.wait_for_schedule(null)", "df.wait_for_schedule(null, 'UTC')"]
+)
 def test_null_gives_null(pure: Ask, expression: str) -> None:
     assert pure(f"select {expression}") is None
 

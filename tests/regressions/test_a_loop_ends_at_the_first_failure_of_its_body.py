@@ -1,4 +1,4 @@
-"""df.loop(..., continue_on_failure => true): a failing body is recorded, and the loop goes on; what is fatal all the same."""
+"""A loop with continue_on_failure records that its body has failed, and goes on; what is fatal all the same."""
 
 import json
 from typing import Any
@@ -80,7 +80,8 @@ def test_the_condition_is_not_asked_after_a_failure(home: Database) -> None:
 
 
 def test_effects_of_steps_that_completed_stay(home: Database) -> None:
-    body = "'insert into tried (what) values (''before'')' ~> 'select attempt(2)' ~> 'insert into tried (what) values (''after'')'"
+    before, after = (f"'insert into tried (what) values (''{what}'')'" for what in ("before", "after"))
+    body = f"{before} ~> 'select attempt(2)' ~> {after}"
     completed(home, loop(body, "'select false'"))
     assert home.rows("select what, count(*) from tried group by what order by what") == [("after", 1), ("before", 3)]
 
@@ -131,14 +132,18 @@ def test_there_is_a_pause_after_each_failure_which_is_doubled(home: Database) ->
     home.admin("select df.set_setting('loop_min_interval', '0.2')")
     home.sql("create function note() returns void language sql as $$ insert into tried default values $$")
     completed(home, loop("'select note()' ~> 'select attempt(3)'", "'select false'"))
-    gaps = home.sql("select array_agg(extract(epoch from g)::float order by n) from (select n, at - lag(at) over (order by n) as g "
-                    "from tried) t where g is not null")  # fmt: skip
+    gaps = home.sql(
+        "select array_agg(extract(epoch from g)::float order by n) "
+        "from (select n, at - lag(at) over (order by n) as g from tried) t where g is not null"
+    )
     assert len(gaps) == 3
     assert all(gap >= least for gap, least in zip(gaps, [0.2, 0.4, 0.8], strict=True))
 
 
-ENVELOPE = '{"node_type":"LOOP","left_node":{"node_type":"SQL","query":"a"},"condition_node":{"node_type":"SQL","query":"b"},' \
-           '"query":"{\\"continue_on_failure\\":true}"}'  # fmt: skip
+ENVELOPE = (
+    '{"node_type":"LOOP","left_node":{"node_type":"SQL","query":"a"},"condition_node":{"node_type":"SQL","query":"b"},'
+    '"query":"{\\"continue_on_failure\\":true}"}'
+)
 WRITTEN = [
     "df.loop('a', 'b', true)",
     "df.flow($$loop('a', 'b', true)$$)",
@@ -154,7 +159,10 @@ def test_all_forms_mean_the_same(shared: Database, written: str) -> None:
 
 
 def test_to_flow_and_explain_show_it(shared: Database) -> None:
-    assert shared.sql("select df.to_flow(df.loop('a', continue_on_failure => true))") == "loop('a', continue_on_failure => true)"
+    assert (
+        shared.sql("select df.to_flow(df.loop('a', continue_on_failure => true))")
+        == "loop('a', continue_on_failure => true)"
+    )
     assert shared.sql("select df.to_flow(df.loop('a'))") == "@> 'a'"
     assert "continues on failure" in shared.sql("select df.explain(df.loop('a', 'b', true))")
     assert "continues" not in shared.sql("select df.explain(df.loop('a', 'b'))")
@@ -163,10 +171,14 @@ def test_to_flow_and_explain_show_it(shared: Database) -> None:
 def test_an_envelope_must_say_true_or_false(shared: Database) -> None:
     for value in ('"yes"', "1", "[]"):
         text = ENVELOPE.replace("true", value.replace('"', '\\\\\\"').replace("\\\\\\", "\\"))
-        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="continue_on_failure in LOOP must be true or false"):
+        with pytest.raises(
+            psycopg.errors.InvalidTextRepresentation, match="continue_on_failure in LOOP must be true or false"
+        ):
             shared.sql("select df.start(%s)", text)
 
 
 def test_there_is_one_df_loop(shared: Database) -> None:
-    query = "select array_agg(pg_get_function_identity_arguments(oid)) from pg_proc where oid::regproc::text = 'df.loop'"
+    query = (
+        "select array_agg(pg_get_function_identity_arguments(oid)) from pg_proc where oid::regproc::text = 'df.loop'"
+    )
     assert shared.sql(query) == ["body text, condition text, continue_on_failure boolean"]

@@ -61,13 +61,16 @@ def test_no_function_gives_a_bare_permission_denied(shared: Database, onlooker: 
     bare = {
         name: str(error)
         for name, error in found.items()
-        if isinstance(error, psycopg.errors.InsufficientPrivilege) and "df.grant_usage" not in str(error.diag.message_hint)
+        if isinstance(error, psycopg.errors.InsufficientPrivilege)
+        and "df.grant_usage" not in str(error.diag.message_hint)
     }
     assert bare == {}
 
 
 def test_the_ones_that_need_more_than_usage_all_say_so(shared: Database, onlooker: str) -> None:
-    told = {name.split("(")[0] for name, error in outcomes(shared, onlooker).items() if error and error.diag.message_hint}
+    told = {
+        name.split("(")[0] for name, error in outcomes(shared, onlooker).items() if error and error.diag.message_hint
+    }
     assert {f"df.{name}" for name in (
         "start", "signal", "cancel", "status", "result", "await_instance", "setvar", "getvar", "unsetvar", "clearvars",
         "explain", "to_flow", "list_instances", "instance_info", "instance_executions", "instance_nodes",

@@ -1,4 +1,4 @@
-"""With SET df.wake = off no function of df notifies, so that the transaction can be prepared; a worker finds it at its poll."""
+"""With SET df.wake = off no function of df notifies: the transaction can be prepared, and is found at a poll."""
 
 from collections.abc import Iterator
 

@@ -19,7 +19,9 @@ FLOWS = [
     "df.race(df.sleep(3) ~> 'select 1', df.wait_for_signal('never'))",
 ]
 SLEEPING = "select count(*) from df.nodes where instance_id = %s and node_type = 'SLEEP' and status = 'running'"
-NODES = "select node_type, status, coalesce(error, ''), result #>> '{}', completed_at from df.nodes where instance_id = %s"
+NODES = (
+    "select node_type, status, coalesce(error, ''), result #>> '{}', completed_at from df.nodes where instance_id = %s"
+)
 
 
 @pytest.fixture

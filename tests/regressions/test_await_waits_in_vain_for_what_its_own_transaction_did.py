@@ -1,4 +1,4 @@
-"""df.await_instance raises at once when this transaction has signalled or cancelled the run: no worker can know of it."""
+"""df.await_instance raises at once when this transaction has signalled or cancelled the run, which nobody can see."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Foreign text reaches a step whole: as $input, or written by df.literal. Paths go on through JSON as deep as written."""
+"""Foreign text reaches a step whole: as $input, or written by df.literal. Paths go on through JSON."""
 
 import json
 import uuid
@@ -16,11 +16,12 @@ from tests.worker.process import WorkerProcess, await_end, error
 
 Value = Callable[..., Any]
 RESULT = "select (df.result(%s)::jsonb -> 'rows' -> 0)"
-FOREIGN = ["hello {api_key}", "$x", "it's $x.y", "{sys_label}", "a\\b", "\\x41", "$$body$$", "line\nbreak\ttab\x07", "é€😀 {v}",
-           "'; drop table t; --", "/* $x */ -- {y}", "E'$x'", "{{api_key}}", ""]  # fmt: skip
+FOREIGN = ["hello {api_key}", "$x", "it's $x.y", "{sys_label}", "a\\b", "\\x41", "$$body$$", "line\nbreak\ttab\x07",
+           "é€😀 {v}", "'; drop table t; --", "/* $x */ -- {y}", "E'$x'", "{{api_key}}", ""]  # fmt: skip
 ORDER = {
     "id": 7, "price": 1.50, "paid": True, "note": "it's {api_key} and $x", "none": None, "ids": [3, 4],
-    "buyer": {"name": "kim", "tags": [{"t": "x"}, {"t": "y"}], "0": "zero"}, "rows": [{"a": 1}], "big": 12345678901234567890,
+    "buyer": {"name": "kim", "tags": [{"t": "x"}, {"t": "y"}], "0": "zero"},
+    "rows": [{"a": 1}], "big": 12345678901234567890,
 }  # fmt: skip
 
 
@@ -79,7 +80,9 @@ def test_a_path_into_the_input(value: Value, flow: str, expected: Any) -> None:
     assert value(flow, ORDER) == expected
 
 
-@pytest.mark.parametrize(("given", "text"), [(5, "$input + 1"), (True, "not $input"), ("a'b", "$input"), ([1, 2], "$input.1")])
+@pytest.mark.parametrize(
+    ("given", "text"), [(5, "$input + 1"), (True, "not $input"), ("a'b", "$input"), ([1, 2], "$input.1")]
+)
 def test_an_input_that_is_no_object_is_typed(value: Value, given: Any, text: str) -> None:
     expected = {5: 6, True: False, "a'b": "a'b"}[given] if not isinstance(given, list) else 2
     assert value(f"'select {text} as v'", given) == expected
@@ -107,7 +110,8 @@ def test_foreign_text_as_a_literal_stays_what_it_is(db: Database, value: Value, 
 
 
 TYPED = ["5::int", "1.50::numeric", "true", "'{1,2}'::int[]", "'{\"a b\",NULL}'::text[]",
-         "'{\"k\": \"$x {v}\"}'::jsonb", "'{\"k\":  1}'::json", "'2026-05-01 12:00+02'::timestamptz", "'-1 day 2 hours'::interval",
+         "'{\"k\": \"$x {v}\"}'::jsonb", "'{\"k\":  1}'::json", "'2026-05-01 12:00+02'::timestamptz",
+         "'-1 day 2 hours'::interval",
          "'\\xdead'::bytea", "0.1::float8", "'NaN'::float4", "'[1,5)'::int4range", "'10.0.0.1'::inet", "B'101'",
          "gen_random_uuid()", "'happy'::mood", "row(1, 'a$x')::pair", "'12:30'::timetz"]  # fmt: skip
 
@@ -116,8 +120,12 @@ TYPED = ["5::int", "1.50::numeric", "true", "'{1,2}'::int[]", "'{\"a b\",NULL}':
 def test_a_typed_value_as_a_literal(db: Database, expression: str) -> None:
     db.sql("create type mood as enum ('happy'); create type pair as (n int, t text)")
     db.sql("set datestyle = 'german'; set intervalstyle = 'sql_standard'; set timezone = 'Asia/Tokyo'")
-    value, written, kind = db.rows(f"select v::text, df.literal(v), format_type(pg_typeof(v), -1) from (select {expression} as v) x")[0]
-    assert db.rows(f"select ({written})::text, format_type(pg_typeof({written}), -1)".replace("%", "%%")) == [(value, kind)]
+    value, written, kind = db.rows(
+        f"select v::text, df.literal(v), format_type(pg_typeof(v), -1) from (select {expression} as v) x"
+    )[0]
+    assert db.rows(f"select ({written})::text, format_type(pg_typeof({written}), -1)".replace("%", "%%")) == [
+        (value, kind)
+    ]
     assert "$" not in written
     assert "{" not in written
 
@@ -160,15 +168,18 @@ def test_without_an_input_the_name_is_unknown(db: Database, value: Value) -> Non
 
 
 def test_an_envelope_by_hand_may_use_the_name(value: Value) -> None:
-    envelope = json.dumps({"node_type": "THEN", "left_node": {"node_type": "SQL", "query": "select 9 as n", "result_name": "input"},
-                           "right_node": {"node_type": "SQL", "query": "select $input.n as v"}})  # fmt: skip
+    binds = {"node_type": "SQL", "query": "select 9 as n", "result_name": "input"}
+    reads = {"node_type": "SQL", "query": "select $input.n as v"}
+    envelope = json.dumps({"node_type": "THEN", "left_node": binds, "right_node": reads})
     assert value(f"$e${envelope}$e$", {"n": 1}) == 9
 
 
 def test_two_dollars_before_a_name_are_one_in_raw_text(value: Value) -> None:
     texts = {"$$id and $id": "$id and 3", "$$$id": "$$id", "$$5 $$": "$$5 $$", "cost $$unknown": "cost $unknown"}
     for text, expected in texts.items():
-        flow = f"'select 3' |=> 'id' ~> df.loop(df.break(E'\"{text}\"')) |=> 'b' ~> 'select ($b::jsonb) #>> ''{{}}'' as v'"
+        flow = (
+            f"'select 3' |=> 'id' ~> df.loop(df.break(E'\"{text}\"')) |=> 'b' ~> 'select ($b::jsonb) #>> ''{{}}'' as v'"
+        )
         assert value(flow) == expected
 
 
@@ -187,7 +198,8 @@ UNKNOWN = [
     ("'select ''{a}'', \"{b}\", /* {c} */ $d${e}$d$, {nope} -- {f}'", "root"),
     ("'select {sys_label}{nope}'", "root"),
 ]
-FINE = ["'select ''{nope}'' as v'", "'select \"{nope}\" from (select 1) t(\"{nope}\")'", "'select 1 /* {nope} */ as v -- {nope}'",
+FINE = ["'select ''{nope}'' as v'", "'select \"{nope}\" from (select 1) t(\"{nope}\")'",
+        "'select 1 /* {nope} */ as v -- {nope}'",
         "'do $d$ begin perform ''{nope}''; end $d$'", "'select {region} as v'", "'select E''{nope}'' as v'",
         "df.loop(df.break('{nope}'))", "'select U&''{nope}'' as v'"]  # fmt: skip
 
@@ -195,7 +207,9 @@ FINE = ["'select ''{nope}'' as v'", "'select \"{nope}\" from (select 1) t(\"{nop
 @pytest.mark.parametrize(("flow", "path"), UNKNOWN)
 def test_an_unknown_variable_in_code_fails_at_the_start(db: Database, flow: str, path: str) -> None:
     db.sql("select df.setvar('region', '''emea''')")
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match=rf"graph: {path}: the run has no variable {{nope}}") as caught:
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match=rf"graph: {path}: the run has no variable {{nope}}"
+    ) as caught:
         db.sql(f"select df.start({flow})")
     assert "{region}, {sys_instance_id}, {sys_label}" in str(caught.value.diag.message_primary)
     assert "df.setvar" in str(caught.value.diag.message_hint)
@@ -217,5 +231,7 @@ def test_the_input_of_a_run_is_shown(db: Database) -> None:
 
 
 def test_there_is_one_df_start(shared: Database) -> None:
-    query = "select array_agg(pg_get_function_identity_arguments(oid)) from pg_proc where oid::regproc::text = 'df.start'"
+    query = (
+        "select array_agg(pg_get_function_identity_arguments(oid)) from pg_proc where oid::regproc::text = 'df.start'"
+    )
     assert shared.sql(query) == ["fut text, label text, database text, transaction_mode text, input jsonb"]
