@@ -3349,14 +3349,16 @@ $$;
 create or replace function df_engine.missing_column(
   p_name pg_catalog.text, p_column pg_catalog.text, p_entry pg_catalog.jsonb
 ) returns pg_catalog.text
-language sql immutable as $$
-  select case
+language plpgsql immutable as $$
+begin
+  return case
     when p_entry #> '{value,rows,0}' is null then format('"%s" has no rows', p_name)
     when p_column is null or not p_entry #> '{value,rows,0}' ? p_column then
       format('"%s" has no column%s; it has: %s', p_name, coalesce(' "' || p_column || '"', 's'),
              coalesce(nullif(array_to_string(df_engine.entry_columns(p_entry), ', '), ''), 'none'))
     when p_entry #> array['value', 'rows', '0', p_column] = 'null' then format('column "%s" of "%s" is NULL', p_column, p_name)
-  end
+  end;
+end
 $$;
 
 -- Why there is nothing under a key of an object, or at a place of an array, which a path has led to.
