@@ -102,7 +102,7 @@ def test_writes_do_not_reach_other_roles_rows(db: Database, victim: str, stateme
         "select * from df_engine.inbox",
         "select * from df_engine.bindings",
         "select df_engine.lay_out('{victim}', '{{}}')",
-        "select df_engine.launch('SELECT 1', null, null)",
+        "select df_engine.launch('SELECT 1', null, null, null)",
     ],
 )
 def test_forged_rows_are_refused(db: Database, victim: str, statement: str) -> None:
