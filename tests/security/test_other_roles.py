@@ -23,7 +23,7 @@ DEFINER_FOR_USERS = {
     "df_engine.cron_next(text,text,timestamp with time zone)": "computes",
     "df_engine.flow_comments(text)": "computes",
     "df_engine.flow_layout(jsonb)": "computes",
-    "df_engine.launch(text,text,text)": "needs a proof that only session_user can have written",
+    "df_engine.launch(text,text,text,jsonb)": "needs a proof that only session_user can have written",
     "df_engine.lay_out(text,jsonb)": "needs a run that this transaction inserted; acts for the run's submitter",
     "df_engine.setting(text)": "reads settings, but not loopback_dsn",
 }
