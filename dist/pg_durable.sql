@@ -82,7 +82,7 @@ begin
                      else coalesce(array_position('{dev,a,alpha,b,beta,c,rc}'::text[], lower(v.parts[2])), 0) end
              || coalesce(nullif(v.parts[3], ''), '0')::numeric as key
     from (select r.role, regexp_match(r.version, '^(\d+(?:\.\d+){0,7})[-._]?([A-Za-z]*)[-._]?(\d*)') as parts
-          from (values ('installed', v_installed), ('this', '0.6.0'), ('oldest', '0.5.0'))
+          from (values ('installed', v_installed), ('this', '0.6.0'), ('oldest', '0.6.0'))
             as r(role, version)) as v
   )
   select i.key > t.key, i.key is null or i.key < o.key into v_newer, v_too_old
@@ -96,7 +96,7 @@ begin
   elsif v_too_old then
     select case when exists (select from pg_extension where extname = 'pg_durable') then 'DROP EXTENSION pg_durable CASCADE'
                 else 'DROP SCHEMA df, df_engine CASCADE' end into v_removal;
-    raise exception 'pg_durable % is installed here, which is too old: 0.6.0 upgrades from 0.5.0 on',
+    raise exception 'pg_durable % is installed here, which is too old: 0.6.0 upgrades from 0.6.0 on',
       v_installed
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('Nothing has been changed. When its runs have ended, remove it, with their history, its variables '
@@ -172,6 +172,7 @@ if df_engine.migrating(1) then
     finished_at timestamptz,
     error text,
     wait_reason text,
+    input jsonb,                       -- what df.start was given for $input
     _state text,                       -- NULL: inserted by hand, never executed
     _submitter regrole,                -- the identity recorded by df.start
     _vars jsonb,                       -- variables and system variables, frozen at start
@@ -216,6 +217,7 @@ if df_engine.migrating(1) then
     _scope varchar(8),                 -- top node of the innermost scope the node runs in; NULL: the root scope
     _open int,                         -- JOIN: stripes of branches that have not ended; RACE: 1 until it is decided
     _forever boolean,                  -- LOOP: no condition and no break of its own, so its iterations are paced
+    _failures int,                     -- LOOP that continues on failure: iterations in a row that have failed
     -- What follows a node is laid out at the start, instead of being looked for whenever a node ends.
     _ends varchar[],                   -- what ends when this node ends well: itself, sequences that it is the last of, and IFs
     _next varchar(8),                  -- what is entered then; NULL: the construct around it decides. Of a THEN: its beginning
@@ -334,6 +336,7 @@ if df_engine.migrating(1) then
     fresh boolean not null default true,
     sent_by regrole not null,
     sent_at timestamptz not null default now(),
+    sent_in xid8 not null default pg_current_xact_id(),    -- until it commits, waiting for what it brings is in vain
     delivered_at timestamptz,
     delivered_to text[],
     constraint inbox_pkey primary key (signal_id)
@@ -350,7 +353,7 @@ if df_engine.migrating(1) then
     branch int,                        -- its place among the branches, from 1
     path text not null,                -- the scope's id of the contract, <parent scope>::<generation>::<node>
     generation int not null default 1,
-    outcome text check (outcome in ('ok', 'failed', 'broke', 'lost')),   -- NULL while it runs
+    outcome text check (outcome in ('ok', 'failed', 'fatal', 'broke', 'lost')),   -- NULL while it runs
     events bigint not null default 0,  -- status changes of earlier generations
     stripe varchar(8),                 -- the branch in whose row the end of this one is counted, too; NULL: this one
     open int not null default 1,       -- in a branch of a JOIN: branches of its stripe that have not ended
@@ -374,6 +377,7 @@ if df_engine.migrating(1) then
     events bigint not null,
     started_at timestamptz not null,
     finished_at timestamptz not null,
+    error text,                        -- why the iteration failed, after which the loop has continued
     constraint executions_pkey primary key (instance_id, generation)
   );
 
@@ -395,7 +399,8 @@ if df_engine.migrating(1) then
     role regrole not null constraint worker_roles_pkey primary key
   );
 
-  -- The move of a node: it ended, with outcome ok, failed, broke (on its way to the enclosing loop) or lost (in a race);
+  -- The move of a node: it ended, with outcome ok, failed, fatal (a failure after which no loop continues), broke (on its way to
+  -- the enclosing loop) or lost (in a race);
   -- or other nodes are to be entered; or, all NULL, it waits.
   create type df_engine.move as (outcome text, value jsonb, columns text[], error text, enter varchar(8)[]);
 
@@ -504,7 +509,7 @@ end
 $policies$;
 
 create or replace view df_engine.own_instances as
-  select id, label, root_node, submitted_by, database, _state, _submitter, _vars, _version
+  select id, label, root_node, submitted_by, database, input, _state, _submitter, _vars, _version
   from df.instances
   where submitted_by = quote_ident(current_user)::regrole and _submitter = submitted_by and _state = 'pending'
     and jsonb_typeof(_vars) = 'object'
@@ -512,7 +517,7 @@ create or replace view df_engine.own_instances as
 
 -- Whether the caller may see a run's row: row_security_active asks for the caller, also inside a view.
 create or replace view df_engine.visible_inbox with (security_barrier) as
-  select s.signal_id, s.instance_id, s.signal_name, s.signal_data, s.sent_by
+  select s.signal_id, s.instance_id, s.signal_name, s.signal_data, s.sent_by, s.sent_in
   from df_engine.inbox s
   where s.sent_by = quote_ident(current_user)::regrole
     and s.status = 'pending' and s.fresh
@@ -1098,6 +1103,8 @@ begin
     when v_config is null then 'query in ' || p_type || ' must be valid JSON config'
     when pg_catalog.jsonb_typeof(v_config) <> 'object' then 'query in ' || p_type || ' must be a JSON config object'
     when v_config ? v_key then v_key || ' in ' || p_type || ' must be a first-class Durofut field'
+    when p_type = 'LOOP' and pg_catalog.jsonb_typeof(v_config -> 'continue_on_failure') <> 'boolean' then
+      'continue_on_failure in LOOP must be true or false'
   end;
 end
 $$;
@@ -1340,15 +1347,22 @@ begin
 end
 $$;
 
-create or replace function df.loop(body text, condition text default null) returns text
+create or replace function df.loop(body text, condition text default null, continue_on_failure boolean default false)
+returns text
 language plpgsql set search_path = '' as $$
 declare
   v_node pg_catalog.jsonb;
   v_problem pg_catalog.text;
 begin
   if body is null then
-    raise exception 'body must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument body of df.loop is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+  if continue_on_failure is null then
+    raise exception 'argument continue_on_failure of df.loop is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
     -> pg_catalog.statement_timestamp()::pg_catalog.text ? body then
     raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
@@ -1380,37 +1394,79 @@ begin
   end if;
   return '{"node_type":"LOOP","left_node":'
     || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then body else df.sql(body) end
-    || case when condition is null then '}' else ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}' end;
+    || case when condition is null then '' else ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || case when continue_on_failure then ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text)
+         else '' end || '}';
 end
 $$;
 
 create or replace function df.seq(a text, b text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if a is null then
+    raise exception 'the first step of ~> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if b is null then
+    raise exception 'the second step of ~> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"THEN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
 end
 $$;
 
 create or replace function df.join(a text, b text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if a is null then
+    raise exception 'the first branch of & is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if b is null then
+    raise exception 'the second branch of & is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
 end
 $$;
 
 create or replace function df.race(a text, b text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if a is null then
+    raise exception 'the first branch of | is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if b is null then
+    raise exception 'the second branch of | is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"RACE","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
 end
 $$;
 
 create or replace function df.join3(a text, b text, c text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if a is null then
+    raise exception 'argument a of df.join3 is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if b is null then
+    raise exception 'argument b of df.join3 is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if c is null then
+    raise exception 'argument c of df.join3 is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"extra_nodes":[' || (df.loop(c)::pg_catalog.json -> 'left_node')::pg_catalog.text || ']}';
@@ -1418,8 +1474,21 @@ end
 $$;
 
 create or replace function df.if(condition text, then_branch text, else_branch text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if condition is null then
+    raise exception 'argument condition of df.if is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if then_branch is null then
+    raise exception 'argument then_branch of df.if is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if else_branch is null then
+    raise exception 'argument else_branch of df.if is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
@@ -1427,8 +1496,21 @@ end
 $$;
 
 create or replace function df.if_rows(result_name text, then_branch text, else_branch text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if result_name is null then
+    raise exception 'argument result_name of df.if_rows is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if then_branch is null then
+    raise exception 'argument then_branch of df.if_rows is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if else_branch is null then
+    raise exception 'argument else_branch of df.if_rows is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"query":' || pg_catalog.to_json(
@@ -1437,14 +1519,26 @@ end
 $$;
 
 create or replace function df.as(fut text, name text) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if fut is null then
+    raise exception 'argument fut of df.as is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if name is null then
+    raise exception 'argument name of df.as is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   if name = '' then
     raise exception 'the name of a result cannot be empty' using errcode = 'invalid_parameter_value';
   elsif name !~ '^[A-Za-z_][A-Za-z0-9_]*$' then
     raise exception '"%" is not a valid identifier', name
       using errcode = 'invalid_parameter_value',
             hint = 'The name of a result begins with a letter or _, and goes on with letters, digits and _.';
+  elsif name in ('input', 'item', 'item_no', 'error') then
+    raise exception '$% is what a run binds itself: no result can have this name', name
+      using errcode = 'invalid_parameter_value', hint = 'Give the result another name.';
   end if;
   return (
     select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
@@ -1468,8 +1562,10 @@ declare
   v_problem pg_catalog.text;
 begin
   if fut is null then
-    raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument fut of df.retry is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   v_type := df.loop(fut)::pg_catalog.json #>> '{left_node,node_type}';
   v_policy := '{' || pg_catalog.concat_ws(',',
     '"max_attempts":' || max_attempts,
@@ -1512,23 +1608,63 @@ end
 $$;
 
 create or replace function df.sleep(seconds numeric) returns text
-language plpgsql strict set search_path = '' as $$
+language plpgsql set search_path = '' as $$
 begin
+  if seconds is null then
+    raise exception 'argument seconds of df.sleep is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   if seconds < 0 then
     raise exception 'the duration of a sleep must be non-negative, not % s', seconds
-      using errcode = 'invalid_parameter_value';
+      using errcode = 'invalid_parameter_value', hint = 'df.sleep(0) goes on at once.';
   elsif seconds > 3155760000 then
     raise exception 'the duration of a sleep must be at most 3155760000 s (100 years), not % s', seconds
-      using errcode = 'invalid_parameter_value';
+      using errcode = 'invalid_parameter_value', hint = 'A wait without a limit is one for a signal.';
   end if;
   return '{"node_type":"SLEEP","query":"' || pg_catalog.trim_scale(seconds) || '"}';
 end
 $$;
 
-create or replace function df.sleep(duration interval) returns text
-language plpgsql strict set search_path = '' as $$
+-- Integers of all sizes resolve to this one, whose type is the preferred one of all numbers.
+create or replace function df.sleep(seconds double precision) returns text
+language plpgsql set search_path = '' as $$
 begin
+  return df.sleep(seconds::pg_catalog.numeric);
+end
+$$;
+
+create or replace function df.sleep(duration interval) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if duration is null then
+    raise exception 'argument duration of df.sleep is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return df.sleep(extract(epoch from duration));
+end
+$$;
+
+-- Untyped literals and parameters resolve to this one.
+create or replace function df.sleep(duration text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_seconds pg_catalog.numeric;
+begin
+  if duration is null then
+    raise exception 'argument duration of df.sleep is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  begin
+    v_seconds := case when duration ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then duration::pg_catalog.numeric
+                      else extract(epoch from duration::pg_catalog.interval) end;
+  exception when data_exception then
+    raise exception '"%" is no duration', duration
+      using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
+  end;
+  return df.sleep(v_seconds);
 end
 $$;
 
@@ -1617,8 +1753,10 @@ create or replace function df.wait_for_signal(name text, timeout_seconds integer
 language plpgsql set search_path = '' as $$
 begin
   if name is null then
-    raise exception 'name must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument name of df.wait_for_signal is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   if name = '' then
     raise exception 'the name of a signal cannot be empty' using errcode = 'invalid_parameter_value';
   elsif timeout_seconds < 1 then
@@ -1638,20 +1776,65 @@ begin
 end
 $$;
 
+-- A value for SQL code, in which nothing looks like a reference to anybody who reads the text of a step. Neither the text of this
+-- function nor what it writes depends on standard_conforming_strings.
+create or replace function df.literal(value text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_text pg_catalog.text := replace(replace(replace(replace(value, E'\\', E'\\\\'), '''', ''''''), '$', E'\\x24'), '{', E'\\x7B');
+begin
+  if v_text is null then
+    return 'NULL';
+  elsif v_text ~ '[[:cntrl:]]' then
+    for v_code in 1..127 loop
+      continue when v_code between 32 and 126;
+      v_text := replace(v_text, chr(v_code), E'\\x' || lpad(upper(to_hex(v_code)), 2, '0'));
+    end loop;
+  end if;
+  return 'E''' || v_text || '''::text';
+end
+$$;
+
+-- The settings are those under which steps read it.
+create or replace function df.literal(value anyelement) returns text
+language plpgsql
+set search_path = '' set datestyle = 'ISO, MDY' set intervalstyle = postgres set bytea_output = hex set extra_float_digits = 1
+as $$
+declare
+  v_text constant pg_catalog.text := value::pg_catalog.text;
+begin
+  if v_text is null then
+    return 'NULL';
+  elsif pg_typeof(value) = 'pg_catalog.record'::pg_catalog.regtype then
+    raise exception 'a row without a type cannot be written as a constant'
+      using errcode = 'invalid_parameter_value', hint = 'Cast it to a composite type, or use to_jsonb.';
+  end if;
+  return left(df.literal(v_text), -length('text')) || format_type(pg_typeof(value), -1);
+end
+$$;
+
 comment on function df.sql(text) is
   'The node of an SQL statement. The text is taken verbatim, even if it looks like an envelope';
+comment on function df.literal(text) is
+  'A text as a constant for SQL code in which no {name} and no $name is replaced; NULL gives NULL. Where a step can read it as $input, that is the better way';
+comment on function df.literal(anyelement) is
+  'The same for a value of any other type, with a cast to that type';
 comment on function df.seq(text, text) is
   'First a, then b; the result is that of b';
 comment on function df.as(text, text) is
   'Names the result of a graph, for $name in later steps; replaces an earlier name. Raises for a name that is not an identifier';
 comment on function df.sleep(numeric) is
   'Waits for so many seconds, fractions included; 0 to 3155760000';
+comment on function df.sleep(double precision) is
+  'The same, with a number of any other type';
 comment on function df.sleep(interval) is
   'Waits for the interval, in which a month counts 30 days; up to 100 years';
+comment on function df.sleep(text) is
+  'Waits for a duration given as text: seconds (0.5) or an interval (5 minutes). Raises for any other text';
 comment on function df.wait_for_schedule(text, text) is
   'Waits for the next minute that matches a cron expression of five fields, in the named time zone or that of the setting timezone. Raises for an expression that is invalid or never comes due';
-comment on function df.loop(text, text) is
-  'Repeats the body as long as the condition, judged after it, is true; without a condition until df.break ends it';
+comment on function df.loop(text, text, boolean) is
+  'Repeats the body as long as the condition, judged after it, is true; without a condition until df.break ends it. With continue_on_failure a failure of the body is recorded and, after a pause that grows with each failure in a row, the next iteration begins';
 comment on function df.break(text) is
   'Ends the nearest enclosing loop, whose result becomes the value: JSON if it parses, else a string';
 comment on function df.if(text, text, text) is
@@ -1676,11 +1859,14 @@ create or replace function df.as_op(fut text, name text) returns text
 language plpgsql immutable set search_path = '' as $$
 begin
   if fut is null then
-    raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the step on the left of |=> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   if name is null then
-    raise exception 'name must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the name on the right of |=> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   return df.as(fut, name);
 end
 $$;
@@ -1689,11 +1875,14 @@ create or replace function df.if_then_op(condition text, then_branch text) retur
 language plpgsql immutable set search_path = '' as $$
 begin
   if condition is null then
-    raise exception 'condition must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the condition on the left of ?> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   if then_branch is null then
-    raise exception 'then_branch must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the branch on the right of ?> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   return '{"_partial_if":true,"condition":' || pg_catalog.to_json(condition)
     || ',"then_branch":' || pg_catalog.to_json(then_branch) || '}';
 end
@@ -1703,11 +1892,14 @@ create or replace function df.if_else_op(partial_if text, else_branch text) retu
 language plpgsql immutable set search_path = '' as $$
 begin
   if partial_if is null then
-    raise exception 'partial_if must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the left side of !> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   if else_branch is null then
-    raise exception 'else_branch must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'the branch on the right of !> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   if (partial_if::pg_catalog.jsonb -> '_partial_if' = 'true'
       and partial_if::pg_catalog.jsonb ?& array['condition', 'then_branch']) is not true then
     raise exception 'Invalid if-then-else: the left operand of !> is not what ?> returns'
@@ -1721,6 +1913,11 @@ $$;
 create or replace function df.loop_prefix_op(body text) returns text
 language plpgsql immutable set search_path = '' as $$
 begin
+  if body is null then
+    raise exception 'the body of @> is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
   return df.loop(body);
 end
 $$;
@@ -2123,9 +2320,9 @@ begin
     when 2 then return df.seq(a => p_args[1], b => p_args[2]);
     when 3 then return df.as(fut => p_args[1], name => p_args[2]);
     when 4 then return df.sleep(seconds => p_args[1]::numeric);
-    when 5 then return df.sleep(duration => p_args[1]::interval);
+    when 5 then return df.sleep(duration => p_args[1]);
     when 6 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
-    when 7 then return df.loop(body => p_args[1], condition => p_args[2]);
+    when 7 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
     when 8 then return df.break(value => p_args[1]);
     when 9 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
     when 10 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
@@ -2145,7 +2342,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration interval)","parameters":[{"names":["duration"],"takes":["string"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth) as parameters,
@@ -2178,7 +2375,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration interval)","parameters":[{"names":["duration"],"takes":["string"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -2379,7 +2576,8 @@ begin
       nexts[coalesce(v_tails[v_known], p_firsts[v_known] + p_counts[v_known] - 1)] := v_last;
       inners[v_call] := v_first;
       continue;
-    elsif p_ops[v_call] = 8 and p_values[-p_args[v_last]] ~ '^[A-Za-z_][A-Za-z0-9_]*$' then
+    elsif p_ops[v_call] = 8 and p_values[-p_args[v_last]] ~ '^[A-Za-z_][A-Za-z0-9_]*$'
+          and p_values[-p_args[v_last]] not in ('input', 'item', 'item_no', 'error') then
       suffixes[v_call] := ',"result_name":"' || p_values[-p_args[v_last]] || '"';
       inners[v_call] := v_first;
       continue;
@@ -2646,10 +2844,11 @@ language sql immutable as $$
                                           ('', p_right, null, 0)) s
     where p_type = 'IF' and c ->> 'condition_type' = 'result_has_rows' and not c ? 'condition_node'
     union all
-    select '', 0, '@> ', p_left, null, 0 where p_type = 'LOOP' and not coalesce(c ? 'condition_node', false)
+    select '', 0, '@> ', p_left, null, 0 where p_type = 'LOOP' and not coalesce(c ? 'condition_node' or c -> 'continue_on_failure' = 'true', false)
     union all
-    select 'loop', 6, s.* from (values ('', p_left, null, 0), ('while => ', c ->> 'condition_node', null, 0)) s
-    where p_type = 'LOOP' and c ? 'condition_node'
+    select 'loop', 6, s.* from (values ('', p_left, null, 0), ('while => ', c ->> 'condition_node', null, 0),
+                                       ('continue_on_failure => ', null, nullif(c ->> 'continue_on_failure', 'false'), 0)) s(sign, child, word, need)
+    where p_type = 'LOOP' and (c ? 'condition_node' or c -> 'continue_on_failure' = 'true') and num_nonnulls(s.child, s.word) = 1
     union all
     select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
     where p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
@@ -2808,8 +3007,16 @@ end
 $$;
 
 create or replace function df.to_flow(envelope text) returns text
-language sql strict set search_path = pg_catalog, pg_temp as $$
-  select df_engine.flow_layout(jsonb_agg(to_jsonb(n))) from df_engine.flow_nodes(envelope) n
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return (select df_engine.flow_layout(jsonb_agg(to_jsonb(n))) from df_engine.flow_nodes(envelope) n);
+end
 $$;
 comment on function df.to_flow(text) is
   'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, or of a run that the caller may see when given its id. df.flow gives the graph back';
@@ -2849,7 +3056,7 @@ declare
 begin
   loop
     v_next := array(select t.token[1] from regexp_matches(v_rest,
-      $re$(?:(?:[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?[^A-Za-z0-9_$'"&\/\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff-])+|[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[&\/-]|(?:'(?:[^']|'')*'|'(?:[^']|'')*)|[Ee](?:'(?:[^'\\]|''|\\(?:.|\u000a))*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^'\\]|''|\\(?:.|\u000a))*'|'(?:[^'\\]|''|\\(?:.|\u000a))*)|(?:[BbXx]|[Uu]&)(?:'(?:[^']|'')*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^']|'')*'|'(?:[^']|'')*)|"[^"]*"?|--[^\u000a\u000d]*|\/\*(?:[^*\/]|\*+[^*\/]|\/+[^*\/])*\*+\/|/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$|\$\$[^$]*\$\$$re$, 'g') t(token));
+      $re$(?:(?:[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?[^A-Za-z0-9_$'"&\/\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff-])+|[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?)|\$|[&\/-]|(?:'(?:[^']|'')*'|'(?:[^']|'')*)|[Ee](?:'(?:[^'\\]|''|\\(?:.|\u000a))*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^'\\]|''|\\(?:.|\u000a))*'|'(?:[^'\\]|''|\\(?:.|\u000a))*)|(?:[BbXx]|[Uu]&)(?:'(?:[^']|'')*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^']|'')*'|'(?:[^']|'')*)|"[^"]*"?|--[^\u000a\u000d]*|\/\*(?:[^*\/]|\*+[^*\/]|\/+[^*\/])*\*+\/|/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$|\$\$[^$]*\$\$$re$, 'g') t(token));
     exit when v_rest !~ $re$/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$;
     v_opener := (select min(t.ord) from unnest(v_next) with ordinality t(token, ord)
       where t.token ~ $re$^(?:/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$)$$re$);
@@ -2943,7 +3150,44 @@ begin
 end
 $fn$;
 
--- Named results: what $name, $name.column and $name.* stand for, and what is said of one that stands for nothing (DF010).
+-- The first {name} in SQL code that is no variable: outside of literals, identifiers, comments and dollar-quoted bodies a
+-- brace is never SQL. NULL when there is none.
+create or replace function df_engine.unknown_variable(p_sql pg_catalog.text, p_vars pg_catalog.jsonb)
+returns pg_catalog.text
+language sql immutable as $fn$
+  select m.part[1]
+  from (
+    select string_agg(case when t.token ~ $re$^(--|/[*]|['"]|[EeBbXx]'|[Uu]&['"]|[$].)$re$ then ' ' else t.token end, '' order by t.ord)
+    from unnest(df_engine.sql_tokens(p_sql)) with ordinality t(token, ord)
+  ) code(text)
+  cross join lateral regexp_matches(code.text, $re$[{]([A-Za-z_][A-Za-z0-9_]*)[}]$re$, 'g') with ordinality m(part, nth)
+  where not p_vars ? m.part[1]
+  order by m.nth limit 1
+$fn$;
+
+-- Raises for the first step whose SQL names a variable that the run does not have.
+create or replace function df_engine.check_variables(p_graph pg_catalog.jsonb, p_vars pg_catalog.jsonb, p_prefix pg_catalog.text)
+returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
+declare
+  v_step record;
+begin
+  select g.path, u.name into v_step
+  from df_engine.graph_nodes(p_graph, p_prefix => p_prefix) g
+  cross join lateral df_engine.unknown_variable(g.query, p_vars) u(name)
+  where g.node_type = 'SQL' and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
+  order by g.ord limit 1;
+  if found then
+    raise exception '%: the run has no variable %; it has %', p_prefix || v_step.path, '{' || v_step.name || '}',
+      (select string_agg('{' || k.name || '}', ', ' order by k.name) from jsonb_object_keys(p_vars) k(name))
+      using errcode = 'invalid_parameter_value',
+            hint = format('Call df.setvar before df.start. A result is written $%s, and what is in the input $input.%1$s.', v_step.name);
+  end if;
+end
+$fn$;
+
+-- Named results: what $name, $name.column and $name.* stand for, and what is said of one that stands for nothing (DF010;
+-- DF013: for nothing in any run of this graph).
 -- How it is written where it stands is the next file's.
 
 create or replace function df_engine.refuse_partial_reference(p_text pg_catalog.text) returns pg_catalog.text
@@ -2951,6 +3195,15 @@ language plpgsql immutable as $$
 begin
   raise exception 'not a whole-value reference: "%"; here $ and { may only be those of one reference to a known name',
     left(p_text, 100) using errcode = 'DF010';
+end
+$$;
+
+-- A name that is unknown once is unknown for ever: no loop continues after this.
+create or replace function df_engine.refuse_unknown_name(p_reference pg_catalog.text, p_name pg_catalog.text, p_known pg_catalog.text[])
+returns pg_catalog.text
+language plpgsql immutable as $$
+begin
+  raise exception 'reference %: %', p_reference, df_engine.unknown_name(p_name, p_known) using errcode = 'DF013';
 end
 $$;
 
@@ -2988,7 +3241,8 @@ $$;
 create or replace function df_engine.unknown_name(p_name pg_catalog.text, p_known pg_catalog.text[])
 returns pg_catalog.text
 language sql immutable as $$
-  select format('no node binds the name "%s"', p_name) || case when cardinality(p_known) > 0 then format(
+  select format('no node binds the name "%s"', p_name)
+    || case p_name when 'input' then ', and the run was started without input' else '' end || case when cardinality(p_known) > 0 then format(
     '; did you mean $%s? Known names: %s', (
       select c.name
       from (
@@ -3014,39 +3268,93 @@ language sql immutable as $$
   end
 $$;
 
--- What a reference other than $n.* stands for: a value, or what is missing (which ? turns into NULL), or a mistake.
+-- Whether the value of a name is the rows of a statement. The input of a run never is, whatever keys it has.
+create or replace function df_engine.is_row_set(p_entry pg_catalog.jsonb) returns pg_catalog.bool
+language sql immutable as $$
+  select coalesce(jsonb_typeof(p_entry #> '{value,rows}') = 'array', false) and not p_entry ? 'built_in'
+$$;
+
+-- What a reference other than $n.* stands for: a value, or what is missing (which ? turns into NULL), or a mistake. p_path is what
+-- is written behind the name. Of a row set it goes on through a column that holds JSON; behind any other column it is no part
+-- of the reference: used says how much of it is.
 create or replace function df_engine.resolve(
-  p_name pg_catalog.text, p_column pg_catalog.text, p_entry pg_catalog.jsonb,
-  out value pg_catalog.jsonb, out missing pg_catalog.text, out mistake pg_catalog.text
+  p_name pg_catalog.text, p_path pg_catalog.text[], p_entry pg_catalog.jsonb,
+  out value pg_catalog.jsonb, out missing pg_catalog.text, out mistake pg_catalog.text, out used int
 ) language plpgsql immutable as $$
 declare
-  v_holder pg_catalog.jsonb := p_entry -> 'value';
-  v_rows constant boolean := coalesce(jsonb_typeof(v_holder -> 'rows') = 'array', false);
-  v_key pg_catalog.text := p_column;
-  v_kind constant pg_catalog.text := case when v_rows then 'column' else 'key' end;
+  v_rows constant pg_catalog.bool := df_engine.is_row_set(p_entry);
+  v_key pg_catalog.text;
 begin
+  used := 0;
+  value := p_entry -> 'value';
   if p_entry is null then
     missing := format('"%s" has no value yet', p_name);
     return;
   elsif v_rows then
-    v_holder := v_holder #> '{rows,0}';
-    v_key := coalesce(p_column, p_entry -> 'columns' ->> 0, (df_engine.entry_columns(p_entry))[1]);
-  elsif p_column is null then
-    value := to_jsonb(v_holder::pg_catalog.text);
+    value := value #> '{rows,0}';
+    used := (p_path[1] ~ '^[^0-9]')::int;
+    v_key := coalesce(case when used = 1 then p_path[1] end, p_entry -> 'columns' ->> 0, (df_engine.entry_columns(p_entry))[1]);
+    missing := df_engine.missing_column(p_name, v_key, p_entry);
+    value := value -> v_key;
+  elsif p_path = '{}' and not p_entry ? 'built_in' then
+    value := to_jsonb(value::pg_catalog.text);
     return;
+  elsif value = 'null' and p_path = '{}' then
+    missing := format('"%s" is NULL', p_name);
   end if;
-  if v_holder is null then
-    missing := format('"%s" has no rows', p_name);
-  elsif jsonb_typeof(v_holder) <> 'object' then
-    mistake := format('the value of "%s" is neither a row set nor a JSON object', p_name);
-  elsif v_key is null or not v_holder ? v_key then
-    missing := format('"%s" has no %s%s; it has: %s', p_name, v_kind, coalesce(' "' || v_key || '"', 's'), coalesce(
-      nullif(array_to_string(case when v_rows then df_engine.entry_columns(p_entry)
-        else array(select jsonb_object_keys(v_holder)) end, ', '), ''), 'none'));
-  elsif v_holder -> v_key = 'null' then
-    missing := format('%s "%s" of "%s" is NULL', v_kind, v_key, p_name);
-  else
-    value := v_holder -> v_key;
+  used := coalesce(used, 0);
+  while missing is null and used < cardinality(p_path) and not (v_rows and jsonb_typeof(value) not in ('object', 'array')) loop
+    select w.missing, w.mistake into missing, mistake
+    from df_engine.missing_key(concat_ws('.', p_name, nullif(array_to_string(p_path[:used], '.'), '')), p_path[used + 1], value) w;
+    exit when mistake is not null;
+    value := case jsonb_typeof(value) when 'array' then value -> p_path[used + 1]::int else value -> p_path[used + 1] end;
+    used := used + 1;
+  end loop;
+  if missing is not null or mistake is not null then
+    value := null;
+  end if;
+end
+$$;
+
+-- Why there is nothing in a column of the first row; NULL when there is.
+create or replace function df_engine.missing_column(
+  p_name pg_catalog.text, p_column pg_catalog.text, p_entry pg_catalog.jsonb
+) returns pg_catalog.text
+language plpgsql immutable as $$
+begin
+  return case
+    when p_entry #> '{value,rows,0}' is null then format('"%s" has no rows', p_name)
+    when p_column is null or not p_entry #> '{value,rows,0}' ? p_column then
+      format('"%s" has no column%s; it has: %s', p_name, coalesce(' "' || p_column || '"', 's'),
+             coalesce(nullif(array_to_string(df_engine.entry_columns(p_entry), ', '), ''), 'none'))
+    when p_entry #> array['value', 'rows', '0', p_column] = 'null' then format('column "%s" of "%s" is NULL', p_column, p_name)
+  end;
+end
+$$;
+
+-- Why there is nothing under a key of an object, or at a place of an array, which a path has led to.
+create or replace function df_engine.missing_key(
+  p_holder pg_catalog.text, p_key pg_catalog.text, p_value pg_catalog.jsonb,
+  out missing pg_catalog.text, out mistake pg_catalog.text
+) language plpgsql immutable as $$
+declare
+  v_place constant numeric := case when p_key ~ '^[0-9]+$' then p_key::numeric end;
+begin
+  if jsonb_typeof(p_value) = 'array' and v_place is not null then
+    missing := case
+      when v_place >= jsonb_array_length(p_value) then
+        format('"%s" has no element %s; it has %s, counted from 0', p_holder, p_key, jsonb_array_length(p_value))
+      when p_value -> v_place::int = 'null' then format('element %s of "%s" is NULL', p_key, p_holder) end;
+  elsif jsonb_typeof(p_value) = 'array' then
+    mistake := format('the value of "%s" is neither a row set nor a JSON object; it is an array, whose first element is $%1$s.0',
+                      p_holder);
+  elsif jsonb_typeof(p_value) <> 'object' then
+    mistake := format('the value of "%s" is neither a row set nor a JSON object; a ? ends a reference: $%1$s?.%s', p_holder, p_key);
+  elsif not p_value ? p_key then
+    missing := format('"%s" has no key "%s"; it has: %s', p_holder, p_key, coalesce(nullif(array_to_string(
+      array(select jsonb_object_keys(p_value)), ', '), ''), 'none'));
+  elsif p_value -> p_key = 'null' then
+    missing := format('key "%s" of "%s" is NULL', p_key, p_holder);
   end if;
 end
 $$;
@@ -3101,7 +3409,7 @@ declare
   v_limit constant int := 10000;
   v_rows constant pg_catalog.jsonb := p_entry #> '{value,rows}';
 begin
-  if jsonb_typeof(v_rows) is distinct from 'array' then
+  if not df_engine.is_row_set(p_entry) then
     return df_engine.refuse_reference(p_reference, format('the value of "%s" is not a row set', p_name));
   elsif jsonb_array_length(v_rows) > v_limit then
     return df_engine.refuse_reference(p_reference, format('"%s" has %s rows, exceeding the maximum of %s',
@@ -3121,22 +3429,24 @@ create or replace function df_engine.render_reference(
 language plpgsql immutable as $$
 declare
   v_reference constant pg_catalog.text := '$' || split_part(p_token, '$', 2);
-  v_path constant pg_catalog.text := rtrim(substr(v_reference, 2), '?');
-  v_name constant pg_catalog.text := split_part(v_path, '.', 1);
-  v_column constant pg_catalog.text := nullif(split_part(v_path, '.', 2), '');
+  v_parts constant pg_catalog.text[] := string_to_array(rtrim(substr(v_reference, 2), '?'), '.');
+  v_name constant pg_catalog.text := v_parts[1];
   v_place constant pg_catalog.text := case when p_place = 'body' then 'code' else p_place end;
   v_entry constant pg_catalog.jsonb := nullif(p_names -> v_name, 'null');
   v_found pg_catalog.record;
 begin
   if v_entry is null and not p_names ? v_name and v_name <> all (p_known) then
     return case when p_place = 'code'
-      then df_engine.refuse_reference(v_reference, df_engine.unknown_name(v_name, p_known)) else p_token end;
-  elsif v_entry is not null and v_column = '*' then
+      then df_engine.refuse_unknown_name(v_reference, v_name, p_known) else p_token end;
+  elsif v_entry is not null and v_parts[2] = '*' then
     return df_engine.render_rows(v_reference, v_name, v_entry, v_place);
   end if;
-  v_found := df_engine.resolve(v_name, v_column, v_entry);
+  v_found := df_engine.resolve(v_name, v_parts[2:], v_entry);
   if v_found.mistake is not null or v_found.missing is not null and right(v_reference, 1) <> '?' then
     return df_engine.refuse_reference(v_reference, coalesce(v_found.mistake, v_found.missing));
+  elsif v_found.missing is null and v_found.used < cardinality(v_parts) - 1 then
+    return df_engine.write_value(v_found.value, v_place)
+      || substr(p_token, 2 + length(array_to_string(v_parts[:v_found.used + 1], '.')));
   end if;
   return df_engine.write_value(v_found.value, v_place) || substr(p_token, length(v_reference) + 1);
 end
@@ -3151,13 +3461,15 @@ declare
   v_tokens pg_catalog.text[] := array(
     select t.token[1]
     from regexp_matches(p_text, case p_place
-        when 'literal' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+$re$
-        when 'escape' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$'\\\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+|\\(?:.|\u000a)?|(?:''|')|'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*'$re$
-        else $re$\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\.\*))?(?:\?)?|\$|[^$]+$re$
+        when 'literal' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+$re$
+        when 'escape' then $re$[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?)|\$|[^A-Za-z0-9_$'\\\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]+|\\(?:.|\u000a)?|(?:''|')|'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*'$re$
+        else $re$\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?|\$\$[A-Za-z_][A-Za-z0-9_]*|\$|[^$]+$re$
       end, 'g') t(token));
 begin
   for i in 1 .. cardinality(v_tokens) loop
-    if v_tokens[i] ~ '^[$].' then
+    if starts_with(v_tokens[i], '$' || '$') then
+      v_tokens[i] := substr(v_tokens[i], 2);
+    elsif v_tokens[i] ~ '^[$].' then
       v_tokens[i] := df_engine.render_reference(v_tokens[i], p_place, p_names, p_known);
     end if;
   end loop;
@@ -3240,7 +3552,7 @@ declare
   v_text constant pg_catalog.text := btrim(p_text, E' \t\n\r');
   v_name constant pg_catalog.text := substring(v_text from $re$[A-Za-z_][A-Za-z0-9_]*$re$);
 begin
-  if v_text ~ $re$^\$[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\??$$re$
+  if v_text ~ $re$^\$[A-Za-z_][A-Za-z0-9_]*(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+)?\??$$re$
      and (p_names ? v_name or v_name = any (p_known)) then
     return df_engine.render_plain(v_text, 'raw', p_names, p_known);
   end if;
@@ -3423,7 +3735,7 @@ $$;
 
 -- Inserts the instance's row and returns its id. ON CONFLICT sees ids that row security hides from the caller. The two
 -- variables of the system cannot be shadowed.
-create or replace function df_engine.insert_instance(p_label text, p_database text, p_root text) returns text
+create or replace function df_engine.insert_instance(p_label text, p_database text, p_root text, p_input jsonb) returns text
 language plpgsql as $$
 declare
   v_caller pg_catalog.regrole := pg_catalog.quote_ident(current_user);
@@ -3432,8 +3744,8 @@ begin
   for v_try in 1..10 loop
     v_id := df_engine.random_id();
     insert into df_engine.own_instances
-      (id, label, root_node, submitted_by, database, _state, _submitter, _version, _vars)
-    select v_id, p_label, p_root, v_caller, p_database, 'pending', v_caller, '0.6.0',
+      (id, label, root_node, submitted_by, database, input, _state, _submitter, _version, _vars)
+    select v_id, p_label, p_root, v_caller, p_database, p_input, 'pending', v_caller, '0.6.0',
            coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
              || pg_catalog.jsonb_build_object('sys_instance_id', v_id, 'sys_label', coalesce(p_label, ''))
     from df.vars v
@@ -3460,6 +3772,9 @@ begin
   if not found then
     raise exception 'df_engine.lay_out is called by df.start only' using errcode = 'insufficient_privilege';
   end if;
+  if p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ then
+    perform df_engine.check_variables(p_graph, v_run._vars, 'Invalid durable function graph: ');
+  end if;
   insert into df.nodes
     (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy,
      _parent, _scope, _ends, _next, _named, _plain, _rows)
@@ -3475,35 +3790,41 @@ begin
 end
 $$;
 
-create or replace function df_engine.start_here(p_fut text, p_label text, p_database text) returns text
+create or replace function df_engine.start_here(p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql as $$
 declare
   v_graph pg_catalog.jsonb := df_engine.parse_graph(p_fut, 'Invalid durable function: ');
   v_id pg_catalog.text;
 begin
   perform df_engine.check_submitter(p_database);
-  v_id := df_engine.insert_instance(p_label, p_database, df_engine.random_id());
+  v_id := df_engine.insert_instance(p_label, p_database, df_engine.random_id(), p_input);
   perform df_engine.lay_out(v_id, v_graph);
   return v_id;
 end
 $$;
 
 create or replace function df.start(fut text, label text default null, database text default null,
-  transaction_mode text default 'caller') returns text
+  transaction_mode text default 'caller', input jsonb default null) returns text
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if fut is null then
-    raise exception 'fut must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument fut of df.start is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   if transaction_mode is null then
-    raise exception 'transaction_mode must not be NULL' using errcode = 'null_value_not_allowed';
+    raise exception 'argument transaction_mode of df.start is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+
   if pg_catalog.lower(transaction_mode) not in ('caller', 'new') then
     raise exception 'invalid transaction_mode "%"', transaction_mode
       using errcode = 'invalid_parameter_value', hint = 'It is caller or new.';
-  elsif not pg_catalog.has_schema_privilege('df_engine', 'usage') then
-    raise exception 'permission denied: role "%" may not start durable functions', current_user
-      using errcode = 'insufficient_privilege', hint = 'An administrator grants it with df.grant_usage.';
   end if;
   if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
     -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
@@ -3513,13 +3834,13 @@ begin
             hint = 'It returns a value, not a graph. Call it in a statement of its own.';
   end if;
   if pg_catalog.lower(transaction_mode) = 'new' then
-    return df_engine.start_new(fut, label, database);
+    return df_engine.start_new(fut, label, database, input);
   end if;
-  return df_engine.start_here(fut, label, database);
+  return df_engine.start_here(fut, label, database, input);
 end
 $$;
-comment on function df.start(text, text, text, text) is
-  'Starts a graph, or one SQL statement, as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here';
+comment on function df.start(text, text, text, text, jsonb) is
+  'Starts a graph, or one SQL statement, as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here. input: what steps read as $input, $input.key, $input.list.0; a {name} in SQL code that is no variable of the run raises';
 
 -- Variables: values that a role keeps under names of its own, and that its runs read as {name}. Row security and the
 -- comparison with the owner see to it that nobody, not even a superuser, touches another role's by accident.
@@ -3528,6 +3849,12 @@ create or replace function df.setvar(name text, value text) returns text
 language plpgsql strict set search_path = '' as $$
 #variable_conflict use_column
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.reject_in_workflow('setvar');
   insert into df.vars (name, value, owner)
   values (setvar.name, setvar.value, pg_catalog.quote_ident(current_user)::pg_catalog.regrole)
@@ -3540,6 +3867,12 @@ $$;
 create or replace function df.getvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   return (
     select v.value from df.vars v
     where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.name = getvar.name);
@@ -3549,6 +3882,12 @@ $$;
 create or replace function df.unsetvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.reject_in_workflow('unsetvar');
   delete from df.vars v
   where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.name = unsetvar.name;
@@ -3560,6 +3899,12 @@ $$;
 create or replace function df.clearvars() returns text
 language plpgsql set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.reject_in_workflow('clearvars');
   delete from df.vars v where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole;
   perform df_engine.note_helper('clearvars', 'OK');
@@ -3784,12 +4129,23 @@ begin
 end
 $$;
 
--- Fails a run that must not go on, without touching its nodes.
+-- Fails a run that must not go on as a whole: what is open in it fails with it, but for a node that a step is just ending,
+-- which then says itself what became of it. What has lost a race, or was left behind by an earlier iteration, is not open.
 create or replace function df_engine.fail_run(p_instance varchar, p_error text) returns void
 language plpgsql set search_path = '' as $$
 begin
   perform df_engine.end_run(p_instance, 'failed', p_error);
   perform df_engine.withdraw(p_instance, null);
+  update df.nodes n
+  set status = 'failed', result = to_jsonb(p_error), result_columns = null, error = p_error,
+      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
+      status_details = n.status_details - 'retry_at'
+  from (select q.id from df.nodes q
+        where q.instance_id = p_instance and q.status = 'running'
+          and q.status_details ->> 'execution_id' = df_engine.stamp(p_instance, q._scope)
+          and df_engine.scope_open(p_instance, q._scope)
+        for no key update skip locked) open_now
+  where n.instance_id = p_instance and n.id = open_now.id;
 end
 $$;
 
@@ -3817,25 +4173,61 @@ begin
 end
 $$;
 
--- Goes on with a loop: next generation, LOOP stamped again, body queued, now or when its pace allows.
-create or replace function df_engine.iterate(p_instance varchar, p_loop varchar, p_scope varchar) returns void
+-- When the next iteration of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause,
+-- which is doubled for each further failure in a row, up to 5 minutes. NULL: at once.
+create or replace function df_engine.next_iteration(p_loop df.nodes, p_failures int) returns timestamptz
+language plpgsql volatile set search_path = '' as $$
+declare
+  v_pace numeric;
+begin
+  if not p_loop._forever and p_failures = 0 then
+    return null;
+  end if;
+  v_pace := df_engine.setting_number('loop_min_interval');
+  return greatest(
+    case when p_loop._forever then p_loop.started_at + v_pace * interval '1 s' end,
+    case when p_failures > 0 then
+      df_engine.clock() + greatest(v_pace, least(v_pace * 2 ^ least(p_failures - 1, 30), 300)) * interval '1 s' end);
+end
+$$;
+
+-- Keeps a failure after which a loop continues: the last 100 of each loop.
+create or replace function df_engine.keep_failure(p_instance varchar, p_loop varchar, p_stamp text, p_error text) returns void
 language plpgsql set search_path = '' as $$
 declare
-  v_loop pg_catalog.record;
+  v_attempt constant int := 1 + coalesce((
+    select max(a.attempt) from df_engine.attempts a where a.instance_id = p_instance and a.node_id = p_loop), 0);
+begin
+  insert into df_engine.attempts (instance_id, node_id, attempt, stamp, error)
+  values (p_instance, p_loop, v_attempt, p_stamp, p_error);
+  delete from df_engine.attempts a
+  where a.instance_id = p_instance and a.node_id = p_loop and a.attempt <= v_attempt - 100;
+end
+$$;
+
+-- Goes on with a loop: next generation, LOOP stamped again, body queued, now or when it may begin. p_failure: why the body has
+-- failed; NULL: it has not.
+create or replace function df_engine.iterate(p_instance varchar, p_loop varchar, p_scope varchar, p_failure text default null)
+returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_loop df.nodes;
+  v_failures int;
   v_due pg_catalog.timestamptz;
 begin
-  select n.left_node, n.started_at, n._forever as forever into v_loop
-  from df.nodes n where n.instance_id = p_instance and n.id = p_loop;
+  select * into v_loop from df.nodes n where n.instance_id = p_instance and n.id = p_loop;
+  v_failures := case when p_failure is null then 0 else coalesce(v_loop._failures, 0) + 1 end;
+  if p_failure is not null then
+    perform df_engine.keep_failure(p_instance, p_loop, df_engine.stamp(p_instance, p_scope), p_failure);
+  end if;
+  v_due := df_engine.next_iteration(v_loop, v_failures);
   if p_scope is null then
-    perform df_engine.next_execution(p_instance, v_loop.started_at);
+    perform df_engine.next_execution(p_instance, v_loop.started_at, p_failure);
   else
     update df_engine.scopes s
     set generation = s.generation + 1,
         events = s.events + df_engine.generation_events(p_instance, s.path || '::' || s.generation)
     where s.instance_id = p_instance and s.node_id = p_scope;
-  end if;
-  if v_loop.forever then
-    v_due := v_loop.started_at + df_engine.setting_number('loop_min_interval') * interval '1 s';
   end if;
   if v_due > df_engine.clock() then
     insert into df_engine.timers (instance_id, node_id, due_at, kind) values (p_instance, p_loop, v_due, 'pace');
@@ -3844,22 +4236,23 @@ begin
     v_due := df_engine.clock();
   end if;
   update df.nodes n
-  set status = 'running', result = null, started_at = v_due, completed_at = null, updated_at = df_engine.clock(),
+  set status = 'running', result = null, error = p_failure, started_at = v_due, completed_at = null,
+      updated_at = df_engine.clock(), _failures = v_failures,
       status_details = jsonb_build_object('execution_id', df_engine.stamp(p_instance, p_scope))
   where n.instance_id = p_instance and n.id = p_loop;
 end
 $$;
 
 -- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten.
-create or replace function df_engine.next_execution(p_instance varchar, p_started timestamptz) returns void
+create or replace function df_engine.next_execution(p_instance varchar, p_started timestamptz, p_failure text) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_generation int;
 begin
   select i._generation into v_generation from df.instances i where i.id = p_instance;
-  insert into df_engine.executions (instance_id, generation, events, started_at, finished_at)
+  insert into df_engine.executions (instance_id, generation, events, started_at, finished_at, error)
   values (p_instance, v_generation, df_engine.generation_events(p_instance, p_instance || '::' || v_generation),
-          coalesce(p_started, df_engine.clock()), df_engine.clock());
+          coalesce(p_started, df_engine.clock()), df_engine.clock(), p_failure);
   delete from df_engine.executions e where e.instance_id = p_instance and e.generation = v_generation - 10000;
   delete from df_engine.bindings b where b.instance_id = p_instance and b.scope = '';
   update df.instances i set _generation = v_generation + 1 where i.id = p_instance;
@@ -3906,6 +4299,10 @@ language plpgsql set search_path = '' as $$
 begin
   if p_end.outcome = 'broke' then
     p_end.outcome := 'ok';
+  elsif p_end.outcome = 'failed' and p_child = p_construct.left_node
+        and p_construct.query::pg_catalog.jsonb -> 'continue_on_failure' = 'true' then
+    perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope, p_end.error);
+    p_end := null;
   elsif p_end.outcome = 'ok' and (p_child = p_construct.left_node or df_engine.truth(p_end.value, p_end.columns)) then
     perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope);
     p_end := null;
@@ -3939,8 +4336,8 @@ begin
   where s.instance_id = p_construct.instance_id and s.owner = p_construct.id
     and s.branch <= coalesce(v_first.branch, s.branch);
   perform df_engine.merge_names(p_construct.instance_id, v_scopes, p_construct._scope);
-  if v_first.outcome = 'failed' then
-    p_end := df_engine.fail(format('JOIN branch %s failed: %s', v_first.branch, v_first.error));
+  if v_first.outcome in ('failed', 'fatal') then
+    p_end := row(v_first.outcome, null, null, format('JOIN branch %s failed: %s', v_first.branch, v_first.error), null);
   elsif v_first.outcome = 'broke' then
     p_end := df_engine.done('broke', v_first.result);
   else
@@ -4016,7 +4413,7 @@ begin
   where s.instance_id = p_construct.instance_id and s.node_id = p_child;
   perform df_engine.lose_race(p_construct, case when v_left then p_construct.right_node else p_construct.left_node end);
   perform df_engine.wake('x', null);
-  if p_end.outcome = 'failed' then
+  if p_end.outcome in ('failed', 'fatal') then
     p_end.error := format('RACE %s branch failed: %s', case when v_left then 'left' else 'right' end,
                                      p_end.error);
   else
@@ -4044,7 +4441,8 @@ $$;
 
 -- Names: what a node sees of the named results of its run, and its text with the references replaced.
 
--- The values of the wanted names as a scope sees them: name -> {value, columns}, or null when known without a value.
+-- The values of the wanted names as a scope sees them: name -> {value, columns}, or null when known without a value. The input
+-- of the run is known everywhere, unless a hand-written envelope gives its name to a result.
 create or replace function df_engine.names(p_instance varchar, p_scope varchar, p_wanted text[]) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
@@ -4056,14 +4454,17 @@ begin
   end loop;
   v_scopes := array_append(v_scopes, '');
   return (
-    select coalesce(jsonb_object_agg(w.name, n.entry), '{}')
+    select coalesce(jsonb_object_agg(w.name, coalesce(n.entry, b.entry)), '{}')
     from unnest(p_wanted) as w(name)
     left join lateral (
       select jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns)) as entry
       from df_engine.bindings b
       where b.instance_id = p_instance and b.scope = any (v_scopes) and b.name = w.name
       order by array_position(v_scopes, b.scope) limit 1) n on true
-    where n.entry is not null or exists (
+    left join lateral (
+      select jsonb_build_object('value', i.input, 'built_in', true) as entry
+      from df.instances i where w.name = 'input' and i.id = p_instance and i.input is not null) b on true
+    where n.entry is not null or b.entry is not null or exists (
       select from df.nodes k where k.instance_id = p_instance and k.result_name = w.name));
 end
 $$;
@@ -4074,11 +4475,15 @@ language plpgsql stable set search_path = '' as $$
 begin
   return (
     select coalesce(array_agg(distinct n.result_name), '{}')
-    from df.nodes n where n.instance_id = p_instance and n.result_name is not null);
+    from (
+      select k.result_name from df.nodes k where k.instance_id = p_instance and k.result_name is not null
+      union all
+      select 'input' from df.instances i where i.id = p_instance and i.input is not null
+    ) n);
 end
 $$;
 
--- A step's text with its references replaced; raises DF010 where that is not possible.
+-- A step's text with its references replaced; raises DF010 or DF013 where that is not possible.
 create or replace function df_engine.render_step(
   p_instance varchar, p_scope varchar, p_text text, p_mode text
 ) returns text
@@ -4138,6 +4543,7 @@ begin
   perform df_engine.mark_running(p_node.instance_id, p_node.id);
   update df.nodes n
   set _open = case p_node.node_type when 'JOIN' then v_stripes when 'RACE' then 1 end,
+      _failures = 0,
       _forever = case when p_node.node_type = 'LOOP' then df_engine.is_forever(p_node.instance_id, p_node.id) end
   where n.instance_id = p_node.instance_id and n.id = p_node.id;
   return v_tops;
@@ -4278,7 +4684,7 @@ create or replace function df_engine.complete_nodes(
 ) returns void
 language plpgsql as $$
 declare
-  v_failed constant boolean := p_end.outcome = 'failed';
+  v_failed constant boolean := p_end.outcome in ('failed', 'fatal');
 begin
   update df.nodes n
   set status = case when v_failed then 'failed' else 'completed' end,
@@ -4341,7 +4747,7 @@ begin
         v_move := df_engine.enter(v_climb.p_next);
       elsif v_climb.p_construct is null then
         perform df_engine.end_run(
-          p_instance, case v_move.outcome when 'failed' then 'failed' else 'completed' end, v_move.error);
+          p_instance, case when v_move.outcome in ('failed', 'fatal') then 'failed' else 'completed' end, v_move.error);
         exit;
       else
         v_move := df_engine.child_ended(p_instance, v_climb.p_construct, v_climb.p_child, v_move);
@@ -4389,7 +4795,7 @@ begin
   if p_end.outcome <> 'ok' then
     v_ends := df_engine.sequences_around(p_instance, p_node);
     p_next := null;
-    v_named := p_end.outcome <> 'failed';
+    v_named := p_end.outcome = 'broke';
   end if;
   if v_named then
     perform df_engine.bind_node(p_instance, n.id, n.node_type, n._scope, n.result_name, p_end)
@@ -4480,13 +4886,26 @@ $$;
 
 -- Waiting: what sleeps, schedules and waits for a signal leave behind when a run arrives at them, and how workers are woken.
 
--- Notifies workers that have said they sleep beyond p_due (NULL: now). The payload is a hint: r = ready SQL, l = leased
--- steps, t = timers and signals, x = steps to interrupt. A notification costs a cluster-wide lock, so none is sent in vain.
+-- Notifies workers. The payload is a hint: r = ready SQL, l = leased steps, t = timers and signals, x = steps to interrupt.
+-- PostgreSQL prepares no transaction that has notified: a session that does that says SET df.wake = off, and the workers find
+-- what it has committed at their next poll.
+create or replace function df_engine.notify(p_kind text) returns void
+language plpgsql volatile set search_path = '' as $$
+begin
+  if lower(current_setting('df.wake', true)) in ('off', 'false', 'no', '0') then
+    return;
+  end if;
+  perform pg_notify('df_wake', p_kind);
+end
+$$;
+
+-- Notifies workers that have said they sleep beyond p_due (NULL: now). A notification costs a cluster-wide lock, so none is
+-- sent in vain.
 create or replace function df_engine.wake(p_kind text, p_due timestamptz) returns void
 language plpgsql volatile set search_path = '' as $$
 begin
   if exists (select from df._worker_epoch w where w._sleeps_until > coalesce(p_due, df_engine.clock())) then
-    perform pg_notify('df_wake', p_kind);
+    perform df_engine.notify(p_kind);
   end if;
 end
 $$;
@@ -5060,8 +5479,9 @@ begin
     return null;
   end if;
   return v_sql;
-exception when sqlstate 'DF010' or data_exception or program_limit_exceeded then
-  perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, 'DF010', sqlerrm, df_engine.clock());
+exception when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
+  perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, case sqlstate when 'DF013' then sqlstate else 'DF010' end,
+                                sqlerrm, df_engine.clock());
   return null;
 end
 $$;
@@ -5321,7 +5741,7 @@ create or replace function df_engine.finish_step(
 ) returns boolean
 language plpgsql as $$
 declare
-  v_end constant df_engine.move := df_engine.step_ending(p_value, p_columns, p_error);
+  v_end constant df_engine.move := df_engine.step_ending(p_value, p_columns, p_sqlstate, p_error);
   v_root pg_catalog.text;
   v_over boolean;
   v_mine boolean;
@@ -5347,9 +5767,10 @@ begin
 end
 $$;
 
-create or replace function df_engine.step_ending(p_value jsonb, p_columns text[], p_error text) returns df_engine.move
+create or replace function df_engine.step_ending(p_value jsonb, p_columns text[], p_sqlstate text, p_error text)
+returns df_engine.move
 language sql immutable as $$
-  select row(case when p_error is null then 'ok' else 'failed' end, p_value, p_columns, p_error, null)::df_engine.move;
+  select row(case when p_error is null then 'ok' when p_sqlstate = 'DF013' then 'fatal' else 'failed' end, p_value, p_columns, p_error, null)::df_engine.move;
 $$;
 
 -- Ends a plain step well, with the sequences that it is the last of, and the run if nothing comes after it: all that most steps
@@ -5974,7 +6395,7 @@ begin
   v_request := df_engine.leased_request(p_ready, p_node);
   perform df_engine.mark_running(p_ready.instance_id, p_ready.node_id);
   return v_request;
-exception when sqlstate 'DF010' or sqlstate 'DF011' or sqlstate 'DF020' or data_exception or program_limit_exceeded then
+exception when sqlstate 'DF010' or sqlstate 'DF013' or sqlstate 'DF011' or sqlstate 'DF020' or data_exception or program_limit_exceeded then
   perform df_engine.finish_leased(p_worker, p_ready.id, jsonb_build_object(
     'error', sqlerrm, 'class', 'refused', 'sqlstate', sqlstate));
   return null;
@@ -6061,7 +6482,7 @@ begin
   end if;
   select * into v_node from df.nodes n where n.instance_id = v_ready.instance_id and n.id = v_ready.node_id;
   v_end := df_engine.leased_ending(p_outcome);
-  if v_end.outcome = 'failed' and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
+  if v_end.error is not null and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
        coalesce(p_outcome ->> 'sqlstate', p_outcome ->> 'class'), df_engine.leased_retryable(v_node, p_outcome),
        (p_outcome ->> 'retry_after')::numeric, df_engine.clock()) then
     v_kept := df_engine.hold_races(v_node.instance_id, v_node._scope);
@@ -6084,7 +6505,7 @@ declare
   v_limit constant numeric := df_engine.setting_number('max_result_bytes');
 begin
   if p_outcome ? 'error' then
-    return df_engine.fail(p_outcome ->> 'error');
+    return df_engine.step_ending(null, null, p_outcome ->> 'sqlstate', p_outcome ->> 'error');
   elsif octet_length((p_outcome -> 'value')::pg_catalog.text) > v_limit then
     return df_engine.fail(format('the result is larger than max_result_bytes (%s bytes)', v_limit));
   end if;
@@ -6512,6 +6933,12 @@ $$;
 create or replace function df.status(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   return (select i.status from df.instances i where i.id = status.instance_id);
 end
 $$;
@@ -6520,6 +6947,12 @@ comment on function df.status(text) is 'The status of a run; NULL when it is unk
 create or replace function df.result(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   return (
     select n.result::pg_catalog.text
     from df.instances i
@@ -6544,7 +6977,13 @@ $$;
 create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
-  perform pg_catalog.pg_notify('df_wake', 't');
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.notify('t');
   return 'Triggered run' || coalesce(' of instance ' || instance_id, ' of all that is ready');
 end
 $$;
@@ -6555,17 +6994,24 @@ comment on function df.run(text) is 'Wakes idle workers, when the caller commits
 create or replace function df_engine.check_awaitable(p_instance_id text) returns void
 language plpgsql set search_path = '' as $$
 declare
+  v_transaction constant pg_catalog.xid8 := pg_catalog.pg_current_xact_id_if_assigned();
   v_run pg_catalog.record;
 begin
   select i.status, i.created_at = pg_catalog.transaction_timestamp()
-         and pg_catalog.age(i.xmin) <= pg_catalog.age(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.xid) as own
+         and pg_catalog.age(i.xmin) <= pg_catalog.age(v_transaction::pg_catalog.xid) as own,
+         case when i._cancelled_in = v_transaction then 'cancelled'
+              when exists (select from df_engine.visible_inbox s
+                           where s.instance_id = i.id and s.sent_in = v_transaction) then 'signalled' end as act
   into v_run from df.instances i where i.id = p_instance_id;
   if not found then
     raise exception 'Instance not found: %', p_instance_id
       using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(p_instance_id);
   elsif v_run.own then
     raise exception 'instance % is not yet committed: no worker can see it', p_instance_id
-      using errcode = 'object_not_in_prerequisite_state', hint = 'Commit first, then wait.';
+      using errcode = 'object_not_in_prerequisite_state', hint = 'COMMIT first, then wait.';
+  elsif v_run.act is not null then
+    raise exception 'this transaction has % instance %, which is not yet committed: no worker can see it', v_run.act,
+      p_instance_id using errcode = 'object_not_in_prerequisite_state', hint = 'COMMIT first, then wait.';
   elsif v_run.status not in ('completed', 'failed', 'cancelled')
         and pg_catalog.current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     raise exception 'cannot wait for instance % in a % transaction: it would never see the end', p_instance_id,
@@ -6609,6 +7055,12 @@ language plpgsql strict set search_path = '' as $$
 declare
   v_status pg_catalog.text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.reject_in_workflow('await_instance');
   v_status := df_engine.await_end(instance_id, timeout_seconds);
   perform df_engine.note_helper('await_instance', v_status);
@@ -6617,13 +7069,19 @@ end
 $$;
 comment on function df.await_instance(text, integer) is
   'Waits until a run has ended and returns its status; raises DF030 when it has not within timeout_seconds, and at once '
-  'where waiting would be in vain (started by this transaction, or a REPEATABLE READ or SERIALIZABLE transaction)';
+  'where waiting would be in vain (started, signalled or cancelled by this transaction, or a REPEATABLE READ or SERIALIZABLE one)';
 
 create or replace function df.wait_for_completion(instance_id text, timeout_seconds integer default 30) returns text
 language plpgsql strict set search_path = '' as $$
 declare
   v_status pg_catalog.text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   raise warning 'df.wait_for_completion is deprecated: use df.await_instance';
   perform df_engine.reject_in_workflow('wait_for_completion');
   v_status := df_engine.await_end(instance_id, timeout_seconds);
@@ -6651,7 +7109,7 @@ begin
     perform df_engine.withdraw(new.id, null);
     update df_engine.inbox s set status = 'undeliverable', fresh = false
     where s.instance_id = new.id and s.status = 'pending' and not s.fresh;
-    perform pg_notify('df_wake', 'x');
+    perform df_engine.notify('x');
   end if;
   return new;
 end
@@ -6666,6 +7124,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 declare
   v_status text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   -- FOR UPDATE waits for a step that is just committing, and keeps others from doing so until the caller has decided.
   select i.status into v_status from df.instances i where i.id = cancel.instance_id for update;
   if not found then
@@ -6689,6 +7153,12 @@ comment on function df.cancel(text, text) is
 create or replace function df.signal(instance_id text, signal_name text, signal_data text default '{}') returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if instance_id = '' or signal_name = '' then
     raise exception 'instance_id and signal_name cannot be empty' using errcode = 'invalid_parameter_value';
   end if;
@@ -6710,7 +7180,7 @@ comment on function df.signal(text, text, text) is
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
 
 create or replace view df_engine.visible_executions with (security_barrier) as
-  select e.instance_id, e.generation, e.events, e.started_at, e.finished_at
+  select e.instance_id, e.generation, e.events, e.started_at, e.finished_at, e.error
   from df_engine.executions e
   where (select not row_security_active('df.instances'))
      or exists (select from df.instances i
@@ -6727,10 +7197,8 @@ create or replace view df_engine.visible_scopes with (security_barrier) as
 create or replace function df_engine.run_output(p_status text, p_error text, p_root_status text, p_root_result jsonb)
 returns text
 language sql immutable as $$
-  select case
-    when p_status = 'completed' and p_root_status = 'completed' then p_root_result::pg_catalog.text
-    when p_status in ('failed', 'cancelled') then p_error
-  end
+  select case when p_status = 'completed' and p_root_status = 'completed' then p_root_result::pg_catalog.text
+              when p_status in ('failed', 'cancelled') then p_error end
 $$;
 
 -- What a step said when it failed, without what it and the constructs around it put before that: p_error is of any of them.
@@ -6825,6 +7293,12 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_after record;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.check_page_size(limit_count);
   if status_filter not in ('pending', 'running', 'completed', 'failed', 'cancelled') then
     raise notice 'no run has the status "%": it is one of %', status_filter, 'pending, running, completed, failed, cancelled';
@@ -6865,8 +7339,10 @@ returns table (
   output text
 )
 language sql strict set search_path = pg_catalog, pg_temp as $$
+  select df.status(instance_info.instance_id);  -- raises for a role that may not use pg_durable
   select i.id::text, i.label, 'pg_durable::orchestration::execute-function-graph', i._version, i._generation::bigint, i.status,
-         df_engine.run_output(i.status, i.error, r.status, r.result)
+         case when i.status = 'completed' and r.status = 'completed' then r.result::pg_catalog.text
+              when i.status in ('failed', 'cancelled') then i.error end
   from df.instances i
   left join df.nodes r on r.instance_id = i.id and r.id = i.root_node
   where i.id = instance_info.instance_id
@@ -6898,13 +7374,19 @@ returns table (execution_id bigint, status text, event_count bigint, duration_ms
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if limit_count < 1 then
     raise exception 'limit_count must be at least 1, not %', limit_count using errcode = 'invalid_parameter_value';
   end if;
   return query
   select c.* from df_engine.current_execution(instance_executions.instance_id) c
   union all
-  (select e.generation::bigint, 'ContinuedAsNew', e.events, df_engine.milliseconds(e.started_at, e.finished_at), null
+  (select e.generation::bigint, 'ContinuedAsNew', e.events, df_engine.milliseconds(e.started_at, e.finished_at), e.error
    from df_engine.visible_executions e
    where e.instance_id = instance_executions.instance_id
    order by e.generation desc
@@ -6913,19 +7395,29 @@ begin
 end
 $$;
 comment on function df.instance_executions(text, integer) is
-  'The generations of a run''s root scope, newest first, at most limit_count (10000 are kept): status, number of node status changes, duration in milliseconds (0 while running) and output. Raises when limit_count is below 1.';
+  'The generations of a run''s root scope, newest first, at most limit_count (10000 are kept): status, number of node status changes, duration in milliseconds (0 while running) and output, or why it failed when the loop continued all the same. Raises when limit_count is below 1.';
 
 create or replace function df.instance_nodes(instance_id_param text)
 returns table (
   node_id text, node_type text, query text, result_name text, left_node text, right_node text, status text, result text,
   status_details text, inferred_status text, inferred_status_from_ancestor_id text, updated_at timestamptz
 )
-language sql strict set search_path = pg_catalog, pg_temp as $$
-  select n.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, s.status,
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return query
+  select n.id::text, n.node_type, n.query, n.result_name, n.left_node::text, n.right_node::text, s.status,
          case when s.status = n.status then n.result::text end,
          n.status_details::text, s.inferred_status, s.from_ancestor, n.updated_at
   from df_engine.node_states(instance_id_param) s
-  join df.nodes n on n.instance_id = instance_id_param and n.id = s.node_id
+  join df.nodes n on n.instance_id = instance_id_param and n.id = s.node_id;
+end
 $$;
 comment on function df.instance_nodes(text) is
   'One row a node of a run, in no particular order: its physical status, and the status inferred from its ancestors (a node that can no longer run is skipped). No rows when the run is unknown or not visible.';
@@ -7235,7 +7727,7 @@ create or replace view df.waiting with (security_barrier) as
            when 'schedule' then n.query::jsonb ->> 'cron_expr'
            when 'signal' then w.signal_name
            when 'retry' then df_engine.cause(n.error)
-           when 'pace' then 'next iteration'
+           when 'pace' then 'next iteration' || coalesce(' after: ' || df_engine.cause(n.error), '')
            else i.wait_reason
          end as waits_for,
          w.due_at, n.started_at as waiting_since
@@ -7245,7 +7737,7 @@ create or replace view df.waiting with (security_barrier) as
   where ((select not row_security_active('df.instances'))
        or i.submitted_by = (select quote_ident(current_user)::regrole));
 comment on view df.waiting is
-  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), a retry (waits_for: the last error), the pace of a forever loop; blocked are runs that no worker can go on with, with the reason';
+  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
@@ -7286,8 +7778,16 @@ comment on view df.workers is
 -- function that hands the caller's search_path on: to the expression, which is the caller's to evaluate.
 
 create or replace function df.explain(input text) returns text
-language sql strict as $$
-  select df_engine.explain(input, pg_catalog.current_setting('search_path'))
+language plpgsql strict as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return df_engine.explain(input, pg_catalog.current_setting('search_path'));
+end
 $$;
 comment on function df.explain(text) is
   'Draws a graph as text: of a run with the statuses of its nodes when input is its id, else of an envelope, of a statement, or of an SQL expression, which is evaluated with the rights of the caller. A graph that is not valid is described, an SQL error in the expression raised.';
@@ -7471,7 +7971,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     when 'SIGNAL' then 'SIGNAL ''' || coalesce(p_config ->> 'signal_name', p_query) || ''''
                        || coalesce(' (' || (p_config ->> 'timeout_seconds') || 's)', '')
     when 'BREAK' then 'BREAK' || coalesce(' ''' || df_engine.one_line(p_config ->> 'break_value', 20) || '''', '')
-    when 'LOOP' then case when p_config ? 'condition_node' then 'LOOP (while)' else 'LOOP (infinite)' end
+    when 'LOOP' then 'LOOP (' || case when p_config ? 'condition_node' then 'while' else 'infinite' end
+                     || case when p_config -> 'continue_on_failure' = 'true' then ', continues on failure' else '' end || ')'
     when 'JOIN' then 'JOIN (' || (select count(*) from df_engine.children_of('JOIN', '', '', p_config)) || ')'
     when 'HTTP' then df_engine.request_text(p_type, p_config)
     when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
@@ -7611,8 +8112,9 @@ declare
   v_problem text;
 begin
   if p_url is null or p_method is null or p_timeout_seconds is null then
-    raise exception '%: url, method and timeout_seconds must not be NULL', p_function
-      using errcode = 'null_value_not_allowed';
+    raise exception 'argument % of % is NULL',
+      case when p_url is null then 'url' when p_method is null then 'method' else 'timeout_seconds' end, p_function
+      using errcode = 'null_value_not_allowed', hint = 'Of the arguments only body and headers may be NULL.';
   end if;
   if df_engine.setting('http_mode') = 'off' then
     raise exception '%() is disabled: http_mode is off', p_function
@@ -7660,6 +8162,12 @@ create or replace function df.http(
   timeout_seconds integer default 30) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.check_http('HTTP', 'df.http', url, method, headers, timeout_seconds);
   return df_engine.http_node('HTTP', url, method, '"body":' || coalesce(to_json(body)::text, 'null'), headers,
                              timeout_seconds);
@@ -7673,9 +8181,16 @@ create or replace function df.http_multipart(
   timeout_seconds integer default 30) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_problem text := df_engine.http_parts_problem(parts);
+  v_problem text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   perform df_engine.check_http('HTTP_MULTIPART', 'df.http_multipart', url, method, headers, timeout_seconds);
+  v_problem := df_engine.http_parts_problem(parts);
   if v_problem is not null then
     raise exception 'df.http_multipart: %', v_problem
       using errcode = case when parts is null then 'null_value_not_allowed' else 'invalid_parameter_value' end;
@@ -8049,7 +8564,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'select on df_engine.own_key',
     'insert on df_engine.own_launches',
     'select on df_engine.visible_executions',
-    'insert on df_engine.visible_inbox',
+    'select, insert on df_engine.visible_inbox',
     'select on df_engine.visible_scopes',
     'execute on routine df_engine.as_json(text)',
     'execute on routine df_engine.await_end(text, int)',
@@ -8097,11 +8612,11 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.http_parts_problem(jsonb)',
     'execute on routine df_engine.http_parts_text(jsonb)',
     'execute on routine df_engine.http_scheme_problem(text)',
-    'execute on routine df_engine.insert_instance(text, text, text)',
+    'execute on routine df_engine.insert_instance(text, text, text, jsonb)',
     'execute on routine df_engine.is_stamp(text)',
     'execute on routine df_engine.json_or_null(text)',
     'execute on routine df_engine.last_part(df_engine.graph_visit, int, text, text, text, boolean)',
-    'execute on routine df_engine.launch(text, text, text)',
+    'execute on routine df_engine.launch(text, text, text, jsonb)',
     'execute on routine df_engine.lay_out(text, jsonb)',
     'execute on routine df_engine.live_nodes(text)',
     'execute on routine df_engine.live_stamps(text[])',
@@ -8115,6 +8630,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.node_states(text)',
     'execute on routine df_engine.node_text(text, text, jsonb)',
     'execute on routine df_engine.note_helper(text, text)',
+    'execute on routine df_engine.notify(text)',
     'execute on routine df_engine.one_line(text, int)',
     'execute on routine df_engine.padded(text[])',
     'execute on routine df_engine.page_cap()',
@@ -8140,8 +8656,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.short_statements(jsonb, text, timestamptz)',
     'execute on routine df_engine.split_stamp(text)',
     'execute on routine df_engine.stamp_key(text)',
-    'execute on routine df_engine.start_here(text, text, text)',
-    'execute on routine df_engine.start_new(text, text, text)',
+    'execute on routine df_engine.start_here(text, text, text, jsonb)',
+    'execute on routine df_engine.start_new(text, text, text, jsonb)',
     'execute on routine df_engine.statements_problem(text)',
     'execute on routine df_engine.status_icon(text)',
     'execute on routine df_engine.steps_to_beginning(jsonb)',
@@ -8175,6 +8691,12 @@ declare
   v_routine text;
   v_privilege text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if p_role is null or include_http is null or with_grant is null then
     raise exception 'df.grant_usage: arguments must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
@@ -8200,6 +8722,12 @@ declare
   v_routine text;
   v_privilege text;
 begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
   if p_role is null then
     raise exception 'df.revoke_usage: p_role must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
@@ -8315,7 +8843,7 @@ create or replace view df_engine.own_launches as
   select launcher from df_engine.launches where launcher = quote_ident(current_user)::regrole
   with check option;
 
-create or replace function df_engine.start_new(p_fut text, p_label text, p_database text) returns text
+create or replace function df_engine.start_new(p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.reject_in_workflow('start(..., transaction_mode => ''new'')');
@@ -8329,7 +8857,7 @@ begin
             hint = 'Use it neither after SET ROLE nor in a SECURITY DEFINER function.';
   end if;
   insert into df_engine.own_launches (launcher) values (quote_ident(current_user)::regrole);
-  return df_engine.launch(p_fut, p_label, p_database);
+  return df_engine.launch(p_fut, p_label, p_database, p_input);
 end
 $$;
 
@@ -8408,7 +8936,7 @@ end
 $$;
 
 -- Uses the caller's proof up, then starts the run within a slot.
-create or replace function df_engine.launch(p_fut text, p_label text, p_database text) returns text
+create or replace function df_engine.launch(p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_link constant text := 'pg_durable_start';
@@ -8426,7 +8954,7 @@ begin
   begin
     perform df_engine.open_link(v_loopback.dblink, v_link, v_loopback.conninfo);
     v_id := df_engine.start_on(v_loopback.dblink, v_link, v_slot, format(
-      'select df.start(fut => %L, label => %L, database => %L)', p_fut, p_label, p_database));
+      'select df.start(fut => %L, label => %L, database => %L, input => %L)', p_fut, p_label, p_database, p_input));
     perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
     return v_id;
   exception when others or query_canceled then

@@ -9,6 +9,7 @@ TYPES = {
     "text": ("string", "quoted", "json", "name"),
     "numeric": ("number",),
     "integer": ("number",),
+    "boolean": ("boolean",),
     "interval": ("string",),
     "jsonb": ("json", "string"),
     "text[]": ("json", "string"),
@@ -87,9 +88,9 @@ sql(query text)
 seq(a graph, b graph)
 as(fut graph, name text)
 sleep(seconds numeric)
-sleep(duration interval)
+sleep(duration text)
 wait_for_schedule(cron_expr text, timezone text = null)
-loop(body graph, while/condition graph = null)
+loop(body graph, while/condition graph = null, continue_on_failure boolean = false)
 break(value text = null)
 if(condition graph, then_branch graph, else_branch graph)
 if_rows(result_name text, then_branch graph, else_branch graph)

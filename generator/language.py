@@ -17,6 +17,32 @@ RETRY_KEYS = (
      "must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx"),
 )  # fmt: skip
 
+# Names that a run binds itself.
+BUILT_IN_NAMES = ("input", "item", "item_no", "error")
+
+# What an operand is called where its operator is how users know the function.
+OPERANDS = {
+    ("seq", "a"): "the first step of ~>",
+    ("seq", "b"): "the second step of ~>",
+    ("join", "a"): "the first branch of &",
+    ("join", "b"): "the second branch of &",
+    ("race", "a"): "the first branch of |",
+    ("race", "b"): "the second branch of |",
+    ("as_op", "fut"): "the step on the left of |=>",
+    ("as_op", "name"): "the name on the right of |=>",
+    ("if_then_op", "condition"): "the condition on the left of ?>",
+    ("if_then_op", "then_branch"): "the branch on the right of ?>",
+    ("if_else_op", "partial_if"): "the left side of !>",
+    ("if_else_op", "else_branch"): "the branch on the right of !>",
+    ("loop_prefix_op", "body"): "the body of @>",
+}
+
+
+def operand(function: str, argument: str) -> str:
+    """How messages call an argument of a builder."""
+    return OPERANDS.get((function, argument), f"argument {argument} of df.{function}")
+
+
 # Symbol, function behind it, type of the left operand, meaning.
 OPERATORS = (
     ("~>", "seq", "text", "a, then b: df.seq(a, b)"),

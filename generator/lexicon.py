@@ -11,7 +11,7 @@ from lark import Lark
 GRAMMARS = Path(__file__).resolve().parent / "grammar"
 CRON_FIELDS = {"minute": "MINUTE", "hour": "HOUR", "day of month": "DAY", "month": "MONTH", "day of week": "WEEKDAY"}
 TEXTS = ("sql", "literal", "escape_literal", "raw", "placeholders")
-PARTS = ("NAME", "COLUMN", "PLACEHOLDER", "DOLLAR_TAG")
+PARTS = ("NAME", "PATH", "PLACEHOLDER", "DOLLAR_TAG")
 # Blocks of letters beyond ASCII: a name may hold them, while signs, punctuation and emoji end it.
 LETTERS = r"\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff"
 

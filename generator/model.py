@@ -20,7 +20,7 @@ class Setting:
 
 
 # The oldest version whose installation this one can upgrade in place. The installer refuses any that is older.
-OLDEST_UPGRADABLE = "0.5.0"
+OLDEST_UPGRADABLE = "0.6.0"
 
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
@@ -133,11 +133,11 @@ USER_ROUTINES = (
     "df_engine.http_parts_problem(jsonb)",
     "df_engine.http_parts_text(jsonb)",
     "df_engine.http_scheme_problem(text)",
-    "df_engine.insert_instance(text, text, text)",
+    "df_engine.insert_instance(text, text, text, jsonb)",
     "df_engine.is_stamp(text)",
     "df_engine.json_or_null(text)",
     "df_engine.last_part(df_engine.graph_visit, int, text, text, text, boolean)",
-    "df_engine.launch(text, text, text)",
+    "df_engine.launch(text, text, text, jsonb)",
     "df_engine.lay_out(text, jsonb)",
     "df_engine.live_nodes(text)",
     "df_engine.live_stamps(text[])",
@@ -151,6 +151,7 @@ USER_ROUTINES = (
     "df_engine.node_states(text)",
     "df_engine.node_text(text, text, jsonb)",
     "df_engine.note_helper(text, text)",
+    "df_engine.notify(text)",
     "df_engine.one_line(text, int)",
     "df_engine.padded(text[])",
     "df_engine.page_cap()",
@@ -178,8 +179,8 @@ USER_ROUTINES = (
     "df_engine.settle_step(text, bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz)",
     "df_engine.split_stamp(text)",
     "df_engine.stamp_key(text)",
-    "df_engine.start_here(text, text, text)",
-    "df_engine.start_new(text, text, text)",
+    "df_engine.start_here(text, text, text, jsonb)",
+    "df_engine.start_new(text, text, text, jsonb)",
     "df_engine.statements_problem(text)",
     "df_engine.status_icon(text)",
     "df_engine.steps_to_beginning(jsonb)",
@@ -200,7 +201,7 @@ USER_VIEWS = {
     "df_engine.own_key": "select",
     "df_engine.own_launches": "insert",
     "df_engine.visible_executions": "select",
-    "df_engine.visible_inbox": "insert",
+    "df_engine.visible_inbox": "select, insert",
     "df_engine.visible_scopes": "select",
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from generator import flow, flow_docs, model
+from generator import flow, flow_docs, guard, model
 from generator.sql import FILTERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def rendered(name: str, **instead: str) -> str:
     """A template with all that templates may name; `instead` replaces facts, such as the version."""
     version, built = release()
     context = {"version": version, "built": built, "flow": flow.context(), **model.context(), **instead}
-    return environment().get_template(name).render(context).strip() + "\n"
+    return guard.guarded(environment().get_template(name).render(context).strip() + "\n")
 
 
 @cache

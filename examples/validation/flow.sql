@@ -1,7 +1,7 @@
 -- Four gates: complete, affordable, reviewed, approved. Each ends the run by a rejection that says why, or opens the next
 -- one. The flow is put together from the last gate to the first.
 CREATE FUNCTION loan_reject(loan int, reason text) RETURNS text LANGUAGE sql AS $$
-  SELECT df.sql(format('UPDATE loan SET state = ''rejected'', reason = %L WHERE id = %s', reason, loan))
+  SELECT df.sql(format('UPDATE loan SET state = ''rejected'', reason = %s WHERE id = %s', df.literal(reason), loan))
 $$;
 
 CREATE FUNCTION loan_asks(who text, loan int, next text) RETURNS text LANGUAGE sql AS $$

@@ -101,12 +101,6 @@ def test_await_refuses_what_the_transaction_itself_started(db: Database, savepoi
             conn.execute("select df.await_instance(%s)", row)
 
 
-def test_await_goes_on_when_the_transaction_only_changed_the_run(db: Database, run: str) -> None:
-    with db.connect("app", autocommit=False) as conn:
-        conn.execute("select df.cancel(%s)", [run])
-        assert conn.execute("select df.await_instance(%s)", [run]).fetchone() == ("cancelled",)
-
-
 def test_await_in_the_next_transaction_of_the_same_message(db: Database) -> None:
     db.sql("create table public.note (x int)")
     script = """begin; select set_config('t.run', df.start('SELECT 1'), false); commit;

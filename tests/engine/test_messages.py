@@ -19,7 +19,6 @@ def hint(db: Database, statement: str, *args: Any) -> str:
     [
         ("'select 1' ~> 'select ' || '2'", "a || b stands in parentheses"),
         ("'select true' ?> 'select 2'", "?> has no !> beside it"),
-        ("'select {never_set}'", "The run has no variable {never_set}: call df.setvar before df.start"),
     ],
 )
 def test_a_brace_in_a_step_says_what_was_meant(pump: Pump, step: str, says: str) -> None:

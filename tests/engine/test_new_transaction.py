@@ -91,7 +91,7 @@ def test_code_run_as_somebody_else_cannot_open_a_session_as_the_session_user(db:
     db.sql("""create function public.apart() returns text language plpgsql security definer as $$
               begin
                 insert into df_engine.own_launches (launcher) values ('app'::regrole);
-                return df_engine.launch('SELECT 1', null, null);
+                return df_engine.launch('SELECT 1', null, null, null);
               end $$""")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="df_engine"):
         db.sql("select public.apart()", user="other")
@@ -100,7 +100,7 @@ def test_code_run_as_somebody_else_cannot_open_a_session_as_the_session_user(db:
 def test_a_proof_is_used_up_and_belongs_to_its_transaction(db: Database) -> None:
     db.sql("insert into df_engine.own_launches (launcher) values ('app'::regrole)")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="df_engine"):
-        db.sql("select df_engine.launch('SELECT 1', null, null)")
+        db.sql("select df_engine.launch('SELECT 1', null, null, null)")
 
 
 def test_the_run_survives_a_rollback(linked: Database) -> None:

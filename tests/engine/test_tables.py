@@ -8,7 +8,7 @@ from tests.support import Database
 COLUMNS = {
     "instances": """id varchar(8) not null, label text, root_node varchar(8) not null, status text,
         submitted_by regrole not null, database text, created_at timestamptz not null, updated_at timestamptz,
-        completed_at timestamptz, finished_at timestamptz, error text, wait_reason text""",
+        completed_at timestamptz, finished_at timestamptz, error text, wait_reason text, input jsonb""",
     "nodes": """id varchar(8) not null, instance_id varchar(8) not null, node_type text not null, query text,
         result_name text, left_node varchar(8), right_node varchar(8), status text, result jsonb, error text,
         submitted_by regrole, database text, created_at timestamptz, updated_at timestamptz, status_details jsonb,

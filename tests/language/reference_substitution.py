@@ -7,7 +7,8 @@ from typing import Any
 from tests.oracle.values import characters, json_text
 
 TAG = re.compile(r"\$(?:[^\W\d]\w*)?\$")
-REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)(?:\.(\*|[^\W\d]\w*))?(\?)?")
+REFERENCE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)(\.\*|(?:\.(?:[^\W\d]\w*|[0-9]+))+)?(\?)?")
+ESCAPED = re.compile(r"\$\$(?=[A-Za-z_])")
 PREFIXED = re.compile(r"([EeBbXx]|[Uu]&)'")
 GAP = re.compile(r"'([ \t\f\v]|--[^\n\r]*)*[\n\r]([ \t\f\v\n\r]|--[^\n\r]*[\n\r])*(?=')")
 
@@ -63,7 +64,7 @@ def end_of_comment(text: str, at: int) -> int:
 
 def end_of_reference(text: str, found: re.Match[str]) -> int:
     """A $ after a column follows an identifier character: it and its word belong to the piece."""
-    glued = found[2] not in (None, "*") and not found[3] and text.startswith("$", found.end())
+    glued = found[2] not in (None, ".*") and not found[3] and text.startswith("$", found.end())
     return end_of_word(text, found.end()) if glued else found.end()
 
 
@@ -146,37 +147,56 @@ def relation(name: str, value: Any, columns: list[str] | None) -> str:
     return f'(VALUES {",".join(rows)}) AS "{name}"({",".join(quoted)})'
 
 
-def lookup(value: Any, column: str | None, columns: list[str] | None) -> Any:
-    """The value of a reference; None where `?` may say NULL."""
-    if not is_rows(value):
-        if column is None:
-            return json_text(value)
-        if not isinstance(value, dict):
-            raise Refused
-        return value.get(column)
-    if not value["rows"]:
-        return None
-    return value["rows"][0].get(column or (columns or [""])[0])
+def lookup(value: Any, path: list[str], columns: list[str] | None) -> tuple[Any, int]:
+    """The value of a reference, None where `?` may say NULL, and how much of the path belongs to it."""
+    rows = is_rows(value)
+    used = 0
+    if rows and not value["rows"]:
+        return None, len(path)
+    if rows:
+        used = int(bool(path) and not path[0][0].isdigit())
+        value = value["rows"][0].get(path[0] if used else (columns or [""])[0])
+    elif not path:
+        return json_text(value), 0
+    while used < len(path) and value is not None and not (rows and not isinstance(value, dict | list)):
+        value = step(value, path[used])
+        used += 1
+    return value, len(path) if value is None else used
+
+
+def step(value: Any, key: str) -> Any:
+    """What a key of an object, or a place in an array, leads to."""
+    if isinstance(value, dict):
+        return value.get(key)
+    if not isinstance(value, list) or not key.isdigit():
+        raise Refused
+    return value[int(key)] if int(key) < len(value) else None
 
 
 def resolve(piece: str, names: Names, unknown: str, write: Callable[[Any], str]) -> str:
     """The text for a reference; `unknown` is "fail" or "keep"."""
     found = REFERENCE.match(piece)
     assert found
-    name, column, optional = found.groups()
+    name, path, optional = found.groups()
     if name not in names:
         if unknown == "fail":
             raise Refused
         return piece
     entry = names[name]
-    if column == "*" and entry is not None:
+    if path == ".*" and entry is not None:
         if not is_rows(entry["value"]):
             raise Refused
         return relation(name, entry["value"], entry["columns"]) if write is code else write(entry["value"]["rows"])
-    value = None if entry is None else lookup(entry["value"], column, entry["columns"])
+    parts = (path or "").split(".")[1:]
+    value, used = (None, len(parts)) if entry is None else lookup(entry["value"], parts, entry["columns"])
     if value is None and not optional:
         raise Refused
-    return ("NULL" if value is None else write(value)) + piece[found.end() :]
+    rest = (
+        piece[found.end() :]
+        if used == len(parts)
+        else "".join(f".{part}" for part in parts[used:]) + piece[found.end(2) :]
+    )
+    return ("NULL" if value is None else write(value)) + rest
 
 
 def in_literal(piece: str, escapes: bool, names: Names) -> str:
@@ -230,7 +250,15 @@ def render_sql(text: str, names: Names, unknown: str = "fail") -> str:
 
 def render_raw(text: str, names: Names) -> str:
     """`$name` in text that is not SQL."""
-    return re.sub(REFERENCE, lambda found: resolve(found[0], names, "keep", characters), text)
+    out, at = "", 0
+    while at < len(text):
+        if ESCAPED.match(text, at) and (name := REFERENCE.match(text, at + 1)):
+            out, at = out + "$" + name[1], name.end(1)
+        elif found := REFERENCE.match(text, at):
+            out, at = out + resolve(found[0], names, "keep", characters), found.end()
+        else:
+            out, at = out + text[at], at + 1
+    return out
 
 
 def fill(text: str, variables: dict[str, str]) -> str:

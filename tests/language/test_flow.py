@@ -112,7 +112,7 @@ BUILDERS_SAY = [
     ("retry(sleep(5))", "retry is not valid for SLEEP nodes", "22023", 1),
     ("retry('a', max_attempts => 0)", "max_attempts", "22023", 1),
     ("sleep(null)", "do not fit df.sleep", "42601", 1),
-    ("sleep('never')", "invalid input syntax for type interval", "22007", 1),
+    ("sleep('never')", "is no duration", "22023", 1),
     ("'a' ~> slep(5)", "no graph builder df.slep", "42601", 8),
     ("sleep(5, 6)", "do not fit df.sleep", "42601", 1),
     ("sleep(sekunden => 5)", "do not fit df.sleep", "42601", 1),

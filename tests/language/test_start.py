@@ -201,7 +201,7 @@ def test_the_view_lets_nobody_write_for_others(app: Database, forged: str) -> No
         app.sql(forged)
 
 
-def test_there_is_one_start_with_four_arguments(db: Database) -> None:
+def test_there_is_one_start_whose_first_four_arguments_are_the_original_ones(db: Database) -> None:
     assert db.rows("""select proargnames::text, pronargs, prosecdef from pg_proc
         where pronamespace = 'df'::regnamespace and proname = 'start'""", user=None) == [
-        ("{fut,label,database,transaction_mode}", 4, False)]  # fmt: skip
+        ("{fut,label,database,transaction_mode,input}", 5, False)]  # fmt: skip

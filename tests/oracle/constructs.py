@@ -110,7 +110,8 @@ class Constructs:
 
     def loop(self, node: Node, scope: Scope, then: Then) -> None:
         assert node.left
-        body, condition, started = node.left, node.condition, self.now
+        body, condition, started, failures = node.left, node.condition, self.now, 0
+        continues = bool(node.config and node.config["continue_on_failure"])
         if not self.rows[node].ended:
             self.rows[node].status = "pending"  # also one that a race around it has left running
 
@@ -118,7 +119,9 @@ class Constructs:
             self.enter(body, scope, after_body)
 
         def after_body(last: Ending) -> None:
-            if condition and last.kind == "ok":
+            if continues and last.error and not last.error.fatal:
+                iterate(failures + 1)
+            elif condition and last.kind == "ok":
                 self.enter(condition, scope, partial(after_condition, last))
             else:
                 after_condition(last, last)
@@ -133,9 +136,12 @@ class Constructs:
             else:
                 iterate()
 
-        def iterate() -> None:
-            nonlocal started
+        def iterate(failed: int = 0) -> None:
+            nonlocal started, failures
+            failures = failed
             started = max(self.now, started + self.pace) if is_forever(node) else self.now
+            if failed:
+                started = max(started, self.now + min(self.pace * 2 ** (failed - 1), 300))
             scope.next_generation()
             self.rows[node].go_on(scope.stamp)
             self.pending[node] = Pending(node, scope, start, started)

@@ -127,6 +127,7 @@ class Builder:
             loop = Node("LOOP", self.node(depth), condition=self.judge(depth))
         else:
             loop = Node("LOOP", Node("THEN", self.sql(depth), self.node(depth)))
+        loop.config = self.pick(None, None, {"continue_on_failure": True})
         self.loops -= 1
         return loop
 
@@ -189,6 +190,7 @@ class Retrying(Builder):
     def loop(self, depth: int) -> Node:
         self.loops += 1
         loop = Node("LOOP", self.race(depth), condition=Node("SQL", step=Step((steps.fewer(self.pick(1, 2)),))))
+        loop.config = self.pick(None, {"continue_on_failure": True})
         self.loops -= 1
         return loop
 

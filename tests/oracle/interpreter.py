@@ -11,7 +11,7 @@ from tests.oracle.constructs import Constructs
 from tests.oracle.state import Ending, Error, Pending, Sent
 from tests.oracle.steps import Moment, StepFailed
 from tests.oracle.tree import Node, ancestors, parents
-from tests.oracle.values import Refused, Value, as_json
+from tests.oracle.values import Refused, Unknown, Value, as_json
 
 
 class Disagreement(AssertionError):
@@ -158,7 +158,10 @@ class Oracle(Constructs):
         try:
             value = node.step.run(moment)
         except Refused as refused:
-            return self.failure(node, *refused.args)
+            end = self.failure(node, *refused.args)
+            assert end.error
+            end.error.fatal = isinstance(refused, Unknown)
+            return end
         except StepFailed as failed:
             self.tries[node] = moment.tries + 1
             end = self.failure(node, "SQL execution failed", *failed.args)

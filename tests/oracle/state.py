@@ -18,6 +18,8 @@ class Error:
     prefix: str
     fragments: tuple[str, ...] = ()
     retryable: bool = False
+    fatal: bool = False
+    """No loop continues after it."""
 
     def within(self, prefix: str) -> "Error":
         return replace(self, prefix=prefix + self.prefix)

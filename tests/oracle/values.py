@@ -14,6 +14,10 @@ class Refused(Exception):
     """A reference that cannot be replaced; the arguments are fragments of the message."""
 
 
+class Unknown(Refused):
+    """A name that nothing in the graph binds."""
+
+
 @dataclass(frozen=True)
 class Value:
     """The value of a node, with the column order of an SQL result."""
@@ -58,7 +62,7 @@ def look_up(reference: str, names: Names) -> Any:
     assert found
     name, column, optional = found.groups()
     if name not in names:
-        raise Refused(name)
+        raise Unknown(name)
     try:
         return find(names[name], column)
     except Refused as refused:

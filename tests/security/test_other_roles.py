@@ -23,7 +23,7 @@ DEFINER_FOR_USERS = {
     "df_engine.cron_next(text,text,timestamp with time zone)": "computes",
     "df_engine.flow_comments(text)": "computes",
     "df_engine.flow_layout(jsonb)": "computes",
-    "df_engine.launch(text,text,text)": "needs a proof that only session_user can have written",
+    "df_engine.launch(text,text,text,jsonb)": "needs a proof that only session_user can have written",
     "df_engine.lay_out(text,jsonb)": "needs a run that this transaction inserted; acts for the run's submitter",
     "df_engine.setting(text)": "reads settings, but not loopback_dsn",
 }
@@ -102,7 +102,7 @@ def test_writes_do_not_reach_other_roles_rows(db: Database, victim: str, stateme
         "select * from df_engine.inbox",
         "select * from df_engine.bindings",
         "select df_engine.lay_out('{victim}', '{{}}')",
-        "select df_engine.launch('SELECT 1', null, null)",
+        "select df_engine.launch('SELECT 1', null, null, null)",
     ],
 )
 def test_forged_rows_are_refused(db: Database, victim: str, statement: str) -> None:

@@ -4,7 +4,7 @@ Writers notify only while the flag is up. It goes up before a look, so that a tr
 found by the look. One that was under way meanwhile may have seen no flag: a few looks shortly afterwards find it.
 """
 
-SWEEP = 3.5  # nothing is waited for longer than this; also the heartbeat
+SWEEP = 2.0  # nothing is waited for longer than this; also the heartbeat
 FLAG_MARGIN = 1.5  # the flag outlasts the sleep, so that there is no gap before it is renewed
 LOOK_BACK = (0.02, 0.1, 0.5)  # after the flag went up
 LOOK_SATURATED = 0.05  # no room: timers and other roles' work wait for a look
