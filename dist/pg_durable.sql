@@ -3191,7 +3191,7 @@ language sql immutable as $$
       '(SELECT v FROM pg_catalog.jsonb_to_record(%s) AS _(v %s))',
       df_engine.quoted(jsonb_build_object('v', p_value)::pg_catalog.text), p_type)
     else df_engine.typed_literal(p_value, p_type)
-  end || case when p_first or p_type !~ '^pg_catalog[.]' then '::' || p_type else '' end
+  end || case when p_first or p_type !~ '^pg_catalog[.]' then coalesce('::' || p_type, '') else '' end
 $$;
 
 -- All rows of a row set as a relation that can stand in FROM, its columns with their types.

@@ -64,7 +64,7 @@ def test_the_order_of_a_parallel_query_is_kept(many: Pump) -> None:
     assert [row["i"] for row in done.result["rows"]] == list(range(20000, 0, -1000))
 
 
-SHAPES = {
+SHAPES: dict[str, list[dict[str, object]] | None] = {
     "select 1 as a order by 1": [{"a": 1}],
     "values (2), (1) order by 1": [{"column1": 1}, {"column1": 2}],
     "table fx": [{"i": 1, "t": "x"}],

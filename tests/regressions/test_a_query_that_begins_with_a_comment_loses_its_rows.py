@@ -25,7 +25,7 @@ QUERIES = {
     "a comment before WITH": "/* c */ with x as (select 41 as a) select a from x",
     "a comment inside WITH": "with/**/x as (select 41 as a) select a from x",
     "a comment before RETURNING": "/* c */ insert into answers values (41) returning/**/a",
-    "a comment before a modifying WITH": "-- c\nwith x as (insert into answers values (41) returning a) select a from x",
+    "a comment before a modifying WITH": "-- c\nwith x as (insert into answers values (41) returning a) table x",
     "WITH around an INSERT": "with x as (select 41 as a) insert into answers select a from x returning a",
     "a comment before SHOW": "-- c\nshow statement_timeout",
     "a comment before EXPLAIN": "/* c */ explain select 1",

@@ -51,7 +51,8 @@ def kinds(pump: Pump) -> Pump:
         "create domain positive as int check (value > 0)"
     )
     pump.db.sql(
-        f"create table kinds as select {COLUMNS} limit 0; create table checked (a text, b text, c text, d text, e text, f text)"
+        f"create table kinds as select {COLUMNS} limit 0; "
+        "create table checked (a text, b text, c text, d text, e text, f text)"
     )
     return pump
 

@@ -63,7 +63,8 @@ def test_the_same_in_another_database(db: Database, text: str, fragment: str) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["select 'into' as a", "insert into fx values (1)", "with x as (insert into fx values (1) returning i) select i from x",
+    "text", ["select 'into' as a", "insert into fx values (1)",
+             "with x as (insert into fx values (1) returning i) table x",
              "select i as \"into\" from fx", "with x as (select 1 as a) insert into fx select a from x"]
 )  # fmt: skip
 def test_what_only_looks_like_it_runs(pump: Pump, text: str) -> None:

@@ -70,7 +70,7 @@ async def _alone(conn: Connection, statement: str, name_types: str | None) -> st
 
 
 async def _render(conn: Connection, result: psycopg.pq.abc.PGresult, name_types: str | None) -> str:
-    """A result with rows, as the server renders values of those types; with a statement that names them, their names, too."""
+    """A result with rows, as the server renders values of those types; their names, where the engine asks for them."""
     columns = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
     oids = [result.ftype(i) for i in range(result.nfields)]
     types = await _type_names(conn, oids, [result.fmod(i) for i in range(result.nfields)])
