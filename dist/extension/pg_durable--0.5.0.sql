@@ -5628,8 +5628,8 @@ begin
     elsif pg_catalog.texteq(v_kind, 'rows')
           and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
       execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
-      execute 'select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s '
-        'where pg_catalog.texteq(s.name, ''pg_durable_step'')' into v_types;
+      execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
+        'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
       deallocate pg_durable_step;
     end if;
     if v_types is not null then
@@ -5897,7 +5897,7 @@ declare
   v_result pg_catalog.record;  -- what df_engine.run_statement answers
   v_no_rows pg_catalog.record;
   v_value pg_catalog.jsonb;
-  v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}';
+  v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
   v_started pg_catalog.timestamptz;
   v_ready bigint;
   v_version pg_catalog.xid;
@@ -5917,7 +5917,7 @@ begin
     return;
   end if;
   v_key := (select k.key from df_engine.own_key k);
-  v_limit := df_engine.setting('max_result_bytes');
+  v_limit := df_engine.setting('max_result_bytes')::bigint;
   select '[]'::pg_catalog.json as p_rows, 0 as p_count, null::pg_catalog.text[] as p_columns, null::pg_catalog.text[] as p_types
   into v_no_rows;
   commit;  -- an installer that is run again waits for no step
@@ -6051,7 +6051,7 @@ declare
   v_result pg_catalog.record;  -- what df_engine.run_statement answers
   v_no_rows pg_catalog.record;
   v_value pg_catalog.jsonb;
-  v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}';
+  v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
   v_started pg_catalog.timestamptz;
   v_ready bigint;
   v_version pg_catalog.xid;
@@ -6071,7 +6071,7 @@ declare
   v_over boolean;
 begin
   v_key := (select k.key from df_engine.own_key k);
-  v_limit := df_engine.setting('max_result_bytes');
+  v_limit := df_engine.setting('max_result_bytes')::bigint;
   select '[]'::pg_catalog.json as p_rows, 0 as p_count, null::pg_catalog.text[] as p_columns, null::pg_catalog.text[] as p_types
   into v_no_rows;
   commit;  -- an installer that is run again waits for no step
@@ -6336,8 +6336,8 @@ begin
     elsif pg_catalog.texteq(v_kind, 'rows')
           and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
       execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
-      execute 'select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s '
-        'where pg_catalog.texteq(s.name, ''pg_durable_step'')' into v_types;
+      execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
+        'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
       deallocate pg_durable_step;
     end if;
     if v_types is not null then
@@ -6522,8 +6522,7 @@ declare
   v_end df_engine.move;
   v_root pg_catalog.text;
   v_kept boolean;
-  v_outcome constant pg_catalog.jsonb := p_outcome;
-  v_started pg_catalog.timestamptz;
+  v_outcome constant pg_catalog.jsonb := p_outcome::pg_catalog.jsonb;
 begin
   select * into v_ready from df_engine.ready r
   where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http');
@@ -6559,7 +6558,7 @@ $$;
 create or replace function df_engine.leased_ending(p_outcome json) returns df_engine.move
 language plpgsql stable set search_path = '' as $$
 declare
-  v_limit constant bigint := df_engine.setting('max_result_bytes');
+  v_limit constant bigint := df_engine.setting('max_result_bytes')::bigint;
   v_columns constant pg_catalog.text[] := df_engine.texts(p_outcome -> 'columns');
   v_names constant pg_catalog.text[] := df_engine.final_names(v_columns);
   v_result pg_catalog.json := coalesce(p_outcome -> 'rows', p_outcome -> 'value');

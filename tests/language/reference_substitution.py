@@ -1,7 +1,7 @@
 """Substitution once more, character by character: the second opinion of the differential test."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tests.oracle.values import characters, json_text
@@ -190,7 +190,7 @@ def is_rows(value: Any) -> bool:
 
 def relation(name: str, value: Any, columns: list[str] | None, types: list[str] | None) -> str:
     names = ['"' + column.replace('"', '""') + '"' for column in columns or []]
-    kinds = types or [None for _ in names]
+    kinds: Sequence[str | None] = types or [None] * len(names)
     if not names:
         return f'(SELECT FROM pg_catalog.generate_series(1, {len(value["rows"])})) AS "{name}"'
     if not value["rows"]:

@@ -40,7 +40,8 @@ USES = {
     "a range": "select count(*) as v from $r.* where r @> 2",
     "UNION": "select i, d, k from kinds union all select i, d, k from $r.*",
     "the types": "insert into checked select pg_typeof(s)::text, pg_typeof(k)::text, pg_typeof(ids)::text, "
-                 "pg_typeof(c)::text, pg_typeof(pr)::text, pg_typeof(bits)::text from (select) d left join $r.* on true",
+                 "pg_typeof(c)::text, pg_typeof(pr)::text, pg_typeof(bits)::text "
+                 "from (select) d left join $r.* on true",
 }  # fmt: skip
 
 
