@@ -3094,12 +3094,16 @@ $$;
 -- The type of a column, as it was recorded; NULL when it was not, or the value is no row set.
 create or replace function df_engine.column_type(p_entry pg_catalog.jsonb, p_column pg_catalog.text)
 returns pg_catalog.text
-language sql immutable as $$
-  select p_entry -> 'types' ->> case when p_column is null then 0 else (
+language plpgsql immutable as $$
+begin
+  if jsonb_typeof(p_entry -> 'types') is distinct from 'array' then
+    return null;
+  end if;
+  return p_entry -> 'types' ->> case when p_column is null then 0 else (
     select c.place::int - 1
     from jsonb_array_elements_text(p_entry -> 'columns') with ordinality c(name, place)
-    where c.name = p_column) end
-  where jsonb_typeof(p_entry -> 'types') = 'array'
+    where c.name = p_column) end;
+end
 $$;
 
 -- What a type is for who writes a value of it: text, where nothing need be said of it, json, or one that is named.
@@ -3143,8 +3147,9 @@ $$;
 create or replace function df_engine.write_value(
   p_value pg_catalog.jsonb, p_place pg_catalog.text, p_type pg_catalog.text default null
 ) returns pg_catalog.text
-language sql immutable as $$
-  select case
+language plpgsql immutable as $$
+begin
+  return case
     when p_value is null then 'NULL'
     when p_place = 'raw' then p_value #>> '{}'
     when p_place = 'literal' then replace(p_value #>> '{}', '''', '''''')
@@ -3154,7 +3159,8 @@ language sql immutable as $$
       then df_engine.quoted(p_value #>> '{}')
     when jsonb_typeof(p_value) = 'array' then '(' || df_engine.typed_literal(p_value, p_type) || '::' || p_type || ')'
     else df_engine.typed_literal(p_value, p_type) || '::' || p_type
-  end
+  end;
+end
 $$;
 
 -- A value as a cell of a list of VALUES. The first row says the types of the columns; where the type is no built-in one the other
