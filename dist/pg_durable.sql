@@ -223,7 +223,9 @@ if df_engine.migrating(1) then
     _next varchar(8),                  -- what is entered then; NULL: the construct around it decides. Of a THEN: its beginning
     _named boolean,                    -- whether one of _ends has a name
     _plain boolean,                    -- whether nothing but a move to _next, or the end of the run, follows a good end
-    _rows boolean,                     -- SQL that runs as it is: whether it may return rows; NULL: it is looked at each time
+    _kind text,                        -- SQL that runs as it is: its kind, see df_engine.statement_kind; NULL: it is looked at each time
+    _typed boolean,                    -- whether something refers to a name that its value may get
+    _types text[],                     -- types of result_columns, where they were wanted
     constraint nodes_pkey primary key (instance_id, id),
     constraint nodes_instance_id_present_chk check (instance_id is not null),
     constraint nodes_submitted_by_present_chk check (submitted_by is not null),
@@ -367,6 +369,7 @@ if df_engine.migrating(1) then
     name text not null,
     value jsonb,
     columns text[],
+    types text[],                      -- of the columns, where something refers to the name
     constraint bindings_pkey primary key (instance_id, scope, name)
   ) with (fillfactor = 70);
 
@@ -402,14 +405,17 @@ if df_engine.migrating(1) then
   -- The move of a node: it ended, with outcome ok, failed, fatal (a failure after which no loop continues), broke (on its way to
   -- the enclosing loop) or lost (in a race);
   -- or other nodes are to be entered; or, all NULL, it waits.
-  create type df_engine.move as (outcome text, value jsonb, columns text[], error text, enter varchar(8)[]);
+  create type df_engine.move as (
+    outcome text, value jsonb, columns text[], types text[], error text, enter varchar(8)[]);
 
-  -- A step that can be run as it is: its statement and whether that may return rows; of a plain one what ends when it ends well,
-  -- what is entered then, and whether one of ends has a name.
-  create type df_engine.step as (node varchar, sql text, rows boolean, plain boolean, ends varchar[], next varchar, named boolean);
+  -- A step that can be run as it is: its statement, the kind of that, and whether the types of its columns are wanted; of a plain
+  -- one what ends when it ends well, what is entered then, and whether one of ends has a name.
+  create type df_engine.step as (
+    node varchar, sql text, kind text, typed boolean, plain boolean, ends varchar[], next varchar, named boolean
+  );
   -- A plain step that has ended well: what ends with it, its result, and when it ran.
   create type df_engine.outcome as (
-    ends varchar[], value jsonb, columns text[], started timestamptz, ended timestamptz
+    ends varchar[], value jsonb, columns text[], types text[], started timestamptz, ended timestamptz
   );
 
   -- When the last retention pass was begun.
@@ -1172,7 +1178,7 @@ begin
   if to_regtype('df_engine.graph_visit') is null then
     create type df_engine.graph_visit as (
       number int, id text, begins text, path text, depth int, parent text, scope text, ends text, after text,
-      named boolean);
+      named boolean, referred boolean);
   end if;
 end
 $type$;
@@ -1214,7 +1220,7 @@ create or replace function df_engine.first_part(p_whole df_engine.graph_visit, p
 returns df_engine.graph_visit
 language sql immutable as $$
   select row(p_whole.number + 1, p_id, p_whole.begins, p_whole.path || '.left', p_whole.depth + 1, p_whole.id, p_scope,
-             null, p_after, false)::df_engine.graph_visit
+             null, p_after, false, p_whole.referred)::df_engine.graph_visit
 $$;
 
 -- The other part, which is the last of the sequence, and of all that the sequence is the last of.
@@ -1222,7 +1228,7 @@ create or replace function df_engine.last_part(p_whole df_engine.graph_visit, p_
   p_scope text, p_named boolean) returns df_engine.graph_visit
 language sql stable as $$
   select row(p_number, p_id, p_begins, p_whole.path || '.right', p_whole.depth + 1, p_whole.id, p_scope,
-             concat_ws(',', p_whole.id, p_whole.ends), p_whole.after, p_named)::df_engine.graph_visit
+             concat_ws(',', p_whole.id, p_whole.ends), p_whole.after, p_named, p_whole.referred)::df_engine.graph_visit
 $$;
 
 -- What is below a construct: the visits of its children, and what df.nodes keeps of their ids. A branch of a JOIN or RACE is a
@@ -1248,7 +1254,7 @@ begin
                        p_visit.id, case when v_type in ('JOIN', 'RACE') then v_ids[i] else p_scope end,
                        case when v_ends_it then concat_ws(',', p_visit.id, p_visit.ends) end,
                        case when v_ends_it then p_visit.after when v_type = 'LOOP' then (p_visits[i + 1]).begins end,
-                       v_ends_it and (p_visit.named or p_node ? 'result_name'))::df_engine.graph_visit;
+                       v_ends_it and (p_visit.named or p_node ? 'result_name'), p_visit.referred)::df_engine.graph_visit;
   end loop;
   p_left := v_ids[array_position(v_steps, '.left')];
   p_right := v_ids[array_position(v_steps, '.right')];
@@ -1260,19 +1266,19 @@ $$;
 -- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The nodes that
 -- are still to be visited are kept, so the depth of a graph is never the depth of a stack. What follows a node is known before
 -- anything runs: ends are the sequences that it is the last of, and each IF whose branch ends with it; next is what is entered
--- after it (of a sequence: the node that it begins with); named says whether it or one of ends has a name. Ids are issued from
+-- after it (of a sequence: the node that it begins with); named says whether it or one of ends has a name, and referred whether it or a node around it has one of p_referred. Ids are issued from
 -- above, to a sequence together with all that it begins with. A loop, not a recursive query: the executor takes longer to start than this to end, and what
 -- the planner guesses about such a query makes PostgreSQL compile it each time, which takes seconds.
 create or replace function df_engine.graph_nodes(p_graph jsonb, p_root text default pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8),
-  p_prefix text default '')
+  p_prefix text default '', p_referred text[] default null)
 returns table (ord int, path text, depth int, id text, node_type text, query text, result_name text, left_node text,
-               right_node text, retry_policy jsonb, parent text, scope text, ends text[], next text, named boolean)
+               right_node text, retry_policy jsonb, parent text, scope text, ends text[], next text, named boolean, referred boolean)
 language plpgsql as $$
 declare
   v_root constant pg_catalog.text collate pg_catalog."default" := p_root;  -- whatever collation df.start was called with
   v_issued int := 1 + df_engine.steps_to_beginning(p_graph);
   v_visit df_engine.graph_visit :=
-    row(1, v_root, df_engine.node_id(v_root, v_issued), 'root', 0, null, null, null, null, false);
+    row(1, v_root, df_engine.node_id(v_root, v_issued), 'root', 0, null, null, null, null, false, false);
   v_node pg_catalog.jsonb := p_graph;
   v_waiting df_engine.graph_visit[];  -- the next one last
   v_nodes pg_catalog.jsonb[];         -- theirs
@@ -1301,6 +1307,8 @@ begin
     scope := case when node_type = 'LOOP' and ord > 1 then id else v_visit.scope end;
     ends := coalesce(string_to_array(v_visit.ends, ','), '{}');
     named := v_visit.named or result_name is not null;
+    v_visit.referred := v_visit.referred or coalesce(result_name = any (p_referred), false);
+    referred := v_visit.referred;
     if node_type = 'THEN' and v_node ?& '{left_node,right_node}' then
       v_count := v_count + 1;
       v_nodes[v_count] := v_node -> 'right_node';
@@ -3362,33 +3370,113 @@ $$;
 -- Rendering: references replaced in the text of a step, so that a value is one value wherever it is put: in code, in a
 -- literal, in the body of a dollar-quoted string. Called for every step, so text without a reference returns at once.
 
--- A JSON value as SQL code, as characters of a literal, or as it is; NULL is the SQL NULL.
-create or replace function df_engine.write_value(p_value pg_catalog.jsonb, p_place pg_catalog.text)
+-- The type of a column, as it was recorded; NULL when it was not, or the value is no row set.
+create or replace function df_engine.column_type(p_entry pg_catalog.jsonb, p_column pg_catalog.text)
 returns pg_catalog.text
+language plpgsql immutable as $$
+begin
+  if jsonb_typeof(p_entry -> 'types') is distinct from 'array' then
+    return null;
+  end if;
+  return p_entry -> 'types' ->> case when p_column is null then 0 else (
+    select c.place::int - 1
+    from jsonb_array_elements_text(p_entry -> 'columns') with ordinality c(name, place)
+    where c.name = p_column) end;
+end
+$$;
+
+-- What a type is for who writes a value of it: text, where nothing need be said of it, json, or one that is named.
+create or replace function df_engine.type_class(p_type pg_catalog.text) returns pg_catalog.text
 language sql immutable as $$
   select case
+    when p_type is null or p_type ~ '^pg_catalog[.]"?(text|varchar|bpchar|char|name)"?$' then 'text'
+    when p_type ~ '^pg_catalog[.]"?jsonb?"?$' then 'json'
+    else 'named' end
+$$;
+
+-- A JSON array in the form that PostgreSQL reads arrays in. p_json: its elements are JSON themselves.
+create or replace function df_engine.array_text(p_value pg_catalog.jsonb, p_json boolean) returns pg_catalog.text
+language sql immutable as $$
+  select '{' || coalesce(string_agg(case
+    when e.value = 'null' then 'NULL'
+    when jsonb_typeof(e.value) = 'array' and not p_json then df_engine.array_text(e.value, p_json)
+    else '"' || replace(replace(case when p_json then e.value::pg_catalog.text else e.value #>> '{}' end,
+                                E'\\', E'\\\\'), '"', E'\\"') || '"'
+  end, ',' order by e.place), '') || '}'
+  from jsonb_array_elements(p_value) with ordinality e(value, place)
+$$;
+
+-- Whether a value is one of a composite type, or an array of such: PostgreSQL does not read it from its JSON text.
+create or replace function df_engine.is_composite(p_value pg_catalog.jsonb, p_type pg_catalog.text) returns boolean
+language sql immutable as $$
+  select jsonb_typeof(p_value) = 'object'
+    or jsonb_typeof(p_value) = 'array' and p_type !~ '^pg_catalog[.]"?jsonb?"?\[\]$'
+       and jsonb_path_exists(p_value, 'strict $.** ? (@.type() == "object")')
+$$;
+
+-- A value that is neither text nor JSON in the form in which PostgreSQL reads its type, quoted.
+create or replace function df_engine.typed_literal(p_value pg_catalog.jsonb, p_type pg_catalog.text) returns pg_catalog.text
+language sql immutable as $$
+  select df_engine.quoted(case jsonb_typeof(p_value)
+    when 'array' then df_engine.array_text(p_value, p_type ~ '^pg_catalog[.]"?jsonb?"?\[\]$') else p_value #>> '{}' end)
+$$;
+
+-- A JSON value, which comes from a column of p_type, as SQL code, as characters of a literal, or as it is; NULL is the SQL NULL.
+-- An array stands in parentheses, so that an element of it can be asked for.
+create or replace function df_engine.write_value(
+  p_value pg_catalog.jsonb, p_place pg_catalog.text, p_type pg_catalog.text default null
+) returns pg_catalog.text
+language plpgsql immutable as $$
+begin
+  return case
     when p_value is null then 'NULL'
     when p_place = 'raw' then p_value #>> '{}'
     when p_place = 'literal' then replace(p_value #>> '{}', '''', '''''')
     when p_place = 'escape' then replace(replace(p_value #>> '{}', E'\\', E'\\\\'), '''', '''''')
-    when jsonb_typeof(p_value) in ('number', 'boolean') then p_value #>> '{}'
-    else df_engine.quoted(p_value #>> '{}')
-  end
+    when jsonb_typeof(p_value) in ('number', 'boolean') and (p_type is null or p_type ~ '^pg_catalog[.]') then p_value #>> '{}'
+    when df_engine.type_class(p_type) <> 'named' or df_engine.is_composite(p_value, p_type)
+      then df_engine.quoted(p_value #>> '{}')
+    when jsonb_typeof(p_value) = 'array' then '(' || df_engine.typed_literal(p_value, p_type) || '::' || p_type || ')'
+    else df_engine.typed_literal(p_value, p_type) || '::' || p_type
+  end;
+end
 $$;
 
--- All rows of a row set as a relation that can stand in FROM.
+-- A value as a cell of a list of VALUES. The first row says the types of the columns; where the type is no built-in one the other
+-- rows say it, too, because PostgreSQL would take the base type of a domain.
+create or replace function df_engine.write_cell(p_value pg_catalog.jsonb, p_type pg_catalog.text, p_first boolean)
+returns pg_catalog.text
+language sql immutable as $$
+  select case
+    when p_type is null then df_engine.write_value(nullif(p_value, 'null'), 'code')
+      || case when jsonb_typeof(p_value) in ('string', 'object', 'array') then '::text' else '' end
+    when p_value = 'null' then 'NULL'
+    when df_engine.type_class(p_type) = 'json' then df_engine.quoted(p_value::pg_catalog.text)
+    when df_engine.type_class(p_type) = 'text' then df_engine.quoted(p_value #>> '{}')
+    when df_engine.is_composite(p_value, p_type) then format(
+      '(SELECT v FROM pg_catalog.jsonb_to_record(%s) AS _(v %s))',
+      df_engine.quoted(jsonb_build_object('v', p_value)::pg_catalog.text), p_type)
+    else df_engine.typed_literal(p_value, p_type)
+  end || case when p_first or p_type !~ '^pg_catalog[.]' then coalesce('::' || p_type, '') else '' end
+$$;
+
+-- All rows of a row set as a relation that can stand in FROM, its columns with their types.
 create or replace function df_engine.write_relation(p_name pg_catalog.text, p_entry pg_catalog.jsonb)
 returns pg_catalog.text
 language sql immutable as $$
   select case
-    when cardinality(c.names) = 0 then '(SELECT NULL WHERE false)'
+    when cardinality(c.names) = 0
+      then '(SELECT FROM pg_catalog.generate_series(1, ' || jsonb_array_length(p_entry #> '{value,rows}') || '))'
     when p_entry #> '{value,rows,0}' is null
-      then '(SELECT ' || (select string_agg('NULL AS ' || df_engine.quoted_name(n), ', ') from unnest(c.names) n)
-        || ' WHERE false)'
+      then '(SELECT ' || (
+          select string_agg('NULL' || coalesce('::' || (p_entry -> 'types' ->> (n.ord - 1)::int), '') || ' AS '
+                            || df_engine.quoted_name(n.name), ', ' order by n.ord)
+          from unnest(c.names) with ordinality n(name, ord)
+        ) || ' WHERE false)'
     else '(VALUES ' || (
         select string_agg('(' || (
-            select string_agg(df_engine.write_value(nullif(r.value -> n.name, 'null'), 'code')
-              || case when jsonb_typeof(r.value -> n.name) in ('string', 'object', 'array') then '::text' else '' end,
+            select string_agg(
+              coalesce(df_engine.write_cell(r.value -> n.name, p_entry -> 'types' ->> (n.ord - 1)::int, r.ord = 1), 'NULL'),
               ',' order by n.ord)
             from unnest(c.names) with ordinality n(name, ord)
           ) || ')', ',' order by r.ord)
@@ -3434,6 +3522,7 @@ declare
   v_place constant pg_catalog.text := case when p_place = 'body' then 'code' else p_place end;
   v_entry constant pg_catalog.jsonb := nullif(p_names -> v_name, 'null');
   v_found pg_catalog.record;
+  v_type pg_catalog.text;
 begin
   if v_entry is null and not p_names ? v_name and v_name <> all (p_known) then
     return case when p_place = 'code'
@@ -3444,11 +3533,14 @@ begin
   v_found := df_engine.resolve(v_name, v_parts[2:], v_entry);
   if v_found.mistake is not null or v_found.missing is not null and right(v_reference, 1) <> '?' then
     return df_engine.refuse_reference(v_reference, coalesce(v_found.mistake, v_found.missing));
-  elsif v_found.missing is null and v_found.used < cardinality(v_parts) - 1 then
-    return df_engine.write_value(v_found.value, v_place)
-      || substr(p_token, 2 + length(array_to_string(v_parts[:v_found.used + 1], '.')));
   end if;
-  return df_engine.write_value(v_found.value, v_place) || substr(p_token, length(v_reference) + 1);
+  if v_found.used <= 1 then  -- what is inside of JSON has no type of its own
+    v_type := df_engine.column_type(v_entry, case v_found.used when 1 then v_parts[2] end);
+  end if;
+  return df_engine.write_value(v_found.value, v_place, v_type) || case
+    when v_found.missing is null and v_found.used < cardinality(v_parts) - 1
+      then substr(p_token, 2 + length(array_to_string(v_parts[:v_found.used + 1], '.')))
+    else substr(p_token, length(v_reference) + 1) end;
 end
 $$;
 
@@ -3643,7 +3735,7 @@ begin
 end
 $fn$;
 
--- NULL when the text holds exactly one statement. Most texts have no semicolon but at their end, and begin with a word.
+-- NULL when the text holds exactly one statement, which a step may be. Most texts have no semicolon but at their end, and begin with a word.
 create or replace function df_engine.single_statement_problem(p_sql pg_catalog.text) returns pg_catalog.text
 language plpgsql immutable set search_path = '' as $$
 begin
@@ -3658,13 +3750,139 @@ create or replace function df_engine.statements_problem(p_sql pg_catalog.text) r
 language plpgsql immutable set search_path = '' as $$
 begin
   if strpos(rtrim(p_sql, E'; \t\n\r'), ';') = 0 and p_sql ~ '^[[:space:]]*[A-Za-z(]' then
-    return null;
+    return df_engine.refused_statement(p_sql);
   end if;
   return case df_engine.count_statements(p_sql)
     when 0 then 'the step holds no SQL statement'
-    when 1 then null
+    when 1 then df_engine.refused_statement(p_sql)
     else 'the step holds more than one SQL statement; make a step of each, or a DO block of all'
   end;
+end
+$$;
+
+-- The kind of a statement: whether it may return rows, whether it can stand in FROM, and what no step may be. The one answer to
+-- these questions, for the home database, for others and for conditions. The text is read past comments, white space,
+-- parentheses and semicolons. Called once for a text that runs as it is, else for every step.
+
+-- A statement without what PostgreSQL does not read or does not know: semicolons around it, and invisible characters before it.
+create or replace function df_engine.bare_statement(p_sql text) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $fn$
+declare
+  v_blank constant text := $re$[; \t\n\r\f\v\u0085\u00a0\u00ad\u1680\u180e\u2000-\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]+$re$;
+  v_tokens text[];
+begin
+  if strpos(p_sql, ';') = 0 and p_sql ~ E'^[ \t\n\r\f\v]*[A-Za-z(]' then
+    return p_sql;
+  end if;
+  v_tokens := df_engine.sql_tokens(p_sql);
+  for i in 1 .. cardinality(v_tokens) loop
+    continue when v_tokens[i] ~ '^(--|/[*])';
+    v_tokens[i] := regexp_replace(v_tokens[i], '^' || v_blank, E'\n');
+    exit when v_tokens[i] <> E'\n';
+  end loop;
+  for i in reverse cardinality(v_tokens) .. 1 loop
+    continue when v_tokens[i] ~ '^(--|/[*])';
+    v_tokens[i] := regexp_replace(v_tokens[i], v_blank || '$', E'\n');
+    exit when v_tokens[i] <> E'\n';
+  end loop;
+  return array_to_string(v_tokens, '');
+end
+$fn$;
+
+-- The first word of a statement, in lower case.
+create or replace function df_engine.statement_word(p_sql text) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return coalesce(lower(substring(p_sql from E'^[ \t\n\r\f\v(]*([A-Za-z]+)')),
+                  substring(df_engine.bare_sql(p_sql) from '^[^a-z?]*([a-z]+)'));
+end
+$$;
+
+-- Whether no parenthesis is closed that was not opened: put into parentheses, such a text would be another statement. Most texts
+-- show it before they are read token by token.
+create or replace function df_engine.parentheses_match(p_sql text) returns boolean
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_rest text := p_sql;
+begin
+  while v_rest ~ '[(][^()]*[)]' loop
+    v_rest := regexp_replace(v_rest, '[(][^()]*[)]', '', 'g');
+  end loop;
+  return strpos(v_rest, ')') = 0 or not exists (
+    select from (
+      select sum(case w.token[1] when '(' then 1 else -1 end) over (order by w.ord) as depth
+      from regexp_matches(df_engine.bare_sql(p_sql), '[()]', 'g') with ordinality w(token, ord)
+    ) d
+    where d.depth < 0);
+end
+$$;
+
+-- query: it can stand in FROM. rows: it may return rows, and PREPARE knows it. utility: it may return rows. call: it returns
+-- what its parameters hold. command: it returns nothing.
+create or replace function df_engine.statement_kind(p_sql text) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_word constant text := df_engine.statement_word(p_sql);
+begin
+  return case
+    when v_word = 'with' and p_sql ~* '[^a-z_](insert|update|delete|merge)[^a-z_]'
+         and df_engine.bare_sql(p_sql) ~ '[()][[:space:]]*(insert|update|delete|merge)[^a-z0-9_$]' then 'rows'
+    when v_word in ('select', 'values', 'table', 'with') then case when df_engine.parentheses_match(p_sql) then 'query' else 'utility' end
+    when v_word in ('insert', 'update', 'delete', 'merge') and p_sql ~* '[^a-z0-9_]returning[^a-z0-9_]' then 'rows'
+    when v_word in ('show', 'explain', 'fetch', 'execute') then 'utility'
+    when v_word = 'call' then 'call'
+    else 'command'
+  end;
+end
+$$;
+
+-- Whether the INTO of a text without literals and comments makes a table: it follows a SELECT that is the statement itself.
+create or replace function df_engine.selects_into(p_bare text) returns boolean
+language sql immutable as $$
+  with words as (
+    select w.token[1] as word, w.ord,
+      sum(case w.token[1] when '(' then 1 when ')' then -1 else 0 end) over (order by w.ord) as depth
+    from regexp_matches(p_bare, '[[:alnum:]_]+|[^[:space:]]', 'g') with ordinality w(token, ord)
+  ), statement as (
+    select w.depth from words w where w.word ~ '^[a-z]' order by w.ord limit 1
+  )
+  select exists (
+    select from words i join statement s on s.depth = i.depth
+    where i.word = 'into' and 'select' = (
+      select v.word from words v
+      where v.ord < i.ord and v.depth = i.depth and v.word in ('select', 'insert', 'merge') order by v.ord desc limit 1))
+$$;
+
+-- What is said of a statement that no step may be, with what to write instead; NULL of any other.
+create or replace function df_engine.refused_statement(p_sql text) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_word constant text := df_engine.statement_word(p_sql);
+begin
+  if v_word in ('begin', 'start', 'commit', 'end', 'rollback', 'abort', 'savepoint', 'release')
+     or v_word = 'prepare' and df_engine.bare_sql(p_sql) ~ 'prepare[[:space:]]+transaction' then
+    return 'transaction control, here ' || upper(v_word) || ', cannot be a step (SQLSTATE 0A000)' || E'\nHINT: '
+      'Every step is a transaction of its own. What must succeed or fail together is one statement, or a DO block; a DO block '
+      'also has BEGIN ... EXCEPTION in place of a savepoint.';
+  elsif v_word = 'copy' and df_engine.bare_sql(p_sql) ~ '[^a-z0-9_](from|to)[[:space:]]+(stdin|stdout)([^a-z0-9_]|$)' then
+    return 'a step cannot COPY from or to a client: it has none (SQLSTATE 0A000)' || E'\nHINT: '
+      'Select the rows, which are then the result of the step; insert rows from $name.*; or COPY from or to a file or a '
+      'program of the server.';
+  elsif v_word in ('select', 'with') and p_sql ~* '[^a-z0-9_]into[^a-z0-9_]'
+        and df_engine.selects_into(df_engine.bare_sql(p_sql)) then
+    return 'SELECT ... INTO cannot be a step (SQLSTATE 0A000)' || E'\nHINT: '
+      'Write CREATE TABLE ... AS SELECT ..., or name the result with |=> and read it as $name.*.';
+  end if;
+  return null;
+end
+$$;
+
+-- The kind of SQL that runs as it is, because there is nothing in it to replace or to refuse; NULL for any other.
+create or replace function df_engine.plain_kind(p_sql text) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return case when p_sql !~ '[${;]' and p_sql ~ E'^[ \t\n\r\f\v]*[A-Za-z(]' and df_engine.refused_statement(p_sql) is null
+    then df_engine.statement_kind(p_sql) end;
 end
 $$;
 
@@ -3777,13 +3995,14 @@ begin
   end if;
   insert into df.nodes
     (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy,
-     _parent, _scope, _ends, _next, _named, _plain, _rows)
+     _parent, _scope, _ends, _next, _named, _plain, _kind, _typed)
   select n.id, v_run.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_run.submitted_by,
          v_run.database, n.retry_policy, n.parent, n.scope, case when n.node_type <> 'THEN' then n.id || n.ends end,
          n.next, n.named,
          n.scope is null and (n.next is not null or coalesce(n.ends[cardinality(n.ends)], n.id) = v_run.root_node),
-         case when n.node_type = 'SQL' then df_engine.plain_rows(n.query) end
-  from df_engine.graph_nodes(p_graph, v_run.root_node, 'Invalid durable function graph: ') n;
+         case when n.node_type = 'SQL' then df_engine.plain_kind(n.query) end, n.referred
+  from df_engine.graph_nodes(p_graph, v_run.root_node, 'Invalid durable function graph: ',
+                             df_engine.template_names(p_graph::pg_catalog.text || v_run._vars::pg_catalog.text, 'raw')) n;
   insert into df_engine.ready (submitter, instance_id, node_id)
   select v_run._submitter, v_run.id, case n.node_type when 'THEN' then n._next else n.id end
   from df.nodes n where n.instance_id = v_run.id and n.id = v_run.root_node;
@@ -3942,11 +4161,13 @@ begin
 end
 $$;
 
--- Shows a node, its ancestors and the instance as running; stops at the first that is already shown so.
-create or replace function df_engine.mark_running(p_instance varchar, p_node varchar) returns void
+-- Shows a node, which began at p_started, its ancestors and the instance as running; stops at the first that is already shown so.
+-- A sequence that is at its other part began with its first one.
+create or replace function df_engine.mark_running(p_instance varchar, p_node varchar, p_started timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_node varchar := p_node;
+  v_child varchar;
   v_row pg_catalog.record;
   v_stamp pg_catalog.text;
 begin
@@ -3958,11 +4179,14 @@ begin
               and (v_row.status = 'running' or v_node <> p_node and v_row.status in ('completed', 'failed'));
     update df.nodes n
     set status = 'running', result = null, result_columns = null, error = null, attempts = 1,
-        started_at = df_engine.clock(), completed_at = null, updated_at = df_engine.clock(),
+        started_at = coalesce(case when n.node_type = 'THEN' and n.right_node = v_child
+                                   then df_engine.began(p_instance, n.left_node) end, p_started),
+        completed_at = null, updated_at = df_engine.clock(),
         status_details = jsonb_build_object('execution_id', v_stamp)
     where n.instance_id = p_instance and n.id = v_node
       and n.status = v_row.status and n.status_details ->> 'execution_id' is not distinct from v_row.stamp;
     exit when not found;  -- the supervisor marks without holding the run: somebody has been quicker
+    v_child := v_node;
     v_node := v_row.parent;
   end loop;
   update df.instances i
@@ -3974,13 +4198,14 @@ $$;
 
 -- Stores a named result in the map of a scope.
 create or replace function df_engine.bind(
-  p_instance varchar, p_scope varchar, p_name text, p_value jsonb, p_columns text[]
+  p_instance varchar, p_scope varchar, p_name text, p_value jsonb, p_columns text[], p_types text[]
 ) returns void
 language plpgsql set search_path = '' as $$
 begin
-  insert into df_engine.bindings (instance_id, scope, name, value, columns)
-  values (p_instance, coalesce(p_scope, ''), p_name, p_value, p_columns)
-  on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+  insert into df_engine.bindings (instance_id, scope, name, value, columns, types)
+  values (p_instance, coalesce(p_scope, ''), p_name, p_value, p_columns, p_types)
+  on conflict (instance_id, scope, name) do update
+    set value = excluded.value, columns = excluded.columns, types = excluded.types;
 end
 $$;
 
@@ -3995,11 +4220,12 @@ begin
     where b.instance_id = p_instance and b.scope = any (p_scopes)
     returning b.*
   )
-  insert into df_engine.bindings (instance_id, scope, name, value, columns)
-  select distinct on (m.name) p_instance, coalesce(p_target, ''), m.name, m.value, m.columns
+  insert into df_engine.bindings (instance_id, scope, name, value, columns, types)
+  select distinct on (m.name) p_instance, coalesce(p_target, ''), m.name, m.value, m.columns, m.types
   from moved m
   order by m.name, array_position(p_scopes, m.scope) desc
-  on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+  on conflict (instance_id, scope, name) do update
+    set value = excluded.value, columns = excluded.columns, types = excluded.types;
 end
 $$;
 
@@ -4265,18 +4491,18 @@ $$;
 
 create or replace function df_engine.enter(variadic p_nodes varchar[]) returns df_engine.move
 language sql immutable as $$
-  select row(null, null, null, null, p_nodes)::df_engine.move;
+  select row(null, null, null, null, null, p_nodes)::df_engine.move;
 $$;
 
-create or replace function df_engine.done(p_outcome text, p_value jsonb, p_columns text[] default null)
-returns df_engine.move
+create or replace function df_engine.done(p_outcome text, p_value jsonb, p_columns text[] default null,
+  p_types text[] default null) returns df_engine.move
 language sql immutable as $$
-  select row(p_outcome, p_value, p_columns, null, null)::df_engine.move;
+  select row(p_outcome, p_value, p_columns, p_types, null, null)::df_engine.move;
 $$;
 
 create or replace function df_engine.fail(p_error text) returns df_engine.move
 language sql immutable as $$
-  select row('failed', null, null, p_error, null)::df_engine.move;
+  select row('failed', null, null, null, p_error, null)::df_engine.move;
 $$;
 
 create or replace function df_engine.if_child(
@@ -4307,7 +4533,7 @@ begin
     perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope);
     p_end := null;
   elsif p_end.outcome = 'ok' then
-    select n.result, n.result_columns into p_end.value, p_end.columns
+    select n.result, n.result_columns, n._types into p_end.value, p_end.columns, p_end.types
     from df.nodes n where n.instance_id = p_construct.instance_id and n.id = p_construct.left_node;
   end if;
   if p_end.outcome = 'ok' then
@@ -4441,8 +4667,8 @@ $$;
 
 -- Names: what a node sees of the named results of its run, and its text with the references replaced.
 
--- The values of the wanted names as a scope sees them: name -> {value, columns}, or null when known without a value. The input
--- of the run is known everywhere, unless a hand-written envelope gives its name to a result.
+-- The values of the wanted names as a scope sees them: name -> {value, columns, types}, or null when known without a value. The
+-- input of the run is known everywhere, unless a hand-written envelope gives its name to a result.
 create or replace function df_engine.names(p_instance varchar, p_scope varchar, p_wanted text[]) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
@@ -4457,7 +4683,7 @@ begin
     select coalesce(jsonb_object_agg(w.name, coalesce(n.entry, b.entry)), '{}')
     from unnest(p_wanted) as w(name)
     left join lateral (
-      select jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns)) as entry
+      select jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns), 'types', to_jsonb(b.types)) as entry
       from df_engine.bindings b
       where b.instance_id = p_instance and b.scope = any (v_scopes) and b.name = w.name
       order by array_position(v_scopes, b.scope) limit 1) n on true
@@ -4540,7 +4766,7 @@ begin
     end if;
     v_stripes := df_engine.open_scopes(p_node.instance_id, p_node.id, p_node._scope, v_tops);
   end if;
-  perform df_engine.mark_running(p_node.instance_id, p_node.id);
+  perform df_engine.mark_running(p_node.instance_id, p_node.id, df_engine.clock());
   update df.nodes n
   set _open = case p_node.node_type when 'JOIN' then v_stripes when 'RACE' then 1 end,
       _failures = 0,
@@ -4689,7 +4915,7 @@ begin
   update df.nodes n
   set status = case when v_failed then 'failed' else 'completed' end,
       result = case when v_failed then to_jsonb(p_end.error) else p_end.value end,
-      error = p_end.error, result_columns = p_end.columns,
+      error = p_end.error, result_columns = p_end.columns, _types = p_end.types,
       attempts = case when n.status_details ? 'retry_at' and n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)) then n.attempts + 1 else 1 end,
       started_at = case
         when n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)) then n.started_at
@@ -4712,7 +4938,7 @@ begin
     perform df_engine.bind(p_instance,
                            case when p_type = 'LOOP' then df_engine.loop_target(p_instance, p_node, p_scope)
                                 else p_scope end,
-                           p_name, p_end.value, p_end.columns);
+                           p_name, p_end.value, p_end.columns, p_end.types);
   end if;
 end
 $$;
@@ -4957,7 +5183,7 @@ language plpgsql set search_path = '' as $$
 declare
   v_config pg_catalog.jsonb;
 begin
-  perform df_engine.mark_running(p_node.instance_id, p_node.id);
+  perform df_engine.mark_running(p_node.instance_id, p_node.id, df_engine.clock());
   if p_node.node_type = 'SLEEP' then
     perform df_engine.set_timer(p_node.instance_id, p_node.id, 'sleep', df_engine.clock()
       + df_engine.sleep_seconds(p_node.query) * interval '1 s');
@@ -5106,7 +5332,7 @@ begin
   if v_due is null then
     return false;
   end if;
-  perform df_engine.mark_running(p_instance, p_node);
+  perform df_engine.mark_running(p_instance, p_node, p_started);
   update df.nodes n
   set attempts = v_attempt, error = p_error, updated_at = df_engine.clock(),
       started_at = case when v_attempt = 1 then p_started else n.started_at end,
@@ -5454,12 +5680,6 @@ begin
 end
 $$;
 
--- Whether SQL that runs as it is, because there is nothing in it to replace or to refuse, may return rows; NULL for any other.
-create or replace function df_engine.plain_rows(p_query text) returns boolean
-language sql immutable as $$
-  select case when p_query !~ '[${;]|^\s*(--|/\*|$)' then df_engine.may_return_rows(p_query) end;
-$$;
-
 -- The text of a claimed SQL step with its references replaced; NULL when it cannot be run and has been failed.
 create or replace function df_engine.prepare_step(
   p_instance varchar, p_node varchar, p_scope varchar, p_query text, p_ready bigint, p_poisoned boolean
@@ -5471,17 +5691,17 @@ declare
     'SQL execution failed: the session that ran this step died, again and again' end;
 begin
   if v_problem is null then
-    v_sql := df_engine.render_step(p_instance, p_scope, p_query, 'sql');
+    v_sql := df_engine.bare_statement(df_engine.render_step(p_instance, p_scope, p_query, 'sql'));
     v_problem := 'SQL execution failed: ' || df_engine.single_statement_problem(v_sql);
   end if;
   if v_problem is not null then
-    perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, 'DF011', v_problem, df_engine.clock());
+    perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, null, 'DF011', v_problem, df_engine.clock());
     return null;
   end if;
   return v_sql;
 exception when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
-  perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, case sqlstate when 'DF013' then sqlstate else 'DF010' end,
-                                sqlerrm, df_engine.clock());
+  perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, null,
+                                case sqlstate when 'DF013' then sqlstate else 'DF010' end, sqlerrm, df_engine.clock());
   return null;
 end
 $$;
@@ -5543,9 +5763,9 @@ declare
   v_room int := 100000;
 begin
   while p_step.plain and p_step.next is not null and v_room > 0 and cardinality(v_steps) < 32 loop
-    select n.id, n.query, n._rows, n._plain, n._ends, n._next, n._named into p_step
+    select n.id, n.query, n._kind, n._typed, n._plain, n._ends, n._next, n._named into p_step
     from df.nodes n
-    where n.instance_id = p_instance and n.id = p_step.next and n._rows is not null and n.database is null;
+    where n.instance_id = p_instance and n.id = p_step.next and n._kind is not null and n.database is null;
     exit when not found;
     v_steps := array_append(v_steps, p_step);
     v_room := v_room - length(p_step.sql);
@@ -5591,7 +5811,7 @@ declare
   v_node df.nodes;
   v_begins varchar;  -- a row at a sequence is at its beginning
   v_sql pg_catalog.text;
-  v_rows boolean;
+  v_kind pg_catalog.text;
 begin
   perform df_engine.require_key(p_key, v_role);
   v_ready := df_engine.lock_ready(v_role, p_ready, p_low);
@@ -5627,17 +5847,18 @@ begin
     p_version := df_engine.move_ready(p_instance, p_ready, v_node.id);
   end if;
   v_sql := v_node.query;
-  v_rows := v_node._rows;
-  if v_rows is null or v_ready.deaths >= 12 then
+  v_kind := v_node._kind;
+  if v_kind is null or v_ready.deaths >= 12 then
     v_sql := df_engine.prepare_step(p_instance, v_node.id, v_node._scope, v_sql, p_ready, v_ready.deaths >= 12);
     if v_sql is null then
       return;
     end if;
-    v_rows := df_engine.may_return_rows(v_sql);
+    v_kind := df_engine.statement_kind(v_sql);
   end if;
   p_fresh := v_node.status <> 'running';
   p_steps := df_engine.steps_from(
-    p_instance, row(v_node.id, v_sql, v_rows, v_node._plain and not p_careful, v_node._ends, v_node._next, v_node._named));
+    p_instance, row(v_node.id, v_sql, v_kind, v_node._typed, v_node._plain and not p_careful, v_node._ends, v_node._next,
+                    v_node._named));
   if p_careful then
     raise info 'pg_durable:%:%', p_ready, v_node.id;
   end if;
@@ -5683,52 +5904,161 @@ begin
 end
 $$;
 
--- Executing: the user's statement, as the session's role. Nothing in execute_query may depend on the search_path, which belongs
--- to the statement; what it calls is pinned.
+-- Executing: the user's statement, as the session's role, and what it returns. Independent of tables and of the rest of the engine:
+-- p_kind is what df_engine.statement_kind says of a text that df_engine.bare_statement has been through.
 
--- Runs a statement that may return rows as the session's role, through a cursor, and renders what it returns as the step's
--- value. What PostgreSQL will not open as a cursor (42P11) returns none after all, and is run without.
-create or replace function df_engine.execute_query(p_sql text, out p_value jsonb, out p_columns text[])
-language plpgsql as $$
+-- The final names of columns: the first of a name keeps it, later ones get _2, _3, ..., skipping names that are taken.
+create or replace function df_engine.final_names(p_columns text[]) returns text[]
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
-  v_row pg_catalog.record;
-  v_rows pg_catalog.jsonb[] := '{}';
-  v_json pg_catalog.jsonb;
-  v_room bigint;
+  v_names text[] := p_columns;
+  v_number int;
 begin
-  v_room := df_engine.setting('max_result_bytes')::bigint;
-  for v_row in execute p_sql loop
-    v_json := pg_catalog.to_jsonb(v_row);
-    v_room := pg_catalog.int84mi(v_room, pg_catalog.int4pl(pg_catalog.octet_length(v_json::pg_catalog.text), 2));
-    if pg_catalog.int84lt(v_room, 27) then
-      raise exception 'the result is larger than max_result_bytes allows' using errcode = 'DF012';
-    end if;
-    v_rows := pg_catalog.array_append(v_rows, v_json);
+  for i in 2 .. coalesce(cardinality(p_columns), 0) loop
+    v_number := 1;
+    while v_names[i] = any (v_names[:i - 1]) or v_number > 1 and v_names[i] = any (p_columns) loop
+      v_number := v_number + 1;
+      v_names[i] := p_columns[i] || '_' || v_number;
+    end loop;
   end loop;
-  p_columns := df_engine.column_names(pg_catalog.row_to_json(v_row));
-  p_value := df_engine.row_set(v_rows);
-exception when invalid_cursor_definition then
-  execute p_sql;
-  p_value := df_engine.row_set('{}');
+  return v_names;
 end
 $$;
 
--- Column names in SELECT order, without repetitions; NULL for a statement without columns.
-create or replace function df_engine.column_names(p_row json) returns text[]
-language plpgsql immutable set search_path = '' as $$
+-- Rows with the final names of their columns as keys.
+create or replace function df_engine.renamed_rows(p_rows json, p_names text[]) returns json
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
-  return (
-    select coalesce(array_agg(k.name order by k.place), '{}')
-    from (select e.name, min(e.place) as place
-          from json_object_keys(p_row) with ordinality as e(name, place) group by e.name) k);
+  return coalesce((
+    select json_agg(r.value order by r.place)
+    from (
+      select a.place, json_object_agg(p_names[c.place], c.value order by c.place) as value
+      from json_array_elements(p_rows) with ordinality a(value, place)
+      cross join json_each(a.value) with ordinality c(key, value, place)
+      group by a.place
+    ) r), p_rows);
 end
 $$;
 
-create or replace function df_engine.row_set(p_rows jsonb[]) returns jsonb
-language sql stable as $$
-  select pg_catalog.jsonb_build_object(
-    'rows', pg_catalog.to_jsonb(p_rows), 'row_count', pg_catalog.cardinality(p_rows));
-$$;
+-- Runs a statement that may return rows. p_rows: a JSON array of objects, their keys in the order of p_columns; p_columns is NULL
+-- when it returns no row set. p_types, where p_typed wants them: see type_names in statement.j2. p_limit: bytes of p_rows.
+create or replace function df_engine.run_statement(
+  p_sql text, p_kind text, p_typed boolean, p_limit bigint,
+  out p_rows json, out p_count bigint, out p_columns text[], out p_types text[]
+)
+language plpgsql as $fn$
+declare
+  v_names pg_catalog.text[];
+  v_kind pg_catalog.text := p_kind;
+  v_row pg_catalog.record;
+  v_json pg_catalog.json;
+  v_list pg_catalog.json[] := '{}';
+  v_size bigint := 0;
+  v_types pg_catalog.oid[];
+begin
+  if pg_catalog.texteq(v_kind, 'query') then
+    -- In FROM it gets the plan that it has by itself, a parallel one too, which a cursor never gets. A query that cannot stand
+    -- there, or is no query, or has more rows than fit into one value, is read row by row: then its own error is raised, too.
+    begin
+      execute pg_catalog.concat('select pg_catalog.json_agg(pg_catalog.row_to_json(q.*)), pg_catalog.count(*) from (', p_sql, E'\n) q')
+      into p_rows, p_count;
+      if pg_catalog.int8eq(p_count, 0) then
+        for v_row in execute pg_catalog.concat('select * from (', p_sql, E'\n) q where false') loop
+          null;  -- what is wanted is the row's shape
+        end loop;
+        p_rows := '[]';
+        v_json := pg_catalog.row_to_json(v_row);
+      else
+        v_json := pg_catalog.json_array_element(p_rows, 0);
+        if pg_catalog.int48gt(pg_catalog.pg_column_size(p_rows), pg_catalog.int84pl(p_limit, 4)) then
+          raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.int4mi(pg_catalog.pg_column_size(p_rows), 4), p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end if;
+    exception when syntax_error or feature_not_supported or program_limit_exceeded then
+      v_kind := 'rows';
+      p_rows := null;
+    end;
+  elsif pg_catalog.texteq(v_kind, 'call') and exists (
+    select from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, p.pronamespace)
+    cross join pg_catalog.parse_ident(pg_catalog.substring(
+      pg_catalog.regexp_replace(p_sql, E'--[^\n\r]*|/[*].*?[*]/', ' ', 'g'),
+      '^[[:space:]]*[Cc][Aa][Ll][Ll][[:space:]]+((?:"[^"]+"|[^[:space:]"(.]+)(?:[[:space:]]*[.][[:space:]]*'
+      '(?:"[^"]+"|[^[:space:]"(.]+))?)[[:space:]]*[(]')) i(name)
+    where pg_catalog.nameeqtext(p.proname, i.name[pg_catalog.cardinality(i.name)]) and pg_catalog.chareq(p.prokind, 'p')
+      and pg_catalog.arrayoverlap(p.proargmodes, '{o,b}'::pg_catalog."char"[])
+      and (pg_catalog.nameeqtext(n.nspname, i.name[1]) or pg_catalog.pg_function_is_visible(p.oid))) then
+    execute p_sql into v_row;
+    v_json := pg_catalog.row_to_json(v_row);
+    v_list := array[v_json];
+  elsif pg_catalog.texteq(v_kind, 'call') then
+    execute p_sql;
+  end if;
+  if pg_catalog.texteq(v_kind, 'rows') or pg_catalog.texteq(v_kind, 'utility') then
+    begin
+      for v_row in execute p_sql loop
+        v_json := pg_catalog.row_to_json(v_row);
+        v_size := pg_catalog.int84pl(v_size, pg_catalog.int4pl(pg_catalog.octet_length(v_json::pg_catalog.text), 1));
+        v_list := pg_catalog.array_append(v_list, v_json);
+        if pg_catalog.int8gt(v_size, p_limit) then
+          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end loop;
+      v_json := pg_catalog.row_to_json(v_row);
+    exception when invalid_cursor_definition then
+      execute p_sql;  -- it returns none after all
+    end;
+  end if;
+  if p_rows is null then
+    p_rows := pg_catalog.array_to_json(v_list);
+    p_count := pg_catalog.cardinality(v_list);
+  end if;
+  if v_json is not null then
+    p_columns := array(select k from pg_catalog.json_object_keys(v_json) k);
+  end if;
+  if p_typed and pg_catalog.int4gt(pg_catalog.cardinality(p_columns), 0) then
+    if pg_catalog.texteq(v_kind, 'query') then
+      execute (
+        select pg_catalog.concat('select array[', pg_catalog.string_agg(pg_catalog.concat('pg_catalog.pg_typeof(x.c', g, ')'), ','),
+          ']::pg_catalog.oid[] from (select) d left join (', p_sql, E'\n) x(', pg_catalog.string_agg(pg_catalog.concat('c', g), ','),
+          ') on false')
+        from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
+      into v_types;
+    elsif pg_catalog.texteq(v_kind, 'rows')
+          and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
+      execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
+      execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
+        'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
+      deallocate pg_durable_step;
+    end if;
+    if v_types is not null then
+      p_types := (select pg_catalog.array_agg(case
+      when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
+        select from pg_catalog.pg_cast c
+        where pg_catalog.oideq(c.castsource, t.oid) and pg_catalog.oideq(c.casttarget, 114::pg_catalog.oid)
+          and pg_catalog.chareq(c.castmethod, 'f')) then 'pg_catalog.json'
+      when pg_catalog.oideq(t.typbasetype, 3802::pg_catalog.oid) then 'pg_catalog.jsonb'
+      when pg_catalog.chareq(coalesce(e.typtype, t.typtype), 'p') then 'pg_catalog.text'
+      else pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(coalesce(e.typname, t.typname)),
+                             case when e.oid is not null then '[]' end)
+    end order by o.place)
+  from pg_catalog.unnest(v_types) with ordinality o(id, place)
+  join pg_catalog.pg_type t on pg_catalog.oideq(t.oid, o.id)
+  left join pg_catalog.pg_type e on pg_catalog.oideq(e.oid, t.typelem) and pg_catalog.oideq(e.typarray, t.oid)
+  join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, coalesce(e.typnamespace, t.typnamespace)));
+    end if;
+  end if;
+  if pg_catalog.int4gt(pg_catalog.cardinality(p_columns), 1) then
+    v_names := df_engine.final_names(p_columns);
+    if pg_catalog.array_ne(v_names, p_columns) then
+      p_columns := v_names;
+      p_rows := df_engine.renamed_rows(p_rows, v_names);
+    end if;
+  end if;
+end
+$fn$;
 
 -- Finishing: a step's result, or its error, and the transition that follows, in the step's own transaction. Called by the
 -- driver only.
@@ -5736,12 +6066,12 @@ $$;
 -- Records what a step did and moves the run on, in the step's own transaction. False: the run was cancelled, or a race was
 -- lost, while it ran; the caller rolls back.
 create or replace function df_engine.finish_step(
-  p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text, p_error text,
-  p_started timestamptz
+  p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_types text[], p_sqlstate text,
+  p_error text, p_started timestamptz
 ) returns boolean
 language plpgsql as $$
 declare
-  v_end constant df_engine.move := df_engine.step_ending(p_value, p_columns, p_sqlstate, p_error);
+  v_end constant df_engine.move := df_engine.step_ending(p_value, p_columns, p_types, p_sqlstate, p_error);
   v_root pg_catalog.text;
   v_over boolean;
   v_mine boolean;
@@ -5767,10 +6097,11 @@ begin
 end
 $$;
 
-create or replace function df_engine.step_ending(p_value jsonb, p_columns text[], p_sqlstate text, p_error text)
+create or replace function df_engine.step_ending(p_value jsonb, p_columns text[], p_types text[], p_sqlstate text, p_error text)
 returns df_engine.move
 language sql immutable as $$
-  select row(case when p_error is null then 'ok' when p_sqlstate = 'DF013' then 'fatal' else 'failed' end, p_value, p_columns, p_error, null)::df_engine.move;
+  select row(case when p_error is null then 'ok' when p_sqlstate = 'DF013' then 'fatal' else 'failed' end, p_value, p_columns,
+             p_types, p_error, null)::df_engine.move;
 $$;
 
 -- Ends a plain step well, with the sequences that it is the last of, and the run if nothing comes after it: all that most steps
@@ -5779,7 +6110,7 @@ $$;
 -- over, and when that began; a sequence that it is the beginning of need not look that up.
 create or replace function df_engine.pass_on(
   p_key text, p_ready bigint, p_instance varchar, p_ends varchar[], p_next varchar, p_named boolean, p_value jsonb,
-  p_columns text[], p_started timestamptz, p_first varchar, p_begun timestamptz
+  p_columns text[], p_types text[], p_started timestamptz, p_first varchar, p_begun timestamptz
 ) returns boolean
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
@@ -5796,7 +6127,7 @@ begin
     return false;
   end if;
   update df.nodes n
-  set status = 'completed', result = p_value, result_columns = p_columns, error = null,
+  set status = 'completed', result = p_value, result_columns = p_columns, _types = p_types, error = null,
       attempts = case when n.status_details ? 'retry_at' and n.status = 'running' then n.attempts + 1 else 1 end,
       started_at = case
         when n.status = 'running' then n.started_at
@@ -5806,12 +6137,13 @@ begin
       status_details = jsonb_build_object('execution_id', v_stamp)
   where n.instance_id = p_instance and n.id = any (p_ends);
   if p_named then
-    insert into df_engine.bindings (instance_id, scope, name, value, columns)
-    select distinct on (n.result_name) p_instance, '', n.result_name, p_value, p_columns
+    insert into df_engine.bindings (instance_id, scope, name, value, columns, types)
+    select distinct on (n.result_name) p_instance, '', n.result_name, p_value, p_columns, p_types
     from df.nodes n
     where n.instance_id = p_instance and n.id = any (p_ends) and n.result_name is not null
     order by n.result_name
-    on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+    on conflict (instance_id, scope, name) do update
+      set value = excluded.value, columns = excluded.columns, types = excluded.types;
   end if;
   if p_next is null then
     perform df_engine.end_run(p_instance, 'completed', null);
@@ -5841,7 +6173,7 @@ begin
     return false;
   end if;
   update df.nodes n
-  set status = 'completed', result = o.value, result_columns = o.columns, error = null,
+  set status = 'completed', result = o.value, result_columns = o.columns, _types = o.types, error = null,
       attempts = case when n.status_details ? 'retry_at' and n.status = 'running' then n.attempts + 1 else 1 end,
       started_at = case
         when n.status = 'running' then n.started_at
@@ -5853,12 +6185,13 @@ begin
   from unnest(p_outcomes) o
   where n.instance_id = p_instance and n.id = any (o.ends);
   if p_named then
-    insert into df_engine.bindings (instance_id, scope, name, value, columns)
-    select distinct on (n.result_name) p_instance, '', n.result_name, o.value, o.columns
-    from unnest(p_outcomes) with ordinality o(ends, value, columns, started, ended, place), df.nodes n
+    insert into df_engine.bindings (instance_id, scope, name, value, columns, types)
+    select distinct on (n.result_name) p_instance, '', n.result_name, o.value, o.columns, o.types
+    from unnest(p_outcomes) with ordinality o(ends, value, columns, types, started, ended, place), df.nodes n
     where n.instance_id = p_instance and n.id = any (o.ends) and n.result_name is not null
     order by n.result_name, o.place desc
-    on conflict (instance_id, scope, name) do update set value = excluded.value, columns = excluded.columns;
+    on conflict (instance_id, scope, name) do update
+      set value = excluded.value, columns = excluded.columns, types = excluded.types;
   end if;
   if p_next is null then
     perform df_engine.end_run(p_instance, 'completed', null);
@@ -5871,35 +6204,35 @@ $$;
 -- What becomes of a step that has been executed: true: commit; false: roll back; NULL: roll back and report the
 -- interruption.
 create or replace function df_engine.settle_step(
-  p_key text, p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_sqlstate text,
-  p_message text, p_detail text, p_hint text, p_started timestamptz
+  p_key text, p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_types text[],
+  p_sqlstate text, p_message text, p_detail text, p_hint text, p_started timestamptz
 ) returns boolean
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
 begin
   perform df_engine.require_key(p_key, quote_ident(session_user)::pg_catalog.regrole);
   if p_sqlstate is null then
-    return df_engine.finish_step(p_ready, p_instance, p_node, p_value, p_columns, null, null, p_started);
+    return df_engine.finish_step(p_ready, p_instance, p_node, p_value, p_columns, p_types, null, null, p_started);
   end if;
   case df_engine.judge_error(p_sqlstate, p_started)
     when 'divert' then
-      return df_engine.divert_step(p_ready, p_node);
+      return df_engine.divert_step(p_ready, p_node, p_started);
     when 'interrupted' then
       return null;
     else
-      return df_engine.finish_step(p_ready, p_instance, p_node, null, null, p_sqlstate,
+      return df_engine.finish_step(p_ready, p_instance, p_node, null, null, null, p_sqlstate,
         df_engine.error_text(p_sqlstate, p_message, p_detail, p_hint), p_started);
   end case;
 end
 $$;
 
 -- A statement that PostgreSQL refuses inside a transaction is handed to the worker, which runs it outside one.
-create or replace function df_engine.divert_step(p_ready bigint, p_node varchar) returns boolean
+create or replace function df_engine.divert_step(p_ready bigint, p_node varchar, p_started timestamptz) returns boolean
 language plpgsql set search_path = '' as $$
 begin
   update df_engine.ready r set lane = 'direct', autocommit = true, picked = true, node_id = p_node
   where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready;
-  perform df_engine.mark_running(r.instance_id, p_node)
+  perform df_engine.mark_running(r.instance_id, p_node, p_started)
   from df_engine.ready r
   where r.lane = 'direct' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready;
   perform df_engine.wake('l', null);
@@ -5907,13 +6240,16 @@ begin
 end
 $$;
 
--- What an error of a step says: the server's message with its SQLSTATE, then detail and hint.
+-- What an error of a step says: the server's message with its SQLSTATE, then detail and hint. The JSON text of a composite value,
+-- put where its type is wanted, is refused by PostgreSQL without a word on what it is.
 create or replace function df_engine.error_text(p_sqlstate text, p_message text, p_detail text, p_hint text)
 returns text
 language sql immutable set search_path = '' as $$
   select 'SQL execution failed: ' || p_message || ' (SQLSTATE ' || p_sqlstate || ')'
     || coalesce(chr(10) || 'DETAIL: ' || nullif(p_detail, ''), '')
-    || coalesce(chr(10) || 'HINT: ' || nullif(p_hint, ''), '');
+    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(p_hint, ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
+      then 'This is the JSON text of a value of a composite type: read it with jsonb_populate_record(null::the_type, $name.column).'
+    end), '');
 $$;
 
 -- How a step that failed is to be treated: divert (PostgreSQL wants it outside a transaction), interrupted (a cancel
@@ -5958,8 +6294,11 @@ declare
   v_steps df_engine.step[];
   v_at int;
   v_step df_engine.step;
-  v_result pg_catalog.record;
+  v_limit bigint;
+  v_result pg_catalog.record;  -- what df_engine.run_statement answers
   v_no_rows pg_catalog.record;
+  v_value pg_catalog.jsonb;
+  v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
   v_started pg_catalog.timestamptz;
   v_ready bigint;
   v_version pg_catalog.xid;
@@ -5979,7 +6318,9 @@ begin
     return;
   end if;
   v_key := (select k.key from df_engine.own_key k);
-  select '{"rows": [], "row_count": 0}'::pg_catalog.jsonb as p_value, null::pg_catalog.text[] as p_columns into v_no_rows;
+  v_limit := df_engine.setting('max_result_bytes')::bigint;
+  select '[]'::pg_catalog.json as p_rows, 0 as p_count, null::pg_catalog.text[] as p_columns, null::pg_catalog.text[] as p_types
+  into v_no_rows;
   commit;  -- an installer that is run again waits for no step
   loop
     -- Nothing of the step before, or of whoever had this session, reaches the next one.
@@ -6020,11 +6361,13 @@ begin
     v_step := v_steps[v_at];
 
     begin
-      if v_step.rows then
-        v_result := df_engine.execute_query(v_step.sql);
-      else
+      if pg_catalog.texteq(v_step.kind, 'command') then
         execute v_step.sql;
         v_result := v_no_rows;
+        v_value := v_no_value;
+      else
+        v_result := df_engine.run_statement(v_step.sql, v_step.kind, v_step.typed, v_limit);
+        v_value := pg_catalog.jsonb_build_object('rows', v_result.p_rows, 'row_count', v_result.p_count);
       end if;
       set constraints all immediate;
     exception when others or query_canceled or assert_failure then
@@ -6042,7 +6385,7 @@ begin
 
     if v_code is null and v_step.plain
        and df_engine.pass_on(v_key, v_ready, v_instance, v_step.ends, v_step.next, v_step.named,
-                             v_result.p_value, v_result.p_columns, v_started, v_first, v_begun) then
+                             v_value, v_result.p_columns, v_result.p_types, v_started, v_first, v_begun) then
       v_held := pg_catalog.int4lt(v_at, pg_catalog.cardinality(v_steps));
       if v_step.next is null then
         v_ready := null;
@@ -6050,8 +6393,8 @@ begin
       commit;
       continue;
     end if;
-    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.node, v_result.p_value, v_result.p_columns,
-                                    v_code, v_message, v_detail, v_hint, v_started);
+    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.node, v_value, v_result.p_columns,
+                                    v_result.p_types, v_code, v_message, v_detail, v_hint, v_started);
     v_code := null;
     v_held := false;
     if v_kept is null then
@@ -6105,8 +6448,11 @@ declare
   v_steps df_engine.step[];
   v_at int;
   v_step df_engine.step;
-  v_result pg_catalog.record;
+  v_limit bigint;
+  v_result pg_catalog.record;  -- what df_engine.run_statement answers
   v_no_rows pg_catalog.record;
+  v_value pg_catalog.jsonb;
+  v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
   v_started pg_catalog.timestamptz;
   v_ready bigint;
   v_version pg_catalog.xid;
@@ -6126,7 +6472,9 @@ declare
   v_over boolean;
 begin
   v_key := (select k.key from df_engine.own_key k);
-  select '{"rows": [], "row_count": 0}'::pg_catalog.jsonb as p_value, null::pg_catalog.text[] as p_columns into v_no_rows;
+  v_limit := df_engine.setting('max_result_bytes')::bigint;
+  select '[]'::pg_catalog.json as p_rows, 0 as p_count, null::pg_catalog.text[] as p_columns, null::pg_catalog.text[] as p_types
+  into v_no_rows;
   commit;  -- an installer that is run again waits for no step
   loop
     -- Nothing of the step before, or of whoever had this session, reaches the next one.
@@ -6171,11 +6519,13 @@ begin
     end if;
 
     begin
-      if v_step.rows then
-        v_result := df_engine.execute_query(v_step.sql);
-      else
+      if pg_catalog.texteq(v_step.kind, 'command') then
         execute v_step.sql;
         v_result := v_no_rows;
+        v_value := v_no_value;
+      else
+        v_result := df_engine.run_statement(v_step.sql, v_step.kind, v_step.typed, v_limit);
+        v_value := pg_catalog.jsonb_build_object('rows', v_result.p_rows, 'row_count', v_result.p_count);
       end if;
       set constraints all immediate;
     exception when others or query_canceled or assert_failure then
@@ -6195,7 +6545,7 @@ begin
       v_short := df_engine.short_statements(v_short, v_step.sql, v_started);
       v_named := v_step.named or v_group is not null and v_named;
       v_group := pg_catalog.array_append(v_group, row(
-        v_step.ends, v_result.p_value, v_result.p_columns, v_started, pg_catalog.clock_timestamp())::df_engine.outcome);
+        v_step.ends, v_value, v_result.p_columns, v_result.p_types, v_started, pg_catalog.clock_timestamp())::df_engine.outcome);
       if df_engine.has_room(v_group, v_steps[pg_catalog.int4pl(v_at, 1)], v_short) then
         v_at := pg_catalog.int4pl(v_at, 1);
         v_step := v_steps[v_at];
@@ -6237,8 +6587,8 @@ begin
       v_code := null;
       continue;
     end if;
-    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.node, v_result.p_value, v_result.p_columns,
-                                    v_code, v_message, v_detail, v_hint, v_started);
+    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.node, v_value, v_result.p_columns,
+                                    v_result.p_types, v_code, v_message, v_detail, v_hint, v_started);
     v_code := null;
     v_held := false;
     if v_kept is null then
@@ -6262,8 +6612,9 @@ $$;
 create or replace function df_engine.direct_request(p_node df.nodes, p_autocommit boolean) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
-  v_sql pg_catalog.text := df_engine.render_step(p_node.instance_id, p_node._scope, p_node.query, 'sql');
-  v_problem pg_catalog.text := df_engine.single_statement_problem(v_sql);
+  v_sql constant pg_catalog.text := df_engine.bare_statement(
+    df_engine.render_step(p_node.instance_id, p_node._scope, p_node.query, 'sql'));
+  v_problem constant pg_catalog.text := df_engine.single_statement_problem(v_sql);
 begin
   if v_problem is not null then
     raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
@@ -6271,43 +6622,147 @@ begin
   return jsonb_build_object(
     'sql', v_sql,
     'application_name', 'pg_durable:' || p_node.instance_id || ':' || p_node.id,
-    'block', case when not p_autocommit then df_engine.remote_block(v_sql) end);
+    'block', case when not p_autocommit then df_engine.remote_block(v_sql, coalesce(p_node._typed, false)) end,
+    'name_types', case when p_node._typed then $sql$select pg_catalog.array_agg(case
+      when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
+        select from pg_catalog.pg_cast c
+        where pg_catalog.oideq(c.castsource, t.oid) and pg_catalog.oideq(c.casttarget, 114::pg_catalog.oid)
+          and pg_catalog.chareq(c.castmethod, 'f')) then 'pg_catalog.json'
+      when pg_catalog.oideq(t.typbasetype, 3802::pg_catalog.oid) then 'pg_catalog.jsonb'
+      when pg_catalog.chareq(coalesce(e.typtype, t.typtype), 'p') then 'pg_catalog.text'
+      else pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(coalesce(e.typname, t.typname)),
+                             case when e.oid is not null then '[]' end)
+    end order by o.place)
+  from pg_catalog.unnest(%s::pg_catalog.oid[]) with ordinality o(id, place)
+  join pg_catalog.pg_type t on pg_catalog.oideq(t.oid, o.id)
+  left join pg_catalog.pg_type e on pg_catalog.oideq(e.oid, t.typelem) and pg_catalog.oideq(e.typarray, t.oid)
+  join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, coalesce(e.typnamespace, t.typnamespace))$sql$ end);
 end
 $$;
 
--- Whether a statement begins as those do that return rows, or has RETURNING.
-create or replace function df_engine.may_return_rows(p_sql text) returns boolean
-language sql immutable as $$
-  select p_sql ~* '^[\s(]*(select|values|table|with|show|explain|fetch|call)\M|\mreturning\M';
-$$;
-
--- execute_query for a database in which pg_durable is not installed, as a DO block.
-create or replace function df_engine.remote_block(p_sql text) returns text
-language sql stable set search_path = '' as $$
-  select 'do ' || quote_literal(replace(replace($block$
-declare
-  v_row pg_catalog.record;
-  v_rows pg_catalog.jsonb[] := '{}';
-  v_columns pg_catalog.text[];
+-- df_engine.run_statement for a database in which pg_durable is not installed, as a DO block; names are made final at home.
+create or replace function df_engine.remote_block(p_sql text, p_typed boolean) returns text
+language plpgsql stable set search_path = '' as $$
 begin
-  if @MAY_RETURN@ then
-    begin
-      for v_row in execute @SQL@ loop
-        v_rows := pg_catalog.array_append(v_rows, pg_catalog.to_jsonb(v_row));
-      end loop;
-      v_columns := array(select k.name from (select e.name, pg_catalog.min(e.place) as place
-        from pg_catalog.json_object_keys(pg_catalog.row_to_json(v_row)) with ordinality as e(name, place)
-        group by e.name) k order by k.place);
-    exception when invalid_cursor_definition then
-      execute @SQL@;
-    end;
-  else
-    execute @SQL@;
+  return 'do ' || quote_literal(replace(replace(replace(replace($block$
+declare
+  p_sql constant pg_catalog.text := @SQL@;
+  p_kind constant pg_catalog.text := @KIND@;
+  p_typed constant boolean := @TYPED@;
+  p_limit constant bigint := @LIMIT@;
+  p_rows pg_catalog.json;
+  p_count bigint;
+  p_columns pg_catalog.text[];
+  p_types pg_catalog.text[];
+  v_kind pg_catalog.text := p_kind;
+  v_row pg_catalog.record;
+  v_json pg_catalog.json;
+  v_list pg_catalog.json[] := '{}';
+  v_size bigint := 0;
+  v_types pg_catalog.oid[];
+begin
+  if pg_catalog.texteq(p_kind, 'command') then
+    execute p_sql;
   end if;
-  perform pg_catalog.set_config('df.step_result', pg_catalog.jsonb_build_object('value', pg_catalog.jsonb_build_object(
-    'rows', pg_catalog.to_jsonb(v_rows), 'row_count', pg_catalog.cardinality(v_rows)),
-    'columns', pg_catalog.to_jsonb(v_columns))::pg_catalog.text, true);
-end$block$, '@SQL@', quote_literal(p_sql)), '@MAY_RETURN@', df_engine.may_return_rows(p_sql)::pg_catalog.text));
+  if pg_catalog.texteq(v_kind, 'query') then
+    -- In FROM it gets the plan that it has by itself, a parallel one too, which a cursor never gets. A query that cannot stand
+    -- there, or is no query, or has more rows than fit into one value, is read row by row: then its own error is raised, too.
+    begin
+      execute pg_catalog.concat('select pg_catalog.json_agg(pg_catalog.row_to_json(q.*)), pg_catalog.count(*) from (', p_sql, E'\n) q')
+      into p_rows, p_count;
+      if pg_catalog.int8eq(p_count, 0) then
+        for v_row in execute pg_catalog.concat('select * from (', p_sql, E'\n) q where false') loop
+          null;  -- what is wanted is the row's shape
+        end loop;
+        p_rows := '[]';
+        v_json := pg_catalog.row_to_json(v_row);
+      else
+        v_json := pg_catalog.json_array_element(p_rows, 0);
+        if pg_catalog.int48gt(pg_catalog.pg_column_size(p_rows), pg_catalog.int84pl(p_limit, 4)) then
+          raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.int4mi(pg_catalog.pg_column_size(p_rows), 4), p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end if;
+    exception when syntax_error or feature_not_supported or program_limit_exceeded then
+      v_kind := 'rows';
+      p_rows := null;
+    end;
+  elsif pg_catalog.texteq(v_kind, 'call') and exists (
+    select from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, p.pronamespace)
+    cross join pg_catalog.parse_ident(pg_catalog.substring(
+      pg_catalog.regexp_replace(p_sql, E'--[^\n\r]*|/[*].*?[*]/', ' ', 'g'),
+      '^[[:space:]]*[Cc][Aa][Ll][Ll][[:space:]]+((?:"[^"]+"|[^[:space:]"(.]+)(?:[[:space:]]*[.][[:space:]]*'
+      '(?:"[^"]+"|[^[:space:]"(.]+))?)[[:space:]]*[(]')) i(name)
+    where pg_catalog.nameeqtext(p.proname, i.name[pg_catalog.cardinality(i.name)]) and pg_catalog.chareq(p.prokind, 'p')
+      and pg_catalog.arrayoverlap(p.proargmodes, '{o,b}'::pg_catalog."char"[])
+      and (pg_catalog.nameeqtext(n.nspname, i.name[1]) or pg_catalog.pg_function_is_visible(p.oid))) then
+    execute p_sql into v_row;
+    v_json := pg_catalog.row_to_json(v_row);
+    v_list := array[v_json];
+  elsif pg_catalog.texteq(v_kind, 'call') then
+    execute p_sql;
+  end if;
+  if pg_catalog.texteq(v_kind, 'rows') or pg_catalog.texteq(v_kind, 'utility') then
+    begin
+      for v_row in execute p_sql loop
+        v_json := pg_catalog.row_to_json(v_row);
+        v_size := pg_catalog.int84pl(v_size, pg_catalog.int4pl(pg_catalog.octet_length(v_json::pg_catalog.text), 1));
+        v_list := pg_catalog.array_append(v_list, v_json);
+        if pg_catalog.int8gt(v_size, p_limit) then
+          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end loop;
+      v_json := pg_catalog.row_to_json(v_row);
+    exception when invalid_cursor_definition then
+      execute p_sql;  -- it returns none after all
+    end;
+  end if;
+  if p_rows is null then
+    p_rows := pg_catalog.array_to_json(v_list);
+    p_count := pg_catalog.cardinality(v_list);
+  end if;
+  if v_json is not null then
+    p_columns := array(select k from pg_catalog.json_object_keys(v_json) k);
+  end if;
+  if p_typed and pg_catalog.int4gt(pg_catalog.cardinality(p_columns), 0) then
+    if pg_catalog.texteq(v_kind, 'query') then
+      execute (
+        select pg_catalog.concat('select array[', pg_catalog.string_agg(pg_catalog.concat('pg_catalog.pg_typeof(x.c', g, ')'), ','),
+          ']::pg_catalog.oid[] from (select) d left join (', p_sql, E'\n) x(', pg_catalog.string_agg(pg_catalog.concat('c', g), ','),
+          ') on false')
+        from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
+      into v_types;
+    elsif pg_catalog.texteq(v_kind, 'rows')
+          and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
+      execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
+      execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
+        'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
+      deallocate pg_durable_step;
+    end if;
+    if v_types is not null then
+      p_types := (select pg_catalog.array_agg(case
+      when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
+        select from pg_catalog.pg_cast c
+        where pg_catalog.oideq(c.castsource, t.oid) and pg_catalog.oideq(c.casttarget, 114::pg_catalog.oid)
+          and pg_catalog.chareq(c.castmethod, 'f')) then 'pg_catalog.json'
+      when pg_catalog.oideq(t.typbasetype, 3802::pg_catalog.oid) then 'pg_catalog.jsonb'
+      when pg_catalog.chareq(coalesce(e.typtype, t.typtype), 'p') then 'pg_catalog.text'
+      else pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(coalesce(e.typname, t.typname)),
+                             case when e.oid is not null then '[]' end)
+    end order by o.place)
+  from pg_catalog.unnest(v_types) with ordinality o(id, place)
+  join pg_catalog.pg_type t on pg_catalog.oideq(t.oid, o.id)
+  left join pg_catalog.pg_type e on pg_catalog.oideq(e.oid, t.typelem) and pg_catalog.oideq(e.typarray, t.oid)
+  join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, coalesce(e.typnamespace, t.typnamespace)));
+    end if;
+  end if;
+  perform pg_catalog.set_config('df.step_result', pg_catalog.json_build_object(
+    'rows', p_rows, 'row_count', p_count, 'columns', p_columns, 'types', p_types)::pg_catalog.text, true);
+end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_sql))), '@TYPED@', p_typed::pg_catalog.text),
+    '@LIMIT@', df_engine.setting('max_result_bytes')), '@SQL@', quote_literal(p_sql)));
+end
 $$;
 
 -- What an HTTP step sends, after substitution and the checks of the policy. All attempts of one execution of a node share
@@ -6393,10 +6848,10 @@ declare
   v_request pg_catalog.jsonb;
 begin
   v_request := df_engine.leased_request(p_ready, p_node);
-  perform df_engine.mark_running(p_ready.instance_id, p_ready.node_id);
+  perform df_engine.mark_running(p_ready.instance_id, p_ready.node_id, df_engine.clock());
   return v_request;
 exception when sqlstate 'DF010' or sqlstate 'DF013' or sqlstate 'DF011' or sqlstate 'DF020' or data_exception or program_limit_exceeded then
-  perform df_engine.finish_leased(p_worker, p_ready.id, jsonb_build_object(
+  perform df_engine.finish_leased(p_worker, p_ready.id, json_build_object(
     'error', sqlerrm, 'class', 'refused', 'sqlstate', sqlstate));
   return null;
 end
@@ -6457,8 +6912,9 @@ end
 $$;
 
 -- Records the outcome of a leased step and moves its run on. False: the run is over or the lease was lost, and the outcome
--- is dropped. NULL: not now, somebody holds the run. p_outcome: {"value", "columns"}, or {"error", "class", "sqlstate", "retry_after"}.
-create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome jsonb) returns boolean
+-- is dropped. NULL: not now, somebody holds the run. p_outcome: {"rows", "row_count", "columns", "types"} of a statement,
+-- {"value"} of a request, or {"error", "class", "sqlstate", "retry_after"}, where a statement's error is {"message", "detail", "hint"}.
+create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
 language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
 declare
@@ -6467,6 +6923,7 @@ declare
   v_end df_engine.move;
   v_root pg_catalog.text;
   v_kept boolean;
+  v_outcome constant pg_catalog.jsonb := p_outcome::pg_catalog.jsonb;
 begin
   select * into v_ready from df_engine.ready r
   where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http');
@@ -6483,8 +6940,8 @@ begin
   select * into v_node from df.nodes n where n.instance_id = v_ready.instance_id and n.id = v_ready.node_id;
   v_end := df_engine.leased_ending(p_outcome);
   if v_end.error is not null and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
-       coalesce(p_outcome ->> 'sqlstate', p_outcome ->> 'class'), df_engine.leased_retryable(v_node, p_outcome),
-       (p_outcome ->> 'retry_after')::numeric, df_engine.clock()) then
+       coalesce(v_outcome ->> 'sqlstate', v_outcome ->> 'class'), df_engine.leased_retryable(v_node, v_outcome),
+       (v_outcome ->> 'retry_after')::numeric, coalesce(v_node.started_at, df_engine.clock())) then
     v_kept := df_engine.hold_races(v_node.instance_id, v_node._scope);
   else
     v_kept := df_engine.advance(v_node.instance_id, v_root, null, v_node.id, v_end, df_engine.clock());
@@ -6499,20 +6956,37 @@ exception when sqlstate 'DF001' then
 end
 $$;
 
-create or replace function df_engine.leased_ending(p_outcome jsonb) returns df_engine.move
+create or replace function df_engine.leased_ending(p_outcome json) returns df_engine.move
 language plpgsql stable set search_path = '' as $$
 declare
-  v_limit constant numeric := df_engine.setting_number('max_result_bytes');
+  v_limit constant bigint := df_engine.setting('max_result_bytes')::bigint;
+  v_columns constant pg_catalog.text[] := df_engine.texts(p_outcome -> 'columns');
+  v_names constant pg_catalog.text[] := df_engine.final_names(v_columns);
+  v_result pg_catalog.json := coalesce(p_outcome -> 'rows', p_outcome -> 'value');
 begin
-  if p_outcome ? 'error' then
-    return df_engine.step_ending(null, null, p_outcome ->> 'sqlstate', p_outcome ->> 'error');
-  elsif octet_length((p_outcome -> 'value')::pg_catalog.text) > v_limit then
-    return df_engine.fail(format('the result is larger than max_result_bytes (%s bytes)', v_limit));
+  if p_outcome ->> 'message' is not null then
+    return df_engine.fail(df_engine.error_text(
+      p_outcome ->> 'sqlstate', p_outcome ->> 'message', p_outcome ->> 'detail', p_outcome ->> 'hint'));
+  elsif p_outcome ->> 'error' is not null then
+    return df_engine.step_ending(null, null, null, p_outcome ->> 'sqlstate', p_outcome ->> 'error');
+  elsif octet_length(v_result::pg_catalog.text) > v_limit then
+    return df_engine.fail(format('the result has %s bytes of JSON, and max_result_bytes allows %s' || chr(10)
+      || 'HINT: Return keys, and leave the data in a table that the next step reads.',
+      octet_length(v_result::pg_catalog.text), v_limit));
+  elsif p_outcome -> 'rows' is null then
+    return df_engine.done('ok', v_result::pg_catalog.jsonb);
+  elsif v_names <> v_columns then
+    v_result := df_engine.renamed_rows(v_result, v_names);
   end if;
-  return df_engine.done('ok', p_outcome -> 'value',
-    case when jsonb_typeof(p_outcome -> 'columns') = 'array'
-         then array(select jsonb_array_elements_text(p_outcome -> 'columns')) end);
+  return df_engine.done('ok', jsonb_build_object('rows', v_result, 'row_count', p_outcome -> 'row_count'), v_names,
+                        df_engine.texts(p_outcome -> 'types'));
 end
+$$;
+
+-- A JSON array of strings as an array; NULL of anything else.
+create or replace function df_engine.texts(p_list json) returns text[]
+language sql immutable set search_path = '' as $$
+  select array(select json_array_elements_text(p_list)) where json_typeof(p_list) = 'array'
 $$;
 
 create or replace function df_engine.leased_retryable(p_node df.nodes, p_outcome jsonb) returns boolean
@@ -6620,11 +7094,11 @@ $$;
 -- Steps that sessions are in now, as their application_name says.
 create or replace view df_engine.steps_in_sessions as
   select a.pid, a.usesysid as submitter, split_part(a.application_name, ':', 2)::varchar as instance_id,
-         split_part(a.application_name, ':', 3)::varchar as node_id, a.application_name as step
+         split_part(a.application_name, ':', 3)::varchar as node_id, a.application_name as step, a.xact_start as began
   from pg_catalog.pg_stat_activity a
   where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
 
--- Shows steps as running that were already under way at this session's previous look, a quarter of a second ago or more. A
+-- Shows steps as running, since the beginning of their transaction, that were already under way at this session's previous look, a quarter of a second ago or more. A
 -- step that ends meanwhile has written its node's row: only a row that is still as it was found is marked. A session shows
 -- its application_name for a moment after the step's commit, so a row that says the step has ended is believed.
 create or replace function df_engine.mark_long_steps() returns void
@@ -6637,7 +7111,7 @@ begin
     return;
   end if;
   perform pg_catalog.pg_stat_clear_snapshot();  -- activity must not be older than the rows that are found
-  perform df_engine.try_mark_running(s.instance_id, s.node_id, n.xmin)
+  perform df_engine.try_mark_running(s.instance_id, s.node_id, n.xmin, s.began)
   from df_engine.steps_in_sessions s
   join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
   join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
@@ -6652,7 +7126,9 @@ end
 $$;
 
 -- Shows a step as running unless its rows are being written, then the next look does, or its node is not what it was.
-create or replace function df_engine.try_mark_running(p_instance varchar, p_node varchar, p_version xid) returns void
+create or replace function df_engine.try_mark_running(
+  p_instance varchar, p_node varchar, p_version xid, p_began timestamptz
+) returns void
 language plpgsql set search_path = '' as $$
 begin
   if df_engine.hold_at_once(p_instance) then
@@ -6660,7 +7136,7 @@ begin
       perform from df.nodes n
       where n.instance_id = p_instance and n.id = p_node and n.xmin = p_version for no key update;
       if found then
-        perform df_engine.mark_running(p_instance, p_node);
+        perform df_engine.mark_running(p_instance, p_node, p_began);
       end if;
     exception when lock_not_available then
       null; -- said above
@@ -8578,7 +9054,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.child_nodes(jsonb, text)',
     'execute on routine df_engine.children_of(text, text, text, jsonb)',
     'execute on routine df_engine.claim_step(text, bigint, bigint, boolean)',
-    'execute on routine df_engine.column_names(json)',
     'execute on routine df_engine.commits_relaxed()',
     'execute on routine df_engine.config_problem(text, text)',
     'execute on routine df_engine.construct_parts(text, df_engine.graph_visit, jsonb, text, int)',
@@ -8592,17 +9067,17 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.drawn_nodes(text, jsonb)',
     'execute on routine df_engine.encode_cursor(timestamptz, text)',
     'execute on routine df_engine.evaluate_expression(text, text)',
-    'execute on routine df_engine.execute_query(text)',
     'execute on routine df_engine.explain(text, text)',
     'execute on routine df_engine.explain_graph(text)',
     'execute on routine df_engine.explain_kind(text)',
     'execute on routine df_engine.explain_run(text)',
+    'execute on routine df_engine.final_names(text[])',
     'execute on routine df_engine.first_part(df_engine.graph_visit, text, text, text)',
     'execute on routine df_engine.flow_comments(text)',
     'execute on routine df_engine.flow_layout(jsonb)',
     'execute on routine df_engine.flow_nodes(text)',
     'execute on routine df_engine.generation_of(text)',
-    'execute on routine df_engine.graph_nodes(jsonb, text, text)',
+    'execute on routine df_engine.graph_nodes(jsonb, text, text, text[])',
     'execute on routine df_engine.has_room(df_engine.outcome[], df_engine.step, jsonb)',
     'execute on routine df_engine.hold_step(bigint, xid, varchar, varchar)',
     'execute on routine df_engine.http_headers_problem(jsonb)',
@@ -8636,23 +9111,24 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.page_cap()',
     'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
     'execute on routine df_engine.parse_graph(text, text)',
-    'execute on routine df_engine.pass_on(text, bigint, varchar, varchar[], varchar, boolean, jsonb, text[], timestamptz, varchar, timestamptz)',
+    'execute on routine df_engine.pass_on(text, bigint, varchar, varchar[], varchar, boolean, jsonb, text[], text[], timestamptz, varchar, timestamptz)',
     'execute on routine df_engine.pass_on_group(text, bigint, varchar, df_engine.outcome[], varchar, boolean, varchar, timestamptz)',
     'execute on routine df_engine.random_id()',
     'execute on routine df_engine.read_expression(text, text)',
     'execute on routine df_engine.reject_in_workflow(text)',
     'execute on routine df_engine.reject_node(text, text, int, int, text)',
+    'execute on routine df_engine.renamed_rows(json, text[])',
     'execute on routine df_engine.request_text(text, jsonb)',
     'execute on routine df_engine.require_grantable(regprocedure)',
     'execute on routine df_engine.retry_problem(jsonb)',
-    'execute on routine df_engine.row_set(jsonb[])',
     'execute on routine df_engine.run_head(text)',
     'execute on routine df_engine.run_output(text, text, text, jsonb)',
+    'execute on routine df_engine.run_statement(text, text, boolean, bigint)',
     'execute on routine df_engine.seconds(text)',
     'execute on routine df_engine.setting(text)',
     'execute on routine df_engine.setting_number(text)',
     'execute on routine df_engine.setting_on(text)',
-    'execute on routine df_engine.settle_step(text, bigint, varchar, varchar, jsonb, text[], text, text, text, text, timestamptz)',
+    'execute on routine df_engine.settle_step(text, bigint, varchar, varchar, jsonb, text[], text[], text, text, text, text, timestamptz)',
     'execute on routine df_engine.short_statements(jsonb, text, timestamptz)',
     'execute on routine df_engine.split_stamp(text)',
     'execute on routine df_engine.stamp_key(text)',
@@ -8759,7 +9235,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.deadline(int)',
     'execute on routine df_engine.fail_interrupted(text, text)',
     'execute on routine df_engine.fail_orphans()',
-    'execute on routine df_engine.finish_leased(int, bigint, jsonb)',
+    'execute on routine df_engine.finish_leased(int, bigint, json)',
     'execute on routine df_engine.fire_due(int)',
     'execute on routine df_engine.heartbeat(int)',
     'execute on routine df_engine.mark_long_steps()',

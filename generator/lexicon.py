@@ -15,6 +15,9 @@ PARTS = ("NAME", "PATH", "PLACEHOLDER", "DOLLAR_TAG")
 # Blocks of letters beyond ASCII: a name may hold them, while signs, punctuation and emoji end it.
 LETTERS = r"\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff"
 
+# Characters that PostgreSQL takes for letters of a name and nobody sees: byte order marks, blanks of other scripts.
+INVISIBLE = r"\u0085\u00a0\u00ad\u1680\u180e\u2000-\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
+
 
 @dataclass(frozen=True)
 class CronField:
@@ -76,4 +79,4 @@ def context() -> dict[str, Any]:
     """What the templates of cron and substitution see."""
     patterns = {text: token("template", text) for text in TEXTS}
     parts = {name: terminals("template")[name] for name in PARTS}
-    return {"cron_fields": cron_fields(), "lexicon": patterns | parts}
+    return {"cron_fields": cron_fields(), "lexicon": patterns | parts | {"INVISIBLE": INVISIBLE}}

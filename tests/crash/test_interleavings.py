@@ -132,7 +132,8 @@ CLAIM = """
 select c.p_ready, c.p_version, c.p_instance, (c.p_steps[1]).node, (c.p_steps[1]).ends, (c.p_steps[1]).next
 from df_engine.claim_step((select key from df_engine.own_key), null, 0, false) c"""
 PASS_ON = """
-select df_engine.pass_on((select key from df_engine.own_key), %s, %s, %s, %s, false, '1', null, now(), null, null)"""
+select df_engine.pass_on(
+  (select key from df_engine.own_key), %s, %s, %s, %s, false, '1', null, null, now(), null, null)"""
 HOLD = "select df_engine.hold_step(%s, %s, %s, %s)"
 
 

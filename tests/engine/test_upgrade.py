@@ -2,7 +2,7 @@
 
 import pytest
 
-from generator.render import artifacts, release
+from generator.render import artifacts, installer, release
 from tests.crash.crew import problems
 from tests.engine.test_install import OBJECTS, empty
 from tests.support import Database, Pump, Run, Server, install
@@ -39,9 +39,9 @@ FLOWS = {
 
 def next_version() -> str:
     """This installer as its successor: another version, and a migration where migrations stand."""
-    place = "-- Migrations: "
-    assert SCRIPT.count(place) == 1
-    return SCRIPT.replace(place, MIGRATION + place).replace(VERSION, NEXT)
+    place, script = "-- Migrations: ", installer(version=NEXT, oldest_upgradable=VERSION)
+    assert script.count(place) == 1
+    return script.replace(place, MIGRATION + place)
 
 
 def upgrade(db: Database) -> None:

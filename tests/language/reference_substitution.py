@@ -1,7 +1,7 @@
 """Substitution once more, character by character: the second opinion of the differential test."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tests.oracle.values import characters, json_text
@@ -124,27 +124,94 @@ def inner_pieces(text: str, escapes: bool) -> Iterator[Piece]:
         yield kind, text[start:at]
 
 
-def code(value: Any) -> str:
-    if value is None or isinstance(value, (bool, int, float)):
-        return "NULL" if value is None else json_text(value)
-    return "'" + characters(value).replace("'", "''") + "'"
+TEXT = re.compile(r'pg_catalog\."?(text|varchar|bpchar|char|name)"?')
+JSON = re.compile(r'pg_catalog\."?jsonb?"?')
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def holds_object(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(holds_object, value)))
+
+
+def array_text(value: list[Any], of_json: bool) -> str:
+    """A JSON array as PostgreSQL reads arrays."""
+
+    def element(item: Any) -> str:
+        if item is None:
+            return "NULL"
+        if isinstance(item, list) and not of_json:
+            return array_text(item, of_json)
+        text = json_text(item) if of_json else characters(item)
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    return "{" + ",".join(map(element, value)) + "}"
+
+
+def typed_text(value: Any, kind: str) -> str:
+    """The characters of a value in the form in which PostgreSQL reads its type; JSON text of a composite."""
+    of_json = bool(re.fullmatch(JSON.pattern + r"\[\]", kind))
+    if isinstance(value, list) and (of_json or not holds_object(value)):
+        return array_text(value, of_json)
+    return characters(value)
+
+
+def code(value: Any, kind: str | None = None) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, (bool, int, float)) and (kind is None or kind.startswith("pg_catalog.")):
+        return json_text(value)
+    if kind is None or TEXT.fullmatch(kind) or JSON.fullmatch(kind):
+        return quoted(characters(value))
+    text = typed_text(value, kind)
+    if isinstance(value, (dict, list)) and text == characters(value):
+        return quoted(text)
+    return f"({quoted(text)}::{kind})" if isinstance(value, list) else f"{quoted(text)}::{kind}"
+
+
+def cell(value: Any, kind: str | None, first: bool) -> str:
+    """A value in a list of VALUES, of which the first row says the types."""
+    if kind is None:
+        return code(value) + "::text" * isinstance(value, (str, dict, list))
+    cast = f"::{kind}" if first or not kind.startswith("pg_catalog.") else ""
+    if value is None:
+        return "NULL" + cast
+    if JSON.fullmatch(kind):
+        return quoted(json_text(value)) + cast
+    if not TEXT.fullmatch(kind) and typed_text(value, kind) == characters(value) and holds_object(value):
+        return f"(SELECT v FROM pg_catalog.jsonb_to_record({quoted(json_text({'v': value}))}) AS _(v {kind})){cast}"
+    return quoted(typed_text(value, kind)) + cast
 
 
 def is_rows(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("rows"), list)
 
 
-def relation(name: str, value: Any, columns: list[str] | None) -> str:
-    quoted = ['"' + column.replace('"', '""') + '"' for column in columns or []]
-    if not quoted:
-        return f'(SELECT NULL WHERE false) AS "{name}"'
+def relation(name: str, value: Any, columns: list[str] | None, types: list[str] | None) -> str:
+    names = ['"' + column.replace('"', '""') + '"' for column in columns or []]
+    kinds: Sequence[str | None] = types or [None] * len(names)
+    if not names:
+        return f'(SELECT FROM pg_catalog.generate_series(1, {len(value["rows"])})) AS "{name}"'
     if not value["rows"]:
-        return "(SELECT " + ", ".join(f"NULL AS {column}" for column in quoted) + f' WHERE false) AS "{name}"'
+        nulls = (f"NULL{f'::{kind}' if kind else ''} AS {column}" for column, kind in zip(names, kinds, strict=True))
+        return f'(SELECT {", ".join(nulls)} WHERE false) AS "{name}"'
     rows = [
-        "(" + ",".join(code(cell) + "::text" * isinstance(cell, (str, dict, list)) for cell in cells) + ")"
-        for cells in ([row.get(column) for column in columns or []] for row in value["rows"])
+        "("
+        + ",".join(cell(row.get(column), kind, place == 0) for column, kind in zip(columns or [], kinds, strict=True))
+        + ")"
+        for place, row in enumerate(value["rows"])
     ]
-    return f'(VALUES {",".join(rows)}) AS "{name}"({",".join(quoted)})'
+    return f'(VALUES {",".join(rows)}) AS "{name}"({",".join(names)})'
+
+
+def column_type(entry: Any, column: str | None) -> str | None:
+    """The type that was recorded for the column of a reference."""
+    types, columns = entry.get("types"), entry["columns"]
+    if not types or (column is not None and column not in columns):
+        return None
+    return str(types[0 if column is None else columns.index(column)])
 
 
 def lookup(value: Any, path: list[str], columns: list[str] | None) -> tuple[Any, int]:
@@ -173,7 +240,7 @@ def step(value: Any, key: str) -> Any:
     return value[int(key)] if int(key) < len(value) else None
 
 
-def resolve(piece: str, names: Names, unknown: str, write: Callable[[Any], str]) -> str:
+def resolve(piece: str, names: Names, unknown: str, write: Callable[..., str]) -> str:
     """The text for a reference; `unknown` is "fail" or "keep"."""
     found = REFERENCE.match(piece)
     assert found
@@ -186,7 +253,9 @@ def resolve(piece: str, names: Names, unknown: str, write: Callable[[Any], str])
     if path == ".*" and entry is not None:
         if not is_rows(entry["value"]):
             raise Refused
-        return relation(name, entry["value"], entry["columns"]) if write is code else write(entry["value"]["rows"])
+        if write is code:
+            return relation(name, entry["value"], entry["columns"], entry.get("types"))
+        return write(entry["value"]["rows"])
     parts = (path or "").split(".")[1:]
     value, used = (None, len(parts)) if entry is None else lookup(entry["value"], parts, entry["columns"])
     if value is None and not optional:
@@ -196,7 +265,9 @@ def resolve(piece: str, names: Names, unknown: str, write: Callable[[Any], str])
         if used == len(parts)
         else "".join(f".{part}" for part in parts[used:]) + piece[found.end(2) :]
     )
-    return ("NULL" if value is None else write(value)) + rest
+    typed = write is code and entry is not None and used <= 1
+    kind = (column_type(entry, parts[0] if used else None),) if typed else ()
+    return ("NULL" if value is None else write(value, *kind)) + rest
 
 
 def in_literal(piece: str, escapes: bool, names: Names) -> str:

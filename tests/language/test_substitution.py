@@ -31,6 +31,52 @@ NAMES: dict[str, Any] = {
     "str": {"value": "it's", "columns": None},
     "nil": {"value": None, "columns": None},
     "tag": {"value": {"rows": [{"c": "a $do$ b"}], "row_count": 1}, "columns": ["c"]},
+    "bare": {"value": {"rows": [{}, {}, {}], "row_count": 3}, "columns": []},
+    "typed": {
+        "value": {
+            "rows": [
+                {
+                    "i": 7,
+                    "d": "2026-05-01",
+                    "k": 5,
+                    "t": "it's",
+                    "ids": [1, None],
+                    "c": {"a": 1},
+                    "x": None,
+                    "j": {"b": []},
+                    "js": [[1]],
+                    "cs": [{"a": 1}],
+                    "f": "NaN",
+                }
+            ],
+            "row_count": 1,
+        },
+        "columns": ["i", "d", "k", "t", "ids", "c", "x", "j", "js", "cs", "f"],
+        "types": [
+            "pg_catalog.int4",
+            "pg_catalog.date",
+            "public.positive",
+            "pg_catalog.text",
+            "pg_catalog.int4[]",
+            "public.pair",
+            "pg_catalog.uuid",
+            "pg_catalog.jsonb",
+            "pg_catalog.jsonb[]",
+            "public.pair[]",
+            "pg_catalog.float8",
+        ],
+    },
+    "quiet": {
+        "value": {"rows": [], "row_count": 0},
+        "columns": ["d", "k"],
+        "types": ["pg_catalog.date", "public.positive"],
+    },
+    "two": {
+        "value": {"rows": [{"d": "2026-05-01", "k": 5}, {"d": "2026-05-02", "k": None}], "row_count": 2},
+        "columns": ["d", "k"],
+        "types": ["pg_catalog.date", "public.positive"],
+    },
+    "pair": {"value": {"rows": [{"c": {"a": 1}}], "row_count": 1}, "columns": ["c"], "types": ["public.pair"]},
     "later": None,
 }
 VARS = {
@@ -75,7 +121,19 @@ IN_CODE = {
     "$n.*": """(VALUES (7,'it''s \\'::text,-5,true,'{"a": "o''k"}'::text,NULL,1.5),"""
             """(8,NULL,0,false,'[1]'::text,NULL,2.5)) AS "n"("id","s","neg","t","j","x","größe")""",
     "$empty.*": '(SELECT NULL AS "id", NULL AS "name" WHERE false) AS "empty"',
-    "$ddl.*": '(SELECT NULL WHERE false) AS "ddl"',
+    "$ddl.*": '(SELECT FROM pg_catalog.generate_series(1, 0)) AS "ddl"',
+    "$bare.*": '(SELECT FROM pg_catalog.generate_series(1, 3)) AS "bare"',
+    "$typed": "7", "$typed.d": "'2026-05-01'::pg_catalog.date", "$typed.k": "'5'::public.positive",
+    "$typed.t": "'it''s'",
+    "$typed.ids": "('{\"1\",NULL}'::pg_catalog.int4[])", "$typed.c": """'{"a": 1}'""", "$typed.x?": "NULL",
+    "$typed.j": """'{"b": []}'""", "$typed.js": """('{"[1]"}'::pg_catalog.jsonb[])""", "$typed.cs": """'[{"a": 1}]'""",
+    "$typed.f": "'NaN'::pg_catalog.float8",
+    "$quiet.*": '(SELECT NULL::pg_catalog.date AS "d", NULL::public.positive AS "k" WHERE false) AS "quiet"',
+    "$two.*": "(VALUES ('2026-05-01'::pg_catalog.date,'5'::public.positive),('2026-05-02',NULL::public.positive))"
+              ' AS "two"("d","k")',
+    "$pair.*": "(VALUES ((SELECT v FROM pg_catalog.jsonb_to_record('{\"v\": {\"a\": 1}}') AS _(v public.pair))"
+               '::public.pair))'
+               ' AS "pair"("c")',
 }  # fmt: skip
 IN_RAW = {
     "$n": "7", "$n.s": "it's \\", "$n.neg": "-5", "$n.t": "true", "$n.j": """{"a": "o'k"}""", "$n.x?": "NULL",
@@ -284,7 +342,7 @@ def test_no_statement(shared: Database, text: str) -> None:
 
 FRAGMENTS = [
     "$n", "$n.s", "$n.neg", "$n?", "$n.x?", "$n.*", "$n.größe", "$obj.k", "$obj", "$later?", "$tag.c", "$nope", "$1",
-    "$",
+    "$typed.d", "$typed.ids", "$typed.cs", "$typed.*", "$two.*", "$quiet.*", "$bare.*", "$",
     "$$", "$do$", "$t$", "{day}", "{ref}", "{nope}", "{", "}", "'", "''", '"', "E'", "e'", "U&'", "B'", "&", "--", "/*",
     "*/", "/", "*", "-", "\\", "\n", " ", "; ", "a", "E", "é", "€", "1", ".", "?", ",", "(", ")", "x$y",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
-"""A worker as a process, as the tests of the worker have it."""
+"""Fixtures of the other folders."""
 
+from tests.engine.conftest import pump
 from tests.worker.conftest import spawn, worker
 
-__all__ = ["spawn", "worker"]
+__all__ = ["pump", "spawn", "worker"]

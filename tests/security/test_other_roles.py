@@ -13,9 +13,9 @@ REFUSED = psycopg.errors.InsufficientPrivilege
 # Definer functions that users can call, and why that is harmless.
 DEFINER_FOR_USERS = {
     "df_engine.claim_step(text,bigint,bigint,boolean)": "needs the key of session_user",
-    "df_engine.settle_step(text,bigint,character varying,character varying,jsonb,text[],text,text,text,text,"
+    "df_engine.settle_step(text,bigint,character varying,character varying,jsonb,text[],text[],text,text,text,text,"
     "timestamp with time zone)": "needs the key of session_user",
-    "df_engine.pass_on(text,bigint,character varying,character varying[],character varying,boolean,jsonb,text[],"
+    "df_engine.pass_on(text,bigint,character varying,character varying[],character varying,boolean,jsonb,text[],text[],"
     "timestamp with time zone,character varying,timestamp with time zone)": "needs the key of session_user",
     "df_engine.pass_on_group(text,bigint,character varying,df_engine.outcome[],character varying,boolean,"
     "character varying,timestamp with time zone)": "needs the key of session_user",
@@ -162,9 +162,10 @@ KEY = "(select key from df_engine.own_key)"
 NOT_THE_DRIVER = r"only df_engine\.work|invalid transaction termination"
 DRIVER_CALLS = (
     "df_engine.claim_step({key}, {ready}, 0, false)",
-    "df_engine.settle_step({key}, {ready}, '{run}', '{node}', '\"forged\"', null, null, null, null, null, now())",
-    "df_engine.pass_on({key}, {ready}, '{run}', '{{{node}}}', '{node}', false, '\"forged\"', null, now(), null, null)",
-    "df_engine.pass_on_group({key}, {ready}, '{run}', array[row('{{{node}}}', '\"forged\"', null, now(), now())]"
+    "df_engine.settle_step({key}, {ready}, '{run}', '{node}', '\"forged\"', null, null, null, null, null, null, now())",
+    "df_engine.pass_on({key}, {ready}, '{run}', '{{{node}}}', '{node}', false, '\"forged\"', null, null, now(), null, "
+    "null)",
+    "df_engine.pass_on_group({key}, {ready}, '{run}', array[row('{{{node}}}', '\"forged\"', null, null, now(), now())]"
     "::df_engine.outcome[], null, false, null, null)",
 )
 

@@ -93,5 +93,5 @@ def test_every_finding_has_a_reason(findings: dict[str, set[str]]) -> None:
 
 def test_what_the_callers_search_path_reaches_qualifies_everything(findings: dict[str, set[str]]) -> None:
     names = reached()
-    assert {"df_engine.work", "df_engine.tick", "df_engine.execute_query"} <= names
+    assert {"df_engine.work", "df_engine.tick", "df_engine.run_statement"} <= names
     assert {name: codes for name in names if (codes := findings[name] - {"PS005"})} == {}

@@ -13,7 +13,7 @@ from psycopg import sql
 from pg_durable import statements
 from pg_durable.login import reason
 
-NO_ROWS = '{"value": {"rows": [], "row_count": 0}, "columns": null}'
+NO_ROWS = '{"rows": [], "row_count": 0, "columns": null, "types": null}'
 NOT_IN_A_TRANSACTION = ("25001", "2D000")
 PSEUDO_TYPES = (2249, 2278)  # record and void: nothing can be cast to them
 
@@ -30,7 +30,7 @@ async def run_step(conn: Connection, request: dict[str, Any]) -> str:
             except psycopg.Error as error:
                 if error.sqlstate not in NOT_IN_A_TRANSACTION:
                     raise
-        return await _alone(conn, request["sql"])
+        return await _alone(conn, request["sql"], request.get("name_types"))
     except psycopg.Error as error:
         return failure(error)
 
@@ -39,12 +39,8 @@ def failure(error: psycopg.Error) -> str:
     """The outcome of a statement that failed; without an SQLSTATE it was the connection that did."""
     if error.sqlstate is None:
         return connection_failure(reason(error))
-    lines = [f"SQL execution failed: {error.diag.message_primary} (SQLSTATE {error.sqlstate})"]
-    if error.diag.message_detail:
-        lines.append(f"DETAIL: {error.diag.message_detail}")
-    if error.diag.message_hint:
-        lines.append(f"HINT: {error.diag.message_hint}")
-    return json.dumps({"error": "\n".join(lines), "sqlstate": error.sqlstate, "class": "sql"})
+    said = {"message": error.diag.message_primary, "detail": error.diag.message_detail, "hint": error.diag.message_hint}
+    return json.dumps({**said, "sqlstate": error.sqlstate, "class": "sql"})
 
 
 def connection_failure(why: str) -> str:
@@ -66,28 +62,30 @@ async def _in_block(conn: Connection, block: str) -> str:
     return str(row[0]) if row else NO_ROWS
 
 
-async def _alone(conn: Connection, statement: str) -> str:
+async def _alone(conn: Connection, statement: str, name_types: str | None) -> str:
     # With an argument list, even an empty one, the server takes a single statement only.
     cursor = psycopg.AsyncRawCursor(conn)
     await cursor.execute(statement.encode(), ())
-    return await _render(conn, cursor.pgresult) if cursor.description and cursor.pgresult else NO_ROWS
+    return await _render(conn, cursor.pgresult, name_types) if cursor.description and cursor.pgresult else NO_ROWS
 
 
-async def _render(conn: Connection, result: psycopg.pq.abc.PGresult) -> str:
-    """A result with rows, as the server renders values of those types."""
+async def _render(conn: Connection, result: psycopg.pq.abc.PGresult, name_types: str | None) -> str:
+    """A result with rows, as the server renders values of those types; their names, where the engine asks for them."""
     columns = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
-    types = await _type_names(conn, [(result.ftype(i), result.fmod(i)) for i in range(result.nfields)])
+    oids = [result.ftype(i) for i in range(result.nfields)]
+    types = await _type_names(conn, oids, [result.fmod(i) for i in range(result.nfields)])
     cells = [sql.SQL("{}::{}").format(sql.Placeholder(), sql.SQL(name)) for name in types]
     named = [sql.SQL("{} as {}").format(cell, sql.Identifier(name)) for cell, name in zip(cells, columns, strict=True)]
     render = sql.SQL(statements.RENDER_ROW).format(sql.SQL(", ").join(named))
     rows = [await _value(conn, render, _row(result, index)) for index in range(result.ntuples)]
-    value = f'{{"rows": [{", ".join(rows)}], "row_count": {len(rows)}}}'
-    return f'{{"value": {value}, "columns": {json.dumps(list(dict.fromkeys(columns)))}}}'
+    known = await (await conn.execute(name_types.encode(), (oids,))).fetchone() if name_types else None
+    shape = {"row_count": len(rows), "columns": columns, "types": known[0] if known else None}
+    return f'{{"rows": [{", ".join(rows)}], {json.dumps(shape)[1:]}'
 
 
-async def _type_names(conn: Connection, types: Sequence[tuple[int, int]]) -> list[str]:
-    oids = [25 if oid in PSEUDO_TYPES else oid for oid, _ in types]
-    cursor = await conn.execute(statements.TYPE_NAMES, (oids, [modifier for _, modifier in types]))
+async def _type_names(conn: Connection, oids: Sequence[int], modifiers: Sequence[int]) -> list[str]:
+    castable = [25 if oid in PSEUDO_TYPES else oid for oid in oids]
+    cursor = await conn.execute(statements.TYPE_NAMES, (castable, modifiers))
     return [name for (name,) in await cursor.fetchall()]
 
 

@@ -14,7 +14,7 @@ CLAIM_LEASED = """
 select l.ticket, l.role, l.database,
        l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database), l.request
 from df_engine.claim_leased(%s, %s, %s) l"""
-FINISH_LEASED = "select df_engine.finish_leased(%s, %s, %s::jsonb)"
+FINISH_LEASED = "select df_engine.finish_leased(%s, %s, %s::json)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
 LISTEN = "listen df_wake"
 
@@ -35,7 +35,7 @@ TYPE_NAMES = """
 select pg_catalog.format_type(t.oid, t.modifier)
 from rows from (pg_catalog.unnest(%s::oid[]), pg_catalog.unnest(%s::int[])) with ordinality t(oid, modifier, place)
 order by t.place"""
-RENDER_ROW = "select pg_catalog.to_jsonb(r)::text from (select {}) r"
+RENDER_ROW = "select pg_catalog.row_to_json(r)::text from (select {}) r"
 
 # Installation and development.
 INSTALL_OPTIONS = """
