@@ -124,7 +124,8 @@ def test_running_again_gives_users_what_is_new(db: Database) -> None:
     db.admin("revoke execute on function df_engine.start_here(text, text, text, jsonb) from app, other")
     install(db.dsn(), SCRIPT)
     assert db.sql("select length(df.start('SELECT 1'))") == 8
-    assert db.sql("select has_function_privilege('df_engine.start_here(text, text, text, jsonb)', 'execute')", user="other")
+    execute = "select has_function_privilege('df_engine.start_here(text, text, text, jsonb)', 'execute')"
+    assert db.sql(execute, user="other")
 
 
 def test_a_foreign_schema_df_is_refused(server: Server) -> None:
