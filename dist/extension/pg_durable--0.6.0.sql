@@ -3752,7 +3752,7 @@ declare
   v_blank constant text := $re$[; \t\n\r\f\v\u0085\u00a0\u00ad\u1680\u180e\u2000-\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]+$re$;
   v_tokens text[];
 begin
-  if strpos(p_sql, ';') = 0 and p_sql ~ E'^[ \t\n\r\f\v]*[A-Za-z(]' then
+  if strpos(p_sql, ';') = 0 and p_sql ~ E'^[ \t\n\r\f\x0b]*[A-Za-z(]' then
     return p_sql;
   end if;
   v_tokens := df_engine.sql_tokens(p_sql);
@@ -3774,7 +3774,7 @@ $fn$;
 create or replace function df_engine.statement_word(p_sql text) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
-  return coalesce(lower(substring(p_sql from E'^[ \t\n\r\f\v(]*([A-Za-z]+)')),
+  return coalesce(lower(substring(p_sql from E'^[ \t\n\r\f\x0b(]*([A-Za-z]+)')),
                   substring(df_engine.bare_sql(p_sql) from '^[^a-z?]*([a-z]+)'));
 end
 $$;
@@ -3862,7 +3862,7 @@ $$;
 create or replace function df_engine.plain_kind(p_sql text) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
-  return case when p_sql !~ '[${;]' and p_sql ~ E'^[ \t\n\r\f\v]*[A-Za-z(]' and df_engine.refused_statement(p_sql) is null
+  return case when p_sql !~ '[${;]' and p_sql ~ E'^[ \t\n\r\f\x0b]*[A-Za-z(]' and df_engine.refused_statement(p_sql) is null
     then df_engine.statement_kind(p_sql) end;
 end
 $$;
@@ -3872,7 +3872,7 @@ $$;
 -- A string, trimmed: false when it is empty, says no, or reads as the number 0.
 create or replace function df_engine.string_truth(p_text pg_catalog.text) returns boolean
 language sql immutable as $$
-  select lower(btrim(p_text, E' \t\n\r\f\v')) !~ '^(|false|f|no|[-+]?(0+[.]?0*|[.]0+)(e[-+]?[0-9]+)?)$'
+  select lower(btrim(p_text, E' \t\n\r\f\x0b')) !~ '^(|false|f|no|[-+]?(0+[.]?0*|[.]0+)(e[-+]?[0-9]+)?)$'
 $$;
 
 create or replace function df_engine.scalar_truth(p_value pg_catalog.jsonb) returns boolean
@@ -4544,7 +4544,7 @@ begin
     and s.branch <= coalesce(v_first.branch, s.branch);
   perform df_engine.merge_names(p_construct.instance_id, v_scopes, p_construct._scope);
   if v_first.outcome in ('failed', 'fatal') then
-    p_end := row(v_first.outcome, null, null, format('JOIN branch %s failed: %s', v_first.branch, v_first.error), null);
+    p_end := row(v_first.outcome, null, null, null, format('JOIN branch %s failed: %s', v_first.branch, v_first.error), null);
   elsif v_first.outcome = 'broke' then
     p_end := df_engine.done('broke', v_first.result);
   else
@@ -6276,7 +6276,7 @@ declare
   v_at int;
   v_step df_engine.step;
   v_limit bigint;
-  v_result pg_catalog.record;  -- what df_engine.run_statement answers
+  v_result pg_catalog.record;
   v_no_rows pg_catalog.record;
   v_value pg_catalog.jsonb;
   v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
@@ -6430,7 +6430,7 @@ declare
   v_at int;
   v_step df_engine.step;
   v_limit bigint;
-  v_result pg_catalog.record;  -- what df_engine.run_statement answers
+  v_result pg_catalog.record;
   v_no_rows pg_catalog.record;
   v_value pg_catalog.jsonb;
   v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
