@@ -115,9 +115,9 @@ class Supervisor:
         """Fails a step that somebody else's cancel request stopped."""
         return await self._value(statements.FAIL_INTERRUPTED, instance, node) is not False
 
-    async def role_unreachable(self, role: str, reason: str) -> bool:
-        """Says why the runs of a role wait."""
-        return await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason) is not False
+    async def role_unreachable(self, role: str, reason: str, login: bool) -> bool:
+        """Says why the runs of a role wait: it cannot log in, or its sessions fail."""
+        return await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason, login) is not False
 
     async def role_reachable(self, role: str) -> bool:
         """Says that they do not have to wait any more."""
