@@ -7191,7 +7191,8 @@ end
 $$;
 
 -- Backends whose step belongs to a run that was cancelled or has failed, or to a branch that lost its race. Not to one that has
--- completed: nothing of that runs, and a session shows the name of its step for a moment after the step's commit.
+-- completed: nothing of that runs. A session shows the name of its step for a moment after the step's commit, and may be in the
+-- next step when a cancel request arrives: a step that has ended itself, before the session's present transaction, does not count.
 create or replace function df_engine.doomed_sessions() returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
@@ -7200,7 +7201,9 @@ begin
     from df_engine.steps_in_sessions s
     join df.instances i on i.id = s.instance_id and i._submitter = s.submitter
     join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
-    where i._state in ('failed', 'cancelled') or not df_engine.scope_open(n.instance_id, n._scope));
+    where (i._state in ('failed', 'cancelled') or not df_engine.scope_open(n.instance_id, n._scope))
+      and not (n.status in ('completed', 'failed') and coalesce(s.began >= n.completed_at, true)
+               and n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)));
 end
 $$;
 
