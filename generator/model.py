@@ -215,6 +215,7 @@ WORKER_ROUTINES = (
     "df_engine.deadline(int)",
     "df_engine.fail_interrupted(text, text)",
     "df_engine.fail_orphans()",
+    "df_engine.failed_since(timestamp with time zone)",
     "df_engine.finish_leased(int, bigint, json)",
     "df_engine.fire_due(int)",
     "df_engine.heartbeat(int)",

@@ -7405,6 +7405,28 @@ language sql stable security definer set search_path = ''
   where i.status in ('pending', 'running') and i._state in ('pending', 'running');
 $$;
 
+-- Runs that have failed since a time, for the log of a worker, and the time of this answer. Without a time it begins now. A
+-- run shows its end only once that is committed, so answers overlap by five seconds; the longest is of 10,000 runs.
+create or replace function df_engine.failed_since(p_since timestamptz) returns jsonb
+language plpgsql stable security definer set search_path = '' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+  v_upto constant pg_catalog.timestamptz := df_engine.clock();
+begin
+  return jsonb_build_object('upto', v_upto, 'runs', coalesce((
+    select jsonb_agg(jsonb_build_object('instance', f.id, 'label', f.label, 'node', leaf.id,
+                                        'error', left(coalesce(df_engine.cause(leaf.error), f.error), 1000)) order by f.ended_at)
+    from (select i.id, i.label, i.error, coalesce(i.finished_at, i.created_at) as ended_at
+          from df.instances i
+          where i.status in ('completed', 'failed', 'cancelled') and i.status = 'failed'
+            and coalesce(i.finished_at, i.created_at) >= p_since - '5 s'::pg_catalog.interval
+          order by coalesce(i.finished_at, i.created_at) limit 10000) f
+    left join lateral (
+      select n.id, n.error from df.nodes n
+      where n.instance_id = f.id and n.status = 'failed' and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+      order by n.completed_at desc limit 1) leaf on true), '[]'));
+end
+$$;
+
 -- Control: reading a run's status and result, and waiting for its end. All of it sees what row security shows the caller.
 
 create or replace function df.status(instance_id text) returns text
@@ -9236,6 +9258,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.deadline(int)',
     'execute on routine df_engine.fail_interrupted(text, text)',
     'execute on routine df_engine.fail_orphans()',
+    'execute on routine df_engine.failed_since(timestamp with time zone)',
     'execute on routine df_engine.finish_leased(int, bigint, json)',
     'execute on routine df_engine.fire_due(int)',
     'execute on routine df_engine.heartbeat(int)',

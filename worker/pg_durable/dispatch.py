@@ -124,10 +124,10 @@ class Dispatcher:
                 await self._pool.release(session)
         except LoginFailed as failure:
             if failure.alone:
-                self._unreachable(role, str(failure), login=True)
+                self._unreachable(role, str(failure), failure.login)
         except psycopg.Error as error:
             self._pool.avoid(role, reason(error))
-            self._unreachable(role, reason(error), login=False)
+            self._unreachable(role, reason(error), login=False)  # the session is there
         finally:
             self._free(role, more)
 

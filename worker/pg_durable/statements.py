@@ -16,6 +16,7 @@ select l.ticket, l.role, l.database,
 from df_engine.claim_leased(%s, %s, %s) l"""
 FINISH_LEASED = "select df_engine.finish_leased(%s, %s, %s::json)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
+FAILED_RUNS = "select df_engine.failed_since(%s)"
 LISTEN = "listen df_wake"
 
 # On the connection that counts.

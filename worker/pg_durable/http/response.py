@@ -23,7 +23,7 @@ Headers = dict[str, str | list[str]]
 
 
 def header_map(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Names in lower case; repeated ones joined with ", ", but for set-cookie, which is a list. Not UTF-8 is Latin-1."""
+    """Names in lower case; repeated ones are joined, set-cookie is a list. What is not UTF-8 is read as Latin-1."""
     found: dict[str, list[str]] = {}
     for raw_name, raw_value in headers:
         found.setdefault(raw_name.decode("latin-1").lower(), []).append(_header_text(raw_value))
@@ -85,7 +85,7 @@ def quoted_body(body: bytes, content_type: str) -> str:
 
 
 def retry_after(headers: Headers, now: datetime | None = None) -> float | None:
-    """Seconds to wait as the server asks, given as a number or as a date; None when it does not ask, or in no such form."""
+    """Seconds to wait as the server asks, by a number or a date; None when it does not, or not in such a form."""
     value = header(headers, "retry-after").strip()
     if re.fullmatch(r"[0-9]{1,12}", value):
         return float(value)
