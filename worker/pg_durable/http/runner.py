@@ -94,7 +94,8 @@ class HttpRunner:
             headers = header_map(response.headers)
             if request.is_failure(response.status):
                 raise await _status_failure(response, headers)
-            body = await _read(response, headers, request.max_response_bytes)
+            bodiless = request.method == "HEAD" or response.status == 304  # Content-Length is of what would be sent
+            body = b"" if bodiless else await _read(response, headers, request.max_response_bytes)
             return response_object(response.status, headers, body, time.monotonic() - started)
 
 
