@@ -7013,6 +7013,7 @@ language plpgsql security definer set search_path = '' set plan_cache_mode = 'fo
 declare
   v_freed int;
 begin
+  perform pg_catalog.pg_stat_clear_snapshot();  -- who is alive must not be older than the leases
   update df_engine.ready r
   set worker = null,
       deaths = r.deaths + (exists (select from df._worker_epoch w
@@ -7029,11 +7030,17 @@ $$;
 -- Supervision: what a worker's supervising connection calls. It tells the worker what to do next; the worker obeys. It acts
 -- for every role, so nothing here waits for a lock that a user can hold (120_transitions has the order).
 
+-- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts.
 create or replace function df_engine.register_worker(p_sessions int) returns int
 language plpgsql security definer set search_path = '' as $$
 declare
   v_worker int;
 begin
+  if not exists (select from df_engine.worker_roles w where w.role = quote_ident(session_user)::pg_catalog.regrole) then
+    raise exception 'role "%" is not authorised to run a worker', session_user
+      using errcode = 'insufficient_privilege',
+            hint = format('As an administrator: SELECT df.grant_worker(%L);', session_user);
+  end if;
   delete from df._worker_epoch w where w.last_seen_at < clock_timestamp() - interval '1 minute';
   loop
     insert into df._worker_epoch (_role) values (quote_ident(session_user)::pg_catalog.regrole)
@@ -7072,7 +7079,8 @@ begin
 end
 $$;
 
--- Steps that sessions are in now, as their application_name says.
+-- Steps that sessions are in now, as their application_name says. PostgreSQL keeps what it has read of activity until the end of the
+-- transaction: whoever joins this with rows that may be newer calls pg_stat_clear_snapshot first.
 create or replace view df_engine.steps_in_sessions as
   select a.pid, a.usesysid as submitter, split_part(a.application_name, ':', 2)::varchar as instance_id,
          split_part(a.application_name, ':', 3)::varchar as node_id, a.application_name as step, a.xact_start as began
@@ -7182,7 +7190,9 @@ begin
 end
 $$;
 
--- Backends whose step belongs to a run that is over or to a branch that lost its race.
+-- Backends whose step belongs to a run that was cancelled or has failed, or to a branch that lost its race. Not to one that has
+-- completed: nothing of that runs. A session shows the name of its step for a moment after the step's commit, and may be in the
+-- next step when a cancel request arrives: a step that has ended itself, before the session's present transaction, does not count.
 create or replace function df_engine.doomed_sessions() returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
@@ -7191,7 +7201,9 @@ begin
     from df_engine.steps_in_sessions s
     join df.instances i on i.id = s.instance_id and i._submitter = s.submitter
     join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
-    where i._state not in ('pending', 'running') or not df_engine.scope_open(n.instance_id, n._scope));
+    where (i._state in ('failed', 'cancelled') or not df_engine.scope_open(n.instance_id, n._scope))
+      and not (n.status in ('completed', 'failed') and coalesce(s.began >= n.completed_at, true)
+               and n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)));
 end
 $$;
 
@@ -7213,6 +7225,7 @@ $$;
 create or replace function df_engine.agenda(p_worker int) returns jsonb
 language plpgsql volatile security definer set search_path = '' set jit = off set enable_seqscan = off as $$
 begin
+  perform pg_catalog.pg_stat_clear_snapshot();
   return jsonb_build_object(
     'roles', df_engine.waiting_roles(),
     'direct', (select count(*) from (select from df_engine.ready r where r.lane = 'direct' and r.worker is null limit 100) q),
@@ -7326,12 +7339,19 @@ begin
 end
 $$;
 
--- Says on the runs of a role why they do not progress, unless another worker is serving them.
-create or replace function df_engine.role_unreachable(p_worker int, p_role text, p_reason text) returns boolean
-language sql security definer set search_path = '' as $$
-  select df_engine.set_wait_reason(u.oid, format('no worker can log in as role "%s": %s', p_role, p_reason))
-  from pg_catalog.pg_roles u
-  where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid);
+-- Says on the runs of a role why they do not progress, unless another worker is serving them. p_login: it cannot log in; else it can,
+-- and its sessions fail for p_reason.
+create or replace function df_engine.role_unreachable(p_worker int, p_role text, p_reason text, p_login boolean) returns boolean
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform pg_catalog.pg_stat_clear_snapshot();
+  return (
+    select df_engine.set_wait_reason(u.oid, format(
+      case when p_login then 'no worker can log in as role "%s": %s' else 'sessions of role "%s" cannot run steps: %s' end,
+      p_role, p_reason))
+    from pg_catalog.pg_roles u
+    where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid));
+end
 $$;
 
 create or replace function df_engine.role_reachable(p_worker int, p_role text) returns boolean
@@ -7383,6 +7403,28 @@ language sql stable security definer set search_path = ''
     'ended', df_engine.ended_since(p_place))
   from df.instances i
   where i.status in ('pending', 'running') and i._state in ('pending', 'running');
+$$;
+
+-- Runs that have failed since a time, for the log of a worker, and the time of this answer. Without a time it begins now. A
+-- run shows its end only once that is committed, so answers overlap by five seconds; the longest is of 10,000 runs.
+create or replace function df_engine.failed_since(p_since timestamptz) returns jsonb
+language plpgsql stable security definer set search_path = '' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+  v_upto constant pg_catalog.timestamptz := df_engine.clock();
+begin
+  return jsonb_build_object('upto', v_upto, 'runs', coalesce((
+    select jsonb_agg(jsonb_build_object('instance', f.id, 'label', f.label, 'node', leaf.id,
+                                        'error', left(coalesce(df_engine.cause(leaf.error), f.error), 1000)) order by f.ended_at)
+    from (select i.id, i.label, i.error, coalesce(i.finished_at, i.created_at) as ended_at
+          from df.instances i
+          where i.status in ('completed', 'failed', 'cancelled') and i.status = 'failed'
+            and coalesce(i.finished_at, i.created_at) >= p_since - '5 s'::pg_catalog.interval
+          order by coalesce(i.finished_at, i.created_at) limit 10000) f
+    left join lateral (
+      select n.id, n.error from df.nodes n
+      where n.instance_id = f.id and n.status = 'failed' and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+      order by n.completed_at desc limit 1) leaf on true), '[]'));
+end
 $$;
 
 -- Control: reading a run's status and result, and waiting for its end. All of it sees what row security shows the caller.
@@ -8518,7 +8560,7 @@ create or replace function df_engine.http_method_problem(p_node_type text, p_met
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when upper(p_method collate "C") = any (m.allowed) then null
     else format('Invalid HTTP method "%s": use %s', left(p_method, 100), array_to_string(m.allowed, ', ')) end
-  from (select case p_node_type when 'HTTP' then array['GET', 'POST', 'PUT', 'DELETE', 'PATCH']
+  from (select case p_node_type when 'HTTP' then array['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'PATCH']
                                 else array['POST', 'PUT', 'PATCH'] end) m(allowed)
 $$;
 
@@ -9216,6 +9258,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.deadline(int)',
     'execute on routine df_engine.fail_interrupted(text, text)',
     'execute on routine df_engine.fail_orphans()',
+    'execute on routine df_engine.failed_since(timestamp with time zone)',
     'execute on routine df_engine.finish_leased(int, bigint, json)',
     'execute on routine df_engine.fire_due(int)',
     'execute on routine df_engine.heartbeat(int)',
@@ -9225,7 +9268,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.release_leased(int, bigint[])',
     'execute on routine df_engine.retain()',
     'execute on routine df_engine.role_reachable(int, text)',
-    'execute on routine df_engine.role_unreachable(int, text, text)',
+    'execute on routine df_engine.role_unreachable(int, text, text, boolean)',
     'execute on routine df_engine.sleep_until(int, int)',
     'execute on routine df_engine.tick(int, jsonb)',
     'execute on routine df_engine.unregister_worker(int)'

@@ -124,10 +124,10 @@ class Dispatcher:
                 await self._pool.release(session)
         except LoginFailed as failure:
             if failure.alone:
-                self._unreachable(role, str(failure))
+                self._unreachable(role, str(failure), failure.login)
         except psycopg.Error as error:
             self._pool.avoid(role, reason(error))
-            self._unreachable(role, reason(error))
+            self._unreachable(role, reason(error), login=False)  # the session is there
         finally:
             self._free(role, more)
 
@@ -171,9 +171,9 @@ class Dispatcher:
             return False
         return end != "empty"
 
-    def _unreachable(self, role: str, why: str) -> None:
+    def _unreachable(self, role: str, why: str, login: bool) -> None:
         self._pool.block(role)
-        self._outbox.put(lambda db: db.role_unreachable(role, why))
+        self._outbox.put(lambda db: db.role_unreachable(role, why, login))
 
     def _free(self, role: str, more: bool) -> None:
         self._running[role] -= 1

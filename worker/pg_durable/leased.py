@@ -115,7 +115,7 @@ class LeasedSteps:
         """Keeps the lease until a login may be tried again, so that it is not claimed in vain, then gives it back."""
         if failure.alone:
             self._pool.block(lease.role)
-            self._outbox.put(lambda db: db.role_unreachable(lease.role, str(failure)))
+            self._outbox.put(lambda db: db.role_unreachable(lease.role, str(failure), failure.login))
         await asyncio.sleep(max(self._pool.try_at(lease.role) - monotonic(), 0))
         self._outbox.put(lambda db: db.release([lease.ticket]))
 

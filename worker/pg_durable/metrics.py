@@ -1,9 +1,12 @@
 """What the worker counts, and the small HTTP server that shows it: /metrics for Prometheus, /healthz for everybody."""
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+
+from pg_durable.cli import CommandError
 
 # What this worker does: pg_durable_worker_...
 WORKER = {
@@ -86,7 +89,13 @@ class MetricsServer:
     async def start(self, address: str) -> None:
         """Listens on PORT or HOST:PORT; only on this machine when no host is given."""
         host, _, port = address.rpartition(":")
-        self._server = await asyncio.start_server(self._answer, host.strip("[]") or "127.0.0.1", int(port))
+        try:
+            self._server = await asyncio.start_server(self._answer, host.strip("[]") or "127.0.0.1", int(port))
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise CommandError(
+                f"cannot serve metrics on {address}: {why}. Choose another --metrics [HOST:]PORT"
+            ) from error
 
     async def close(self) -> None:
         """Stops listening."""

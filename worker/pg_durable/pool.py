@@ -1,5 +1,6 @@
 """The sessions of all roles: kept for reuse, closed when idle, opened with a back-off where a login fails."""
 
+import asyncio
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -17,14 +18,19 @@ KEEP_IDLE = 30.0
 CAREFUL_FOR = 60.0
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 30.0
+UNTIL_GONE = (0.1, 0.4, 1.0)  # seconds in which the server stops counting a session that was closed
 
 
 class LoginFailed(Exception):
-    """No session as this role now; the message says why. `alone`: this worker has no other session of it either."""
+    """No session as this role now; the message says why.
 
-    def __init__(self, why: str, alone: bool) -> None:
+    `alone`: this worker has no other session of it either. `login`: it was the log-in that failed, not what followed.
+    """
+
+    def __init__(self, why: str, alone: bool, login: bool = True) -> None:
         super().__init__(why)
         self.alone = alone
+        self.login = login
 
 
 @dataclass
@@ -42,10 +48,14 @@ class RoleState:
 
 
 class Pool:
-    """At most `limit` sessions, over all roles. Times are those of the monotonic clock."""
+    """At most `limit` sessions, over all roles. Times are those of the monotonic clock.
 
-    def __init__(self, login: Login, metrics: Metrics, inquest: Inquest) -> None:
+    A session older than `longest_age` seconds makes no call any more: ALTER ROLE ... SET reaches only new ones.
+    """
+
+    def __init__(self, login: Login, metrics: Metrics, inquest: Inquest, longest_age: float) -> None:
         self.limit = 1
+        self._longest_age = longest_age
         self._inquest = inquest
         self.roles: dict[int, str] = {}
         self._login = login
@@ -57,7 +67,8 @@ class Pool:
         state = self._states[role]
         state.in_use += 1
         try:
-            return await self._idle_session(state) or await self._open(role, state)
+            found, replaces = await self._idle_session(state)
+            return found or await self._open(role, state, replaces)
         except BaseException:
             state.in_use -= 1
             raise
@@ -137,29 +148,44 @@ class Pool:
         self._metrics.set("sessions", self._in_use(), state="running")
         self._metrics.set("sessions", sum(len(state.idle) for state in self._states.values()), state="idle")
 
-    async def _idle_session(self, state: RoleState) -> Session | None:
+    async def _idle_session(self, state: RoleState) -> tuple[Session | None, bool]:
+        """A session that can be used, and whether one was closed because of its age."""
+        replaces = False
         while state.idle:
             session = state.idle.pop()
-            if session.usable():
-                return session
-            self._inquest.lost("idle", session.told)
+            usable, aged = session.usable(), session.age > self._longest_age
+            if usable and not aged:
+                return session, replaces
+            if not usable:
+                self._inquest.lost("idle", session.told)
+            replaces = replaces or aged
             await self._close(session)
-        return None
+        return None, replaces
 
-    async def _open(self, role: str, state: RoleState) -> Session:
+    async def _open(self, role: str, state: RoleState, replaces: bool) -> Session:
         if state.try_at > time.monotonic():
             raise LoginFailed("a login failed a moment ago", alone=False)
         await self.make_room()
         try:
-            session = await Session.open(self._login, role)
+            session = await self._log_in(role, replaces)
         except (psycopg.Error, OSError) as error:
             self.avoid(role, reason(error))
-            raise LoginFailed(reason(error), alone=state.open == 0) from error
+            login = not (isinstance(error, psycopg.Error) and error.diag.message_primary)
+            raise LoginFailed(reason(error), state.open == 0, login) from error
         state.open += 1
         self.roles[session.oid] = role
         self._metrics.add("sessions_opened_total")
         event(INFO, "session opened", role=role, pid=session.pid)
         return session
+
+    async def _log_in(self, role: str, replaces: bool) -> Session:
+        """A new session. In place of one that was closed a moment ago there may be room only in a moment."""
+        for pause in UNTIL_GONE if replaces else ():
+            try:
+                return await Session.open(self._login, role)
+            except (psycopg.Error, OSError):
+                await asyncio.sleep(pause)
+        return await Session.open(self._login, role)
 
     async def _discard(self, session: Session) -> None:
         idle = self._states[session.role].idle

@@ -1,6 +1,7 @@
 """One session of the worker: logged in as the role whose steps it runs."""
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +25,7 @@ class Session:
         self.pid = conn.info.backend_pid
         self.interrupted = False  # a cancel request was sent to the call that runs, or that ran last
         self.idle_since = 0.0
+        self._opened_at = time.monotonic()
         self.fresh = True  # has not made a call yet
         self.step: tuple[int, str] | None = None  # ready row and node of what runs, where the engine says so
         self.told: str | None = None  # the SQLSTATE with which the server said that it ends this session
@@ -42,6 +44,11 @@ class Session:
             raise
         oid, timeout = row or (0, "0")
         return cls(role, oid, conn, BUDGET_MS if timeout == "0" else ONE_STEP_MS)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it logged in."""
+        return time.monotonic() - self._opened_at
 
     async def work(self, careful: bool) -> str:
         """Lets the database run steps of this role for a while, and says how that ended."""

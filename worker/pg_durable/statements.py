@@ -8,7 +8,7 @@ SLEEP_UNTIL = "select df_engine.sleep_until(%s, %s)"
 FAIL_INTERRUPTED = "select df_engine.fail_interrupted(%s, %s)"
 ACCUSE = "select df_engine.accuse(%s, %s, %s, %s)"
 ACQUIT_LEASED = "select df_engine.acquit_leased(%s, %s::bigint[])"
-ROLE_UNREACHABLE = "select df_engine.role_unreachable(%s, %s, %s)"
+ROLE_UNREACHABLE = "select df_engine.role_unreachable(%s, %s, %s, %s)"
 ROLE_REACHABLE = "select df_engine.role_reachable(%s, %s)"
 CLAIM_LEASED = """
 select l.ticket, l.role, l.database,
@@ -16,6 +16,7 @@ select l.ticket, l.role, l.database,
 from df_engine.claim_leased(%s, %s, %s) l"""
 FINISH_LEASED = "select df_engine.finish_leased(%s, %s, %s::json)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
+FAILED_RUNS = "select df_engine.failed_since(%s)"
 LISTEN = "listen df_wake"
 
 # On the connection that counts.

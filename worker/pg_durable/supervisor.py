@@ -1,12 +1,14 @@
 """The supervising connection: what the worker asks the engine and tells it. Owned by one task: calls never overlap."""
 
 import asyncio
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from psycopg import errors, sql
 
 from pg_durable import statements
 from pg_durable.login import Login
@@ -51,6 +53,20 @@ class Lease:
     request: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that has failed, and the step that is to blame where there is one."""
+
+    instance: str
+    label: str | None
+    node: str | None
+    error: str | None
+
+
+class RefusedError(Exception):
+    """The database lets no worker of this role register; the message says what helps."""
+
+
 class Supervisor:
     """A registered worker, as the engine sees it."""
 
@@ -69,6 +85,10 @@ class Supervisor:
         try:
             await conn.execute(statements.LISTEN)
             row = await (await conn.execute(statements.REGISTER, (sessions,))).fetchone()
+        except (errors.InsufficientPrivilege, errors.InvalidSchemaName, errors.UndefinedFunction) as error:
+            remedy = _remedy(error, conn.info.user, conn.info.dbname)
+            await conn.close()
+            raise RefusedError(remedy) from error
         except BaseException:
             await conn.close()
             raise
@@ -115,13 +135,18 @@ class Supervisor:
         """Fails a step that somebody else's cancel request stopped."""
         return await self._value(statements.FAIL_INTERRUPTED, instance, node) is not False
 
-    async def role_unreachable(self, role: str, reason: str) -> bool:
-        """Says why the runs of a role wait."""
-        return await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason) is not False
+    async def role_unreachable(self, role: str, reason: str, login: bool) -> bool:
+        """Says why the runs of a role wait: it cannot log in, or its sessions fail."""
+        return await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason, login) is not False
 
     async def role_reachable(self, role: str) -> bool:
         """Says that they do not have to wait any more."""
         return await self._value(statements.ROLE_REACHABLE, self.number, role) is not False
+
+    async def failed_since(self, since: str | None) -> tuple[str, list[FailedRun]]:
+        """Runs that have failed since the time of the last answer, and the time of this one. Some come twice."""
+        said = await self._value(statements.FAILED_RUNS, since)
+        return said["upto"], [FailedRun(**run) for run in said["runs"]]
 
     async def leave(self) -> None:
         """Unregisters."""
@@ -163,3 +188,13 @@ class Supervisor:
         cursor = await self._conn.execute(statement.encode(), args)
         row = await cursor.fetchone()
         return row[0] if row else None
+
+
+def _remedy(error: psycopg.Error, user: str, database: str) -> str:
+    """What the database said, and what to do about it."""
+    said = error.diag.message_primary
+    if isinstance(error, errors.InsufficientPrivilege):
+        grant = sql.SQL("SELECT df.grant_worker({})").format(user).as_string()
+        return f'{said}\nAs an administrator of database "{database}": {grant};'
+    command = f"pg-durable install --worker-role {shlex.quote(user)}"
+    return f'{said}\nAs an administrator of database "{database}": {command}'

@@ -13,6 +13,7 @@ import psycopg
 from pg_durable.cadence import SHORTEST, Cadence
 from pg_durable.census import Census
 from pg_durable.dispatch import Dispatcher
+from pg_durable.failures import Failures
 from pg_durable.inquest import Accusation, Inquest
 from pg_durable.leased import DIRECT, HTTP, LeasedSteps
 from pg_durable.log import event
@@ -20,7 +21,7 @@ from pg_durable.login import Login, reason
 from pg_durable.metrics import Metrics, MetricsServer
 from pg_durable.outbox import Outbox
 from pg_durable.pool import Pool
-from pg_durable.supervisor import Supervisor, Tick
+from pg_durable.supervisor import RefusedError, Supervisor, Tick
 
 MOST_SESSIONS = 1000
 MOST_REQUESTS = 500
@@ -36,9 +37,10 @@ class Options:
     """What the command line says."""
 
     dsn: str
-    sessions: int = MOST_SESSIONS
+    sessions: int | None = None  # as many as the setting max_user_connections allows
     grace: float = 10.0
     metrics: str | None = None
+    session_age: float = 60.0
 
 
 class Worker:
@@ -50,7 +52,7 @@ class Worker:
         self._metrics = Metrics()
         self._login = Login(options.dsn)
         self._inquest = Inquest()
-        self._pool = Pool(self._login, self._metrics, self._inquest)
+        self._pool = Pool(self._login, self._metrics, self._inquest, options.session_age)
         self._outbox = Outbox(self._wake)
         self._dispatcher = Dispatcher(self._pool, self._outbox, self._metrics, self._wake, self._inquest)
         self._leased = LeasedSteps(self._login, self._pool, self._outbox, self._metrics)
@@ -61,6 +63,9 @@ class Worker:
         self._left_behind = False  # leased steps of runs that somebody's open transaction holds
         self._former: tuple[int, list[int]] | None = None  # number and leases before a connection was lost
         self._losses = 0
+        self._most_sessions = 0  # the setting, as last heard
+        self._registered_once = False
+        self._failures = Failures()
 
     def stop(self) -> None:
         """Claims nothing more; what runs has the grace time to end. Asked a second time, it is cancelled at once."""
@@ -87,6 +92,10 @@ class Worker:
                 await self._connected()
             except (psycopg.Error, OSError) as error:
                 await self._lost(error)
+            except RefusedError as error:
+                if not self._registered_once:
+                    raise
+                await self._lost(error)  # what was taken away may be given back
         await self._dispatcher.cancel()
         await self._pool.close_idle(0)
         await self._leased.close()
@@ -104,7 +113,8 @@ class Worker:
                 self._limit = None
 
     async def _registered(self) -> None:
-        db = await Supervisor.open(self._login, self._options.sessions)
+        db = await Supervisor.open(self._login, self._options.sessions or MOST_SESSIONS)
+        self._registered_once = True
         event(INFO, "registered", worker=db.number, database=self._login.database)
         self._metrics.set("up", 1)
         self._dispatcher.accepting = not self._stopping.is_set()
@@ -151,6 +161,7 @@ class Worker:
         tick = await db.tick()
         self._looked_at, self._losses = monotonic(), 0
         self._metrics.add("ticks_total")
+        await self._failures.log(db)
         await self._pool.bury()
         for found in self._inquest.accusations(tick.server_started):
             event(WARNING, "death held against a step", role=found.role, node=found.node, weight=found.weight)
@@ -158,7 +169,7 @@ class Worker:
         return tick
 
     async def _obey(self, db: Supervisor, tick: Tick) -> None:
-        self._pool.limit = self._dispatcher.limit = max(1, min(self._options.sessions, tick.max_sessions))
+        self._limit_sessions(tick.max_sessions)
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
         self._leased.abandon_except(tick.held)
@@ -168,6 +179,15 @@ class Worker:
             await self._claim(db, DIRECT, self._direct_slots(tick))
             self._keep_slot(tick)
             self._dispatcher.plan(tick.ready)
+
+    def _limit_sessions(self, most: int) -> None:
+        """As many sessions as were asked for, and no more than the setting allows, which is said when it changes."""
+        asked = self._options.sessions or MOST_SESSIONS
+        if self._options.sessions and asked > most and most != self._most_sessions:
+            hint = f"SELECT df.set_setting('max_user_connections', '{asked}')"
+            event(WARNING, "fewer sessions than asked for", sessions=asked, max_user_connections=most, hint=hint)
+        self._most_sessions = most
+        self._pool.limit = self._dispatcher.limit = max(1, min(asked, most))
 
     async def _claim(self, db: Supervisor, lane: str, limit: int) -> None:
         if limit > 0:
@@ -229,6 +249,7 @@ class Worker:
         await self._leased.cancel()
         await self._dispatcher.cancel()
         await self._outbox.deliver(db)
+        await self._failures.log(db, at_once=True)
         if unfinished:
             await db.release(unfinished)
         await db.leave()

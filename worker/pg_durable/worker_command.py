@@ -2,11 +2,14 @@
 
 import argparse
 import asyncio
+import os
 import signal
 from typing import Any
 
 from pg_durable import log
-from pg_durable.worker import MOST_SESSIONS, Options, Worker
+from pg_durable.cli import CommandError
+from pg_durable.supervisor import RefusedError
+from pg_durable.worker import Options, Worker
 
 
 def register(subparsers: Any) -> None:
@@ -16,12 +19,17 @@ def register(subparsers: Any) -> None:
         "--dsn", default="", help="the home database, as the worker's role; default: libpq's PG* variables"
     )
     command.add_argument(
-        "--sessions", type=positive, default=MOST_SESSIONS, metavar="N",
+        "--sessions", type=positive, metavar="N",
         help="SQL steps to run at the same time; default and upper limit: the setting max_user_connections",
     )  # fmt: skip
     command.add_argument(
         "--grace", type=seconds, default=10.0, metavar="SECONDS",
         help="how long running steps may take to end after SIGTERM; default 10",
+    )  # fmt: skip
+    command.add_argument(
+        "--session-age", type=seconds, default=os.environ.get("PG_DURABLE_SESSION_AGE") or "60", metavar="SECONDS",
+        help="how long a session makes calls before a new one takes its place, so that ALTER ROLE ... SET is heeded; "
+             "default: $PG_DURABLE_SESSION_AGE, or 60",
     )  # fmt: skip
     command.add_argument("--log-format", choices=("text", "json"), default="text")
     command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
@@ -56,7 +64,13 @@ def address(text: str) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the worker."""
     log.configure(arguments.log_format, arguments.log_level)
-    asyncio.run(serve(Options(arguments.dsn, arguments.sessions, arguments.grace, arguments.metrics)))
+    options = Options(
+        arguments.dsn, arguments.sessions, arguments.grace, arguments.metrics, session_age=arguments.session_age
+    )
+    try:
+        asyncio.run(serve(options))
+    except RefusedError as refusal:
+        raise CommandError(str(refusal)) from refusal
     return 0
 
 

@@ -19,20 +19,34 @@ CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([^\s;\"']+)", re.I)
 NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
 
-def header_map(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Names in lower case; of repeated ones the last wins; what is not UTF-8 is left out."""
-    found = {}
-    for name, value in headers:
-        try:
-            found[name.decode("ascii").lower()] = value.decode()
-        except UnicodeDecodeError:
-            continue
-    return found
+Headers = dict[str, str | list[str]]
 
 
-def response_object(status: int, headers: dict[str, str], body: bytes, duration: float) -> dict[str, Any]:
+def header_map(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Names in lower case; repeated ones are joined, set-cookie is a list. What is not UTF-8 is read as Latin-1."""
+    found: dict[str, list[str]] = {}
+    for raw_name, raw_value in headers:
+        found.setdefault(raw_name.decode("latin-1").lower(), []).append(_header_text(raw_value))
+    return {name: values if name == "set-cookie" else ", ".join(values) for name, values in found.items()}
+
+
+def header(headers: Headers, name: str) -> str:
+    """One header as text; empty when it is not there."""
+    value = headers.get(name, "")
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def _header_text(value: bytes) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = value.decode("latin-1")
+    return text.replace("\0", "")
+
+
+def response_object(status: int, headers: Headers, body: bytes, duration: float) -> dict[str, Any]:
     """The value of an HTTP node."""
-    text = as_text(body, headers.get("content-type", ""))
+    text = as_text(body, header(headers, "content-type"))
     return {
         "status": status,
         "body": base64.b64encode(body).decode() if text is None else text,
@@ -48,7 +62,7 @@ def as_text(body: bytes, content_type: str) -> str | None:
     declared = TEXT_TYPE.fullmatch(content_type.partition(";")[0].strip().lower())
     charset = CHARSET.search(content_type) if declared else None
     try:
-        text = body.decode(_codec(charset[1]) if charset else "utf-8")
+        text = body.decode(_codec(charset[1]) if charset else "utf-8").removeprefix("\ufeff")
         text.encode()
     except (UnicodeError, LookupError):
         return None
@@ -70,15 +84,15 @@ def quoted_body(body: bytes, content_type: str) -> str:
     return text.encode()[:QUOTED_BYTES].decode("utf-8", "ignore").strip()
 
 
-def retry_after(headers: dict[str, str], now: datetime | None = None) -> float | None:
-    """Seconds to wait as the server asks, given as a number or as a date; None when it does not ask."""
-    value = headers.get("retry-after", "").strip()
+def retry_after(headers: Headers, now: datetime | None = None) -> float | None:
+    """Seconds to wait as the server asks, by a number or a date; None when it does not, or not in such a form."""
+    value = header(headers, "retry-after").strip()
     if re.fullmatch(r"[0-9]{1,12}", value):
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())

@@ -16,10 +16,18 @@ from pg_durable.http.errors import RequestFailed
 from pg_durable.http.inflate import decoder_for
 from pg_durable.http.network import CheckedNetwork
 from pg_durable.http.request import Request
-from pg_durable.http.response import QUOTED_BYTES, header_map, quoted_body, response_object, retry_after
+from pg_durable.http.response import (
+    QUOTED_BYTES,
+    Headers,
+    header,
+    header_map,
+    quoted_body,
+    response_object,
+    retry_after,
+)
 
 # What reading and writing may raise when the other side or the network misbehaves; OSError includes those of TLS.
-BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, zlib.error, OSError)
+BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError)
 
 
 class HttpRunner:
@@ -63,6 +71,9 @@ class HttpRunner:
             raise RequestFailed("connection", message) from error
         except httpcore.LocalProtocolError as error:
             raise RequestFailed("refused", f"{request.title}: the request cannot be written as HTTP") from error
+        except zlib.error as error:
+            message = f"{request.title}: the body is not whole, or not compressed as its Content-Encoding says"
+            raise RequestFailed("connection", message) from error
         except BROKEN as error:
             if deadline.expired():
                 raise RequestFailed("timeout", f"{request.title}: timeout after {request.timeout:g} s") from error
@@ -83,13 +94,14 @@ class HttpRunner:
             headers = header_map(response.headers)
             if request.is_failure(response.status):
                 raise await _status_failure(response, headers)
-            body = await _read(response, headers, request.max_response_bytes)
+            bodiless = request.method == "HEAD" or response.status == 304  # Content-Length is of what would be sent
+            body = b"" if bodiless else await _read(response, headers, request.max_response_bytes)
             return response_object(response.status, headers, body, time.monotonic() - started)
 
 
-async def _read(response: httpcore.Response, headers: dict[str, str], limit: int) -> bytes:
+async def _read(response: httpcore.Response, headers: Headers, limit: int) -> bytes:
     """The whole body; fails as soon as it is known to be larger than the limit."""
-    length = headers.get("content-length", "")
+    length = header(headers, "content-length")
     body = bytearray()
     if not (length.isdecimal() and int(length) > limit):
         async with contextlib.aclosing(_pieces(response, headers)) as pieces:
@@ -102,21 +114,21 @@ async def _read(response: httpcore.Response, headers: dict[str, str], limit: int
     raise RequestFailed("refused", f"the response is larger than http_max_response_bytes allows ({limit})")
 
 
-async def _status_failure(response: httpcore.Response, headers: dict[str, str]) -> RequestFailed:
+async def _status_failure(response: httpcore.Response, headers: Headers) -> RequestFailed:
     body = b""
-    with contextlib.suppress(*BROKEN):
+    with contextlib.suppress(zlib.error, *BROKEN):
         async with contextlib.aclosing(_pieces(response, headers)) as pieces:
             async for piece in pieces:
                 body += piece
                 if len(body) >= QUOTED_BYTES:
                     break
-    quote = quoted_body(body, headers.get("content-type", ""))
+    quote = quoted_body(body, header(headers, "content-type"))
     message = f"HTTP status {response.status}" + (f": {quote}" if quote else "")
     return RequestFailed(f"http:{response.status}", message, retry_after(headers))
 
 
-async def _pieces(response: httpcore.Response, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
-    decoder = decoder_for(headers.get("content-encoding", ""))
+async def _pieces(response: httpcore.Response, headers: Headers) -> AsyncGenerator[bytes, None]:
+    decoder = decoder_for(header(headers, "content-encoding"))
     async for chunk in response.aiter_stream():
         for piece in decoder.decode(chunk):
             yield piece
