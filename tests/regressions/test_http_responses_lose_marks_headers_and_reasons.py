@@ -1,4 +1,4 @@
-"""HTTP responses as servers really send them: marks before JSON, repeated headers, strange Retry-After, cut bodies, HEAD."""
+"""HTTP responses as servers send them: marks before JSON, repeated headers, strange Retry-After, cut bodies, HEAD."""
 
 import base64
 import gzip
