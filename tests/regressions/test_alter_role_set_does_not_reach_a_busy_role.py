@@ -39,7 +39,8 @@ def test_a_role_with_one_connection_goes_on(db: Database, spawn: SpawnWorker, lo
         "select df.start(df.loop('insert into counted values (1)')); reset session authorization"
     )
     wait_until(lambda: worker.log.count("session opened") > 3, 30)
-    assert "role not reached" not in worker.log
+    before = db.admin("select count(*) from counted")
+    wait_until(lambda: db.admin("select count(*) from counted") > before, 30)
     assert db.admin("select count(*) from df.instances where status = 'failed'") == 0
 
 

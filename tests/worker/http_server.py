@@ -46,6 +46,7 @@ class HttpServer:
     received: list[Received] = field(default_factory=list, repr=False)
     connections: int = 0
     open: int = 0
+    most_open: int = 0
     port: int = 0
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -83,6 +84,7 @@ class HttpServer:
     async def _serve(self, reader: Reader, writer: Writer) -> None:
         self.connections += 1
         self.open += 1
+        self.most_open = max(self.most_open, self.open)
         try:
             await self._answer(await self._read(reader), reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
