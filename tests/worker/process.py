@@ -90,6 +90,18 @@ def status(db: Database, run: str) -> str:
     return str(db.admin("select status from df.instances where id = %s", run))
 
 
+# A step that ends when another one runs at the same time.
+MEETING = """'do $$ begin
+  loop
+    perform pg_stat_clear_snapshot();
+    exit when (select count(*) from pg_stat_activity
+               where datname = current_database() and application_name like ''pg_durable:%%:%%'') > 1;
+    perform pg_sleep(0.01);
+  end loop;
+  perform pg_sleep(0.2);
+end $$'"""
+
+
 def await_end(db: Database, run: str, seconds: float = 15.0) -> str:
     """The status with which the run ended."""
     wait_until(lambda: status(db, run) in ENDED, seconds, f"the end of {db.rows(STATE, run, user=None)}")

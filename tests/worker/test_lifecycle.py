@@ -8,7 +8,7 @@ import pytest
 from pg_durable.embedded import EmbeddedServer
 
 from tests.support import Database, wait_until
-from tests.worker.process import SpawnWorker, WorkerProcess, await_end, own_database, run, start, status
+from tests.worker.process import MEETING, SpawnWorker, WorkerProcess, await_end, own_database, run, start, status
 
 EFFECT = "'with w as (select pg_sleep({})) insert into effects select 1 from w'"
 EPOCHS = "select count(*) from df._worker_epoch"
@@ -98,10 +98,8 @@ def test_a_server_that_does_not_answer_cannot_hold_a_worker(db: Database, spawn:
 def test_workers_share_the_work(effects: Database, spawn: SpawnWorker) -> None:
     spawn("--sessions", "1")
     spawn("--sessions", "1")
-    began = time.monotonic()
-    runs = [start(effects, EFFECT.format(1)) for _ in range(2)]
+    runs = [start(effects, MEETING) for _ in range(2)]
     assert [await_end(effects, instance) for instance in runs] == ["completed", "completed"]
-    assert time.monotonic() - began < 1.9
 
 
 def test_a_worker_that_loses_its_supervising_connection_registers_again(db: Database, worker: WorkerProcess) -> None:

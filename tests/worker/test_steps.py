@@ -1,9 +1,7 @@
 """SQL steps: run in sessions of the submitter, interrupted when their run is over, survived when they kill those."""
 
-import time
-
 from tests.support import Database, wait_until
-from tests.worker.process import SpawnWorker, WorkerProcess, await_end, error, run, start, status
+from tests.worker.process import MEETING, SpawnWorker, WorkerProcess, await_end, error, run, start, status
 
 
 def test_a_step_is_logged_in_as_its_submitter(db: Database, worker: WorkerProcess) -> None:
@@ -27,9 +25,7 @@ def test_a_step_that_sets_something_leaves_nothing_behind(db: Database, worker: 
 
 
 def test_branches_run_at_the_same_time(db: Database, worker: WorkerProcess) -> None:
-    began = time.monotonic()
-    run(db, "df.join('select pg_sleep(0.8)', 'select pg_sleep(0.8)')")
-    assert time.monotonic() - began < 1.5
+    run(db, f"df.join({MEETING}, {MEETING})")
 
 
 def test_no_more_steps_run_at_the_same_time_than_there_are_sessions(db: Database, spawn: SpawnWorker) -> None:
@@ -52,9 +48,9 @@ def test_a_busy_role_does_not_keep_others_waiting(db: Database, spawn: SpawnWork
     spawn("--sessions", "1")
     for _ in range(20):
         start(db, "'select pg_sleep(0.3)'")
-    began = time.monotonic()
     run(db, "'select 1'", user="other")
-    assert time.monotonic() - began < 3
+    left = "select count(*) from df.instances where submitted_by = 'app'::regrole and status <> 'completed'"
+    assert db.admin(left) > 0, "it came before the last of them"
 
 
 def test_a_long_step_is_shown_running(db: Database, worker: WorkerProcess) -> None:
