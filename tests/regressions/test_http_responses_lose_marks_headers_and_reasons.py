@@ -63,7 +63,7 @@ def test_a_malformed_retry_after_is_ignored(db: Database, web: HttpServer, value
     assert "HTTP status 503: busy" in said
 
 
-@pytest.mark.parametrize("body", [gzip.compress(b"x" * 10_000)[:-12], b"not gzip at all"])
+@pytest.mark.parametrize("body", [gzip.compress(b"x" * 10_000)[:-12], b"not gzip at all"], ids=["cut", "never"])
 def test_a_body_that_is_not_whole_says_so(db: Database, web: HttpServer, body: bytes) -> None:
     said = get(db, web.url(raw(body, "Content-Encoding: gzip")))
     assert "the body is not whole, or not compressed as its Content-Encoding says" in said
