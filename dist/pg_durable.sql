@@ -7365,7 +7365,7 @@ $$;
 
 -- Says on the runs of a role why they do not progress, unless another worker is serving them. p_login: it cannot log in; else it can,
 -- and its sessions fail for p_reason.
-create or replace function df_engine.role_unreachable(p_worker int, p_role text, p_reason text, p_login boolean) returns boolean
+create or replace function df_engine.role_unreachable(p_role text, p_reason text, p_login boolean) returns boolean
 language plpgsql security definer set search_path = '' as $$
 begin
   perform pg_catalog.pg_stat_clear_snapshot();
@@ -9292,7 +9292,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.release_leased(int, bigint[])',
     'execute on routine df_engine.retain()',
     'execute on routine df_engine.role_reachable(int, text)',
-    'execute on routine df_engine.role_unreachable(int, text, text, boolean)',
+    'execute on routine df_engine.role_unreachable(text, text, boolean)',
     'execute on routine df_engine.sleep_until(int, int)',
     'execute on routine df_engine.tick(int, jsonb)',
     'execute on routine df_engine.unregister_worker(int)'
