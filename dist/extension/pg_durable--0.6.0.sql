@@ -181,7 +181,7 @@ if df_engine.migrating(1) then
   create index instances_graph_idx on df_engine.instances (graph);                                  -- whether a graph is in use
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, b completed by a
-  -- BREAK that goes on upwards, r a failed attempt after which there will be another.
+  -- BREAK that goes on upwards, r a failed attempt after which there will be another, o a LOOP that was left open.
   create table df_engine.outcomes (
     instance bigint not null,
     scope bigint not null default 0,   -- 0: outside of any node that is active many times at once
@@ -3720,11 +3720,54 @@ begin
 end
 $$;
 
+-- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it.
+create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int)
+returns table (node int, kind text, generations int[], since timestamptz)
+language plpgsql stable as $$
+begin
+  return query
+    with thread as materialized (
+      select q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
+      where q.instance = p_instance and q.scope = p_scope and q.node between p_from and p_last
+      union all
+      select x.node, x.generations, x.since from df_engine.timers x
+      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      union all
+      select x.node, x.generations, x.since from df_engine.waits x
+      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      union all
+      select x.node, x.generations, x.since from df_engine.activations x
+      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+    )
+    select distinct on (t.node) t.node, g.kind,
+           df_engine.at_level(case when g.kind = 'LOOP' then (
+             select max((coalesce(u.generations, '{1}'))[:g.levels + 1]) from thread u where u.node between g.node + 1 and g.last)
+           else t.generations end, g.levels), t.since
+    from thread t
+    join df_engine.instances i on i.instance = p_instance
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node = t.node
+    where t.since is not null
+    order by t.node;
+end
+$$;
+
 -- Removes what could still start of a run between two nodes, but for one row of the queue. A row that a running step has locked is
--- left to that step, which finds out when it wants to record its outcome.
+-- left to that step, which finds out when it wants to record its outcome. Of loops it is kept how far they had come.
 create or replace function df_engine.withdraw(p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint) returns void
 language plpgsql as $$
 begin
+  if exists (select from df_engine.activations a where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last) then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at)
+    select p_instance, p_scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock()
+    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last) n where n.kind = 'LOOP'
+    on conflict (instance, scope, node) do update
+      set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
+        columns = excluded.columns, error = excluded.error,
+        attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
+        started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
+                          then o.started_at else excluded.started_at end,
+        events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+  end if;
   delete from df_engine.queue q using (
     select r.lane, r.submitter, r.id from df_engine.queue r
     where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last and r.id is distinct from p_but
@@ -3750,17 +3793,8 @@ create or replace function df_engine.fail_run(p_instance bigint, p_error text) r
 language plpgsql as $$
 begin
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error)
-  select distinct on (x.scope, x.node)
-         p_instance, x.scope, x.node, df_engine.at_level(x.generations, g.levels), 'f', 2, x.since, df_engine.clock(), p_error
-  from (
-    select q.scope, q.node, q.generations, df_engine.clock() as since from df_engine.queue q where q.instance = p_instance and q.picked
-    union all select t.scope, t.node, t.generations, t.since from df_engine.timers t where t.instance = p_instance
-    union all select w.scope, w.node, w.generations, w.since from df_engine.waits w where w.instance = p_instance
-    union all select a.scope, a.node, a.generations, a.since from df_engine.activations a where a.instance = p_instance
-  ) x
-  join df_engine.instances i on i.instance = p_instance
-  join df_engine.graph_nodes g on g.graph = i.graph and g.node = x.node
-  order by x.scope, x.node
+  select p_instance, 0, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error
+  from df_engine.open_nodes(p_instance, 0, 1, 2147483647) n
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
         columns = excluded.columns, error = excluded.error,
@@ -3769,6 +3803,7 @@ begin
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
   perform df_engine.end_run(p_instance, 'failed', p_error, null);
+  delete from df_engine.activations a where a.instance = p_instance;
   perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
 end
 $$;
@@ -5482,7 +5517,7 @@ begin
   v_states := array_fill(null::"char", array[v_count]);
   foreach s in array p_signs loop
     if s.state <> 'q' then
-      v_states[s.node] := case s.state when 'w' then 'r' else s.state end;
+      v_states[s.node] := case when s.state in ('w', 'o') then 'r' else s.state end;
       v_keys[s.node] := s.key;
     end if;
     if v_newest[s.node] < s.key collate "C" then
@@ -5518,7 +5553,7 @@ begin
       v_states[i] := nullif(v_state, 'q');
       v_keys[i] := case when v_states[i] is not null then v_prefix end;
     elsif v_kinds[i] = 'LOOP' and v_states[i] = 'r' then
-      v_keys[i] := left(v_newest[i], v_width);
+      v_keys[i] := left(v_newest[i], v_width);  -- a thread in it may be further on than the row of the LOOP says
     end if;
     if v_parents[i] is not null and v_newest[v_parents[i]] < v_newest[i] collate "C" then
       v_newest[v_parents[i]] := v_newest[i];
@@ -5601,7 +5636,7 @@ create or replace view df_engine.node_rows as
       join graph n on n.node between q.node and b.until and df_engine.node_id(i.id, n.node) = c.node_id
       where c.id = i.id and c.submitter = i.submitter and i.status in ('pending', 'running') and not exists (
         select from df_engine.outcomes d
-        where d.instance = i.instance and d.node = n.node and d.state <> 'r' and d.generations is not distinct from q.generations)
+        where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'f') and d.generations is not distinct from q.generations)
     ), children as (
       select c.parent, max(c.node) filter (where c.place = 0) as condition_child, max(c.node) filter (where c.place = 1) as left_child,
              max(c.node) filter (where c.place = 2) as right_child,
@@ -5624,7 +5659,7 @@ create or replace view df_engine.node_rows as
   ) s
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = s.node
   left join df_engine.outcomes o on o.instance = i.instance and o.scope = 0 and o.node = s.ended_with
-    and (s.status in ('completed', 'failed') or o.state = 'r')
+    and (s.status in ('completed', 'failed') or o.state in ('r', 'o'))
   left join df_engine.outcomes b on b.instance = i.instance and b.scope = 0 and b.node = s.began_with and s.key is not null;
 
 -- The views that clients read: read-only, with the owner's rights, filtered to what the reader may see. Their columns are public.
@@ -6802,7 +6837,7 @@ create or replace view df.throughput with (security_barrier) as
     from df_engine.outcomes o
     join df_engine.instances i on i.instance = o.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-    where o.state <> 'r' and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where o.state in ('c', 'b', 'f') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
