@@ -59,5 +59,6 @@ PARTS = (
     "admin/new_transaction",
     "admin/retention",
     "admin/check",
+    "observe/read_only",
     "install/epilogue",
 )

@@ -146,6 +146,7 @@ if df_engine.migrating(1) then
     up int not null,                   -- LOOP, JOIN or RACE; 0: the run
     branch int not null,               -- of up in which it is
     drops int not null,                -- sequences and IFs between it and up
+    break_binds text[],                -- names under which somebody looks for the value of a BREAK that passes through
     -- of a construct
     inside int[],                      -- entries: of the branches, of the body, of then and else
     valued int,                        -- LOOP: the node whose outcome is the value of the body, if that is known beforehand
@@ -386,13 +387,6 @@ if df_engine.migrating(1) then
     value text not null default gen_random_uuid()::text || gen_random_uuid()
   );
   insert into df_engine.secret default values;
-
-  -- Proofs of identity, consumed in the transaction that wrote them.
-  create table df_engine.launches (
-    launcher regrole not null,
-    started_in xid8 not null default pg_current_xact_id(),
-    constraint launches_pkey primary key (started_in, launcher)
-  );
 
   -- A step that a session is about to run, as its graph has it.
   create type df_engine.step as (
@@ -3249,7 +3243,7 @@ language plpgsql as $$
 declare
   v_kinds text[]; v_parents int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
   v_lasts int[]; v_entries int[]; v_valued int[]; v_firsts int[];
-  v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[];
+  v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[]; v_passed jsonb[];
   v_ups int[]; v_branches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
   v_plain boolean[]; v_until int[]; v_entered int[]; v_breaks boolean[];
   v_wanted text[];
@@ -3286,6 +3280,7 @@ begin
     v_closes[i] := 0;
     v_drops[i] := 0;
     v_binds[i] := '[]';
+    v_passed[i] := '[]';
     v_opens[i] := false;
     if p is null then
       v_afters[i] := 'e';
@@ -3296,6 +3291,7 @@ begin
       v_scopes[i] := '[0]';
     else
       k := v_kinds[p];
+      v_passed[i] := case when k in ('THEN', 'IF') then v_passed[p] else '[]' end;
       w := v_places[i];
       v_ups[i] := v_ups[p];
       v_branches[i] := v_branches[p];
@@ -3348,8 +3344,9 @@ begin
       end if;
     end if;
     if v_named[i] is not null and v_kinds[i] not in ('SLEEP', 'WAIT_SCHEDULE', 'BREAK')
-       and (v_wanted is null or v_named[i] = any (v_wanted)) and not v_binds[i] ? v_named[i] then
+       and (v_wanted is null or v_named[i] = any (v_wanted)) then
       v_binds[i] := v_binds[i] || to_jsonb(v_named[i]);
+      v_passed[i] := v_passed[i] || to_jsonb(v_named[i]);
     end if;
   end loop;
 
@@ -3389,8 +3386,9 @@ begin
          v_loops[n],
          v_kinds[n] = 'LOOP' and not v_breaks[n] and v_lasts[n + 1] = v_lasts[n],
          v_afters[n], v_nexts[n], v_others[n],
-         nullif(array(select e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
+         nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
          v_closes[n], v_plain[n], v_until[n], v_decides[n], v_ups[n], v_branches[n], v_drops[n],
+         nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
          case when v_kinds[n] in ('JOIN', 'RACE', 'LOOP', 'IF')
               then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
          case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end
@@ -4473,6 +4471,8 @@ begin
         else (p_node).next end;
       return row(t, null::df_engine.ending, false);
     end if;
+  elsif (p_ending).state = 'b' and (p_node).break_binds is not null then
+    perform df_engine.bind(t, (p_node).name_scopes[1], (p_node).break_binds, (p_ending).value, null);
   end if;
   if (p_node).up > 0 then
     return df_engine.tell_construct(p_graph, t, p_queue, p_node, p_ending);
@@ -4868,6 +4868,8 @@ begin
   end if;
   perform df_engine.put_outcome(p_thread, g, 
     case when p_error is null then df_engine.ended_well(p_value, p_columns, p_started) else df_engine.failed(p_error, p_started) end);
+  update df_engine.instances i set result = g.node
+  where i.instance = (p_thread).instance and p_error is null and g.after = 'e';  -- its root has completed all the same
   return row('again', null, null, null, null, null, null)::df_engine.place;
 end
 $$;
@@ -5676,8 +5678,7 @@ create or replace view df.instances with (security_barrier) as
 create or replace view df_engine.visible_runs with (security_barrier) as
   select i.instance, i.id, i.label, i.status, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
          i.wait_reason, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
-         case i.status when 'completed' then
-           (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) end as result
+         (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -7649,7 +7650,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select array['usage on schema df, df_engine']
     || array(select 'select on ' || c.oid::regclass from pg_class c
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
-               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'own_launches', 'visible_events', 'visible_executions', 'visible_nodes', 'visible_runs']))
+               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_nodes', 'visible_runs']))
              order by c.relname)
     || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'child_nodes', 'claim_step', 'column_names', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'execute_query', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'request_text', 'require_grantable', 'retry_problem', 'run_head', 'run_output', 'seconds', 'section', 'send_signal', 'setting', 'setting_number', 'setting_on', 'short_steps', 'shown_query', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'walk', 'work', 'worker_problem'])
 $$;
@@ -7794,12 +7795,7 @@ $$;
 
 -- transaction_mode 'new': df.start on a second session, through dblink, so that the run survives a rollback of the caller.
 -- That session must be the caller's own role and nobody else's, although it is opened by a definer function, in which
--- PostgreSQL does not tell who called. So the caller proves it: with a row that the view lets it write for itself only.
-
--- Granted to users.
-create or replace view df_engine.own_launches as
-  select launcher from df_engine.launches where launcher = quote_ident(current_user)::regrole
-  with check option;
+-- PostgreSQL does not tell who called: the caller's key does.
 
 -- Granted to users.
 create or replace function df_engine.start_new(p_fut text, p_label text, p_database text) returns text
@@ -7815,8 +7811,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = 'Use it neither after SET ROLE nor in a SECURITY DEFINER function.';
   end if;
-  insert into df_engine.own_launches (launcher) values (quote_ident(current_user)::regrole);
-  return df_engine.launch(p_fut, p_label, p_database);
+  return df_engine.launch((select k.key from df_engine.own_key k), p_fut, p_label, p_database);
 end
 $$;
 
@@ -7894,9 +7889,9 @@ begin
 end
 $$;
 
--- Uses the caller's proof up, then starts the run within a slot.
+-- Starts the run within a slot.
 -- Granted to users.
-create or replace function df_engine.launch(p_fut text, p_label text, p_database text) returns text
+create or replace function df_engine.launch(p_key text, p_fut text, p_label text, p_database text) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_link constant text := 'pg_durable_start';
@@ -7904,11 +7899,7 @@ declare
   v_slot int;
   v_id text;
 begin
-  delete from df_engine.launches l
-  where l.launcher = quote_ident(session_user)::regrole and l.started_in = pg_current_xact_id();
-  if not found then
-    raise exception 'df_engine.launch is called by df.start only' using errcode = 'insufficient_privilege';
-  end if;
+  perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
   v_loopback := df_engine.loopback();
   v_slot := df_engine.take_launch_slot();
   begin
@@ -8156,6 +8147,38 @@ revoke all on function df.check() from public;
 comment on function df.check() is
   'Looks through the engine''s tables for anything that must not be: one row a problem, none when all is well. For '
   'administrators; it reads all runs.';
+
+-- Views are read-only: a view over one table could be written through otherwise, with its owner's rights, past row security.
+
+create or replace function df_engine.refuse_write() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception '%.% is read-only', tg_table_schema, tg_table_name
+    using errcode = 'insufficient_privilege', hint = case tg_table_name
+      when 'instances' then 'Start runs with df.start, end them with df.cancel.'
+      when 'nodes' then 'Nodes are what df.start was given; df.cancel ends a run.'
+      when 'vars' then 'Change variables with df.setvar, df.unsetvar and df.clearvars.'
+      when 'signals' then 'Send signals with df.signal.'
+      when 'settings' then 'Change settings with df.set_setting.'
+      when 'http_allowlist' then 'Change the list with df.http_allow and df.http_disallow.'
+      else 'The functions of schema df change what it shows.' end;
+end
+$$;
+
+do $triggers$
+declare
+  v_view regclass;
+begin
+  for v_view in
+    select c.oid from pg_class c
+    where c.relkind = 'v' and c.relnamespace in ('df'::regnamespace, 'df_engine'::regnamespace)
+      and not exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgname = 'read_only')
+  loop
+    execute format('create trigger read_only instead of insert or update or delete on %s
+                    for each row execute function df_engine.refuse_write()', v_view);
+  end loop;
+end
+$triggers$;
 
 -- Epilogue: privileges that PUBLIC must not have, the version, what existing users need of it, the worker role given.
 
