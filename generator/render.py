@@ -38,7 +38,8 @@ def environment() -> Environment:
 
 
 GRANTED = re.compile(
-    r"^-- Granted to (?P<who>[a-z ]+)\.\ncreate or replace (?P<kind>function|procedure|view) df_engine\.(?P<name>\w+)", re.M
+    r"^-- Granted to (?P<who>[a-z ]+)\.\ncreate or replace (?P<kind>function|procedure|view) df_engine\.(?P<name>\w+)",
+    re.M,
 )
 
 

@@ -21,14 +21,16 @@ create table public.log (id bigint generated always as identity, tx xid8 default
 create function public.note(p_instance bigint, p_node int, p_status text, p_generations int[], p_retry_at timestamptz,
                             p_result jsonb) returns void language sql as $$
   insert into public.log (run, node, status, stamp, retry_at, result)
-  select i.id, df_engine.node_id(i.id, g.node), p_status, df_engine.stamp(i.id, g.tops, p_generations), p_retry_at, p_result
+  select i.id, df_engine.node_id(i.id, g.node), p_status, df_engine.stamp(i.id, g.tops, p_generations), p_retry_at,
+         p_result
   from df_engine.instances i join df_engine.graph_nodes g on g.graph = i.graph and g.node = p_node
   where i.instance = p_instance
 $$;
 create function public.note_outcome() returns trigger language plpgsql security definer as $$
 begin
   perform public.note(new.instance, new.node,
-                      case new.state when 'f' then 'failed' when 'r' then 'running' else 'completed' end, new.generations,
+                      case new.state when 'f' then 'failed' when 'r' then 'running' else 'completed' end,
+                      new.generations,
                       case new.state when 'r' then new.ended_at end,
                       case new.state when 'f' then to_jsonb(new.error) else new.value::jsonb end);
   return null;
@@ -38,6 +40,7 @@ begin
   perform public.note(new.instance, new.node, 'running', new.generations, null, null);
   return null;
 end $$;
-create trigger note after insert or update on df_engine.outcomes for each row when (new.state <> 'o') execute function public.note_outcome();
+create trigger note after insert or update on df_engine.outcomes
+  for each row when (new.state <> 'o') execute function public.note_outcome();
 create trigger note after insert on df_engine.waits for each row execute function public.note_wait();
 """

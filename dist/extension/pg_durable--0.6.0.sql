@@ -488,7 +488,7 @@ on conflict (name) do update set description = excluded.description
 -- The value as text; NULL for loopback_dsn, which this function's callers have no business to know.
 -- Granted to users.
 create or replace function df_engine.setting(p_name text) returns text
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   return (select s.value from df_engine.settings s where s.name = p_name and s.name <> 'loopback_dsn');
 end
@@ -1127,25 +1127,24 @@ begin
 end
 $$;
 
--- The id of a node: of a run's n-th node, whose first is its root.
+-- The id of a node: of a run's n-th node, whose first is its root. Like all functions in views, it is parsed here and now: the
+-- search_path of who reads does not matter, and it can be inlined all the same.
 -- Granted to users.
 create or replace function df_engine.node_id(p_instance text, p_node int) returns varchar
-language sql immutable as $$
-  select pg_catalog.lpad(pg_catalog.to_hex(
-    (('x' || p_instance)::bit(32)::bigint + p_node * 2654435761) & 4294967295), 8, '0')::varchar
-$$;
+language sql immutable
+return lpad(to_hex((('x' || p_instance)::bit(32)::bigint + p_node * 2654435761) & 4294967295), 8, '0')::varchar;
 
 -- What df.nodes shows as the query of a node: its own, with the ids of the children that it has no column for.
 -- Granted to users.
 create or replace function df_engine.shown_query(p_query text, p_condition text, p_extras text[]) returns text
-language sql stable as $$
-  select case when p_condition is null and p_extras is null then p_query
-    else '{' || pg_catalog.concat_ws(',',
-      nullif(substring(p_query from '^\s*\{\s*(.*)\}\s*$'), ''),
-      '"condition_node":"' || p_condition || '"',
-      '"extra_nodes":["' || pg_catalog.array_to_string(p_extras, '","') || '"]') || '}'
-  end
-$$;
+language sql stable
+return case
+  when p_condition is null and p_extras is null then p_query
+  else '{' || concat_ws(',',
+    nullif(substring(p_query from '^\s*\{\s*(.*)\}\s*$'), ''),
+    '"condition_node":"' || p_condition || '"',
+    '"extra_nodes":["' || array_to_string(p_extras, '","') || '"]') || '}'
+  end;
 
 -- Builders: functions that return the envelope of a node. They write nothing and need nothing but USAGE on df, so they call
 -- no private function. A graph given as an argument is wrapped by df.loop alone; the others take it out of what that returns.
@@ -3242,7 +3241,7 @@ create or replace function df_engine.compile(p_submitter oid, p_hash bytea, p_gr
 language plpgsql as $$
 declare
   v_kinds text[]; v_parents int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
-  v_lasts int[]; v_entries int[]; v_valued int[]; v_firsts int[];
+  v_lasts int[]; v_entries int[]; v_valued int[];
   v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[]; v_passed jsonb[];
   v_ups int[]; v_branches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
   v_plain boolean[]; v_until int[]; v_entered int[]; v_breaks boolean[];
@@ -3468,7 +3467,7 @@ $$;
 -- Granted to users.
 create or replace function df_engine.insert_instance(p_key text, p_role oid, p_text text, p_label text, p_database text)
 returns text
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_graph bigint;
   v_entry int;
@@ -3544,7 +3543,7 @@ comment on function df.start(text, text, text, text) is
 -- Granted to users.
 create or replace function df_engine.change_vars(p_key text, p_role oid, p_name text, p_value text, p_all boolean default false)
 returns void
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.require_key(p_key, p_role);
   if p_value is null then
@@ -3917,7 +3916,7 @@ end
 $$;
 
 create or replace function df_engine.wake_for_start() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.wake('r ' || new.submitter, null);
   return null;
@@ -3925,7 +3924,7 @@ end
 $$;
 
 create or replace function df_engine.wake_for_signal() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.wake('t', null);
   return null;
@@ -3970,7 +3969,7 @@ begin
                                 df_engine.clock() + df_engine.sleep_seconds((p_node).query) * interval '1 s');
     return null;
   end if;
-  v_config := (p_node).query::jsonb;
+  v_config := (p_node).query::pg_catalog.jsonb;
   if (p_node).kind = 'WAIT_SCHEDULE' then
     perform df_engine.set_timer(p_thread, 'schedule', df_engine.cron_next(
       v_config ->> 'cron_expr', coalesce(v_config ->> 'timezone', df_engine.setting('timezone')), df_engine.clock()));
@@ -4154,7 +4153,7 @@ declare
 begin
   v_event.thread := row((p_thread).instance, (p_thread).scope, (p_construct).node,
                         df_engine.at_level((p_thread).generations, (p_construct).levels),
-                        (p_activation).activation, (p_activation).races);
+                        (p_activation).activation, (p_activation).races)::df_engine.thread;
   v_event.ending := p_ending;
   v_event.ending.started_at := (p_activation).since;
   perform df_engine.put_outcome(v_event.thread, p_construct, v_event.ending);
@@ -4321,7 +4320,7 @@ begin
       thread := v_opened.thread;
       others := v_opened.others;
     when (p_node).kind = 'IF' then
-      ending := df_engine.if_rows_ending(p_graph, thread, p_node);
+      ending := df_engine.if_rows_ending(thread, p_node);
       if ending.state = 'f' then
         perform df_engine.put_outcome(thread, p_node, ending);
       else
@@ -4374,11 +4373,11 @@ end
 $$;
 
 -- if_rows runs no SQL: the row count of a named result decides, which is the value here.
-create or replace function df_engine.if_rows_ending(p_graph bigint, p_thread df_engine.thread, p_node df_engine.graph_nodes)
+create or replace function df_engine.if_rows_ending(p_thread df_engine.thread, p_node df_engine.graph_nodes)
 returns df_engine.ending
 language plpgsql as $$
 declare
-  v_name constant text := (p_node).query::jsonb ->> 'result_name';
+  v_name constant text := (p_node).query::pg_catalog.jsonb ->> 'result_name';
   v_value constant jsonb := df_engine.names((p_thread).instance, (p_thread).scope, (p_node).name_scopes, array[v_name], '{}')
                             -> v_name -> 'value';
   v_count constant jsonb := v_value -> 'row_count';
@@ -4400,7 +4399,7 @@ begin
     return df_engine.failed('BREAK outside of a loop');
   end if;
   return df_engine.broke(df_engine.as_json(df_engine.render(
-    p_thread, p_graph, (p_node).name_scopes, (p_node).query::jsonb ->> 'break_value', 'raw'))::json);
+    p_thread, p_graph, (p_node).name_scopes, (p_node).query::pg_catalog.jsonb ->> 'break_value', 'raw'))::json);
 exception
   when sqlstate 'DF010' or data_exception or program_limit_exceeded then
     return df_engine.failed('BREAK: ' || sqlerrm);
@@ -4443,7 +4442,7 @@ begin
   elsif u.kind = 'RACE' then
     return df_engine.end_race_branch(p_thread, p_queue, u, p_node, p_ending);
   elsif (p_ending).state = 'c' and (p_node).after in ('t', 'w')
-        and ((p_node).after = 't' or df_engine.truth((p_ending).value::jsonb, (p_ending).columns)) then
+        and ((p_node).after = 't' or df_engine.truth((p_ending).value::pg_catalog.jsonb, (p_ending).columns)) then
     return row(df_engine.turn(p_thread, u), null::df_engine.ending, true);
   end if;
   return df_engine.end_loop(p_thread, u, p_ending);
@@ -4467,7 +4466,7 @@ begin
         update df_engine.activations a set body = t.node where a.id = t.activation;
       end if;
       t.node := case
-        when (p_node).after = 'c' and not df_engine.truth((p_ending).value::jsonb, (p_ending).columns) then (p_node).other
+        when (p_node).after = 'c' and not df_engine.truth((p_ending).value::pg_catalog.jsonb, (p_ending).columns) then (p_node).other
         else (p_node).next end;
       return row(t, null::df_engine.ending, false);
     end if;
@@ -4534,7 +4533,7 @@ begin
         -- Between two turns a run goes to the back of the queue.
         perform df_engine.requeue(p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end);
         if g.kind = 'SQL' and p_home and not v_event.turned then
-          v_place := row(null, v_queue, pg_current_xact_id()::xid, p_id, p_graph, t,
+          v_place := row(null, v_queue, pg_current_xact_id()::pg_catalog.xid, p_id, p_graph, t,
                          df_engine.steps_from(p_id, p_graph, g.node, g.until))::df_engine.place;
         end if;
         v_queue := null;
@@ -4585,10 +4584,10 @@ begin
     end if;
   end loop;
   p_columns := df_engine.column_names(pg_catalog.row_to_json(v_row));
-  p_value := pg_catalog.concat('{"rows":[', v_rows, '],"row_count":', v_count, '}');
+  p_value := pg_catalog.concat('{"rows":[', v_rows, '],"row_count":', v_count, '}')::pg_catalog.json;
 exception when invalid_cursor_definition then
   execute p_sql;
-  p_value := '{"rows":[],"row_count":0}';
+  p_value := '{"rows":[],"row_count":0}'::pg_catalog.json;
 end
 $$;
 
@@ -4611,7 +4610,7 @@ $$;
 create or replace function df_engine.prepare_step(
   p_key text, p_graph bigint, p_thread df_engine.thread, p_step df_engine.step, out sql text, out rows boolean
 )
-language plpgsql security definer set search_path = '' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
   v_problem text;
 begin
@@ -4644,9 +4643,9 @@ declare
 begin
   select r.rolcanlogin, r.rolsuper into v_login, v_super from pg_catalog.pg_roles r where r.oid = p_submitter;
   if v_login is not true then
-    return format('role %s does not exist or has no LOGIN', p_submitter::regrole);
+    return format('role %s does not exist or has no LOGIN', p_submitter::pg_catalog.regrole);
   elsif v_super and not df_engine.setting_on('enable_superuser_instances') then
-    return format('superuser %s may not run instances: setting enable_superuser_instances is off', p_submitter::regrole);
+    return format('superuser %s may not run instances: setting enable_superuser_instances is off', p_submitter::pg_catalog.regrole);
   end if;
   return null;
 end
@@ -4698,7 +4697,7 @@ $$;
 -- session is. INFO goes out at once, whatever the settings.
 -- Granted to users.
 create or replace function df_engine.claim_step(p_key text, p_queue bigint, p_low bigint, p_careful boolean) returns df_engine.place
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
   v_claim record;
@@ -4768,7 +4767,7 @@ $$;
 -- are not locked.
 -- Granted to users.
 create or replace function df_engine.hold_step(p_queue bigint, p_version xid, p_name text) returns boolean
-language plpgsql security definer set search_path = '' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
 begin
@@ -4791,7 +4790,7 @@ create or replace function df_engine.record_step(
   p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step, p_value json,
   p_columns text[], p_started timestamptz
 ) returns df_engine.place
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
 begin
@@ -4858,10 +4857,10 @@ language plpgsql as $$
 declare
   g df_engine.graph_nodes;
 begin
-  perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
+  perform df_engine.require_key(p_key, quote_ident(session_user)::pg_catalog.regrole);
   select n.* into g
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
-  where i.instance = (p_thread).instance and i.submitter = quote_ident(session_user)::regrole
+  where i.instance = (p_thread).instance and i.submitter = quote_ident(session_user)::pg_catalog.regrole
     and i.cancelled_in = pg_current_xact_id();
   if not found then
     return row('lost', null, null, null, null, null, null)::df_engine.place;
@@ -4896,7 +4895,7 @@ create or replace function df_engine.fail_step(
   p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step, p_sqlstate text,
   p_message text, p_detail text, p_hint text, p_refused boolean, p_started timestamptz
 ) returns df_engine.place
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
   v_refused constant boolean := p_refused and p_sqlstate ~ '^(DF01|22|54)';
@@ -4970,7 +4969,7 @@ $$;
 -- How many steps may share a transaction.
 -- Granted to users.
 create or replace function df_engine.group_limit(p_careful boolean) returns int
-language sql stable security definer set search_path = '' as $$
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select case when s.value = 'relaxed' and not p_careful then 16 else 1 end from df_engine.settings s where s.name = 'commit_policy';
 $$;
 
@@ -5015,7 +5014,7 @@ declare
   v_hint pg_catalog.text;
   v_group int := 0;                       -- steps in this transaction before this one
   v_begun pg_catalog.timestamptz;
-  v_short pg_catalog.jsonb := '{}';
+  v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
   v_key := (select k.key from df_engine.own_key k);
   commit;  -- an installer that is run again waits for no step
@@ -5063,7 +5062,7 @@ begin
         select q.p_value, q.p_columns into v_value, v_columns from df_engine.execute_query(v_step.text) q;
       else
         execute v_step.text;
-        select '{"rows":[],"row_count":0}', null into v_value, v_columns;
+        select '{"rows":[],"row_count":0}'::pg_catalog.json, null into v_value, v_columns;
       end if;
       set constraints all immediate;
     exception when others or query_canceled or assert_failure then
@@ -5293,11 +5292,10 @@ $$;
 -- Granted to workers.
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
 returns table (ticket bigint, role text, database text, request jsonb)
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   v_queue df_engine.queue;
-  v_count int := 0;
 begin
   for v_queue in
     select q.* from df_engine.queue q
@@ -5324,7 +5322,7 @@ $$;
 -- is dropped. NULL: not now, somebody holds the run. p_outcome: {"value", "columns"}, or {"error", "class", "sqlstate", "retry_after"}.
 -- Granted to workers.
 create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome jsonb) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
 declare
   q df_engine.queue;
@@ -5391,7 +5389,7 @@ $$;
 -- Gives leased steps back, for another worker. False: some of them not now, somebody is cancelling their runs.
 -- Granted to workers.
 create or replace function df_engine.release_leased(p_worker int, p_tickets bigint[]) returns boolean
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   update df_engine.queue r set worker = null
   from (select q.lane, q.submitter, q.id from df_engine.queue q
@@ -5406,7 +5404,7 @@ $$;
 -- The worker that was p_former is alive: it had lost its connection while it ran these steps, which was not their doing.
 -- Granted to workers.
 create or replace function df_engine.acquit_leased(p_former int, p_tickets bigint[]) returns void
-language sql security definer set search_path = '' as $$
+language sql security definer set search_path = pg_catalog, pg_temp as $$
   update df_engine.queue r set crash_score = 0, worker = nullif(r.worker, p_former)
   from (select q.lane, q.submitter, q.id from df_engine.queue q
         where q.lane in ('direct', 'http') and q.id = any (p_tickets) for update skip locked) f
@@ -5417,7 +5415,7 @@ $$;
 -- unless the server has been restarted since the worker was last seen.
 -- Granted to workers.
 create or replace function df_engine.reclaim_leases() returns int
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
 declare
   v_freed int;
@@ -5462,24 +5460,21 @@ create or replace view df_engine.steps_in_sessions as
 -- A stamp: <scope>::<generation>, where a scope is <stamp of the surrounding scope>::<its top node>.
 -- Granted to users.
 create or replace function df_engine.stamp(p_id text, p_tops int[], p_generations int[]) returns text
-language sql immutable as $$
-  select p_id || '::' || coalesce(p_generations[1], 1) || coalesce((
-    select string_agg('::' || df_engine.node_id(p_id, t.top) || '::' || p_generations[t.place + 1], '' order by t.place)
-    from unnest(p_tops) with ordinality t(top, place)), '')
-$$;
+language sql immutable
+return p_id || '::' || coalesce(p_generations[1], 1) || coalesce((
+  select string_agg('::' || df_engine.node_id(p_id, t.top) || '::' || p_generations[t.place + 1], '' order by t.place)
+  from unnest(p_tops) with ordinality t(top, place)), '');
 
 -- Granted to users.
 create or replace function df_engine.generations_key(p_generations int[]) returns text
-language sql immutable as $$
-  select coalesce((select string_agg(lpad(to_hex(g.generation), 8, '0'), '' order by g.place)
-                   from unnest(p_generations) with ordinality g(generation, place)), '00000001')
-$$;
+language sql immutable
+return coalesce((select string_agg(lpad(to_hex(g.generation), 8, '0'), '' order by g.place)
+                 from unnest(p_generations) with ordinality g(generation, place)), '00000001');
 
 -- Granted to users.
 create or replace function df_engine.key_generations(p_key text) returns int[]
-language sql immutable as $$
-  select array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from generate_series(0, length(p_key) / 8 - 1) n)
-$$;
+language sql immutable
+return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from generate_series(0, length(p_key) / 8 - 1) n);
 
 -- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
 --
@@ -5490,7 +5485,7 @@ $$;
 create or replace function df_engine.fold_states(
   p_shapes df_engine.node_shape[], p_signs df_engine.node_sign[], p_generation int, p_run text
 ) returns setof df_engine.node_state
-language plpgsql immutable set search_path = '' as $$
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
   c_ended constant "char"[] := '{c,b,f}';
   n df_engine.node_shape;
@@ -5671,7 +5666,7 @@ create or replace view df.instances with (security_barrier) as
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
          i.wait_reason
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- What monitoring needs beyond df.instances.
 -- Granted to users.
@@ -5680,7 +5675,7 @@ create or replace view df_engine.visible_runs with (security_barrier) as
          i.wait_reason, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
          (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Granted to users.
 create or replace view df_engine.visible_nodes with (security_barrier) as
@@ -5698,7 +5693,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
          r.columns as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
          r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor
   from df_engine.node_rows r
-  where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.nodes with (security_barrier) as
   select n.id, n.instance_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status, n.result, n.error,
@@ -5707,13 +5702,13 @@ create or replace view df.nodes with (security_barrier) as
   from df_engine.visible_nodes n;
 
 create or replace view df.vars with (security_barrier) as
-  select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
+  select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df._worker_epoch as
   select w.epoch_id, w.started_at, w.last_seen_at from df_engine.workers w;
 
 create or replace view df.settings with (security_barrier) as
-  select s.name, s.value, s.description from df_engine.settings s where s.name <> 'loopback_dsn' or (select has_function_privilege('df.set_setting(text, text)', 'execute'));
+  select s.name, s.value, s.description from df_engine.settings s where s.name <> 'loopback_dsn' or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute'));
 
 create or replace view df.http_allowlist as
   select a.pattern, a.allow_private, a.note from df_engine.http_allowlist a;
@@ -5723,13 +5718,13 @@ create or replace view df.signals with (security_barrier) as
          (select array_agg(df_engine.node_id(i.id, d.node)::text order by d.place)
           from unnest(s.delivered_to) with ordinality d(node, place)) as delivered_to
   from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
-  where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Granted to users.
 create or replace view df_engine.visible_executions with (security_barrier) as
   select i.id as instance_id, e.generation, e.events, e.started_at, e.finished_at
   from df_engine.executions e join df_engine.instances i on i.instance = e.instance
-  where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Status changes of the current generation of a run's root scope, which began when its LOOP last turned, or with its first step.
 -- Granted to users.
@@ -5741,7 +5736,7 @@ create or replace view df_engine.visible_events with (security_barrier) as
          coalesce((select max(e.finished_at) from df_engine.executions e where e.instance = i.instance),
                   (select min(o.started_at) from df_engine.outcomes o where o.instance = i.instance), i.created_at) as began_at
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 comment on view df.instances is 'One row a run; error says why it failed or was cancelled, wait_reason why it does not progress';
 comment on view df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
@@ -5802,9 +5797,9 @@ begin
   select n.query into v_query
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = t.node where i.instance = t.instance;
   perform df_engine.end_wait(t, case (p_timer).kind
-    when 'sleep' then jsonb_build_object('slept', true, 'seconds', v_query::jsonb)
+    when 'sleep' then jsonb_build_object('slept', true, 'seconds', v_query::pg_catalog.jsonb)
     when 'schedule' then '{"scheduled": true}'
-    else jsonb_build_object('signal_name', v_query::jsonb -> 'signal_name', 'timed_out', true, 'data', null) end, (p_timer).since);
+    else jsonb_build_object('signal_name', v_query::pg_catalog.jsonb -> 'signal_name', 'timed_out', true, 'data', null) end, (p_timer).since);
 end
 $$;
 
@@ -5905,7 +5900,7 @@ $$;
 -- Fires due timers and fresh signals, at most p_limit of each; answers how many it looked at.
 -- Granted to workers.
 create or replace function df_engine.fire_due(p_limit int) returns int
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   v_signal df_engine.inbox;
@@ -5937,7 +5932,7 @@ $$;
 -- In how many milliseconds something is due.
 -- Granted to workers.
 create or replace function df_engine.next_due_ms() returns numeric
-language plpgsql volatile security definer set search_path = '' set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 begin
   return least(
     (select greatest(0, ceil(extract(epoch from t.next_try_at - df_engine.clock()) * 1000)) from df_engine.timers t
@@ -5952,7 +5947,7 @@ $$;
 
 -- Granted to workers.
 create or replace function df_engine.register_worker(p_sessions int) returns int
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_worker int;
 begin
@@ -5970,7 +5965,7 @@ $$;
 
 -- Granted to workers.
 create or replace function df_engine.unregister_worker(p_worker int) returns void
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.release_leased(p_worker, array(
     select r.id from df_engine.queue r where r.lane in ('direct', 'http') and r.worker = p_worker));
@@ -5982,7 +5977,7 @@ $$;
 -- The worker has room, and does not look again before p_ms have passed; NULL: it has no room.
 -- Granted to workers.
 create or replace function df_engine.sleep_until(p_worker int, p_ms int) returns void
-language sql security definer set search_path = '' as $$
+language sql security definer set search_path = pg_catalog, pg_temp as $$
   update df_engine.workers w
   set idle_until = clock_timestamp() + p_ms * interval '1 ms', last_seen_at = clock_timestamp()
   where w.worker = p_worker;
@@ -5990,7 +5985,7 @@ $$;
 
 -- Granted to workers.
 create or replace function df_engine.heartbeat(p_worker int) returns void
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   update df_engine.workers w set last_seen_at = clock_timestamp()
   where w.worker = p_worker and w.last_seen_at < clock_timestamp() - interval '2 s';
@@ -6001,7 +5996,7 @@ $$;
 -- something say so themselves.
 -- Granted to workers.
 create or replace function df_engine.mark_running() returns void
-language plpgsql security definer set search_path = '' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 begin
   perform pg_catalog.pg_stat_clear_snapshot();  -- activity must not be older than the rows that are found
   update df_engine.instances i set status = 'running', wait_reason = null, updated_at = df_engine.clock()
@@ -6056,7 +6051,7 @@ $$;
 -- Fails runs that can never begin or go on, because their role is gone or may not log in.
 -- Granted to workers.
 create or replace function df_engine.fail_orphans() returns void
-language plpgsql security definer set search_path = '' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
   v_run record;
 begin
@@ -6107,7 +6102,7 @@ $$;
 -- What is to be done now, and when to look again.
 -- Granted to workers.
 create or replace function df_engine.agenda(p_worker int) returns jsonb
-language plpgsql volatile security definer set search_path = '' set jit = off set enable_seqscan = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 begin
   return jsonb_build_object(
     'roles', df_engine.waiting_roles(),
@@ -6170,7 +6165,7 @@ $$;
 -- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is held.
 -- Granted to workers.
 create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   i df_engine.instances;
   q df_engine.queue;
@@ -6201,7 +6196,7 @@ $$;
 -- now, it is being tried again.
 -- Granted to workers.
 create or replace function df_engine.accuse(p_submitter oid, p_queue bigint, p_node text, p_weight int) returns boolean
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   q df_engine.queue;
 begin
@@ -6239,7 +6234,7 @@ $$;
 -- Says on the runs of a role why they do not progress, unless another worker is serving them.
 -- Granted to workers.
 create or replace function df_engine.role_unreachable(p_worker int, p_role text, p_reason text) returns boolean
-language sql security definer set search_path = '' as $$
+language sql security definer set search_path = pg_catalog, pg_temp as $$
   select df_engine.set_wait_reason(u.oid, format('no worker can log in as role "%s": %s', p_role, p_reason))
   from pg_catalog.pg_roles u
   where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid);
@@ -6247,7 +6242,7 @@ $$;
 
 -- Granted to workers.
 create or replace function df_engine.role_reachable(p_worker int, p_role text) returns boolean
-language sql security definer set search_path = '' as $$
+language sql security definer set search_path = pg_catalog, pg_temp as $$
   select df_engine.set_wait_reason(u.oid, null) from pg_catalog.pg_roles u where u.rolname = p_role;
 $$;
 
@@ -6285,7 +6280,7 @@ $$;
 -- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
 -- Granted to workers.
 create or replace function df_engine.census(p_place jsonb) returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
   select jsonb_build_object(
     'pending', count(*) filter (where i.status = 'pending'),
@@ -6431,7 +6426,7 @@ comment on function df.wait_for_completion(text, integer) is 'Deprecated: df.awa
 -- caller has decided. Answers the status that it had.
 -- Granted to users.
 create or replace function df_engine.cancel_run(p_key text, p_role oid, p_instance bigint, p_reason text) returns text
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_status text;
 begin
@@ -6482,7 +6477,7 @@ comment on function df.cancel(text, text) is
 
 -- Granted to users.
 create or replace function df_engine.send_signal(p_key text, p_role oid, p_instance bigint, p_name text, p_data jsonb) returns void
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.require_key(p_key, p_role);
   perform df_engine.require_right(p_role, p_instance);
@@ -6784,7 +6779,7 @@ create or replace view df.running_steps with (security_barrier) as
          min(s.since) as running_since, clock_timestamp() - min(s.since) as running_for
   from step s
   left join df_engine.outcomes o on o.instance = s.instance and o.scope = 0 and o.node = s.node and o.state = 'r'
-  where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
   group by s.instance_id, s.label, s.node, s.kind, s.query, s.submitter, o.attempts;
 comment on view df.running_steps is
   'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. Who may not read the activity of another role''s session sees when a step began only after about a quarter of a second.';
@@ -6795,7 +6790,7 @@ create or replace view df.failed_steps with (security_barrier) as
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where o.state = 'f' and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state = 'f' and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why; the failures of their parents, which only repeat it, are left out';
 
@@ -6824,7 +6819,7 @@ create or replace view df.waiting with (security_barrier) as
   join df_engine.instances i on i.instance = w.instance
   left join df_engine.graph_nodes g on g.graph = i.graph and g.node = w.node
   left join df_engine.outcomes o on o.instance = w.instance and o.scope = 0 and o.node = w.node and o.state = 'r'
-  where ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
   'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), a retry (waits_for: the last error), the pace of a forever loop; blocked are runs that no worker can go on with, with the reason';
 
@@ -6832,13 +6827,13 @@ create or replace view df.throughput with (security_barrier) as
   with finished as (
     select date_trunc('hour', i.finished_at) as hour, i.status as run, null as step, i.finished_at - i.created_at as took
     from df_engine.instances i
-    where i.finished_at is not null and ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where i.finished_at is not null and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
     union all
     select date_trunc('hour', o.ended_at), null, case o.state when 'f' then 'failed' else 'completed' end, null
     from df_engine.outcomes o
     join df_engine.instances i on i.instance = o.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-    where o.state in ('c', 'b', 'f') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(text, text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where o.state in ('c', 'b', 'f') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
@@ -8022,7 +8017,7 @@ $$;
 -- Removes one batch if a pass is due; answers whether more is to do. Each call is a transaction of its own.
 -- Granted to workers.
 create or replace function df_engine.retain() returns boolean
-language plpgsql volatile security definer set search_path = '' as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if not df_engine.retention_due() then
     return false;
