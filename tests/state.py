@@ -44,3 +44,26 @@ create trigger note after insert or update on df_engine.outcomes
   for each row when (new.state <> 'o') execute function public.note_outcome();
 create trigger note after insert on df_engine.waits for each row execute function public.note_wait();
 """
+
+# Of a run: the first part of the idempotency keys of its HTTP steps.
+RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instances i"
+
+TIMERS = "select count(*) from df_engine.timers"
+WAITS = "select count(*) from df_engine.waits"
+DUE_AGO = "update df_engine.timers set due_at = now() - %s::interval, next_try_at = now() - %s::interval"
+TIMERS_LOCKED = "lock table df_engine.timers"
+RUN_LOCKED = "select from df_engine.instances where id = %s for update"
+ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - interval '1 day'"
+A_WORKER_IDLES = "select idle_until > clock_timestamp() from df_engine.workers"
+LEASED_DIRECT_BY = "select worker from df_engine.queue where lane = 'direct'"
+WORKER_ROLES = "select count(*) from df_engine.worker_roles"
+LOSE_THE_QUEUE = "delete from df_engine.queue"
+
+# What must be the same before and after the installer has run again.
+IN_FLIGHT = """
+select to_jsonb(i) from df_engine.instances i union all select to_jsonb(n) from df.nodes n
+union all select to_jsonb(o) from df_engine.outcomes o
+union all select to_jsonb(t) from df_engine.timers t union all select to_jsonb(w) from df_engine.waits w
+union all select to_jsonb(a) from df_engine.activations a
+union all select to_jsonb(q) from df_engine.queue q order by 1"""
+RETENTION_IS_DUE = "update df_engine.upkeep set retained_at = '-infinity'"

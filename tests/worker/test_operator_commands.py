@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from generator.render import ROOT
+from tests import state
 from tests.support import Database, wait_until
 from tests.worker.process import WorkerProcess, await_end, start
 
@@ -119,7 +120,7 @@ def test_check_finds_nothing_or_says_what(db: Database) -> None:
     run = start(db, "'select 1'")
     done = command("check", "--dsn", db.dsn())
     assert (done.returncode, done.stdout) == (0, "no problems\n")
-    db.admin("delete from df_engine.ready")
+    db.admin(state.LOSE_THE_QUEUE)
     done = command("check", "--json", "--dsn", db.dsn())
     assert done.returncode == 1
     assert [problem["instance_id"] for problem in json.loads(done.stdout)] == [run]

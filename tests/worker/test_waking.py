@@ -5,11 +5,11 @@ import time
 
 import psycopg
 
+from tests import state
 from tests.support import Database, wait_until
 from tests.worker.process import WorkerProcess, await_end, run, start
 
 QUERIES = "select backend_start, query_start from pg_stat_activity where usename = 'durable_worker' and datname = %s"
-FLAGGED = "select _sleeps_until > clock_timestamp() from df._worker_epoch"
 
 
 def test_an_idle_worker_asks_less_than_once_a_second(db: Database, worker: WorkerProcess) -> None:
@@ -27,7 +27,7 @@ def test_a_start_is_acted_upon_in_milliseconds(db: Database, worker: WorkerProce
     run(db, "'select 1'")
     times = []
     for _ in range(10):
-        wait_until(lambda: db.admin(FLAGGED))
+        wait_until(lambda: db.admin(state.A_WORKER_IDLES))
         began = time.monotonic()
         instance = start(db, "'select 1'")
         await_end(db, instance)
@@ -54,7 +54,7 @@ def test_a_timer_fires_when_it_is_due(db: Database, worker: WorkerProcess) -> No
 
 def test_a_signal_is_acted_upon_at_once(db: Database, worker: WorkerProcess) -> None:
     instance = start(db, "df.wait_for_signal('go')")
-    wait_until(lambda: db.admin("select count(*) from df_engine.waits"))
+    wait_until(lambda: db.admin(state.WAITS))
     began = time.monotonic()
     db.sql("select df.signal(%s, 'go')", instance)
     await_end(db, instance)
