@@ -117,5 +117,6 @@ async def test_the_system_resolver_says_no_politely() -> None:
 
 
 def test_no_range_is_missing_from_the_standard_ones() -> None:
-    for text in ("169.254.169.254/32", "fd00:ec2::254/128", "255.255.255.255/32"):
+    for text in ("169.254.169.254/32", "fd00:ec2::254/128", "255.255.255.255/32", "168.63.129.16/32",
+                 "::7f00:1/128", "::ffff:0:10.0.0.1/128"):  # fmt: skip
         assert restricted(str(ip_network(text)[0]))
