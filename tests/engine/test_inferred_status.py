@@ -1,7 +1,6 @@
 """Inferred statuses: what the rows of a run mean, given their ancestors, their generations and the run's end."""
 
 import json
-import time
 
 import pytest
 
@@ -174,7 +173,7 @@ def test_a_session_of_another_role_is_not_believed(db: Database) -> None:
         assert states(db, run, Node("a")) == {"a": ("pending", None)}
 
 
-def test_ten_thousand_nodes_take_no_time(db: Database) -> None:
+def test_ten_thousand_nodes_are_not_compared_pair_by_pair(db: Database) -> None:
     db.admin("""
         with tree as (
           select g, lpad(to_hex(g), 8, '0') as id from generate_series(1, 9999) g
@@ -191,8 +190,7 @@ def test_ten_thousand_nodes_take_no_time(db: Database) -> None:
                jsonb_build_object('execution_id', 'a1b2c3d4::2::' || id || '::1')
         from tree
     """)
-    began = time.monotonic()
+    db.admin("set statement_timeout = '60s'")  # comparing all pairs takes minutes
     assert db.rows("select inferred_status, count(*) from df.instance_nodes('a1b2c3d4') group by 1", user=None) == [
         ("pending", 9999)
     ]
-    assert time.monotonic() - began < 20  # comparing all pairs takes minutes

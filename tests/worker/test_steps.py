@@ -1,9 +1,7 @@
 """SQL steps: run in sessions of the submitter, interrupted when their run is over, survived when they kill those."""
 
-import time
-
 from tests.support import Database, wait_until
-from tests.worker.process import SpawnWorker, WorkerProcess, await_end, error, run, start, status
+from tests.worker.process import Gate, SpawnWorker, WorkerProcess, await_end, error, run, start, status
 
 
 def test_a_step_is_logged_in_as_its_submitter(db: Database, worker: WorkerProcess) -> None:
@@ -27,9 +25,11 @@ def test_a_step_that_sets_something_leaves_nothing_behind(db: Database, worker: 
 
 
 def test_branches_run_at_the_same_time(db: Database, worker: WorkerProcess) -> None:
-    began = time.monotonic()
-    run(db, "df.join('select pg_sleep(0.8)', 'select pg_sleep(0.8)')")
-    assert time.monotonic() - began < 1.5
+    gate = Gate(db)
+    instance = start(db, f"df.join('{Gate.STEP}', '{Gate.STEP}')")
+    wait_until(lambda: gate.waiting == 2, what="both branches to be in their steps")
+    gate.open()
+    assert await_end(db, instance) == "completed"
 
 
 def test_no_more_steps_run_at_the_same_time_than_there_are_sessions(db: Database, spawn: SpawnWorker) -> None:
@@ -50,18 +50,24 @@ def test_no_more_steps_run_at_the_same_time_than_there_are_sessions(db: Database
 
 def test_a_busy_role_does_not_keep_others_waiting(db: Database, spawn: SpawnWorker) -> None:
     spawn("--sessions", "1")
+    gate = Gate(db)
     for _ in range(20):
-        start(db, "'select pg_sleep(0.3)'")
-    began = time.monotonic()
-    run(db, "'select 1'", user="other")
-    assert time.monotonic() - began < 3
+        start(db, f"'{Gate.STEP}, pg_sleep(0.3)'")
+    wait_until(lambda: gate.waiting == 1)
+    instance = start(db, "'select 1'", user="other")
+    gate.open()
+    assert await_end(db, instance) == "completed"
+    earlier = "select count(*) from df.instances where finished_at < (select finished_at from df.instances where id = %s)"
+    assert db.admin(earlier, instance) < 10  # a turn is a second long
 
 
 def test_a_long_step_is_shown_running(db: Database, worker: WorkerProcess) -> None:
-    instance = start(db, "'select pg_sleep(3)'")
+    gate = Gate(db)
+    instance = start(db, f"'{Gate.STEP}'")
     seen = "select count(*) from df.nodes where instance_id = %s and status = 'running'"
-    wait_until(lambda: db.admin(seen, instance), 2)
-    assert status(db, instance) == "running"
+    wait_until(lambda: db.admin(seen, instance))
+    assert (gate.waiting, status(db, instance)) == (1, "running")
+    gate.open()
 
 
 def test_cancel_interrupts_a_running_step(db: Database, worker: WorkerProcess) -> None:
@@ -69,7 +75,7 @@ def test_cancel_interrupts_a_running_step(db: Database, worker: WorkerProcess) -
     instance = start(db, "'with w as (select pg_sleep(30)) insert into effects select 1 from w'")
     wait_until(lambda: db.admin(IN_STEP, instance), what="the step to run")
     db.sql("select df.cancel(%s, 'enough')", instance)
-    wait_until(lambda: not db.admin(IN_STEP, instance), 3, "the step to be interrupted")
+    wait_until(lambda: not db.admin(IN_STEP, instance), 20, "the step to be interrupted")
     assert status(db, instance) == "cancelled"
     assert run(db, "'select count(*) from effects'")["rows"] == [{"count": 0}]
 
