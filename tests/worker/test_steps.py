@@ -57,7 +57,9 @@ def test_a_busy_role_does_not_keep_others_waiting(db: Database, spawn: SpawnWork
     instance = start(db, "'select 1'", user="other")
     gate.open()
     assert await_end(db, instance) == "completed"
-    earlier = "select count(*) from df.instances where finished_at < (select finished_at from df.instances where id = %s)"
+    earlier = (
+        "select count(*) from df.instances where finished_at < (select finished_at from df.instances where id = %s)"
+    )
     assert db.admin(earlier, instance) < 10  # a turn is a second long
 
 
