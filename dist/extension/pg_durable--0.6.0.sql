@@ -3292,7 +3292,8 @@ begin
     missing := format('"%s" is NULL', p_name);
   end if;
   used := coalesce(used, 0);
-  while missing is null and used < cardinality(p_path) and not (v_rows and jsonb_typeof(value) not in ('object', 'array')) loop
+  while missing is null and used < cardinality(p_path) 
+        and not ((v_rows or used > 0) and jsonb_typeof(value) not in ('object', 'array')) loop
     select w.missing, w.mistake into missing, mistake
     from df_engine.missing_key(concat_ws('.', p_name, nullif(array_to_string(p_path[:used], '.'), '')), p_path[used + 1], value) w;
     exit when mistake is not null;
@@ -3514,6 +3515,10 @@ begin
   v_found := df_engine.resolve(v_name, v_parts[2:], v_entry);
   if v_found.mistake is not null or v_found.missing is not null and right(v_reference, 1) <> '?' then
     return df_engine.refuse_reference(v_reference, coalesce(v_found.mistake, v_found.missing));
+  elsif v_place = 'code' and v_found.missing is null and v_found.used < cardinality(v_parts) - 1 and not df_engine.is_row_set(v_entry) then
+    -- Elsewhere what follows a value that has no parts is text: $file.name.txt.
+    return df_engine.refuse_reference(v_reference, (df_engine.missing_key(
+      array_to_string(v_parts[:v_found.used + 1], '.'), v_parts[v_found.used + 2], v_found.value)).mistake);
   end if;
   if v_found.used <= 1 then  -- what is inside of JSON has no type of its own
     v_type := df_engine.column_type(v_entry, case v_found.used when 1 then v_parts[2] end);

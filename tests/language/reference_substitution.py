@@ -225,7 +225,7 @@ def lookup(value: Any, path: list[str], columns: list[str] | None) -> tuple[Any,
         value = value["rows"][0].get(path[0] if used else (columns or [""])[0])
     elif not path:
         return json_text(value), 0
-    while used < len(path) and value is not None and not (rows and not isinstance(value, dict | list)):
+    while used < len(path) and value is not None and not ((rows or used) and not isinstance(value, dict | list)):
         value = step(value, path[used])
         used += 1
     return value, len(path) if value is None else used
@@ -259,6 +259,8 @@ def resolve(piece: str, names: Names, unknown: str, write: Callable[..., str]) -
     parts = (path or "").split(".")[1:]
     value, used = (None, len(parts)) if entry is None else lookup(entry["value"], parts, entry["columns"])
     if value is None and not optional:
+        raise Refused
+    if write is code and value is not None and used < len(parts) and entry is not None and not is_rows(entry["value"]):
         raise Refused
     rest = (
         piece[found.end() :]

@@ -25,7 +25,7 @@ def waiting_run(db: Database, role: str, obstacle: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("obstacle", "remedy", "says"),
+    "case",
     [
         ("select df.revoke_usage('{}')", "select df.grant_usage('{}')", "permission denied for schema df"),
         ("revoke usage on schema df from {}", "grant usage on schema df to {}", "permission denied for schema df"),
@@ -38,8 +38,9 @@ def waiting_run(db: Database, role: str, obstacle: str) -> str:
     ids=["usage revoked", "schema revoked by hand", "no time for any statement"],
 )
 def test_sessions_that_cannot_run_steps_say_why(
-    db: Database, worker: WorkerProcess, locked_out: str, obstacle: str, remedy: str, says: str
+    db: Database, worker: WorkerProcess, locked_out: str, case: tuple[str, str, str]
 ) -> None:
+    obstacle, remedy, says = case
     instance = waiting_run(db, locked_out, obstacle)
     assert reason(db, instance).startswith(f'sessions of role "{locked_out}" cannot run steps: {says}')
     assert "log in" not in reason(db, instance)

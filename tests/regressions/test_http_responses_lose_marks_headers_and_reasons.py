@@ -64,7 +64,7 @@ def test_a_malformed_retry_after_is_ignored(db: Database, web: HttpServer, value
     assert "HTTP status 503: busy" in said
 
 
-@pytest.mark.parametrize("body", [gzip.compress(b"x" * 10_000)[:-12], b"not gzip at all"])
+@pytest.mark.parametrize("body", [gzip.compress(b"x" * 10_000)[:-12], b"not gzip at all"], ids=["cut", "never"])
 def test_a_body_that_is_not_whole_says_so(db: Database, web: HttpServer, body: bytes) -> None:
     said = get(db, web.url(raw(body, "Content-Encoding: gzip")))
     assert "the body is not whole, or not compressed as its Content-Encoding says" in said
@@ -83,6 +83,17 @@ def test_a_body_that_is_not_whole_says_so(db: Database, web: HttpServer, body: b
         ("text/plain; charset=" + "a" * 5000, None),
         ("text/plain; charset=utf-8", None),
         (";", None),
+    ],
+    ids=[
+        "twice",
+        "single quotes",
+        "more after it",
+        "two semicolons",
+        "unknown",
+        "no charset of text",
+        "long",
+        "false",
+        "nothing",
     ],
 )
 def test_a_strange_content_type_is_no_failure(db: Database, web: HttpServer, kind: str, text: str | None) -> None:
@@ -105,7 +116,9 @@ def test_an_encoding_that_nobody_asked_for_is_left_as_it_is(db: Database, web: H
 
 
 @pytest.mark.parametrize(
-    "body", [zlib.compress(b"hi"), zlib.compress(b"hi")[2:-4], gzip.compress(b"h") + gzip.compress(b"i")]
+    "body",
+    [zlib.compress(b"hi"), zlib.compress(b"hi")[2:-4], gzip.compress(b"h") + gzip.compress(b"i")],
+    ids=["deflate", "deflate without its wrapper", "gzip of two members"],
 )
 def test_what_was_compressed_is_as_it_was(db: Database, web: HttpServer, body: bytes) -> None:
     kind = "gzip" if body[:2] == b"\x1f\x8b" else "deflate"

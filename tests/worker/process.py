@@ -63,7 +63,9 @@ class PatientWorker(WorkerProcess):
 
     program = (
         "-c",
-        "from pg_durable import cadence, cli; cadence.SWEEP, cadence.LOOK_BACK = 3600.0, (); raise SystemExit(cli.main())",
+        "from pg_durable import cadence, cli\n"
+        "cadence.SWEEP, cadence.LOOK_BACK = 3600.0, ()\n"
+        "raise SystemExit(cli.main())",
     )
 
 
@@ -121,6 +123,18 @@ def start_as(db: Database, role: str, flow: str) -> None:
 def status(db: Database, run: str) -> str:
     """The run's status."""
     return str(db.admin("select status from df.instances where id = %s", run))
+
+
+# A step that ends when another one runs at the same time.
+MEETING = """'do $$ begin
+  loop
+    perform pg_stat_clear_snapshot();
+    exit when (select count(*) from pg_stat_activity
+               where datname = current_database() and application_name like ''pg_durable:%%:%%'') > 1;
+    perform pg_sleep(0.01);
+  end loop;
+  perform pg_sleep(0.2);
+end $$'"""
 
 
 def await_end(db: Database, run: str, seconds: float = 15.0) -> str:

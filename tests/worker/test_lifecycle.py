@@ -8,7 +8,7 @@ import pytest
 from pg_durable.embedded import EmbeddedServer
 
 from tests.support import Database, wait_until
-from tests.worker.process import Gate, SpawnWorker, WorkerProcess, await_end, own_database, run, start, status
+from tests.worker.process import MEETING, SpawnWorker, WorkerProcess, await_end, own_database, run, start, status
 
 EFFECT = "'with w as (select pg_sleep({})) insert into effects select 1 from w'"
 EPOCHS = "select count(*) from df._worker_epoch"
@@ -95,14 +95,11 @@ def test_a_server_that_does_not_answer_cannot_hold_a_worker(db: Database, spawn:
         os.kill(backend, signal.SIGCONT)
 
 
-def test_workers_share_the_work(db: Database, spawn: SpawnWorker) -> None:
+def test_workers_share_the_work(effects: Database, spawn: SpawnWorker) -> None:
     spawn("--sessions", "1")
     spawn("--sessions", "1")
-    gate = Gate(db)
-    runs = [start(db, f"'{Gate.STEP}'") for _ in range(2)]
-    wait_until(lambda: gate.waiting == 2, what="each worker to be in a step")
-    gate.open()
-    assert [await_end(db, instance) for instance in runs] == ["completed", "completed"]
+    runs = [start(effects, MEETING) for _ in range(2)]
+    assert [await_end(effects, instance) for instance in runs] == ["completed", "completed"]
 
 
 def test_a_worker_that_loses_its_supervising_connection_registers_again(db: Database, worker: WorkerProcess) -> None:
