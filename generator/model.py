@@ -225,7 +225,7 @@ WORKER_ROUTINES = (
     "df_engine.release_leased(int, bigint[])",
     "df_engine.retain()",
     "df_engine.role_reachable(int, text)",
-    "df_engine.role_unreachable(int, text, text, boolean)",
+    "df_engine.role_unreachable(text, text, boolean)",
     "df_engine.sleep_until(int, int)",
     "df_engine.tick(int, jsonb)",
     "df_engine.unregister_worker(int)",

@@ -7088,7 +7088,8 @@ $$;
 -- transaction: whoever joins this with rows that may be newer calls pg_stat_clear_snapshot first.
 create or replace view df_engine.steps_in_sessions as
   select a.pid, a.usesysid as submitter, split_part(a.application_name, ':', 2)::varchar as instance_id,
-         split_part(a.application_name, ':', 3)::varchar as node_id, a.application_name as step, a.xact_start as began
+         split_part(a.application_name, ':', 3)::varchar as node_id, a.application_name as step, a.xact_start as began,
+         a.state is not null and a.backend_xid is null as ended  -- its transaction is over; unknown to who may not read activity
   from pg_catalog.pg_stat_activity a
   where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
 
@@ -7206,7 +7207,7 @@ begin
     from df_engine.steps_in_sessions s
     join df.instances i on i.id = s.instance_id and i._submitter = s.submitter
     join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
-    where (i._state in ('failed', 'cancelled') or not df_engine.scope_open(n.instance_id, n._scope))
+    where not s.ended and (i._state in ('failed', 'cancelled') or not df_engine.scope_open(n.instance_id, n._scope))
       and not (n.status in ('completed', 'failed') and coalesce(s.began >= n.completed_at, true)
                and n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)));
 end
@@ -7346,7 +7347,7 @@ $$;
 
 -- Says on the runs of a role why they do not progress, unless another worker is serving them. p_login: it cannot log in; else it can,
 -- and its sessions fail for p_reason.
-create or replace function df_engine.role_unreachable(p_worker int, p_role text, p_reason text, p_login boolean) returns boolean
+create or replace function df_engine.role_unreachable(p_role text, p_reason text, p_login boolean) returns boolean
 language plpgsql security definer set search_path = '' as $$
 begin
   perform pg_catalog.pg_stat_clear_snapshot();
@@ -9273,7 +9274,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     'execute on routine df_engine.release_leased(int, bigint[])',
     'execute on routine df_engine.retain()',
     'execute on routine df_engine.role_reachable(int, text)',
-    'execute on routine df_engine.role_unreachable(int, text, text, boolean)',
+    'execute on routine df_engine.role_unreachable(text, text, boolean)',
     'execute on routine df_engine.sleep_until(int, int)',
     'execute on routine df_engine.tick(int, jsonb)',
     'execute on routine df_engine.unregister_worker(int)'

@@ -230,7 +230,7 @@ def test_reports_about_a_held_run_are_refused_for_now(db: Database, pumps: tuple
     run = str(db.sql("select df.start('select 1')", user="other"))
     node = db.admin("select root_node from df.instances")
     calls = [
-        ("select df_engine.role_unreachable(1, 'other', 'x')", []),
+        ("select df_engine.role_unreachable('other', 'x', true)", []),
         ("select df_engine.role_reachable(1, 'other')", []),
         ("select df_engine.fail_interrupted(%s, %s)", [run, node]),
     ]

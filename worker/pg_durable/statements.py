@@ -8,7 +8,7 @@ SLEEP_UNTIL = "select df_engine.sleep_until(%s, %s)"
 FAIL_INTERRUPTED = "select df_engine.fail_interrupted(%s, %s)"
 ACCUSE = "select df_engine.accuse(%s, %s, %s, %s)"
 ACQUIT_LEASED = "select df_engine.acquit_leased(%s, %s::bigint[])"
-ROLE_UNREACHABLE = "select df_engine.role_unreachable(%s, %s, %s, %s)"
+ROLE_UNREACHABLE = "select df_engine.role_unreachable(%s, %s, %s)"
 ROLE_REACHABLE = "select df_engine.role_reachable(%s, %s)"
 CLAIM_LEASED = """
 select l.ticket, l.role, l.database,

@@ -137,7 +137,7 @@ class Supervisor:
 
     async def role_unreachable(self, role: str, reason: str, login: bool) -> bool:
         """Says why the runs of a role wait: it cannot log in, or its sessions fail."""
-        return await self._value(statements.ROLE_UNREACHABLE, self.number, role, reason, login) is not False
+        return await self._value(statements.ROLE_UNREACHABLE, role, reason, login) is not False
 
     async def role_reachable(self, role: str) -> bool:
         """Says that they do not have to wait any more."""
