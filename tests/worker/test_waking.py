@@ -51,7 +51,7 @@ def test_a_start_that_commits_late_wakes_the_worker(db: Database, patient: Patie
     assert await_end(db, row[0]) == "completed"
 
 
-def test_a_timer_wakes_the_worker_and_not_before_it_is_due(db: Database, patient: PatientWorker) -> None:
+def test_a_timer_fires_when_it_is_due(db: Database, patient: PatientWorker) -> None:
     run(db, "'select clock_timestamp() as t' |=> 'a' ~> df.sleep(1) ~> "
             "'select clock_timestamp() - $a.t >= interval ''1 s'' as slept' |=> 'b' ~> "
             "'select case when not $b.slept then 1 / 0 end'")  # fmt: skip
