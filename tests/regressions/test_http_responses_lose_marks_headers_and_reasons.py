@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import zlib
 from typing import Any
 from urllib.parse import quote
 
@@ -68,6 +69,73 @@ def test_a_body_that_is_not_whole_says_so(db: Database, web: HttpServer, body: b
     said = get(db, web.url(raw(body, "Content-Encoding: gzip")))
     assert "the body is not whole, or not compressed as its Content-Encoding says" in said
     assert "(error)" not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("text/plain; charset=latin-1, text/plain; charset=latin-1", "café"),
+        ("text/plain; charset='latin-1'", "café"),
+        ('text/plain; CHARSET="windows-1252"; x=y', "café"),
+        ("application/json;;charset=latin-1", "café"),
+        ("text/plain; charset=no-such", None),
+        ("text/plain; charset=base64", None),
+        ("text/plain; charset=" + "a" * 5000, None),
+        ("text/plain; charset=utf-8", None),
+        (";", None),
+    ],
+    ids=[
+        "twice",
+        "single quotes",
+        "more after it",
+        "two semicolons",
+        "unknown",
+        "no charset of text",
+        "long",
+        "false",
+        "nothing",
+    ],
+)
+def test_a_strange_content_type_is_no_failure(db: Database, web: HttpServer, kind: str, text: str | None) -> None:
+    said = get(db, web.url(raw(b"caf\xe9", f"Content-Type: {kind}")))
+    expected = ("base64", "Y2Fm6Q==") if text is None else ("text", text)
+    assert (said["encoding"], said["body"]) == expected
+
+
+@pytest.mark.parametrize("retry_after", ["0", "Fri, 31 Dec 1999 23:59:59 GMT", "Fri, 31-Dec-99 23:59:59 GMT"])
+def test_a_retry_after_that_has_passed_delays_nothing(db: Database, web: HttpServer, retry_after: str) -> None:
+    before = len(web.received)
+    get(db, web.url(raw(b"busy", f"Retry-After: {retry_after}", status=429)))
+    assert len(web.received) - before == 5
+
+
+def test_an_encoding_that_nobody_asked_for_is_left_as_it_is(db: Database, web: HttpServer) -> None:
+    said = get(db, web.url(raw(b"\x8b\x02\x80hi\x03", "Content-Encoding: br")))
+    assert (said["encoding"], base64.b64decode(said["body"])) == ("base64", b"\x8b\x02\x80hi\x03")
+    assert said["headers"]["content-encoding"] == "br"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [zlib.compress(b"hi"), zlib.compress(b"hi")[2:-4], gzip.compress(b"h") + gzip.compress(b"i")],
+    ids=["deflate", "deflate without its wrapper", "gzip of two members"],
+)
+def test_what_was_compressed_is_as_it_was(db: Database, web: HttpServer, body: bytes) -> None:
+    kind = "gzip" if body[:2] == b"\x1f\x8b" else "deflate"
+    assert get(db, web.url(raw(body, f"Content-Encoding: {kind}")))["body"] == "hi"
+
+
+def test_a_chunked_body_that_is_cut_fails_the_step(db: Database, web: HttpServer) -> None:
+    cut = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc"
+    said = get(db, web.url("/raw?b64=" + quote(base64.b64encode(cut), safe="")))
+    assert "the connection broke, or what came is not HTTP" in said
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_status_without_a_body_has_none(db: Database, web: HttpServer, status: int) -> None:
+    lines = f"HTTP/1.1 {status} Whatever\r\nETag: x\r\nContent-Encoding: gzip\r\n\r\n".encode()
+    said = get(db, web.url("/raw?b64=" + quote(base64.b64encode(lines), safe="")))
+    assert (said["status"], said["body"], said["ok"]) == (status, "", status == 204)
 
 
 @pytest.mark.parametrize("method", ["HEAD", "head"])

@@ -20,11 +20,13 @@ ENDED = ("completed", "failed", "cancelled")
 class WorkerProcess:
     """`pg-durable worker` on a database; its log is in `log`."""
 
+    program: tuple[str, ...] = ("-m", "pg_durable")
+
     def __init__(self, db: Database, *arguments: str, dsn: str | None = None, **environment: str) -> None:
         self._db = db
         self._file = tempfile.NamedTemporaryFile("w+", prefix="worker-", suffix=".log")  # noqa: SIM115
         dsn = dsn or db.dsn("durable_worker")
-        command = [sys.executable, "-m", "pg_durable", "worker", "--dsn", dsn, "--log-level", "debug", *arguments]
+        command = [sys.executable, *self.program, "worker", "--dsn", dsn, "--log-level", "debug", *arguments]
         environment |= {"PYTHONPATH": str(ROOT / "worker")}
         self.process = subprocess.Popen(command, env=os.environ | environment, stderr=self._file)
 
@@ -54,6 +56,39 @@ class WorkerProcess:
         """SIGKILL."""
         self.process.kill()
         self.process.wait()
+
+
+class PatientWorker(WorkerProcess):
+    """A worker that asks nothing for an hour: it acts only when something wakes it, or when a timer is due."""
+
+    program = (
+        "-c",
+        "from pg_durable import cadence, cli\n"
+        "cadence.SWEEP, cadence.LOOK_BACK = 3600.0, ()\n"
+        "raise SystemExit(cli.main())",
+    )
+
+
+class Gate:
+    """A lock for which steps wait until the test lets them pass; `waiting` counts those at the gate."""
+
+    STEP = "select pg_advisory_xact_lock_shared(4711)"
+    WAITING = """
+select count(*) from pg_locks l join pg_database d on d.oid = l.database
+where l.locktype = 'advisory' and l.objid = 4711 and not l.granted and d.datname = current_database()"""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._holder = db.connect()
+        self._holder.execute("select pg_advisory_lock(4711)")
+
+    @property
+    def waiting(self) -> int:
+        return int(self._db.admin(self.WAITING))
+
+    def open(self) -> None:
+        """Lets all pass."""
+        self._holder.close()
 
 
 class Reachable(Protocol):

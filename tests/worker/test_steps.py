@@ -54,9 +54,9 @@ def test_a_busy_role_does_not_keep_others_waiting(db: Database, spawn: SpawnWork
 
 
 def test_a_long_step_is_shown_running(db: Database, worker: WorkerProcess) -> None:
-    instance = start(db, "'select pg_sleep(3)'")
+    instance = start(db, "'select pg_sleep(60)'")
     seen = "select count(*) from df.nodes where instance_id = %s and status = 'running'"
-    wait_until(lambda: db.admin(seen, instance), 2)
+    wait_until(lambda: db.admin(seen, instance))
     assert status(db, instance) == "running"
 
 
@@ -65,7 +65,7 @@ def test_cancel_interrupts_a_running_step(db: Database, worker: WorkerProcess) -
     instance = start(db, "'with w as (select pg_sleep(30)) insert into effects select 1 from w'")
     wait_until(lambda: db.admin(IN_STEP, instance), what="the step to run")
     db.sql("select df.cancel(%s, 'enough')", instance)
-    wait_until(lambda: not db.admin(IN_STEP, instance), 3, "the step to be interrupted")
+    wait_until(lambda: not db.admin(IN_STEP, instance), 20, "the step to be interrupted")
     assert status(db, instance) == "cancelled"
     assert run(db, "'select count(*) from effects'")["rows"] == [{"count": 0}]
 

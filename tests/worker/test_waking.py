@@ -1,56 +1,65 @@
-"""Waking and idling: a worker acts at once on what commits, and asks next to nothing when nothing happens."""
+"""Waking and idling: a worker acts at once on what commits, and asks next to nothing when nothing happens.
 
-import time
+That it acts at once is shown by workers that do not poll: they find what they are told of, and nothing else.
+"""
+
+from collections.abc import Iterator
 
 import psycopg
+import pytest
 
 from tests.support import Database, wait_until
-from tests.worker.process import WorkerProcess, await_end, run, start
+from tests.worker.process import Gate, PatientWorker, SpawnWorker, WorkerProcess, await_end, run, start
+from tests.worker.test_metrics import Page
 
-QUERIES = "select backend_start, query_start from pg_stat_activity where usename = 'durable_worker' and datname = %s"
-POLLS_AT = "select max(_sleeps_until) from df._worker_epoch"
 FLAGGED = "select _sleeps_until > clock_timestamp() from df._worker_epoch"
+NAP = 6  # seconds; a worker that looks every two seconds, and shortly after it became idle, polls fewer than 12 times
+POLLS = "pg_durable_worker_ticks_total"
 
 
-def test_an_idle_worker_asks_less_than_once_a_second(db: Database, worker: WorkerProcess) -> None:
+@pytest.fixture
+def patient(db: Database) -> Iterator[PatientWorker]:
+    """A worker that does not poll, and waits to be woken."""
+    worker = PatientWorker(db)
+    try:
+        worker.logged("registered")
+        wait_until(lambda: db.admin(FLAGGED))
+        yield worker
+    finally:
+        worker.kill()
+
+
+def test_an_idle_worker_hardly_polls(db: Database, spawn: SpawnWorker) -> None:
+    page = Page(spawn)
     run(db, "'select 1'")
-    time.sleep(1)  # the looks shortly after it became idle
-    seen = set()
-    began = time.monotonic()
-    while time.monotonic() - began < 5:
-        seen |= set(db.rows(QUERIES, db.name, user=None))
-        time.sleep(0.0005)
-    assert len(seen) - 1 <= 5
+    before = page.metrics()[POLLS]
+    run(db, f"df.sleep({NAP})", seconds=60)
+    assert page.metrics()[POLLS] - before < 2 * NAP
 
 
-def test_a_start_is_acted_upon_in_milliseconds(db: Database, worker: WorkerProcess) -> None:
-    run(db, "'select 1'")
-    before_the_poll = []
+def test_a_start_wakes_the_worker(db: Database, patient: PatientWorker) -> None:
     for _ in range(10):
-        poll = wait_until(lambda: db.admin(FLAGGED) and db.admin(POLLS_AT))
-        await_end(db, instance := start(db, "'select 1'"))
-        before_the_poll.append(db.sql("select finished_at < %s from df.instances where id = %s", poll, instance))
-    assert any(before_the_poll), "it was woken"
+        run(db, "'select 1'")
 
 
-def test_a_start_that_commits_late_is_seen(db: Database, worker: WorkerProcess) -> None:
+def test_a_start_that_commits_late_wakes_the_worker(db: Database, patient: PatientWorker) -> None:
     with db.connect("app", autocommit=False) as conn:
         row = conn.execute("select df.start('select 1')").fetchone()
         assert row
-        time.sleep(1.5)
+        run(db, "'select 1'")  # by which the worker has looked, and has not seen the other one
         conn.commit()
     assert await_end(db, row[0]) == "completed"
 
 
-def test_a_timer_fires_when_it_is_due_and_not_before(db: Database, worker: WorkerProcess) -> None:
-    run(db, "df.sleep(1) ~> 'select 1'")
-    slept = "select completed_at >= created_at + interval '1 s' from df.nodes where node_type = 'SLEEP'"
-    assert db.sql(slept) is True
+def test_a_timer_fires_when_it_is_due(db: Database, patient: PatientWorker) -> None:
+    run(db, "'select clock_timestamp() as t' |=> 'a' ~> df.sleep(1) ~> "
+            "'select clock_timestamp() - $a.t >= interval ''1 s'' as slept' |=> 'b' ~> "
+            "'select case when not $b.slept then 1 / 0 end'")  # fmt: skip
 
 
-def test_a_signal_is_acted_upon_at_once(db: Database, worker: WorkerProcess) -> None:
+def test_a_signal_wakes_the_worker(db: Database, patient: PatientWorker) -> None:
     instance = start(db, "df.wait_for_signal('go')")
-    wait_until(lambda: db.admin("select count(*) from df_engine.waits"))
+    wait_until(lambda: db.admin("select count(*) from df.waiting where kind = 'signal'"))
     db.sql("select df.signal(%s, 'go')", instance)
     assert await_end(db, instance) == "completed"
 
@@ -63,12 +72,15 @@ def test_anybody_may_send_nonsense(db: Database, worker: WorkerProcess) -> None:
     assert worker.process.poll() is None
 
 
-def test_a_setting_is_noticed(db: Database, worker: WorkerProcess) -> None:
+def test_a_setting_is_noticed(db: Database, spawn: SpawnWorker) -> None:
+    page = Page(spawn)
     db.admin("select df.set_setting('max_user_connections', '1')")
-    time.sleep(4)
-    runs = [start(db, "'select pg_sleep(0.5)'") for _ in range(3)]
-    for instance in runs:
-        await_end(db, instance)
-    together = """select count(*) from df.nodes a join df.nodes b
-                  on a.started_at < b.started_at and b.started_at < a.completed_at"""
-    assert db.sql(together) == 0, "one after the other"
+    wait_until(lambda: page.metrics()["pg_durable_worker_session_limit"] == 1)
+    gate = Gate(db)
+    runs = [start(db, f"'{Gate.STEP}'") for _ in range(3)]
+    wait_until(lambda: gate.waiting)
+    polls = page.metrics()[POLLS]
+    wait_until(lambda: page.metrics()[POLLS] > polls + 1)  # it has looked with all three in the queue
+    assert gate.waiting == 1
+    gate.open()
+    assert [await_end(db, instance) for instance in runs] == ["completed"] * 3
