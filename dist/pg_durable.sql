@@ -150,141 +150,282 @@ begin
 end
 $renewal$;
 
--- Tables: all state there is. The public ones are df.instances, df.nodes and df.vars; a column whose name begins with `_`
--- is the engine's own and is never writable by users. `status` is what is displayed, `_state` is what the engine obeys.
+-- Tables: all state there is, in private tables without grants and with row security and no policy. What clients read are the
+-- views of schema/views. A graph is compiled once; a run is one row of instances; what has happened to its nodes is appended to
+-- outcomes; and each of its threads waits in exactly one place: queue (it can run), timers (until then), waits (for a signal),
+-- or activations (for what is inside it).
 
 do $migration$
 begin
 if df_engine.migrating(1) then
 
-  -- Checks compare with array constants: PostgreSQL reads every check's expression tree for every UPDATE, and a list of
-  -- single literals, or a long regular expression, costs more than the rest of the write.
-  create table df.instances (
-    id varchar(8) not null,
+  -- One row a flow text and submitter. Looked up by hash, which is not unique: a start takes a row that it can see, else makes
+  -- its own, and never waits for another transaction.
+  create table df_engine.graphs (
+    id bigint generated always as identity constraint graphs_pkey primary key,
+    submitter oid not null,
+    hash bytea not null,               -- sha256 of the text given to df.start
+    entry int not null,                -- the node that a run enters first
+    names text[] not null,             -- that its nodes bind
+    envelope jsonb not null,
+    placeholders boolean not null,     -- whether it holds {name}, which df.start checks
+    used_at timestamptz not null default now()
+  );
+  create index graphs_hash_idx on df_engine.graphs (submitter, hash);       -- df.start
+  create index graphs_used_idx on df_engine.graphs (used_at);               -- retention
+
+  -- One narrow row a node, numbered from 1 in pre-order, so that a subtree is the range from node to last. Written once: all
+  -- that does not depend on data is decided here.
+  create table df_engine.graph_nodes (
+    graph bigint not null,
+    node int not null,
+    last int not null,                 -- the last node below it
+    parent int,
+    place int not null,                -- among the children of parent: 0 condition, 1 left, 2 right, 3 and on extra nodes
+    kind text not null,
+    query text,
+    result_name text,
+    retry jsonb,
+    -- what is to be run
+    refs text[],                       -- names that its texts refer to; NULL: none
+    vars boolean not null,             -- whether there is a { in them
+    statement text,                    -- SQL that runs as it is: its kind, see df_engine.statement_kind; NULL: judged after rendering
+    typed boolean not null,            -- whether somebody looks for a name that its value may get
+    -- where it stands
+    levels int not null,               -- scopes around it, itself included if it opens one, without the root scope
+    opens boolean not null,            -- whether it is a LOOP with a scope of its own
+    tops int[] not null,               -- top nodes of those scopes, from the outside in
+    name_scopes int[] not null,        -- where a name is looked up, from the inside out: top nodes of branches, last 0 for the run
+    in_loop boolean not null,
+    forever boolean not null,          -- a LOOP that nothing in it can end
+    continues boolean not null,        -- a LOOP that goes on after a failure of its body
+    -- what follows when it has ended well
+    after "char" not null,             -- n next is entered; v the same, and the value is kept; c next if it is true, else other;
+                                       -- w the same for a LOOP; t end of a turn; b end of a branch; e end of the run
+    next int,
+    other int,                         -- NULL: the loop ends
+    binds text[],                      -- names under which somebody looks for its value
+    closes int not null,               -- sequences and IFs that end with it
+    plain boolean not null,            -- nothing but the next step of the same segment follows
+    until int not null,                -- last node of its segment: a chain of plain steps and the step that ends it
+    decides boolean not null,          -- its good end may decide a RACE
+    -- whom its failure or its BREAK concerns
+    up int not null,                   -- LOOP, JOIN or RACE; 0: the run
+    branch int not null,               -- of up in which it is
+    drops int not null,                -- sequences and IFs between it and up
+    break_binds text[],                -- names under which somebody looks for the value of a BREAK that passes through
+    -- of a construct
+    inside int[],                      -- entries: of the branches, of the body, of then and else
+    valued int,                        -- LOOP: the node whose outcome is the value of the body, if that is known beforehand
+    constraint graph_nodes_pkey primary key (graph, node)
+  );
+
+  create table df_engine.instances (
+    instance bigint generated always as identity constraint instances_pkey primary key,
+    id varchar(8) not null constraint instances_id_key unique,
+    submitter oid not null,
+    graph bigint not null,
+    status text not null default 'pending',
+    generation int not null default 1,     -- of the root scope
     label text,
-    root_node varchar(8) not null,
-    status text default 'pending',
-    submitted_by regrole not null,
-    database text,
+    database text,                         -- NULL: the home database
+    vars jsonb,                            -- NULL: none
+    input jsonb,                           -- what df.start was given for $input
+    result int,                            -- the node whose value is the run's, once it has completed
     created_at timestamptz not null default now(),
-    updated_at timestamptz default now(),
-    completed_at timestamptz,
+    updated_at timestamptz not null default now(),
     finished_at timestamptz,
     error text,
     wait_reason text,
-    input jsonb,                       -- what df.start was given for $input
-    _state text,                       -- NULL: inserted by hand, never executed
-    _submitter regrole,                -- the identity recorded by df.start
-    _vars jsonb,                       -- variables and system variables, frozen at start
-    _generation int not null default 1,
-    _version text,
-    _cancelled_in xid8,                -- the transaction that cancelled: a step in it may still commit
-    constraint instances_pkey primary key (id),
-    constraint instances_identity_key unique (id, submitted_by),
-    constraint instances_id_format_chk check (id ~ '^[0-9a-f]{8}$'),
-    constraint instances_root_node_format_chk check (root_node ~ '^[0-9a-f]{8}$'),
-    constraint instances_status_chk check (status = any ('{pending,running,completed,failed,cancelled}'::text[])),
-    constraint instances_state_chk check (_state = any ('{pending,running,completed,failed,cancelled}'::text[]))
+    version text not null,
+    run_key bigint not null,               -- random: part of the idempotency keys of its HTTP steps
+    cancelled_in xid8,                     -- the transaction that cancelled: a step in it may still commit
+    constraint instances_status_chk check (status = any ('{pending,running,completed,failed,cancelled}'::text[]))
+  ) with (fillfactor = 85);
+  create index instances_status_created_idx on df_engine.instances (status, created_at desc, id);  -- a list by status
+  create index instances_created_idx on df_engine.instances (created_at desc, id);                 -- a list of the newest
+  create index instances_label_created_idx on df_engine.instances (label, created_at desc, id) where label is not null;
+  create index instances_finished_idx on df_engine.instances (finished_at, id) where finished_at is not null;      -- counts
+  create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
+  create index instances_graph_idx on df_engine.instances (graph);                                  -- whether a graph is in use
+
+  -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
+  -- loop continues, b completed by a BREAK that goes on upwards, r a failed attempt after which there will be another, o a LOOP that was left open.
+  create table df_engine.outcomes (
+    instance bigint not null,
+    scope bigint not null default 0,   -- 0: outside of any node that is active many times at once
+    node int not null,
+    generations int[],                 -- of the scopes around it, from the root's; NULL: {1}
+    state "char" not null,
+    attempts int not null default 1,
+    events int not null default 2,     -- changes of its status, and of those that ended with it, in this generation of the root
+    started_at timestamptz not null,
+    ended_at timestamptz not null,     -- of a failed attempt: when the next one is due
+    value json,
+    columns text[],
+    types text[],                      -- of the columns, where somebody looks for the value
+    error text,
+    constraint outcomes_pkey primary key (instance, scope, node)
+  ) with (fillfactor = 85);
+  create index outcomes_failed_idx on df_engine.outcomes (ended_at) where state in ('f', 'x');       -- df.failed_steps
+
+  -- Where a thread of a run is: the columns that queue, timers, waits and activations have in common.
+  create type df_engine.thread as (
+    instance bigint, scope bigint, node int,
+    generations int[],                 -- of the scopes around node, as in outcomes
+    activation bigint,                 -- innermost open construct
+    races bigint[]                     -- RACEs around it, from the outside in; NULL: none
+  );
+
+  -- Threads that can run now; the claim is the lock on the row.
+  create table df_engine.queue (
+    id bigint generated by default as identity,
+    lane text not null default 'sql',  -- sql: in a session of its submitter; direct, http: leased by a worker
+    submitter oid not null,
+    instance bigint not null,
+    scope bigint not null default 0,
+    node int not null,
+    generations int[],
+    activation bigint,
+    races bigint[],
+    picked boolean not null default false,     -- false: the run has not begun, and is checked before it does
+    worker int,                        -- who holds the lease, and since when
+    leased_at timestamptz,
+    next_try_at timestamptz,           -- of a leased step: now, or later when its run was held
+    request jsonb,                     -- what a leased step is to do
+    crash_score smallint not null default 0,   -- evidence that it kills what runs it
+    constraint queue_pkey primary key (lane, submitter, id)
+  ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
+          autovacuum_vacuum_cost_delay = 0);
+  create index queue_instance_idx on df_engine.queue (instance);                      -- cancel, lost races, df.nodes
+  create index queue_leased_idx on df_engine.queue (lane, next_try_at, id) where lane <> 'sql';    -- leased steps, in order
+
+  -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id; retry and pace
+  -- put the thread back into the queue. next_try_at: due_at, or later when the run was held.
+  create table df_engine.timers (
+    id bigint not null constraint timers_pkey primary key,
+    instance bigint not null,
+    scope bigint not null default 0,
+    node int not null,
+    generations int[],
+    activation bigint,
+    races bigint[],
+    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'retry', 'pace')),
+    since timestamptz not null,
+    due_at timestamptz not null,
+    next_try_at timestamptz not null
+  );
+  create index timers_next_idx on df_engine.timers (next_try_at, id);                 -- what is due, and what is next
+  create index timers_instance_idx on df_engine.timers (instance);
+
+  -- Threads that wait for a signal.
+  create table df_engine.waits (
+    id bigint not null constraint waits_pkey primary key,
+    instance bigint not null,
+    scope bigint not null default 0,
+    node int not null,
+    generations int[],
+    activation bigint,
+    races bigint[],
+    signal_name text not null,
+    since timestamptz not null
+  );
+  create index waits_instance_idx on df_engine.waits (instance, signal_name);
+
+  -- Constructs that are open: threads that wait for what is inside. Inserted on entry, deleted at the end, never reused.
+  create table df_engine.activations (
+    id bigint not null constraint activations_pkey primary key,
+    instance bigint not null,
+    scope bigint not null default 0,
+    node int not null,
+    generations int[],
+    activation bigint,
+    races bigint[],
+    open int,                          -- JOIN: branches that have not ended
+    body int,                          -- LOOP: the node with which the last turn of the body ended, where it varies
+    turned_at timestamptz,             -- LOOP: the beginning of this turn, where somebody asks
+    failures int not null default 0,   -- LOOP that continues on failure: turns in a row that have failed
+    error text,                        -- why the last one did
+    since timestamptz not null
+  ) with (fillfactor = 50);
+  create index activations_instance_idx on df_engine.activations (instance);
+  create sequence df_engine.thread_ids;  -- of timers, waits and activations
+
+  -- Every signal sent. fresh: no worker has looked at it yet; then it is delivered, kept or undeliverable.
+  create table df_engine.inbox (
+    signal_id bigint generated always as identity constraint inbox_pkey primary key,
+    instance bigint not null,
+    signal_name text not null,
+    signal_data jsonb not null,
+    status text not null default 'pending' check (status in ('pending', 'delivered', 'undeliverable')),
+    fresh boolean not null default true,
+    reserved bigint[],                 -- waits that it is for; NULL: all of its name
+    sent_by regrole not null,
+    sent_at timestamptz not null default now(),
+    sent_in xid8 not null default pg_current_xact_id(),    -- until it commits, waiting for what it brings is in vain
+    next_try_at timestamptz not null default now(),
+    delivered_at timestamptz,
+    delivered_to int[]                 -- nodes
+  );
+  create index inbox_fresh_idx on df_engine.inbox (next_try_at, signal_id) where fresh;   -- what a worker has to look at
+  create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
+
+  -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run.
+  create table df_engine.bindings (
+    instance bigint not null,
+    scope bigint not null default 0,
+    name_scope int not null,
+    name text not null,
+    value json,
+    columns text[],
+    types text[],
+    constraint bindings_pkey primary key (instance, scope, name_scope, name)
   ) with (fillfactor = 70);
 
-  -- df.list_instances with a status, without one, with a label
-  create index instances_status_created_idx on df.instances (status, created_at desc, id);
-  create index instances_created_idx on df.instances (created_at desc, id);
-  create index instances_label_created_idx on df.instances (label, created_at desc, id) where label is not null;
+  -- Earlier iterations of root loops; the newest 10 000 a run are kept.
+  create table df_engine.executions (
+    instance bigint not null,
+    generation int not null,
+    events bigint not null,
+    started_at timestamptz not null,
+    finished_at timestamptz not null,
+    error text,                        -- why the iteration failed, after which the loop has continued
+    constraint executions_pkey primary key (instance, generation)
+  );
 
-  create table df.nodes (
-    id varchar(8) not null,
-    instance_id varchar(8) not null,
-    node_type text not null,
-    query text,
-    result_name text,
-    left_node varchar(8),
-    right_node varchar(8),
-    status text default 'pending',
-    result jsonb,
+  -- Failed attempts of steps that were tried again: what the outcome does not keep.
+  create table df_engine.attempts (
+    id bigint generated always as identity,
+    instance bigint not null,
+    scope bigint not null default 0,
+    node int not null,
+    generations int[],
+    attempt int not null,
+    failed_at timestamptz not null,
+    sqlstate text,
     error text,
-    submitted_by regrole,
-    database text,
-    created_at timestamptz default now(),
-    updated_at timestamptz default now(),
-    status_details jsonb,
-    result_columns text[],
-    retry_policy jsonb,
-    attempts int not null default 0,
-    started_at timestamptz,
-    completed_at timestamptz,
-    _parent varchar(8),
-    _scope varchar(8),                 -- top node of the innermost scope the node runs in; NULL: the root scope
-    _open int,                         -- JOIN: stripes of branches that have not ended; RACE: 1 until it is decided
-    _forever boolean,                  -- LOOP: no condition and no break of its own, so its iterations are paced
-    _failures int,                     -- LOOP that continues on failure: iterations in a row that have failed
-    -- What follows a node is laid out at the start, instead of being looked for whenever a node ends.
-    _ends varchar[],                   -- what ends when this node ends well: itself, sequences that it is the last of, and IFs
-    _next varchar(8),                  -- what is entered then; NULL: the construct around it decides. Of a THEN: its beginning
-    _named boolean,                    -- whether one of _ends has a name
-    _plain boolean,                    -- whether nothing but a move to _next, or the end of the run, follows a good end
-    _kind text,                        -- SQL that runs as it is: its kind, see df_engine.statement_kind; NULL: it is looked at each time
-    _typed boolean,                    -- whether something refers to a name that its value may get
-    _types text[],                     -- types of result_columns, where they were wanted
-    constraint nodes_pkey primary key (instance_id, id),
-    constraint nodes_instance_id_present_chk check (instance_id is not null),
-    constraint nodes_submitted_by_present_chk check (submitted_by is not null),
-    constraint nodes_id_format_chk check (id ~ '^[0-9a-f]{8}$'),
-    constraint nodes_instance_id_format_chk check (instance_id ~ '^[0-9a-f]{8}$'),
-    constraint nodes_left_node_format_chk check (left_node ~ '^[0-9a-f]{8}$'),
-    constraint nodes_right_node_format_chk check (right_node ~ '^[0-9a-f]{8}$'),
-    constraint nodes_node_type_chk check (node_type = any ('{SQL,THEN,IF,JOIN,RACE,LOOP,BREAK,SLEEP,WAIT_SCHEDULE,SIGNAL,HTTP,HTTP_MULTIPART}'::text[])),
-    constraint nodes_status_chk check (status = any ('{pending,running,completed,failed}'::text[])),
-    constraint nodes_result_name_chk check (result_name ~ '^[A-Za-z_][A-Za-z0-9_]*$'),
-    constraint nodes_result_status_chk check (result is null or status = any ('{completed,failed}'::text[])),
-    -- The type, then which of left_node, right_node and query are NULL. PostgreSQL reads the text of every check for every
-    -- UPDATE, so this is the shortest that says it.
-    constraint nodes_structure_chk check (
-      strpos(' SQLttf HTTPttf HTTP_MULTIPARTttf SLEEPttf WAIT_SCHEDULEttf SIGNALttf BREAKttf '
-             'THENfft RACEfft IFfff JOINfft JOINfff LOOPftt LOOPftf ',
-             concat(node_type, left_node is null, right_node is null, query is null)) > 0)
-  ) with (fillfactor = 40);  -- a node grows when it ends: room for that on its page keeps the update out of the index
+    constraint attempts_pkey primary key (instance, node, id)
+  );
 
-  alter table df.instances
-    add constraint instances_root_node_same_instance_fkey foreign key (id, root_node)
-      references df.nodes (instance_id, id) deferrable initially deferred;
-  alter table df.nodes
-    add constraint nodes_instance_identity_fkey foreign key (instance_id, submitted_by)
-      references df.instances (id, submitted_by) deferrable initially deferred,
-    add constraint nodes_left_node_same_instance_fkey foreign key (instance_id, left_node)
-      references df.nodes (instance_id, id) deferrable initially deferred,
-    add constraint nodes_right_node_same_instance_fkey foreign key (instance_id, right_node)
-      references df.nodes (instance_id, id) deferrable initially deferred;
-
-  create table df.vars (
+  create table df_engine.vars (
     name text not null,
     value text,
-    owner regrole not null default quote_ident(current_user)::regrole,
+    owner regrole not null,
     constraint vars_pkey primary key (owner, name)
   );
 
-  create table df._worker_epoch (
-    epoch_id uuid not null default gen_random_uuid(),
-    started_at timestamptz not null default now(),
-    last_seen_at timestamptz not null default now(),
-    _worker int not null generated always as identity,
-    _role regrole not null default quote_ident(current_user)::regrole,
-    _sleeps_until timestamptz,         -- NULL while it has no room; a transaction with earlier work notifies
-    constraint worker_epoch_pkey primary key (epoch_id)
-  ) with (fillfactor = 50);
-
-  create table df.settings (
+  create table df_engine.settings (
     name text not null constraint settings_pkey primary key,
     value text not null,
     description text not null
   );
 
-  create table df.http_allowlist (
+  create table df_engine.http_allowlist (
     pattern text not null constraint http_allowlist_pkey primary key,
     allow_private boolean not null default false,
     note text
   );
-  insert into df.http_allowlist (pattern, note)
+  insert into df_engine.http_allowlist (pattern, note)
   select pattern, 'seeded at installation'
   from unnest(array[
     'api.github.com', '.blob.core.windows.net', '.blob.storage.azure.net', '.queue.core.windows.net',
@@ -293,129 +434,18 @@ if df_engine.migrating(1) then
     '.redis.cache.windows.net', '.database.windows.net', '.kusto.windows.net', '.azurefd.net', '.azureedge.net',
     '.azure-devices.net', '.trafficmanager.net', '.cloudapp.azure.com']) pattern;
 
-  -- A row exists exactly while a node can be entered or run now; the claim is the lock on the row.
-  create table df_engine.ready (
-    id bigint generated always as identity,
-    lane text not null default 'sql',        -- sql, direct or http
-    submitter oid not null,
-    instance_id varchar(8) not null,
-    node_id varchar(8) not null,
-    picked boolean not null default false,   -- false: the run has not begun, and is checked before it does
-    autocommit boolean not null default false, -- PostgreSQL refuses the statement inside a transaction
-    worker int,                        -- who holds the lease of a direct or http step
-    deaths smallint not null default 0,      -- evidence that it kills what runs it: see df_engine.accuse
-    constraint ready_pkey primary key (lane, submitter, id)
-  ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
-          autovacuum_vacuum_cost_delay = 0);
-  create index ready_instance_idx on df_engine.ready (instance_id);  -- cancel, lost races, df.check
-  create index ready_leased_idx on df_engine.ready (lane, id) where lane <> 'sql';  -- leased steps, from a place on
-
-  -- At most one due time a node: the end of a sleep, a schedule, a signal's time-out, a retry, a loop's pace.
-  create table df_engine.timers (
-    instance_id varchar(8) not null,
-    node_id varchar(8) not null,
-    due_at timestamptz not null,
-    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'retry', 'pace')),
-    constraint timers_pkey primary key (instance_id, node_id)
-  );
-  create index timers_due_idx on df_engine.timers (due_at, instance_id, node_id);  -- the next due time; what is due, from a place on
-
-  -- Open waits for a signal.
-  create table df_engine.waits (
-    instance_id varchar(8) not null,
-    node_id varchar(8) not null,
-    signal_name text not null,
-    constraint waits_pkey primary key (instance_id, node_id)
-  );
-
-  -- Every signal sent. `fresh` until a worker has looked at it once: then delivered, kept or undeliverable.
-  create table df_engine.inbox (
-    signal_id bigint generated always as identity,
-    instance_id varchar(8) not null,
-    signal_name text not null,
-    signal_data jsonb not null,
-    status text not null default 'pending' check (status in ('pending', 'delivered', 'undeliverable')),
-    fresh boolean not null default true,
-    sent_by regrole not null,
-    sent_at timestamptz not null default now(),
-    sent_in xid8 not null default pg_current_xact_id(),    -- until it commits, waiting for what it brings is in vain
-    delivered_at timestamptz,
-    delivered_to text[],
-    constraint inbox_pkey primary key (signal_id)
-  );
-  create index inbox_fresh_idx on df_engine.inbox (signal_id) where fresh;       -- the worker's look
-  create index inbox_instance_idx on df_engine.inbox (instance_id, signal_id);   -- the oldest kept one, df.signals
-
-  -- A child scope that was opened: a branch of a JOIN or RACE, or a loop below the top of its scope.
-  create table df_engine.scopes (
-    instance_id varchar(8) not null,
-    node_id varchar(8) not null,       -- the scope's top node
-    parent varchar(8),                 -- the surrounding scope's top node; NULL: the root scope
-    owner varchar(8),                  -- the JOIN or RACE whose branch it is; NULL for a loop's own scope
-    branch int,                        -- its place among the branches, from 1
-    path text not null,                -- the scope's id of the contract, <parent scope>::<generation>::<node>
-    generation int not null default 1,
-    outcome text check (outcome in ('ok', 'failed', 'fatal', 'broke', 'lost')),   -- NULL while it runs
-    events bigint not null default 0,  -- status changes of earlier generations
-    stripe varchar(8),                 -- the branch in whose row the end of this one is counted, too; NULL: this one
-    open int not null default 1,       -- in a branch of a JOIN: branches of its stripe that have not ended
-    constraint scopes_pkey primary key (instance_id, node_id)
-  ) with (fillfactor = 70);
-
-  -- Named results. scope: top node of the scope, '' for the root scope.
-  create table df_engine.bindings (
-    instance_id varchar(8) not null,
-    scope varchar(8) not null,
-    name text not null,
-    value jsonb,
-    columns text[],
-    types text[],                      -- of the columns, where something refers to the name
-    constraint bindings_pkey primary key (instance_id, scope, name)
-  ) with (fillfactor = 70);
-
-  -- Earlier iterations of root loops; the newest 10 000 a run are kept.
-  create table df_engine.executions (
-    instance_id varchar(8) not null,
-    generation int not null,
-    events bigint not null,
-    started_at timestamptz not null,
-    finished_at timestamptz not null,
-    error text,                        -- why the iteration failed, after which the loop has continued
-    constraint executions_pkey primary key (instance_id, generation)
-  );
-
-  -- Failed attempts of steps that were tried again: what an overwrite of the node would lose.
-  create table df_engine.attempts (
-    id bigint generated always as identity,
-    instance_id varchar(8) not null,
-    node_id varchar(8) not null,
-    attempt int not null,
-    stamp text,
-    failed_at timestamptz not null default now(),
-    sqlstate text,
-    error text,
-    constraint attempts_pkey primary key (instance_id, node_id, id)   -- one run's history, retention
-  );
+  create table df_engine.workers (
+    epoch_id uuid not null default gen_random_uuid() constraint workers_pkey primary key,
+    worker int not null generated always as identity,
+    role regrole not null,
+    started_at timestamptz not null default now(),
+    last_seen_at timestamptz not null default now(),
+    idle_until timestamptz             -- NULL while it has no room; a transaction with earlier work notifies
+  ) with (fillfactor = 50);
 
   -- Roles authorised with df.grant_worker.
   create table df_engine.worker_roles (
     role regrole not null constraint worker_roles_pkey primary key
-  );
-
-  -- The move of a node: it ended, with outcome ok, failed, fatal (a failure after which no loop continues), broke (on its way to
-  -- the enclosing loop) or lost (in a race);
-  -- or other nodes are to be entered; or, all NULL, it waits.
-  create type df_engine.move as (
-    outcome text, value jsonb, columns text[], types text[], error text, enter varchar(8)[]);
-
-  -- A step that can be run as it is: its statement, the kind of that, and whether the types of its columns are wanted; of a plain
-  -- one what ends when it ends well, what is entered then, and whether one of ends has a name.
-  create type df_engine.step as (
-    node varchar, sql text, kind text, typed boolean, plain boolean, ends varchar[], next varchar, named boolean
-  );
-  -- A plain step that has ended well: what ends with it, its result, and when it ran.
-  create type df_engine.outcome as (
-    ends varchar[], value jsonb, columns text[], types text[], started timestamptz, ended timestamptz
   );
 
   -- When the last retention pass was begun.
@@ -432,120 +462,48 @@ if df_engine.migrating(1) then
   );
   insert into df_engine.secret default values;
 
-  -- Proofs of identity, consumed in the transaction that wrote them.
-  create table df_engine.launches (
-    launcher regrole not null,
-    started_in xid8 not null default pg_current_xact_id(),
-    constraint launches_pkey primary key (started_in, launcher)
+  -- A step that a session is about to run, as its graph has it.
+  create type df_engine.step as (
+    node int, name text, text text, statement text, typed boolean, refs text[], vars boolean, name_scopes int[], after "char", next int,
+    binds text[], closes int, plain boolean, decides boolean
+  );
+  -- What a session works on: the steps of a segment, in order. report: there is nothing, and why.
+  create type df_engine.place as (
+    report text, queue bigint, version xid, id text, graph bigint, thread df_engine.thread, steps df_engine.step[]
+  );
+  -- How a node ended. state as in outcomes; NULL: it has not, it is to be entered.
+  create type df_engine.ending as (
+    state "char", value json, columns text[], types text[], error text, started_at timestamptz
   );
 
 end if;
 end
 $migration$;
 
-comment on table df.instances is 'One row a run; status is what is displayed, and error says why it failed or was cancelled';
-comment on table df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
-comment on table df.vars is 'Variables, read in workflows as {name}; each role has its own, copied into a run when it starts';
-comment on table df._worker_epoch is 'One row a running worker; max(last_seen_at) less than 15 s ago means that one is alive';
-comment on table df.settings is 'The settings; change them with df.set_setting';
-comment on table df.http_allowlist is 'Hosts that HTTP steps may reach; change it with df.http_allow and df.http_disallow';
+-- Row security without a policy: pg_read_all_data and pg_write_all_data see and write nothing here. Only what is missing: each of
+-- these statements waits for the steps that run, and all else then waits for it.
+do $security$
+declare
+  v_table regclass;
+begin
+  for v_table in
+    select c.oid from pg_class c
+    where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and not c.relrowsecurity
+  loop
+    execute format('alter table %s enable row level security', v_table);
+  end loop;
+end
+$security$;
 
 -- The engine's clock. Tests replace it to move time.
 create or replace function df_engine.clock() returns timestamptz
 language sql volatile as $$ select pg_catalog.clock_timestamp() $$;
 
--- A terminal status brings its times with it, whoever writes it.
-create or replace function df_engine.note_end() returns trigger
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-  new.finished_at := coalesce(new.finished_at, clock_timestamp());
-  if new.status = 'completed' then
-    new.completed_at := coalesce(new.completed_at, new.finished_at);
-  end if;
-  return new;
-end
-$$;
-
--- Sets finished_at and completed_at when an instance ends.
-create or replace trigger instances_end_inserted before insert on df.instances
-  for each row when (new.status in ('completed', 'failed', 'cancelled')) execute function df_engine.note_end();
-create or replace trigger instances_end_updated before update of status on df.instances
-  for each row when (new.status in ('completed', 'failed', 'cancelled') and old.status is distinct from new.status)
-  execute function df_engine.note_end();
-
 -- Migrations: what the tables of file 010 have gained since the first version that can be upgraded in place, each applied once,
 -- in this order, with runs in flight: `do $migration$ begin if df_engine.migrating(2) then ... end if; end $migration$`.
 -- File 010 is for new installations and gets the same change; a test compares what the two ways lead to.
 
--- Row security: who sees and writes which rows. Through the views own_instances and visible_inbox, functions that run with the
--- caller's rights write what callers must not write by hand: a view's owner lends its rights to the table, while
--- current_user stays the caller, and WITH CHECK OPTION lets a role write only rows of its own.
-
--- Only what is missing: each of these statements waits for the steps that run, and all else then waits for it.
-do $policies$
-begin
-  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.instances'::regclass) then
-    alter table df.instances enable row level security;
-  end if;
-  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.nodes'::regclass) then
-    alter table df.nodes enable row level security;
-  end if;
-  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.vars'::regclass) then
-    alter table df.vars enable row level security;
-  end if;
-  if not (select c.relrowsecurity from pg_class c where c.oid = 'df.settings'::regclass) then
-    alter table df.settings enable row level security;
-  end if;
-  if not exists (select from pg_policy p where p.polrelid = 'df.instances'::regclass and p.polname = 'instances_own') then
-    create policy instances_own on df.instances
-      using (submitted_by = (select quote_ident(current_user)::regrole))
-      with check (submitted_by = (select quote_ident(current_user)::regrole));
-  end if;
-  if not exists (select from pg_policy p where p.polrelid = 'df.nodes'::regclass and p.polname = 'nodes_own') then
-    create policy nodes_own on df.nodes
-      using (submitted_by = (select quote_ident(current_user)::regrole))
-      with check (submitted_by = (select quote_ident(current_user)::regrole));
-  end if;
-  if not exists (select from pg_policy p where p.polrelid = 'df.vars'::regclass and p.polname = 'vars_own') then
-    create policy vars_own on df.vars
-      using (owner = (select quote_ident(current_user)::regrole))
-      with check (owner = (select quote_ident(current_user)::regrole));
-  end if;
-end
-$policies$;
-
-create or replace view df_engine.own_instances as
-  select id, label, root_node, submitted_by, database, input, _state, _submitter, _vars, _version
-  from df.instances
-  where submitted_by = quote_ident(current_user)::regrole and _submitter = submitted_by and _state = 'pending'
-    and jsonb_typeof(_vars) = 'object'
-  with check option;
-
--- Whether the caller may see a run's row: row_security_active asks for the caller, also inside a view.
-create or replace view df_engine.visible_inbox with (security_barrier) as
-  select s.signal_id, s.instance_id, s.signal_name, s.signal_data, s.sent_by, s.sent_in
-  from df_engine.inbox s
-  where s.sent_by = quote_ident(current_user)::regrole
-    and s.status = 'pending' and s.fresh
-    and (not row_security_active('df.instances')
-         or exists (select from df.instances i
-                    where i.id = s.instance_id and i.submitted_by = quote_ident(current_user)::regrole))
-  with check option;
-
-create or replace view df.signals with (security_barrier) as
-  select s.signal_id, s.instance_id, s.signal_name, s.signal_data, s.status, s.sent_by, s.sent_at,
-         s.delivered_at, s.delivered_to
-  from df_engine.inbox s
-  where not row_security_active('df.instances')
-     or exists (select from df.instances i
-                where i.id = s.instance_id and i.submitted_by = quote_ident(current_user)::regrole);
-comment on view df.signals is
-  'Signals of the runs the reader can see: pending in the inbox, delivered (and to which nodes), or undeliverable';
-
--- A role's key is what only those who act as the role can read: a view sees its reader as current_user, and so sees through
--- functions with somebody else's rights.
-create or replace view df_engine.own_key with (security_barrier) as
-  select encode(sha256((s.value || quote_ident(current_user)::regrole::oid::text)::pg_catalog.bytea), 'hex') as key from df_engine.secret s;
+-- Access: who sees what, and how functions with the owner's rights know whom they act for.
 
 -- The secret never changes, so plans keep it as a constant. Callable by the owner only, like all of df_engine.
 create or replace function df_engine.secret() returns text
@@ -555,10 +513,27 @@ begin
 end
 $$;
 
+-- A role's key is what only those who act as the role can read: a view sees its reader as current_user, and so sees through
+-- functions with somebody else's rights.
+-- Granted to users.
+create or replace view df_engine.own_key with (security_barrier) as
+  select encode(sha256((s.value || quote_ident(current_user)::regrole::oid::text)::pg_catalog.bytea), 'hex') as key from df_engine.secret s;
+
+-- Raises unless p_key is the key of p_role: the caller acts as that role.
+create or replace function df_engine.require_key(p_key text, p_role oid) returns void
+language plpgsql stable as $$
+begin
+  if p_key is distinct from encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex') then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+end
+$$;
+
 -- Settings: rows of df.settings, read where they are used and never cached for longer than a statement. They are written by
 -- df.set_setting only, so that whoever reads one may rely on its form.
 
-insert into df.settings (name, value, description) values
+insert into df_engine.settings (name, value, description) values
   ('enable_superuser_instances', 'off', 'whether superusers may submit instances'),
   ('list_instances_max_limit', '1000', 'largest limit_count of df.list_instances'),
   ('loop_min_interval', '1', 'least time between the starts of two iterations of a forever loop, in seconds'),
@@ -585,14 +560,16 @@ on conflict (name) do update set description = excluded.description
   where settings.description is distinct from excluded.description;
 
 -- The value as text; NULL for loopback_dsn, which this function's callers have no business to know.
+-- Granted to users.
 create or replace function df_engine.setting(p_name text) returns text
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  return (select s.value from df.settings s where s.name = p_name and s.name <> 'loopback_dsn');
+  return (select s.value from df_engine.settings s where s.name = p_name and s.name <> 'loopback_dsn');
 end
 $$;
 
 -- Seconds of a duration: a number, or an interval text.
+-- Granted to users.
 create or replace function df_engine.seconds(p_value text) returns numeric
 language sql stable set search_path = '' as $$
   select case when p_value ~ '^\s*[+-]?[0-9.]+\s*$' then p_value::pg_catalog.numeric
@@ -600,6 +577,7 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- The value of an integer or a number; of a duration, in seconds.
+-- Granted to users.
 create or replace function df_engine.setting_number(p_name text) returns numeric
 language plpgsql stable set search_path = '' as $$
 begin
@@ -607,6 +585,7 @@ begin
 end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.setting_on(p_name text) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
@@ -708,7 +687,7 @@ begin
       case when v_rule.name = 'loopback_dsn' then 'the value' else quote_literal(v_value) end, v_problem
       using errcode = 'invalid_parameter_value';
   end if;
-  update df.settings s set value = v_value where s.name = v_rule.name;
+  update df_engine.settings s set value = v_value where s.name = v_rule.name;
   return 'OK';
 end
 $$;
@@ -732,7 +711,7 @@ declare
   v_value text;
   v_stack text;
 begin
-  select s.value into v_value from df.settings s where s.name = setting.name;
+  select s.value into v_value from df_engine.settings s where s.name = setting.name;
   if not found then
     raise exception 'unknown setting "%"', setting.name
       using errcode = 'invalid_parameter_value', hint = 'df.settings lists all settings.';
@@ -745,16 +724,6 @@ end
 $$;
 comment on function df.setting(text) is
   'The effective value of a setting, as text; raises for an unknown name. loopback_dsn is NULL for all but administrators';
-
-do $policy$
-begin
-  if not exists (select from pg_policy p where p.polrelid = 'df.settings'::regclass and p.polname = 'settings_public') then
-    create policy settings_public on df.settings for select using (
-      name <> 'loopback_dsn'
-      or (select has_function_privilege('df.set_setting(text, text)'::regprocedure, 'execute')));
-  end if;
-end
-$policy$;
 
 -- Cron: five fields by the rules of Vixie's cron, read in a time zone. Used when a schedule is built and when its node
 -- starts. cron_problem and cron_next are what others call; they run as the owner so that the parts need no grants.
@@ -959,6 +928,7 @@ language sql stable as $$
 $$;
 
 -- The first time after p_after at which the schedule comes due in the zone; raises when the line or the zone is bad.
+-- Granted to users.
 create or replace function df_engine.cron_next(p_expr text, p_zone text, p_after timestamptz) returns timestamptz
 language plpgsql stable strict security definer set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
@@ -998,6 +968,7 @@ $$;
 -- graph must keep. The builders, which write it, come later. Nothing here writes to a table.
 
 -- Remembers what a helper that is no graph builder returned, until the end of the top-level statement.
+-- Granted to users.
 create or replace function df_engine.note_helper(p_function text, p_returned text) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -1011,6 +982,7 @@ end
 $$;
 
 -- Raises inside a workflow session.
+-- Granted to users.
 create or replace function df_engine.reject_in_workflow(p_function text) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -1022,6 +994,7 @@ end
 $$;
 
 -- A text as jsonb, NULL when it is none, or nested too deeply for PostgreSQL to read.
+-- Granted to users.
 create or replace function df_engine.json_or_null(p_text text) returns jsonb
 language plpgsql immutable as $$
 begin
@@ -1032,6 +1005,7 @@ end
 $$;
 
 -- Why a node is not well-formed, NULL when it is.
+-- Granted to users.
 create or replace function df_engine.malformed(p_node jsonb) returns text
 language sql immutable as $$
   select case
@@ -1046,6 +1020,7 @@ language sql immutable as $$
   end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
   select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then
@@ -1053,6 +1028,7 @@ language sql immutable as $$
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
+-- Granted to users.
 create or replace function df_engine.parse_graph(p_text text, p_prefix text default '') returns jsonb
 language plpgsql immutable as $$
 declare
@@ -1076,6 +1052,7 @@ begin
 end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.retry_problem(p_policy jsonb) returns text
 language plpgsql immutable set search_path = '' as $$
 begin
@@ -1099,6 +1076,7 @@ end
 $$;
 
 -- Why the ids of its children cannot be merged into the query of an IF, LOOP or JOIN, NULL when they can.
+-- Granted to users.
 create or replace function df_engine.config_problem(p_type text, p_query text) returns text
 language plpgsql immutable set search_path = '' as $$
 declare
@@ -1116,6 +1094,7 @@ end
 $$;
 
 -- Why a node breaks the rules of a graph, NULL when it does not. An expression, so that the walk has it inlined.
+-- Granted to users.
 create or replace function df_engine.node_problem(p_node jsonb, p_type text) returns text
 language sql immutable as $$
   select case
@@ -1133,6 +1112,7 @@ language sql immutable as $$
   end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.reject_node(p_prefix text, p_path text, p_depth int, p_ord int, p_problem text) returns boolean
 language plpgsql immutable as $$
 begin
@@ -1147,203 +1127,112 @@ begin
 end
 $$;
 
--- The graph: the walk that checks what an envelope says and lays it out as rows. Nothing here writes to a table.
+-- The walk over a graph: its nodes in pre-order, checked one by one. df.start compiles what it gives, df.explain draws it. Nothing
+-- here reads or writes a table.
 
-create or replace function df_engine.random_id() returns text
-language sql volatile as $$ select pg_catalog.left(pg_catalog.gen_random_uuid()::pg_catalog.text, 8) $$;
-
--- The p_ord-th id of a run: as random as the root's, which is the first, and never the same twice.
-create or replace function df_engine.node_id(p_root text, p_ord bigint) returns text
-language sql immutable as $$
-  select pg_catalog.lpad(pg_catalog.to_hex(
-    (('x' || p_root)::bit(32)::bigint + (p_ord - 1) * 2654435761) & 4294967295), 8, '0')
-$$;
-
--- What df.nodes keeps as the query of a node: its own, with the ids of the children that it has no column for.
--- STABLE, as concat_ws is: declared stricter than its parts it would not be inlined.
-create or replace function df_engine.stored_query(p_query text, p_condition text, p_extras text[]) returns text
-language sql stable as $$
-  select case when p_condition is null and p_extras is null then p_query
-    else '{' || pg_catalog.concat_ws(',',
-      nullif(substring(p_query from '^\s*\{\s*(.*)\}\s*$'), ''),
-      '"condition_node":"' || p_condition || '"',
-      '"extra_nodes":["' || pg_catalog.array_to_string(p_extras, '","') || '"]') || '}'
-  end
-$$;
-
--- A node that is still to be laid out: its number and id, the id of what it begins with, the way to it, what it ends and what
--- is entered after it.
-do $type$
-begin
-  if to_regtype('df_engine.graph_visit') is null then
-    create type df_engine.graph_visit as (
-      number int, id text, begins text, path text, depth int, parent text, scope text, ends text, after text,
-      named boolean, referred boolean);
-  end if;
-end
-$type$;
-
--- How far below a node the one is that it begins with: a sequence begins with what its first part begins with.
-create or replace function df_engine.steps_to_beginning(p_node jsonb) returns int
+-- The children of a node in pre-order: place 0 is the condition, 1 left, 2 right, 3 and on the extra nodes. The condition of a LOOP
+-- comes after its body, as it runs after it.
+-- Granted to users.
+create or replace function df_engine.child_nodes(p_node jsonb, out places int[], out nodes jsonb[])
 language plpgsql immutable as $$
-declare
-  v_steps int := 0;
 begin
-  while p_node ->> 'node_type' = 'THEN' and p_node ? 'left_node' and v_steps <= 256 loop
-    p_node := p_node -> 'left_node';
-    v_steps := v_steps + 1;
-  end loop;
-  return v_steps;
-end
-$$;
-
--- The children of a node in pre-order, and the step of the path to each.
-create or replace function df_engine.child_nodes(p_node jsonb, p_type text, out p_steps text[], out p_nodes jsonb[])
-language plpgsql immutable set search_path = '' as $$
-begin
-  select pg_catalog.array_agg(c.step order by c.place, c.number), pg_catalog.array_agg(c.node order by c.place, c.number)
-  into p_steps, p_nodes
+  select array_agg(c.place order by c.rank), array_agg(c.node order by c.rank) into places, nodes
   from (
-    values (case p_type when 'LOOP' then 3 else 0 end, 0, '.condition_node', p_node -> 'condition_node'),
-           (1, 0, '.left', p_node -> 'left_node'),
-           (2, 0, '.right', p_node -> 'right_node')
-    union all
-    select 4, e.number, '.extra_nodes[' || e.number - 1 || ']', e.node
-    from pg_catalog.jsonb_path_query(p_node, '$.extra_nodes[*]') with ordinality e(node, number)
-  ) c(place, number, step, node)
+    select case p_node ->> 'node_type' when 'LOOP' then 3 else 0 end, 0, p_node -> 'condition_node'
+    union all select 1, 1, p_node -> 'left_node'
+    union all select 2, 2, p_node -> 'right_node'
+    union all select 2 + e.place::int, 2 + e.place::int, e.node
+    from jsonb_array_elements(p_node -> 'extra_nodes') with ordinality e(node, place)
+  ) c(rank, place, node)
   where c.node is not null;
 end
 $$;
 
--- The first part of a sequence, which begins with what the sequence begins with.
-create or replace function df_engine.first_part(p_whole df_engine.graph_visit, p_id text, p_scope text, p_after text)
-returns df_engine.graph_visit
+-- The step of the path to a child, as error messages show it.
+-- Granted to users.
+create or replace function df_engine.path_step(p_place int) returns text
 language sql immutable as $$
-  select row(p_whole.number + 1, p_id, p_whole.begins, p_whole.path || '.left', p_whole.depth + 1, p_whole.id, p_scope,
-             null, p_after, false, p_whole.referred)::df_engine.graph_visit
+  select case p_place when 0 then '.condition_node' when 1 then '.left' when 2 then '.right'
+                      else '.extra_nodes[' || p_place - 3 || ']' end
 $$;
 
--- The other part, which is the last of the sequence, and of all that the sequence is the last of.
-create or replace function df_engine.last_part(p_whole df_engine.graph_visit, p_number int, p_id text, p_begins text,
-  p_scope text, p_named boolean) returns df_engine.graph_visit
-language sql stable as $$
-  select row(p_number, p_id, p_begins, p_whole.path || '.right', p_whole.depth + 1, p_whole.id, p_scope,
-             concat_ws(',', p_whole.id, p_whole.ends), p_whole.after, p_named, p_whole.referred)::df_engine.graph_visit
-$$;
-
--- What is below a construct: the visits of its children, and what df.nodes keeps of their ids. A branch of a JOIN or RACE is a
--- scope of its own. A branch of an IF ends it, and the body of a LOOP is followed by its condition; after all others the
--- construct decides.
-create or replace function df_engine.construct_parts(p_root text, p_visit df_engine.graph_visit, p_node jsonb, p_scope text,
-  inout p_issued int, out p_nodes jsonb[], out p_visits df_engine.graph_visit[], out p_left text, out p_right text, out p_query text)
+-- The nodes of a graph in pre-order, numbered from 1. Raises for the first that breaks a rule. Those that are still to be visited
+-- are kept in arrays, so the depth of a graph is never the depth of a stack.
+-- Granted to users.
+create or replace function df_engine.walk(p_graph jsonb, p_prefix text default '')
+returns table (node int, depth int, parent int, place int, kind text, body jsonb)
 language plpgsql as $$
 declare
-  v_type constant pg_catalog.text := p_node ->> 'node_type';
-  v_steps pg_catalog.text[];
-  v_ids pg_catalog.text[];
-  v_number int;
-  v_ends_it boolean;
-begin
-  select c.p_steps, c.p_nodes into v_steps, p_nodes from df_engine.child_nodes(p_node, v_type) c;
-  for i in reverse coalesce(cardinality(p_nodes), 0)..1 loop
-    v_number := p_issued + 1;
-    v_ids[i] := df_engine.node_id(p_root, v_number);
-    p_issued := v_number + df_engine.steps_to_beginning(p_nodes[i]);
-    v_ends_it := v_type = 'IF' and v_steps[i] <> '.condition_node';
-    p_visits[i] := row(v_number, v_ids[i], df_engine.node_id(p_root, p_issued), p_visit.path || v_steps[i], p_visit.depth + 1,
-                       p_visit.id, case when v_type in ('JOIN', 'RACE') then v_ids[i] else p_scope end,
-                       case when v_ends_it then concat_ws(',', p_visit.id, p_visit.ends) end,
-                       case when v_ends_it then p_visit.after when v_type = 'LOOP' then (p_visits[i + 1]).begins end,
-                       v_ends_it and (p_visit.named or p_node ? 'result_name'), p_visit.referred)::df_engine.graph_visit;
-  end loop;
-  p_left := v_ids[array_position(v_steps, '.left')];
-  p_right := v_ids[array_position(v_steps, '.right')];
-  p_query := df_engine.stored_query(p_node ->> 'query', v_ids[array_position(v_steps, '.condition_node')],
-                                    v_ids[array_position(v_steps, '.extra_nodes[0]'):]);
-end
-$$;
-
--- A graph laid out as rows in pre-order, as df.nodes keeps it. Raises for the first node that breaks a rule. The nodes that
--- are still to be visited are kept, so the depth of a graph is never the depth of a stack. What follows a node is known before
--- anything runs: ends are the sequences that it is the last of, and each IF whose branch ends with it; next is what is entered
--- after it (of a sequence: the node that it begins with); named says whether it or one of ends has a name, and referred whether it or a node around it has one of p_referred. Ids are issued from
--- above, to a sequence together with all that it begins with. A loop, not a recursive query: the executor takes longer to start than this to end, and what
--- the planner guesses about such a query makes PostgreSQL compile it each time, which takes seconds.
-create or replace function df_engine.graph_nodes(p_graph jsonb, p_root text default pg_catalog.left(pg_catalog.gen_random_uuid()::text, 8),
-  p_prefix text default '', p_referred text[] default null)
-returns table (ord int, path text, depth int, id text, node_type text, query text, result_name text, left_node text,
-               right_node text, retry_policy jsonb, parent text, scope text, ends text[], next text, named boolean, referred boolean)
-language plpgsql as $$
-declare
-  v_root constant pg_catalog.text collate pg_catalog."default" := p_root;  -- whatever collation df.start was called with
-  v_issued int := 1 + df_engine.steps_to_beginning(p_graph);
-  v_visit df_engine.graph_visit :=
-    row(1, v_root, df_engine.node_id(v_root, v_issued), 'root', 0, null, null, null, null, false, false);
-  v_node pg_catalog.jsonb := p_graph;
-  v_waiting df_engine.graph_visit[];  -- the next one last
-  v_nodes pg_catalog.jsonb[];         -- theirs
-  v_count int := 0;
+  v_bodies pg_catalog.jsonb[] := array[p_graph];
+  v_parents int[] := '{null}';
+  v_places int[] := '{null}';
+  v_depths int[] := '{0}';
+  v_paths pg_catalog.text[] := '{root}';
+  v_path pg_catalog.text;
   v_problem pg_catalog.text;
-  v_number int;
-  v_after pg_catalog.text;
-  v_inside pg_catalog.jsonb[];         -- what a construct has below it
-  v_children df_engine.graph_visit[];
+  v_children pg_catalog.record;
+  v_top int := 1;
 begin
-  ord := 0;
-  loop
-    node_type := v_node ->> 'node_type';
-    v_problem := df_engine.node_problem(v_node, node_type);
-    ord := ord + 1;
-    path := v_visit.path;
-    depth := v_visit.depth;
-    if v_problem is not null or depth > 256 or ord > 10000 then
-      perform df_engine.reject_node(p_prefix, path, depth, ord, v_problem);
-    end if;
-    id := v_visit.id;
-    query := v_node ->> 'query';
-    result_name := v_node ->> 'result_name';
-    retry_policy := v_node -> 'retry';
-    parent := v_visit.parent;
-    scope := case when node_type = 'LOOP' and ord > 1 then id else v_visit.scope end;
-    ends := coalesce(string_to_array(v_visit.ends, ','), '{}');
-    named := v_visit.named or result_name is not null;
-    v_visit.referred := v_visit.referred or coalesce(result_name = any (p_referred), false);
-    referred := v_visit.referred;
-    if node_type = 'THEN' and v_node ?& '{left_node,right_node}' then
-      v_count := v_count + 1;
-      v_nodes[v_count] := v_node -> 'right_node';
-      v_number := v_issued + 1;
-      v_issued := v_number + df_engine.steps_to_beginning(v_nodes[v_count]);
-      left_node := df_engine.node_id(v_root, v_visit.number + 1);
-      right_node := df_engine.node_id(v_root, v_number);
-      next := v_visit.begins;
-      return next;
-      v_after := df_engine.node_id(v_root, v_issued);
-      v_waiting[v_count] := df_engine.last_part(v_visit, v_number, right_node, v_after, scope, named);
-      v_node := v_node -> 'left_node';
-      v_visit := df_engine.first_part(v_visit, left_node, scope, v_after);
-      continue;
-    end if;
-    left_node := null;
-    right_node := null;
-    next := v_visit.after;
-    if v_node ?| '{left_node,right_node,condition_node,extra_nodes}' then
-      select * into v_issued, v_inside, v_children, left_node, right_node, query
-      from df_engine.construct_parts(v_root, v_visit, v_node, scope, v_issued);
-      for i in reverse coalesce(cardinality(v_inside), 0)..1 loop
-        v_count := v_count + 1;
-        v_nodes[v_count] := v_inside[i];
-        v_waiting[v_count] := v_children[i];
-      end loop;
+  node := 0;
+  while v_top > 0 loop
+    body := v_bodies[v_top];
+    parent := v_parents[v_top];
+    place := v_places[v_top];
+    depth := v_depths[v_top];
+    v_path := v_paths[v_top];
+    v_top := v_top - 1;
+    node := node + 1;
+    kind := body ->> 'node_type';
+    v_problem := df_engine.node_problem(body, kind);
+    if v_problem is not null or depth > 256 or node > 10000 then
+      perform df_engine.reject_node(p_prefix, v_path, depth, node, v_problem);
     end if;
     return next;
-    exit when v_count = 0;
-    v_node := v_nodes[v_count];
-    v_visit := v_waiting[v_count];
-    v_count := v_count - 1;
+    if body ?| '{left_node,right_node,condition_node,extra_nodes}' then
+      v_children := df_engine.child_nodes(body);
+      for i in reverse cardinality(v_children.places)..1 loop
+        v_top := v_top + 1;
+        v_bodies[v_top] := v_children.nodes[i];
+        v_parents[v_top] := node;
+        v_places[v_top] := v_children.places[i];
+        v_depths[v_top] := depth + 1;
+        v_paths[v_top] := v_path || df_engine.path_step(v_children.places[i]);
+      end loop;
+    end if;
   end loop;
 end
 $$;
+
+-- Where a node of a compiled graph stands, as error messages show it.
+create or replace function df_engine.node_path(p_graph bigint, p_node int) returns text
+language sql stable as $$
+  with recursive above as (
+    select g.parent, g.place, '' as path from df_engine.graph_nodes g where g.graph = p_graph and g.node = p_node
+    union all
+    select g.parent, g.place, df_engine.path_step(a.place) || a.path
+    from above a join df_engine.graph_nodes g on g.graph = p_graph and g.node = a.parent
+  )
+  select 'root' || a.path from above a where a.parent is null
+$$;
+
+-- The id of a node: of a run's n-th node, whose first is its root. Like all functions in views, it is parsed here and now: the
+-- search_path of who reads does not matter, and it can be inlined all the same.
+-- Granted to users.
+create or replace function df_engine.node_id(p_instance text, p_node int) returns varchar
+language sql immutable
+return lpad(to_hex((('x' || p_instance)::bit(32)::bigint + p_node * 2654435761) & 4294967295), 8, '0')::varchar;
+
+-- What df.nodes shows as the query of a node: its own, with the ids of the children that it has no column for.
+-- Granted to users.
+create or replace function df_engine.shown_query(p_query text, p_condition text, p_extras text[]) returns text
+language sql stable
+return case
+  when p_condition is null and p_extras is null then p_query
+  else '{' || concat_ws(',',
+    nullif(substring(p_query from '^\s*\{\s*(.*)\}\s*$'), ''),
+    '"condition_node":"' || p_condition || '"',
+    '"extra_nodes":["' || array_to_string(p_extras, '","') || '"]') || '}'
+  end;
 
 -- Builders: functions that return the envelope of a node. They write nothing and need nothing but USAGE on df, so they call
 -- no private function. A graph given as an argument is wrapped by df.loop alone; the others take it out of what that returns.
@@ -2129,6 +2018,7 @@ end
 $$;
 
 -- How many comments a text has: whoever rewrites it from its graph would lose them.
+-- Granted to users.
 create or replace function df_engine.flow_comments(p_text text) returns bigint
 language sql immutable security definer set search_path = pg_catalog, pg_temp as $$
   select count(*) from df_engine.flow_lex(p_text) where kind = -1 and token ~ '^(--|/)'
@@ -2780,32 +2670,34 @@ language sql immutable as $$
 $$;
 
 -- The nodes of a graph, from an envelope (or a statement) or, by its id, from a run that the caller may see.
+-- Granted to users.
 create or replace function df_engine.flow_nodes(p_input text)
 returns table (id text, depth int, node_type text, query text, result_name text, left_node text, right_node text, retry jsonb)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_graph jsonb;
 begin
-  if p_input !~ '^[0-9a-f]{8}$' then
-    return query select g.id, g.depth, g.node_type, g.query, g.result_name, g.left_node, g.right_node, g.retry_policy
-                 from df_engine.graph_nodes(df_engine.parse_graph(p_input)) g;
-    return;
+  if p_input ~ '^[0-9a-f]{8}$' then
+    v_graph := (select r.envelope from df_engine.visible_runs r where r.id = p_input);
+    if v_graph is null then
+      raise exception 'instance % not found or access denied', p_input using errcode = 'insufficient_privilege';
+    end if;
+  else
+    v_graph := df_engine.parse_graph(p_input);
   end if;
   return query
-    with recursive walk as (
-      select n as node, 0 as depth
-      from df.instances i join df.nodes n on n.instance_id = i.id and n.id = i.root_node where i.id = p_input
-      union all
-      select n, w.depth + 1
-      from walk w
-      cross join lateral df_engine.children_of((w.node).node_type, (w.node).left_node, (w.node).right_node,
-                                               df_engine.node_config((w.node).node_type, (w.node).query)) c
-      join df.nodes n on n.instance_id = p_input and n.id = c.id
+    with graph as materialized (
+      select w.* from df_engine.walk(v_graph) w
+    ), children as (
+      select c.parent, max(c.node) filter (where c.place = 0)::text as condition, max(c.node) filter (where c.place = 1)::text as lefts,
+             max(c.node) filter (where c.place = 2)::text as rights,
+             array_agg(c.node::text order by c.place) filter (where c.place > 2) as extras
+      from graph c group by c.parent
     )
-    select (node).id::text, w.depth, (node).node_type, (node).query, (node).result_name, (node).left_node::text,
-           (node).right_node::text, (node).retry_policy
-    from walk w;
-  if not found then
-    raise exception 'instance % not found or access denied', p_input using errcode = 'insufficient_privilege';
-  end if;
+    select g.node::text, g.depth, g.kind, df_engine.shown_query(g.body ->> 'query', k.condition, k.extras), g.body ->> 'result_name',
+           k.lefts, k.rights, g.body -> 'retry'
+    from graph g left join children k on k.parent = g.node
+    order by g.node;
 end
 $$;
 
@@ -2971,6 +2863,7 @@ $$;
 
 -- Lays a graph out in lines of a hundred columns. What is still to be written is kept on a stack; a node goes on one line when
 -- it fits there, else it is opened and its operands get a line each. The definer has no rights that matter: this only writes text.
+-- Granted to users.
 create or replace function df_engine.flow_layout(p_nodes jsonb) returns text
 language plpgsql immutable security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -3174,20 +3067,21 @@ language sql immutable as $fn$
 $fn$;
 
 -- Raises for the first step whose SQL names a variable that the run does not have.
-create or replace function df_engine.check_variables(p_graph pg_catalog.jsonb, p_vars pg_catalog.jsonb, p_prefix pg_catalog.text)
+create or replace function df_engine.check_variables(p_graph bigint, p_vars pg_catalog.jsonb, p_prefix pg_catalog.text)
 returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
+  v_vars constant jsonb := p_vars || '{"sys_instance_id": "", "sys_label": ""}';
   v_step record;
 begin
-  select g.path, u.name into v_step
-  from df_engine.graph_nodes(p_graph, p_prefix => p_prefix) g
-  cross join lateral df_engine.unknown_variable(g.query, p_vars) u(name)
-  where g.node_type = 'SQL' and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
-  order by g.ord limit 1;
+  select df_engine.node_path(g.graph, g.node) as path, u.name into v_step
+  from df_engine.graph_nodes g
+  cross join lateral df_engine.unknown_variable(g.query, v_vars) u(name)
+  where g.graph = p_graph and g.kind = 'SQL' and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
+  order by g.node limit 1;
   if found then
     raise exception '%: the run has no variable %; it has %', p_prefix || v_step.path, '{' || v_step.name || '}',
-      (select string_agg('{' || k.name || '}', ', ' order by k.name) from jsonb_object_keys(p_vars) k(name))
+      (select string_agg('{' || k.name || '}', ', ' order by k.name) from jsonb_object_keys(v_vars) k(name))
       using errcode = 'invalid_parameter_value',
             hint = format('Call df.setvar before df.start. A result is written $%s, and what is in the input $input.%1$s.', v_step.name);
   end if;
@@ -3693,6 +3587,7 @@ $fn$;
 -- Called for every step; most texts are judged without being read token by token.
 
 -- SQL text in lower case with its literals and names in quotes as ? and without comments.
+-- Granted to users.
 create or replace function df_engine.bare_sql(p_sql pg_catalog.text) returns pg_catalog.text
 language sql immutable as $$
   select lower(string_agg(
@@ -3722,6 +3617,7 @@ language sql immutable as $$
 $$;
 
 -- A brace outside of literals is never SQL. What the server says of it, and what was meant, where that can be told.
+-- Granted to users.
 create or replace function df_engine.brace_problem(p_sql pg_catalog.text) returns pg_catalog.text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $fn$
 declare
@@ -3751,6 +3647,7 @@ begin
 end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.statements_problem(p_sql pg_catalog.text) returns pg_catalog.text
 language plpgsql immutable set search_path = '' as $$
 begin
@@ -3930,20 +3827,207 @@ begin
 end
 $$;
 
--- Starting: df.start inserts the run with the caller's rights, through the view that lets a role insert its own; that row
--- proves who started it. The rest is written on its behalf. The checks of the submitter explain, they do not guard.
+-- Compiling: a graph becomes rows that answer, without a look at data, what follows when a node has ended and whom its failure
+-- concerns. Called by df.start for a text that its caller has not started before; never by a worker.
 
--- Raises when the current user may not submit, or when the database does not exist.
-create or replace function df_engine.check_submitter(p_database text) returns void
+-- Which names somebody looks for: those that follow a $ in any text of the graph, and those that an if_rows names. NULL: perhaps
+-- any, because a variable may hold a reference.
+create or replace function df_engine.wanted_names(p_queries text[]) returns text[]
+language plpgsql immutable as $fn$
+begin
+  if exists (select from unnest(p_queries) q where strpos(q, '{') > 0 and q !~ '^\{[^{]*\}$' or q ~ '\\u0024') then
+    return null;
+  end if;
+  return array(
+    select distinct coalesce(m.part[1], m.part[2])
+    from unnest(p_queries) q,
+         regexp_matches(q, $re$\$([A-Za-z_][A-Za-z0-9_]*)|"result_name"\s*:\s*"([^"]*)"$re$, 'g') m(part));
+end
+$fn$;
+
+-- Compiles and stores a graph of p_submitter.
+create or replace function df_engine.compile(p_submitter oid, p_hash bytea, p_graph jsonb, p_prefix text) returns bigint
+language plpgsql as $fn$
+declare
+  v_kinds text[]; v_parents int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
+  v_lasts int[]; v_entries int[]; v_valued int[];
+  v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[]; v_passed jsonb[];
+  v_ups int[]; v_branches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
+  v_plain boolean[]; v_until int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
+  v_wanted text[];
+  v_count int;
+  v_graph bigint;
+  k text;
+  p int;
+  w int;
+begin
+  select array_agg(n.kind), array_agg(n.parent), array_agg(n.place), array_agg(n.body ->> 'query'),
+         array_agg(n.body ->> 'result_name'), array_agg(n.body -> 'retry'), count(*)
+  into v_kinds, v_parents, v_places, v_queries, v_named, v_retries, v_count
+  from df_engine.walk(p_graph, p_prefix) n;
+  v_wanted := df_engine.wanted_names(v_queries);
+
+  -- From the leaves: where a node ends and is entered, whose value it has, and whether a BREAK in it can end a loop around it.
+  for i in reverse v_count..1 loop
+    p := v_parents[i];
+    v_lasts[i] := coalesce(v_lasts[i], i);
+    v_breaks[i] := coalesce(v_breaks[i], v_kinds[i] = 'BREAK');
+    v_entries[i] := case when v_kinds[i] = 'THEN' or v_kinds[i] = 'IF' and v_places[i + 1] = 0 and v_parents[i + 1] = i
+                         then v_entries[i + 1] else i end;
+    v_valued[i] := case v_kinds[i] when 'THEN' then v_valued[v_lasts[i + 1] + 1] when 'IF' then null else i end;
+    if p is not null then
+      v_lasts[p] := coalesce(v_lasts[p], v_lasts[i]);
+      v_breaks[p] := coalesce(v_breaks[p], false) or v_breaks[i] and v_kinds[i] <> 'LOOP';
+    end if;
+  end loop;
+
+  -- From the root: what follows.
+  for i in 1..v_count loop
+    p := v_parents[i];
+    v_decides[i] := false;
+    v_closes[i] := 0;
+    v_drops[i] := 0;
+    v_binds[i] := '[]';
+    v_passed[i] := '[]';
+    v_opens[i] := false;
+    if p is null then
+      v_afters[i] := 'e';
+      v_ups[i] := 0;
+      v_branches[i] := 0;
+      v_loops[i] := false;
+      v_tops[i] := '[]';
+      v_scopes[i] := '[0]';
+    else
+      k := v_kinds[p];
+      v_passed[i] := case when k in ('THEN', 'IF') then v_passed[p] else '[]' end;
+      w := v_places[i];
+      v_ups[i] := v_ups[p];
+      v_branches[i] := v_branches[p];
+      v_drops[i] := v_drops[p] + 1;
+      v_loops[i] := v_loops[p];
+      v_tops[i] := v_tops[p];
+      v_scopes[i] := v_scopes[p];
+      if k = 'THEN' and w = 1 then
+        v_afters[i] := 'n';
+        v_nexts[i] := v_entries[v_lasts[i] + 1];
+      elsif k = 'IF' and w = 0 then
+        v_afters[i] := 'c';
+        v_nexts[i] := v_entries[v_lasts[i] + 1];
+        v_others[i] := v_entries[v_lasts[v_lasts[i] + 1] + 1];
+      elsif k in ('THEN', 'IF') then
+        v_afters[i] := v_afters[p];
+        v_nexts[i] := v_nexts[p];
+        v_others[i] := v_others[p];
+        v_closes[i] := v_closes[p] + 1;
+        v_binds[i] := v_binds[p];
+        v_decides[i] := v_decides[p];
+      elsif k = 'LOOP' then
+        v_ups[i] := p;
+        v_branches[i] := 1;
+        v_drops[i] := 0;
+        v_loops[i] := true;
+        if w = 0 then
+          v_afters[i] := 'w';
+          v_nexts[i] := v_entries[p + 1];
+          v_decides[i] := v_decides[p];
+        elsif v_lasts[i] < v_lasts[p] then
+          v_afters[i] := case when v_valued[i] is null then 'v' else 'n' end;
+          v_nexts[i] := v_entries[v_lasts[i] + 1];
+        else
+          v_afters[i] := 't';
+          v_nexts[i] := v_entries[i];
+        end if;
+      else  -- a branch
+        v_afters[i] := 'b';
+        v_ups[i] := p;
+        v_branches[i] := w;
+        v_drops[i] := 0;
+        v_tops[i] := v_tops[p] || to_jsonb(i);
+        v_scopes[i] := to_jsonb(i) || v_scopes[p];
+        v_decides[i] := v_decides[p] or k = 'RACE';
+      end if;
+      if v_kinds[i] = 'LOOP' and k not in ('JOIN', 'RACE') then
+        v_opens[i] := true;
+        v_tops[i] := v_tops[i] || to_jsonb(i);
+      end if;
+    end if;
+    if v_named[i] is not null and v_kinds[i] not in ('SLEEP', 'WAIT_SCHEDULE', 'BREAK')
+       and (v_wanted is null or v_named[i] = any (v_wanted)) then
+      v_binds[i] := v_binds[i] || to_jsonb(v_named[i]);
+      v_passed[i] := v_passed[i] || to_jsonb(v_named[i]);
+    end if;
+    v_typed[i] := coalesce(v_typed[p], false) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted));
+  end loop;
+
+  -- Segments: a node with two predecessors begins one, else a place in it could not be told from outcomes.
+  v_entered := array_fill(0, array[v_count]);
+  for i in 1..v_count loop
+    if v_kinds[i] <> 'THEN' and v_entries[i] = i then
+      if v_nexts[i] is not null then
+        v_entered[v_nexts[i]] := v_entered[v_nexts[i]] + 1;
+      end if;
+      if v_others[i] is not null then
+        v_entered[v_others[i]] := v_entered[v_others[i]] + 1;
+      end if;
+    end if;
+    if v_kinds[i] = 'LOOP' then
+      v_entered[v_entries[i + 1]] := v_entered[v_entries[i + 1]] + 1;
+    end if;
+  end loop;
+  for i in reverse v_count..1 loop
+    v_plain[i] := v_kinds[i] = 'SQL' and v_afters[i] = 'n' and v_kinds[v_nexts[i]] = 'SQL' and v_entered[v_nexts[i]] = 1;
+    v_until[i] := case when v_plain[i] then v_until[v_nexts[i]] else i end;
+  end loop;
+
+  insert into df_engine.graphs (submitter, hash, entry, names, envelope, placeholders)
+  values (p_submitter, p_hash, v_entries[1],
+          array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
+          p_graph::text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$)
+  returning id into v_graph;
+  insert into df_engine.graph_nodes
+  select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
+         case when v_kinds[n] in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'BREAK') then df_engine.template_names(v_queries[n], 'sql') end,
+         coalesce(strpos(case v_kinds[n] when 'BREAK' then df_engine.json_or_null(v_queries[n]) ->> 'break_value'
+                         when 'SQL' then v_queries[n] end, '{') > 0, false),
+         case when v_kinds[n] = 'SQL' then df_engine.plain_kind(v_queries[n]) end, v_typed[n],
+         jsonb_array_length(v_tops[n]), v_opens[n],
+         array(select e::int from jsonb_array_elements_text(v_tops[n]) e),
+         array(select e::int from jsonb_array_elements_text(v_scopes[n]) e),
+         v_loops[n],
+         v_kinds[n] = 'LOOP' and not v_breaks[n] and v_lasts[n + 1] = v_lasts[n],
+         v_kinds[n] = 'LOOP' and df_engine.json_or_null(v_queries[n]) -> 'continue_on_failure' = 'true',
+         v_afters[n], v_nexts[n], v_others[n],
+         nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
+         v_closes[n], v_plain[n], v_until[n], v_decides[n], v_ups[n], v_branches[n], v_drops[n],
+         nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
+         case when v_kinds[n] in ('JOIN', 'RACE', 'LOOP', 'IF')
+              then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
+         case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end
+  from generate_series(1, v_count) n;
+  return v_graph;
+end
+$fn$;
+
+-- Starting: df.start finds or compiles the graph of the text it is given, and inserts a run and the row of the queue that makes it
+-- eligible, all in the caller's transaction. The caller is checked with the caller's rights; what is written, is written by
+-- functions that know by the key whom they act for.
+
+-- Raises when the current user may not submit, or when the database does not exist; before that, when the text is malformed.
+-- Granted to users.
+create or replace function df_engine.check_submitter(p_fut text, p_database text) returns void
 language plpgsql as $$
 declare
   v_login boolean;
   v_super boolean;
 begin
   if p_database is not null and not exists (select from pg_catalog.pg_database d where d.datname = p_database) then
+    perform df_engine.parse_graph(p_fut, 'Invalid durable function: ');
     raise exception 'database "%" does not exist', p_database using errcode = 'invalid_catalog_name';
   end if;
   select r.rolcanlogin, r.rolsuper into v_login, v_super from pg_catalog.pg_roles r where r.rolname = current_user;
+  if not v_login or v_super and not df_engine.setting_on('enable_superuser_instances') then
+    perform df_engine.parse_graph(p_fut, 'Invalid durable function: ');
+  end if;
   if not v_login then
     raise exception 'role "%" cannot submit instances: it has no LOGIN', current_user
       using errcode = 'object_not_in_prerequisite_state',
@@ -3956,74 +4040,81 @@ begin
 end
 $$;
 
--- Inserts the instance's row and returns its id. ON CONFLICT sees ids that row security hides from the caller. The two
--- variables of the system cannot be shadowed.
-create or replace function df_engine.insert_instance(p_label text, p_database text, p_root text, p_input jsonb) returns text
+-- Drawn at installation; it never changes, so plans keep it as a constant.
+create or replace function df_engine.id_key() returns bigint
+language plpgsql immutable as $$
+begin
+  return (select ('x' || left(md5(s.value), 8))::bit(32)::bigint from df_engine.secret s);
+end
+$$;
+
+-- A run's public id: a permutation of the low half of its number, so that ids do not follow each other.
+create or replace function df_engine.public_id(p_instance bigint) returns varchar
+language sql immutable as $$
+  select lpad(to_hex(((m.mixed # (m.mixed >> 16)) * 1640531527) & 4294967295), 8, '0')::varchar
+  from (select ((((p_instance & 4294967295) # df_engine.id_key()) * 1640531527) & 4294967295) as mixed) m
+$$;
+
+-- The graph of a text: one of the role's own that it can see, else a new one.
+create or replace function df_engine.graph_of(p_role oid, p_text text, out p_graph bigint, out p_entry int, out p_placeholders boolean)
 language plpgsql as $$
 declare
-  v_caller pg_catalog.regrole := pg_catalog.quote_ident(current_user);
-  v_id pg_catalog.text;
+  v_hash constant bytea := sha256(convert_to(p_text, 'UTF8'));
+  v_used timestamptz;
 begin
-  for v_try in 1..10 loop
-    v_id := df_engine.random_id();
-    insert into df_engine.own_instances
-      (id, label, root_node, submitted_by, database, input, _state, _submitter, _version, _vars)
-    select v_id, p_label, p_root, v_caller, p_database, p_input, 'pending', v_caller, '0.6.0',
-           coalesce(pg_catalog.jsonb_object_agg(v.name, v.value), '{}')
-             || pg_catalog.jsonb_build_object('sys_instance_id', v_id, 'sys_label', coalesce(p_label, ''))
-    from df.vars v
-    where v.owner = v_caller and v.value is not null
-    on conflict do nothing;
-    if found then
-      return v_id;
-    end if;
-  end loop;
-  raise exception 'found no free instance id in 10 tries' using errcode = 'unique_violation';
+  select g.id, g.entry, g.placeholders, g.used_at into p_graph, p_entry, p_placeholders, v_used
+  from df_engine.graphs g where g.submitter = p_role and g.hash = v_hash order by g.id desc limit 1;
+  if p_graph is null then
+    p_graph := df_engine.compile(p_role, v_hash, df_engine.parse_graph(p_text, 'Invalid durable function: '),
+                                 'Invalid durable function graph: ');
+    select g.entry, g.placeholders into p_entry, p_placeholders from df_engine.graphs g where g.id = p_graph;
+  elsif v_used < now() - interval '1 day' then
+    update df_engine.graphs g set used_at = now()
+    from (select f.id from df_engine.graphs f where f.id = p_graph for no key update skip locked) f where g.id = f.id;
+  end if;
 end
 $$;
 
--- Writes the nodes of a run, and makes it eligible. What the engine walks along is thus never written by users. A pending
--- run without nodes is one that the current transaction has just inserted: the deferred foreign key lets none be committed.
-create or replace function df_engine.lay_out(p_instance_id text, p_graph jsonb) returns void
-language plpgsql security definer set search_path = '' as $$
+-- Inserts a run of p_role, and queues it.
+-- Granted to users.
+create or replace function df_engine.insert_instance(
+  p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb
+) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
-  v_run df.instances;
+  v_graph record;
+  v_vars jsonb;
+  v_instance bigint;
+  v_id text;
 begin
-  select * into v_run from df.instances i
-  where i.id = p_instance_id and i._state = 'pending'
-    and not exists (select from df.nodes n where n.instance_id = i.id);
-  if not found then
-    raise exception 'df_engine.lay_out is called by df.start only' using errcode = 'insufficient_privilege';
+  perform df_engine.require_key(p_key, p_role);
+  v_graph := df_engine.graph_of(p_role, p_text);
+  select jsonb_object_agg(v.name, v.value) into v_vars
+  from df_engine.vars v where v.owner = p_role::regrole and v.value is not null;
+  if v_graph.p_placeholders then
+    perform df_engine.check_variables(v_graph.p_graph, coalesce(v_vars, '{}'), 'Invalid durable function graph: ');
   end if;
-  if p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ then
-    perform df_engine.check_variables(p_graph, v_run._vars, 'Invalid durable function graph: ');
-  end if;
-  insert into df.nodes
-    (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy,
-     _parent, _scope, _ends, _next, _named, _plain, _kind, _typed)
-  select n.id, v_run.id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, v_run.submitted_by,
-         v_run.database, n.retry_policy, n.parent, n.scope, case when n.node_type <> 'THEN' then n.id || n.ends end,
-         n.next, n.named,
-         n.scope is null and (n.next is not null or coalesce(n.ends[cardinality(n.ends)], n.id) = v_run.root_node),
-         case when n.node_type = 'SQL' then df_engine.plain_kind(n.query) end, n.referred
-  from df_engine.graph_nodes(p_graph, v_run.root_node, 'Invalid durable function graph: ',
-                             df_engine.template_names(p_graph::pg_catalog.text || v_run._vars::pg_catalog.text, 'raw')) n;
-  insert into df_engine.ready (submitter, instance_id, node_id)
-  select v_run._submitter, v_run.id, case n.node_type when 'THEN' then n._next else n.id end
-  from df.nodes n where n.instance_id = v_run.id and n.id = v_run.root_node;
+  loop  -- an id that a kept run still has is passed over
+    insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, version, run_key)
+    overriding system value
+    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, '0.6.0',
+           ('x' || left(s.uuid, 8) || right(s.uuid, 8))::bit(64)::bigint
+    from (select nextval('df_engine.instances_instance_seq') as n, gen_random_uuid()::text as uuid) s
+    on conflict (id) do nothing returning instance, id into v_instance, v_id;
+    exit when found;
+  end loop;
+  insert into df_engine.queue (submitter, instance, node) values (p_role, v_instance, v_graph.p_entry);
+  return v_id;
 end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.start_here(p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql as $$
-declare
-  v_graph pg_catalog.jsonb := df_engine.parse_graph(p_fut, 'Invalid durable function: ');
-  v_id pg_catalog.text;
 begin
-  perform df_engine.check_submitter(p_database);
-  v_id := df_engine.insert_instance(p_label, p_database, df_engine.random_id(), p_input);
-  perform df_engine.lay_out(v_id, v_graph);
-  return v_id;
+  perform df_engine.check_submitter(p_fut, p_database);
+  return df_engine.insert_instance((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   p_fut, p_label, p_database, p_input);
 end
 $$;
 
@@ -4066,12 +4157,27 @@ $$;
 comment on function df.start(text, text, text, text, jsonb) is
   'Starts a graph, or one SQL statement, as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here. input: what steps read as $input, $input.key, $input.list.0; a {name} in SQL code that is no variable of the run raises';
 
--- Variables: values that a role keeps under names of its own, and that its runs read as {name}. Row security and the
--- comparison with the owner see to it that nobody, not even a superuser, touches another role's by accident.
+-- Variables: values that a role keeps under names of its own, and that its runs read as {name}. What is changed is the caller's own,
+-- whoever that is, so that nobody, not even a superuser, touches another role's by accident.
+
+-- Sets variables of p_role, or removes those whose value is NULL; all of them with p_all.
+-- Granted to users.
+create or replace function df_engine.change_vars(p_key text, p_role oid, p_name text, p_value text, p_all boolean default false)
+returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform df_engine.require_key(p_key, p_role);
+  if p_value is null then
+    delete from df_engine.vars v where v.owner = p_role::regrole and (p_all or v.name = p_name);
+  else
+    insert into df_engine.vars (name, value, owner) values (p_name, p_value, p_role::regrole)
+    on conflict (owner, name) do update set value = excluded.value;
+  end if;
+end
+$$;
 
 create or replace function df.setvar(name text, value text) returns text
 language plpgsql strict set search_path = '' as $$
-#variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
           and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
@@ -4080,9 +4186,8 @@ begin
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
   perform df_engine.reject_in_workflow('setvar');
-  insert into df.vars (name, value, owner)
-  values (setvar.name, setvar.value, pg_catalog.quote_ident(current_user)::pg_catalog.regrole)
-  on conflict (owner, name) do update set value = excluded.value;
+  perform df_engine.change_vars((select k.key from df_engine.own_key k),
+                                quote_ident(current_user)::pg_catalog.regrole, setvar.name, setvar.value);
   perform df_engine.note_helper('setvar', 'OK');
   return 'OK';
 end
@@ -4099,7 +4204,7 @@ begin
   end if;
   return (
     select v.value from df.vars v
-    where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.name = getvar.name);
+    where v.owner = quote_ident(current_user)::pg_catalog.regrole and v.name = getvar.name);
 end
 $$;
 
@@ -4113,8 +4218,8 @@ begin
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
   perform df_engine.reject_in_workflow('unsetvar');
-  delete from df.vars v
-  where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole and v.name = unsetvar.name;
+  perform df_engine.change_vars((select k.key from df_engine.own_key k),
+                                quote_ident(current_user)::pg_catalog.regrole, unsetvar.name, null);
   perform df_engine.note_helper('unsetvar', 'OK');
   return 'OK';
 end
@@ -4130,7 +4235,8 @@ begin
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
   perform df_engine.reject_in_workflow('clearvars');
-  delete from df.vars v where v.owner = pg_catalog.quote_ident(current_user)::pg_catalog.regrole;
+  perform df_engine.change_vars((select k.key from df_engine.own_key k),
+                                quote_ident(current_user)::pg_catalog.regrole, null, null, true);
   perform df_engine.note_helper('clearvars', 'OK');
   return 'OK';
 end
@@ -4142,602 +4248,320 @@ comment on function df.getvar(text) is 'The value of a variable of the current u
 comment on function df.unsetvar(text) is 'Removes a variable of the current user; returns OK, also if there was none';
 comment on function df.clearvars() is 'Removes all variables of the current user; returns OK';
 
--- Transitions: what follows when a node ends. The driver, the timers and the signals call df_engine.advance, which climbs
--- from a node that ended, and descends into what runs next, one level a turn, without recursion.
+-- Locks and their order, in every transaction of the engine:
+--   1. the row that is the claim: of queue, timers, waits or inbox;
+--   2. the RACEs around the thread, from the outside in: their rows of activations;
+--   3. the instance, FOR KEY SHARE; whatever stops or moves a run takes it FOR UPDATE first, so that a step that is just
+--      committing is waited for, and none commits after;
+--   4. the JOIN that a branch ends in: its row of activations.
 --
--- Lock order, in every transaction of the engine: the ready row or timer that is the claim; the instance, FOR KEY SHARE
--- (df.cancel takes it FOR UPDATE, so a step that is just committing is waited for, and none commits after); the RACE rows
--- around the node, from the inside out; branches and JOIN rows from the inside out; last the instance FOR NO KEY UPDATE.
---
--- A supervising connection acts for every role, so it never waits for a lock that a user can hold: those on df.instances and,
--- by df.cancel, on ready rows, timers and waits; and FOR KEY SHARE, through a foreign key, on df.nodes. It takes the instance
--- first, FOR NO KEY UPDATE SKIP LOCKED (hold_at_once), and passes over a run that it cannot have; it gives up, and tries
--- again later, where it would have to wait for a step that is just ending.
+-- A supervising connection acts for every role, so it waits for no lock that a user can hold: it takes what it works on with
+-- SKIP LOCKED, the instance first of all, and comes back later to what it cannot have. It gives up, and comes back, where it
+-- would have to wait for a step that is just ending.
 
--- The stamp of what runs in a scope now: <scope>::<generation>. p_scope NULL is the root scope.
-create or replace function df_engine.stamp(p_instance varchar, p_scope varchar) returns text
-language plpgsql stable set search_path = '' as $$
-begin
-  if p_scope is null then
-    return (select i.id || '::' || i._generation from df.instances i where i.id = p_instance);
-  end if;
-  return (select s.path || '::' || s.generation from df_engine.scopes s
-          where s.instance_id = p_instance and s.node_id = p_scope);
-end
-$$;
-
--- Shows a node, which began at p_started, its ancestors and the instance as running; stops at the first that is already shown so.
--- A sequence that is at its other part began with its first one.
-create or replace function df_engine.mark_running(p_instance varchar, p_node varchar, p_started timestamptz) returns void
-language plpgsql set search_path = '' as $$
-declare
-  v_node varchar := p_node;
-  v_child varchar;
-  v_row pg_catalog.record;
-  v_stamp pg_catalog.text;
-begin
-  while v_node is not null loop
-    select n._parent as parent, n._scope as scope, n.status, n.status_details ->> 'execution_id' as stamp into v_row
-    from df.nodes n where n.instance_id = p_instance and n.id = v_node;
-    v_stamp := df_engine.stamp(p_instance, v_row.scope);
-    exit when v_row.stamp = v_stamp
-              and (v_row.status = 'running' or v_node <> p_node and v_row.status in ('completed', 'failed'));
-    update df.nodes n
-    set status = 'running', result = null, result_columns = null, error = null, attempts = 1,
-        started_at = coalesce(case when n.node_type = 'THEN' and n.right_node = v_child
-                                   then df_engine.began(p_instance, n.left_node) end, p_started),
-        completed_at = null, updated_at = df_engine.clock(),
-        status_details = jsonb_build_object('execution_id', v_stamp)
-    where n.instance_id = p_instance and n.id = v_node
-      and n.status = v_row.status and n.status_details ->> 'execution_id' is not distinct from v_row.stamp;
-    exit when not found;  -- the supervisor marks without holding the run: somebody has been quicker
-    v_child := v_node;
-    v_node := v_row.parent;
-  end loop;
-  update df.instances i
-  set _state = 'running', status = case when i.status = 'pending' then 'running' else i.status end,
-      updated_at = df_engine.clock(), wait_reason = null
-  where i.id = p_instance and i._state = 'pending';
-end
-$$;
-
--- Stores a named result in the map of a scope.
-create or replace function df_engine.bind(
-  p_instance varchar, p_scope varchar, p_name text, p_value jsonb, p_columns text[], p_types text[]
-) returns void
-language plpgsql set search_path = '' as $$
-begin
-  insert into df_engine.bindings (instance_id, scope, name, value, columns, types)
-  values (p_instance, coalesce(p_scope, ''), p_name, p_value, p_columns, p_types)
-  on conflict (instance_id, scope, name) do update
-    set value = excluded.value, columns = excluded.columns, types = excluded.types;
-end
-$$;
-
--- Hands the names bound in a scope's branches, up to branch p_last, to the surrounding scope; later branches win.
-create or replace function df_engine.merge_names(
-  p_instance varchar, p_scopes varchar[], p_target varchar
-) returns void
-language plpgsql set search_path = '' as $$
-begin
-  with moved as (
-    delete from df_engine.bindings b
-    where b.instance_id = p_instance and b.scope = any (p_scopes)
-    returning b.*
-  )
-  insert into df_engine.bindings (instance_id, scope, name, value, columns, types)
-  select distinct on (m.name) p_instance, coalesce(p_target, ''), m.name, m.value, m.columns, m.types
-  from moved m
-  order by m.name, array_position(p_scopes, m.scope) desc
-  on conflict (instance_id, scope, name) do update
-    set value = excluded.value, columns = excluded.columns, types = excluded.types;
-end
-$$;
-
--- Opens child scopes below p_parent, one a top node, in branch order; what an earlier generation left there is dropped. Answers
--- in how many stripes their ends are counted: the row of the JOIN is then written, and held until a commit, once a stripe.
-create or replace function df_engine.open_scopes(
-  p_instance varchar, p_owner varchar, p_parent varchar, p_tops varchar[]
-) returns int
-language plpgsql set search_path = '' as $$
-declare
-  v_stamp pg_catalog.text := df_engine.stamp(p_instance, p_parent);
-  v_count constant int := cardinality(p_tops);
-  v_stripes constant int := least(v_count, 16);
-begin
-  delete from df_engine.bindings b where b.instance_id = p_instance and b.scope = any (p_tops);
-  insert into df_engine.scopes (instance_id, node_id, parent, owner, branch, path, stripe, open)
-  select p_instance, p_tops[b], p_parent, p_owner, b, v_stamp || '::' || p_tops[b],
-         case when b > v_stripes then p_tops[(b - 1) % v_stripes + 1] end,
-         case when b > v_stripes then 1 else (v_count - b) / v_stripes + 1 end
-  from generate_series(1, v_count) b
-  on conflict (instance_id, node_id) do update
-    set path = excluded.path, generation = 1, outcome = null, events = 0, open = excluded.open;
-  return v_stripes;
-end
-$$;
-
--- Removes what the loser of a race's earlier run has left, and waits for a step of it that still runs: it would not know
--- that it has lost once the race is open again.
-create or replace function df_engine.await_loser(p_instance varchar, p_tops varchar[]) returns void
-language plpgsql set search_path = '' as $$
-declare
-  v_loser constant varchar := (select s.node_id from df_engine.scopes s
-    where s.instance_id = p_instance and s.node_id = any (p_tops) and s.outcome = 'lost');
-begin
-  if v_loser is not null then
-    delete from df_engine.ready d
-    where d.instance_id = p_instance and df_engine.is_below(p_instance, d.node_id, v_loser);
-    delete from df_engine.timers d
-    where d.instance_id = p_instance and df_engine.is_below(p_instance, d.node_id, v_loser);
-    delete from df_engine.waits d
-    where d.instance_id = p_instance and df_engine.is_below(p_instance, d.node_id, v_loser);
-  end if;
-end
-$$;
-
--- The branches of a JOIN or RACE, in order.
-create or replace function df_engine.branches(p_left varchar, p_right varchar, p_query text) returns varchar[]
-language plpgsql immutable set search_path = '' as $$
-begin
-  return array[p_left, p_right] || coalesce(
-    (select array_agg(e.id::varchar order by e.place)
-     from jsonb_array_elements_text(p_query::pg_catalog.jsonb -> 'extra_nodes') with ordinality as e(id, place)), '{}');
-end
-$$;
-
--- A LOOP that can only end by failure or cancel: no condition, and no BREAK in its body outside of nested loops.
-create or replace function df_engine.is_forever(p_instance varchar, p_loop varchar) returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return (
-    with recursive body as (
-      select n.* from df.nodes l join df.nodes n on n.instance_id = l.instance_id and n.id = l.left_node
-      where l.instance_id = p_instance and l.id = p_loop
-      union all
-      select n.*
-      from body b
-      cross join lateral unnest(
-        df_engine.branches(b.left_node, b.right_node, b.query)
-        || (b.query::pg_catalog.jsonb ->> 'condition_node')::varchar) as c(id)
-      join df.nodes n on n.instance_id = p_instance and n.id = c.id
-      where b.node_type in ('THEN', 'IF', 'JOIN', 'RACE')
-    )
-    select not exists (select from body b where b.node_type = 'BREAK')
-      and not exists (select from df.nodes l where l.instance_id = p_instance and l.id = p_loop
-                      and l.query::pg_catalog.jsonb ? 'condition_node'));
-end
-$$;
-
--- Whether p_node is p_top or below it.
-create or replace function df_engine.is_below(p_instance varchar, p_node varchar, p_top varchar) returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return (
-    with recursive up as (
-      select n.id, n._parent from df.nodes n where n.instance_id = p_instance and n.id = p_node
-      union all
-      select n.id, n._parent from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
-      where up.id <> p_top
-    )
-    select exists (select from up where up.id = p_top));
-end
-$$;
-
--- Removes what could still start below p_top (NULL: in the whole run). A row that a running step has locked is left to
--- that step, which finds out when it wants to finish.
-create or replace function df_engine.withdraw(p_instance varchar, p_top varchar) returns void
-language plpgsql set search_path = '' as $$
-begin
-  delete from df_engine.ready r using (
-    select q.lane, q.submitter, q.id from df_engine.ready q
-    where q.instance_id = p_instance and (p_top is null or df_engine.is_below(p_instance, q.node_id, p_top))
-    for update skip locked) d
-  where r.lane = d.lane and r.submitter = d.submitter and r.id = d.id;
-  delete from df_engine.timers t using (
-    select q.node_id from df_engine.timers q
-    where q.instance_id = p_instance and (p_top is null or df_engine.is_below(p_instance, q.node_id, p_top))
-    for update skip locked) d
-  where t.instance_id = p_instance and t.node_id = d.node_id;
-  delete from df_engine.waits w using (
-    select q.node_id from df_engine.waits q
-    where q.instance_id = p_instance and (p_top is null or df_engine.is_below(p_instance, q.node_id, p_top))
-    for update skip locked) d
-  where w.instance_id = p_instance and w.node_id = d.node_id;
-end
-$$;
-
--- Ends a run. A terminal status found in the column is left as it is.
-create or replace function df_engine.end_run(p_instance varchar, p_state text, p_error text) returns void
+-- Locks the RACEs around a thread, and says whether all of them are still open. p_decides: the caller may decide one; a weaker lock
+-- would have to be made stronger then, and two who try that deadlock.
+create or replace function df_engine.lock_races(p_races bigint[], p_decides boolean) returns boolean
 language plpgsql as $$
-begin
-  update df.instances i
-  set _state = p_state, error = p_error, updated_at = df_engine.clock(), wait_reason = null,
-      status = case when i.status in ('completed', 'failed', 'cancelled') then i.status else p_state end
-  where i.id = p_instance;
-  update df_engine.inbox s set status = 'undeliverable', fresh = false
-  where s.instance_id = p_instance and s.status = 'pending' and not s.fresh;
-end
-$$;
-
--- Fails a run that must not go on as a whole: what is open in it fails with it, but for a node that a step is just ending,
--- which then says itself what became of it. What has lost a race, or was left behind by an earlier iteration, is not open.
-create or replace function df_engine.fail_run(p_instance varchar, p_error text) returns void
-language plpgsql set search_path = '' as $$
-begin
-  perform df_engine.end_run(p_instance, 'failed', p_error);
-  perform df_engine.withdraw(p_instance, null);
-  update df.nodes n
-  set status = 'failed', result = to_jsonb(p_error), result_columns = null, error = p_error,
-      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
-      status_details = n.status_details - 'retry_at'
-  from (select q.id from df.nodes q
-        where q.instance_id = p_instance and q.status = 'running'
-          and q.status_details ->> 'execution_id' = df_engine.stamp(p_instance, q._scope)
-          and df_engine.scope_open(p_instance, q._scope)
-        for no key update skip locked) open_now
-  where n.instance_id = p_instance and n.id = open_now.id;
-end
-$$;
-
--- Puts a step, or a node that is to be entered, at the back of the queue.
-create or replace function df_engine.enqueue(p_instance varchar, p_node varchar, p_lane text) returns void
-language plpgsql set search_path = '' as $$
-begin
-  insert into df_engine.ready (lane, submitter, instance_id, node_id, picked)
-  select p_lane, i._submitter, p_instance, p_node, true from df.instances i where i.id = p_instance;
-end
-$$;
-
--- Status changes recorded in one generation of a loop's scope, child scopes included: what superseding it would lose. Without
--- child scopes nothing in it is superseded yet, and no stamps need to be compared.
-create or replace function df_engine.generation_events(p_instance varchar, p_stamp text) returns bigint
-language plpgsql stable set search_path = '' as $$
-begin
-  if exists (select from df_engine.scopes s where s.instance_id = p_instance and starts_with(s.path, p_stamp || '::')) then
-    return df_engine.count_events(array[p_instance]::pg_catalog.text[], p_stamp);
-  end if;
-  return (
-    select coalesce(sum(df_engine.node_events(n.status, n.started_at)), 0)
-    from df.nodes n
-    where n.instance_id = p_instance and n.status <> 'pending' and n.status_details ->> 'execution_id' = p_stamp);
-end
-$$;
-
--- When the next iteration of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause,
--- which is doubled for each further failure in a row, up to 5 minutes. NULL: at once.
-create or replace function df_engine.next_iteration(p_loop df.nodes, p_failures int) returns timestamptz
-language plpgsql volatile set search_path = '' as $$
-declare
-  v_pace numeric;
-begin
-  if not p_loop._forever and p_failures = 0 then
-    return null;
-  end if;
-  v_pace := df_engine.setting_number('loop_min_interval');
-  return greatest(
-    case when p_loop._forever then p_loop.started_at + v_pace * interval '1 s' end,
-    case when p_failures > 0 then
-      df_engine.clock() + greatest(v_pace, least(v_pace * 2 ^ least(p_failures - 1, 30), 300)) * interval '1 s' end);
-end
-$$;
-
--- Keeps a failure after which a loop continues: the last 100 of each loop.
-create or replace function df_engine.keep_failure(p_instance varchar, p_loop varchar, p_stamp text, p_error text) returns void
-language plpgsql set search_path = '' as $$
-declare
-  v_attempt constant int := 1 + coalesce((
-    select max(a.attempt) from df_engine.attempts a where a.instance_id = p_instance and a.node_id = p_loop), 0);
-begin
-  insert into df_engine.attempts (instance_id, node_id, attempt, stamp, error)
-  values (p_instance, p_loop, v_attempt, p_stamp, p_error);
-  delete from df_engine.attempts a
-  where a.instance_id = p_instance and a.node_id = p_loop and a.attempt <= v_attempt - 100;
-end
-$$;
-
--- Goes on with a loop: next generation, LOOP stamped again, body queued, now or when it may begin. p_failure: why the body has
--- failed; NULL: it has not.
-create or replace function df_engine.iterate(p_instance varchar, p_loop varchar, p_scope varchar, p_failure text default null)
-returns void
-language plpgsql set search_path = '' as $$
-declare
-  v_loop df.nodes;
-  v_failures int;
-  v_due pg_catalog.timestamptz;
-begin
-  select * into v_loop from df.nodes n where n.instance_id = p_instance and n.id = p_loop;
-  v_failures := case when p_failure is null then 0 else coalesce(v_loop._failures, 0) + 1 end;
-  if p_failure is not null then
-    perform df_engine.keep_failure(p_instance, p_loop, df_engine.stamp(p_instance, p_scope), p_failure);
-  end if;
-  v_due := df_engine.next_iteration(v_loop, v_failures);
-  if p_scope is null then
-    perform df_engine.next_execution(p_instance, v_loop.started_at, p_failure);
-  else
-    update df_engine.scopes s
-    set generation = s.generation + 1,
-        events = s.events + df_engine.generation_events(p_instance, s.path || '::' || s.generation)
-    where s.instance_id = p_instance and s.node_id = p_scope;
-  end if;
-  if v_due > df_engine.clock() then
-    insert into df_engine.timers (instance_id, node_id, due_at, kind) values (p_instance, p_loop, v_due, 'pace');
-  else
-    perform df_engine.enqueue(p_instance, v_loop.left_node, 'sql');
-    v_due := df_engine.clock();
-  end if;
-  update df.nodes n
-  set status = 'running', result = null, error = p_failure, started_at = v_due, completed_at = null,
-      updated_at = df_engine.clock(), _failures = v_failures,
-      status_details = jsonb_build_object('execution_id', df_engine.stamp(p_instance, p_scope))
-  where n.instance_id = p_instance and n.id = p_loop;
-end
-$$;
-
--- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten.
-create or replace function df_engine.next_execution(p_instance varchar, p_started timestamptz, p_failure text) returns void
-language plpgsql set search_path = '' as $$
-declare
-  v_generation int;
-begin
-  select i._generation into v_generation from df.instances i where i.id = p_instance;
-  insert into df_engine.executions (instance_id, generation, events, started_at, finished_at, error)
-  values (p_instance, v_generation, df_engine.generation_events(p_instance, p_instance || '::' || v_generation),
-          coalesce(p_started, df_engine.clock()), df_engine.clock(), p_failure);
-  delete from df_engine.executions e where e.instance_id = p_instance and e.generation = v_generation - 10000;
-  delete from df_engine.bindings b where b.instance_id = p_instance and b.scope = '';
-  update df.instances i set _generation = v_generation + 1 where i.id = p_instance;
-end
-$$;
-
--- Constructs: what IF, LOOP, JOIN and RACE do when a child ends. Each function gets the construct and the child's
--- ending, and answers with the construct's own move: its ending, the node to enter next, or to wait for the others.
--- Outcome 'lost' means that a race was decided in the meantime: the caller rolls back.
-
-create or replace function df_engine.enter(variadic p_nodes varchar[]) returns df_engine.move
-language sql immutable as $$
-  select row(null, null, null, null, null, p_nodes)::df_engine.move;
-$$;
-
-create or replace function df_engine.done(p_outcome text, p_value jsonb, p_columns text[] default null,
-  p_types text[] default null) returns df_engine.move
-language sql immutable as $$
-  select row(p_outcome, p_value, p_columns, p_types, null, null)::df_engine.move;
-$$;
-
-create or replace function df_engine.fail(p_error text) returns df_engine.move
-language sql immutable as $$
-  select row('failed', null, null, null, p_error, null)::df_engine.move;
-$$;
-
-create or replace function df_engine.if_child(
-  p_construct df.nodes, p_child varchar, inout p_end df_engine.move
-)
-language plpgsql set search_path = '' as $$
-begin
-  if p_end.outcome <> 'ok' or p_child in (p_construct.left_node, p_construct.right_node) then
-    return;
-  end if;
-  p_end := df_engine.enter(case when df_engine.truth(p_end.value, p_end.columns)
-                                then p_construct.left_node else p_construct.right_node end);
-end
-$$;
-
-create or replace function df_engine.loop_child(
-  p_construct df.nodes, p_child varchar, inout p_end df_engine.move
-)
-language plpgsql set search_path = '' as $$
-begin
-  if p_end.outcome = 'broke' then
-    p_end.outcome := 'ok';
-  elsif p_end.outcome = 'failed' and p_child = p_construct.left_node
-        and p_construct.query::pg_catalog.jsonb -> 'continue_on_failure' = 'true' then
-    perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope, p_end.error);
-    p_end := null;
-  elsif p_end.outcome = 'ok' and (p_child = p_construct.left_node or df_engine.truth(p_end.value, p_end.columns)) then
-    perform df_engine.iterate(p_construct.instance_id, p_construct.id, p_construct._scope);
-    p_end := null;
-  elsif p_end.outcome = 'ok' then
-    select n.result, n.result_columns, n._types into p_end.value, p_end.columns, p_end.types
-    from df.nodes n where n.instance_id = p_construct.instance_id and n.id = p_construct.left_node;
-  end if;
-  if p_end.outcome = 'ok' then
-    -- A loop that opened its own scope, not as a branch, hands its names on now.
-    perform df_engine.merge_names(s.instance_id, array[s.node_id], s.parent)
-    from df_engine.scopes s
-    where s.instance_id = p_construct.instance_id and s.node_id = p_construct.id and s.owner is null;
-  end if;
-end
-$$;
-
--- The first break or failure in branch order decides; else the array of the branches' values.
-create or replace function df_engine.join_ending(p_construct df.nodes, out p_end df_engine.move)
-language plpgsql set search_path = '' as $$
-declare
-  v_first pg_catalog.record;
-  v_scopes varchar[];
-begin
-  select s.branch, s.outcome, n.result, n.error into v_first
-  from df_engine.scopes s
-  join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
-  where s.instance_id = p_construct.instance_id and s.owner = p_construct.id and s.outcome <> 'ok'
-  order by s.branch limit 1;
-  select array_agg(s.node_id order by s.branch) into v_scopes
-  from df_engine.scopes s
-  where s.instance_id = p_construct.instance_id and s.owner = p_construct.id
-    and s.branch <= coalesce(v_first.branch, s.branch);
-  perform df_engine.merge_names(p_construct.instance_id, v_scopes, p_construct._scope);
-  if v_first.outcome in ('failed', 'fatal') then
-    p_end := row(v_first.outcome, null, null, null, format('JOIN branch %s failed: %s', v_first.branch, v_first.error), null);
-  elsif v_first.outcome = 'broke' then
-    p_end := df_engine.done('broke', v_first.result);
-  else
-    select (df_engine.done('ok', jsonb_agg(n.result order by s.branch))).* into p_end
-    from df_engine.scopes s
-    join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
-    where s.instance_id = p_construct.instance_id and s.owner = p_construct.id;
-  end if;
-end
-$$;
-
-create or replace function df_engine.join_child(
-  p_construct df.nodes, p_child varchar, inout p_end df_engine.move
-)
-language plpgsql set search_path = '' as $$
 declare
   v_open int;
-  v_stripe varchar;
 begin
-  update df_engine.scopes s set outcome = (p_end).outcome, open = s.open - 1
-  where s.instance_id = p_construct.instance_id and s.node_id = p_child
-  returning s.open, s.stripe into v_open, v_stripe;
-  p_end := null;
-  if v_stripe is not null then
-    update df_engine.scopes s set open = s.open - 1
-    where s.instance_id = p_construct.instance_id and s.node_id = v_stripe
-    returning s.open into v_open;
-  end if;
-  if v_open = 0 then
-    update df.nodes n set _open = n._open - 1
-    where n.instance_id = p_construct.instance_id and n.id = p_construct.id
-    returning n._open into v_open;
-    if v_open = 0 then
-      p_end := df_engine.join_ending(p_construct);
-    end if;
-  end if;
-end
-$$;
-
--- The losing top node of a decided RACE is closed when it is a LOOP; other losers keep their status.
-create or replace function df_engine.lose_race(p_construct df.nodes, p_loser varchar) returns void
-language plpgsql set search_path = '' as $$
-declare
-  v_text pg_catalog.text := format('lost the race %s', p_construct.id);
-begin
-  update df_engine.scopes s set outcome = 'lost'
-  where s.instance_id = p_construct.instance_id and s.node_id = p_loser;
-  perform df_engine.withdraw(p_construct.instance_id, p_loser);
-  update df.nodes n
-  set status = 'failed', error = v_text, result = to_jsonb(v_text), result_columns = null,
-      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
-      status_details = jsonb_build_object('execution_id', s.path || '::1')
-  from df_engine.scopes s
-  where n.instance_id = p_construct.instance_id and n.id = p_loser and n.node_type = 'LOOP'
-    and s.instance_id = n.instance_id and s.node_id = n.id;
-end
-$$;
-
-create or replace function df_engine.race_child(
-  p_construct df.nodes, p_child varchar, inout p_end df_engine.move
-)
-language plpgsql set search_path = '' as $$
-declare
-  v_left boolean := p_child = p_construct.left_node;
-begin
-  update df.nodes n set _open = 0
-  where n.instance_id = p_construct.instance_id and n.id = p_construct.id and n._open = 1;
-  if not found then
-    p_end := df_engine.done('lost', null);
-    return;
-  end if;
-  update df_engine.scopes s set outcome = (p_end).outcome
-  where s.instance_id = p_construct.instance_id and s.node_id = p_child;
-  perform df_engine.lose_race(p_construct, case when v_left then p_construct.right_node else p_construct.left_node end);
-  perform df_engine.wake('x', null);
-  if p_end.outcome in ('failed', 'fatal') then
-    p_end.error := format('RACE %s branch failed: %s', case when v_left then 'left' else 'right' end,
-                                     p_end.error);
+  if p_decides then
+    perform from df_engine.activations a where a.id = any (p_races) order by a.id for update;
   else
-    perform df_engine.merge_names(p_construct.instance_id, array[p_child], p_construct._scope);
+    perform from df_engine.activations a where a.id = any (p_races) order by a.id for key share;
   end if;
+  get diagnostics v_open = row_count;
+  return v_open = cardinality(p_races);
 end
 $$;
 
-create or replace function df_engine.child_ended(
-  p_instance varchar, p_construct varchar, p_child varchar, p_end df_engine.move
-) returns df_engine.move
-language plpgsql set search_path = '' as $$
-declare
-  v_construct df.nodes;
+-- Whether a thread has lost a race. Not locked: whoever writes its outcome asks again, with locks.
+create or replace function df_engine.has_lost(p_races bigint[]) returns boolean
+language sql stable as $$
+  select (select count(*) from df_engine.activations a where a.id = any (p_races)) < cardinality(p_races);
+$$;
+
+-- Whether a run can be moved on without waiting for anybody: no open transaction of a user holds it. It is held from then on. Also true
+-- of a run that is no longer there.
+create or replace function df_engine.try_lock_run(p_instance bigint) returns boolean
+language plpgsql as $$
 begin
-  select * into v_construct from df.nodes n where n.instance_id = p_instance and n.id = p_construct;
-  return case v_construct.node_type
-    when 'IF' then df_engine.if_child(v_construct, p_child, p_end)
-    when 'LOOP' then df_engine.loop_child(v_construct, p_child, p_end)
-    when 'JOIN' then df_engine.join_child(v_construct, p_child, p_end)
-    when 'RACE' then df_engine.race_child(v_construct, p_child, p_end)
-  end;
+  perform from df_engine.instances i where i.instance = p_instance for no key update skip locked;
+  return found or not exists (select from df_engine.instances i where i.instance = p_instance);
+end
+$$;
+
+-- Outcomes: what a node ended with, and the end of a run.
+
+-- The three ways in which a node ends.
+create or replace function df_engine.ended_well(
+  p_value json, p_columns text[] default null, p_types text[] default null, p_started timestamptz default null
+)
+returns df_engine.ending
+language sql immutable as $$ select row('c', p_value, p_columns, p_types, null, p_started)::df_engine.ending $$;
+
+create or replace function df_engine.broke(p_value json) returns df_engine.ending
+language sql immutable as $$ select row('b', p_value, null, null, null, null)::df_engine.ending $$;
+
+create or replace function df_engine.failed(p_error text, p_started timestamptz default null, p_sqlstate text default null)
+returns df_engine.ending
+language sql immutable as $$
+  select row(case p_sqlstate when 'DF013' then 'x' else 'f' end, null, null, null, p_error, p_started)::df_engine.ending
+$$;
+
+-- Generations of the scopes around a node that has p_levels of them below the root scope. NULL: {1}.
+create or replace function df_engine.at_level(p_generations int[], p_levels int) returns int[]
+language sql immutable as $$
+  select case when p_levels > 0 then p_generations[1:p_levels + 1] when p_generations[1] > 1 then p_generations[1:1] end
+$$;
+
+-- How many changes of status an ending stands for: its node's own two, those of the sequences and IFs that end with it, and of a loop
+-- one for each further turn.
+create or replace function df_engine.ending_events(p_node df_engine.graph_nodes, p_state "char", p_generations int[]) returns int
+language sql immutable as $$
+  select 2 * (1 + case p_state when 'c' then (p_node).closes else (p_node).drops end)
+    + case when (p_node).kind = 'LOOP' and (p_node).levels > 0 then p_generations[(p_node).levels + 1] - 1 else 0 end
+$$;
+
+-- Records how a node ended. A node in a loop has an earlier outcome, and a step that was tried before one that says so.
+create or replace function df_engine.put_outcome(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, p_ending df_engine.ending
+) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types,
+    error)
+  select (p_thread).instance, (p_thread).scope, (p_node).node, g.generations, (p_ending).state,
+         df_engine.ending_events(p_node, (p_ending).state, g.generations),
+         coalesce((p_ending).started_at, df_engine.clock()), df_engine.clock(), (p_ending).value, (p_ending).columns, (p_ending).types,
+         (p_ending).error
+  from (select df_engine.at_level((p_thread).generations, (p_node).levels)) g(generations)
+  on conflict (instance, scope, node) do update
+    set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
+        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
+        started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
+                          then o.started_at else excluded.started_at end,
+        events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+end
+$$;
+
+-- A run has begun: shown as running.
+create or replace function df_engine.note_running(p_instance bigint) returns void
+language plpgsql as $$
+begin
+  update df_engine.instances i set status = 'running', wait_reason = null, updated_at = df_engine.clock()
+  where i.instance = p_instance and i.status = 'pending';
+end
+$$;
+
+-- Ends a run. What waited of it is gone; signals that nobody took cannot be delivered any more.
+create or replace function df_engine.end_run(p_instance bigint, p_status text, p_error text, p_result int) returns void
+language plpgsql as $$
+begin
+  update df_engine.instances i
+  set status = p_status, error = p_error, result = p_result, wait_reason = null,
+      finished_at = df_engine.clock(), updated_at = df_engine.clock()
+  where i.instance = p_instance;
+  update df_engine.inbox s set status = 'undeliverable', fresh = false
+  where s.instance = p_instance and s.status = 'pending' and not s.fresh;
+end
+$$;
+
+-- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it.
+create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int)
+returns table (node int, kind text, generations int[], since timestamptz)
+language plpgsql stable as $$
+begin
+  return query
+    with thread as materialized (
+      select q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
+      where q.instance = p_instance and q.scope = p_scope and q.node between p_from and p_last
+      union all
+      select x.node, x.generations, x.since from df_engine.timers x
+      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      union all
+      select x.node, x.generations, x.since from df_engine.waits x
+      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      union all
+      select x.node, x.generations, x.since from df_engine.activations x
+      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+    )
+    select distinct on (t.node) t.node, g.kind,
+           df_engine.at_level(case when g.kind = 'LOOP' then (
+             select max((coalesce(u.generations, '{1}'))[:g.levels + 1]) from thread u where u.node between g.node + 1 and g.last)
+           else t.generations end, g.levels), t.since
+    from thread t
+    join df_engine.instances i on i.instance = p_instance
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node = t.node
+    where t.since is not null
+    order by t.node;
+end
+$$;
+
+-- Removes what could still start of a run between two nodes, but for one row of the queue. A row that a running step has locked is
+-- left to that step, which finds out when it wants to record its outcome. Of loops it is kept how far they had come.
+create or replace function df_engine.withdraw(p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint) returns void
+language plpgsql as $$
+begin
+  if exists (select from df_engine.activations a where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last) then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at)
+    select p_instance, p_scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock()
+    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last) n where n.kind = 'LOOP'
+    on conflict (instance, scope, node) do update
+      set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
+        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
+        started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
+                          then o.started_at else excluded.started_at end,
+        events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+  end if;
+  delete from df_engine.queue q using (
+    select r.lane, r.submitter, r.id from df_engine.queue r
+    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last and r.id is distinct from p_but
+    for update skip locked) d
+  where q.lane = d.lane and q.submitter = d.submitter and q.id = d.id;
+  delete from df_engine.timers x using (
+    select r.id from df_engine.timers r
+    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
+  where x.id = d.id;
+  delete from df_engine.waits x using (
+    select r.id from df_engine.waits r
+    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
+  where x.id = d.id;
+  delete from df_engine.activations x using (
+    select r.id from df_engine.activations r
+    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
+  where x.id = d.id;
+end
+$$;
+
+-- Ends a run that must not go on. What is open of it has failed with it.
+create or replace function df_engine.fail_run(p_instance bigint, p_error text) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error)
+  select p_instance, 0, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error
+  from df_engine.open_nodes(p_instance, 0, 1, 2147483647) n
+  on conflict (instance, scope, node) do update
+    set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
+        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
+        started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
+                          then o.started_at else excluded.started_at end,
+        events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+  perform df_engine.end_run(p_instance, 'failed', p_error, null);
+  delete from df_engine.activations a where a.instance = p_instance;
+  perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
 end
 $$;
 
 -- Names: what a node sees of the named results of its run, and its text with the references replaced.
 
--- The values of the wanted names as a scope sees them: name -> {value, columns, types}, or null when known without a value. The
+-- The values of the wanted names as a thread sees them: name -> {value, columns, types}, or null when known without a value. The
 -- input of the run is known everywhere, unless a hand-written envelope gives its name to a result.
-create or replace function df_engine.names(p_instance varchar, p_scope varchar, p_wanted text[]) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-  v_scopes varchar[];  -- from the inside out; the root scope, which is the last, as bindings have it
+create or replace function df_engine.names(
+  p_instance bigint, p_scope bigint, p_name_scopes int[], p_wanted text[], p_known text[]
+) returns jsonb
+language plpgsql stable as $$
 begin
-  while p_scope is not null loop
-    v_scopes := array_append(v_scopes, p_scope);
-    p_scope := (select s.parent from df_engine.scopes s where s.instance_id = p_instance and s.node_id = p_scope);
-  end loop;
-  v_scopes := array_append(v_scopes, '');
   return (
     select coalesce(jsonb_object_agg(w.name, coalesce(n.entry, b.entry)), '{}')
     from unnest(p_wanted) as w(name)
     left join lateral (
       select jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns), 'types', to_jsonb(b.types)) as entry
       from df_engine.bindings b
-      where b.instance_id = p_instance and b.scope = any (v_scopes) and b.name = w.name
-      order by array_position(v_scopes, b.scope) limit 1) n on true
+      where b.instance = p_instance and b.scope = p_scope and b.name_scope = any (p_name_scopes) and b.name = w.name
+      order by array_position(p_name_scopes, b.name_scope) limit 1) n on true
     left join lateral (
       select jsonb_build_object('value', i.input, 'built_in', true) as entry
-      from df.instances i where w.name = 'input' and i.id = p_instance and i.input is not null) b on true
-    where n.entry is not null or b.entry is not null or exists (
-      select from df.nodes k where k.instance_id = p_instance and k.result_name = w.name));
+      from df_engine.instances i where w.name = 'input' and i.instance = p_instance and i.input is not null) b on true
+    where n.entry is not null or b.entry is not null or w.name = any (p_known));
 end
 $$;
 
--- Every name that a run knows, for suggestions in messages.
-create or replace function df_engine.known_names(p_instance varchar) returns text[]
-language plpgsql stable set search_path = '' as $$
+-- The names that nodes of a run bind, and input, if it has any.
+create or replace function df_engine.known_names(p_instance bigint) returns text[]
+language plpgsql stable as $$
 begin
   return (
-    select coalesce(array_agg(distinct n.result_name), '{}')
-    from (
-      select k.result_name from df.nodes k where k.instance_id = p_instance and k.result_name is not null
-      union all
-      select 'input' from df.instances i where i.id = p_instance and i.input is not null
-    ) n);
+    select g.names || case when i.input is not null then '{input}'::text[] end
+    from df_engine.instances i join df_engine.graphs g on g.id = i.graph where i.instance = p_instance);
 end
 $$;
 
--- A step's text with its references replaced; raises DF010 or DF013 where that is not possible.
-create or replace function df_engine.render_step(
-  p_instance varchar, p_scope varchar, p_text text, p_mode text
+-- The variables of a run, those of the system included.
+create or replace function df_engine.variables_of(p_instance bigint) returns jsonb
+language plpgsql stable as $$
+begin
+  return (
+    select coalesce(i.vars, '{}') || jsonb_build_object('sys_instance_id', i.id, 'sys_label', coalesce(i.label, ''))
+    from df_engine.instances i where i.instance = p_instance);
+end
+$$;
+
+-- A text of a node with its references replaced; raises DF010 or DF013 where that is not possible.
+create or replace function df_engine.render(
+  p_thread df_engine.thread, p_name_scopes int[], p_text text, p_mode text
 ) returns text
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable as $$
 declare
-  v_text pg_catalog.text := p_text;
-  v_wanted pg_catalog.text[];
+  v_text text := p_text;
+  v_wanted text[];
+  v_known text[];
 begin
   if strpos(v_text, '{') > 0 then
-    v_text := df_engine.render_vars(v_text, p_mode, (select i._vars from df.instances i where i.id = p_instance));
+    v_text := df_engine.render_vars(v_text, p_mode, df_engine.variables_of((p_thread).instance));
   end if;
-  if strpos(v_text, '$') > 0 then
-    v_wanted := df_engine.template_names(v_text, p_mode);
-    if cardinality(v_wanted) > 0 then
-      v_text := df_engine.render_names(v_text, p_mode, df_engine.names(p_instance, p_scope, v_wanted),
-                                       df_engine.known_names(p_instance));
-    end if;
+  v_wanted := df_engine.template_names(v_text, p_mode);
+  if v_wanted is not null then
+    v_known := df_engine.known_names((p_thread).instance);
+    v_text := df_engine.render_names(v_text, p_mode, df_engine.names(
+      (p_thread).instance, (p_thread).scope, p_name_scopes, v_wanted, v_known), v_known);
   end if;
   return v_text;
 end
 $$;
 
+-- Binds the value of a node that ended.
+create or replace function df_engine.bind(
+  p_thread df_engine.thread, p_name_scope int, p_names text[], p_value json, p_columns text[], p_types text[]
+) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.bindings (instance, scope, name_scope, name, value, columns, types)
+  select (p_thread).instance, (p_thread).scope, p_name_scope, n, p_value, p_columns, p_types
+  from unnest(p_names) n
+  on conflict (instance, scope, name_scope, name) do update
+    set value = excluded.value, columns = excluded.columns, types = excluded.types;
+end
+$$;
+
+-- Hands the names bound in branches (p_tops, in order) on to the scope around the construct, later ones over earlier ones, and
+-- forgets those of all of its branches.
+create or replace function df_engine.merge_names(
+  p_thread df_engine.thread, p_construct df_engine.graph_nodes, p_tops int[]
+) returns void
+language plpgsql as $$
+begin
+  with moved as (
+    delete from df_engine.bindings b
+    where b.instance = (p_thread).instance and b.scope = (p_thread).scope
+      and b.name_scope > (p_construct).node and b.name_scope <= (p_construct).last
+    returning b.*
+  )
+  insert into df_engine.bindings (instance, scope, name_scope, name, value, columns, types)
+  select distinct on (m.name) m.instance, m.scope, (p_construct).name_scopes[1], m.name, m.value, m.columns, m.types
+  from moved m where m.name_scope = any (p_tops)
+  order by m.name, m.name_scope desc
+  on conflict (instance, scope, name_scope, name) do update
+    set value = excluded.value, columns = excluded.columns, types = excluded.types;
+end
+$$;
+
 -- Text as JSON if it parses, else as a JSON string; none is null.
+-- Granted to users.
 create or replace function df_engine.as_json(p_text text) returns jsonb
 language plpgsql immutable set search_path = '' as $$
 begin
@@ -4747,379 +4571,12 @@ exception when data_exception or program_limit_exceeded then
 end
 $$;
 
--- Entering: what happens when the run arrives at a node. Constructs are opened, steps queued, waits parked, a BREAK ends at
--- once.
-
--- Opens a JOIN, a RACE or a LOOP: shown as running, with its scopes; answers the nodes to enter, in order.
-create or replace function df_engine.open_construct(p_node df.nodes) returns varchar[]
-language plpgsql set search_path = '' as $$
-declare
-  v_tops varchar[];
-  v_stripes int;
-begin
-  if p_node.node_type = 'LOOP' then
-    if p_node._scope = p_node.id
-       and not exists (select from df_engine.scopes s where s.instance_id = p_node.instance_id
-                       and s.node_id = p_node.id and s.owner is not null) then
-      perform df_engine.open_scopes(p_node.instance_id, null, df_engine.surrounding_scope(p_node), array[p_node.id]);
-    end if;
-    v_tops := array[p_node.left_node];
-  else
-    v_tops := df_engine.branches(p_node.left_node, p_node.right_node, p_node.query);
-    if p_node.node_type = 'RACE' then
-      perform df_engine.await_loser(p_node.instance_id, v_tops);
-    end if;
-    v_stripes := df_engine.open_scopes(p_node.instance_id, p_node.id, p_node._scope, v_tops);
-  end if;
-  perform df_engine.mark_running(p_node.instance_id, p_node.id, df_engine.clock());
-  update df.nodes n
-  set _open = case p_node.node_type when 'JOIN' then v_stripes when 'RACE' then 1 end,
-      _failures = 0,
-      _forever = case when p_node.node_type = 'LOOP' then df_engine.is_forever(p_node.instance_id, p_node.id) end
-  where n.instance_id = p_node.instance_id and n.id = p_node.id;
-  return v_tops;
-end
-$$;
-
--- The scope around the top node of a scope.
-create or replace function df_engine.surrounding_scope(p_node df.nodes) returns varchar
-language plpgsql stable set search_path = '' as $$
-begin
-  return (select n._scope from df.nodes n where n.instance_id = p_node.instance_id and n.id = p_node._parent);
-end
-$$;
-
--- Queues a step in its lane.
-create or replace function df_engine.make_ready(p_instance varchar, p_node varchar, p_lane text) returns void
-language plpgsql set search_path = '' as $$
-begin
-  perform df_engine.enqueue(p_instance, p_node, p_lane);
-  perform df_engine.wake(case when p_lane = 'sql' then 'r' else 'l' end, null);
-end
-$$;
-
--- The lane in which a step runs: sql inside a session's driver, direct and http from the worker.
-create or replace function df_engine.lane(p_instance varchar, p_type text) returns text
-language plpgsql stable set search_path = '' as $$
-begin
-  return (
-    select case when p_type <> 'SQL' then 'http'
-                when i.database <> current_database() then 'direct'
-                else 'sql' end
-    from df.instances i where i.id = p_instance);
-end
-$$;
-
--- Enters one node.
-create or replace function df_engine.enter_node(p_instance varchar, p_node varchar)
-returns df_engine.move
-language plpgsql set search_path = '' as $$
-declare
-  v_node df.nodes;
-begin
-  if df_engine.is_lost(p_instance, p_node) then
-    return null;
-  end if;
-  select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = p_node;
-  case
-    when v_node.node_type = 'THEN' then
-      return df_engine.enter(v_node._next);
-    when v_node.node_type in ('JOIN', 'RACE', 'LOOP') then
-      return df_engine.enter(variadic df_engine.open_construct(v_node));
-    when v_node.node_type = 'IF' and v_node.query::pg_catalog.jsonb ? 'condition_node' then
-      return df_engine.enter((v_node.query::pg_catalog.jsonb ->> 'condition_node')::varchar);
-    when v_node.node_type = 'IF' then
-      return df_engine.if_rows_branch(v_node);
-    when v_node.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
-      perform df_engine.make_ready(p_instance, p_node, df_engine.lane(p_instance, v_node.node_type));
-      return null;
-    when v_node.node_type = 'BREAK' then
-      return df_engine.break_move(v_node);
-    else
-      return df_engine.park_node(v_node);
-  end case;
-end
-$$;
-
--- Whether a node is the top of a branch that has lost its race before it was entered.
-create or replace function df_engine.is_lost(p_instance varchar, p_node varchar) returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return exists (select from df_engine.scopes s
-                 where s.instance_id = p_instance and s.node_id = p_node and s.outcome = 'lost');
-end
-$$;
-
--- if_rows: no SQL runs, the row count of a named result decides.
-create or replace function df_engine.if_rows_branch(p_node df.nodes) returns df_engine.move
-language plpgsql set search_path = '' as $$
-declare
-  v_name pg_catalog.text := p_node.query::pg_catalog.jsonb ->> 'result_name';
-  v_value pg_catalog.jsonb := df_engine.names(p_node.instance_id, p_node._scope, array[v_name]) -> v_name -> 'value';
-  v_count pg_catalog.jsonb := v_value -> 'row_count';
-begin
-  if v_count is null or jsonb_typeof(v_count) <> 'number' or v_count::numeric < 0
-     or v_count::numeric <> trunc(v_count::numeric) then
-    return df_engine.fail(format(
-      'if_rows: result "%s" %s', v_name, case when v_value is null then 'does not exist' else 'has no row_count' end));
-  end if;
-  return df_engine.enter(case when v_count::numeric > 0 then p_node.left_node else p_node.right_node end);
-end
-$$;
-
--- BREAK: its text after substitution, on the way to the nearest enclosing loop, if there is one.
-create or replace function df_engine.break_move(p_node df.nodes) returns df_engine.move
-language plpgsql set search_path = '' as $$
-declare
-  v_text pg_catalog.text;
-begin
-  if not df_engine.in_loop(p_node.instance_id, p_node.id) then
-    return df_engine.fail('BREAK outside of a loop');
-  end if;
-  v_text := df_engine.render_step(p_node.instance_id, p_node._scope, p_node.query::pg_catalog.jsonb ->> 'break_value', 'raw');
-  return df_engine.done('broke', df_engine.as_json(v_text));
-exception
-  when sqlstate 'DF010' or data_exception or program_limit_exceeded then
-    return df_engine.fail('BREAK: ' || sqlerrm);
-end
-$$;
-
-create or replace function df_engine.in_loop(p_instance varchar, p_node varchar) returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return (
-    with recursive up as (
-      select n._parent, n.node_type from df.nodes n where n.instance_id = p_instance and n.id = p_node
-      union all
-      select n._parent, n.node_type from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent
-    )
-    select exists (select from up where node_type = 'LOOP'));
-end
-$$;
-
--- df_engine.advance: the one loop that moves a run. It climbs from nodes that ended and descends into nodes that are
--- entered, until every branch it touched waits for something: a ready row, a timer, a signal, or its siblings.
-
--- When a node began. Not inlined: a statement that may ask this is planned without a look at the table.
-create or replace function df_engine.began(p_instance varchar, p_node varchar) returns timestamptz
-language plpgsql stable as $$
-begin
-  return (select n.started_at from df.nodes n where n.instance_id = p_instance and n.id = p_node);
-end
-$$;
-
--- Writes one ending for several nodes, a node and the sequences that end with it, in one statement. p_root: the stamp of the
--- root scope.
-create or replace function df_engine.complete_nodes(
-  p_instance varchar, p_root text, p_nodes varchar[], p_end df_engine.move, p_started timestamptz
-) returns void
-language plpgsql as $$
-declare
-  v_failed constant boolean := p_end.outcome in ('failed', 'fatal');
-begin
-  update df.nodes n
-  set status = case when v_failed then 'failed' else 'completed' end,
-      result = case when v_failed then to_jsonb(p_end.error) else p_end.value end,
-      error = p_end.error, result_columns = p_end.columns, _types = p_end.types,
-      attempts = case when n.status_details ? 'retry_at' and n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)) then n.attempts + 1 else 1 end,
-      started_at = case
-        when n.status = 'running' and (n._scope is null or n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)) then n.started_at
-        when n.node_type <> 'THEN' then p_started
-        else coalesce(null, df_engine.began(n.instance_id, n.left_node), p_started) end,
-      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
-      status_details = jsonb_build_object('execution_id',
-        case when n._scope is null then p_root else df_engine.stamp(p_instance, n._scope) end)
-  where n.instance_id = p_instance and n.id = any (p_nodes);
-end
-$$;
-
--- Binds the value of a node that ended, if it has a name and its type keeps one.
-create or replace function df_engine.bind_node(
-  p_instance varchar, p_node varchar, p_type text, p_scope varchar, p_name text, p_end df_engine.move
-) returns void
-language plpgsql as $$
-begin
-  if p_type not in ('SLEEP', 'WAIT_SCHEDULE', 'BREAK') then
-    perform df_engine.bind(p_instance,
-                           case when p_type = 'LOOP' then df_engine.loop_target(p_instance, p_node, p_scope)
-                                else p_scope end,
-                           p_name, p_end.value, p_end.columns, p_end.types);
-  end if;
-end
-$$;
-
--- Where the name of a LOOP is bound: around the scope it opened itself, or in the scope it is a branch of.
-create or replace function df_engine.loop_target(p_instance varchar, p_loop varchar, p_scope varchar) returns varchar
-language sql stable as $$
-  select case when s.owner is null and s.node_id is not null then s.parent else p_scope end
-  from (values (1)) as one(row)
-  left join df_engine.scopes s on s.instance_id = p_instance and s.node_id = p_loop;
-$$;
-
--- Moves a run on: from p_node, which made a move. p_root: the stamp of the root scope. p_ready is the caller's claim on a
--- thread of control; it goes with the first node that is entered next, and is deleted when there is none. False: a race was
--- lost in the meantime, and the caller has to roll back.
-create or replace function df_engine.advance(
-  p_instance varchar, p_root text, p_ready bigint, p_node varchar, p_move df_engine.move, p_started timestamptz
-) returns boolean
-language plpgsql as $$
-declare
-  v_node varchar := p_node;
-  v_move df_engine.move := p_move;
-  v_enter varchar[] := '{}';
-  v_climb pg_catalog.record;
-begin
-  loop
-    if v_move.outcome is not null then
-      v_climb := df_engine.climb(p_instance, p_root, v_node, v_move, p_started);
-      if v_climb.p_scope is not null and v_node = p_node and not df_engine.hold_races(p_instance, v_climb.p_scope) then
-        return false;
-      elsif v_climb.p_next is not null then
-        v_move := df_engine.enter(v_climb.p_next);
-      elsif v_climb.p_construct is null then
-        perform df_engine.end_run(
-          p_instance, case when v_move.outcome in ('failed', 'fatal') then 'failed' else 'completed' end, v_move.error);
-        exit;
-      else
-        v_move := df_engine.child_ended(p_instance, v_climb.p_construct, v_climb.p_child, v_move);
-      end if;
-      v_node := v_climb.p_construct;
-    end if;
-    if v_move.outcome = 'lost' then
-      return false;
-    end if;
-    if v_move.outcome is null then
-      v_enter := v_move.enter || v_enter;
-      exit when cardinality(v_enter) = 0;
-      v_node := v_enter[1];
-      v_enter := v_enter[2:];
-      if p_ready is not null then
-        -- The thread's own next node is entered when it is claimed again, which is at once.
-        perform df_engine.move_ready(p_instance, p_ready, v_node);
-        p_ready := null;
-        v_move := null;
-      else
-        v_move := df_engine.enter_node(p_instance, v_node);
-      end if;
-    end if;
-  end loop;
-  if p_ready is not null then
-    perform df_engine.drop_ready(p_instance, p_ready);
-  end if;
-  return true;
-end
-$$;
-
--- Ends a node, and with it the sequences around it whose last child it is, or which it breaks or fails. p_next is the rest
--- of a sequence; without one, p_construct is where that arrives (NULL: the root has ended), and p_child what has ended there.
-create or replace function df_engine.climb(
-  p_instance varchar, p_root text, p_node varchar, p_end df_engine.move, p_started timestamptz,
-  out p_construct varchar, out p_child varchar, out p_next varchar, out p_scope varchar
-)
-language plpgsql as $$
-declare
-  v_ends varchar[];
-  v_named boolean;
-begin
-  select n._ends, n._next, n._named, n._scope into v_ends, p_next, v_named, p_scope
-  from df.nodes n where n.instance_id = p_instance and n.id = p_node;
-  if p_end.outcome <> 'ok' then
-    v_ends := df_engine.sequences_around(p_instance, p_node);
-    p_next := null;
-    v_named := p_end.outcome = 'broke';
-  end if;
-  if v_named then
-    perform df_engine.bind_node(p_instance, n.id, n.node_type, n._scope, n.result_name, p_end)
-    from df.nodes n
-    where n.instance_id = p_instance and n.id = any (v_ends) and n.result_name is not null
-    order by array_position(v_ends, n.id);
-  end if;
-  perform df_engine.complete_nodes(p_instance, p_root, v_ends, p_end, p_started);
-  if p_next is null then
-    p_child := v_ends[cardinality(v_ends)];
-    p_construct := (select n._parent from df.nodes n where n.instance_id = p_instance and n.id = p_child);
-  end if;
-end
-$$;
-
--- A node and the sequences around it, from the inside out: all that a failure or a break of the node ends.
-create or replace function df_engine.sequences_around(p_instance varchar, p_node varchar) returns varchar[]
-language sql stable as $$
-  with recursive up as (
-    select n.id, n._parent, 1 as distance from df.nodes n where n.instance_id = p_instance and n.id = p_node
-    union all
-    select n.id, n._parent, up.distance + 1
-    from up join df.nodes n on n.instance_id = p_instance and n.id = up._parent and n.node_type = 'THEN'
-  )
-  select array_agg(up.id order by up.distance) from up;
-$$;
-
--- Moves a claimed thread of control to its next node; answers the row's new version. The row is found by its key: the run is
--- only compared, in a way that no index serves, lest all rows of a wide run be looked through. Only session_user's own rows can
--- be named. Under the relaxed policy this commit need not wait for the disk: a crash that loses it loses the step's effect
--- with it, and the run's last commit, or any other that something outside the database can see, flushes the log up to itself.
-create or replace function df_engine.move_ready(p_instance varchar, p_ready bigint, p_node varchar) returns xid
-language plpgsql as $$
-declare
-  v_policy pg_catalog.text;
-  v_version pg_catalog.xid;
-begin
-  update df_engine.ready r set node_id = p_node, picked = true, deaths = 0
-  where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready
-    and r.instance_id is not distinct from p_instance
-  returning (select s.value from df.settings s where s.name = 'commit_policy'), r.xmin into v_policy, v_version;
-  if not found then
-    raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
-  elsif v_policy = 'relaxed' then
-    perform set_config('synchronous_commit', 'off', true);
-  end if;
-  return v_version;
-end
-$$;
-
-create or replace function df_engine.drop_ready(p_instance varchar, p_ready bigint) returns void
-language plpgsql as $$
-begin
-  delete from df_engine.ready r
-  where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready
-    and r.instance_id is not distinct from p_instance;
-  if not found then
-    raise exception 'instance % is not claimed by this session', p_instance using errcode = 'DF002';
-  end if;
-end
-$$;
-
--- Locks the races around a scope, from the inside out, and says whether all of them are still open for it. The caller is
--- about to commit a step: no step of a loser commits once its race is decided. They are locked before the run is moved on:
--- who decides a race writes rows of the loser.
-create or replace function df_engine.hold_races(p_instance varchar, p_scope varchar) returns boolean
-language plpgsql set search_path = '' as $$
-declare
-  v_scope pg_catalog.record;
-  v_next varchar := p_scope;
-begin
-  while v_next is not null loop
-    select s.parent, s.owner, n.node_type into v_scope
-    from df_engine.scopes s
-    left join df.nodes n on n.instance_id = s.instance_id and n.id = s.owner
-    where s.instance_id = p_instance and s.node_id = v_next;
-    if v_scope.node_type = 'RACE' then
-      perform from df.nodes n where n.instance_id = p_instance and n.id = v_scope.owner for no key update;
-      if df_engine.is_lost(p_instance, v_next) then
-        return false;
-      end if;
-    end if;
-    v_next := v_scope.parent;
-  end loop;
-  return true;
-end
-$$;
-
--- Waiting: what sleeps, schedules and waits for a signal leave behind when a run arrives at them, and how workers are woken.
+-- Waiting: what sleeps, schedules and waits for a signal leave behind when a thread arrives at them, and how workers are woken.
 
 -- Notifies workers. The payload is a hint: r = ready SQL, l = leased steps, t = timers and signals, x = steps to interrupt.
 -- PostgreSQL prepares no transaction that has notified: a session that does that says SET df.wake = off, and the workers find
 -- what it has committed at their next poll.
+-- Granted to users.
 create or replace function df_engine.notify(p_kind text) returns void
 language plpgsql volatile set search_path = '' as $$
 begin
@@ -5130,19 +4587,19 @@ begin
 end
 $$;
 
--- Notifies workers that have said they sleep beyond p_due (NULL: now). A notification costs a cluster-wide lock, so none is
+-- Notifies workers that have said they are idle beyond p_due (NULL: now). A notification costs a cluster-wide lock, so none is
 -- sent in vain.
 create or replace function df_engine.wake(p_kind text, p_due timestamptz) returns void
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile as $$
 begin
-  if exists (select from df._worker_epoch w where w._sleeps_until > coalesce(p_due, df_engine.clock())) then
+  if exists (select from df_engine.workers w where w.idle_until > coalesce(p_due, df_engine.clock())) then
     perform df_engine.notify(p_kind);
   end if;
 end
 $$;
 
 create or replace function df_engine.wake_for_start() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.wake('r ' || new.submitter, null);
   return null;
@@ -5150,18 +4607,18 @@ end
 $$;
 
 create or replace function df_engine.wake_for_signal() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.wake('t', null);
   return null;
 end
 $$;
 
--- At the commit of a start or a signal: deferred, so that a worker that went to sleep in the meantime is seen.
+-- At the commit of a start or a signal: deferred, so that a worker that became idle in the meantime is seen.
 do $triggers$
 begin
-  if not exists (select from pg_trigger where tgname = 'ready_wake') then
-    create constraint trigger ready_wake after insert on df_engine.ready deferrable initially deferred
+  if not exists (select from pg_trigger where tgname = 'queue_wake') then
+    create constraint trigger queue_wake after insert on df_engine.queue deferrable initially deferred
       for each row when (not new.picked) execute function df_engine.wake_for_start();
   end if;
   if not exists (select from pg_trigger where tgname = 'inbox_wake') then
@@ -5171,40 +4628,41 @@ begin
 end
 $triggers$;
 
+-- Lets a thread wait for a time. p_id: the wait that it is the time-out of.
 create or replace function df_engine.set_timer(
-  p_instance varchar, p_node varchar, p_kind text, p_due timestamptz
+  p_thread df_engine.thread, p_kind text, p_due timestamptz, p_id bigint default null, p_since timestamptz default df_engine.clock()
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 begin
-  insert into df_engine.timers (instance_id, node_id, due_at, kind) values (p_instance, p_node, p_due, p_kind)
-  on conflict (instance_id, node_id) do update set due_at = excluded.due_at, kind = excluded.kind;
+  insert into df_engine.timers (id, instance, scope, node, generations, activation, races, kind, since, due_at, next_try_at)
+  values (coalesce(p_id, nextval('df_engine.thread_ids')), (p_thread).instance, (p_thread).scope, (p_thread).node,
+          (p_thread).generations, (p_thread).activation, (p_thread).races, p_kind, p_since, p_due, p_due);
   perform df_engine.wake('t', p_due);
 end
 $$;
 
--- Starts a wait. Answers an ending only when the node's content, checked here for hand-written envelopes, is unusable.
-create or replace function df_engine.park_node(p_node df.nodes) returns df_engine.move
-language plpgsql set search_path = '' as $$
+-- Begins to wait. Answers an ending only when the node's content, checked here for hand-written envelopes, is unusable.
+create or replace function df_engine.park(p_thread df_engine.thread, p_node df_engine.graph_nodes) returns df_engine.ending
+language plpgsql as $$
 declare
-  v_config pg_catalog.jsonb;
+  v_config jsonb;
 begin
-  perform df_engine.mark_running(p_node.instance_id, p_node.id, df_engine.clock());
-  if p_node.node_type = 'SLEEP' then
-    perform df_engine.set_timer(p_node.instance_id, p_node.id, 'sleep', df_engine.clock()
-      + df_engine.sleep_seconds(p_node.query) * interval '1 s');
+  if (p_node).kind = 'SLEEP' then
+    perform df_engine.set_timer(p_thread, 'sleep',
+                                df_engine.clock() + df_engine.sleep_seconds((p_node).query) * interval '1 s');
     return null;
   end if;
-  v_config := p_node.query::pg_catalog.jsonb;
-  if p_node.node_type = 'WAIT_SCHEDULE' then
-    perform df_engine.set_timer(p_node.instance_id, p_node.id, 'schedule', df_engine.cron_next(
+  v_config := (p_node).query::pg_catalog.jsonb;
+  if (p_node).kind = 'WAIT_SCHEDULE' then
+    perform df_engine.set_timer(p_thread, 'schedule', df_engine.cron_next(
       v_config ->> 'cron_expr', coalesce(v_config ->> 'timezone', df_engine.setting('timezone')), df_engine.clock()));
   else
-    perform df_engine.open_wait(p_node, v_config ->> 'signal_name', (v_config ->> 'timeout_seconds')::numeric);
+    perform df_engine.open_wait(p_thread, v_config ->> 'signal_name', (v_config ->> 'timeout_seconds')::numeric);
   end if;
   return null;
 exception
   when data_exception or program_limit_exceeded or not_null_violation then
-    return df_engine.fail(format('%s: %s', p_node.node_type, sqlerrm));
+    return df_engine.failed(format('%s: %s', (p_node).kind, sqlerrm));
 end
 $$;
 
@@ -5223,43 +4681,46 @@ $$;
 
 -- Says of each signal of a name that was sent and not looked at yet whom it is for, before another wait opens: the waits that
 -- are open, or none, and then it is kept. The first of several takes those waits from the later ones.
-create or replace function df_engine.reserve_signals(p_instance varchar, p_signal text) returns void
-language plpgsql set search_path = '' as $$
+create or replace function df_engine.reserve_signals(p_instance bigint, p_signal text) returns void
+language plpgsql as $$
 declare
   v_id bigint;
-  v_waits pg_catalog.text[];
+  v_waits bigint[];
 begin
   for v_id in
     select s.signal_id from df_engine.inbox s
-    where s.instance_id = p_instance and s.signal_name = p_signal and s.fresh and s.delivered_to is null
+    where s.instance = p_instance and s.signal_name = p_signal and s.fresh and s.reserved is null
     order by s.signal_id
   loop
     v_waits := array(
-      select w.node_id from df_engine.waits w
-      where w.instance_id = p_instance and w.signal_name = p_signal
+      select w.id from df_engine.waits w
+      where w.instance = p_instance and w.signal_name = p_signal
         and not exists (select from df_engine.inbox r
-                        where r.instance_id = p_instance and r.fresh and w.node_id = any (r.delivered_to)));
-    update df_engine.inbox s set fresh = v_waits <> '{}', delivered_to = nullif(v_waits, '{}')
+                        where r.instance = p_instance and r.fresh and w.id = any (r.reserved))
+      order by w.id);
+    update df_engine.inbox s set fresh = v_waits <> '{}', reserved = nullif(v_waits, '{}')
     where s.signal_id = v_id;
   end loop;
 end
 $$;
 
 -- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and looked at again.
-create or replace function df_engine.open_wait(p_node df.nodes, p_signal text, p_timeout numeric) returns void
-language plpgsql set search_path = '' as $$
+create or replace function df_engine.open_wait(p_thread df_engine.thread, p_signal text, p_timeout numeric) returns void
+language plpgsql as $$
+declare
+  v_id constant bigint := nextval('df_engine.thread_ids');
 begin
-  perform from df.instances i where i.id = p_node.instance_id for no key update;
-  perform df_engine.reserve_signals(p_node.instance_id, p_signal);
-  insert into df_engine.waits (instance_id, node_id, signal_name) values (p_node.instance_id, p_node.id, p_signal)
-  on conflict (instance_id, node_id) do update set signal_name = excluded.signal_name;
+  perform from df_engine.instances i where i.instance = (p_thread).instance for no key update;
+  perform df_engine.reserve_signals((p_thread).instance, p_signal);
+  insert into df_engine.waits (id, instance, scope, node, generations, activation, races, signal_name, since)
+  values (v_id, (p_thread).instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation,
+          (p_thread).races, p_signal, df_engine.clock());
   if p_timeout is not null then
-    perform df_engine.set_timer(p_node.instance_id, p_node.id, 'timeout',
-                                df_engine.clock() + p_timeout * interval '1 s');
+    perform df_engine.set_timer(p_thread, 'timeout', df_engine.clock() + p_timeout * interval '1 s', v_id);
   end if;
-  update df_engine.inbox s set fresh = true, delivered_to = array[p_node.id]
+  update df_engine.inbox s set fresh = true, reserved = array[v_id]
   where s.signal_id = (select k.signal_id from df_engine.inbox k
-                       where k.instance_id = p_node.instance_id and k.signal_name = p_signal
+                       where k.instance = (p_thread).instance and k.signal_name = p_signal
                          and k.status = 'pending' and not k.fresh
                        order by k.signal_id limit 1);
   if found then
@@ -5314,598 +4775,510 @@ begin
 end
 $$;
 
--- Records a failed attempt and sets the timer for the next; false when the step is not to be tried again.
+-- Records a failed attempt of the step at which a thread stands and sets the timer for the next; false when it is not to be tried again.
 create or replace function df_engine.retry_step(
-  p_instance varchar, p_node varchar, p_error text, p_code text, p_retryable boolean, p_after numeric,
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, p_error text, p_code text, p_retryable boolean, p_after numeric,
   p_started timestamptz
 ) returns boolean
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
-  v_node pg_catalog.record;
   v_attempt int;
-  v_due pg_catalog.timestamptz;
+  v_due timestamptz;
 begin
   if not p_retryable then
     return false;
   end if;
-  select n.*, df_engine.stamp(p_instance, n._scope) as stamp into v_node
-  from df.nodes n where n.instance_id = p_instance and n.id = p_node;
-  v_attempt := case when v_node.status = 'running' and v_node.status_details ? 'retry_at'
-                         and v_node.status_details ->> 'execution_id' = v_node.stamp  -- else it lost a race then
-                    then v_node.attempts else 0 end + 1;
-  v_due := df_engine.retry_due(v_node.retry_policy, v_attempt, p_after);
+  v_attempt := 1 + coalesce((
+    select o.attempts from df_engine.outcomes o
+    where o.instance = (p_thread).instance and o.scope = (p_thread).scope and o.node = (p_node).node
+      and o.state = 'r' and o.generations is not distinct from (p_thread).generations), 0);
+  v_due := df_engine.retry_due((p_node).retry, v_attempt, p_after);
   if v_due is null then
     return false;
   end if;
-  perform df_engine.mark_running(p_instance, p_node, p_started);
-  update df.nodes n
-  set attempts = v_attempt, error = p_error, updated_at = df_engine.clock(),
-      started_at = case when v_attempt = 1 then p_started else n.started_at end,
-      status_details = jsonb_build_object('execution_id', v_node.stamp, 'retry_at', v_due)
-  where n.instance_id = p_instance and n.id = p_node;
+  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error)
+  values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, 'r', 0, p_started, v_due, p_error)
+  on conflict (instance, scope, node) do update
+    set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
+        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
+        started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
+                          then o.started_at else excluded.started_at end,
+        events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
   delete from df_engine.attempts a  -- of earlier generations: history does not grow with a loop
-  where a.instance_id = p_instance and a.node_id = p_node and a.stamp <> v_node.stamp;
-  insert into df_engine.attempts (instance_id, node_id, attempt, stamp, sqlstate, error)
-  values (p_instance, p_node, v_attempt, v_node.stamp, p_code, p_error);
-  perform df_engine.set_timer(p_instance, p_node, 'retry', v_due);
+  where a.instance = (p_thread).instance and a.node = (p_node).node and a.generations is distinct from (p_thread).generations;
+  insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, sqlstate, error)
+  values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, v_attempt, df_engine.clock(), p_code, p_error);
+  perform df_engine.set_timer(p_thread, 'retry', v_due);
   return true;
 end
 $$;
 
--- Due: what happens when the time of a timer has come or a signal has been sent. Nothing here runs a user's SQL, so a worker's
--- supervising connection does it for every role, and waits for nobody's locks.
+-- Constructs: what LOOP, JOIN and RACE do when a part of them has ended. Each function gets the thread that arrives, the construct,
+-- the node that it arrives from and how that ended, and answers with the event that follows: the construct's own ending, a node to be
+-- entered, or none, because others are waited for.
 
--- Locks a run for a transition that comes from outside a step; answers the stamp of its root scope, NULL when the run is
--- over.
-create or replace function df_engine.hold_run(p_instance varchar) returns text
-language plpgsql volatile set search_path = '' as $$
+do $type$
 begin
-  return (
-    select i.id || '::' || i._generation
-    from df.instances i where i.id = p_instance and i._state in ('pending', 'running') for key share);
-end
-$$;
-
--- Ends a waiting node, in a run that the caller holds. Raises where a race was lost in the meantime.
-create or replace function df_engine.end_wait(p_instance varchar, p_root text, p_node varchar, p_value jsonb)
-returns void
-language plpgsql set search_path = '' as $$
-begin
-  delete from df_engine.timers t where t.instance_id = p_instance and t.node_id = p_node;
-  delete from df_engine.waits w where w.instance_id = p_instance and w.node_id = p_node;
-  if not df_engine.advance(p_instance, p_root, null, p_node, df_engine.done('ok', p_value), df_engine.clock()) then
-    raise exception 'node % of instance % lost its race', p_node, p_instance using errcode = 'DF001';
+  if to_regtype('df_engine.event') is null then
+    create type df_engine.event as (thread df_engine.thread, ending df_engine.ending, turned boolean);
   end if;
 end
-$$;
+$type$;
 
--- Fires one due timer; the caller has locked its row.
-create or replace function df_engine.fire_timer(p_timer df_engine.timers) returns void
-language plpgsql set search_path = '' as $$
+-- A construct ends: recorded, and its thread is where it was when it opened the construct.
+create or replace function df_engine.close_construct(
+  p_thread df_engine.thread, p_construct df_engine.graph_nodes, p_activation df_engine.activations, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
 declare
-  v_root constant pg_catalog.text := df_engine.hold_run(p_timer.instance_id);
-  v_node df.nodes;
+  v_event df_engine.event;
 begin
-  select * into v_node from df.nodes n where n.instance_id = p_timer.instance_id and n.id = p_timer.node_id;
-  if v_root is null or not df_engine.hold_races(v_node.instance_id, v_node._scope) then
-    delete from df_engine.timers t where t.instance_id = p_timer.instance_id and t.node_id = p_timer.node_id;
-    delete from df_engine.waits w where w.instance_id = p_timer.instance_id and w.node_id = p_timer.node_id;
-    return;
+  v_event.thread := row((p_thread).instance, (p_thread).scope, (p_construct).node,
+                        df_engine.at_level((p_thread).generations, (p_construct).levels),
+                        (p_activation).activation, (p_activation).races)::df_engine.thread;
+  v_event.ending := p_ending;
+  v_event.ending.started_at := (p_activation).since;
+  perform df_engine.put_outcome(v_event.thread, p_construct, v_event.ending);
+  return v_event;
+end
+$$;
+
+-- When the next turn of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause, which
+-- is doubled for each further failure in a row, up to 5 minutes.
+create or replace function df_engine.next_turn(p_forever boolean, p_begun timestamptz, p_failures int) returns timestamptz
+language plpgsql as $$
+declare
+  v_pace constant numeric := df_engine.setting_number('loop_min_interval');
+begin
+  return greatest(
+    df_engine.clock(),
+    case when p_forever then p_begun + v_pace * interval '1 s' end,
+    case when p_failures > 0 then
+      df_engine.clock() + greatest(v_pace, least(v_pace * 2 ^ least(p_failures - 1, 30), 300)) * interval '1 s' end);
+end
+$$;
+
+-- Keeps a failure after which a loop continues: the last 100 of each loop.
+create or replace function df_engine.keep_failure(p_thread df_engine.thread, p_loop int, p_error text) returns void
+language plpgsql as $$
+declare
+  v_attempt constant int := 1 + coalesce((
+    select a.attempt from df_engine.attempts a
+    where a.instance = (p_thread).instance and a.node = p_loop order by a.id desc limit 1), 0);
+begin
+  insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, error)
+  values ((p_thread).instance, (p_thread).scope, p_loop, (p_thread).generations, v_attempt, df_engine.clock(), p_error);
+  delete from df_engine.attempts a
+  where a.instance = (p_thread).instance and a.node = p_loop and a.attempt <= v_attempt - 100;
+end
+$$;
+
+-- The next turn of a loop: at the back of the queue, or when its pace allows it. p_error: why the body has failed; NULL: it has not.
+-- No thread: it waits.
+create or replace function df_engine.turn(p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_error text default null)
+returns df_engine.thread
+language plpgsql as $$
+declare
+  t df_engine.thread := p_thread;
+  a df_engine.activations;
+  v_due timestamptz;
+begin
+  t.generations := (coalesce(t.generations, '{1}'))[1:(p_loop).levels + 1];
+  t.generations[(p_loop).levels + 1] := t.generations[(p_loop).levels + 1] + 1;
+  t.node := (p_loop).inside[1];
+  if (p_loop).node > 1 and not (p_loop).forever and not (p_loop).continues then
+    return t;
   end if;
-  case p_timer.kind
-    when 'sleep' then
-      perform df_engine.end_wait(v_node.instance_id, v_root, v_node.id, jsonb_build_object(
-        'slept', true, 'seconds', v_node.query::pg_catalog.jsonb));
-    when 'schedule' then
-      perform df_engine.end_wait(v_node.instance_id, v_root, v_node.id, '{"scheduled": true}');
-    when 'timeout' then
-      perform df_engine.end_wait(v_node.instance_id, v_root, v_node.id, jsonb_build_object(
-        'signal_name', v_node.query::pg_catalog.jsonb -> 'signal_name', 'timed_out', true, 'data', null));
+  select * into a from df_engine.activations x where x.id = t.activation;
+  a.failures := case when p_error is null then 0 else a.failures + 1 end;
+  if p_error is not null then
+    perform df_engine.keep_failure(p_thread, (p_loop).node, p_error);
+  end if;
+  if (p_loop).node = 1 then
+    perform df_engine.next_execution(t.instance, t.generations[1], a.turned_at, p_error);
+  end if;
+  v_due := df_engine.next_turn((p_loop).forever, a.turned_at, a.failures);
+  update df_engine.activations x set turned_at = v_due, failures = a.failures, error = p_error where x.id = t.activation;
+  if v_due > df_engine.clock() then
+    perform df_engine.set_timer(t, 'pace', v_due);
+    t := null;
+  end if;
+  return t;
+end
+$$;
+
+-- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten. p_generation: of the
+-- one that begins.
+create or replace function df_engine.next_execution(
+  p_instance bigint, p_generation int, p_started timestamptz, p_error text
+) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.executions (instance, generation, events, started_at, finished_at, error)
+  select p_instance, p_generation - 1, 1 + coalesce(sum(o.events), 0), p_started, df_engine.clock(), p_error
+  from df_engine.outcomes o
+  where o.instance = p_instance and coalesce(o.generations[1], 1) = p_generation - 1;
+  delete from df_engine.executions e where e.instance = p_instance and e.generation = p_generation - 10001;
+  delete from df_engine.bindings b where b.instance = p_instance;
+  update df_engine.instances i set generation = p_generation where i.instance = p_instance;
+end
+$$;
+
+-- A loop ends: with the value of a BREAK, with the failure of a part, or with the last value of its body.
+create or replace function df_engine.end_loop(
+  p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  v_activation df_engine.activations;
+  v_ending df_engine.ending := p_ending;
+begin
+  delete from df_engine.activations a where a.id = (p_thread).activation returning * into v_activation;
+  if v_ending.state = 'b' then
+    v_ending.state := 'c';
+  elsif v_ending.state = 'c' then
+    select o.value, o.columns, o.types into v_ending.value, v_ending.columns, v_ending.types
+    from df_engine.outcomes o
+    where o.instance = (p_thread).instance and o.scope = (p_thread).scope
+      and o.node = coalesce((p_loop).valued, v_activation.body);
+  end if;
+  return df_engine.close_construct(p_thread, p_loop, v_activation, v_ending);
+end
+$$;
+
+-- A branch of a JOIN has ended. The last one decides: the first break or failure in branch order, else the array of all values.
+create or replace function df_engine.end_join_branch(p_thread df_engine.thread, p_join df_engine.graph_nodes) returns df_engine.event
+language plpgsql as $$
+declare
+  v_activation df_engine.activations;
+  v_ending df_engine.ending;
+  v_first record;
+begin
+  update df_engine.activations a set open = a.open - 1 where a.id = (p_thread).activation returning * into v_activation;
+  if v_activation.open > 0 then
+    return null;
+  end if;
+  delete from df_engine.activations a where a.id = v_activation.id;
+  with ends as materialized (
+    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error
+    from df_engine.instances i
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_join).node and g.node <= (p_join).last and g.up = (p_join).node
+    join df_engine.outcomes o on o.instance = i.instance and o.scope = (p_thread).scope and o.node = g.node
+    where i.instance = (p_thread).instance
+      and (o.state in ('f', 'x', 'b') or o.state = 'c' and g.after = 'b')
+      and o.generations[:(p_join).levels + 1] = (coalesce((p_thread).generations, '{1}'))[:(p_join).levels + 1]
+  ), decider as (
+    select e.* from ends e where e.state <> 'c' order by e.branch limit 1
+  )
+  select d.branch, d.state, d.value, d.error,
+         (select array_agg(e.top) from ends e where e.branch <= coalesce(d.branch, e.branch)) as tops,
+         (select json_agg(e.value order by e.branch) from ends e where d.branch is null) as value_list
+  into v_first
+  from (select) one left join decider d on true;
+  perform df_engine.merge_names(p_thread, p_join, v_first.tops);
+  if v_first.state in ('f', 'x') then
+    v_ending.state := v_first.state;
+    v_ending.error := format('JOIN branch %s failed: %s', v_first.branch, v_first.error);
+  else
+    v_ending.state := coalesce(v_first.state, 'c');
+    v_ending.value := coalesce(v_first.value, v_first.value_list);
+  end if;
+  return df_engine.close_construct(p_thread, p_join, v_activation, v_ending);
+end
+$$;
+
+-- A branch of a RACE has ended, and so decided it: the caller holds the lock. p_queue is the row of the thread that arrives.
+create or replace function df_engine.end_race_branch(
+  p_thread df_engine.thread, p_queue bigint, p_race df_engine.graph_nodes, p_node df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  v_activation df_engine.activations;
+  v_ending df_engine.ending := p_ending;
+  v_winner constant int := (p_node).name_scopes[1];
+begin
+  delete from df_engine.activations a where a.id = (p_thread).activation returning * into v_activation;
+  if not found then
+    raise exception 'a thread of instance % has lost its race', (p_thread).instance using errcode = 'DF001';
+  end if;
+  perform df_engine.withdraw((p_thread).instance, (p_thread).scope, (p_race).node + 1, (p_race).last, p_queue);
+  perform df_engine.put_outcome(
+    row((p_thread).instance, (p_thread).scope, l.node, (coalesce((p_thread).generations, '{1}'))[:(p_race).levels + 1] || 1,
+        null, null)::df_engine.thread,
+    l, df_engine.failed(format('lost the race %s', df_engine.node_id(i.id, (p_race).node))))
+  from df_engine.instances i
+  join df_engine.graph_nodes l on l.graph = i.graph and l.parent = (p_race).node and l.kind = 'LOOP' and l.node <> v_winner
+  where i.instance = (p_thread).instance;
+  perform df_engine.wake('x', null);
+  perform df_engine.merge_names(p_thread, p_race, case when v_ending.error is not null then '{}' else array[v_winner] end);
+  if v_ending.error is not null then
+    v_ending.error := format('RACE %s branch failed: %s', case (p_node).branch when 1 then 'left' else 'right' end, v_ending.error);
+  end if;
+  return df_engine.close_construct(p_thread, p_race, v_activation, v_ending);
+end
+$$;
+
+-- Entering: what it means that a thread arrives at a node that is no step. Constructs are opened, waits begin, a BREAK ends at once.
+
+-- Enters a node. thread and ending: the event that follows, none while the node waits; others: further threads that are to be entered.
+create or replace function df_engine.enter(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes,
+  out thread df_engine.thread, out ending df_engine.ending, out others df_engine.thread[]
+)
+language plpgsql as $$
+declare
+  v_opened record;
+begin
+  thread := p_thread;
+  thread.generations := df_engine.at_level(thread.generations, (p_node).levels - (p_node).opens::int);
+  case
+    when (p_node).kind in ('LOOP', 'JOIN', 'RACE') then
+      v_opened := df_engine.open_construct(thread, p_node);
+      thread := v_opened.thread;
+      others := v_opened.others;
+    when (p_node).kind = 'IF' then
+      ending := df_engine.if_rows_ending(thread, p_node);
+      if ending.error is not null then
+        perform df_engine.put_outcome(thread, p_node, ending);
+      else
+        thread.node := (p_node).inside[case when ending.value::text::numeric > 0 then 1 else 2 end];
+        ending := null;
+      end if;
+    when (p_node).kind = 'BREAK' then
+      ending := df_engine.break_ending(thread, p_node);
+      perform df_engine.put_outcome(thread, p_node, ending);
     else
-      delete from df_engine.timers t where t.instance_id = v_node.instance_id and t.node_id = v_node.id;
-      perform df_engine.enqueue(v_node.instance_id,
-        case p_timer.kind when 'pace' then v_node.left_node else v_node.id end,
-        case p_timer.kind when 'pace' then 'sql' else df_engine.lane(v_node.instance_id, v_node.node_type) end);
+      perform df_engine.note_running(thread.instance);
+      ending := df_engine.park(thread, p_node);
+      if ending.state is null then
+        thread := null;
+      else
+        perform df_engine.put_outcome(thread, p_node, ending);
+      end if;
   end case;
 end
 $$;
 
--- The open waits that a signal is for, locked: all of its name; for a reserved one those it is reserved for, or one other
--- when they have all ended in the meantime. Waits of branches that have lost their race are removed.
-create or replace function df_engine.waits_for(p_signal df_engine.inbox) returns varchar[]
-language plpgsql set search_path = '' as $$
-declare
-  v_waits varchar[];
-begin
-  delete from df_engine.waits w using df.nodes n
-  where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
-    and n.instance_id = w.instance_id and n.id = w.node_id and not df_engine.scope_open(n.instance_id, n._scope);
-  v_waits := array(
-    select w.node_id from df_engine.waits w
-    where w.instance_id = p_signal.instance_id and w.signal_name = p_signal.signal_name
-    order by w.node_id for update);
-  return case
-    when p_signal.delivered_to is null then v_waits
-    when not v_waits && p_signal.delivered_to::varchar[] then v_waits[:1]
-    else array(select w from unnest(v_waits) w where w = any (p_signal.delivered_to))
-  end;
-end
-$$;
-
--- Looks at one fresh signal: delivers it to open waits, keeps it, or gives it up.
-create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) returns void
-language plpgsql set search_path = '' as $$
-declare
-  v_waits varchar[];
-  v_node varchar;
-  v_nodes pg_catalog.text[];
-  v_root pg_catalog.text;
-begin
-  select i.id || '::' || i._generation into v_root from df.instances i
-  where i.id = p_signal.instance_id and i._state in ('pending', 'running') for no key update;
-  if v_root is null then
-    update df_engine.inbox s set status = 'undeliverable', fresh = false, delivered_to = null
-    where s.signal_id = p_signal.signal_id;
-    return;
-  end if;
-  v_waits := df_engine.waits_for(p_signal);
-  if v_waits <> '{}' then
-    -- At once: a wait that opens when one of these has ended must not find this signal.
-    update df_engine.inbox s set fresh = false, status = 'delivered' where s.signal_id = p_signal.signal_id;
-  end if;
-  foreach v_node in array v_waits loop
-    -- A wait is gone when one before it has decided the race between them.
-    if exists (select from df_engine.waits w where w.instance_id = p_signal.instance_id and w.node_id = v_node) then
-      v_nodes := v_nodes || v_node::pg_catalog.text;
-      perform df_engine.end_wait(p_signal.instance_id, v_root, v_node, jsonb_build_object(
-        'signal_name', p_signal.signal_name, 'timed_out', false, 'data', p_signal.signal_data));
-    end if;
-  end loop;
-  update df_engine.inbox s
-  set fresh = false, delivered_to = v_nodes,
-      status = case when v_nodes is null then 'pending' else 'delivered' end,
-      delivered_at = case when v_nodes is not null then df_engine.clock() end
-  where s.signal_id = p_signal.signal_id;
-end
-$$;
-
--- Whether a run can be moved on without waiting for anybody: no caller's open transaction holds it. It is held from then on.
--- Also true of a run that is no longer there.
-create or replace function df_engine.hold_at_once(p_instance varchar) returns boolean
-language plpgsql set search_path = '' as $$
-begin
-  perform from df.instances i where i.id = p_instance for no key update skip locked;
-  return found or not exists (select from df.instances i where i.id = p_instance);
-end
-$$;
-
--- One due timer or fresh signal, if its run is free: no caller's open transaction holds up the others. What needs the lock
--- of a step that is just ending gives up where that takes long, and is tried again.
-create or replace function df_engine.try_timer(p_timer df_engine.timers) returns boolean
-language plpgsql set search_path = '' as $$
-begin
-  if not df_engine.hold_at_once(p_timer.instance_id) then
-    return false;
-  end if;
-  begin
-    select * into p_timer from df_engine.timers t
-    where t.instance_id = p_timer.instance_id and t.node_id = p_timer.node_id and t.due_at <= df_engine.clock()
-    for update skip locked;
-    if found then
-      perform df_engine.fire_timer(p_timer);
-    end if;
-    return found;
-  exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
-    return false;
-  end;
-end
-$$;
-
-create or replace function df_engine.try_signal(p_signal df_engine.inbox) returns boolean
-language plpgsql set search_path = '' as $$
-begin
-  if not df_engine.hold_at_once(p_signal.instance_id) then
-    return false;
-  end if;
-  begin
-    select * into p_signal from df_engine.inbox s
-    where s.signal_id = p_signal.signal_id and s.fresh
-      and not exists (select from df_engine.inbox e
-                      where e.instance_id = s.instance_id and e.signal_name = s.signal_name and e.fresh
-                        and e.signal_id < s.signal_id)
-    for update skip locked;
-    if found then
-      perform df_engine.deliver_signal(p_signal);
-    end if;
-    return found;
-  exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
-    return false;
-  end;
-end
-$$;
-
--- Queues are looked through in order, from the place (front) at which this session stopped last, so that nothing waits behind
--- entries of runs that an open transaction holds. Those are left behind, and looked at again in turns (back), at most 1000
--- of them a look. The places of a session are kept in its settings.
-create or replace function df_engine.place(p_queue text) returns text
-language plpgsql stable set search_path = '' as $$
-begin
-  return nullif(current_setting('df_engine.' || p_queue, true), '');
-end
-$$;
-
-create or replace function df_engine.set_place(p_queue text, p_place text) returns void
-language plpgsql volatile set search_path = '' as $$
-begin
-  perform set_config('df_engine.' || p_queue, coalesce(p_place, ''), false);
-end
-$$;
-
-create or replace function df_engine.timer_place(p_queue text) returns df_engine.timers
-language plpgsql stable set search_path = '' as $$
-begin
-  return jsonb_populate_record(row('', '', '-infinity', null)::df_engine.timers,
-                               coalesce(df_engine.place(p_queue), '{}')::pg_catalog.jsonb);
-end
-$$;
-
--- Fires up to p_limit timers that are due by p_due, after a place. p_last: the last one that was looked at; p_ended: there
--- was no other.
-create or replace function df_engine.fire_timers(
-  p_after df_engine.timers, p_due timestamptz, p_limit int, out p_fired int, out p_last df_engine.timers, out p_ended boolean
-)
-language plpgsql set search_path = '' as $$
-declare
-  v_timer df_engine.timers;
-  v_looked int := 0;
-begin
-  p_fired := 0;
-  p_last := p_after;
-  for v_timer in
-    select * from df_engine.timers t
-    where t.due_at <= p_due
-      and (t.due_at, t.instance_id, t.node_id) > (p_after.due_at, p_after.instance_id, p_after.node_id)
-    order by t.due_at, t.instance_id, t.node_id limit 1000
-  loop
-    exit when p_fired = p_limit;
-    v_looked := v_looked + 1;
-    p_last := v_timer;
-    p_fired := p_fired + df_engine.try_timer(v_timer)::int;
-  end loop;
-  p_ended := v_looked < 1000 and p_fired < p_limit;
-end
-$$;
-
-create or replace function df_engine.fire_due_timers(p_limit int) returns int
-language plpgsql set search_path = '' as $$
-declare
-  v_front constant df_engine.timers := df_engine.timer_place('timers_front');
-  v_old pg_catalog.record;
-  v_new pg_catalog.record;
-begin
-  v_old := df_engine.fire_timers(df_engine.timer_place('timers_back'), least(v_front.due_at, df_engine.clock()), p_limit);
-  perform df_engine.set_place('timers_back', case when not v_old.p_ended then to_jsonb(v_old.p_last)::pg_catalog.text end);
-  v_new := df_engine.fire_timers(v_front, df_engine.clock(), p_limit);
-  perform df_engine.set_place('timers_front', to_jsonb(v_new.p_last)::pg_catalog.text);
-  return v_old.p_fired + v_new.p_fired;
-end
-$$;
-
--- The same for signals that are fresh, up to p_upto.
-create or replace function df_engine.fire_signals(
-  p_after bigint, p_upto bigint, p_limit int, out p_fired int, out p_last bigint, out p_ended boolean
-)
-language plpgsql set search_path = '' as $$
-declare
-  v_signal df_engine.inbox;
-  v_looked int := 0;
-begin
-  p_fired := 0;
-  p_last := p_after;
-  for v_signal in
-    select * from df_engine.inbox s
-    where s.fresh and s.signal_id > p_after and s.signal_id <= p_upto
-    order by s.signal_id limit 1000
-  loop
-    exit when p_fired = p_limit;
-    v_looked := v_looked + 1;
-    p_last := v_signal.signal_id;
-    p_fired := p_fired + df_engine.try_signal(v_signal)::int;
-  end loop;
-  p_ended := v_looked < 1000 and p_fired < p_limit;
-end
-$$;
-
-create or replace function df_engine.fire_fresh_signals(p_limit int) returns int
-language plpgsql set search_path = '' as $$
-declare
-  v_front constant bigint := coalesce(df_engine.place('signals_front')::bigint, 0);
-  v_old pg_catalog.record;
-  v_new pg_catalog.record;
-begin
-  v_old := df_engine.fire_signals(coalesce(df_engine.place('signals_back')::bigint, 0), v_front, p_limit);
-  perform df_engine.set_place('signals_back', case when not v_old.p_ended then v_old.p_last::pg_catalog.text end);
-  v_new := df_engine.fire_signals(v_front, 9223372036854775807, p_limit);
-  perform df_engine.set_place('signals_front', v_new.p_last::pg_catalog.text);
-  return v_old.p_fired + v_new.p_fired;
-end
-$$;
-
--- Fires due timers and fresh signals, not many more than p_limit; answers how many.
-create or replace function df_engine.fire_due(p_limit int) returns int
-language sql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
-  select df_engine.fire_fresh_signals(p_limit) + df_engine.fire_due_timers(p_limit);
-$$;
-
--- In how many milliseconds to look again: at the next due time; soon while a turn through those left behind is not
--- complete, and otherwise often enough to see within a second that one of them is free.
-create or replace function df_engine.next_due_ms() returns numeric
-language plpgsql volatile set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
-declare
-  v_now constant pg_catalog.timestamptz := df_engine.clock();
-  v_timer constant df_engine.timers := df_engine.timer_place('timers_front');
-  v_signal constant bigint := coalesce(df_engine.place('signals_front')::bigint, 0);
-begin
-  return least(
-    (select greatest(0, ceil(extract(epoch from t.due_at - v_now) * 1000)) from df_engine.timers t
-     where (t.due_at, t.instance_id, t.node_id) > (v_timer.due_at, v_timer.instance_id, v_timer.node_id)
-     order by t.due_at, t.instance_id, t.node_id limit 1),
-    (select case when df_engine.place('timers_back') is null then 200 else 20 end
-     where exists (select from df_engine.timers t where t.due_at <= v_timer.due_at and t.due_at <= v_now)),
-    (select 0 where exists (select from df_engine.inbox s where s.fresh and s.signal_id > v_signal)),
-    (select case when df_engine.place('signals_back') is null then 200 else 20 end
-     where exists (select from df_engine.inbox s where s.fresh and s.signal_id <= v_signal)));
-end
-$$;
-
--- Claiming: the lock on a ready row, in the step's own transaction, is the claim. What is not a statement for this session is
--- entered here; what may not run any more is dropped or failed. The functions act for session_user only.
-
--- Checked once, before a run begins; NULL when it may.
-create or replace function df_engine.pickup_problem(p_instance df.instances) returns text
-language plpgsql stable set search_path = '' as $$
-declare
-  v_login boolean;
-  v_super boolean;
-begin
-  if p_instance.submitted_by is distinct from p_instance._submitter then
-    return 'submitted_by is not the role that started this run';
-  end if;
-  select r.rolcanlogin, r.rolsuper into v_login, v_super
-  from pg_catalog.pg_roles r where r.oid = p_instance._submitter;
-  if v_login is not true then
-    return format('role %s does not exist or has no LOGIN', p_instance._submitter);
-  elsif v_super and not df_engine.setting_on('enable_superuser_instances') then
-    return format('superuser %s may not run instances: setting enable_superuser_instances is off',
-                  p_instance._submitter);
-  end if;
-  return null;
-end
-$$;
-
--- The text of a claimed SQL step with its references replaced; NULL when it cannot be run and has been failed.
-create or replace function df_engine.prepare_step(
-  p_instance varchar, p_node varchar, p_scope varchar, p_query text, p_ready bigint, p_poisoned boolean
-) returns text
-language plpgsql set search_path = '' as $$
-declare
-  v_sql pg_catalog.text;
-  v_problem pg_catalog.text := case when p_poisoned then
-    'SQL execution failed: the session that ran this step died, again and again' end;
-begin
-  if v_problem is null then
-    v_sql := df_engine.bare_statement(df_engine.render_step(p_instance, p_scope, p_query, 'sql'));
-    v_problem := 'SQL execution failed: ' || df_engine.single_statement_problem(v_sql);
-  end if;
-  if v_problem is not null then
-    perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, null, 'DF011', v_problem, df_engine.clock());
-    return null;
-  end if;
-  return v_sql;
-exception when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
-  perform df_engine.finish_step(p_ready, p_instance, p_node, null, null, null,
-                                case sqlstate when 'DF013' then sqlstate else 'DF010' end, sqlerrm, df_engine.clock());
-  return null;
-end
-$$;
-
--- Enters a claimed node that is not a statement for this session: it is opened, parked or queued elsewhere.
-create or replace function df_engine.enter_claimed(p_instance varchar, p_ready bigint, p_node varchar, p_scope varchar)
-returns void
-language plpgsql set search_path = '' as $$
-declare
-  v_root constant pg_catalog.text := df_engine.hold_run(p_instance);
-begin
-  if v_root is null
-     or not df_engine.hold_races(p_instance, p_scope)
-     or not df_engine.advance(p_instance, v_root, p_ready, p_node, df_engine.enter_node(p_instance, p_node),
-                              df_engine.clock()) then
-    raise exception 'node % of instance % may not run any more', p_node, p_instance using errcode = 'DF001';
-  end if;
-exception when sqlstate 'DF001' then
-  perform df_engine.drop_ready(p_instance, p_ready);
-end
-$$;
-
--- Raises unless p_key is the key of session_user. session_user alone does not prove who calls: a session may be in a
--- function that acts with somebody else's rights, and that cannot read this key.
-create or replace function df_engine.require_key(p_key text, p_role oid) returns void
-language plpgsql stable as $$
-begin
-  if p_key is distinct from encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex') then
-    raise exception 'only df_engine.work, called by the session''s own role, may call this function'
-      using errcode = 'insufficient_privilege';
-  end if;
-end
-$$;
-
--- Goes on with a run that this session has just passed on to p_node, if nobody was faster: then the row in the queue is still
--- the version that was claimed. There is nothing to check again, because whoever ends a run takes away the rows that are not
--- locked.
-create or replace function df_engine.hold_step(p_ready bigint, p_version xid, p_instance varchar, p_node varchar)
-returns boolean
-language plpgsql security definer set search_path = '' set jit = off set enable_seqscan = off as $$
-declare
-  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
-begin
-  perform set_config('application_name', 'pg_durable:' || p_instance || ':' || p_node, true)
-  from (select from df_engine.ready r
-        where r.lane = 'sql' and r.submitter = v_role and r.id = p_ready and r.xmin = p_version and r.deaths = 0
-          and r.instance_id is not distinct from p_instance and has_schema_privilege(v_role, 'df', 'usage')
-        for update skip locked) as held;
-  return found;
-end
-$$;
-
--- A step, and the plain ones that follow it as far as they can be run as they are: 32 in all, or 100 kB of statements. A loop,
--- because a recursive query takes longer to set up than a few of these look-ups.
-create or replace function df_engine.steps_from(p_instance varchar, p_step df_engine.step) returns df_engine.step[]
-language plpgsql stable as $$
-declare
-  v_steps df_engine.step[] := array[p_step];
-  v_room int := 100000;
-begin
-  while p_step.plain and p_step.next is not null and v_room > 0 and cardinality(v_steps) < 32 loop
-    select n.id, n.query, n._kind, n._typed, n._plain, n._ends, n._next, n._named into p_step
-    from df.nodes n
-    where n.instance_id = p_instance and n.id = p_step.next and n._kind is not null and n.database is null;
-    exit when not found;
-    v_steps := array_append(v_steps, p_step);
-    v_room := v_room - length(p_step.sql);
-  end loop;
-  return v_steps;
-end
-$$;
-
--- Where a thread of control is whose row in the queue says p_node. A sequence is at its beginning; and a plain step leaves
--- the row as it is, so the thread is past all that have ended since. p_stamp: of the root scope, where all plain steps are.
-create or replace function df_engine.thread_node(p_node df.nodes, p_stamp text) returns df.nodes
-language plpgsql stable as $$
-begin
-  while p_node.node_type = 'THEN'
-        or p_node.status = 'completed' and p_node._plain and p_node._next is not null
-           and p_node.status_details ->> 'execution_id' = p_stamp loop
-    select * into p_node from df.nodes n where n.instance_id = p_node.instance_id and n.id = p_node._next;
-  end loop;
-  return p_node;
-end
-$$;
-
--- Claims a step of session_user: row p_ready if it is still there, else the longest-waiting one. p_steps: to be run in this
--- order, the first of them now, and each of the others once hold_step has said so; p_fresh: the first begins now; p_version:
--- of the row, for hold_step. With p_report: stop, nothing is ready. With neither: commit and claim again, because a
--- transition was made.
--- p_low is a low-water mark: while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are
--- not to be walked over again. p_careful: tell the worker which step is about to run, so that it knows whose the death of this
--- session is. INFO goes out at once, whatever the settings.
-create or replace function df_engine.claim_step(
-  p_key text, inout p_ready bigint, inout p_low bigint, p_careful boolean, out p_report text, out p_instance varchar,
-  out p_version xid, out p_fresh boolean, out p_steps df_engine.step[]
-)
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set jit = off set enable_seqscan = off as $$
-declare
-  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
-  v_ready pg_catalog.record;
-  v_stamp pg_catalog.text;
-  v_database pg_catalog.text;
-  v_live boolean;
-  v_problem pg_catalog.text;
-  v_node df.nodes;
-  v_begins varchar;  -- a row at a sequence is at its beginning
-  v_sql pg_catalog.text;
-  v_kind pg_catalog.text;
-begin
-  perform df_engine.require_key(p_key, v_role);
-  v_ready := df_engine.lock_ready(v_role, p_ready, p_low);
-  if v_ready.id is null then
-    p_report := 'empty';
-    return;
-  end if;
-  p_low := case when v_ready.id = p_ready then p_low else v_ready.id end;
-  p_ready := v_ready.id;
-  p_instance := v_ready.instance_id;
-  p_version := v_ready.version;
-  select i.id || '::' || i._generation, i.database, i._state in ('pending', 'running') and i._submitter = v_role,
-         case when not v_ready.picked then df_engine.pickup_problem(i) end
-  into v_stamp, v_database, v_live, v_problem
-  from df.instances i where i.id = p_instance;
-  select * into v_node from df.nodes n where n.instance_id = p_instance and n.id = v_ready.node_id;
-  v_begins := case v_node.node_type when 'THEN' then v_node._next else v_node.id end;
-  if v_node.node_type = 'THEN' or v_node.status = 'completed' then
-    v_node := df_engine.thread_node(v_node, v_stamp);
-  end if;
-  if v_live is not true or not (v_node._scope is null or df_engine.scope_open(p_instance, v_node._scope)) then
-    perform df_engine.drop_ready(p_instance, p_ready);
-    return;
-  elsif v_problem is not null and v_node.id = v_ready.node_id or not has_schema_privilege(v_role, 'df', 'usage') then
-    perform df_engine.fail_run(p_instance, coalesce(
-      v_problem, format('role %s has no USAGE on schema df any more', v_role::pg_catalog.regrole)));
-    return;
-  elsif v_node.node_type <> 'SQL' or v_database <> current_database() then
-    perform df_engine.enter_claimed(p_instance, p_ready, v_node.id, v_node._scope);
-    return;
-  end if;
-  if v_node.id <> v_begins then
-    p_version := df_engine.move_ready(p_instance, p_ready, v_node.id);
-  end if;
-  v_sql := v_node.query;
-  v_kind := v_node._kind;
-  if v_kind is null or v_ready.deaths >= 12 then
-    v_sql := df_engine.prepare_step(p_instance, v_node.id, v_node._scope, v_sql, p_ready, v_ready.deaths >= 12);
-    if v_sql is null then
-      return;
-    end if;
-    v_kind := df_engine.statement_kind(v_sql);
-  end if;
-  p_fresh := v_node.status <> 'running';
-  p_steps := df_engine.steps_from(
-    p_instance, row(v_node.id, v_sql, v_kind, v_node._typed, v_node._plain and not p_careful, v_node._ends, v_node._next,
-                    v_node._named));
-  if p_careful then
-    raise info 'pg_durable:%:%', p_ready, v_node.id;
-  end if;
-  perform set_config('application_name', 'pg_durable:' || p_instance || ':' || v_node.id, true);
-end
-$$;
-
--- Locks ready row p_ready of a role if it is still there and free, else the longest-waiting free one from p_low on, else any.
-create or replace function df_engine.lock_ready(
-  p_role oid, p_ready bigint, p_low bigint,
-  out id bigint, out instance_id varchar, out node_id varchar, out version xid, out picked boolean, out deaths int
+-- Opens a construct: the thread that goes on in it, and those of the further branches.
+create or replace function df_engine.open_construct(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, out thread df_engine.thread, out others df_engine.thread[]
 )
 language plpgsql as $$
+declare
+  v_id constant bigint := nextval('df_engine.thread_ids');
 begin
-  if p_ready is not null then
-    select r.id, r.instance_id, r.node_id, r.xmin, r.picked, r.deaths into id, instance_id, node_id, version, picked, deaths
-    from df_engine.ready r
-    where r.lane = 'sql' and r.submitter = p_role and r.id = p_ready for update skip locked;
+  thread := p_thread;
+  insert into df_engine.activations (id, instance, scope, node, generations, activation, races, open, turned_at, since)
+  values (v_id, thread.instance, thread.scope, (p_node).node, thread.generations, thread.activation, thread.races,
+          case (p_node).kind when 'JOIN' then cardinality((p_node).inside) end,
+          case (p_node).kind when 'LOOP' then df_engine.clock() end, df_engine.clock());
+  perform df_engine.note_running(thread.instance);
+  thread.activation := v_id;
+  if (p_node).kind = 'RACE' then
+    thread.races := thread.races || v_id;
   end if;
-  if id is null then
-    select r.id, r.instance_id, r.node_id, r.xmin, r.picked, r.deaths into id, instance_id, node_id, version, picked, deaths
-    from df_engine.ready r
-    where r.lane = 'sql' and r.submitter = p_role and r.id >= p_low order by r.id limit 1 for update skip locked;
+  if (p_node).opens or (p_node).kind <> 'LOOP' then
+    thread.generations := coalesce(thread.generations, '{1}') || 1;
   end if;
-  if id is null and p_low > 0 then
-    select q.* into id, instance_id, node_id, version, picked, deaths from df_engine.lock_ready(p_role, null, 0) q;
+  thread.node := (p_node).inside[1];
+  if (p_node).kind <> 'LOOP' then
+    others := array(
+      select row(thread.instance, thread.scope, b.node, thread.generations, thread.activation, thread.races)::df_engine.thread
+      from unnest((p_node).inside[2:]) with ordinality b(node, place) order by b.place);
   end if;
 end
 $$;
 
--- Whether no race around a scope has been lost. Not locked: the finish of a step asks again, with locks. A loop: most scopes
--- are not deep.
-create or replace function df_engine.scope_open(p_instance varchar, p_scope varchar) returns boolean
-language plpgsql stable set search_path = '' as $$
+-- if_rows runs no SQL: the row count of a named result decides, which is the value here.
+create or replace function df_engine.if_rows_ending(p_thread df_engine.thread, p_node df_engine.graph_nodes)
+returns df_engine.ending
+language plpgsql as $$
 declare
-  v_outcome pg_catalog.text;
+  v_name constant text := (p_node).query::pg_catalog.jsonb ->> 'result_name';
+  v_value constant jsonb := df_engine.names((p_thread).instance, (p_thread).scope, (p_node).name_scopes, array[v_name], '{}')
+                            -> v_name -> 'value';
+  v_count constant jsonb := v_value -> 'row_count';
 begin
-  while p_scope is not null and v_outcome is distinct from 'lost' loop
-    select s.parent, s.outcome into p_scope, v_outcome
-    from df_engine.scopes s where s.instance_id = p_instance and s.node_id = p_scope;
+  if v_count is null or jsonb_typeof(v_count) <> 'number' or v_count::numeric < 0 or v_count::numeric <> trunc(v_count::numeric) then
+    return df_engine.failed(format('if_rows: result "%s" %s', v_name,
+                                   case when v_value is null then 'does not exist' else 'has no row_count' end));
+  end if;
+  return df_engine.ended_well(v_count::json);
+end
+$$;
+
+-- BREAK: its text after substitution, on the way to the nearest enclosing loop, if there is one.
+create or replace function df_engine.break_ending(p_thread df_engine.thread, p_node df_engine.graph_nodes)
+returns df_engine.ending
+language plpgsql as $$
+begin
+  if not (p_node).in_loop then
+    return df_engine.failed('BREAK outside of a loop');
+  end if;
+  return df_engine.broke(df_engine.as_json(df_engine.render(
+    p_thread, (p_node).name_scopes, (p_node).query::pg_catalog.jsonb ->> 'break_value', 'raw'))::json);
+exception
+  when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
+    return df_engine.failed('BREAK: ' || sqlerrm, null, sqlstate);
+end
+$$;
+
+-- The transition: a node has ended, or is to be entered; what now? One loop between the two questions, answered from graph_nodes, until
+-- every thread it touched waits in its place: the queue, a timer, a signal, or for its siblings.
+
+-- The steps from p_node to the end of its segment: 32 at most, or 100 kB of statements.
+create or replace function df_engine.steps_from(p_id text, p_graph bigint, p_node int, p_until int) returns df_engine.step[]
+language plpgsql stable as $$
+begin
+  return array(
+    select row(s.node, s.name, s.query, s.statement, s.typed, s.refs, s.vars, s.name_scopes, s.after, s.next, s.binds, s.closes, s.plain,
+               s.decides)::df_engine.step
+    from (
+      select g.*, 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, g.node) as name,
+             sum(length(g.query)) over (order by g.node) as size
+      from df_engine.graph_nodes g
+      where g.graph = p_graph and g.node between p_node and p_until and g.kind = 'SQL'
+      order by g.node limit 32
+    ) s
+    where s.size <= 100000 or s.node = p_node
+    order by s.node);
+end
+$$;
+
+-- The end of a node that has no successor of its own: told to the LOOP, JOIN or RACE around it.
+create or replace function df_engine.tell_construct(
+  p_graph bigint, p_thread df_engine.thread, p_queue bigint, p_node df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  u df_engine.graph_nodes;
+begin
+  select * into u from df_engine.graph_nodes n where n.graph = p_graph and n.node = (p_node).up;
+  if u.kind = 'JOIN' then
+    return df_engine.end_join_branch(p_thread, u);
+  elsif u.kind = 'RACE' then
+    return df_engine.end_race_branch(p_thread, p_queue, u, p_node, p_ending);
+  elsif (p_ending).state = 'f' and u.continues and (p_node).node < coalesce(u.inside[2], u.last + 1) then
+    return row(df_engine.turn(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
+  elsif (p_ending).state = 'c' and (p_node).after in ('t', 'w')
+        and ((p_node).after = 't' or df_engine.truth((p_ending).value::pg_catalog.jsonb, (p_ending).columns)) then
+    return row(df_engine.turn(p_thread, u), null::df_engine.ending, true);
+  end if;
+  return df_engine.end_loop(p_thread, u, p_ending);
+end
+$$;
+
+-- What follows the end of a node: the next node to enter, or how the construct around it ends. No thread: nothing, for now.
+create or replace function df_engine.after_ending(
+  p_graph bigint, p_thread df_engine.thread, p_queue bigint, p_node df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  t df_engine.thread := p_thread;
+begin
+  if (p_ending).state = 'c' then
+    if (p_node).binds is not null then
+      perform df_engine.bind(t, (p_node).name_scopes[1], (p_node).binds, (p_ending).value, (p_ending).columns,
+                             (p_ending).types);
+    end if;
+    if (p_node).after in ('n', 'v', 'c') then
+      if (p_node).after = 'v' then
+        update df_engine.activations a set body = t.node where a.id = t.activation;
+      end if;
+      t.node := case
+        when (p_node).after = 'c' and not df_engine.truth((p_ending).value::pg_catalog.jsonb, (p_ending).columns) then (p_node).other
+        else (p_node).next end;
+      return row(t, null::df_engine.ending, false);
+    end if;
+  elsif (p_ending).state = 'b' and (p_node).break_binds is not null then
+    perform df_engine.bind(t, (p_node).name_scopes[1], (p_node).break_binds, (p_ending).value, null, null);
+  end if;
+  if (p_node).up > 0 then
+    return df_engine.tell_construct(p_graph, t, p_queue, p_node, p_ending);
+  end if;
+  perform df_engine.end_run(t.instance, case when (p_ending).error is not null then 'failed' else 'completed' end, (p_ending).error, t.node);
+  return null;
+end
+$$;
+
+-- Moves a run on from an event: p_thread stands at a node that has ended so, or, without p_ending, is to be entered. p_queue is the
+-- caller's claim: its row goes with the first step that is entered, and is deleted when there is none. p_home: SQL steps run in this
+-- database. Answers the steps that the caller can go on with.
+create or replace function df_engine.advance(
+  p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
+) returns df_engine.place
+language plpgsql as $$
+declare
+  t df_engine.thread := p_thread;
+  e df_engine.ending := p_ending;
+  g df_engine.graph_nodes;
+  v_event df_engine.event;
+  v_waiting df_engine.thread[];
+  v_entered record;
+  v_queue bigint := p_queue;
+  v_place df_engine.place;
+begin
+  v_event.turned := false;
+  loop
+    while t.node is null loop
+      if coalesce(cardinality(v_waiting), 0) = 0 then
+        if v_queue is not null then
+          delete from df_engine.queue q where q.lane = 'sql' and q.submitter = p_submitter and q.id = v_queue;
+        end if;
+        return v_place;
+      end if;
+      t := v_waiting[1];
+      v_waiting := v_waiting[2:];
+      if t.races is not null and df_engine.has_lost(t.races) then
+        t := null;
+      end if;
+    end loop;
+    select * into g from df_engine.graph_nodes n where n.graph = p_graph and n.node = t.node;
+    if e.state is not null then
+      v_event := df_engine.after_ending(p_graph, t, v_queue, g, e);
+      t := v_event.thread;
+      e := v_event.ending;
+      v_event.turned := coalesce(v_event.turned and t.node is not null, false);
+      continue when not v_event.turned;
+    end if;
+    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or g.kind = 'BREAK' and p_queue is null and (g.refs is not null or g.vars) then
+      if not v_event.turned then
+        t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
+      end if;
+      if v_queue is null then
+        insert into df_engine.queue (submitter, instance, scope, node, generations, activation, races, picked)
+        values (p_submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true);
+        perform df_engine.wake('r ' || p_submitter, null);
+      else
+        -- Between two turns a run goes to the back of the queue.
+        perform df_engine.requeue(p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end);
+        if g.kind = 'SQL' and p_home and not v_event.turned then
+          v_place := row(null, v_queue, pg_current_xact_id()::pg_catalog.xid, p_id, p_graph, t,
+                         df_engine.steps_from(p_id, p_graph, g.node, g.until))::df_engine.place;
+        end if;
+        v_queue := null;
+      end if;
+      t := null;
+      v_event.turned := false;
+    else
+      v_entered := df_engine.enter(t, g);
+      t := v_entered.thread;
+      e := v_entered.ending;
+      v_waiting := v_entered.others || v_waiting;
+    end if;
   end loop;
-  return v_outcome is distinct from 'lost';
+end
+$$;
+
+-- Moves a claimed row of the queue to another node.
+create or replace function df_engine.requeue(p_submitter oid, p_queue bigint, p_thread df_engine.thread, p_id bigint) returns void
+language plpgsql as $$
+begin
+  update df_engine.queue q
+  set id = p_id, scope = (p_thread).scope, node = (p_thread).node, generations = (p_thread).generations,
+      activation = (p_thread).activation, races = (p_thread).races, picked = true, crash_score = 0
+  where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue;
 end
 $$;
 
@@ -5913,6 +5286,7 @@ $$;
 -- p_kind is what df_engine.statement_kind says of a text that df_engine.bare_statement has been through.
 
 -- The final names of columns: the first of a name keeps it, later ones get _2, _3, ..., skipping names that are taken.
+-- Granted to users.
 create or replace function df_engine.final_names(p_columns text[]) returns text[]
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -5931,6 +5305,7 @@ end
 $$;
 
 -- Rows with the final names of their columns as keys.
+-- Granted to users.
 create or replace function df_engine.renamed_rows(p_rows json, p_names text[]) returns json
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
@@ -5947,6 +5322,7 @@ $$;
 
 -- Runs a statement that may return rows. p_rows: a JSON array of objects, their keys in the order of p_columns; p_columns is NULL
 -- when it returns no row set. p_types, where p_typed wants them: see type_names in statement.j2. p_limit: bytes of p_rows.
+-- Granted to users.
 create or replace function df_engine.run_statement(
   p_sql text, p_kind text, p_typed boolean, p_limit bigint,
   out p_rows json, out p_count bigint, out p_columns text[], out p_types text[]
@@ -6065,196 +5441,338 @@ begin
 end
 $fn$;
 
--- Finishing: a step's result, or its error, and the transition that follows, in the step's own transaction. Called by the
--- driver only.
+-- Preparing: a step whose text holds references, or may hold something else than one statement, in its own session.
 
--- Records what a step did and moves the run on, in the step's own transaction. False: the run was cancelled, or a race was
--- lost, while it ran; the caller rolls back.
-create or replace function df_engine.finish_step(
-  p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_types text[], p_sqlstate text,
-  p_error text, p_started timestamptz
-) returns boolean
+-- The text of a step with its references replaced, and its kind. Raises DF010, DF011 or DF013 where it cannot be run.
+-- Granted to users.
+create or replace function df_engine.prepare_step(
+  p_key text, p_graph bigint, p_thread df_engine.thread, p_step df_engine.step, out sql text, out statement text
+)
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_problem text;
+begin
+  perform df_engine.require_key(p_key, (select i.submitter from df_engine.instances i where i.instance = (p_thread).instance));
+  sql := df_engine.bare_statement(
+    case when (p_step).refs is null and not (p_step).vars then (p_step).text
+         else df_engine.render(p_thread, (p_step).name_scopes, (p_step).text, 'sql') end);
+  v_problem := df_engine.single_statement_problem(sql);
+  if v_problem is not null then
+    raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
+  end if;
+  statement := df_engine.statement_kind(sql);
+end
+$$;
+
+-- Claiming: the lock on a row of the queue, in the step's own transaction, is the claim. What is not a statement for this session is
+-- entered here; what may not run any more is dropped or failed. The functions act for session_user only.
+
+-- Checked once, before a run begins; NULL when it may.
+create or replace function df_engine.pickup_problem(p_submitter oid) returns text
+language plpgsql stable as $$
+declare
+  v_login boolean;
+  v_super boolean;
+begin
+  select r.rolcanlogin, r.rolsuper into v_login, v_super from pg_catalog.pg_roles r where r.oid = p_submitter;
+  if v_login is not true then
+    return format('role %s does not exist or has no LOGIN', p_submitter::pg_catalog.regrole);
+  elsif v_super and not df_engine.setting_on('enable_superuser_instances') then
+    return format('superuser %s may not run instances: setting enable_superuser_instances is off', p_submitter::pg_catalog.regrole);
+  end if;
+  return null;
+end
+$$;
+
+-- Locks the row p_queue of a role if it is still there and free, else the longest-waiting free one from p_low on, else any. Its version
+-- is that of the row.
+create or replace function df_engine.lock_queue(p_role oid, p_queue bigint, p_low bigint, out version xid, out id bigint)
+language plpgsql as $$
+begin
+  if p_queue is not null then
+    select q.id, q.xmin into id, version from df_engine.queue q
+    where q.lane = 'sql' and q.submitter = p_role and q.id = p_queue for update skip locked;
+  end if;
+  if id is null then
+    select q.id, q.xmin into id, version from df_engine.queue q
+    where q.lane = 'sql' and q.submitter = p_role and q.id >= p_low order by q.id limit 1 for update skip locked;
+  end if;
+  if id is null and p_low > 0 then
+    select q.id, q.xmin into id, version from df_engine.queue q
+    where q.lane = 'sql' and q.submitter = p_role order by q.id limit 1 for update skip locked;
+  end if;
+end
+$$;
+
+-- The next node of a thread, given the node in its row of the queue: a plain step leaves the row as it is, so the thread is past all
+-- of its segment that have ended since.
+create or replace function df_engine.next_node(p_queue df_engine.queue, p_node df_engine.graph_nodes) returns int
+language plpgsql stable as $$
+declare
+  v_done int;
+begin
+  if (p_node).until > (p_node).node then
+    v_done := (
+      select o.node from df_engine.outcomes o
+      where o.instance = (p_queue).instance and o.scope = (p_queue).scope and o.node between (p_node).node and (p_node).until - 1
+        and o.state = 'c' and o.generations is not distinct from (p_queue).generations
+      order by o.node desc limit 1);
+  end if;
+  return coalesce((select n.next from df_engine.graph_nodes n where n.graph = (p_node).graph and n.node = v_done), (p_node).node);
+end
+$$;
+
+-- Claims a thread of session_user: row p_queue if it is still there, else the longest-waiting one. report: empty, nothing can run;
+-- again, a transition was made, to be committed; without either the steps are to be run in order, the first of them now, each of the
+-- others once hold_step has said so.
+-- p_low is a low-water mark: while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are
+-- not to be walked over again. p_careful: tell the worker which step is about to run, so that it knows whose the death of this
+-- session is. INFO goes out at once, whatever the settings.
+-- Granted to users.
+create or replace function df_engine.claim_step(p_key text, p_queue bigint, p_low bigint, p_careful boolean) returns df_engine.place
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+declare
+  v_role constant oid := quote_ident(session_user)::regrole;
+  v_claim record;
+  q df_engine.queue;
+  t df_engine.thread;
+  r record;
+  g df_engine.graph_nodes;
+  v_place df_engine.place;
+  v_problem text;
+begin
+  perform df_engine.require_key(p_key, v_role);
+  v_claim := df_engine.lock_queue(v_role, p_queue, p_low);
+  if v_claim.id is null then
+    v_place.report := 'empty';
+    return v_place;
+  end if;
+  select * into q from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = v_claim.id;
+  t := row(q.instance, q.scope, q.node, q.generations, q.activation, q.races);
+  v_place := row('again', q.id, v_claim.version, null, null, t, null)::df_engine.place;
+  select i.id, i.graph, i.status, coalesce(i.database = current_database(), true) as home into r
+  from df_engine.instances i where i.instance = q.instance;
+  if r.status is null or r.status not in ('pending', 'running') or q.races is not null and df_engine.has_lost(q.races) then
+    delete from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = q.id;
+    return v_place;
+  end if;
+  v_problem := case
+    when not q.picked then df_engine.pickup_problem(v_role) end;
+  if v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
+    perform df_engine.fail_run(q.instance, coalesce(
+      v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)));
+    return v_place;
+  end if;
+  v_place.id := r.id;
+  v_place.graph := r.graph;
+  select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = q.node;
+  if g.kind = 'SQL' and g.until > g.node then
+    t.node := df_engine.next_node(q, g);
+    if t.node <> g.node then
+      select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = t.node;
+      perform df_engine.requeue(v_role, q.id, t, q.id);
+      v_place.version := pg_current_xact_id()::xid;
+      v_place.thread := t;
+    end if;
+  end if;
+  if g.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
+    v_place := df_engine.advance(r.id, r.graph, v_role, r.home, t, q.id, null);
+    v_place.report := 'again';
+  elsif q.crash_score >= 12 then
+    perform df_engine.fail_node(r.id, r.graph, v_role, r.home, t, q.id, g,
+      'SQL execution failed: the session that ran this step died, again and again', df_engine.clock());
+  elsif g.kind = 'SQL' and r.home then
+    v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.until end);
+    v_place.report := null;
+    perform set_config('application_name', v_place.steps[1].name, true);
+    if p_careful then
+      raise info 'pg_durable:%:%', q.id, df_engine.node_id(r.id, g.node);
+    end if;
+  else
+    perform df_engine.open_request(r.id, r.graph, v_role, r.home, t, q.id, g, false);
+  end if;
+  return v_place;
+end
+$$;
+
+-- Goes on with a thread that this session has just moved on to the step named p_name, if nobody was faster: then the row in the
+-- queue is still the version that was claimed. There is nothing to check again, because whoever ends a run takes away the rows that
+-- are not locked.
+-- Granted to users.
+create or replace function df_engine.hold_step(p_queue bigint, p_version xid, p_name text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_role constant oid := quote_ident(session_user)::regrole;
+begin
+  perform set_config('application_name', p_name, true)
+  from (select from df_engine.queue q
+        where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue and q.xmin = p_version and q.crash_score = 0
+          and has_schema_privilege(v_role, 'df', 'usage')
+        for update skip locked) as held;
+  return found;
+end
+$$;
+
+-- Completing: a step's result, or its error, and the transition that follows, in the step's own transaction. Called by the
+-- driver, in the session of the submitter.
+
+-- Records the good end of a step and moves the run on. NULL: the next step of the same segment follows; else a place with the steps
+-- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back.
+-- Granted to users.
+create or replace function df_engine.record_step(
+  p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step, p_value json,
+  p_columns text[], p_types text[], p_started timestamptz
+) returns df_engine.place
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+declare
+  v_role constant oid := quote_ident(session_user)::regrole;
+begin
+  if (p_thread).races is not null and not df_engine.lock_races((p_thread).races, (p_step).decides) then
+    return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
+  end if;
+  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns,
+    types)
+  select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
+         df_engine.clock(), p_value, p_columns, p_types
+  from df_engine.instances i
+  where i.instance = (p_thread).instance and i.submitter = v_role and i.status = any ('{pending,running}')
+    and p_key = encode(sha256((df_engine.secret() || v_role::text)::pg_catalog.bytea), 'hex')
+  for key share
+  on conflict (instance, scope, node) do update
+    set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
+        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
+        started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
+                          then o.started_at else excluded.started_at end,
+        events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+  if not found then
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_value, p_columns, p_types, null, null, p_started);
+  end if;
+  if (p_step).binds is not null then
+    perform df_engine.bind(p_thread, (p_step).name_scopes[1], (p_step).binds, p_value, p_columns, p_types);
+  end if;
+  if (p_step).plain then
+    return null;
+  elsif (p_step).after = 'e' then
+    perform df_engine.end_run((p_thread).instance, 'completed', null, (p_step).node);
+    delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
+    return row('again', p_queue, null, null, null, null, null)::df_engine.place;
+  end if;
+  return df_engine.go_on(p_id, p_graph, v_role, true, p_thread, (p_step).node, p_queue,
+                         df_engine.ended_well(p_value, p_columns, p_types, p_started));
+end
+$$;
+
+-- The transition from a node whose outcome is written; the place says at least that there is something to commit.
+create or replace function df_engine.go_on(
+  p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_node int, p_queue bigint,
+  p_ending df_engine.ending
+) returns df_engine.place
 language plpgsql as $$
 declare
-  v_end constant df_engine.move := df_engine.step_ending(p_value, p_columns, p_types, p_sqlstate, p_error);
-  v_root pg_catalog.text;
-  v_over boolean;
-  v_mine boolean;
+  t df_engine.thread := p_thread;
+  v_place df_engine.place;
 begin
-  select i.id || '::' || i._generation, i._state not in ('pending', 'running'), i._cancelled_in = pg_current_xact_id()
-  into v_root, v_over, v_mine
-  from df.instances i
-  where i.id = p_instance and i._submitter = quote_ident(session_user)::pg_catalog.regrole for key share;
-  if v_root is null or (v_over and v_mine is not true) then
-    return false;
-  elsif v_over then
-    -- The step cancelled its own run, which withdrew its ready row: it still commits, and the run does not go on.
-    perform df_engine.complete_nodes(p_instance, v_root, array[p_node], v_end, p_started);
-    return true;
-  elsif p_error is not null and df_engine.retry_step(p_instance, p_node, p_error, p_sqlstate, df_engine.sql_retryable(
-      p_sqlstate, (select n.retry_policy from df.nodes n where n.instance_id = p_instance and n.id = p_node)),
-      null, p_started) then
-    perform df_engine.drop_ready(p_instance, p_ready);
-    return df_engine.hold_races(p_instance, (select n._scope from df.nodes n
-                                             where n.instance_id = p_instance and n.id = p_node));
+  t.node := p_node;
+  v_place := df_engine.advance(p_id, p_graph, p_submitter, p_home, t, p_queue, p_ending);
+  if v_place.steps is null then
+    v_place.report := 'again';
   end if;
-  return df_engine.advance(p_instance, v_root, p_ready, p_node, v_end, p_started);
+  return v_place;
 end
 $$;
 
-create or replace function df_engine.step_ending(p_value jsonb, p_columns text[], p_types text[], p_sqlstate text, p_error text)
-returns df_engine.move
-language sql immutable as $$
-  select row(case when p_error is null then 'ok' when p_sqlstate = 'DF013' then 'fatal' else 'failed' end, p_value, p_columns,
-             p_types, p_error, null)::df_engine.move;
-$$;
-
--- Ends a plain step well, with the sequences that it is the last of, and the run if nothing comes after it: all that most steps
--- need. The run's row in the queue stays as it is: see df_engine.thread_node. False: the run is over or not the caller's, and
--- nothing was written. p_ends, p_next and p_named are those of the step. p_first, p_begun: the node at which this session took the run
--- over, and when that began; a sequence that it is the beginning of need not look that up.
-create or replace function df_engine.pass_on(
-  p_key text, p_ready bigint, p_instance varchar, p_ends varchar[], p_next varchar, p_named boolean, p_value jsonb,
-  p_columns text[], p_types text[], p_started timestamptz, p_first varchar, p_begun timestamptz
-) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set jit = off set enable_seqscan = off as $$
+-- A step that has cancelled its own run, whose thread is gone with that: it still commits, and the run does not go on. Else the
+-- step is lost.
+create or replace function df_engine.record_cancelled(
+  p_key text, p_thread df_engine.thread, p_step df_engine.step, p_value json, p_columns text[], p_types text[],
+  p_error text, p_sqlstate text, p_started timestamptz
+) returns df_engine.place
+language plpgsql as $$
 declare
-  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
-  v_stamp pg_catalog.text;
-begin
-  select i.id || '::' || i._generation into v_stamp
-  from df.instances i
-  where i.id = p_instance and i._submitter = v_role and i._state in ('pending', 'running')
-    and p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')
-  for key share;
-  if v_stamp is null then
-    return false;
-  end if;
-  update df.nodes n
-  set status = 'completed', result = p_value, result_columns = p_columns, _types = p_types, error = null,
-      attempts = case when n.status_details ? 'retry_at' and n.status = 'running' then n.attempts + 1 else 1 end,
-      started_at = case
-        when n.status = 'running' then n.started_at
-        when n.node_type <> 'THEN' then p_started
-        else coalesce(case when n._next = p_first then p_begun end, df_engine.began(n.instance_id, n.left_node), p_started) end,
-      completed_at = df_engine.clock(), updated_at = df_engine.clock(),
-      status_details = jsonb_build_object('execution_id', v_stamp)
-  where n.instance_id = p_instance and n.id = any (p_ends);
-  if p_named then
-    insert into df_engine.bindings (instance_id, scope, name, value, columns, types)
-    select distinct on (n.result_name) p_instance, '', n.result_name, p_value, p_columns, p_types
-    from df.nodes n
-    where n.instance_id = p_instance and n.id = any (p_ends) and n.result_name is not null
-    order by n.result_name
-    on conflict (instance_id, scope, name) do update
-      set value = excluded.value, columns = excluded.columns, types = excluded.types;
-  end if;
-  if p_next is null then
-    perform df_engine.end_run(p_instance, 'completed', null);
-    perform df_engine.drop_ready(p_instance, p_ready);
-  end if;
-  return true;
-end
-$$;
-
--- The same for several plain steps that have run one after the other in this transaction. p_named: one of them is.
-create or replace function df_engine.pass_on_group(
-  p_key text, p_ready bigint, p_instance varchar, p_outcomes df_engine.outcome[], p_next varchar, p_named boolean,
-  p_first varchar, p_begun timestamptz
-) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set jit = off set enable_seqscan = off as $$
-declare
-  v_role constant pg_catalog.oid := quote_ident(session_user)::pg_catalog.regrole;
-  v_stamp pg_catalog.text;
-begin
-  select i.id || '::' || i._generation into v_stamp
-  from df.instances i
-  where i.id = p_instance and i._submitter = v_role and i._state in ('pending', 'running')
-    and p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')
-  for key share;
-  if v_stamp is null then
-    return false;
-  end if;
-  update df.nodes n
-  set status = 'completed', result = o.value, result_columns = o.columns, _types = o.types, error = null,
-      attempts = case when n.status_details ? 'retry_at' and n.status = 'running' then n.attempts + 1 else 1 end,
-      started_at = case
-        when n.status = 'running' then n.started_at
-        when n.node_type <> 'THEN' then o.started
-        else coalesce(case when n._next = p_first then p_begun
-                       else (select q.started from unnest(p_outcomes) q where q.ends[1] = n._next) end, df_engine.began(n.instance_id, n.left_node), o.started) end,
-      completed_at = o.ended, updated_at = o.ended,
-      status_details = jsonb_build_object('execution_id', v_stamp)
-  from unnest(p_outcomes) o
-  where n.instance_id = p_instance and n.id = any (o.ends);
-  if p_named then
-    insert into df_engine.bindings (instance_id, scope, name, value, columns, types)
-    select distinct on (n.result_name) p_instance, '', n.result_name, o.value, o.columns, o.types
-    from unnest(p_outcomes) with ordinality o(ends, value, columns, types, started, ended, place), df.nodes n
-    where n.instance_id = p_instance and n.id = any (o.ends) and n.result_name is not null
-    order by n.result_name, o.place desc
-    on conflict (instance_id, scope, name) do update
-      set value = excluded.value, columns = excluded.columns, types = excluded.types;
-  end if;
-  if p_next is null then
-    perform df_engine.end_run(p_instance, 'completed', null);
-    perform df_engine.drop_ready(p_instance, p_ready);
-  end if;
-  return true;
-end
-$$;
-
--- What becomes of a step that has been executed: true: commit; false: roll back; NULL: roll back and report the
--- interruption.
-create or replace function df_engine.settle_step(
-  p_key text, p_ready bigint, p_instance varchar, p_node varchar, p_value jsonb, p_columns text[], p_types text[],
-  p_sqlstate text, p_message text, p_detail text, p_hint text, p_started timestamptz
-) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
-  set jit = off set enable_seqscan = off as $$
+  g df_engine.graph_nodes;
 begin
   perform df_engine.require_key(p_key, quote_ident(session_user)::pg_catalog.regrole);
-  if p_sqlstate is null then
-    return df_engine.finish_step(p_ready, p_instance, p_node, p_value, p_columns, p_types, null, null, p_started);
+  select n.* into g
+  from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
+  where i.instance = (p_thread).instance and i.submitter = quote_ident(session_user)::pg_catalog.regrole
+    and i.cancelled_in = pg_current_xact_id();
+  if not found then
+    return row('lost', null, null, null, null, null, null)::df_engine.place;
   end if;
-  case df_engine.judge_error(p_sqlstate, p_started)
-    when 'divert' then
-      return df_engine.divert_step(p_ready, p_node, p_started);
-    when 'interrupted' then
-      return null;
-    else
-      return df_engine.finish_step(p_ready, p_instance, p_node, null, null, null, p_sqlstate,
-        df_engine.error_text(p_sqlstate, p_message, p_detail, p_hint), p_started);
-  end case;
+  perform df_engine.put_outcome(p_thread, g,
+    case when p_error is null then df_engine.ended_well(p_value, p_columns, p_types, p_started)
+         else df_engine.failed(p_error, p_started, p_sqlstate) end);
+  update df_engine.instances i set result = g.node
+  where i.instance = (p_thread).instance and p_error is null and g.after = 'e';  -- its root has completed all the same
+  return row('again', null, null, null, null, null, null)::df_engine.place;
 end
 $$;
 
--- A statement that PostgreSQL refuses inside a transaction is handed to the worker, which runs it outside one.
-create or replace function df_engine.divert_step(p_ready bigint, p_node varchar, p_started timestamptz) returns boolean
-language plpgsql set search_path = '' as $$
+-- A node has failed for good, and with it what is around it.
+create or replace function df_engine.fail_node(
+  p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint,
+  p_node df_engine.graph_nodes, p_error text, p_started timestamptz,
+  p_sqlstate text default null
+) returns df_engine.place
+language plpgsql as $$
+declare
+  t df_engine.thread := p_thread;
+  v_ending constant df_engine.ending := df_engine.failed(p_error, p_started, p_sqlstate);
 begin
-  update df_engine.ready r set lane = 'direct', autocommit = true, picked = true, node_id = p_node
-  where r.lane = 'sql' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready;
-  perform df_engine.mark_running(r.instance_id, p_node, p_started)
-  from df_engine.ready r
-  where r.lane = 'direct' and r.submitter = quote_ident(session_user)::pg_catalog.regrole and r.id = p_ready;
-  perform df_engine.wake('l', null);
-  return true;
+  t.node := (p_node).node;
+  perform df_engine.put_outcome(t, p_node, v_ending);
+  return df_engine.go_on(p_id, p_graph, p_submitter, p_home, t, (p_node).node, p_queue, v_ending);
 end
 $$;
 
--- What an error of a step says: the server's message with its SQLSTATE, then detail and hint. The JSON text of a composite value,
--- put where its type is wanted, is refused by PostgreSQL without a word on what it is.
+-- What becomes of a step that has raised an error. Reports: again, commit; lost, roll back; interrupted, roll back and tell the worker.
+-- Granted to users.
+create or replace function df_engine.fail_step(
+  p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step, p_sqlstate text,
+  p_message text, p_detail text, p_hint text, p_refused boolean, p_started timestamptz
+) returns df_engine.place
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+declare
+  v_role constant oid := quote_ident(session_user)::regrole;
+  v_refused constant boolean := p_refused and p_sqlstate ~ '^(DF01|22|54)';
+  v_verdict constant text := case when v_refused then 'fail' else df_engine.judge_error(p_sqlstate, p_started) end;
+  v_error constant text := case when v_refused then p_message else df_engine.error_text(p_sqlstate, p_message, p_detail, p_hint) end;
+  t df_engine.thread := p_thread;
+  g df_engine.graph_nodes;
+begin
+  perform df_engine.require_key(p_key, v_role);
+  if v_verdict = 'interrupted' then
+    return row('interrupted', p_queue, null, null, null, null, null)::df_engine.place;
+  elsif t.races is not null and not df_engine.lock_races(t.races, true) then
+    return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
+  end if;
+  select n.* into g
+  from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
+  where i.instance = t.instance and i.submitter = v_role and i.status = any ('{pending,running}')
+  for key share of i;
+  if not found then
+    return df_engine.record_cancelled(p_key, t, p_step, null, null, null, v_error, p_sqlstate, p_started);
+  end if;
+  t.node := g.node;
+  if v_verdict = 'divert' then
+    perform df_engine.open_request(p_id, p_graph, v_role, true, t, p_queue, g, true);
+  elsif not v_refused and df_engine.retry_step(t, g, v_error, p_sqlstate, df_engine.sql_retryable(p_sqlstate, g.retry), null, p_started) then
+    delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
+  else
+    return df_engine.fail_node(p_id, p_graph, v_role, true, t, p_queue, g, v_error, p_started, p_sqlstate);
+  end if;
+  return row('again', p_queue, null, null, null, null, null)::df_engine.place;
+end
+$$;
+
+-- What an error of a step says: the server's message with its SQLSTATE, then detail and hint.
 create or replace function df_engine.error_text(p_sqlstate text, p_message text, p_detail text, p_hint text)
 returns text
 language sql immutable set search_path = '' as $$
   select 'SQL execution failed: ' || p_message || ' (SQLSTATE ' || p_sqlstate || ')'
     || coalesce(chr(10) || 'DETAIL: ' || nullif(p_detail, ''), '')
-    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(p_hint, ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
-      then 'This is the JSON text of a value of a composite type: read it with jsonb_populate_record(null::the_type, $name.column).'
-    end), '');
+    || coalesce(chr(10) || 'HINT: ' || nullif(p_hint, ''), '');
 $$;
 
 -- How a step that failed is to be treated: divert (PostgreSQL wants it outside a transaction), interrupted (a cancel
@@ -6274,58 +5792,70 @@ begin
 end
 $$;
 
--- The driver: df_engine.work runs in a session logged in as the submitter and loops inside the server. One transaction a
--- step: claim, statement, result, transition. It runs with the search_path of the role, so every name in it is qualified.
+-- The driver: df_engine.work runs in a session logged in as the submitter and loops inside the server. One transaction a step: claim,
+-- statement, outcome, transition. Under the relaxed commit policy plain steps that follow each other share one, if they have just been
+-- seen to be short, and a commit waits for the disk only where the outside could notice. It runs with the search_path of the role, so
+-- every name in it is qualified, operators included. After each COMMIT PL/pgSQL prepares every expression anew: the fewer, the better.
 
+-- Granted to users and workers.
 create or replace function df_engine.deadline(p_ms int) returns timestamptz
 language sql volatile set search_path = '' as $$
   select clock_timestamp() + p_ms * interval '1 ms';
 $$;
 
-create or replace function df_engine.commits_relaxed() returns boolean
-language sql stable set search_path = '' as $$
-  select s.value = 'relaxed' from df.settings s where s.name = 'commit_policy';
+-- How many steps may share a transaction.
+-- Granted to users.
+create or replace function df_engine.group_limit(p_careful boolean) returns int
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select case when s.value = 'relaxed' and not p_careful then 16 else 1 end from df_engine.settings s where s.name = 'commit_policy';
+$$;
+
+-- Steps that have been seen to take less than 5 ms, as the keys of p_short, after one more that began at p_started.
+-- Granted to users.
+create or replace function df_engine.short_steps(p_short jsonb, p_step text, p_started timestamptz) returns jsonb
+language plpgsql volatile set search_path = '' as $$
+begin
+  if clock_timestamp() > p_started + interval '5 ms' then
+    return p_short - p_step;
+  elsif p_short ? p_step then
+    return p_short;
+  elsif pg_column_size(p_short) > 20000 then
+    p_short := '{}';
+  end if;
+  return p_short || jsonb_build_object(p_step, null);
+end
 $$;
 
 -- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
 -- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: say before each step which one
 -- it is, so that a step that kills its session fails in the end.
+-- Granted to users.
 create or replace procedure df_engine.work(p_budget_ms int, p_careful boolean, inout p_report text)
 language plpgsql as $$
 declare
   v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
-  v_key pg_catalog.text;
-  v_claim pg_catalog.record;
-  v_steps df_engine.step[];
-  v_at int;
-  v_step df_engine.step;
+  v_together constant int := df_engine.group_limit(p_careful);
   v_limit bigint;
-  v_result pg_catalog.record;
-  v_no_rows pg_catalog.record;
-  v_value pg_catalog.jsonb;
-  v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
-  v_started pg_catalog.timestamptz;
-  v_ready bigint;
-  v_version pg_catalog.xid;
-  v_instance varchar;
-  v_first varchar;
-  v_begun pg_catalog.timestamptz;
+  v_key pg_catalog.text;
   v_low bigint := 0;
-  v_held boolean := false;
-  v_kept boolean;
+  v_place df_engine.place;
+  v_next df_engine.place;
+  v_at int := 0;
+  v_step df_engine.step;
+  v_value pg_catalog.json;
+  v_columns pg_catalog.text[];
+  v_types pg_catalog.text[];
+  v_started pg_catalog.timestamptz;
+  v_refused boolean := false;
   v_code pg_catalog.text;
   v_message pg_catalog.text;
   v_detail pg_catalog.text;
   v_hint pg_catalog.text;
+  v_group int := 0;                       -- steps in this transaction before this one
+  v_begun pg_catalog.timestamptz;
+  v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
-  if df_engine.commits_relaxed() and not p_careful then
-    call df_engine.work_in_groups(p_budget_ms, p_report);
-    return;
-  end if;
-  v_key := (select k.key from df_engine.own_key k);
-  v_limit := df_engine.setting('max_result_bytes')::bigint;
-  select '[]'::pg_catalog.json as p_rows, 0 as p_count, null::pg_catalog.text[] as p_columns, null::pg_catalog.text[] as p_types
-  into v_no_rows;
+  select k.key, df_engine.setting('max_result_bytes')::bigint into v_key, v_limit from df_engine.own_key k;
   commit;  -- an installer that is run again waits for no step
   loop
     -- Nothing of the step before, or of whoever had this session, reaches the next one.
@@ -6337,206 +5867,48 @@ begin
       discard temp;
     end if;
     v_started := pg_catalog.clock_timestamp();
-    if pg_catalog.timestamptz_gt(v_started, v_deadline) then
-      p_report := 'budget';
-      exit;
-    end if;
-    if v_held then
-      v_held := df_engine.hold_step(v_ready, v_version, v_instance, v_step.next);
-    end if;
-    if v_held then
-      v_at := pg_catalog.int4pl(v_at, 1);
-    else
-      v_claim := df_engine.claim_step(v_key, v_ready, v_low, p_careful);
-      v_ready := v_claim.p_ready;
-      v_version := v_claim.p_version;
-      v_instance := v_claim.p_instance;
-      v_low := v_claim.p_low;
-      v_steps := v_claim.p_steps;
-      p_report := v_claim.p_report;
-      exit when p_report is not null;
-      if v_steps is null then
-        commit;
-        continue;
-      end if;
-      v_at := 1;
-      v_first := case when v_claim.p_fresh then v_steps[1].node end;
-      v_begun := v_started;
-    end if;
-    v_step := v_steps[v_at];
-
-    begin
-      if pg_catalog.texteq(v_step.kind, 'command') then
-        execute v_step.sql;
-        v_result := v_no_rows;
-        v_value := v_no_value;
-      else
-        v_result := df_engine.run_statement(v_step.sql, v_step.kind, v_step.typed, v_limit);
-        v_value := pg_catalog.jsonb_build_object('rows', v_result.p_rows, 'row_count', v_result.p_count);
-      end if;
-      set constraints all immediate;
-    exception when others or query_canceled or assert_failure then
-      get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
-        v_hint = pg_exception_hint;
-      v_result := v_no_rows;
-    end;
-    if not pg_catalog.nameeq(current_user, session_user) then
-      reset role;
-    end if;
-    -- These three reach the next transaction unless they are undone in this one.
-    reset default_transaction_isolation;
-    reset default_transaction_read_only;
-    unlisten *;
-
-    if v_code is null and v_step.plain
-       and df_engine.pass_on(v_key, v_ready, v_instance, v_step.ends, v_step.next, v_step.named,
-                             v_value, v_result.p_columns, v_result.p_types, v_started, v_first, v_begun) then
-      v_held := pg_catalog.int4lt(v_at, pg_catalog.cardinality(v_steps));
-      if v_step.next is null then
-        v_ready := null;
-      end if;
-      commit;
-      continue;
-    end if;
-    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.node, v_value, v_result.p_columns,
-                                    v_result.p_types, v_code, v_message, v_detail, v_hint, v_started);
-    v_code := null;
-    v_held := false;
-    if v_kept is null then
-      commit;
-      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_step.node);
-      exit;
-    elsif v_kept then
-      commit;
-    else
-      rollback;
-    end if;
-  end loop;
-end
-$$;
-
--- The driver under the relaxed commit policy: plain steps of a run that follow each other share a transaction, if the statements
--- have just been seen to be short, and commits wait for the disk only where the outside could notice. A step whose transaction
--- is lost, with others or alone, is lost together with its effect, and runs again.
-
--- Statements that have been seen to take less than 5 ms, as the keys of p_short, after one more that began at p_started.
-create or replace function df_engine.short_statements(p_short jsonb, p_sql text, p_started timestamptz) returns jsonb
-language plpgsql volatile set search_path = '' as $$
-begin
-  if clock_timestamp() > p_started + interval '5 ms' then
-    return p_short - p_sql;
-  elsif p_short ? p_sql or length(p_sql) > 2000 then
-    return p_short;
-  elsif pg_column_size(p_short) > 20000 then
-    p_short := '{}'::pg_catalog.jsonb;
-  end if;
-  return p_short || jsonb_build_object(p_sql, null);
-end
-$$;
-
--- Whether one more step may join a group: there is one, it has just been seen to be short, and those before it have left time.
-create or replace function df_engine.has_room(p_group df_engine.outcome[], p_step df_engine.step, p_short jsonb) returns boolean
-language plpgsql volatile set search_path = '' as $$
-begin
-  return p_short ? p_step.sql and p_step.plain and cardinality(p_group) < 16 and pg_column_size(p_group) < 100000
-    and clock_timestamp() < p_group[1].started + interval '20 ms';
-end
-$$;
-
--- As df_engine.work, for sessions that are not watched for steps that kill them.
-create or replace procedure df_engine.work_in_groups(p_budget_ms int, inout p_report text)
-language plpgsql as $$
-declare
-  v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
-  v_key pg_catalog.text;
-  v_claim pg_catalog.record;
-  v_steps df_engine.step[];
-  v_at int;
-  v_step df_engine.step;
-  v_limit bigint;
-  v_result pg_catalog.record;
-  v_no_rows pg_catalog.record;
-  v_value pg_catalog.jsonb;
-  v_no_value constant pg_catalog.jsonb := '{"rows": [], "row_count": 0}'::pg_catalog.jsonb;
-  v_started pg_catalog.timestamptz;
-  v_ready bigint;
-  v_version pg_catalog.xid;
-  v_instance varchar;
-  v_first varchar;
-  v_begun pg_catalog.timestamptz;
-  v_low bigint := 0;
-  v_held boolean := false;
-  v_kept boolean;
-  v_code pg_catalog.text;
-  v_message pg_catalog.text;
-  v_detail pg_catalog.text;
-  v_hint pg_catalog.text;
-  v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;  -- statements that may share a transaction
-  v_group df_engine.outcome[];  -- of those in this transaction that are not recorded yet; NULL: none
-  v_named boolean;  -- whether one of them has a name
-  v_over boolean;
-begin
-  v_key := (select k.key from df_engine.own_key k);
-  v_limit := df_engine.setting('max_result_bytes')::bigint;
-  select '[]'::pg_catalog.json as p_rows, 0 as p_count, null::pg_catalog.text[] as p_columns, null::pg_catalog.text[] as p_types
-  into v_no_rows;
-  commit;  -- an installer that is run again waits for no step
-  loop
-    -- Nothing of the step before, or of whoever had this session, reaches the next one.
-    reset all;
-    deallocate all;
-    execute 'close all';
-    perform pg_catalog.pg_advisory_unlock_all();
-    if pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
-      discard temp;
-    end if;
-    v_started := pg_catalog.clock_timestamp();
-    if v_group is not null then
-      perform pg_catalog.set_config('application_name', pg_catalog.concat('pg_durable:', v_instance, ':', v_step.node), true);
-    else
+    v_at := pg_catalog.int4pl(v_at, 1);
+    if pg_catalog.int4gt(v_group, 0) then
+      perform pg_catalog.set_config('application_name', v_place.steps[v_at].name, true);
+    elsif v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_deadline)
+          or not df_engine.hold_step(v_place.queue, v_place.version, v_place.steps[v_at].name) then
       if pg_catalog.timestamptz_gt(v_started, v_deadline) then
         p_report := 'budget';
         exit;
       end if;
-      if v_held then
-        v_held := df_engine.hold_step(v_ready, v_version, v_instance, v_step.next);
-      end if;
-      if v_held then
-        v_at := pg_catalog.int4pl(v_at, 1);
-      else
-        v_claim := df_engine.claim_step(v_key, v_ready, v_low, false);
-        v_ready := v_claim.p_ready;
-        v_version := v_claim.p_version;
-        v_instance := v_claim.p_instance;
-        v_low := v_claim.p_low;
-        v_steps := v_claim.p_steps;
-        p_report := v_claim.p_report;
-        exit when p_report is not null;
-        if v_steps is null then
-          commit;
-          continue;
+      v_place := df_engine.claim_step(v_key, v_place.queue, v_low, p_careful);
+      if v_place.report is not null then
+        if pg_catalog.texteq(v_place.report, 'empty') then
+          p_report := 'empty';
+          exit;
         end if;
-        v_at := 1;
-        v_first := case when v_claim.p_fresh then v_steps[1].node end;
-        v_begun := v_started;
+        commit;
+        v_at := 0;
+        continue;
       end if;
-      v_step := v_steps[v_at];
+      v_at := 1;
+      v_low := v_place.queue;
     end if;
-
+    v_step := v_place.steps[v_at];
     begin
-      if pg_catalog.texteq(v_step.kind, 'command') then
-        execute v_step.sql;
-        v_result := v_no_rows;
-        v_value := v_no_value;
+      if v_step.statement is null then
+        v_refused := true;
+        select p.sql, p.statement into v_step.text, v_step.statement
+        from df_engine.prepare_step(v_key, v_place.graph, v_place.thread, v_step) p;
+        v_refused := false;
+      end if;
+      if pg_catalog.texteq(v_step.statement, 'command') then
+        execute v_step.text;
+        select '{"rows":[],"row_count":0}'::pg_catalog.json, null, null into v_value, v_columns, v_types;
       else
-        v_result := df_engine.run_statement(v_step.sql, v_step.kind, v_step.typed, v_limit);
-        v_value := pg_catalog.jsonb_build_object('rows', v_result.p_rows, 'row_count', v_result.p_count);
+        select pg_catalog.concat('{"rows":', q.p_rows, ',"row_count":', q.p_count, '}')::pg_catalog.json, q.p_columns, q.p_types
+        into v_value, v_columns, v_types
+        from df_engine.run_statement(v_step.text, v_step.statement, v_step.typed, v_limit) q;
       end if;
       set constraints all immediate;
     exception when others or query_canceled or assert_failure then
       get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
         v_hint = pg_exception_hint;
-      v_result := v_no_rows;
     end;
     if not pg_catalog.nameeq(current_user, session_user) then
       reset role;
@@ -6545,90 +5917,88 @@ begin
     reset default_transaction_isolation;
     reset default_transaction_read_only;
     unlisten *;
-
-    if v_code is null and v_step.plain then
-      v_short := df_engine.short_statements(v_short, v_step.sql, v_started);
-      v_named := v_step.named or v_group is not null and v_named;
-      v_group := pg_catalog.array_append(v_group, row(
-        v_step.ends, v_value, v_result.p_columns, v_result.p_types, v_started, pg_catalog.clock_timestamp())::df_engine.outcome);
-      if df_engine.has_room(v_group, v_steps[pg_catalog.int4pl(v_at, 1)], v_short) then
-        v_at := pg_catalog.int4pl(v_at, 1);
-        v_step := v_steps[v_at];
-        continue;
-      end if;
-      if df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.next, v_named, v_first, v_begun) then
-        v_group := null;
-        v_held := pg_catalog.int4lt(v_at, pg_catalog.cardinality(v_steps));
-        if v_step.next is not null then
+    if v_code is null then
+      v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_value,
+                                      v_columns, v_types, v_started);
+      if v_next.report is null then
+        if pg_catalog.int4gt(v_together, 1) then
+          v_short := df_engine.short_steps(v_short, pg_catalog.concat(v_place.graph, ':', v_step.node), v_started);
+          v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
+          if v_next.steps is null and pg_catalog.jsonb_exists(
+               v_short, pg_catalog.concat(v_place.graph, ':', v_place.steps[pg_catalog.int4pl(v_at, 1)].node))
+             and pg_catalog.int4lt(pg_catalog.int4pl(v_group, 1), v_together)
+             and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(),
+                   pg_catalog.timestamptz_pl_interval(v_begun, '20 ms'::pg_catalog.interval)) then
+            v_group := pg_catalog.int4pl(v_group, 1);
+            continue;
+          end if;
           set local synchronous_commit = off;
-        else
-          v_ready := null;
+        end if;
+        v_group := 0;
+        if v_next.steps is not null then
+          v_place := v_next;
+          v_at := 0;
         end if;
         commit;
         continue;
       end if;
-      v_over := pg_catalog.int4gt(pg_catalog.cardinality(v_group), 1);
-    elsif v_group is not null then
-      v_short := pg_catalog.jsonb_delete(v_short, v_step.sql);
-      v_over := not df_engine.pass_on_group(v_key, v_ready, v_instance, v_group, v_step.node, v_named, v_first, v_begun);
-      if not v_over and pg_catalog.textne(v_code, '57014') then
-        -- What fails in company may fail because of it: those before it are recorded, and it runs again alone.
-        set local synchronous_commit = off;
-        commit;
-        v_group := null;
-        v_held := false;
-        v_code := null;
-        continue;
-      end if;
-    else
-      v_over := false;
-    end if;
-    v_group := null;
-    if v_over then
-      -- The run is over, and perhaps one of them has ended it: they run again one by one.
-      rollback;
-      v_short := '{}'::pg_catalog.jsonb;
-      v_held := false;
+    elsif pg_catalog.int4gt(v_group, 0) then
+      -- What fails in company may fail because of it: those before it are recorded, and it runs again alone.
+      v_short := pg_catalog.jsonb_delete(v_short, pg_catalog.concat(v_place.graph, ':', v_step.node));
+      set local synchronous_commit = off;
+      v_group := 0;
+      v_at := pg_catalog.int4mi(v_at, 1);
       v_code := null;
-      continue;
-    end if;
-    v_kept := df_engine.settle_step(v_key, v_ready, v_instance, v_step.node, v_value, v_result.p_columns,
-                                    v_result.p_types, v_code, v_message, v_detail, v_hint, v_started);
-    v_code := null;
-    v_held := false;
-    if v_kept is null then
+      v_refused := false;
       commit;
-      p_report := pg_catalog.concat('interrupted:', v_instance, ':', v_step.node);
-      exit;
-    elsif v_kept then
+      continue;
+    else
+      v_next := df_engine.fail_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_code, v_message,
+                                    v_detail, v_hint, v_refused, v_started);
+      v_code := null;
+      v_refused := false;
+    end if;
+    v_group := 0;
+    if v_next.report is null or pg_catalog.texteq(v_next.report, 'again') then
       commit;
     else
       rollback;
     end if;
+    if pg_catalog.texteq(v_next.report, 'interrupted') then
+      p_report := pg_catalog.concat('interrupted:', v_place.id, ':', pg_catalog.split_part(v_step.name, ':', 3));
+      exit;
+    end if;
+    if v_next.steps is null then
+      v_next.queue := null;
+    end if;
+    v_place := v_next;
+    v_at := 0;
   end loop;
 end
 $$;
 
--- Requests: what a worker is given to run a step itself, be it SQL outside a transaction or in another database, or HTTP.
--- Made when the step is leased, after substitution and all checks; nothing here writes.
+-- Requests: what a worker is given to run a step itself, be it SQL outside a transaction or in another database, or HTTP. Made in a
+-- session of the submitter, after substitution and all checks, and kept in the queue until a worker leases it.
+
 
 -- What a direct step needs: the statement, and unless it is refused there, a block that runs it in a transaction and leaves
 -- its value in the setting df.step_result.
-create or replace function df_engine.direct_request(p_node df.nodes, p_autocommit boolean) returns jsonb
-language plpgsql stable set search_path = '' as $$
+create or replace function df_engine.direct_request(
+  p_id text, p_thread df_engine.thread, p_node df_engine.graph_nodes, p_autocommit boolean
+) returns jsonb
+language plpgsql stable as $$
 declare
-  v_sql constant pg_catalog.text := df_engine.bare_statement(
-    df_engine.render_step(p_node.instance_id, p_node._scope, p_node.query, 'sql'));
-  v_problem constant pg_catalog.text := df_engine.single_statement_problem(v_sql);
+  v_sql constant text := df_engine.bare_statement(df_engine.render(p_thread, (p_node).name_scopes, (p_node).query, 'sql'));
+  v_problem constant text := df_engine.single_statement_problem(v_sql);
 begin
   if v_problem is not null then
     raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
   end if;
   return jsonb_build_object(
     'sql', v_sql,
-    'application_name', 'pg_durable:' || p_node.instance_id || ':' || p_node.id,
-    'block', case when not p_autocommit then df_engine.remote_block(v_sql, coalesce(p_node._typed, false)) end,
-    'name_types', case when p_node._typed then $sql$select pg_catalog.array_agg(case
+    'application_name', 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, (p_node).node),
+    'block', case when not p_autocommit then df_engine.remote_block(v_sql, (p_node).typed) end,
+    'name_types', case when (p_node).typed then $sql$select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
         select from pg_catalog.pg_cast c
         where pg_catalog.oideq(c.castsource, t.oid) and pg_catalog.oideq(c.casttarget, 114::pg_catalog.oid)
@@ -6770,37 +6140,61 @@ end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_sql))), '@TYPED@'
 end
 $$;
 
--- What an HTTP step sends, after substitution and the checks of the policy. All attempts of one execution of a node share
--- an idempotency key, and no two executions do.
-create or replace function df_engine.http_step(p_node df.nodes, p_submitter oid) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-  v_vars constant pg_catalog.jsonb := (select i._vars from df.instances i where i.id = p_node.instance_id);
-  v_wanted constant pg_catalog.text[] := df_engine.http_names(p_node.node_type, p_node.query, v_vars);
-  v_generation constant pg_catalog.text :=
-    replace(substr(df_engine.stamp(p_node.instance_id, p_node._scope), 11), '::', '.');
+-- The key under which the other side knows a request again: all attempts of one execution of a node share it, and no two
+-- executions do.
+create or replace function df_engine.idempotency_key(p_instance bigint, p_node df_engine.graph_nodes, p_generations int[]) returns text
+language plpgsql stable as $$
 begin
-  return df_engine.http_request(
-    p_node.node_type,
-    df_engine.render_http(p_node.node_type, p_node.query, v_vars,
-                          df_engine.names(p_node.instance_id, p_node._scope, v_wanted),
-                          df_engine.known_names(p_node.instance_id)),
-    p_submitter,
-    jsonb_build_object('idempotency_key', p_node.instance_id || '/' || p_node.id || '/' || v_generation,
-                       'retry_on', p_node.retry_policy -> 'retry_on'));
+  return (
+    select lpad(to_hex(i.run_key), 16, '0') || '/' || (p_node).node || '/'
+           || substr(replace(df_engine.stamp(i.id, (p_node).tops, p_generations), '::', '.'), 10)
+    from df_engine.instances i where i.instance = p_instance);
 end
 $$;
 
--- What the worker needs to run a leased step; raises a refusal.
-create or replace function df_engine.leased_request(p_ready df_engine.ready, p_node df.nodes) returns jsonb
-language plpgsql stable set search_path = '' as $$
+-- What an HTTP step sends, after substitution and the checks of the policy.
+create or replace function df_engine.http_step(
+  p_submitter oid, p_thread df_engine.thread, p_node df_engine.graph_nodes
+) returns jsonb
+language plpgsql stable as $$
+declare
+  v_vars constant jsonb := df_engine.variables_of((p_thread).instance);
+  v_wanted constant text[] := df_engine.http_names((p_node).kind, (p_node).query, v_vars);
+  v_known constant text[] := df_engine.known_names((p_thread).instance);
 begin
-  if p_ready.deaths >= 12 then
-    raise exception 'the worker that ran this step died, again and again' using errcode = 'DF011';
-  elsif p_ready.lane = 'direct' then
-    return df_engine.direct_request(p_node, p_ready.autocommit);
+  return df_engine.http_request(
+    (p_node).kind,
+    df_engine.render_http((p_node).kind, (p_node).query, v_vars,
+                          df_engine.names((p_thread).instance, (p_thread).scope, (p_node).name_scopes, v_wanted, v_known), v_known),
+    p_submitter,
+    jsonb_build_object(
+      'idempotency_key', df_engine.idempotency_key((p_thread).instance, p_node, (p_thread).generations),
+      'retry_on', (p_node).retry -> 'retry_on'));
+end
+$$;
+
+-- Puts a claimed step into the lane of those that workers run, with its request; or fails it, if it is refused.
+create or replace function df_engine.open_request(
+  p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint,
+  p_node df_engine.graph_nodes, p_autocommit boolean
+) returns void
+language plpgsql as $$
+declare
+  v_request jsonb;
+begin
+  if (p_node).kind = 'SQL' then
+    v_request := df_engine.direct_request(p_id, p_thread, p_node, p_autocommit);
+  else
+    v_request := df_engine.http_step(p_submitter, p_thread, p_node);
   end if;
-  return df_engine.http_step(p_node, p_ready.submitter);
+  update df_engine.queue q
+  set lane = case (p_node).kind when 'SQL' then 'direct' else 'http' end, request = v_request, picked = true,
+      next_try_at = df_engine.clock(),
+      node = (p_node).node
+  where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue;
+  perform df_engine.wake('l', null);
+exception when sqlstate 'DF010' or sqlstate 'DF011' or sqlstate 'DF013' or sqlstate 'DF020' or data_exception or program_limit_exceeded then
+  perform df_engine.fail_node(p_id, p_graph, p_submitter, p_home, p_thread, p_queue, p_node, sqlerrm, df_engine.clock(), sqlstate);
 end
 $$;
 
@@ -6818,151 +6212,103 @@ language sql stable set search_path = '' as $$
     and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
 $$;
 
--- Claims one leased step, if it may still run. NULL: somebody holds its run or has claimed it, or it was dropped or failed
--- at once.
-create or replace function df_engine.lease_step(p_worker int, p_ready df_engine.ready) returns jsonb
-language plpgsql set search_path = '' as $$
+-- Claims one step of a lane, if it may still run. False: it was dropped, or somebody holds its run, and it is looked at again later.
+create or replace function df_engine.lease_step(p_worker int, p_queue df_engine.queue) returns boolean
+language plpgsql as $$
 declare
-  v_node df.nodes;
+  v_status text;
 begin
-  if not df_engine.hold_at_once(p_ready.instance_id) then
-    return null;
+  if not df_engine.try_lock_run((p_queue).instance) then
+    update df_engine.queue q set next_try_at = df_engine.clock() + interval '200 ms'
+    where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+    return false;
   end if;
-  update df_engine.ready r set worker = p_worker
-  from (select q.lane, q.submitter, q.id from df_engine.ready q
-        where q.lane = p_ready.lane and q.submitter = p_ready.submitter and q.id = p_ready.id and q.worker is null
-        for update skip locked) f
-  where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
-  if not found then
-    return null;
+  v_status := (select i.status from df_engine.instances i where i.instance = (p_queue).instance);
+  if v_status is null or v_status not in ('pending', 'running') or (p_queue).races is not null and df_engine.has_lost((p_queue).races) then
+    delete from df_engine.queue q
+    where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+    return false;
   end if;
-  select * into v_node from df.nodes n where n.instance_id = p_ready.instance_id and n.id = p_ready.node_id;
-  if df_engine.hold_run(p_ready.instance_id) is null
-     or not df_engine.scope_open(p_ready.instance_id, v_node._scope) then
-    delete from df_engine.ready r where r.lane = p_ready.lane and r.submitter = p_ready.submitter and r.id = p_ready.id;
-    return null;
-  end if;
-  return df_engine.open_lease(p_worker, p_ready, v_node);
+  update df_engine.queue q set worker = p_worker, leased_at = df_engine.clock()
+  where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+  return true;
 end
 $$;
 
--- The request of a step that has just been leased; NULL when it is refused, and so has failed.
-create or replace function df_engine.open_lease(p_worker int, p_ready df_engine.ready, p_node df.nodes) returns jsonb
-language plpgsql set search_path = '' as $$
-declare
-  v_request pg_catalog.jsonb;
-begin
-  v_request := df_engine.leased_request(p_ready, p_node);
-  perform df_engine.mark_running(p_ready.instance_id, p_ready.node_id, df_engine.clock());
-  return v_request;
-exception when sqlstate 'DF010' or sqlstate 'DF013' or sqlstate 'DF011' or sqlstate 'DF020' or data_exception or program_limit_exceeded then
-  perform df_engine.finish_leased(p_worker, p_ready.id, json_build_object(
-    'error', sqlerrm, 'class', 'refused', 'sqlstate', sqlstate));
-  return null;
-end
-$$;
-
--- Claims up to p_limit steps of a lane after a place. p_last: the last one that was looked at; p_ended: there was no other.
-create or replace function df_engine.lease_steps(
-  p_worker int, p_lane text, p_after bigint, p_upto bigint, p_limit int,
-  out p_leases jsonb[], out p_last bigint, out p_ended boolean
-)
-language plpgsql set search_path = '' as $$
-declare
-  v_ready df_engine.ready;
-  v_request pg_catalog.jsonb;
-  v_looked int := 0;
-begin
-  p_leases := '{}';
-  p_last := p_after;
-  for v_ready in
-    select * from df_engine.ready r
-    where r.lane = p_lane and r.lane <> 'sql' and r.id > p_after and r.id <= p_upto and r.worker is null
-    order by r.id limit 1000
-  loop
-    exit when cardinality(p_leases) >= p_limit;
-    v_looked := v_looked + 1;
-    p_last := v_ready.id;
-    v_request := df_engine.lease_step(p_worker, v_ready);
-    if v_request is not null then
-      p_leases := p_leases || jsonb_build_object(
-        'ticket', v_ready.id, 'role', pg_get_userbyid(v_ready.submitter), 'database',
-        (select case when p_lane = 'direct' then coalesce(i.database, current_database()) end
-         from df.instances i where i.id = v_ready.instance_id), 'request', v_request);
-    end if;
-  end loop;
-  p_ended := v_looked < 1000 and cardinality(p_leases) < p_limit;
-end
-$$;
-
--- Claims up to p_limit steps of a lane for a worker, first of those that it had to leave behind.
+-- Claims up to p_limit steps of a lane for a worker. One that has killed its workers again and again fails.
+-- Granted to workers.
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
 returns table (ticket bigint, role text, database text, request jsonb)
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
-  v_front constant bigint := coalesce(df_engine.place(p_lane || '_front')::bigint, 0);
-  v_old pg_catalog.record;
-  v_new pg_catalog.record;
+  v_queue df_engine.queue;
 begin
-  v_old := df_engine.lease_steps(p_worker, p_lane, coalesce(df_engine.place(p_lane || '_back')::bigint, 0), v_front, p_limit);
-  perform df_engine.set_place(p_lane || '_back', case when not v_old.p_ended then v_old.p_last::pg_catalog.text end);
-  v_new := df_engine.lease_steps(p_worker, p_lane, v_front, 9223372036854775807,
-                                 p_limit - cardinality(v_old.p_leases));
-  perform df_engine.set_place(p_lane || '_front', v_new.p_last::pg_catalog.text);
-  return query
-    select (l.lease ->> 'ticket')::bigint, l.lease ->> 'role', l.lease ->> 'database', l.lease -> 'request'
-    from unnest(v_old.p_leases || v_new.p_leases) as l(lease);
+  for v_queue in
+    select q.* from df_engine.queue q
+    where q.lane = p_lane and q.lane <> 'sql' and q.next_try_at <= df_engine.clock() and q.worker is null
+    order by q.next_try_at, q.id limit p_limit for update skip locked
+  loop
+    continue when not df_engine.lease_step(p_worker, v_queue);
+    if v_queue.crash_score >= 12 then
+      perform df_engine.finish_leased(p_worker, v_queue.id, json_build_object(
+        'error', 'the worker that ran this step died, again and again', 'class', 'refused', 'sqlstate', 'DF011'));
+      continue;
+    end if;
+    ticket := v_queue.id;
+    role := pg_get_userbyid(v_queue.submitter);
+    database := case when p_lane = 'direct' then coalesce(
+      (select i.database from df_engine.instances i where i.instance = v_queue.instance), current_database()) end;
+    request := v_queue.request;
+    return next;
+  end loop;
 end
 $$;
 
 -- Records the outcome of a leased step and moves its run on. False: the run is over or the lease was lost, and the outcome
 -- is dropped. NULL: not now, somebody holds the run. p_outcome: {"rows", "row_count", "columns", "types"} of a statement,
 -- {"value"} of a request, or {"error", "class", "sqlstate", "retry_after"}, where a statement's error is {"message", "detail", "hint"}.
+-- Granted to workers.
 create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
 declare
-  v_ready df_engine.ready;
-  v_node df.nodes;
-  v_end df_engine.move;
-  v_root pg_catalog.text;
-  v_kept boolean;
-  v_outcome constant pg_catalog.jsonb := p_outcome::pg_catalog.jsonb;
+  q df_engine.queue;
+  i df_engine.instances;
+  g df_engine.graph_nodes;
+  t df_engine.thread;
+  v_ending df_engine.ending;
+  v_outcome constant jsonb := p_outcome::jsonb;
 begin
-  select * into v_ready from df_engine.ready r
-  where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http');
+  select * into q from df_engine.queue x
+  where x.id = p_ticket and x.worker = p_worker and x.lane in ('direct', 'http');
   if not found then
     return false;
-  elsif not df_engine.hold_at_once(v_ready.instance_id) then
+  elsif not df_engine.try_lock_run(q.instance) then
     return null;
   end if;
-  delete from df_engine.ready r where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http');
-  v_root := df_engine.hold_run(v_ready.instance_id);
-  if v_root is null then
+  delete from df_engine.queue x where x.lane = q.lane and x.submitter = q.submitter and x.id = q.id;
+  select * into i from df_engine.instances x where x.instance = q.instance and x.status in ('pending', 'running');
+  if not found or q.races is not null and not df_engine.lock_races(q.races, true) then
     return false;
   end if;
-  select * into v_node from df.nodes n where n.instance_id = v_ready.instance_id and n.id = v_ready.node_id;
-  v_end := df_engine.leased_ending(p_outcome);
-  if v_end.error is not null and df_engine.retry_step(v_node.instance_id, v_node.id, v_end.error,
-       coalesce(v_outcome ->> 'sqlstate', v_outcome ->> 'class'), df_engine.leased_retryable(v_node, v_outcome),
-       (v_outcome ->> 'retry_after')::numeric, coalesce(v_node.started_at, df_engine.clock())) then
-    v_kept := df_engine.hold_races(v_node.instance_id, v_node._scope);
-  else
-    v_kept := df_engine.advance(v_node.instance_id, v_root, null, v_node.id, v_end, df_engine.clock());
+  select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = q.node;
+  t := row(q.instance, q.scope, q.node, q.generations, q.activation, q.races);
+  v_ending := df_engine.leased_ending(p_outcome);
+  v_ending.started_at := coalesce(q.leased_at, df_engine.clock());
+  if v_ending.error is not null and df_engine.retry_step(t, g, v_ending.error,
+       coalesce(v_outcome ->> 'sqlstate', v_outcome ->> 'class'), df_engine.leased_retryable(g, v_outcome),
+       (v_outcome ->> 'retry_after')::numeric, v_ending.started_at) then
+    return true;
   end if;
-  if not v_kept then
-    raise exception 'node % of instance % lost its race', v_node.id, v_node.instance_id using errcode = 'DF001';
-  end if;
+  perform df_engine.put_outcome(t, g, v_ending);
+  perform df_engine.advance(i.id, i.graph, i.submitter, true, t, null, v_ending);
   return true;
-exception when sqlstate 'DF001' then
-  delete from df_engine.ready r where r.id = p_ticket and r.worker = p_worker and r.lane in ('direct', 'http');
-  return false;
 end
 $$;
 
-create or replace function df_engine.leased_ending(p_outcome json) returns df_engine.move
-language plpgsql stable set search_path = '' as $$
+create or replace function df_engine.leased_ending(p_outcome json) returns df_engine.ending
+language plpgsql stable as $$
 declare
   v_limit constant bigint := df_engine.setting('max_result_bytes')::bigint;
   v_columns constant pg_catalog.text[] := df_engine.texts(p_outcome -> 'columns');
@@ -6970,20 +6316,20 @@ declare
   v_result pg_catalog.json := coalesce(p_outcome -> 'rows', p_outcome -> 'value');
 begin
   if p_outcome ->> 'message' is not null then
-    return df_engine.fail(df_engine.error_text(
+    return df_engine.failed(df_engine.error_text(
       p_outcome ->> 'sqlstate', p_outcome ->> 'message', p_outcome ->> 'detail', p_outcome ->> 'hint'));
   elsif p_outcome ->> 'error' is not null then
-    return df_engine.step_ending(null, null, null, p_outcome ->> 'sqlstate', p_outcome ->> 'error');
+    return df_engine.failed(p_outcome ->> 'error', null, p_outcome ->> 'sqlstate');
   elsif octet_length(v_result::pg_catalog.text) > v_limit then
-    return df_engine.fail(format('the result has %s bytes of JSON, and max_result_bytes allows %s' || chr(10)
+    return df_engine.failed(format('the result has %s bytes of JSON, and max_result_bytes allows %s' || chr(10)
       || 'HINT: Return keys, and leave the data in a table that the next step reads.',
       octet_length(v_result::pg_catalog.text), v_limit));
   elsif p_outcome -> 'rows' is null then
-    return df_engine.done('ok', v_result::pg_catalog.jsonb);
+    return df_engine.ended_well(v_result);
   elsif v_names <> v_columns then
     v_result := df_engine.renamed_rows(v_result, v_names);
   end if;
-  return df_engine.done('ok', jsonb_build_object('rows', v_result, 'row_count', p_outcome -> 'row_count'), v_names,
+  return df_engine.ended_well(json_build_object('rows', v_result, 'row_count', p_outcome -> 'row_count'), v_names,
                         df_engine.texts(p_outcome -> 'types'));
 end
 $$;
@@ -6994,55 +6340,58 @@ language sql immutable set search_path = '' as $$
   select array(select json_array_elements_text(p_list)) where json_typeof(p_list) = 'array'
 $$;
 
-create or replace function df_engine.leased_retryable(p_node df.nodes, p_outcome jsonb) returns boolean
-language sql stable set search_path = '' as $$
+create or replace function df_engine.leased_retryable(p_node df_engine.graph_nodes, p_outcome jsonb) returns boolean
+language sql stable as $$
   select case
     when p_outcome ->> 'class' = 'refused' then false
-    when p_node.node_type = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), p_node.retry_policy)
-    when p_node.retry_policy is not null and not p_node.retry_policy ? 'retry_on' then true
+    when (p_node).kind = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
+    when (p_node).retry is not null and not (p_node).retry ? 'retry_on' then true
     else df_engine.http_retryable(p_outcome ->> 'class',
-      case when p_node.retry_policy ? 'retry_on'
-           then array(select jsonb_array_elements_text(p_node.retry_policy -> 'retry_on')) end)
+      case when (p_node).retry ? 'retry_on'
+           then array(select jsonb_array_elements_text((p_node).retry -> 'retry_on')) end)
   end;
 $$;
 
 -- Gives leased steps back, for another worker. False: some of them not now, somebody is cancelling their runs.
+-- Granted to workers.
 create or replace function df_engine.release_leased(p_worker int, p_tickets bigint[]) returns boolean
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  update df_engine.ready r set worker = null
-  from (select q.lane, q.submitter, q.id from df_engine.ready q
+  update df_engine.queue r set worker = null
+  from (select q.lane, q.submitter, q.id from df_engine.queue q
         where q.worker = p_worker and q.id = any (p_tickets) and q.lane in ('direct', 'http') for update skip locked) f
   where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
   perform df_engine.wake('l', null);
-  return not exists (select from df_engine.ready r
+  return not exists (select from df_engine.queue r
                      where r.worker = p_worker and r.id = any (p_tickets) and r.lane in ('direct', 'http'));
 end
 $$;
 
 -- The worker that was p_former is alive: it had lost its connection while it ran these steps, which was not their doing.
+-- Granted to workers.
 create or replace function df_engine.acquit_leased(p_former int, p_tickets bigint[]) returns void
-language sql security definer set search_path = '' as $$
-  update df_engine.ready r set deaths = 0, worker = nullif(r.worker, p_former)
-  from (select q.lane, q.submitter, q.id from df_engine.ready q
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  update df_engine.queue r set crash_score = 0, worker = nullif(r.worker, p_former)
+  from (select q.lane, q.submitter, q.id from df_engine.queue q
         where q.lane in ('direct', 'http') and q.id = any (p_tickets) for update skip locked) f
   where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
 $$;
 
 -- Frees the leases of workers that are gone. Each is weak evidence that the step has killed the worker (df_engine.accuse),
 -- unless the server has been restarted since the worker was last seen.
+-- Granted to workers.
 create or replace function df_engine.reclaim_leases() returns int
-language plpgsql security definer set search_path = '' set plan_cache_mode = 'force_generic_plan'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
 declare
   v_freed int;
 begin
-  perform pg_catalog.pg_stat_clear_snapshot();  -- who is alive must not be older than the leases
-  update df_engine.ready r
+  perform pg_stat_clear_snapshot();  -- who is alive must not be older than the leases
+  update df_engine.queue r
   set worker = null,
-      deaths = r.deaths + (exists (select from df._worker_epoch w
-                                   where w._worker = r.worker and w.last_seen_at > pg_postmaster_start_time()))::int
-  from (select q.lane, q.submitter, q.id from df_engine.ready q
+      crash_score = r.crash_score + (exists (select from df_engine.workers w
+                                   where w.worker = r.worker and w.last_seen_at > pg_postmaster_start_time()))::int
+  from (select q.lane, q.submitter, q.id from df_engine.queue q
         where q.lane in ('direct', 'http') and q.worker is not null
           and q.worker not in (select df_engine.live_workers()) for update skip locked) f
   where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
@@ -7051,111 +6400,600 @@ begin
 end
 $$;
 
+-- Node states: what outcomes and waiting threads say about each node of a run, also about those that leave no outcome of their own,
+-- the sequences and IFs. What is said of one run is folded by a function that reads no table; the view brings the rows together, with
+-- its owner's rights, and df.nodes and the functions of monitoring read it.
+
+do $types$
+begin
+  if to_regtype('df_engine.node_shape') is null then
+    create type df_engine.node_shape as (node int, last int, parent int, place int, kind text, levels int, top int);
+    -- key: the generations of the scopes around the node, as eight hexadecimal digits each, so that text compares as they do.
+    -- state: as in outcomes; q queued, w running.
+    create type df_engine.node_sign as (node int, state "char", key text);
+    create type df_engine.node_state as (
+      node int, status text, key text, began_with int, ended_with int, inferred_status text, from_ancestor int);
+  end if;
+end
+$types$;
+
+-- Steps that sessions are in now, as their application_name says. PostgreSQL keeps what it has read of activity until the end of
+-- the transaction: whoever joins this with rows that may be newer calls pg_stat_clear_snapshot first.
+create or replace view df_engine.steps_in_sessions as
+  select a.pid, a.usesysid as submitter, split_part(a.application_name, ':', 2)::varchar as id,
+         split_part(a.application_name, ':', 3)::varchar as node_id, a.xact_start,
+         a.state is not null and a.backend_xid is null as ended  -- its transaction is over; unknown to who may not read activity
+  from pg_catalog.pg_stat_activity a
+  where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
+
+-- A stamp: <scope>::<generation>, where a scope is <stamp of the surrounding scope>::<its top node>.
+-- Granted to users.
+create or replace function df_engine.stamp(p_id text, p_tops int[], p_generations int[]) returns text
+language sql immutable
+return p_id || '::' || coalesce(p_generations[1], 1) || coalesce((
+  select string_agg('::' || df_engine.node_id(p_id, t.top) || '::' || p_generations[t.place + 1], '' order by t.place)
+  from unnest(p_tops) with ordinality t(top, place)), '');
+
+-- Granted to users.
+create or replace function df_engine.generations_key(p_generations int[]) returns text
+language sql immutable
+return coalesce((select string_agg(lpad(to_hex(g.generation), 8, '0'), '' order by g.place)
+                 from unnest(p_generations) with ordinality g(generation, place)), '00000001');
+
+-- Granted to users.
+create or replace function df_engine.key_generations(p_key text) returns int[]
+language sql immutable
+return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from generate_series(0, length(p_key) / 8 - 1) n);
+
+-- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
+--
+-- From the leaves: a sequence or IF is what its last touched part is. A part counts when it was touched in the newest generation of
+-- the scopes around. From the root: a stamp is superseded when its scope, or one around it, has a newer generation; what can no longer
+-- run is skipped, and the nearest ancestor that has ended for good decides so.
+-- Granted to users.
+create or replace function df_engine.fold_states(
+  p_shapes df_engine.node_shape[], p_signs df_engine.node_sign[], p_generation int, p_run text
+) returns setof df_engine.node_state
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  c_ended constant "char"[] := '{c,b,f}';
+  n df_engine.node_shape;
+  s df_engine.node_sign;
+  v_lasts int[]; v_parents int[]; v_places int[]; v_kinds text[]; v_levels int[]; v_tops int[];
+  v_states "char"[];       -- what is shown
+  v_keys text[];           -- the stamp of that
+  v_newest text[] collate "C";  -- the newest generations seen in the node or below
+  v_began int[]; v_ended int[];
+  v_live boolean[]; v_old boolean[]; v_deciders int[]; v_origins int[]; v_highest int[];
+  v_count int := 0;
+  v_part int; v_next int; v_prefix text; v_width int; v_state "char"; v_top int; v_open boolean; v_whole boolean;
+  r df_engine.node_state;
+begin
+  foreach n in array p_shapes loop
+    v_count := v_count + 1;
+    v_lasts[v_count] := n.last;
+    v_parents[v_count] := n.parent;
+    v_places[v_count] := n.place;
+    v_kinds[v_count] := n.kind;
+    v_levels[v_count] := n.levels;
+    v_tops[v_count] := n.top;
+  end loop;
+  v_newest := array_fill(''::text, array[v_count]);
+  v_keys := array_fill(null::text, array[v_count]);
+  v_states := array_fill(null::"char", array[v_count]);
+  foreach s in array p_signs loop
+    if s.state <> 'q' then
+      v_states[s.node] := case when s.state in ('w', 'o') then 'r' when s.state = 'x' then 'f' else s.state end;
+      v_keys[s.node] := s.key;
+    end if;
+    if v_newest[s.node] < s.key collate "C" then
+      v_newest[s.node] := s.key;
+    end if;
+  end loop;
+
+  for i in reverse v_count..1 loop
+    v_width := 8 * (v_levels[i] + 1);
+    v_began[i] := i;
+    v_ended[i] := i;
+    if v_kinds[i] in ('THEN', 'IF') then
+      v_prefix := left(v_newest[i], v_width);
+      v_state := case when v_states[i] = 'f' and v_keys[i] = v_prefix then 'f' end;  -- an IF that could not be judged
+      v_part := i + 1;
+      while v_prefix <> '' and v_part <= v_lasts[i] loop
+        if left(v_newest[v_part], v_width) = v_prefix then
+          v_open := left(v_keys[v_part], v_width) is distinct from v_prefix;  -- it has only been queued
+          if v_state is null then
+            v_began[i] := v_began[v_part];
+          end if;
+          v_ended[i] := v_ended[v_part];
+          -- A part that has ended well ends the whole if it is a branch, or the second of a sequence.
+          v_state := case
+            when not v_open and v_states[v_part] = any (c_ended)
+              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 else 0 end
+                        then 'r' else v_states[v_part] end
+            when v_state is null and (v_open or v_states[v_part] is null) then 'q'
+            else 'r' end;
+        end if;
+        v_part := v_lasts[v_part] + 1;
+      end loop;
+      v_states[i] := nullif(v_state, 'q');
+      v_keys[i] := case when v_states[i] is not null then v_prefix end;
+    elsif v_kinds[i] = 'LOOP' and v_states[i] = 'r' then
+      v_keys[i] := left(v_newest[i], v_width);  -- a thread in it may be further on than the row of the LOOP says
+    end if;
+    if v_parents[i] is not null and v_newest[v_parents[i]] < v_newest[i] collate "C" then
+      v_newest[v_parents[i]] := v_newest[i];
+    end if;
+  end loop;
+
+  v_whole := p_run = 'failed' and not coalesce(v_states[1] = any (c_ended), false);
+  for i in 1..v_count loop
+    v_width := 8 * (v_levels[i] + 1);
+    v_part := v_parents[i];
+    v_top := v_tops[i];
+    -- Whether the newest generation of the scope whose top this is lies within the newest of the scope around it.
+    if v_top = i then
+      v_next := v_tops[v_part];
+      v_live[i] := case when v_next = 0 then left(v_newest[i], 8) = lpad(to_hex(p_generation), 8, '0')
+                        else v_live[v_next] and left(v_newest[i], v_width - 8) = left(v_newest[v_next], v_width - 8) end;
+    end if;
+    v_old[i] := v_keys[i] is not null and not (
+      case when v_top = 0 then v_keys[i] = lpad(to_hex(p_generation), 8, '0')
+           else v_live[v_top] and v_keys[i] = left(v_newest[v_top], v_width) end);
+    if v_part is not null then
+      v_deciders[i] := case when v_states[v_part] = any (c_ended) and not v_old[v_part] then v_part else v_deciders[v_part] end;
+      v_next := ('x' || right(v_keys[v_part], 8))::bit(32)::int;
+      v_origins[i] := case when v_next >= coalesce(v_highest[v_part], 0) then v_part else v_origins[v_part] end;
+      v_highest[i] := greatest(v_next, v_highest[v_part]);
+    end if;
+    v_state := v_states[i];
+    r.node := i;
+    r.key := v_keys[i];
+    r.began_with := v_began[i];
+    r.ended_with := v_ended[i];
+    r.status := case
+      when v_state in ('c', 'b') then 'completed'
+      when v_state = 'f' or v_state = 'r' and v_whole then 'failed'
+      when v_state = 'r' and p_run in ('pending', 'running') then 'running'
+      else 'pending' end;
+    r.inferred_status := case
+      when v_state = any (c_ended) and not v_old[i] or v_state = 'r' and v_whole then r.status
+      when v_deciders[i] is not null or p_run not in ('pending', 'running') then 'skipped'
+      when v_state = any (c_ended) then 'pending'
+      else r.status end;
+    r.from_ancestor := case
+      when r.inferred_status = 'skipped' then v_deciders[i]
+      when r.inferred_status = 'pending' and v_state = any (c_ended) then v_origins[i] end;
+    return next r;
+  end loop;
+end
+$$;
+
+-- Every node of every run, with its graph's part of it and what is known; not filtered, so nobody is granted this.
+create or replace view df_engine.node_rows as
+  select i.instance, i.id as instance_id, i.submitter, i.database, i.created_at, g.node, g.parent, g.place, g.kind, g.query,
+         g.result_name, g.retry, g.tops, s.left_child, s.right_child, s.condition_child, s.extra_children, s.status,
+         s.inferred_status, s.from_ancestor, s.key, o.state, o.value, o.columns,
+         case s.status when 'failed' then coalesce(o.error, i.error) when 'running' then coalesce(o.error, s.error) end as error,
+         case when o.node is not null then o.attempts when s.status = 'running' then 1 else 0 end as attempts,
+         case when o.state = 'r' then o.started_at else coalesce(s.since, b.started_at) end as started_at,
+         case when o.state = 'r' then o.ended_at end as retry_at,
+         case when s.status in ('completed', 'failed') then o.ended_at end as completed_at
+  from df_engine.instances i
+  cross join lateral (
+    with graph as materialized (
+      select n.* from df_engine.graph_nodes n where n.graph = i.graph
+    ), waiting as materialized (
+      select t.node, case when t.kind in ('retry', 'pace') then 'q' else 'w' end::"char" as state, t.generations, t.since
+      from df_engine.timers t where t.instance = i.instance
+      union all
+      select x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
+      union all
+      select a.node, 'w', a.generations, a.since from df_engine.activations a where a.instance = i.instance
+      union all
+      select q.node, case when q.worker is null then 'q' else 'w' end::"char", q.generations, q.leased_at
+      from df_engine.queue q where q.instance = i.instance
+      union all
+      -- Steps that a session is in: at the node of a row in the queue, or further on in its segment.
+      select n.node, 'w', q.generations, c.xact_start
+      from df_engine.steps_in_sessions c
+      join df_engine.queue q on q.instance = i.instance and q.lane = 'sql'
+      join graph b on b.node = q.node
+      join graph n on n.node between q.node and b.until and df_engine.node_id(i.id, n.node) = c.node_id
+      where c.id = i.id and c.submitter = i.submitter and i.status in ('pending', 'running') and not exists (
+        select from df_engine.outcomes d
+        where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'f', 'x') and d.generations is not distinct from q.generations)
+    ), children as (
+      select c.parent, max(c.node) filter (where c.place = 0) as condition_child, max(c.node) filter (where c.place = 1) as left_child,
+             max(c.node) filter (where c.place = 2) as right_child,
+             array_agg(c.node order by c.place) filter (where c.place > 2) as extra_children
+      from graph c group by c.parent
+    )
+    select f.*, k.condition_child, k.left_child, k.right_child, k.extra_children,
+           (select w.since from waiting w where w.node = f.began_with and w.state = 'w' limit 1) as since,
+           (select a.error from df_engine.activations a
+            where a.instance = i.instance and a.node = f.node and a.error is not null limit 1) as error
+    from df_engine.fold_states(
+      array(select row(n.node, n.last, n.parent, n.place, n.kind, n.levels,
+                       coalesce(n.tops[cardinality(n.tops)], 0))::df_engine.node_shape
+            from graph n order by n.node),
+      array(select row(u.node, u.state, df_engine.generations_key(u.generations))::df_engine.node_sign
+            from (select o.node, o.state, o.generations, 1 as place from df_engine.outcomes o where o.instance = i.instance
+                  union all
+                  select w.node, w.state, w.generations, case w.state when 'q' then 2 else 3 end from waiting w) u
+            order by u.place),
+      i.generation, i.status) f
+    left join children k on k.parent = f.node
+  ) s
+  join df_engine.graph_nodes g on g.graph = i.graph and g.node = s.node
+  left join df_engine.outcomes o on o.instance = i.instance and o.scope = 0 and o.node = s.ended_with
+    and (s.status in ('completed', 'failed') or o.state in ('r', 'o'))
+  left join df_engine.outcomes b on b.instance = i.instance and b.scope = 0 and b.node = s.began_with and s.key is not null;
+
+-- The views that clients read: read-only, with the owner's rights, filtered to what the reader may see. Their columns are public.
+
+create or replace view df.instances with (security_barrier) as
+  select i.id, i.label, df_engine.node_id(i.id, 1) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
+         i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
+         i.wait_reason, i.input
+  from df_engine.instances i
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+-- What monitoring needs beyond df.instances.
+-- Granted to users.
+create or replace view df_engine.visible_runs with (security_barrier) as
+  select i.instance, i.id, i.label, i.status, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
+         i.wait_reason, i.cancelled_in, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
+         (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
+  from df_engine.instances i
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+-- Granted to users.
+create or replace view df_engine.visible_nodes with (security_barrier) as
+  select df_engine.node_id(r.instance_id, r.node) as id, r.instance_id, r.node, r.parent, r.place, r.kind as node_type,
+         df_engine.shown_query(r.query, df_engine.node_id(r.instance_id, r.condition_child),
+           (select array_agg(df_engine.node_id(r.instance_id, e.node) order by e.node) from unnest(r.extra_children) e(node))) as query,
+         r.result_name, df_engine.node_id(r.instance_id, r.left_child) as left_node,
+         df_engine.node_id(r.instance_id, r.right_child) as right_node, r.status,
+         case r.status when 'completed' then r.value::jsonb when 'failed' then to_jsonb(r.error) end as result, r.error,
+         r.submitter::regrole as submitted_by, r.database, r.created_at,
+         coalesce(r.completed_at, r.started_at, r.created_at) as updated_at,
+         case when r.key is not null then jsonb_build_object(
+           'execution_id', df_engine.stamp(r.instance_id, r.tops, df_engine.key_generations(r.key)))
+           || case when r.retry_at is not null then jsonb_build_object('retry_at', r.retry_at) else '{}' end end as status_details,
+         r.columns as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
+         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor
+  from df_engine.node_rows r
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
+
+create or replace view df.nodes with (security_barrier) as
+  select n.id, n.instance_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status, n.result, n.error,
+         n.submitted_by, n.database, n.created_at, n.updated_at, n.status_details, n.result_columns, n.retry_policy, n.attempts,
+         n.started_at, n.completed_at
+  from df_engine.visible_nodes n;
+
+create or replace view df.vars with (security_barrier) as
+  select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
+
+create or replace view df._worker_epoch as
+  select w.epoch_id, w.started_at, w.last_seen_at from df_engine.workers w;
+
+create or replace view df.settings with (security_barrier) as
+  select s.name, s.value, s.description from df_engine.settings s where s.name <> 'loopback_dsn' or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute'));
+
+create or replace view df.http_allowlist as
+  select a.pattern, a.allow_private, a.note from df_engine.http_allowlist a;
+
+create or replace view df.signals with (security_barrier) as
+  select s.signal_id, i.id as instance_id, s.signal_name, s.signal_data, s.status, s.sent_by, s.sent_at, s.delivered_at,
+         (select array_agg(df_engine.node_id(i.id, d.node)::text order by d.place)
+          from unnest(s.delivered_to) with ordinality d(node, place)) as delivered_to
+  from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+-- Signals of runs that the reader can see, and the transactions that sent them.
+-- Granted to users.
+create or replace view df_engine.visible_inbox with (security_barrier) as
+  select s.instance, s.sent_in
+  from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+-- Granted to users.
+create or replace view df_engine.visible_executions with (security_barrier) as
+  select i.id as instance_id, e.generation, e.events, e.started_at, e.finished_at, e.error
+  from df_engine.executions e join df_engine.instances i on i.instance = e.instance
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+-- Status changes of the current generation of a run's root scope, which began when its LOOP last turned, or with its first step.
+-- Granted to users.
+create or replace view df_engine.visible_events with (security_barrier) as
+  select i.id as instance_id,
+         (select sum(o.events) from df_engine.outcomes o
+          where o.instance = i.instance and coalesce(o.generations[1], 1) = i.generation)::bigint
+           + (select count(*) from df_engine.activations a where a.instance = i.instance) as events,
+         coalesce((select max(e.finished_at) from df_engine.executions e where e.instance = i.instance),
+                  (select min(o.started_at) from df_engine.outcomes o where o.instance = i.instance), i.created_at) as began_at
+  from df_engine.instances i
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+comment on view df.instances is 'One row a run; error says why it failed or was cancelled, wait_reason why it does not progress';
+comment on view df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
+comment on view df.vars is 'Variables, read in workflows as {name}; each role has its own, copied into a run when it starts';
+comment on view df._worker_epoch is 'One row a running worker; max(last_seen_at) less than 15 s ago means that one is alive';
+comment on view df.settings is 'The settings; change them with df.set_setting';
+comment on view df.http_allowlist is 'Hosts that HTTP steps may reach; change it with df.http_allow and df.http_disallow';
+comment on view df.signals is 'Signals of the runs the reader can see: pending in the inbox, delivered (and to which nodes), or undeliverable';
+
+-- Due: what happens when the time of a timer has come or a signal has been sent. Nothing here runs a user's SQL or reads a user's text, so
+-- a worker's supervising connection does it for every role, and waits for nobody's locks. Each item is tried in a subtransaction of its
+-- own; one whose run is held is looked at again later.
+
+-- The transition that follows when a waiting thread's node ends. Its rows are gone, and its run is held.
+create or replace function df_engine.end_wait(p_thread df_engine.thread, p_value jsonb, p_since timestamptz) returns void
+language plpgsql as $$
+declare
+  i df_engine.instances;
+  g df_engine.graph_nodes;
+  v_ending constant df_engine.ending := df_engine.ended_well(p_value::json, null, null, p_since);
+begin
+  select * into i from df_engine.instances x where x.instance = (p_thread).instance;
+  select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = (p_thread).node;
+  perform df_engine.put_outcome(p_thread, g, v_ending);
+  perform df_engine.advance(i.id, i.graph, i.submitter, true, p_thread, null, v_ending);
+end
+$$;
+
+-- Whether a waiting thread may still go on; its run is held by the caller.
+create or replace function df_engine.may_go_on(p_instance bigint, p_races bigint[]) returns boolean
+language plpgsql as $$
+begin
+  perform from df_engine.instances i where i.instance = p_instance and i.status in ('pending', 'running');
+  return found and (p_races is null or df_engine.lock_races(p_races, true));
+end
+$$;
+
+-- Fires one due timer, whose row and run the caller has locked.
+create or replace function df_engine.fire_timer(p_timer df_engine.timers) returns void
+language plpgsql as $$
+declare
+  t constant df_engine.thread := row((p_timer).instance, (p_timer).scope, (p_timer).node, (p_timer).generations,
+                                     (p_timer).activation, (p_timer).races);
+  v_query text;
+begin
+  delete from df_engine.timers x where x.id = (p_timer).id;
+  if (p_timer).kind = 'timeout' then
+    delete from df_engine.waits w where w.id = (p_timer).id;
+  end if;
+  if not df_engine.may_go_on(t.instance, t.races) then
+    return;
+  elsif (p_timer).kind in ('retry', 'pace') then
+    insert into df_engine.queue (submitter, instance, scope, node, generations, activation, races, picked)
+    select i.submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true
+    from df_engine.instances i where i.instance = t.instance;
+    return;
+  end if;
+  select n.query into v_query
+  from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = t.node where i.instance = t.instance;
+  perform df_engine.end_wait(t, case (p_timer).kind
+    when 'sleep' then jsonb_build_object('slept', true, 'seconds', v_query::pg_catalog.jsonb)
+    when 'schedule' then '{"scheduled": true}'
+    else jsonb_build_object('signal_name', v_query::pg_catalog.jsonb -> 'signal_name', 'timed_out', true, 'data', null) end, (p_timer).since);
+end
+$$;
+
+-- The open waits that a signal is for, locked: all of its name; for a reserved one those it is reserved for, or one other
+-- when they have all ended in the meantime. Waits of branches that have lost their race are removed.
+create or replace function df_engine.waits_for(p_signal df_engine.inbox) returns bigint[]
+language plpgsql as $$
+declare
+  v_waits bigint[];
+begin
+  delete from df_engine.waits w
+  where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
+    and w.races is not null and df_engine.has_lost(w.races);
+  v_waits := array(
+    select w.id from df_engine.waits w
+    where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
+    order by w.id for update);
+  return case
+    when (p_signal).reserved is null then v_waits
+    when not v_waits && (p_signal).reserved then v_waits[:1]
+    else array(select w from unnest(v_waits) w where w = any ((p_signal).reserved))
+  end;
+end
+$$;
+
+-- Delivers one fresh signal to open waits, keeps it, or gives it up. Its run is held.
+create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) returns void
+language plpgsql as $$
+declare
+  v_waits bigint[];
+  v_id bigint;
+  w df_engine.waits;
+  v_nodes int[];
+begin
+  perform from df_engine.instances i where i.instance = (p_signal).instance and i.status in ('pending', 'running');
+  if not found then
+    update df_engine.inbox s set status = 'undeliverable', fresh = false, reserved = null
+    where s.signal_id = (p_signal).signal_id;
+    return;
+  end if;
+  v_waits := df_engine.waits_for(p_signal);
+  if v_waits <> '{}' then
+    -- At once: a wait that opens when one of these has ended must not find this signal.
+    update df_engine.inbox s set fresh = false, status = 'delivered' where s.signal_id = (p_signal).signal_id;
+  end if;
+  foreach v_id in array v_waits loop
+    -- A wait is gone when one before it has decided the race between them.
+    delete from df_engine.waits x where x.id = v_id returning * into w;
+    if found and (w.races is null or df_engine.lock_races(w.races, true)) then
+      delete from df_engine.timers t where t.id = v_id;
+      v_nodes := v_nodes || w.node;
+      perform df_engine.end_wait(
+        row(w.instance, w.scope, w.node, w.generations, w.activation, w.races)::df_engine.thread,
+        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data), w.since);
+    end if;
+  end loop;
+  update df_engine.inbox s
+  set fresh = false, reserved = null, delivered_to = v_nodes,
+      status = case when v_nodes is not null then 'delivered'
+                    when exists (select from df_engine.instances i where i.instance = s.instance and i.status in ('pending', 'running'))
+                    then 'pending' else 'undeliverable' end,
+      delivered_at = case when v_nodes is not null then df_engine.clock() end
+  where s.signal_id = (p_signal).signal_id;
+end
+$$;
+
+-- One due timer or fresh signal, whose row the caller has locked. False: not now, its run is held, or a step of it is just ending.
+create or replace function df_engine.try_timer(p_timer df_engine.timers) returns boolean
+language plpgsql as $$
+begin
+  if df_engine.try_lock_run((p_timer).instance) then
+    perform df_engine.fire_timer(p_timer);
+    return true;
+  end if;
+  return false;
+exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+  return false;
+end
+$$;
+
+create or replace function df_engine.try_signal(p_signal df_engine.inbox) returns boolean
+language plpgsql as $$
+begin
+  -- In the order in which they were sent.
+  if not exists (select from df_engine.inbox e
+                 where e.instance = (p_signal).instance and e.signal_name = (p_signal).signal_name and e.fresh
+                   and e.signal_id < (p_signal).signal_id)
+     and df_engine.try_lock_run((p_signal).instance) then
+    perform df_engine.deliver_signal(p_signal);
+    return true;
+  end if;
+  return false;
+exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+  return false;
+end
+$$;
+
+-- Fires due timers and fresh signals, at most p_limit of each; answers how many it looked at.
+-- Granted to workers.
+create or replace function df_engine.fire_due(p_limit int) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+  v_signal df_engine.inbox;
+  v_timer df_engine.timers;
+  v_count int := 0;
+begin
+  for v_signal in
+    select s.* from df_engine.inbox s
+    where s.fresh and s.next_try_at <= clock_timestamp() order by s.next_try_at, s.signal_id limit p_limit for update skip locked
+  loop
+    v_count := v_count + 1;
+    if not df_engine.try_signal(v_signal) then
+      update df_engine.inbox s set next_try_at = clock_timestamp() + interval '200 ms' where s.signal_id = v_signal.signal_id;
+    end if;
+  end loop;
+  for v_timer in
+    select t.* from df_engine.timers t
+    where t.next_try_at <= df_engine.clock() order by t.next_try_at, t.id limit p_limit for update skip locked
+  loop
+    v_count := v_count + 1;
+    if not df_engine.try_timer(v_timer) then
+      update df_engine.timers t set next_try_at = df_engine.clock() + interval '200 ms' where t.id = v_timer.id;
+    end if;
+  end loop;
+  return v_count;
+end
+$$;
+
+-- In how many milliseconds something is due.
+-- Granted to workers.
+create or replace function df_engine.next_due_ms() returns numeric
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+begin
+  return least(
+    (select greatest(0, ceil(extract(epoch from t.next_try_at - df_engine.clock()) * 1000)) from df_engine.timers t
+     order by t.next_try_at, t.id limit 1),
+    (select greatest(0, ceil(extract(epoch from s.next_try_at - clock_timestamp()) * 1000)) from df_engine.inbox s
+     where s.fresh order by s.next_try_at, s.signal_id limit 1));
+end
+$$;
+
 -- Supervision: what a worker's supervising connection calls. It tells the worker what to do next; the worker obeys. It acts
--- for every role, so nothing here waits for a lock that a user can hold (120_transitions has the order).
+-- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order).
 
 -- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts.
+-- Granted to workers.
 create or replace function df_engine.register_worker(p_sessions int) returns int
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_worker int;
 begin
-  if not exists (select from df_engine.worker_roles w where w.role = quote_ident(session_user)::pg_catalog.regrole) then
+  if not exists (select from df_engine.worker_roles w where w.role = quote_ident(session_user)::regrole) then
     raise exception 'role "%" is not authorised to run a worker', session_user
       using errcode = 'insufficient_privilege',
             hint = format('As an administrator: SELECT df.grant_worker(%L);', session_user);
   end if;
-  delete from df._worker_epoch w where w.last_seen_at < clock_timestamp() - interval '1 minute';
+  delete from df_engine.workers w where w.last_seen_at < clock_timestamp() - interval '1 minute';
   loop
-    insert into df._worker_epoch (_role) values (quote_ident(session_user)::pg_catalog.regrole)
-    returning _worker into v_worker;
+    insert into df_engine.workers (role) values (quote_ident(session_user)::pg_catalog.regrole)
+    returning worker into v_worker;
     exit when pg_try_advisory_lock(1346982471, v_worker);
     -- Anybody can hold such a lock: the next number, then.
-    delete from df._worker_epoch w where w._worker = v_worker;
+    delete from df_engine.workers w where w.worker = v_worker;
   end loop;
   return v_worker;
 end
 $$;
 
+-- Granted to workers.
 create or replace function df_engine.unregister_worker(p_worker int) returns void
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.release_leased(p_worker, array(
-    select r.id from df_engine.ready r where r.lane in ('direct', 'http') and r.worker = p_worker));
-  delete from df._worker_epoch w where w._worker = p_worker;
+    select r.id from df_engine.queue r where r.lane in ('direct', 'http') and r.worker = p_worker));
+  delete from df_engine.workers w where w.worker = p_worker;
   perform pg_advisory_unlock(1346982471, p_worker);
 end
 $$;
 
 -- The worker has room, and does not look again before p_ms have passed; NULL: it has no room.
+-- Granted to workers.
 create or replace function df_engine.sleep_until(p_worker int, p_ms int) returns void
-language sql security definer set search_path = '' as $$
-  update df._worker_epoch w
-  set _sleeps_until = clock_timestamp() + p_ms * interval '1 ms', last_seen_at = clock_timestamp()
-  where w._worker = p_worker;
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  update df_engine.workers w
+  set idle_until = clock_timestamp() + p_ms * interval '1 ms', last_seen_at = clock_timestamp()
+  where w.worker = p_worker;
 $$;
 
+-- Granted to workers.
 create or replace function df_engine.heartbeat(p_worker int) returns void
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  update df._worker_epoch w set last_seen_at = clock_timestamp()
-  where w._worker = p_worker and w.last_seen_at < clock_timestamp() - interval '2 s';
+  update df_engine.workers w set last_seen_at = clock_timestamp()
+  where w.worker = p_worker and w.last_seen_at < clock_timestamp() - interval '2 s';
 end
 $$;
 
--- Steps that sessions are in now, as their application_name says. PostgreSQL keeps what it has read of activity until the end of the
--- transaction: whoever joins this with rows that may be newer calls pg_stat_clear_snapshot first.
-create or replace view df_engine.steps_in_sessions as
-  select a.pid, a.usesysid as submitter, split_part(a.application_name, ':', 2)::varchar as instance_id,
-         split_part(a.application_name, ':', 3)::varchar as node_id, a.application_name as step, a.xact_start as began,
-         a.state is not null and a.backend_xid is null as ended  -- its transaction is over; unknown to who may not read activity
-  from pg_catalog.pg_stat_activity a
-  where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
-
--- Shows steps as running, since the beginning of their transaction, that were already under way at this session's previous look, a quarter of a second ago or more. A
--- step that ends meanwhile has written its node's row: only a row that is still as it was found is marked. A session shows
--- its application_name for a moment after the step's commit, so a row that says the step has ended is believed.
-create or replace function df_engine.mark_long_steps() returns void
-language plpgsql security definer set search_path = '' set lock_timeout = '20ms' set jit = off set enable_seqscan = off as $$
-declare
-  v_seen constant pg_catalog.jsonb := coalesce(nullif(current_setting('df_engine.seen', true), ''), '{}')::pg_catalog.jsonb;
-  v_now constant numeric := extract(epoch from clock_timestamp());
+-- Says of runs that have begun that they run: a session is in their first step, or it has an outcome. Transitions that open
+-- something say so themselves.
+-- Granted to workers.
+create or replace function df_engine.mark_running() returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 begin
-  if v_now - coalesce((v_seen ->> 'at')::numeric, 0) < 0.2 then
-    return;
-  end if;
   perform pg_catalog.pg_stat_clear_snapshot();  -- activity must not be older than the rows that are found
-  perform df_engine.try_mark_running(s.instance_id, s.node_id, n.xmin, s.began)
-  from df_engine.steps_in_sessions s
-  join df.instances i on i.id = s.instance_id and i._submitter = s.submitter and i._state in ('pending', 'running')
-  join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
-  where v_seen -> 'steps' ? (s.pid || s.step)
-    and (n.status = 'pending'
-         or n.status_details ->> 'execution_id' is distinct from df_engine.stamp(n.instance_id, n._scope))
-    and exists (select from df_engine.ready r
-                where r.lane = 'sql' and r.submitter = s.submitter and r.instance_id = s.instance_id);
-  perform set_config('df_engine.seen', jsonb_build_object('at', v_now, 'steps',
-    (select jsonb_agg(s.pid || s.step) from df_engine.steps_in_sessions s))::pg_catalog.text, false);
-end
-$$;
-
--- Shows a step as running unless its rows are being written, then the next look does, or its node is not what it was.
-create or replace function df_engine.try_mark_running(
-  p_instance varchar, p_node varchar, p_version xid, p_began timestamptz
-) returns void
-language plpgsql set search_path = '' as $$
-begin
-  if df_engine.hold_at_once(p_instance) then
-    begin
-      perform from df.nodes n
-      where n.instance_id = p_instance and n.id = p_node and n.xmin = p_version for no key update;
-      if found then
-        perform df_engine.mark_running(p_instance, p_node, p_began);
-      end if;
-    exception when lock_not_available then
-      null; -- said above
-    end;
-  end if;
+  update df_engine.instances i set status = 'running', wait_reason = null, updated_at = df_engine.clock()
+  from (
+    select f.instance from df_engine.instances f
+    where f.status = 'pending' and f.instance in (
+      select b.instance from df_engine.steps_in_sessions s join df_engine.instances b on b.id = s.id and b.submitter = s.submitter
+      union all
+      select o.instance
+      from (select p.instance from df_engine.instances p where p.status = 'pending' order by p.created_at limit 200) p
+      join df_engine.outcomes o on o.instance = p.instance)
+    for no key update skip locked) f
+  where i.instance = f.instance;
 end
 $$;
 
@@ -7165,9 +7003,9 @@ language plpgsql stable set search_path = '' as $$
 begin
   return query
     with recursive roles as (
-      select (select r.submitter from df_engine.ready r where r.lane = p_lane order by r.submitter limit 1) as submitter
+      select (select r.submitter from df_engine.queue r where r.lane = p_lane order by r.submitter limit 1) as submitter
       union all
-      select (select r.submitter from df_engine.ready r
+      select (select r.submitter from df_engine.queue r
               where r.lane = p_lane and r.submitter > q.submitter order by r.submitter limit 1)
       from roles q where q.submitter is not null
     )
@@ -7184,7 +7022,7 @@ begin
       select q.submitter, pg_catalog.min(w.id) as oldest,
              count(*) - (select count(*) from df_engine.steps_in_sessions s where s.submitter = q.submitter) as ready
       from df_engine.submitters('sql') q(submitter)
-      cross join lateral (select r.id from df_engine.ready r
+      cross join lateral (select r.id from df_engine.queue r
                           where r.lane = 'sql' and r.submitter = q.submitter order by r.id limit 100) w
       group by q.submitter
     )
@@ -7195,22 +7033,22 @@ end
 $$;
 
 -- Fails runs that can never begin or go on, because their role is gone or may not log in.
+-- Granted to workers.
 create or replace function df_engine.fail_orphans() returns void
-language plpgsql security definer set search_path = '' set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
-  v_ready pg_catalog.record;
+  v_run record;
 begin
-  for v_ready in
-    select r.instance_id, i._submitter as submitter
-    from unnest('{sql,direct,http}'::pg_catalog.text[]) l(lane)
+  for v_run in
+    select i.instance, i.submitter
+    from unnest('{sql,direct,http}'::text[]) l(lane)
     cross join df_engine.submitters(l.lane) s(submitter)
-    join df_engine.ready r on r.lane = l.lane and r.submitter = s.submitter
-    join df.instances i on i.id = r.instance_id and i._submitter = r.submitter
+    join df_engine.queue q on q.lane = l.lane and q.submitter = s.submitter
+    join df_engine.instances i on i.instance = q.instance
     where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter and u.rolcanlogin)
-    limit 100 for update of r skip locked for no key update of i skip locked
+    limit 100 for update of q skip locked for no key update of i skip locked
   loop
-    perform df_engine.fail_run(v_ready.instance_id,
-                               format('role %s does not exist or has no LOGIN', v_ready.submitter));
+    perform df_engine.fail_run(v_run.instance, format('role %s does not exist or has no LOGIN', v_run.submitter::regrole));
   end loop;
 end
 $$;
@@ -7219,42 +7057,48 @@ $$;
 -- completed: nothing of that runs. A session shows the name of its step for a moment after the step's commit, and may be in the
 -- next step when a cancel request arrives: a step that has ended itself, before the session's present transaction, does not count.
 create or replace function df_engine.doomed_sessions() returns jsonb
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable as $$
 begin
   return (
     select coalesce(jsonb_agg(s.pid), '[]')
     from df_engine.steps_in_sessions s
-    join df.instances i on i.id = s.instance_id and i._submitter = s.submitter
-    join df.nodes n on n.instance_id = s.instance_id and n.id = s.node_id
-    where not s.ended and (i._state in ('failed', 'cancelled') or not df_engine.scope_open(n.instance_id, n._scope))
-      and not (n.status in ('completed', 'failed') and coalesce(s.began >= n.completed_at, true)
-               and n.status_details ->> 'execution_id' = df_engine.stamp(n.instance_id, n._scope)));
+    join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
+    join df_engine.graph_nodes m on m.graph = i.graph and df_engine.node_id(i.id, m.node) = s.node_id
+    where not s.ended and not exists (
+      select from df_engine.outcomes o
+      where o.instance = i.instance and o.node = m.node and o.state in ('c', 'b', 'f', 'x') and coalesce(s.xact_start >= o.ended_at, true)
+    ) and (i.status in ('failed', 'cancelled') or exists (
+      select from df_engine.queue q
+      join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
+      join df_engine.graph_nodes n on n.graph = i.graph and n.node between q.node and b.until
+      where q.instance = i.instance and q.lane = 'sql' and q.races is not null and df_engine.has_lost(q.races)
+        and df_engine.node_id(i.id, n.node) = s.node_id)));
 end
 $$;
 
 -- Leased steps that a worker still holds, and whose outcome still counts: it abandons all others.
 create or replace function df_engine.held_leases(p_worker int) returns jsonb
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable as $$
 begin
   return (
-    select coalesce(jsonb_agg(r.id), '[]')
-    from df_engine.ready r
-    join df.instances i on i.id = r.instance_id
-    join df.nodes n on n.instance_id = r.instance_id and n.id = r.node_id
-    where r.lane in ('direct', 'http') and r.worker = p_worker
-      and i._state in ('pending', 'running') and df_engine.scope_open(n.instance_id, n._scope));
+    select coalesce(jsonb_agg(q.id), '[]')
+    from df_engine.queue q
+    join df_engine.instances i on i.instance = q.instance
+    where q.lane in ('direct', 'http') and q.worker = p_worker
+      and i.status in ('pending', 'running') and not (q.races is not null and df_engine.has_lost(q.races)));
 end
 $$;
 
 -- What is to be done now, and when to look again.
+-- Granted to workers.
 create or replace function df_engine.agenda(p_worker int) returns jsonb
-language plpgsql volatile security definer set search_path = '' set jit = off set enable_seqscan = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 begin
-  perform pg_catalog.pg_stat_clear_snapshot();
+  perform pg_stat_clear_snapshot();
   return jsonb_build_object(
     'roles', df_engine.waiting_roles(),
-    'direct', (select count(*) from (select from df_engine.ready r where r.lane = 'direct' and r.worker is null limit 100) q),
-    'http', (select count(*) from (select from df_engine.ready r where r.lane = 'http' and r.worker is null limit 500) q),
+    'direct', (select count(*) from (select from df_engine.queue r where r.lane = 'direct' and r.worker is null and r.next_try_at <= df_engine.clock() limit 100) q),
+    'http', (select count(*) from (select from df_engine.queue r where r.lane = 'http' and r.worker is null and r.next_try_at <= df_engine.clock() limit 500) q),
     'next_ms', df_engine.next_due_ms(),
     'interrupt', df_engine.doomed_sessions(),
     'held', df_engine.held_leases(p_worker),
@@ -7264,6 +7108,7 @@ end
 $$;
 
 -- Does what is due, in short transactions, and answers with the agenda. A look that finds nothing is one transaction.
+-- Granted to workers.
 create or replace procedure df_engine.tick(p_worker int, inout p_agenda jsonb)
 language plpgsql as $$
 declare
@@ -7276,7 +7121,7 @@ begin
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
   end if;
-  perform df_engine.mark_long_steps();
+  perform df_engine.mark_running();
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
   end if;
@@ -7295,36 +7140,42 @@ begin
 end
 $$;
 
--- Whether p_node is the step to which a row in the queue has come. What a worker has seen of a run may have been lost since
--- with the server, commits that did not wait for the disk or for a standby, and then the row is before it.
-create or replace function df_engine.is_at(p_ready df_engine.ready, p_node text) returns boolean
-language sql stable set search_path = '' as $$
-  select (df_engine.thread_node(n, i.id || '::' || i._generation)).id = p_node
-  from df.instances i
-  join df.nodes n on n.instance_id = i.id and n.id = p_ready.node_id
-  where i.id = p_ready.instance_id;
+-- Whether the node with a public id is the step to which a row in the queue has come. What a worker has seen of a run may have been
+-- lost since with the server, commits that did not wait for the disk or for a standby, and then the row is before it.
+create or replace function df_engine.is_at(p_queue df_engine.queue, p_node text) returns boolean
+language plpgsql stable as $$
+begin
+  return (
+    select df_engine.node_id(i.id, df_engine.next_node(p_queue, n)) = p_node
+    from df_engine.instances i
+    join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_queue).node
+    where i.instance = (p_queue).instance);
+end
 $$;
 
 -- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is held.
+-- Granted to workers.
 create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  v_root pg_catalog.text;
-  v_ready df_engine.ready;
+  i df_engine.instances;
+  q df_engine.queue;
+  g df_engine.graph_nodes;
 begin
-  if not df_engine.hold_at_once(p_instance) then
+  select * into i from df_engine.instances x where x.id = p_instance;
+  if not df_engine.try_lock_run(i.instance) then
     return false;
   end if;
-  v_root := df_engine.hold_run(p_instance);
-  select * into v_ready from df_engine.ready r
-  where r.instance_id = p_instance and r.lane = 'sql' and df_engine.is_at(r, p_node)
-  for update skip locked;
+  select * into q from df_engine.queue x
+  where x.instance = i.instance and x.lane = 'sql' and df_engine.is_at(x, p_node) for update skip locked;
   if found then
-    delete from df_engine.ready r where r.lane = 'sql' and r.submitter = v_ready.submitter and r.id = v_ready.id;
-    if v_root is not null and df_engine.hold_races(p_instance, (select n._scope from df.nodes n
-                                         where n.instance_id = p_instance and n.id = p_node)) then
-      perform df_engine.advance(p_instance, v_root, null, p_node, df_engine.fail(df_engine.error_text(
-        '57014', 'canceling statement due to user request', null, null)), df_engine.clock());
+    select n.* into g from df_engine.graph_nodes n
+    where n.graph = i.graph and n.node >= q.node and df_engine.node_id(i.id, n.node) = p_node;
+    delete from df_engine.queue x where x.lane = 'sql' and x.submitter = q.submitter and x.id = q.id;
+    if df_engine.may_go_on(i.instance, q.races) then
+      perform df_engine.fail_node(i.id, i.graph, i.submitter, true,
+        row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g, df_engine.error_text(
+        '57014', 'canceling statement due to user request', null, null), df_engine.clock());
     end if;
   end if;
   return true;
@@ -7334,31 +7185,38 @@ $$;
 -- A session died while it ran this step. p_weight is how much that says about the step: 4 when it died alone, 1 when others
 -- died with it and nothing explains why, or when it was terminated by pg_terminate_backend; at 12 the step fails. False: not
 -- now, it is being tried again.
-create or replace function df_engine.accuse(p_submitter oid, p_ready bigint, p_node text, p_weight int) returns boolean
-language plpgsql security definer set search_path = '' as $$
+-- Granted to workers.
+create or replace function df_engine.accuse(p_submitter oid, p_queue bigint, p_node text, p_weight int) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  q df_engine.queue;
 begin
-  update df_engine.ready r set deaths = r.deaths + p_weight, node_id = p_node
-  from (select q.id from df_engine.ready q
-        where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_ready for update skip locked) f
-  where r.lane = 'sql' and r.submitter = p_submitter and r.id = f.id and df_engine.is_at(r, p_node);
-  return found or not exists (
-    select from df_engine.ready r
-    where r.lane = 'sql' and r.submitter = p_submitter and r.id = p_ready and df_engine.is_at(r, p_node));
+  select * into q from df_engine.queue x where x.lane = 'sql' and x.submitter = p_submitter and x.id = p_queue for update skip locked;
+  if not found then
+    return not exists (select from df_engine.queue x where x.lane = 'sql' and x.submitter = p_submitter and x.id = p_queue);
+  elsif df_engine.is_at(q, p_node) then
+    update df_engine.queue x
+    set crash_score = q.crash_score + p_weight,
+        node = (select df_engine.next_node(q, n) from df_engine.instances i
+                join df_engine.graph_nodes n on n.graph = i.graph and n.node = q.node where i.instance = q.instance)
+    where x.lane = 'sql' and x.submitter = p_submitter and x.id = p_queue;
+  end if;
+  return true;
 end
 $$;
 
 -- Writes on runs of a role why they do not progress; NULL: they do. False: some were held.
 create or replace function df_engine.set_wait_reason(p_submitter oid, p_reason text) returns boolean
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
-  v_runs constant varchar[] := array(
-    select i.id from df.instances i
-    where i._submitter = p_submitter and i._state in ('pending', 'running') and i.wait_reason is distinct from p_reason
-      and (p_reason is null or i.id in (select r.instance_id from df_engine.ready r where r.submitter = p_submitter)));
+  v_runs constant bigint[] := array(
+    select i.instance from df_engine.instances i
+    where i.submitter = p_submitter and i.status in ('pending', 'running') and i.wait_reason is distinct from p_reason
+      and (p_reason is null or i.instance in (select q.instance from df_engine.queue q where q.submitter = p_submitter)));
   v_written bigint;
 begin
-  update df.instances i set wait_reason = p_reason
-  where i.id in (select f.id from df.instances f where f.id = any (v_runs) for no key update skip locked);
+  update df_engine.instances i set wait_reason = p_reason
+  where i.instance in (select f.instance from df_engine.instances f where f.instance = any (v_runs) for no key update skip locked);
   get diagnostics v_written = row_count;
   return v_written = cardinality(v_runs);
 end
@@ -7366,21 +7224,23 @@ $$;
 
 -- Says on the runs of a role why they do not progress, unless another worker is serving them. p_login: it cannot log in; else it can,
 -- and its sessions fail for p_reason.
+-- Granted to workers.
 create or replace function df_engine.role_unreachable(p_role text, p_reason text, p_login boolean) returns boolean
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  perform pg_catalog.pg_stat_clear_snapshot();
+  perform pg_stat_clear_snapshot();
   return (
     select df_engine.set_wait_reason(u.oid, format(
       case when p_login then 'no worker can log in as role "%s": %s' else 'sessions of role "%s" cannot run steps: %s' end,
       p_role, p_reason))
-    from pg_catalog.pg_roles u
+    from pg_roles u
     where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid));
 end
 $$;
 
+-- Granted to workers.
 create or replace function df_engine.role_reachable(p_worker int, p_role text) returns boolean
-language sql security definer set search_path = '' as $$
+language sql security definer set search_path = pg_catalog, pg_temp as $$
   select df_engine.set_wait_reason(u.oid, null) from pg_catalog.pg_roles u where u.rolname = p_role;
 $$;
 
@@ -7398,11 +7258,11 @@ declare
 begin
   return (
     with ended as materialized (
-      select coalesce(i.finished_at, i.created_at) as ended_at, i.id, i.status
-      from df.instances i
-      where i.status in ('completed', 'failed', 'cancelled') and (coalesce(i.finished_at, i.created_at), i.id) > (v_after, v_id)
-        and coalesce(i.finished_at, i.created_at) <= v_upto
-      order by coalesce(i.finished_at, i.created_at), i.id limit 100000
+      select i.finished_at as ended_at, i.id, i.status
+      from df_engine.instances i
+      where i.status in ('completed', 'failed', 'cancelled') and (i.finished_at, i.id) > (v_after, v_id)
+        and i.finished_at <= v_upto
+      order by i.finished_at, i.id limit 100000
     )
     select jsonb_build_object(
       'completed', count(*) filter (where e.status = 'completed'),
@@ -7416,8 +7276,9 @@ end
 $$;
 
 -- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
+-- Granted to workers.
 create or replace function df_engine.census(p_place jsonb) returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
   select jsonb_build_object(
     'pending', count(*) filter (where i.status = 'pending'),
@@ -7426,29 +7287,31 @@ language sql stable security definer set search_path = ''
     'overdue', (select count(*) from df_engine.timers t
                 where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
     'ended', df_engine.ended_since(p_place))
-  from df.instances i
-  where i.status in ('pending', 'running') and i._state in ('pending', 'running');
+  from df_engine.instances i
+  where i.status in ('pending', 'running');
 $$;
 
 -- Runs that have failed since a time, for the log of a worker, and the time of this answer. Without a time it begins now. A
 -- run shows its end only once that is committed, so answers overlap by five seconds; the longest is of 10,000 runs.
+-- Granted to workers.
 create or replace function df_engine.failed_since(p_since timestamptz) returns jsonb
-language plpgsql stable security definer set search_path = '' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
-  v_upto constant pg_catalog.timestamptz := df_engine.clock();
+  v_upto constant timestamptz := df_engine.clock();
 begin
   return jsonb_build_object('upto', v_upto, 'runs', coalesce((
-    select jsonb_agg(jsonb_build_object('instance', f.id, 'label', f.label, 'node', leaf.id,
-                                        'error', left(coalesce(df_engine.cause(leaf.error), f.error), 1000)) order by f.ended_at)
-    from (select i.id, i.label, i.error, coalesce(i.finished_at, i.created_at) as ended_at
-          from df.instances i
-          where i.status in ('completed', 'failed', 'cancelled') and i.status = 'failed'
-            and coalesce(i.finished_at, i.created_at) >= p_since - '5 s'::pg_catalog.interval
-          order by coalesce(i.finished_at, i.created_at) limit 10000) f
+    select jsonb_agg(jsonb_build_object(
+      'instance', f.id, 'label', f.label, 'node', df_engine.node_id(f.id, leaf.node),
+      'error', left(coalesce(df_engine.cause(leaf.error), f.error), 1000)) order by f.finished_at)
+    from (select i.instance, i.graph, i.id, i.label, i.error, i.finished_at
+          from df_engine.instances i
+          where i.finished_at is not null and i.status = 'failed' and i.finished_at >= p_since - '5 s'::interval
+          order by i.finished_at limit 10000) f
     left join lateral (
-      select n.id, n.error from df.nodes n
-      where n.instance_id = f.id and n.status = 'failed' and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
-      order by n.completed_at desc limit 1) leaf on true), '[]'));
+      select o.node, o.error
+      from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
+      where o.instance = f.instance and o.state in ('f', 'x') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+      order by o.ended_at desc limit 1) leaf on true), '[]'));
 end
 $$;
 
@@ -7463,7 +7326,7 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  return (select i.status from df.instances i where i.id = status.instance_id);
+  return (select r.status from df_engine.visible_runs r where r.id = status.instance_id);
 end
 $$;
 comment on function df.status(text) is 'The status of a run; NULL when it is unknown or invisible';
@@ -7478,16 +7341,14 @@ begin
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
   return (
-    select n.result::pg_catalog.text
-    from df.instances i
-    join df.nodes n on n.instance_id = i.id and n.id = i.root_node
-    where i.id = result.instance_id and n.status = 'completed');
+    select r.result::pg_catalog.jsonb::pg_catalog.text from df_engine.visible_runs r where r.id = result.instance_id);
 end
 $$;
 comment on function df.result(text) is
   'The result of a completed run, a JSON text; NULL while it runs, when it failed or was cancelled, or is invisible';
 
 -- What to do about a run that is not there.
+-- Granted to users.
 create or replace function df_engine.missing_run_hint(p_instance_id text) returns text
 language sql stable set search_path = '' as $$
   select case
@@ -7515,6 +7376,7 @@ comment on function df.run(text) is 'Wakes idle workers, when the caller commits
 
 -- Raises when waiting in this transaction is in vain. A row that this transaction, or a later one whose effect is
 -- already visible, has written is not older than the transaction's own id; created_at tells the insert from an update.
+-- Granted to users.
 create or replace function df_engine.check_awaitable(p_instance_id text) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -7522,11 +7384,11 @@ declare
   v_run pg_catalog.record;
 begin
   select i.status, i.created_at = pg_catalog.transaction_timestamp()
-         and pg_catalog.age(i.xmin) <= pg_catalog.age(v_transaction::pg_catalog.xid) as own,
-         case when i._cancelled_in = v_transaction then 'cancelled'
+         and pg_catalog.age(i.version_of_row) <= pg_catalog.age(v_transaction::pg_catalog.xid) as own,
+         case when i.cancelled_in = v_transaction then 'cancelled'
               when exists (select from df_engine.visible_inbox s
-                           where s.instance_id = i.id and s.sent_in = v_transaction) then 'signalled' end as act
-  into v_run from df.instances i where i.id = p_instance_id;
+                           where s.instance = i.instance and s.sent_in = v_transaction) then 'signalled' end as act
+  into v_run from df_engine.visible_runs i where i.id = p_instance_id;
   if not found then
     raise exception 'Instance not found: %', p_instance_id
       using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(p_instance_id);
@@ -7546,6 +7408,7 @@ end
 $$;
 
 -- Waits for a terminal status and returns it: looks after 1 ms, then less and less often, but 20 times a second at least.
+-- Granted to users.
 create or replace function df_engine.await_end(p_instance_id text, p_timeout int) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -7558,7 +7421,7 @@ begin
   end if;
   perform df_engine.check_awaitable(p_instance_id);
   loop
-    select i.status, i.wait_reason into v_run from df.instances i where i.id = p_instance_id;
+    select i.status, i.wait_reason into v_run from df_engine.visible_runs i where i.id = p_instance_id;
     if not found then
       raise exception 'Instance not found: %', p_instance_id using errcode = 'insufficient_privilege';
     elsif v_run.status in ('completed', 'failed', 'cancelled') then
@@ -7615,37 +7478,45 @@ end
 $$;
 comment on function df.wait_for_completion(text, integer) is 'Deprecated: df.await_instance with a warning';
 
--- df.cancel and df.signal: requests of a caller, in the caller's transaction. What they may touch is decided by row security
--- on df.instances; the definer trigger below only completes a write that the caller was allowed to make.
+-- df.cancel and df.signal: requests of a caller, in the caller's transaction. Whether the caller may is decided with the caller's eyes:
+-- what it does not see it cannot touch. The change itself is made by functions that know by the key whom they act for.
 
--- df.cancel's UPDATE of the visible status becomes the cancel itself. A status written by hand stays display only.
-create or replace function df_engine.cancel_run() returns trigger
+-- Cancels a run that p_role may cancel. FOR UPDATE waits for a step that is just committing, and keeps others from doing so until the
+-- caller has decided. Answers the status that it had.
+-- Granted to users.
+create or replace function df_engine.cancel_run(p_key text, p_role oid, p_instance bigint, p_reason text) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  v_request constant jsonb := nullif(current_setting('df_engine.cancel', true), '')::jsonb;
+  v_status text;
 begin
-  if v_request ->> 'instance_id' = new.id and old._state in ('pending', 'running') then
-    new._state := 'cancelled';
-    new._cancelled_in := pg_current_xact_id();
-    new.error := 'canceled: ' || (v_request ->> 'reason');
-    new.wait_reason := null;
-    new.updated_at := clock_timestamp();
-    perform df_engine.withdraw(new.id, null);
-    update df_engine.inbox s set status = 'undeliverable', fresh = false
-    where s.instance_id = new.id and s.status = 'pending' and not s.fresh;
+  perform df_engine.require_key(p_key, p_role);
+  perform df_engine.require_right(p_role, p_instance);
+  select i.status into v_status from df_engine.instances i where i.instance = p_instance for update;
+  if v_status in ('pending', 'running') then
+    perform df_engine.end_run(p_instance, 'cancelled', 'canceled: ' || p_reason, null);
+    update df_engine.instances i set cancelled_in = pg_current_xact_id() where i.instance = p_instance;
+    perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
     perform df_engine.notify('x');
   end if;
-  return new;
+  return v_status;
 end
 $$;
 
-create or replace trigger instances_cancel before update of status on df.instances
-  for each row when (new.status = 'cancelled' and old.status in ('pending', 'running'))
-  execute function df_engine.cancel_run();
+-- Raises unless a run is the role's own, or the role may administrate.
+create or replace function df_engine.require_right(p_role oid, p_instance bigint) returns void
+language plpgsql stable as $$
+begin
+  if not exists (select from df_engine.instances i where i.instance = p_instance and i.submitter = p_role)
+     and not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute') then
+    raise exception 'the run belongs to another role' using errcode = 'insufficient_privilege';
+  end if;
+end
+$$;
 
 create or replace function df.cancel(instance_id text, reason text default 'Cancelled by user') returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 declare
+  v_instance bigint;
   v_status text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
@@ -7654,19 +7525,15 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  -- FOR UPDATE waits for a step that is just committing, and keeps others from doing so until the caller has decided.
-  select i.status into v_status from df.instances i where i.id = cancel.instance_id for update;
-  if not found then
+  v_instance := (select r.instance from df_engine.visible_runs r where r.id = cancel.instance_id);
+  if v_instance is null then
     raise exception 'Instance ''%'' not found or access denied', instance_id
       using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(instance_id);
   end if;
+  v_status := df_engine.cancel_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, v_instance, reason);
   if v_status in ('completed', 'failed', 'cancelled') then
     return format('Instance %s is already %s; nothing to cancel (%s)', instance_id, v_status, reason);
   end if;
-  perform set_config('df_engine.cancel',
-                     jsonb_build_object('instance_id', instance_id, 'reason', reason)::text, true);
-  update df.instances i set status = 'cancelled' where i.id = cancel.instance_id;
-  perform set_config('df_engine.cancel', '', true);
   return format('Instance %s cancelled: %s', instance_id, reason);
 end
 $$;
@@ -7674,8 +7541,21 @@ comment on function df.cancel(text, text) is
   'Cancels a run when the caller commits: nothing of it starts any more and running statements are cancelled. Returns a '
   'sentence with id and reason, also when the run had already ended; raises 42501 when the run is unknown or invisible.';
 
+-- Granted to users.
+create or replace function df_engine.send_signal(p_key text, p_role oid, p_instance bigint, p_name text, p_data jsonb) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform df_engine.require_key(p_key, p_role);
+  perform df_engine.require_right(p_role, p_instance);
+  insert into df_engine.inbox (instance, signal_name, signal_data, sent_by)
+  values (p_instance, p_name, p_data, p_role::regrole);
+end
+$$;
+
 create or replace function df.signal(instance_id text, signal_name text, signal_data text default '{}') returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+declare
+  v_instance bigint;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
           and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
@@ -7686,13 +7566,13 @@ begin
   if instance_id = '' or signal_name = '' then
     raise exception 'instance_id and signal_name cannot be empty' using errcode = 'invalid_parameter_value';
   end if;
-  perform from df.instances i where i.id = signal.instance_id;
-  if not found then
+  v_instance := (select r.instance from df_engine.visible_runs r where r.id = signal.instance_id);
+  if v_instance is null then
     raise exception 'Instance ''%'' not found or access denied', instance_id
       using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(instance_id);
   end if;
-  insert into df_engine.visible_inbox (instance_id, signal_name, signal_data, sent_by)
-  values (instance_id, signal_name, df_engine.as_json(signal_data), quote_ident(current_user)::regrole);
+  perform df_engine.send_signal((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, v_instance,
+                                signal_name, df_engine.as_json(signal_data));
   return 'OK';
 end
 $$;
@@ -7703,29 +7583,18 @@ comment on function df.signal(text, text, text) is
 -- Monitoring: what users read about their runs. Everything here runs with the caller's rights and sees what row security
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
 
-create or replace view df_engine.visible_executions with (security_barrier) as
-  select e.instance_id, e.generation, e.events, e.started_at, e.finished_at, e.error
-  from df_engine.executions e
-  where (select not row_security_active('df.instances'))
-     or exists (select from df.instances i
-                where i.id = e.instance_id and i.submitted_by = (select quote_ident(current_user)::regrole));
-
-create or replace view df_engine.visible_scopes with (security_barrier) as
-  select s.instance_id, s.node_id, s.path, s.generation, s.events, s.outcome
-  from df_engine.scopes s
-  where (select not row_security_active('df.instances'))
-     or exists (select from df.instances i
-                where i.id = s.instance_id and i.submitted_by = (select quote_ident(current_user)::regrole));
-
--- What a run shows as its output, from its own row and its root node's.
-create or replace function df_engine.run_output(p_status text, p_error text, p_root_status text, p_root_result jsonb)
-returns text
+-- What a run shows as its output.
+-- Granted to users.
+create or replace function df_engine.run_output(p_status text, p_error text, p_result json) returns text
 language sql immutable as $$
-  select case when p_status = 'completed' and p_root_status = 'completed' then p_root_result::pg_catalog.text
-              when p_status in ('failed', 'cancelled') then p_error end
+  select case
+    when p_status = 'completed' then p_result::pg_catalog.jsonb::pg_catalog.text
+    when p_status in ('failed', 'cancelled') then p_error
+  end
 $$;
 
 -- What a step said when it failed, without what it and the constructs around it put before that: p_error is of any of them.
+-- Granted to users.
 create or replace function df_engine.cause(p_error text) returns text
 language sql immutable strict set search_path = pg_catalog, pg_temp as $$
   select regexp_replace(
@@ -7733,6 +7602,7 @@ language sql immutable strict set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- The largest page a session may ask for: the setting, or what the session lowered it to.
+-- Granted to users.
 create or replace function df_engine.page_cap() returns int
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select least(df_engine.setting_number('list_instances_max_limit')::int,
@@ -7740,6 +7610,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
                          from '^\s*(0*[1-9]\d{0,8})\s*$')::int)
 $$;
 
+-- Granted to users.
 create or replace function df_engine.check_page_size(p_limit int) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
@@ -7756,12 +7627,14 @@ begin
 end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.encode_cursor(p_created_at timestamptz, p_id text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select encode(convert_to(
     format('v1|%s+00|%s', to_char(p_created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'), p_id), 'UTF8'), 'hex')
 $$;
 
+-- Granted to users.
 create or replace function df_engine.decode_cursor(p_cursor text, out created_at timestamptz, out id text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -7788,15 +7661,16 @@ end
 $$;
 
 -- Planned for each call, so that absent filters vanish and the index for those that are left is used.
+-- Granted to users.
 create or replace function df_engine.page_of_instances(
   p_status text, p_label text, p_after timestamptz, p_after_id text, p_limit int
-) returns setof df.instances
+) returns setof df_engine.visible_runs
 language plpgsql stable
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 begin
   return query
   select i.*
-  from df.instances i
+  from df_engine.visible_runs i
   where (p_status is null or i.status = p_status)
     and (p_label is null or i.label = p_label)
     and (p_after is null or i.created_at <= p_after)
@@ -7833,12 +7707,11 @@ begin
     select p.*, row_number() over (order by p.created_at desc, p.id) as place
     from df_engine.page_of_instances(status_filter, label_filter, v_after.created_at, v_after.id, limit_count + 1) p
   )
-  select p.id::text, p.label, 'pg_durable::orchestration::execute-function-graph', p.status, p._generation::bigint,
-         df_engine.run_output(p.status, p.error, r.status, r.result), p.created_at, p.completed_at,
+  select p.id::text, p.label, 'pg_durable::orchestration::execute-function-graph', p.status, p.generation::bigint,
+         df_engine.run_output(p.status, p.error, p.result), p.created_at, case p.status when 'completed' then p.finished_at end,
          (select df_engine.encode_cursor(l.created_at, l.id) from page l
           where l.place = limit_count and exists (select from page m where m.place > limit_count))
   from page p
-  left join df.nodes r on r.instance_id = p.id and r.id = p.root_node
   where p.place <= limit_count
   order by p.place;
 end
@@ -7857,37 +7730,51 @@ $$;
 comment on function df.list_instances(text, integer) is
   'The newest runs visible to the caller, at most limit_count of them, filtered by status (NULL: all). Raises when limit_count is below 1 or above the cap list_instances_max_limit.';
 
-create or replace function df.instance_info(instance_id text)
-returns table (
-  instance_id text, label text, function_name text, function_version text, current_execution_id bigint, status text,
-  output text
-)
-language sql strict set search_path = pg_catalog, pg_temp as $$
-  select df.status(instance_info.instance_id);  -- raises for a role that may not use pg_durable
-  select i.id::text, i.label, 'pg_durable::orchestration::execute-function-graph', i._version, i._generation::bigint, i.status,
-         case when i.status = 'completed' and r.status = 'completed' then r.result::pg_catalog.text
-              when i.status in ('failed', 'cancelled') then i.error end
-  from df.instances i
-  left join df.nodes r on r.instance_id = i.id and r.id = i.root_node
-  where i.id = instance_info.instance_id
+-- Named, because PL/pgSQL does not let a column of the result have the name of the argument.
+do $type$
+begin
+  if to_regtype('df_engine.run_info') is null then
+    create type df_engine.run_info as (
+      instance_id text, label text, function_name text, function_version text, current_execution_id bigint, status text,
+      output text);
+  end if;
+end
+$type$;
+
+create or replace function df.instance_info(instance_id text) returns setof df_engine.run_info
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return query
+  select i.id::text, i.label, 'pg_durable::orchestration::execute-function-graph', i.version, i.generation::bigint, i.status,
+         df_engine.run_output(i.status, i.error, i.result)
+  from df_engine.visible_runs i
+  where i.id = instance_info.instance_id;
+end
 $$;
 comment on function df.instance_info(text) is
   'One run: label, the version of pg_durable that started it, generation of its root scope, status and output. No row when the run is unknown or not visible.';
 
 -- The newest generation of a run's root scope.
+-- Granted to users.
 create or replace function df_engine.current_execution(p_instance text)
 returns table (execution_id bigint, status text, event_count bigint, duration_ms bigint, output text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select i._generation::bigint,
+  select i.generation::bigint,
          case when i.status in ('completed', 'failed', 'cancelled') then initcap(i.status) else 'Running' end,
-         df_engine.count_events(i.id),
-         coalesce(df_engine.milliseconds(coalesce(r.started_at, i.created_at), i.finished_at), 0),
-         df_engine.run_output(i.status, i.error, r.status, r.result)
-  from df.instances i
-  left join df.nodes r on r.instance_id = i.id and r.id = i.root_node
+         coalesce(e.events, 0), coalesce(df_engine.milliseconds(e.began_at, i.finished_at), 0),
+         df_engine.run_output(i.status, i.error, i.result)
+  from df_engine.visible_runs i
+  join df_engine.visible_events e on e.instance_id = i.id
   where i.id = p_instance
 $$;
 
+-- Granted to users.
 create or replace function df_engine.milliseconds(p_from timestamptz, p_to timestamptz) returns bigint
 language sql immutable as $$
   select greatest(round(1000 * extract(epoch from p_to - p_from))::bigint, 0)
@@ -7936,11 +7823,9 @@ begin
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
   return query
-  select n.id::text, n.node_type, n.query, n.result_name, n.left_node::text, n.right_node::text, s.status,
-         case when s.status = n.status then n.result::text end,
-         n.status_details::text, s.inferred_status, s.from_ancestor, n.updated_at
-  from df_engine.node_states(instance_id_param) s
-  join df.nodes n on n.instance_id = instance_id_param and n.id = s.node_id;
+  select n.id::text, n.node_type, n.query, n.result_name, n.left_node::text, n.right_node::text, n.status, n.result::text,
+         n.status_details::text, n.inferred_status, n.from_ancestor::text, n.updated_at
+  from df_engine.visible_nodes n where n.instance_id = instance_id_param;
 end
 $$;
 comment on function df.instance_nodes(text) is
@@ -7969,10 +7854,11 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
          count(*) filter (where i.status = 'running'),
          count(*) filter (where i.status = 'completed'),
          count(*) filter (where i.status in ('failed', 'cancelled')),
-         coalesce(sum(i._generation), 0)::bigint,
-         df_engine.count_events(coalesce(array_agg(i.id::text), '{}'), null)
+         coalesce(sum(i.generation), 0)::bigint,
+         (select coalesce(sum(o.events), 0)::bigint from df_engine.outcomes o
+          join df_engine.instances r on r.instance = o.instance and r.generation = coalesce(o.generations[1], 1))
            + (select coalesce(sum(e.events), 0)::bigint from df_engine.executions e)
-  from df.instances i
+  from df_engine.instances i
 $$;
 revoke all on function df.metrics() from public;
 comment on function df.metrics() is
@@ -7990,291 +7876,83 @@ language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
 $$;
 comment on function df.target_database() is 'The home database: the one that pg_durable is installed in, this one.';
 
--- Node states: what the rows of df.nodes mean now. A loop does not reset the rows of its body when it iterates; it raises
--- the generation of its scope, and rows with an older stamp are superseded. Read by monitoring, by df.explain, and by the
--- engine when it closes an iteration; all with the rights of whoever asks.
---
--- The queries join what they have just read of one run, about which the planner knows nothing: without enable_nestloop
--- = off it would take 10 000 nodes for five, and compare all pairs of them. What is switched off counts as enormous cost,
--- for which a server with JIT would compile for seconds: hence jit = off.
-
--- The configuration in `query` of a node that has one; NULL where there is none, or no JSON (rows inserted by hand).
-create or replace function df_engine.node_config(p_type text, p_query text) returns jsonb
-language sql immutable as $$
-  select case when p_type not in ('SQL', 'SLEEP') then df_engine.json_or_null(p_query) end
-$$;
-
--- The children of a node in the order of the walk, and the line under which df.explain shows them.
-create or replace function df_engine.children_of(p_type text, p_left text, p_right text, p_config jsonb)
-returns table (place int, section text, id text)
-language sql immutable as $$
-  select c.place, c.section, c.id
-  from (values
-    (0, '? condition:', case when p_type = 'IF' then p_config ->> 'condition_node' end),
-    (1, case p_type when 'IF' then '✓ then:' when 'LOOP' then '↻ body:' else '║ branch 1:' end, p_left),
-    (2, case p_type when 'IF' then '✗ else:' else '║ branch 2:' end, p_right),
-    (3, '? while:', case when p_type = 'LOOP' then p_config ->> 'condition_node' end)) as c(place, section, id)
-  where c.id is not null
-  union all
-  select 2 + e.place::int, '║ branch ' || 2 + e.place || ':', e.id
-  from jsonb_array_elements_text(
-    case when p_type = 'JOIN' and jsonb_typeof(p_config -> 'extra_nodes') = 'array'
-         then p_config -> 'extra_nodes' else '[]' end) with ordinality as e(id, place)
-$$;
-
--- Whether a text is a stamp, <scope>::<generation>, where a scope is <stamp of the surrounding scope>::<node>.
-create or replace function df_engine.is_stamp(p_text text) returns boolean
-language sql immutable as $$ select p_text ~ '^[^:]+::\d+(?:::[^:]+::\d+)*$' $$;
-
--- Stamps of deep graphs are kilobytes long and have long beginnings in common: no regular expressions where strpos will
--- do, and no joins and sorts but by hash.
-create or replace function df_engine.stamp_key(p_stamp text) returns bigint
-language sql immutable as $$ select hashtextextended(p_stamp, 0) $$;
-
-create or replace function df_engine.generation_of(p_stamp text) returns numeric
-language sql immutable as $$ select right(p_stamp, strpos(reverse(p_stamp), '::') - 1)::numeric $$;
-
--- In PL/pgSQL because the planner would paste the expressions into each other.
-create or replace function df_engine.split_stamp(
-  p_stamp text, out scope text, out generation numeric, out outer_stamp text
-)
-language plpgsql immutable as $$
-declare
-  v_last int := strpos(reverse(p_stamp), '::');
-begin
-  scope := left(p_stamp, -(v_last + 1));
-  generation := right(p_stamp, v_last - 1)::pg_catalog.numeric;
-  v_last := strpos(reverse(scope), '::');
-  if v_last > 0 then
-    outer_stamp := left(scope, -(v_last + 1));
-  end if;
-end
-$$;
-
--- The keys of the stamps that are not superseded: of every scope the highest generation, below live ones. A loop that lost
--- its race is closed with its first stamp, and only what its body shows supersedes that.
-create or replace function df_engine.live_stamps(p_instances text[]) returns setof bigint
-language sql stable as $$
-  with recursive
-  seen as (
-    select f.stamp
-    from (
-      select n.status_details ->> 'execution_id' from df.nodes n where n.instance_id = any (p_instances)
-      union all
-      select i.id || '::' || i._generation from df.instances i where i.id = any (p_instances)
-      union all
-      select s.path || '::' || s.generation from df_engine.visible_scopes s
-      where s.instance_id = any (p_instances) and s.outcome is distinct from 'lost'
-    ) as f(stamp)
-    where df_engine.is_stamp(f.stamp)
-    union
-    select o.outer_stamp
-    from seen s cross join lateral df_engine.split_stamp(s.stamp) o
-    where o.outer_stamp is not null
-  ),
-  newest as materialized (
-    select distinct on (p.scope) p.key, p.parent
-    from (
-      select df_engine.stamp_key(s.stamp), df_engine.stamp_key(o.scope), df_engine.stamp_key(o.outer_stamp), o.generation
-      from seen s cross join lateral df_engine.split_stamp(s.stamp) o
-    ) as p(key, scope, parent, generation)
-    order by p.scope, p.generation desc
-  ),
-  live as (
-    select n.key from newest n where n.parent is null
-    union all
-    select n.key from live l join newest n on n.parent = l.key
-  )
-  select l.key from live l
-$$;
-
--- How often the status of a node that is not pending has changed.
-create or replace function df_engine.node_events(p_status text, p_started timestamptz) returns int
-language sql immutable as $$ select case when p_status = 'running' or p_started is null then 1 else 2 end $$;
-
--- Status changes recorded in the current generation of the root scope, child scopes included; only those within a stamp, if one
--- is given. Planning it takes ten times as long as running it.
-create or replace function df_engine.count_events(p_instances text[], p_within text) returns bigint
-language plpgsql stable set search_path = pg_catalog, pg_temp
-set jit = off set enable_seqscan = off set enable_nestloop = off set plan_cache_mode = force_generic_plan as $$
-begin
-  return (
-    with live as materialized (select l.key from df_engine.live_stamps(p_instances) as l(key)),
-    changes as (
-      select df_engine.node_events(n.status, n.started_at) as number
-      from df.nodes n
-      where n.instance_id = any (p_instances) and n.status <> 'pending'
-        and df_engine.stamp_key(n.status_details ->> 'execution_id') in (select l.key from live l)
-        and (p_within is null or starts_with((n.status_details ->> 'execution_id') || '::', p_within || '::'))
-      union all
-      select s.events
-      from df_engine.visible_scopes s
-      where s.instance_id = any (p_instances)
-        and df_engine.stamp_key(left(s.path, -length('::' || s.node_id))) in (select l.key from live l)
-        and (p_within is null or starts_with(s.path, p_within || '::'))
-    )
-    select coalesce(sum(c.number), 0) from changes c);
-end
-$$;
-
-create or replace function df_engine.count_events(p_instance text) returns bigint
-language sql stable as $$ select df_engine.count_events(array[p_instance], null) $$;
-
--- Steps that a session is executing now, as its application_name says. Only sessions of the submitter are believed.
-create or replace function df_engine.live_nodes(p_instance text) returns setof text
-language sql stable as $$
-  select split_part(a.application_name, ':', 3)
-  from pg_catalog.pg_stat_activity a
-  join df.instances i on i.id = p_instance and a.usesysid = coalesce(i._submitter, i.submitted_by)
-  where a.datname = current_database() and starts_with(a.application_name, 'pg_durable:' || p_instance || ':')
-$$;
-
--- Physical and inferred status of every node of a run. `decider` is the nearest ancestor that has ended for good,
--- `origin` the stamped ancestor with the highest generation. A step that a session is executing, and what waits for it,
--- is running, though for a short step no row says so.
-create or replace function df_engine.node_states(p_instance text)
-returns table (node_id text, status text, inferred_status text, from_ancestor text)
-language sql stable set search_path = pg_catalog, pg_temp set jit = off set enable_nestloop = off as $$
-  with recursive
-  run as materialized (
-    select i.root_node::text as root, i.status in ('completed', 'failed', 'cancelled') as ended
-    from df.instances i where i.id = p_instance
-  ),
-  live as materialized (select l.key from df_engine.live_stamps(array[p_instance]) as l(key)),
-  node as materialized (
-    select n.id::text as id, n.status, n.node_type, n.left_node::text, n.right_node::text,
-           n.status in ('completed', 'failed') as ended,
-           df_engine.node_config(n.node_type, case when n.node_type in ('IF', 'LOOP', 'JOIN') then n.query end) as config,
-           s.generation, s.generation is not null and l.key is null as superseded
-    from df.nodes n
-    cross join lateral (
-      select case when df_engine.is_stamp(n.status_details ->> 'execution_id')
-                  then df_engine.generation_of(n.status_details ->> 'execution_id') end) as s(generation)
-    left join live l on l.key = df_engine.stamp_key(n.status_details ->> 'execution_id')
-    where n.instance_id = p_instance
-  ),
-  edge as materialized (
-    select n.id as parent, n.ended and not n.superseded as decides, n.generation, c.id as child
-    from node n cross join lateral df_engine.children_of(n.node_type, n.left_node, n.right_node, n.config) c
-  ),
-  walk as (
-    select r.root as id, null::text as decider, null::text as origin, null::numeric as generation from run r
-    union
-    select e.child, case when e.decides then e.parent else w.decider end,
-           case when e.generation >= coalesce(w.generation, 0) then e.parent else w.origin end,
-           greatest(e.generation, w.generation)
-    from walk w join edge e on e.parent = w.id
-  ),
-  reached as (select distinct on (w.id) w.* from walk w order by w.id),
-  active as (
-    select l.id from df_engine.live_nodes(p_instance) as l(id)
-    union
-    select e.parent from active a join edge e on e.child = a.id
-  ),
-  inferred as (
-    select n.id, n.status, w.decider, w.origin,
-           case
-             when w.id is null or n.ended and not n.superseded then n.status
-             when w.decider is not null or r.ended then 'skipped'
-             when n.ended then 'pending'
-             else n.status
-           end as inferred_status,
-           n.ended and n.superseded as outdated
-    from run r cross join node n left join reached w on w.id = n.id
-  )
-  select f.id,
-         case when o.running then 'running' else f.status end,
-         case when o.running then 'running' else f.inferred_status end,
-         case when o.running then null
-              when f.inferred_status = 'skipped' then f.decider
-              when f.inferred_status = 'pending' and f.outdated then f.origin end
-  from inferred f
-  cross join lateral (
-    select f.inferred_status = 'pending' and f.id in (select a.id from active a)) as o(running)
-$$;
-
 -- Views for whoever operates the database: what runs, what failed, what waits, how much gets done, who does it. Each shows
--- the runs that row security lets the reader see: the owner of a view reads for the reader, so the view filters itself.
+-- the runs that the reader may see: the owner of a view reads for the reader, so the view filters itself.
 
 create or replace view df.running_steps with (security_barrier) as
-  with session as (
-    select split_part(a.application_name, ':', 2) as instance_id, split_part(a.application_name, ':', 3) as node_id,
-           a.pid, a.usesysid, a.xact_start
-    from pg_stat_activity a
-    where a.datname = current_database() and starts_with(a.application_name, 'pg_durable:')
-  ),
-  leased as (
-    select r.instance_id::text, r.node_id::text, r.worker from df_engine.ready r where r.worker is not null
+  with step as (
+    select i.instance, i.id as instance_id, i.label, i.submitter, g.node, g.kind, g.query, s.pid, null::int as worker, s.xact_start as since
+    from df_engine.steps_in_sessions s
+    join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
+    join df_engine.graph_nodes g on g.graph = i.graph and df_engine.node_id(i.id, g.node) = s.node_id
+    union all
+    select i.instance, i.id, i.label, i.submitter, g.node, g.kind, g.query, null, q.worker, q.leased_at
+    from df_engine.queue q
+    join df_engine.instances i on i.instance = q.instance
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node = q.node
+    where q.worker is not null
   )
-  select i.id as instance_id, i.label, n.id as node_id, n.node_type, n.query, i.submitted_by, n.attempts, s.pid,
-         l.worker, since.running_since, clock_timestamp() - since.running_since as running_for
-  from session s
-  full join leased l on l.instance_id = s.instance_id and l.node_id = s.node_id
-  join df.nodes n on n.instance_id = coalesce(s.instance_id, l.instance_id) and n.id = coalesce(s.node_id, l.node_id)
-  join df.instances i on i.id = n.instance_id
-  cross join lateral (
-    select coalesce(case when n.status = 'running' then n.started_at end, s.xact_start) as running_since) as since
-  where (s.usesysid is null or s.usesysid = coalesce(i._submitter, i.submitted_by))
-    and ((select not row_security_active('df.instances'))
-       or i.submitted_by = (select quote_ident(current_user)::regrole));
+  select s.instance_id, s.label, df_engine.node_id(s.instance_id, s.node) as node_id, s.kind as node_type, s.query,
+         s.submitter::regrole as submitted_by, 1 + coalesce(o.attempts, 0) as attempts, max(s.pid) as pid, max(s.worker) as worker,
+         min(s.since) as running_since, clock_timestamp() - min(s.since) as running_for
+  from step s
+  left join df_engine.outcomes o on o.instance = s.instance and o.scope = 0 and o.node = s.node and o.state = 'r'
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
+  group by s.instance_id, s.label, s.node, s.kind, s.query, s.submitter, o.attempts;
 comment on view df.running_steps is
   'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. Who may not read the activity of another role''s session sees when a step began only after about a quarter of a second.';
 
 create or replace view df.failed_steps with (security_barrier) as
-  select i.id as instance_id, i.label, n.id as node_id, n.node_type, n.query, i.submitted_by, i.status as instance_status,
-         n.completed_at as failed_at, n.attempts, df_engine.cause(n.error) as error
-  from df.nodes n
-  join df.instances i on i.id = n.instance_id
-  where n.status = 'failed' and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
-    and ((select not row_security_active('df.instances'))
-       or i.submitted_by = (select quote_ident(current_user)::regrole));
+  select i.id as instance_id, i.label, df_engine.node_id(i.id, g.node) as node_id, g.kind as node_type, g.query,
+         i.submitter::regrole as submitted_by, i.status as instance_status, o.ended_at as failed_at, o.attempts, df_engine.cause(o.error) as error
+  from df_engine.outcomes o
+  join df_engine.instances i on i.instance = o.instance
+  join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
+  where o.state in ('f', 'x') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
 create or replace view df.waiting with (security_barrier) as
   with wait as (
-    select t.instance_id, t.node_id, t.kind, null as signal_name, t.due_at
-    from df_engine.timers t
-    where t.kind <> 'timeout'
+    select t.instance, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
+    from df_engine.timers t where t.kind <> 'timeout'
     union all
-    select w.instance_id, w.node_id, 'signal', w.signal_name, t.due_at
-    from df_engine.waits w
-    left join df_engine.timers t on t.instance_id = w.instance_id and t.node_id = w.node_id
+    select w.instance, w.node, 'signal', w.signal_name, t.due_at, w.since, null
+    from df_engine.waits w left join df_engine.timers t on t.id = w.id
     union all
-    select i.id, null, 'blocked', null, null
-    from df.instances i
-    where i.wait_reason is not null and i.status not in ('completed', 'failed', 'cancelled')
+    select i.instance, null, 'blocked', null, null, null, null
+    from df_engine.instances i where i.wait_reason is not null and i.status in ('pending', 'running')
   )
-  select i.id as instance_id, i.label, w.node_id, i.submitted_by, w.kind,
+  select i.id as instance_id, i.label, df_engine.node_id(i.id, w.node) as node_id, i.submitter::regrole as submitted_by, w.kind,
          case w.kind
-           when 'sleep' then format('%s s', n.query)
-           when 'schedule' then n.query::jsonb ->> 'cron_expr'
+           when 'sleep' then format('%s s', g.query)
+           when 'schedule' then g.query::jsonb ->> 'cron_expr'
            when 'signal' then w.signal_name
-           when 'retry' then df_engine.cause(n.error)
-           when 'pace' then 'next iteration' || coalesce(' after: ' || df_engine.cause(n.error), '')
+           when 'retry' then df_engine.cause(o.error)
+           when 'pace' then 'next iteration' || coalesce(' after: ' || df_engine.cause(
+             (select a.error from df_engine.activations a where a.id = w.activation)), '')
            else i.wait_reason
          end as waits_for,
-         w.due_at, n.started_at as waiting_since
+         w.due_at, case w.kind when 'retry' then o.started_at else w.since end as waiting_since
   from wait w
-  join df.instances i on i.id = w.instance_id
-  left join df.nodes n on n.instance_id = w.instance_id and n.id = w.node_id
-  where ((select not row_security_active('df.instances'))
-       or i.submitted_by = (select quote_ident(current_user)::regrole));
+  join df_engine.instances i on i.instance = w.instance
+  left join df_engine.graph_nodes g on g.graph = i.graph and g.node = w.node
+  left join df_engine.outcomes o on o.instance = w.instance and o.scope = 0 and o.node = w.node and o.state = 'r'
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
   'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
     select date_trunc('hour', i.finished_at) as hour, i.status as run, null as step, i.finished_at - i.created_at as took
-    from df.instances i
-    where i.finished_at is not null and ((select not row_security_active('df.instances'))
-       or i.submitted_by = (select quote_ident(current_user)::regrole))
+    from df_engine.instances i
+    where i.finished_at is not null and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
     union all
-    select date_trunc('hour', n.completed_at), null, n.status, null
-    from df.nodes n
-    join df.instances i on i.id = n.instance_id
-    where n.completed_at is not null and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select not row_security_active('df.instances'))
-       or i.submitted_by = (select quote_ident(current_user)::regrole))
+    select date_trunc('hour', o.ended_at), null, case when o.state in ('f', 'x') then 'failed' else 'completed' end, null
+    from df_engine.outcomes o
+    join df_engine.instances i on i.instance = o.instance
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
+    where o.state in ('c', 'b', 'f', 'x') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
@@ -8290,11 +7968,10 @@ comment on view df.throughput is
   'Runs that ended and steps that were done, by hour, as far back as retention keeps them; of a step in a loop only the last iteration counts. Run times are from creation to end.';
 
 create or replace view df.workers as
-  select w.epoch_id, w._worker as worker, w._role as role, w.started_at, w.last_seen_at,
-         clock_timestamp() - w.last_seen_at as silent_for,
+  select w.epoch_id, w.worker, w.role, w.started_at, w.last_seen_at, clock_timestamp() - w.last_seen_at as silent_for,
          w.last_seen_at > clock_timestamp() - interval '15 s' as alive,
-         (select count(*) from df_engine.ready r where r.worker = w._worker) as leases
-  from df._worker_epoch w;
+         (select count(*) from df_engine.queue q where q.lane in ('direct', 'http') and q.worker = w.worker) as leases
+  from df_engine.workers w;
 comment on view df.workers is
   'Worker processes: who they are, when they were last seen, whether they are alive, and how many steps outside of transactions they hold';
 
@@ -8316,6 +7993,7 @@ $$;
 comment on function df.explain(text) is
   'Draws a graph as text: of a run with the statuses of its nodes when input is its id, else of an envelope, of a statement, or of an SQL expression, which is evaluated with the rights of the caller. A graph that is not valid is described, an SQL error in the expression raised.';
 
+-- Granted to users.
 create or replace function df_engine.explain(p_input text, p_search_path text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -8336,6 +8014,7 @@ end
 $$;
 
 -- How df.explain reads its input. What is to be read as a graph, in whatever notation, is for parse_graph to understand.
+-- Granted to users.
 create or replace function df_engine.explain_kind(p_input text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case
@@ -8349,6 +8028,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- The value of an expression, read with p_search_path: SET LOCAL of what a function pins ends with the function.
+-- Granted to users.
 create or replace function df_engine.evaluate_expression(p_expression text, p_search_path text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -8361,8 +8041,8 @@ begin
 end
 $$;
 
--- An expression as SQL reads it; where SQL cannot, as a flow. Of what is neither the flow's error is raised, which has the
--- place; but what SQL can parse, and has a name that it does not know, is an expression.
+-- An expression as SQL reads it; where SQL cannot, but the text language can, as a flow.
+-- Granted to users.
 create or replace function df_engine.read_expression(p_text text, p_search_path text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -8388,6 +8068,7 @@ end
 $$;
 
 -- Dry run: the tree of what df.start would start, or the reason why it would not.
+-- Granted to users.
 create or replace function df_engine.explain_graph(p_text text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -8406,6 +8087,7 @@ exception
 end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.explain_run(p_instance text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -8419,15 +8101,16 @@ end
 $$;
 
 -- The lines above the tree of a run.
+-- Granted to users.
 create or replace function df_engine.run_head(p_instance text) returns setof text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   with run as (
     select i.id, i.label, i.wait_reason, i.status in ('completed', 'failed', 'cancelled') as ended,
-           case when i.status = 'pending' and exists (select df_engine.live_nodes(i.id)) then 'running'
+           case when i.status = 'pending' and exists (
+             select from df_engine.visible_nodes n where n.instance_id = i.id and n.status = 'running') then 'running'
                 else i.status end as status,
-           df_engine.run_output(i.status, i.error, r.status, r.result) as output
-    from df.instances i
-    left join df.nodes r on r.instance_id = i.id and r.id = i.root_node
+           df_engine.run_output(i.status, i.error, i.result) as output
+    from df_engine.visible_runs i
     where i.id = p_instance
   )
   select l.line
@@ -8445,6 +8128,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Why nothing can run at all; NULL while a worker is alive.
+-- Granted to users.
 create or replace function df_engine.worker_problem() returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case
@@ -8456,6 +8140,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Lines of one width, so that psql centers nothing.
+-- Granted to users.
 create or replace function df_engine.padded(p_lines text[]) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select string_agg(rpad(l.line, w.width), E'\n' order by l.place)
@@ -8465,6 +8150,7 @@ $$;
 
 -- Drawing: the tree that df.explain shows, one renderer for graphs not yet started and for runs.
 
+-- Granted to users.
 create or replace function df_engine.status_icon(p_status text) returns text
 language sql immutable as $$
   select case p_status
@@ -8478,6 +8164,7 @@ language sql immutable as $$
 $$;
 
 -- Text on one line, cut to p_max characters.
+-- Granted to users.
 create or replace function df_engine.one_line(p_text text, p_max int) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when length(t.flat) > p_max then left(t.flat, p_max - 3) || '...' else t.flat end
@@ -8485,7 +8172,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- A node without its children. Configurations that are no JSON, in rows inserted by hand, are shown as they are.
-create or replace function df_engine.node_text(p_type text, p_query text, p_config jsonb) returns text
+-- Granted to users.
+create or replace function df_engine.node_text(p_type text, p_query text, p_config jsonb, p_children int) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case p_type
     when 'SQL' then 'SQL: ' || df_engine.one_line(p_query, 50)
@@ -8495,57 +8183,77 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     when 'SIGNAL' then 'SIGNAL ''' || coalesce(p_config ->> 'signal_name', p_query) || ''''
                        || coalesce(' (' || (p_config ->> 'timeout_seconds') || 's)', '')
     when 'BREAK' then 'BREAK' || coalesce(' ''' || df_engine.one_line(p_config ->> 'break_value', 20) || '''', '')
-    when 'LOOP' then 'LOOP (' || case when p_config ? 'condition_node' then 'while' else 'infinite' end
+    when 'LOOP' then 'LOOP (' || case when p_children > 1 then 'while' else 'infinite' end
                      || case when p_config -> 'continue_on_failure' = 'true' then ', continues on failure' else '' end || ')'
-    when 'JOIN' then 'JOIN (' || (select count(*) from df_engine.children_of('JOIN', '', '', p_config)) || ')'
+    when 'JOIN' then 'JOIN (' || p_children || ')'
     when 'HTTP' then df_engine.request_text(p_type, p_config)
     when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
     else p_type
   end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.request_text(p_type text, p_config jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select concat_ws(' ', p_type, upper(p_config ->> 'method'), df_engine.one_line(p_config ->> 'url', 40))
 $$;
 
 -- What is drawn: the nodes of a graph, or those of a run, each with its mark.
+-- Granted to users.
 create or replace function df_engine.drawn_nodes(p_instance text, p_graph jsonb)
-returns table (
-  id text, is_root boolean, node_type text, query text, result_name text, left_node text, right_node text, mark text
-)
+returns table (node int, parent int, place int, node_type text, config jsonb, query text, result_name text, mark text)
 language sql as $$
-  select g.id, g.parent is null, g.node_type, g.query, g.result_name, g.left_node, g.right_node, ''
-  from df_engine.graph_nodes(p_graph) g
+  select g.node, g.parent, g.place, g.kind, df_engine.node_config(g.kind, g.body ->> 'query'), g.body ->> 'query',
+         g.body ->> 'result_name', ''
+  from df_engine.walk(p_graph) g
   where p_graph is not null
   union all
-  select n.id, n.id = i.root_node, n.node_type, n.query, n.result_name, n.left_node, n.right_node,
-         ' ' || df_engine.status_icon(s.inferred_status)
-  from df.instances i
-  cross join df_engine.node_states(p_instance) s
-  join df.nodes n on n.instance_id = i.id and n.id = s.node_id
-  where i.id = p_instance
+  select n.node, n.parent, n.place, n.node_type, df_engine.node_config(n.node_type, n.query), n.query, n.result_name,
+         ' ' || df_engine.status_icon(n.inferred_status)
+  from df_engine.visible_nodes n
+  where n.instance_id = p_instance
+$$;
+
+-- The configuration in the query of a node that has one; NULL where there is none.
+-- Granted to users.
+create or replace function df_engine.node_config(p_type text, p_query text) returns jsonb
+language sql immutable as $$
+  select case when p_type not in ('SQL', 'SLEEP') then df_engine.json_or_null(p_query) end
+$$;
+
+-- The line under which a child is shown; NULL in a sequence.
+-- Granted to users.
+create or replace function df_engine.section(p_type text, p_place int) returns text
+language sql immutable as $$
+  select case
+    when p_type = 'THEN' then null
+    when p_type = 'IF' then case p_place when 0 then '? condition:' when 1 then '✓ then:' else '✗ else:' end
+    when p_type = 'LOOP' then case p_place when 0 then '? while:' else '↻ body:' end
+    else '║ branch ' || p_place || ':' end
 $$;
 
 -- The lines of the tree. A node's line is indent, lead and text; its sections are at indent and tail, and what belongs to
--- a section is two columns deeper. Sequences have no line: their elements follow each other at the same indent. Rows
--- inserted by hand may form cycles, so both depth and number are bounded as they are for graphs.
+-- a section is two columns deeper. Sequences have no line: their elements follow each other at the same indent.
+-- Granted to users.
 create or replace function df_engine.draw_graph(p_instance text, p_graph jsonb) returns setof text
 language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nestloop = off as $$
   with recursive
   node as materialized (
-    select d.id, d.is_root, d.node_type, d.query, d.result_name, d.left_node, d.right_node, d.mark,
-           df_engine.node_config(d.node_type, d.query) as config
+    select d.*, c.children
     from df_engine.drawn_nodes(p_instance, p_graph) d
+    left join (select e.parent, count(*)::int as children from df_engine.drawn_nodes(p_instance, p_graph) e group by e.parent) c
+      on c.parent = d.node
   ),
   edge as materialized (
-    select n.id as parent, n.node_type = 'THEN' as in_sequence, c.place, c.section, c.id as child,
-           n.node_type in ('JOIN', 'RACE') and c.place < max(c.place) over (partition by n.id) as goes_on
-    from node n cross join lateral df_engine.children_of(n.node_type, n.left_node, n.right_node, n.config) c
+    select n.node as parent, n.node_type = 'THEN' as in_sequence,
+           case when n.node_type = 'LOOP' and c.place = 0 then 3 else c.place end as place,
+           df_engine.section(n.node_type, c.place) as section, c.node as child,
+           n.node_type in ('JOIN', 'RACE') and c.place < max(c.place) over (partition by n.node) as goes_on
+    from node n join node c on c.parent = n.node
   ),
   walk as (
-    select n.id, '{}'::int[] as place, null as section, '' as indent, '' as lead, '    ' as tail
-    from node n where n.is_root
+    select n.node as id, '{}'::int[] as place, null as section, '' as indent, '' as lead, '    ' as tail
+    from node n where n.parent is null
     union all
     select e.child, w.place || e.place,
            case when not e.in_sequence then w.indent || w.tail || e.section end,
@@ -8555,17 +8263,15 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
                 else '→ ' end,
            case when e.in_sequence then w.tail when e.goes_on then '│   ' else '    ' end
     from walk w join edge e on e.parent = w.id
-    where cardinality(w.place) < 256
   ),
-  bounded as materialized (select w.* from walk w limit 10000),
   line as (
-    select b.place, 1 as rank, b.section as line from bounded b where b.section is not null
+    select b.place, 1 as rank, b.section as line from walk b where b.section is not null
     union all
     select b.place, 2,
-           b.indent || b.lead || df_engine.one_line(df_engine.node_text(n.node_type, n.query, n.config), null)
+           b.indent || b.lead || df_engine.one_line(df_engine.node_text(n.node_type, n.query, n.config, n.children), null)
            || case when n.node_type = 'RACE' then '' else coalesce(' |=> ''' || n.result_name || '''', '') end
            || n.mark
-    from bounded b join node n on n.id = b.id
+    from walk b join node n on n.node = b.id
     where n.node_type <> 'THEN'
   )
   select l.line from line l order by l.place, l.rank
@@ -8574,6 +8280,7 @@ $$;
 -- HTTP: the builders, and the checks of their arguments, which are made again when the step runs. A problem is a text that
 -- says what is wrong, or NULL; it never holds a header's value.
 
+-- Granted to users.
 create or replace function df_engine.http_scheme_problem(p_url text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when p_url ~* '^https?://' then null
@@ -8581,6 +8288,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
                 coalesce(substring(p_url from '^[^:/?#@]{1,100}'), '')) end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.http_method_problem(p_node_type text, p_method text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when upper(p_method collate "C") = any (m.allowed) then null
@@ -8590,6 +8298,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Says which header is wrong and why, never what its value is.
+-- Granted to users.
 create or replace function df_engine.http_headers_problem(p_headers jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when jsonb_typeof(p_headers) <> 'object' then 'headers must be a JSON object'
@@ -8606,6 +8315,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
       limit 1) end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.http_parts_problem(p_parts jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when jsonb_typeof(p_parts) is distinct from 'array' or p_parts = '[]'
@@ -8629,6 +8339,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- What the two builders check; df.http_multipart adds its parts.
+-- Granted to users.
 create or replace function df_engine.check_http(
   p_node_type text, p_function text, p_url text, p_method text, p_headers jsonb, p_timeout_seconds int) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -8658,12 +8369,14 @@ end
 $$;
 
 -- JSON text without blanks, in the order of the contract.
+-- Granted to users.
 create or replace function df_engine.http_headers_text(p_headers jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when p_headers is null then 'null'
     else '{' || coalesce((select string_agg(to_json(key) || ':' || value, ',') from jsonb_each(p_headers)), '') || '}' end
 $$;
 
+-- Granted to users.
 create or replace function df_engine.http_parts_text(p_parts jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select '[' || string_agg('{' || f.fields || '}', ',' order by p.n) || ']'
@@ -8673,6 +8386,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
              where p.part->>k.key is not null) f(fields)
 $$;
 
+-- Granted to users.
 create or replace function df_engine.http_node(
   p_node_type text, p_url text, p_method text, p_content text, p_headers jsonb, p_timeout_seconds int) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
@@ -8776,7 +8490,7 @@ $$;
 create or replace function df_engine.http_allowed(p_host text, p_port int, p_address inet) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select bool_or(a.allow_private)
-  from df.http_allowlist a, df_engine.http_pattern(a.pattern) p
+  from df_engine.http_allowlist a, df_engine.http_pattern(a.pattern) p
   where coalesce(p.port, p_port) = p_port
     and case when df_engine.address_like(p_host) then
                df_engine.address_like(p.host) and df_engine.plain_address(p.host) = p_address
@@ -8800,7 +8514,7 @@ begin
             hint = 'Give a host (api.example.com), a suffix (.example.com) or an address, each with :port if wanted; '
                    'no scheme, no path, no wildcard.';
   end if;
-  insert into df.http_allowlist as a values (v_pattern, http_allow.allow_private, http_allow.note)
+  insert into df_engine.http_allowlist as a values (v_pattern, http_allow.allow_private, http_allow.note)
   on conflict on constraint http_allowlist_pkey
     do update set allow_private = excluded.allow_private, note = excluded.note;
   return 'OK';
@@ -8815,7 +8529,7 @@ begin
   if http_disallow.pattern is null then
     raise exception 'df.http_disallow: pattern must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
-  delete from df.http_allowlist a where a.pattern = lower(http_disallow.pattern collate "C");
+  delete from df_engine.http_allowlist a where a.pattern = lower(http_disallow.pattern collate "C");
   return 'OK';
 end
 $$;
@@ -9070,131 +8784,29 @@ $$;
 -- caller's own privileges, so that they can be delegated; df.grant_worker and df.revoke_worker act as the owner.
 
 
--- What every user holds: the first half of a GRANT or REVOKE each.
+
+-- What every user holds: the first half of a GRANT or REVOKE each. Private objects are named where they stand, by a comment that says
+-- that they are granted to users.
+-- Granted to users.
 create or replace function df_engine.usage_privileges() returns text[]
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select array[
-    'usage on schema df, df_engine',
-    'select on df.instances, df.nodes, df.signals, df.settings, df.http_allowlist, df._worker_epoch',
-    'insert (id, label, root_node, submitted_by, database), update (status, updated_at) on df.instances',
-    'insert (id, instance_id, node_type, query, result_name, left_node, right_node, submitted_by, database, retry_policy) on df.nodes',
-    'select, insert, update, delete on df.vars',
-    'select on df.failed_steps',
-    'select on df.running_steps',
-    'select on df.throughput',
-    'select on df.waiting',
-    'select on df.workers',
-    'insert on df_engine.own_instances',
-    'select on df_engine.own_key',
-    'insert on df_engine.own_launches',
-    'select on df_engine.visible_executions',
-    'select, insert on df_engine.visible_inbox',
-    'select on df_engine.visible_scopes',
-    'execute on routine df_engine.as_json(text)',
-    'execute on routine df_engine.await_end(text, int)',
-    'execute on routine df_engine.bare_sql(text)',
-    'execute on routine df_engine.brace_problem(text)',
-    'execute on routine df_engine.cause(text)',
-    'execute on routine df_engine.check_awaitable(text)',
-    'execute on routine df_engine.check_http(text, text, text, text, jsonb, int)',
-    'execute on routine df_engine.check_page_size(int)',
-    'execute on routine df_engine.check_submitter(text)',
-    'execute on routine df_engine.child_nodes(jsonb, text)',
-    'execute on routine df_engine.children_of(text, text, text, jsonb)',
-    'execute on routine df_engine.claim_step(text, bigint, bigint, boolean)',
-    'execute on routine df_engine.commits_relaxed()',
-    'execute on routine df_engine.config_problem(text, text)',
-    'execute on routine df_engine.construct_parts(text, df_engine.graph_visit, jsonb, text, int)',
-    'execute on routine df_engine.count_events(text)',
-    'execute on routine df_engine.count_events(text[], text)',
-    'execute on routine df_engine.cron_next(text, text, timestamptz)',
-    'execute on routine df_engine.current_execution(text)',
-    'execute on routine df_engine.deadline(int)',
-    'execute on routine df_engine.decode_cursor(text)',
-    'execute on routine df_engine.draw_graph(text, jsonb)',
-    'execute on routine df_engine.drawn_nodes(text, jsonb)',
-    'execute on routine df_engine.encode_cursor(timestamptz, text)',
-    'execute on routine df_engine.evaluate_expression(text, text)',
-    'execute on routine df_engine.explain(text, text)',
-    'execute on routine df_engine.explain_graph(text)',
-    'execute on routine df_engine.explain_kind(text)',
-    'execute on routine df_engine.explain_run(text)',
-    'execute on routine df_engine.final_names(text[])',
-    'execute on routine df_engine.first_part(df_engine.graph_visit, text, text, text)',
-    'execute on routine df_engine.flow_comments(text)',
-    'execute on routine df_engine.flow_layout(jsonb)',
-    'execute on routine df_engine.flow_nodes(text)',
-    'execute on routine df_engine.generation_of(text)',
-    'execute on routine df_engine.graph_nodes(jsonb, text, text, text[])',
-    'execute on routine df_engine.has_room(df_engine.outcome[], df_engine.step, jsonb)',
-    'execute on routine df_engine.hold_step(bigint, xid, varchar, varchar)',
-    'execute on routine df_engine.http_headers_problem(jsonb)',
-    'execute on routine df_engine.http_headers_text(jsonb)',
-    'execute on routine df_engine.http_method_problem(text, text)',
-    'execute on routine df_engine.http_node(text, text, text, text, jsonb, int)',
-    'execute on routine df_engine.http_parts_problem(jsonb)',
-    'execute on routine df_engine.http_parts_text(jsonb)',
-    'execute on routine df_engine.http_scheme_problem(text)',
-    'execute on routine df_engine.insert_instance(text, text, text, jsonb)',
-    'execute on routine df_engine.is_stamp(text)',
-    'execute on routine df_engine.json_or_null(text)',
-    'execute on routine df_engine.last_part(df_engine.graph_visit, int, text, text, text, boolean)',
-    'execute on routine df_engine.launch(text, text, text, jsonb)',
-    'execute on routine df_engine.lay_out(text, jsonb)',
-    'execute on routine df_engine.live_nodes(text)',
-    'execute on routine df_engine.live_stamps(text[])',
-    'execute on routine df_engine.malformed(jsonb)',
-    'execute on routine df_engine.milliseconds(timestamptz, timestamptz)',
-    'execute on routine df_engine.missing_run_hint(text)',
-    'execute on routine df_engine.node_config(text, text)',
-    'execute on routine df_engine.node_events(text, timestamptz)',
-    'execute on routine df_engine.node_id(text, bigint)',
-    'execute on routine df_engine.node_problem(jsonb, text)',
-    'execute on routine df_engine.node_states(text)',
-    'execute on routine df_engine.node_text(text, text, jsonb)',
-    'execute on routine df_engine.note_helper(text, text)',
-    'execute on routine df_engine.notify(text)',
-    'execute on routine df_engine.one_line(text, int)',
-    'execute on routine df_engine.padded(text[])',
-    'execute on routine df_engine.page_cap()',
-    'execute on routine df_engine.page_of_instances(text, text, timestamptz, text, int)',
-    'execute on routine df_engine.parse_graph(text, text)',
-    'execute on routine df_engine.pass_on(text, bigint, varchar, varchar[], varchar, boolean, jsonb, text[], text[], timestamptz, varchar, timestamptz)',
-    'execute on routine df_engine.pass_on_group(text, bigint, varchar, df_engine.outcome[], varchar, boolean, varchar, timestamptz)',
-    'execute on routine df_engine.random_id()',
-    'execute on routine df_engine.read_expression(text, text)',
-    'execute on routine df_engine.reject_in_workflow(text)',
-    'execute on routine df_engine.reject_node(text, text, int, int, text)',
-    'execute on routine df_engine.renamed_rows(json, text[])',
-    'execute on routine df_engine.request_text(text, jsonb)',
-    'execute on routine df_engine.require_grantable(regprocedure)',
-    'execute on routine df_engine.retry_problem(jsonb)',
-    'execute on routine df_engine.run_head(text)',
-    'execute on routine df_engine.run_output(text, text, text, jsonb)',
-    'execute on routine df_engine.run_statement(text, text, boolean, bigint)',
-    'execute on routine df_engine.seconds(text)',
-    'execute on routine df_engine.setting(text)',
-    'execute on routine df_engine.setting_number(text)',
-    'execute on routine df_engine.setting_on(text)',
-    'execute on routine df_engine.settle_step(text, bigint, varchar, varchar, jsonb, text[], text[], text, text, text, text, timestamptz)',
-    'execute on routine df_engine.short_statements(jsonb, text, timestamptz)',
-    'execute on routine df_engine.split_stamp(text)',
-    'execute on routine df_engine.stamp_key(text)',
-    'execute on routine df_engine.start_here(text, text, text, jsonb)',
-    'execute on routine df_engine.start_new(text, text, text, jsonb)',
-    'execute on routine df_engine.statements_problem(text)',
-    'execute on routine df_engine.status_icon(text)',
-    'execute on routine df_engine.steps_to_beginning(jsonb)',
-    'execute on routine df_engine.stored_query(text, text, text[])',
-    'execute on routine df_engine.unknown_type(text)',
-    'execute on routine df_engine.usage_privileges()',
-    'execute on routine df_engine.work(int, boolean, text)',
-    'execute on routine df_engine.work_in_groups(int, text)',
-    'execute on routine df_engine.worker_problem()'
-  ]
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select array['usage on schema df, df_engine']
+    || array(select 'select on ' || c.oid::regclass from pg_class c
+             where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
+               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
+             order by c.relname)
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'child_nodes', 'claim_step', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'notify', 'one_line', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'retry_problem', 'run_head', 'run_output', 'run_statement', 'seconds', 'section', 'send_signal', 'setting', 'setting_number', 'setting_on', 'short_steps', 'shown_query', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'walk', 'work', 'worker_problem'])
+$$;
+
+-- Granted to users.
+create or replace function df_engine.execute_privileges(p_names text[]) returns text[]
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select array(select 'execute on routine ' || p.oid::regprocedure from pg_proc p
+               where p.pronamespace = 'df_engine'::regnamespace and p.proname = any (p_names) order by p.proname)
 $$;
 
 -- GRANT only warns a caller who holds a privilege without its grant option; df.grant_usage must fail.
+-- Granted to users.
 create or replace function df_engine.require_grantable(p_routine regprocedure) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
@@ -9272,32 +8884,8 @@ comment on function df.revoke_usage(text) is
 
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select array[
-    'usage on schema df, df_engine',
-    'execute on routine df_engine.accuse(oid, bigint, text, int)',
-    'execute on routine df_engine.acquit_leased(int, bigint[])',
-    'execute on routine df_engine.agenda(int)',
-    'execute on routine df_engine.census(jsonb)',
-    'execute on routine df_engine.claim_leased(int, text, int)',
-    'execute on routine df_engine.deadline(int)',
-    'execute on routine df_engine.fail_interrupted(text, text)',
-    'execute on routine df_engine.fail_orphans()',
-    'execute on routine df_engine.failed_since(timestamp with time zone)',
-    'execute on routine df_engine.finish_leased(int, bigint, json)',
-    'execute on routine df_engine.fire_due(int)',
-    'execute on routine df_engine.heartbeat(int)',
-    'execute on routine df_engine.mark_long_steps()',
-    'execute on routine df_engine.reclaim_leases()',
-    'execute on routine df_engine.register_worker(int)',
-    'execute on routine df_engine.release_leased(int, bigint[])',
-    'execute on routine df_engine.retain()',
-    'execute on routine df_engine.role_reachable(int, text)',
-    'execute on routine df_engine.role_unreachable(text, text, boolean)',
-    'execute on routine df_engine.sleep_until(int, int)',
-    'execute on routine df_engine.tick(int, jsonb)',
-    'execute on routine df_engine.unregister_worker(int)'
-  ]
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'sleep_until', 'tick', 'unregister_worker'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
@@ -9362,12 +8950,9 @@ $$;
 
 -- transaction_mode 'new': df.start on a second session, through dblink, so that the run survives a rollback of the caller.
 -- That session must be the caller's own role and nobody else's, although it is opened by a definer function, in which
--- PostgreSQL does not tell who called. So the caller proves it: with a row that the view lets it write for itself only.
+-- PostgreSQL does not tell who called: the caller's key does.
 
-create or replace view df_engine.own_launches as
-  select launcher from df_engine.launches where launcher = quote_ident(current_user)::regrole
-  with check option;
-
+-- Granted to users.
 create or replace function df_engine.start_new(p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -9381,8 +8966,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = 'Use it neither after SET ROLE nor in a SECURITY DEFINER function.';
   end if;
-  insert into df_engine.own_launches (launcher) values (quote_ident(current_user)::regrole);
-  return df_engine.launch(p_fut, p_label, p_database, p_input);
+  return df_engine.launch((select k.key from df_engine.own_key k), p_fut, p_label, p_database, p_input);
 end
 $$;
 
@@ -9392,7 +8976,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   select quote_ident(n.nspname) into dblink
   from pg_extension e join pg_namespace n on n.oid = e.extnamespace where e.extname = 'dblink';
-  select nullif(btrim(s.value), '') into conninfo from df.settings s where s.name = 'loopback_dsn';
+  select nullif(btrim(s.value), '') into conninfo from df_engine.settings s where s.name = 'loopback_dsn';
   if dblink is null then
     raise exception 'transaction_mode ''new'' needs the extension dblink in database "%"', current_database()
       using errcode = 'object_not_in_prerequisite_state', hint = 'CREATE EXTENSION dblink;';
@@ -9460,8 +9044,9 @@ begin
 end
 $$;
 
--- Uses the caller's proof up, then starts the run within a slot.
-create or replace function df_engine.launch(p_fut text, p_label text, p_database text, p_input jsonb) returns text
+-- Starts the run within a slot.
+-- Granted to users.
+create or replace function df_engine.launch(p_key text, p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_link constant text := 'pg_durable_start';
@@ -9469,11 +9054,7 @@ declare
   v_slot int;
   v_id text;
 begin
-  delete from df_engine.launches l
-  where l.launcher = quote_ident(session_user)::regrole and l.started_in = pg_current_xact_id();
-  if not found then
-    raise exception 'df_engine.launch is called by df.start only' using errcode = 'insufficient_privilege';
-  end if;
+  perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
   v_loopback := df_engine.loopback();
   v_slot := df_engine.take_launch_slot();
   begin
@@ -9511,333 +9092,248 @@ begin
 end
 $$;
 
--- Retention: removes runs that ended long ago, or that are not among the newest that are kept. Called by every worker's
--- tick; the row of df_engine.upkeep says when the last pass ended, and its lock lets one worker at a time work on the next.
-
--- The runs to remove, oldest first.
-create index if not exists instances_ended_idx on df.instances ((coalesce(finished_at, created_at)), id)
-  where status in ('completed', 'failed', 'cancelled');
+-- Retention: removes runs that ended long ago, or that are not among the newest that their submitter keeps, and graphs that nobody
+-- uses. Called by every worker's tick; the row of df_engine.upkeep says when the last pass ended, and its lock lets one worker at a
+-- time work on the next.
 
 create or replace function df_engine.retention_due() returns boolean
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile as $$
 declare
-  v_interval pg_catalog.interval := df_engine.setting_number('reconcile_interval') * '1 s'::pg_catalog.interval;
+  v_interval interval := df_engine.setting_number('reconcile_interval') * interval '1 s';
 begin
   perform from df_engine.upkeep u
-  where v_interval > '0'::pg_catalog.interval and u.retained_at + v_interval <= df_engine.clock() for update skip locked;
+  where v_interval > interval '0' and u.retained_at + v_interval <= df_engine.clock() for update skip locked;
   return found;
 end
 $$;
 
--- Up to p_limit runs, locked, that are too old or too many, from where this pass has come to. Runs that still run, whatever their status was made to show,
--- and those somebody has locked are left alone.
-create or replace function df_engine.outlived_runs(p_limit int) returns varchar[]
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+-- For each submitter the end and number of the run from which on runs are outlived: too old, or too many. The index on (submitter,
+-- finished_at) is read from its newest end.
+create or replace function df_engine.retention_limits() returns table (submitter oid, finished_at timestamptz, instance bigint)
+language plpgsql stable as $$
 declare
-  v_old timestamptz := df_engine.clock() - df_engine.setting_number('retention_days') * interval '1 day';
-  v_ended timestamptz;
-  v_id varchar;
-  v_place constant jsonb := coalesce(df_engine.place('retention'), '["-infinity", ""]')::jsonb;
+  v_old constant timestamptz := df_engine.clock() - df_engine.setting_number('retention_days') * interval '1 day';
+  v_max constant int := df_engine.setting_number('retention_max');
 begin
-  select coalesce(i.finished_at, i.created_at), i.id into v_ended, v_id
-  from df.instances i
-  where i.status in ('completed', 'failed', 'cancelled') and coalesce(i.finished_at, i.created_at) >= v_old
-  order by coalesce(i.finished_at, i.created_at) desc, i.id desc
-  offset df_engine.setting_number('retention_max')::int limit 1;
-  return array(
-    select i.id from df.instances i
-    where i.status in ('completed', 'failed', 'cancelled') and coalesce(i._state, i.status) in ('completed', 'failed', 'cancelled')
-      and (coalesce(i.finished_at, i.created_at), i.id) <= (coalesce(v_ended, v_old), coalesce(v_id, ''))
-      and (coalesce(i.finished_at, i.created_at), i.id) > ((v_place ->> 0)::timestamptz, v_place ->> 1)
-    order by coalesce(i.finished_at, i.created_at), i.id
-    limit p_limit for update skip locked);
+  return query
+    with recursive roles as (
+      (select i.submitter as role from df_engine.instances i where i.finished_at is not null order by i.submitter limit 1)
+      union all
+      select (select i.submitter from df_engine.instances i
+              where i.finished_at is not null and i.submitter > r.role order by i.submitter limit 1)
+      from roles r where r.role is not null
+    )
+    select r.role, coalesce(k.finished_at, v_old), coalesce(k.instance, 0)
+    from roles r
+    left join lateral (
+      select i.finished_at, i.instance from df_engine.instances i
+      where i.submitter = r.role and i.finished_at >= v_old
+      order by i.finished_at desc, i.instance desc offset v_max limit 1) k on true
+    where r.role is not null;
 end
 $$;
 
--- Removes runs and everything that belongs to them.
-create or replace function df_engine.remove_runs(p_ids varchar[]) returns void
-language sql volatile set search_path = '' as $$
-  delete from df.nodes n where n.instance_id = any (p_ids);
-  delete from df_engine.ready t where t.instance_id = any (p_ids);
-  delete from df_engine.timers t where t.instance_id = any (p_ids);
-  delete from df_engine.waits t where t.instance_id = any (p_ids);
-  delete from df_engine.inbox t where t.instance_id = any (p_ids);
-  delete from df_engine.scopes t where t.instance_id = any (p_ids);
-  delete from df_engine.bindings t where t.instance_id = any (p_ids);
-  delete from df_engine.executions t where t.instance_id = any (p_ids);
-  delete from df_engine.attempts t where t.instance_id = any (p_ids);
-  delete from df.instances i where i.id = any (p_ids);
+-- Removes up to p_limit runs and everything that belongs to them; answers how many. Those that somebody has locked are left alone.
+create or replace function df_engine.remove_outlived(p_limit int) returns int
+language plpgsql as $$
+declare
+  v_runs constant bigint[] := array(
+    select i.instance
+    from df_engine.retention_limits() l
+    cross join lateral (
+      select x.instance from df_engine.instances x
+      where x.submitter = l.submitter and x.finished_at is not null and (x.finished_at, x.instance) <= (l.finished_at, l.instance)
+      order by x.finished_at, x.instance limit p_limit for update skip locked) i
+    limit p_limit);
+begin
+  delete from df_engine.outcomes t where t.instance = any (v_runs);
+  delete from df_engine.queue t where t.instance = any (v_runs);
+  delete from df_engine.timers t where t.instance = any (v_runs);
+  delete from df_engine.waits t where t.instance = any (v_runs);
+  delete from df_engine.activations t where t.instance = any (v_runs);
+  delete from df_engine.inbox t where t.instance = any (v_runs);
+  delete from df_engine.bindings t where t.instance = any (v_runs);
+  delete from df_engine.executions t where t.instance = any (v_runs);
+  delete from df_engine.attempts t where t.instance = any (v_runs);
+  delete from df_engine.instances i where i.instance = any (v_runs);
+  return cardinality(v_runs);
+end
 $$;
 
--- Those of some runs whose nodes nobody has locked: a foreign key of a node that is about to be added can. They are locked
--- from then on.
-create or replace function df_engine.free_of_locks(p_ids varchar[]) returns varchar[]
-language sql volatile set search_path = '' as $$
-  with locked as (
-    select n.instance_id from df.nodes n where n.instance_id = any (p_ids) for update skip locked
-  )
-  select coalesce(pg_catalog.array_agg(u.id order by u.place), '{}')
-  from pg_catalog.unnest(p_ids) with ordinality u(id, place)
-  where (select count(*) from df.nodes n where n.instance_id = u.id)
-        = (select count(*) from locked l where l.instance_id = u.id);
-$$;
-
--- The first of some runs that can be removed in a fraction of a second. For each node that goes, the foreign keys to nodes
--- look at all nodes of its run, so a run costs the square of its size; one run is always among them.
-create or replace function df_engine.removable_at_once(p_ids varchar[]) returns varchar[]
-language sql stable set search_path = '' as $$
-  select coalesce(pg_catalog.array_agg(r.id), '{}')
-  from (
-    select u.id, u.place, pg_catalog.sum(c.nodes * c.nodes) over (order by u.place) as cost
-    from pg_catalog.unnest(p_ids) with ordinality u(id, place)
-    cross join lateral (select pg_catalog.count(*) as nodes from df.nodes n where n.instance_id = u.id) c
-  ) r
-  where r.cost <= 2000000 or r.place = 1;
+-- Removes graphs without a run that have not been used for 30 days; an open start uses its graph now.
+create or replace function df_engine.remove_unused_graphs(p_limit int) returns void
+language plpgsql as $$
+declare
+  v_graphs constant bigint[] := array(
+    select g.id from df_engine.graphs g
+    where g.used_at < now() - interval '30 days' and not exists (select from df_engine.instances i where i.graph = g.id)
+    order by g.used_at limit p_limit for update skip locked);
+begin
+  delete from df_engine.graph_nodes n where n.graph = any (v_graphs);
+  delete from df_engine.graphs g where g.id = any (v_graphs);
+end
 $$;
 
 -- Removes one batch if a pass is due; answers whether more is to do. Each call is a transaction of its own.
+-- Granted to workers.
 create or replace function df_engine.retain() returns boolean
-language plpgsql volatile security definer set search_path = '' as $$
-declare
-  v_outlived varchar[];
-  v_ids varchar[];
-  v_ended boolean;
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if not df_engine.retention_due() then
     return false;
+  elsif df_engine.remove_outlived(200) = 200 then
+    return true;
   end if;
-  v_outlived := df_engine.outlived_runs(200);
-  v_ids := df_engine.removable_at_once(v_outlived);
-  v_ended := cardinality(v_ids) = cardinality(v_outlived) and cardinality(v_ids) < 200;
-  perform df_engine.set_place('retention', case when not v_ended then (
-    select jsonb_build_array(coalesce(i.finished_at, i.created_at), i.id)::pg_catalog.text
-    from df.instances i where i.id = v_ids[cardinality(v_ids)]) end);
-  perform df_engine.remove_runs(df_engine.free_of_locks(v_ids));
-  if v_ended then
-    update df_engine.upkeep u set retained_at = df_engine.clock();
-  end if;
-  return not v_ended;
+  perform df_engine.remove_unused_graphs(200);
+  update df_engine.upkeep u set retained_at = df_engine.clock();
+  return false;
 end
 $$;
 
 -- df.check: what must always hold, asked of the tables. It shows nothing while the engine is right, whatever crashed before;
--- each function below looks for one kind of problem. Nothing here writes.
+-- each part below looks for one kind of problem. Nothing here writes.
 
--- All that can move a run: what is ready, what is due some time, what waits for a signal.
-create or replace view df_engine.pending_work as
-  select r.instance_id, r.node_id, 'ready row, lane ' || r.lane as what, null as timer_kind, r.lane from df_engine.ready r
+-- Every thread of every run, and what it waits for.
+create or replace view df_engine.threads as
+  select q.instance, q.scope, q.node, q.generations, q.activation, q.races, 'queue, lane ' || q.lane as what, null::bigint as id
+  from df_engine.queue q
   union all
-  select t.instance_id, t.node_id, 'timer, ' || t.kind, t.kind, null from df_engine.timers t
+  select t.instance, t.scope, t.node, t.generations, t.activation, t.races, 'timer, ' || t.kind, t.id
+  from df_engine.timers t where t.kind <> 'timeout'
   union all
-  select w.instance_id, w.node_id, 'wait for signal ' || w.signal_name, null, null from df_engine.waits w;
-
--- Work of runs that are over or of branches that have lost their race, but for what a session is still in.
-create or replace function df_engine.check_left_over()
-returns table (problem text, instance_id text, node_id text, detail text)
-language sql stable set search_path = '' as $$
-  select case when i._state in ('completed', 'failed', 'cancelled') then 'work is left of a run that has ended'
-              else 'work is left of a branch that has lost its race' end,
-         p.instance_id, p.node_id, p.what
-  from df_engine.pending_work p
-  join df.instances i on i.id = p.instance_id
-  left join df.nodes n on n.instance_id = p.instance_id and n.id = p.node_id
-  where (i._state in ('completed', 'failed', 'cancelled') or not df_engine.scope_open(p.instance_id, n._scope))
-    and not exists (select from df_engine.steps_in_sessions s where s.instance_id = p.instance_id);
-$$;
-
--- Work on nodes that do not exist or cannot be in such a state.
-create or replace function df_engine.check_misplaced()
-returns table (problem text, instance_id text, node_id text, detail text)
-language sql stable set search_path = '' as $$
-  select case when n.id is null then 'work on a node that does not exist' else 'work on a node that cannot have it' end,
-         p.instance_id, p.node_id, p.what || coalesce(', at a ' || n.node_type || ' that is ' || n.status, '')
-  from df_engine.pending_work p
-  left join df.nodes n on n.instance_id = p.instance_id and n.id = p.node_id
-  where case
-    when n.id is null then true
-    when p.lane is not null then
-      (p.lane = 'direct' and n.node_type <> 'SQL') or (p.lane = 'http' and n.node_type not like 'HTTP%')
-    when n.status <> 'running' then true
-    else n.node_type <> all (case p.timer_kind
-      when 'sleep' then '{SLEEP}' when 'schedule' then '{WAIT_SCHEDULE}' when 'pace' then '{LOOP}'
-      when 'retry' then '{SQL,HTTP,HTTP_MULTIPART}' else '{SIGNAL}' end::pg_catalog.text[])
-  end;
-$$;
-
--- Whether a scope belongs to what its run is doing now: neither lost, nor left by an earlier generation around it.
-create or replace function df_engine.scope_current(p_instance varchar, p_scope varchar) returns boolean
-language sql stable set search_path = '' as $$
-  with recursive up as (
-    select s.* from df_engine.scopes s where s.instance_id = p_instance and s.node_id = p_scope
-    union all
-    select s.* from up join df_engine.scopes s on s.instance_id = p_instance and s.node_id = up.parent
-  )
-  select bool_and(up.outcome is null and up.path = df_engine.stamp(p_instance, up.parent) || '::' || up.node_id) from up;
-$$;
-
--- Runs that have not ended and that nothing will move; and branches, of which the same is true.
-create or replace function df_engine.check_stuck()
-returns table (problem text, instance_id text, node_id text, detail text)
-language sql stable set search_path = '' as $$
-  with recursive moved as (
-    select p.instance_id, n._scope as scope
-    from df_engine.pending_work p
-    join df.nodes n on n.instance_id = p.instance_id and n.id = p.node_id
-    union
-    select m.instance_id, s.parent
-    from moved m join df_engine.scopes s on s.instance_id = m.instance_id and s.node_id = m.scope
-  )
-  select 'nothing moves a run that has not ended', i.id::pg_catalog.text, null, 'it is ' || i._state
-  from df.instances i
-  where i._state in ('pending', 'running')
-    and not exists (select from df_engine.pending_work p where p.instance_id = i.id)
+  select w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'wait for signal ' || w.signal_name, w.id
+  from df_engine.waits w
   union all
-  select 'nothing moves a branch that has not ended', s.instance_id, s.node_id, 'branch ' || s.branch || ' of ' || s.owner
-  from df_engine.scopes s
-  join df.instances i on i.id = s.instance_id and i._state in ('pending', 'running')
-  where s.owner is not null and df_engine.scope_current(s.instance_id, s.node_id)
-    and not exists (select from moved m where m.instance_id = s.instance_id and m.scope = s.node_id);
-$$;
-
--- A scope runs one thing at a time: whatever runs side by side has a scope of its own.
-create or replace function df_engine.check_doubled()
-returns table (problem text, instance_id text, node_id text, detail text)
-language sql stable set search_path = '' as $$
-  select 'two threads of control in one scope', p.instance_id, min(p.node_id),
-         string_agg(p.what || ' at ' || p.node_id, ', ' order by p.node_id, p.what)
-  from df_engine.pending_work p
-  join df.nodes n on n.instance_id = p.instance_id and n.id = p.node_id
-  where p.timer_kind is distinct from 'timeout' and df_engine.scope_open(p.instance_id, n._scope)
-  group by p.instance_id, n._scope
-  having count(*) > 1;
-$$;
-
--- JOINs that count their branches wrongly, races with no or two winners, ended runs whose root has not.
-create or replace function df_engine.check_counts()
-returns table (problem text, instance_id text, node_id text, detail text)
-language sql stable set search_path = '' as $$
-  select 'a ' || n.node_type || ' does not agree with its branches', n.instance_id, n.id,
-         format('_open is %s, outcomes: %s', n._open, string_agg(coalesce(s.outcome, 'open'), ', ' order by s.branch))
-  from df.nodes n
-  join df_engine.scopes s on s.instance_id = n.instance_id and s.owner = n.id
-  where n._open is not null
-  group by n.instance_id, n.id, n.node_type, n._open
-  having case n.node_type
-    when 'JOIN' then n._open <> count(*) filter (where s.stripe is null and s.open > 0)
-      or sum(s.open) filter (where s.stripe is null) <> count(*) filter (where s.outcome is null)
-    else n._open * 2 <> count(*) filter (where s.outcome is null)
-      or n._open + count(*) filter (where s.outcome = 'lost') <> 1 end
-  union all
-  select 'a run has ended and its root has not', i.id, i.root_node, format('the run is completed, the root %s', n.status)
-  from df.instances i
-  join df.nodes n on n.instance_id = i.id and n.id = i.root_node
-  where i._state = 'completed' and n.status <> 'completed';
-$$;
-
--- Scopes whose id does not follow from the scope around them, and names without a scope or without a node that binds them.
-create or replace function df_engine.check_scopes()
-returns table (problem text, instance_id text, node_id text, detail text)
-language sql stable set search_path = '' as $$
-  select 'a scope does not follow from the scope around it', s.instance_id, s.node_id, s.path
-  from df_engine.scopes s
-  join df.instances i on i.id = s.instance_id
-  left join df_engine.scopes p on p.instance_id = s.instance_id and p.node_id = s.parent
-  cross join lateral (select coalesce(p.path, i.id) || '::' as around,
-                             case when s.parent is null then i._generation else p.generation end as generation) e
-  where e.generation is null or s.path !~ ('^' || s.instance_id || '(::\d+::[0-9a-f]{8})*::\d+::' || s.node_id || '$')
-     or starts_with(s.path, e.around)
-        and substring(s.path from length(e.around) + 1 for strpos(substr(s.path, length(e.around) + 1), '::') - 1)::int
-            > e.generation
-  union all
-  select 'a name without a scope', b.instance_id, nullif(b.scope, ''), b.name
-  from df_engine.bindings b
-  where b.scope <> ''
-    and not exists (select from df_engine.scopes s where s.instance_id = b.instance_id and s.node_id = b.scope)
-  union all
-  select 'a name that no node binds', b.instance_id, nullif(b.scope, ''), b.name
-  from df_engine.bindings b
-  where not exists (select from df.nodes n where n.instance_id = b.instance_id and n.result_name = b.name);
-$$;
-
--- Signals that were kept although a wait is open for them, or although the run has ended.
-create or replace function df_engine.check_signals()
-returns table (problem text, instance_id text, node_id text, detail text)
-language sql stable set search_path = '' as $$
-  select 'a kept signal and an open wait have not met', s.instance_id, w.node_id, 'signal ' || s.signal_id
-  from df_engine.inbox s
-  join df_engine.waits w on w.instance_id = s.instance_id and w.signal_name = s.signal_name
-  where s.status = 'pending' and not s.fresh
-  union all
-  select 'a signal of a run that has ended is kept', s.instance_id, null, 'signal ' || s.signal_id
-  from df_engine.inbox s
-  join df.instances i on i.id = s.instance_id and i._state in ('completed', 'failed', 'cancelled')
-  where s.status = 'pending' and not s.fresh;
-$$;
-
--- Rows of runs, or of nodes, that are not there.
-create or replace function df_engine.check_orphans()
-returns table (problem text, instance_id text, node_id text, detail text)
-language sql stable set search_path = '' as $$
-  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.ready'
-  from df_engine.ready o
-  where not exists (select from df.instances i where i.id = o.instance_id)
-  union all
-  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.timers'
-  from df_engine.timers o
-  where not exists (select from df.instances i where i.id = o.instance_id)
-  union all
-  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.waits'
-  from df_engine.waits o
-  where not exists (select from df.instances i where i.id = o.instance_id)
-  union all
-  select 'a row without its run', o.instance_id::pg_catalog.text, null::pg_catalog.text, 'df_engine.inbox'
-  from df_engine.inbox o
-  where not exists (select from df.instances i where i.id = o.instance_id)
-  union all
-  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.scopes'
-  from df_engine.scopes o
-  where not exists (select from df.instances i where i.id = o.instance_id)
-  union all
-  select 'a row without its node', o.instance_id, o.node_id, 'df_engine.scopes'
-  from df_engine.scopes o
-  where exists (select from df.instances i where i.id = o.instance_id)
-    and not exists (select from df.nodes n where n.instance_id = o.instance_id and n.id = o.node_id)
-  union all
-  select 'a row without its run', o.instance_id::pg_catalog.text, nullif(o.scope, '')::pg_catalog.text, 'df_engine.bindings'
-  from df_engine.bindings o
-  where not exists (select from df.instances i where i.id = o.instance_id)
-  union all
-  select 'a row without its run', o.instance_id::pg_catalog.text, null::pg_catalog.text, 'df_engine.executions'
-  from df_engine.executions o
-  where not exists (select from df.instances i where i.id = o.instance_id)
-  union all
-  select 'a row without its run', o.instance_id::pg_catalog.text, o.node_id::pg_catalog.text, 'df_engine.attempts'
-  from df_engine.attempts o
-  where not exists (select from df.instances i where i.id = o.instance_id)
-  union all
-  select 'a row without its node', o.instance_id, o.node_id, 'df_engine.attempts'
-  from df_engine.attempts o
-  where exists (select from df.instances i where i.id = o.instance_id)
-    and not exists (select from df.nodes n where n.instance_id = o.instance_id and n.id = o.node_id)
-  ;
-$$;
+  select a.instance, a.scope, a.node, a.generations, a.activation, a.races, 'open construct', a.id
+  from df_engine.activations a;
 
 create or replace function df.check()
 returns table (problem text, instance_id text, node_id text, detail text)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-  select c.* from df_engine.check_left_over() c union all
-  select c.* from df_engine.check_misplaced() c union all
-  select c.* from df_engine.check_stuck() c union all
-  select c.* from df_engine.check_doubled() c union all
-  select c.* from df_engine.check_counts() c union all
-  select c.* from df_engine.check_scopes() c union all
-  select c.* from df_engine.check_signals() c union all
-  select c.* from df_engine.check_orphans() c
+  with thread as materialized (
+    select t.*, i.id as run, i.status, i.graph, g.kind, g.levels, g.opens, df_engine.node_id(i.id, t.node) as node_id
+    from df_engine.threads t
+    left join df_engine.instances i on i.instance = t.instance
+    left join df_engine.graph_nodes g on g.graph = i.graph and g.node = t.node
+  ), problems as (
+    select 'a row without its run' as problem, t.instance::text as run, null as node_id, t.what as detail from thread t where t.run is null
+    union all
+    select 'work on a node that does not exist', t.run, t.node_id, t.what from thread t where t.run is not null and t.kind is null
+    union all
+    select 'work is left of a run that has ended', t.run, t.node_id, t.what from thread t
+    where t.status in ('completed', 'failed', 'cancelled')
+      and not exists (select from df_engine.steps_in_sessions s where s.id = t.run)
+    union all
+    select 'work is left of a branch that has lost its race', t.run, t.node_id, t.what from thread t
+    where t.races is not null and df_engine.has_lost(t.races)
+      and not exists (select from df_engine.steps_in_sessions s where s.id = t.run)
+    union all
+    select 'work on a node that cannot have it', t.run, t.node_id, t.what || ', at a ' || t.kind from thread t
+    where case
+      when t.what = 'open construct' then t.kind not in ('LOOP', 'JOIN', 'RACE')
+      when t.what like 'wait%' then t.kind <> 'SIGNAL'
+      when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
+      when t.what = 'timer, schedule' then t.kind <> 'WAIT_SCHEDULE'
+      when t.what in ('queue, lane direct', 'timer, retry') then t.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART')
+      when t.what = 'queue, lane http' then t.kind not like 'HTTP%' end
+    union all
+    select 'a thread is not where its generations say', t.run, t.node_id, t.what from thread t
+    where coalesce(cardinality(t.generations), 1) <> t.levels + 1 - t.opens::int
+    union all
+    select 'a thread is in a construct that is not open', t.run, t.node_id, t.what from thread t
+    where t.activation is not null and t.status in ('pending', 'running')
+      and not exists (select from df_engine.activations a where a.id = t.activation and a.instance = t.instance)
+      and not (t.races is not null and df_engine.has_lost(t.races))
+    union all
+    select 'nothing moves a run that has not ended', i.id, null, 'it is ' || i.status
+    from df_engine.instances i
+    where i.status in ('pending', 'running')
+      and not exists (select from thread t where t.instance = i.instance and t.what <> 'open construct')
+    union all
+    select 'a ' || a.kind || ' does not agree with its branches', a.run, a.node_id, format('%s threads for %s open branches', c.count, o.open)
+    from thread a
+    join df_engine.activations o on o.id = a.id
+    cross join lateral (select count(*) from thread t where t.activation = a.id) c
+    where a.what = 'open construct' and a.status in ('pending', 'running') and not (a.races is not null and df_engine.has_lost(a.races))
+      and c.count <> case a.kind when 'LOOP' then 1 when 'JOIN' then o.open
+                     else (select cardinality(g.inside) from df_engine.graph_nodes g where g.graph = a.graph and g.node = a.node) end
+    union all
+    select 'a run has ended and its root has not', i.id, df_engine.node_id(i.id, 1), 'the run is completed'
+    from df_engine.instances i
+    where i.status = 'completed'
+      and not exists (select from df_engine.outcomes o where o.instance = i.instance and o.node = i.result and o.state = 'c')
+    union all
+    select 'a name that no node binds', i.id, null, b.name
+    from df_engine.bindings b
+    join df_engine.instances i on i.instance = b.instance join df_engine.graphs g on g.id = i.graph
+    where b.name <> all (g.names)
+    union all
+    select 'a kept signal and an open wait have not met', i.id, df_engine.node_id(i.id, w.node), 'signal ' || s.signal_id
+    from df_engine.inbox s
+    join df_engine.waits w on w.instance = s.instance and w.signal_name = s.signal_name
+    join df_engine.instances i on i.instance = s.instance
+    where s.status = 'pending' and not s.fresh
+    union all
+    select 'a signal of a run that has ended is kept', i.id, null, 'signal ' || s.signal_id
+    from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
+    where i.status in ('completed', 'failed', 'cancelled') and s.status = 'pending' and not s.fresh
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.outcomes'
+    from df_engine.outcomes o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.inbox'
+    from df_engine.inbox o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.bindings'
+    from df_engine.bindings o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.executions'
+    from df_engine.executions o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.attempts'
+    from df_engine.attempts o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a run without its graph', i.id, null, 'graph ' || i.graph
+    from df_engine.instances i where not exists (select from df_engine.graphs g where g.id = i.graph)
+  )
+  select p.* from problems p
 $$;
 revoke all on function df.check() from public;
 comment on function df.check() is
   'Looks through the engine''s tables for anything that must not be: one row a problem, none when all is well. For '
   'administrators; it reads all runs.';
+
+-- Views are read-only: a view over one table could be written through otherwise, with its owner's rights, past row security.
+
+create or replace function df_engine.refuse_write() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception '%.% is read-only', tg_table_schema, tg_table_name
+    using errcode = 'insufficient_privilege', hint = case tg_table_name
+      when 'instances' then 'Start runs with df.start, end them with df.cancel.'
+      when 'nodes' then 'Nodes are what df.start was given; df.cancel ends a run.'
+      when 'vars' then 'Change variables with df.setvar, df.unsetvar and df.clearvars.'
+      when 'signals' then 'Send signals with df.signal.'
+      when 'settings' then 'Change settings with df.set_setting.'
+      when 'http_allowlist' then 'Change the list with df.http_allow and df.http_disallow.'
+      else 'The functions of schema df change what it shows.' end;
+end
+$$;
+
+do $triggers$
+declare
+  v_view regclass;
+begin
+  for v_view in
+    select c.oid from pg_class c
+    where c.relkind = 'v' and c.relnamespace in ('df'::regnamespace, 'df_engine'::regnamespace)
+      and not exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgname = 'read_only')
+  loop
+    execute format('create trigger read_only instead of insert or update or delete on %s
+                    for each row execute function df_engine.refuse_write()', v_view);
+  end loop;
+end
+$triggers$;
 
 -- Epilogue: privileges that PUBLIC must not have, the version, what existing users need of it, the worker role given.
 

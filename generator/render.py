@@ -1,4 +1,4 @@
-"""Renders the templates, in the order of their file names, into the files of dist/."""
+"""Renders the templates, in the order of contents.py, into the files of dist/."""
 
 import re
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from generator import flow, flow_docs, guard, model
+from generator import contents, flow, flow_docs, guard, model
 from generator.sql import FILTERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,23 +37,40 @@ def environment() -> Environment:
     return env
 
 
+GRANTED = re.compile(
+    r"^-- Granted to (?P<who>[a-z ]+)\.\ncreate or replace (?P<kind>function|procedure|view) df_engine\.(?P<name>\w+)",
+    re.M,
+)
+
+
+@cache
+def granted() -> dict[str, dict[str, list[str]]]:
+    """The private objects that users and workers need, by the comments that say so where they stand."""
+    found: dict[str, dict[str, list[str]]] = {kind: {"users": [], "workers": []} for kind in ("routines", "views")}
+    for part in contents.PARTS:
+        for match in GRANTED.finditer((TEMPLATES / f"{part}.sql.j2").read_text()):
+            for who in match["who"].split(" and "):
+                found["views" if match["kind"] == "view" else "routines"][who].append(match["name"])
+    return {f"granted_{kind}": {who: sorted(set(names)) for who, names in of.items()} for kind, of in found.items()}
+
+
 def rendered(name: str, **instead: str) -> str:
     """A template with all that templates may name; `instead` replaces facts, such as the version."""
     version, built = release()
-    context = {"version": version, "built": built, "flow": flow.context(), **model.context(), **instead}
+    context = {"version": version, "built": built, "flow": flow.context(), **granted(), **model.context(), **instead}
     return guard.guarded(environment().get_template(name).render(context).strip() + "\n")
 
 
 @cache
 def body(**instead: str) -> str:
     """All templates but the psql prologue and epilogue: plain SQL that any driver can send in one transaction."""
-    return "\n".join(rendered(name, **instead) for name in sorted(p.name for p in TEMPLATES.glob("[0-9]*.sql.j2")))
+    return "\n".join(rendered(f"{part}.sql.j2", **instead) for part in contents.PARTS)
 
 
 def installer(**instead: str) -> str:
     """The script for psql; tests make those of other versions with `version` and `oldest_upgradable`."""
     version, built = release()
-    head = (TEMPLATES / "psql_head.sql").read_text()
+    head = (TEMPLATES / "install" / "psql_head.sql").read_text()
     head = head.replace("@VERSION@", instead.get("version", version)).replace("@BUILT@", built)
     return f"{head}\n{body(**instead)}\ncommit;\n"
 
@@ -62,10 +79,10 @@ def installer(**instead: str) -> str:
 def artifacts() -> dict[str, str]:
     """Path in the repository -> content, of every generated file."""
     version, _ = release()
-    control = (TEMPLATES / "extension.control").read_text().replace("@VERSION@", version)
+    control = (TEMPLATES / "install" / "extension.control").read_text().replace("@VERSION@", version)
     return {
         "dist/pg_durable.sql": installer(),
         "dist/extension/pg_durable.control": control,
-        f"dist/extension/pg_durable--{version}.sql": f"{body()}\n{rendered('extension_tail.sql.j2')}",
+        f"dist/extension/pg_durable--{version}.sql": f"{body()}\n{rendered('install/extension_tail.sql.j2')}",
         str(flow_docs.PAGE): flow_docs.page((ROOT / flow_docs.PAGE).read_text()),
     }

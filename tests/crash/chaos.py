@@ -11,9 +11,10 @@ from typing import Any
 
 import psycopg
 
-from tests.crash.crew import UNFINISHED, problems
+from tests.crash.crew import problems
 from tests.crash.load import Load, prepare
 from tests.crash.pair import Pair
+from tests.state import UNFINISHED
 from tests.support import wait_until
 from tests.worker.http_server import HttpServer
 from tests.worker.process import WorkerProcess, own_database

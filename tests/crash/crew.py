@@ -7,11 +7,8 @@ from typing import Any
 
 import psycopg
 
+from tests.state import UNFINISHED
 from tests.support import Database, Pump, wait_until
-
-UNFINISHED = """
-select exists (select from df.instances where _state in ('pending', 'running')) or exists (select from df_engine.ready)
-    or exists (select from df_engine.timers) or exists (select from df_engine.inbox where fresh)"""
 
 
 class Crew:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.oracle.steps import LIMIT, VARIABLES
 from tests.oracle.tree import Node
+from tests.state import LOG, WORK_IS_LEFT
 from tests.support import Database, Pump, Run
 
 NODES = 40
@@ -39,21 +40,6 @@ insert into public.clock values ('{MIDNIGHT.isoformat()}');
 create or replace function df_engine.clock() returns timestamptz language sql volatile security definer
   as $$ select at from public.clock $$;
 select df.set_setting('reconcile_interval', '0');  -- retention would take it for the truth
-"""
-
-LOG = """
-create table public.log (id bigint generated always as identity, tx xid8 default pg_current_xact_id(), run text,
-                         node text, status text, stamp text, retry_at timestamptz, result jsonb);
-create function public.note() returns trigger language plpgsql security definer as $$
-begin
-  insert into public.log (run, node, status, stamp, retry_at, result)
-  values (new.instance_id, new.id, new.status, new.status_details ->> 'execution_id',
-          (new.status_details ->> 'retry_at')::timestamptz, new.result);
-  return null;
-end $$;
-create trigger note after update on df.nodes for each row
-  when ((new.status, new.status_details, new.result) is distinct from (old.status, old.status_details, old.result))
-  execute function public.note();
 """
 
 
@@ -108,7 +94,7 @@ class Engine:
         for _ in range(100):
             self.pump.work()
             self.pump.tick()
-            if not self.db.admin(BUSY):
+            if not self.db.admin(WORK_IS_LEFT):
                 return
         raise AssertionError("the run does not come to rest")
 
@@ -125,11 +111,6 @@ class Engine:
             "where run = %s order by max(id) over (partition by tx), id offset %s", MIDNIGHT, run.id, past, user=None,
         )  # fmt: skip
         return [Change(nodes[node], *rest) for node, *rest in rows]
-
-
-BUSY = """
-select exists (select from df_engine.ready) or exists (select from df_engine.inbox where fresh)
-    or exists (select from df_engine.timers where due_at <= df_engine.clock())"""
 
 
 def identify(run: Run, root: Node) -> dict[Node, str]:

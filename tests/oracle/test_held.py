@@ -12,6 +12,7 @@ from tests.oracle.engine import Engine, prepare, stop_clock
 from tests.oracle.generate import cases
 from tests.oracle.play import Case, Play
 from tests.oracle.test_graphs import judge, profile
+from tests.state import UNLOCKED_WORK_IS_LEFT
 from tests.support import Database, Pump, wait_until
 
 GATE = """
@@ -26,11 +27,6 @@ begin
 end $$;
 create trigger at_gate before insert on fx for each row execute function at_gate();
 """
-
-BUSY = """
-select exists (select from (select from df_engine.ready for update skip locked) r)
-    or exists (select from df_engine.inbox where fresh)
-    or exists (select from df_engine.timers where due_at <= df_engine.clock())"""
 
 
 class Holding(Engine):
@@ -54,7 +50,7 @@ class Holding(Engine):
             if self.interrupts:
                 self.interrupt(agenda["interrupt"])
             assert self.failures == []
-            if len(self.stuck) == 2 or not self.db.admin(BUSY):
+            if len(self.stuck) == 2 or not self.db.admin(UNLOCKED_WORK_IS_LEFT):
                 return
         raise AssertionError("the run does not come to rest")
 

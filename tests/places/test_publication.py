@@ -1,5 +1,6 @@
 """A publication of all tables: every table has a primary key, so that no update or delete of the engine is refused."""
 
+from tests import state
 from tests.support import Database, Pump
 
 KEYLESS = """
@@ -34,7 +35,8 @@ def test_everything_the_engine_does_is_published(db: Database) -> None:
     db.sql("select df.cancel(%s, 'enough')", doomed.id)
     pump.until(doomed.ended)
     db.sql("select df.setvar('a', '1'), df.setvar('a', '2'), df.unsetvar('a')")
-    db.admin("select df.set_setting('retention_days', '0'); update df_engine.upkeep set retained_at = '-infinity'")
+    db.admin("select df.set_setting('retention_days', '0')")
+    db.admin(state.RETENTION_IS_DUE)
     pump.until(lambda: db.admin("select count(*) from df.instances") == 0)
     pump.supervisor.execute("select df_engine.unregister_worker(%s)", [pump.worker])
     pump.close()

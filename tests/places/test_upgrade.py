@@ -3,23 +3,20 @@
 import psycopg
 
 from generator.render import artifacts
+from tests import state
 from tests.places.flight import begin, finish
 from tests.support import Database, install
 from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess, run
 
 SCRIPT = artifacts()["dist/pg_durable.sql"]
-STATE = """
-select to_jsonb(i) from df.instances i union all select to_jsonb(n) from df.nodes n
-union all select to_jsonb(t) from df_engine.timers t union all select to_jsonb(w) from df_engine.waits w
-union all select to_jsonb(r) from df_engine.ready r order by 1"""
 
 
 def test_runs_in_flight_go_on_unchanged(db: Database, worker: WorkerProcess) -> None:  # noqa: F811
     runs = begin(db)
-    before = db.rows(STATE, user=None)
+    before = db.rows(state.IN_FLIGHT, user=None)
     install(f"{db.dsn()} options='-c lock_timeout=10s'", SCRIPT)
-    after = db.rows(STATE, user=None)
+    after = db.rows(state.IN_FLIGHT, user=None)
     lasting = [row for row in before if row[0].get("status") == "completed"]
     assert [row for row in lasting if row not in after] == []
     assert run(db, "'select 1'")["row_count"] == 1, "others go on while a step is in progress"

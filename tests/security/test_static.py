@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from generator.model import WORKER_ROUTINES
-from generator.render import ROOT
+from generator.render import ROOT, granted
 from tests.support import Database
 
 PINS = ("search_path=pg_catalog, pg_temp", 'search_path=""')
@@ -39,10 +38,6 @@ UNQUALIFIED_RELATION = re.compile(
 )
 
 
-def oids(db: Database, signatures: tuple[str, ...]) -> set[str]:
-    return {db.admin("select %s::regprocedure::text", s) for s in signatures}
-
-
 def code_of(source: str) -> str:
     """A function's body without comments and literals."""
     return re.sub(r"'(?:[^']|'')*'", "''", re.sub(r"--[^\n]*|/\*.*?\*/", "", source, flags=re.S))
@@ -64,28 +59,39 @@ def test_definer_functions_are_pinned(db: Database) -> None:
     assert [name for name, config in rows if not any(c in PINS for c in config or [])] == []
 
 
+ENTRIES = f"""
+select oid::regprocedure::text, proname, prosrc, coalesce(proconfig, '{{}}'), prosqlbody is not null as parsed,
+       pronamespace = 'df'::regnamespace or prorettype = 'trigger'::regtype or proname = any (%s)
+       or exists (select from pg_depend d where d.refobjid = p.oid and d.classid = 'pg_rewrite'::regclass) as entry
+from pg_proc p where {OURS}"""
+
+
 def test_entry_points_are_pinned_or_excepted_for_a_reason(db: Database) -> None:
     """Entered from outside: public functions, what workers call, triggers, and what views call. The other functions are
-    called from these, with their search_path, and have no rights but the caller's."""
-    called = oids(db, (*WORKER_ROUTINES, "df_engine.work(int, boolean, text)"))
-    rows = db.rows(
-        f"""select oid::regprocedure::text, pronamespace = 'df'::regnamespace or prorettype = 'trigger'::regtype
-                   or exists (select from pg_depend d where d.refobjid = p.oid and d.classid = 'pg_rewrite'::regclass),
-                   coalesce(proconfig, '{{}}')
-            from pg_proc p where {OURS}""",
-        user=None,
-    )
-    loose = {name for name, entry, config in rows if (entry or name in called) and not set(PINS) & set(config)}
+    called from these, with their search_path, and have no rights but the caller's. A body that was parsed when it was
+    made knows no search_path."""
+    workers = [*granted()["granted_routines"]["workers"], "work"]
+    rows = db.rows(ENTRIES, workers, user=None)
+    loose = {row[0] for row in rows if row[5] and not row[4] and not set(PINS) & set(row[3])}
     assert loose == set(UNPINNED)
 
 
-def test_other_functions_are_called_from_pinned_ones_or_qualify_all(db: Database) -> None:
-    rows = db.rows(f"select oid::regprocedure::text, prosrc, proconfig from pg_proc where {OURS}", user=None)
+def test_what_may_find_pg_temp_first_qualifies_its_types_and_relations(db: Database) -> None:
+    """What has an empty search_path, or the caller's, and what is called there without a search_path of its own."""
+    rows = db.rows(ENTRIES, [], user=None)
+    open_to_all = [row for row in rows if PINS[0] not in row[3] and not row[4]]
+    reached = {row[1] for row in open_to_all if PINS[1] in row[3] or row[0] in UNPINNED}
+    while more := {
+        name for row in open_to_all if row[1] in reached for name in CALLED.findall(row[2])
+        if any(name == other[1] for other in open_to_all)
+    } - reached:  # fmt: skip
+        reached |= more
     bad: dict[str, list[str]] = {}
-    for name, source, config in rows:
-        if PINS[0] not in (config or []):
-            found = UNQUALIFIED_TYPE.findall(code_of(source)) + UNQUALIFIED_RELATION.findall(code_of(source))
-            bad |= {name: found} if found else {}
+    for signature, name, source, *_ in open_to_all:
+        found = UNQUALIFIED_TYPE.findall(code_of(source)) + UNQUALIFIED_RELATION.findall(code_of(source))
+        if name in reached and found:
+            bad[signature] = found
+    assert {"work", "execute_query", "render"} & reached == {"work", "execute_query"}
     assert bad == {}
 
 

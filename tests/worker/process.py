@@ -156,7 +156,7 @@ def error(db: Database, run: str) -> str:
     return str(db.admin("select error from df.instances where id = %s", run))
 
 
-STATE = "select to_jsonb(i) - '_vars' from df.instances i where id = %s"
+STATE = "select to_jsonb(i) from df.instances i where id = %s"
 RESULT = (
     "select result from df.nodes n join df.instances i on (i.id, i.root_node) = (n.instance_id, n.id) where i.id = %s"
 )

@@ -9,6 +9,7 @@ import pytest
 from pg_durable import install
 
 from generator.render import ROOT, artifacts
+from tests import state
 from tests.support import Database
 from tests.worker.process import SpawnWorker
 
@@ -27,7 +28,7 @@ def test_install_can_be_run_again(db: Database) -> None:
     done = command("install", "--dsn", db.dsn(), "--worker-role", "durable_worker")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"is installed in database {db.name}" in done.stdout
-    assert db.admin("select count(*) from df_engine.worker_roles") == 1
+    assert db.admin(state.WORKER_ROLES) == 1
 
 
 def test_the_installer_is_the_generated_one() -> None:

@@ -7,6 +7,7 @@ import time
 import pytest
 from pg_durable.embedded import EmbeddedServer
 
+from tests import state
 from tests.support import Database, wait_until
 from tests.worker.process import MEETING, SpawnWorker, WorkerProcess, await_end, own_database, run, start, status
 
@@ -78,7 +79,7 @@ def test_a_leased_step_is_taken_over_from_a_worker_that_was_killed(db: Database,
     db.sql("create procedure slow() language plpgsql as $$ begin perform pg_sleep(3); commit; end $$")
     victim = spawn()
     instance = start(db, "'call slow()'")
-    wait_until(lambda: db.admin("select worker from df_engine.ready where lane = 'direct'") == victim.number)
+    wait_until(lambda: db.admin(state.LEASED_DIRECT_BY) == victim.number)
     victim.kill()
     spawn()
     assert await_end(db, instance, 20) == "completed"

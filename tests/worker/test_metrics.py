@@ -6,6 +6,7 @@ from urllib.error import HTTPError
 
 import pytest
 
+from tests import state
 from tests.cluster import free_port
 from tests.support import Database, wait_until
 from tests.worker.process import SpawnWorker, await_end, run, start, start_as
@@ -69,12 +70,12 @@ def test_runs_in_progress_are_counted(db: Database, page: Page, locked_out: str)
 def test_overdue_timers_are_counted(db: Database, page: Page) -> None:
     """A worker leaves a run alone that somebody's open transaction holds, here for longer than it should sleep."""
     sleeping = start(db, "df.sleep(1000)")
-    wait_until(lambda: db.admin("select count(*) from df_engine.timers") == 1)
+    wait_until(lambda: db.admin(state.TIMERS) == 1)
     with db.connect(autocommit=False) as conn:
-        conn.execute("select from df.instances where id = %s for update", [sleeping])
-        db.admin("update df_engine.timers set due_at = now() - interval '9 s'")
+        conn.execute(state.RUN_LOCKED, [sleeping])
+        db.admin(state.DUE_AGO, "9 s", "9 s")
         assert page.in_progress() == (0, 1, 0, 0)
-        db.admin("update df_engine.timers set due_at = now() - interval '11 s'")
+        db.admin(state.DUE_AGO, "11 s", "11 s")
         wait_until(lambda: page.in_progress() == (0, 1, 0, 1))
     assert await_end(db, sleeping) == "completed"
     wait_until(lambda: page.in_progress() == (0, 0, 0, 0))
@@ -84,7 +85,7 @@ def test_runs_are_counted_as_they_end(db: Database, page: Page) -> None:
     run(db, "'select 1'")
     nothing = dict.fromkeys(("completed", "failed", "cancelled"), 0)
     assert page.ended() == nothing
-    db.admin("update df.instances set finished_at = finished_at - interval '1 day'")  # ended before anybody asked
+    db.admin(state.ENDED_YESTERDAY)  # ended before anybody asked
     run(db, "'select 1'")
     run(db, "'select 2' ~> 'select 3'")
     await_end(db, start(db, "'select 1/0'"))
@@ -97,7 +98,7 @@ def test_runs_are_counted_as_they_end(db: Database, page: Page) -> None:
 def test_a_database_that_cannot_be_asked_has_no_figures(db: Database, page: Page) -> None:
     assert len(page.in_progress()) == len(IN_PROGRESS)
     with db.connect(autocommit=False) as conn:
-        conn.execute("lock table df_engine.timers")
+        conn.execute(state.TIMERS_LOCKED)
         wait_until(lambda: page.in_progress() == ())
         assert page.ended() != {}, "a counter stays"
         assert "not counted" in page.worker.log

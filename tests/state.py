@@ -1,0 +1,69 @@
+"""What tests must know of the engine's private state: the only place that names its tables."""
+
+WORK_IS_LEFT = """
+select exists (select from df_engine.queue) or exists (select from df_engine.inbox where fresh)
+    or exists (select from df_engine.timers where due_at <= df_engine.clock())"""
+
+UNLOCKED_WORK_IS_LEFT = """
+select exists (select from (select from df_engine.queue for update skip locked) r)
+    or exists (select from df_engine.inbox where fresh)
+    or exists (select from df_engine.timers where due_at <= df_engine.clock())"""
+
+UNFINISHED = """
+select exists (select from df_engine.instances where status in ('pending', 'running'))
+    or exists (select from df_engine.queue) or exists (select from df_engine.timers)
+    or exists (select from df_engine.inbox where fresh)"""
+
+# A log of all that happens to nodes, as public.log, in the order of commits where one transaction waits for another.
+LOG = """
+create table public.log (id bigint generated always as identity, tx xid8 default pg_current_xact_id(), run text,
+                         node text, status text, stamp text, retry_at timestamptz, result jsonb);
+create function public.note(p_instance bigint, p_node int, p_status text, p_generations int[], p_retry_at timestamptz,
+                            p_result jsonb) returns void language sql as $$
+  insert into public.log (run, node, status, stamp, retry_at, result)
+  select i.id, df_engine.node_id(i.id, g.node), p_status, df_engine.stamp(i.id, g.tops, p_generations), p_retry_at,
+         p_result
+  from df_engine.instances i join df_engine.graph_nodes g on g.graph = i.graph and g.node = p_node
+  where i.instance = p_instance
+$$;
+create function public.note_outcome() returns trigger language plpgsql security definer as $$
+begin
+  perform public.note(new.instance, new.node,
+                      case new.state when 'f' then 'failed' when 'r' then 'running' else 'completed' end,
+                      new.generations,
+                      case new.state when 'r' then new.ended_at end,
+                      case new.state when 'f' then to_jsonb(new.error) else new.value::jsonb end);
+  return null;
+end $$;
+create function public.note_wait() returns trigger language plpgsql security definer as $$
+begin
+  perform public.note(new.instance, new.node, 'running', new.generations, null, null);
+  return null;
+end $$;
+create trigger note after insert or update on df_engine.outcomes
+  for each row when (new.state <> 'o') execute function public.note_outcome();
+create trigger note after insert on df_engine.waits for each row execute function public.note_wait();
+"""
+
+# Of a run: the first part of the idempotency keys of its HTTP steps.
+RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instances i"
+
+TIMERS = "select count(*) from df_engine.timers"
+WAITS = "select count(*) from df_engine.waits"
+DUE_AGO = "update df_engine.timers set due_at = now() - %s::interval, next_try_at = now() - %s::interval"
+TIMERS_LOCKED = "lock table df_engine.timers"
+RUN_LOCKED = "select from df_engine.instances where id = %s for update"
+ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - interval '1 day'"
+A_WORKER_IDLES = "select idle_until > clock_timestamp() from df_engine.workers"
+LEASED_DIRECT_BY = "select worker from df_engine.queue where lane = 'direct'"
+WORKER_ROLES = "select count(*) from df_engine.worker_roles"
+LOSE_THE_QUEUE = "delete from df_engine.queue"
+
+# What must be the same before and after the installer has run again.
+IN_FLIGHT = """
+select to_jsonb(i) from df_engine.instances i union all select to_jsonb(n) from df.nodes n
+union all select to_jsonb(o) from df_engine.outcomes o
+union all select to_jsonb(t) from df_engine.timers t union all select to_jsonb(w) from df_engine.waits w
+union all select to_jsonb(a) from df_engine.activations a
+union all select to_jsonb(q) from df_engine.queue q order by 1"""
+RETENTION_IS_DUE = "update df_engine.upkeep set retained_at = '-infinity'"
