@@ -519,11 +519,11 @@ $$;
 create or replace view df_engine.own_key with (security_barrier) as
   select encode(sha256((s.value || quote_ident(current_user)::regrole::oid::text)::pg_catalog.bytea), 'hex') as key from df_engine.secret s;
 
--- Raises unless p_key is the key of p_role: the caller acts as that role.
+-- Raises unless p_key is the key of p_role: the caller acts as that role. No key is the key of nobody.
 create or replace function df_engine.require_key(p_key text, p_role oid) returns void
 language plpgsql stable as $$
 begin
-  if p_key is distinct from encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex') then
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
     raise exception 'this function of df_engine is called by the functions of df only'
       using errcode = 'insufficient_privilege';
   end if;
@@ -4261,18 +4261,27 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 
 -- Locks the RACEs around a thread, and says whether all of them are still open. p_decides: the caller may decide one; a weaker lock
 -- would have to be made stronger then, and two who try that deadlock.
-create or replace function df_engine.lock_races(p_races bigint[], p_decides boolean) returns boolean
+create or replace function df_engine.lock_races(p_instance bigint, p_races bigint[], p_decides boolean) returns boolean
 language plpgsql as $$
 declare
   v_open int;
 begin
   if p_decides then
-    perform from df_engine.activations a where a.id = any (p_races) order by a.id for update;
+    perform from df_engine.activations a where a.id = any (p_races) and a.instance = p_instance order by a.id for update;
   else
-    perform from df_engine.activations a where a.id = any (p_races) order by a.id for key share;
+    perform from df_engine.activations a where a.id = any (p_races) and a.instance = p_instance order by a.id for key share;
   end if;
   get diagnostics v_open = row_count;
   return v_open = cardinality(p_races);
+end
+$$;
+
+-- The same for a thread that a session of p_role shows: nobody locks what belongs to another role's run.
+create or replace function df_engine.lock_own_races(p_role oid, p_thread df_engine.thread, p_decides boolean) returns boolean
+language plpgsql as $$
+begin
+  return exists (select from df_engine.instances i where i.instance = (p_thread).instance and i.submitter = p_role)
+     and df_engine.lock_races((p_thread).instance, (p_thread).races, p_decides);
 end
 $$;
 
@@ -4890,7 +4899,7 @@ begin
   if (p_loop).node > 1 and not (p_loop).forever and not (p_loop).continues then
     return t;
   end if;
-  select * into a from df_engine.activations x where x.id = t.activation;
+  select * into a from df_engine.activations x where x.id = t.activation and x.instance = t.instance;
   a.failures := case when p_error is null then 0 else a.failures + 1 end;
   if p_error is not null then
     perform df_engine.keep_failure(p_thread, (p_loop).node, p_error);
@@ -4899,7 +4908,8 @@ begin
     perform df_engine.next_execution(t.instance, t.generations[1], a.turned_at, p_error);
   end if;
   v_due := df_engine.next_turn((p_loop).forever, a.turned_at, a.failures);
-  update df_engine.activations x set turned_at = v_due, failures = a.failures, error = p_error where x.id = t.activation;
+  update df_engine.activations x set turned_at = v_due, failures = a.failures, error = p_error
+  where x.id = t.activation and x.instance = t.instance;
   if v_due > df_engine.clock() then
     perform df_engine.set_timer(t, 'pace', v_due);
     t := null;
@@ -4934,7 +4944,8 @@ declare
   v_activation df_engine.activations;
   v_ending df_engine.ending := p_ending;
 begin
-  delete from df_engine.activations a where a.id = (p_thread).activation returning * into v_activation;
+  delete from df_engine.activations a where a.id = (p_thread).activation and a.instance = (p_thread).instance
+  returning * into v_activation;
   if v_ending.state = 'b' then
     v_ending.state := 'c';
   elsif v_ending.state = 'c' then
@@ -4955,7 +4966,8 @@ declare
   v_ending df_engine.ending;
   v_first record;
 begin
-  update df_engine.activations a set open = a.open - 1 where a.id = (p_thread).activation returning * into v_activation;
+  update df_engine.activations a set open = a.open - 1 where a.id = (p_thread).activation and a.instance = (p_thread).instance
+  returning * into v_activation;
   if v_activation.open > 0 then
     return null;
   end if;
@@ -4998,7 +5010,8 @@ declare
   v_ending df_engine.ending := p_ending;
   v_winner constant int := (p_node).name_scopes[1];
 begin
-  delete from df_engine.activations a where a.id = (p_thread).activation returning * into v_activation;
+  delete from df_engine.activations a where a.id = (p_thread).activation and a.instance = (p_thread).instance
+  returning * into v_activation;
   if not found then
     raise exception 'a thread of instance % has lost its race', (p_thread).instance using errcode = 'DF001';
   end if;
@@ -5184,7 +5197,7 @@ begin
     end if;
     if (p_node).after in ('n', 'v', 'c') then
       if (p_node).after = 'v' then
-        update df_engine.activations a set body = t.node where a.id = t.activation;
+        update df_engine.activations a set body = t.node where a.id = t.activation and a.instance = t.instance;
       end if;
       t.node := case
         when (p_node).after = 'c' and not df_engine.truth((p_ending).value::pg_catalog.jsonb, (p_ending).columns) then (p_node).other
@@ -5452,7 +5465,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set jit 
 declare
   v_problem text;
 begin
-  perform df_engine.require_key(p_key, (select i.submitter from df_engine.instances i where i.instance = (p_thread).instance));
+  perform df_engine.require_key(p_key, (
+    select i.submitter from df_engine.instances i where i.instance = (p_thread).instance and i.graph = p_graph));
   sql := df_engine.bare_statement(
     case when (p_step).refs is null and not (p_step).vars then (p_step).text
          else df_engine.render(p_thread, (p_step).name_scopes, (p_step).text, 'sql') end);
@@ -5627,7 +5641,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set plan
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
 begin
-  if (p_thread).races is not null and not df_engine.lock_races((p_thread).races, (p_step).decides) then
+  if (p_thread).races is not null and not df_engine.lock_own_races(v_role, p_thread, (p_step).decides) then
     return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
   end if;
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns,
@@ -5635,7 +5649,7 @@ begin
   select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
          df_engine.clock(), p_value, p_columns, p_types
   from df_engine.instances i
-  where i.instance = (p_thread).instance and i.submitter = v_role and i.status = any ('{pending,running}')
+  where i.instance = (p_thread).instance and i.submitter = v_role and i.graph = p_graph and i.status = any ('{pending,running}')
     and p_key = encode(sha256((df_engine.secret() || v_role::text)::pg_catalog.bytea), 'hex')
   for key share
   on conflict (instance, scope, node) do update
@@ -5744,12 +5758,12 @@ begin
   perform df_engine.require_key(p_key, v_role);
   if v_verdict = 'interrupted' then
     return row('interrupted', p_queue, null, null, null, null, null)::df_engine.place;
-  elsif t.races is not null and not df_engine.lock_races(t.races, true) then
+  elsif t.races is not null and not df_engine.lock_own_races(v_role, t, true) then
     return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
   end if;
   select n.* into g
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
-  where i.instance = t.instance and i.submitter = v_role and i.status = any ('{pending,running}')
+  where i.instance = t.instance and i.submitter = v_role and i.graph = p_graph and i.status = any ('{pending,running}')
   for key share of i;
   if not found then
     return df_engine.record_cancelled(p_key, t, p_step, null, null, null, v_error, p_sqlstate, p_started);
@@ -6235,7 +6249,7 @@ begin
 end
 $$;
 
--- Claims up to p_limit steps of a lane for a worker. One that has killed its workers again and again fails.
+-- Claims up to p_limit steps of a lane for a worker, passing over those of runs that somebody holds. One that has killed its workers again and again fails.
 -- Granted to workers.
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
 returns table (ticket bigint, role text, database text, request jsonb)
@@ -6243,12 +6257,14 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set plan
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   v_queue df_engine.queue;
+  v_claimed int := 0;
 begin
   for v_queue in
     select q.* from df_engine.queue q
-    where q.lane = p_lane and q.lane <> 'sql' and q.next_try_at <= df_engine.clock() and q.worker is null
-    order by q.next_try_at, q.id limit p_limit for update skip locked
+    where q.lane = p_lane and q.lane <> 'sql' and q.next_try_at <= (select df_engine.clock()) and q.worker is null
+    order by q.next_try_at, q.id limit p_limit + 1000 for update skip locked
   loop
+    exit when v_claimed >= p_limit;
     continue when not df_engine.lease_step(p_worker, v_queue);
     if v_queue.crash_score >= 12 then
       perform df_engine.finish_leased(p_worker, v_queue.id, json_build_object(
@@ -6260,6 +6276,7 @@ begin
     database := case when p_lane = 'direct' then coalesce(
       (select i.database from df_engine.instances i where i.instance = v_queue.instance), current_database()) end;
     request := v_queue.request;
+    v_claimed := v_claimed + 1;
     return next;
   end loop;
 end
@@ -6289,7 +6306,7 @@ begin
   end if;
   delete from df_engine.queue x where x.lane = q.lane and x.submitter = q.submitter and x.id = q.id;
   select * into i from df_engine.instances x where x.instance = q.instance and x.status in ('pending', 'running');
-  if not found or q.races is not null and not df_engine.lock_races(q.races, true) then
+  if not found or q.races is not null and not df_engine.lock_races(q.instance, q.races, true) then
     return false;
   end if;
   select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = q.node;
@@ -6748,7 +6765,7 @@ create or replace function df_engine.may_go_on(p_instance bigint, p_races bigint
 language plpgsql as $$
 begin
   perform from df_engine.instances i where i.instance = p_instance and i.status in ('pending', 'running');
-  return found and (p_races is null or df_engine.lock_races(p_races, true));
+  return found and (p_races is null or df_engine.lock_races(p_instance, p_races, true));
 end
 $$;
 
@@ -6826,7 +6843,7 @@ begin
   foreach v_id in array v_waits loop
     -- A wait is gone when one before it has decided the race between them.
     delete from df_engine.waits x where x.id = v_id returning * into w;
-    if found and (w.races is null or df_engine.lock_races(w.races, true)) then
+    if found and (w.races is null or df_engine.lock_races(w.instance, w.races, true)) then
       delete from df_engine.timers t where t.id = v_id;
       v_nodes := v_nodes || w.node;
       perform df_engine.end_wait(
@@ -6887,7 +6904,7 @@ declare
 begin
   for v_signal in
     select s.* from df_engine.inbox s
-    where s.fresh and s.next_try_at <= clock_timestamp() order by s.next_try_at, s.signal_id limit p_limit for update skip locked
+    where s.fresh and s.next_try_at <= (select clock_timestamp()) order by s.next_try_at, s.signal_id limit p_limit for update skip locked
   loop
     v_count := v_count + 1;
     if not df_engine.try_signal(v_signal) then
@@ -6896,7 +6913,7 @@ begin
   end loop;
   for v_timer in
     select t.* from df_engine.timers t
-    where t.next_try_at <= df_engine.clock() order by t.next_try_at, t.id limit p_limit for update skip locked
+    where t.next_try_at <= (select df_engine.clock()) order by t.next_try_at, t.id limit p_limit for update skip locked
   loop
     v_count := v_count + 1;
     if not df_engine.try_timer(v_timer) then
@@ -6907,16 +6924,31 @@ begin
 end
 $$;
 
--- In how many milliseconds something is due.
+-- Whether something is due that nobody has locked.
+create or replace function df_engine.can_fire() returns boolean
+language plpgsql volatile as $$
+begin
+  perform from df_engine.timers t where t.next_try_at <= (select df_engine.clock()) order by t.next_try_at, t.id limit 1 for update skip locked;
+  if not found then
+    perform from df_engine.inbox s
+    where s.fresh and s.next_try_at <= (select clock_timestamp()) order by s.next_try_at, s.signal_id limit 1 for update skip locked;
+  end if;
+  return found;
+end
+$$;
+
+-- In how many milliseconds something is due. What is due and locked, by a cancel that is not committed, is looked at again after a while.
 -- Granted to workers.
 create or replace function df_engine.next_due_ms() returns numeric
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
-begin
-  return least(
+declare
+  v_ms constant numeric := least(
     (select greatest(0, ceil(extract(epoch from t.next_try_at - df_engine.clock()) * 1000)) from df_engine.timers t
      order by t.next_try_at, t.id limit 1),
     (select greatest(0, ceil(extract(epoch from s.next_try_at - clock_timestamp()) * 1000)) from df_engine.inbox s
      where s.fresh order by s.next_try_at, s.signal_id limit 1));
+begin
+  return case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
 end
 $$;
 
@@ -7097,8 +7129,8 @@ begin
   perform pg_stat_clear_snapshot();
   return jsonb_build_object(
     'roles', df_engine.waiting_roles(),
-    'direct', (select count(*) from (select from df_engine.queue r where r.lane = 'direct' and r.worker is null and r.next_try_at <= df_engine.clock() limit 100) q),
-    'http', (select count(*) from (select from df_engine.queue r where r.lane = 'http' and r.worker is null and r.next_try_at <= df_engine.clock() limit 500) q),
+    'direct', (select count(*) from (select from df_engine.queue r where r.lane = 'direct' and r.worker is null and r.next_try_at <= (select df_engine.clock()) limit 100) q),
+    'http', (select count(*) from (select from df_engine.queue r where r.lane = 'http' and r.worker is null and r.next_try_at <= (select df_engine.clock()) limit 500) q),
     'next_ms', df_engine.next_due_ms(),
     'interrupt', df_engine.doomed_sessions(),
     'held', df_engine.held_leases(p_worker),

@@ -14,6 +14,49 @@ select exists (select from df_engine.instances where status in ('pending', 'runn
     or exists (select from df_engine.queue) or exists (select from df_engine.timers)
     or exists (select from df_engine.inbox where fresh)"""
 
+# Everything that is stored of a run.
+STORED = """
+with run as (select * from df_engine.instances where id = %s)
+select to_jsonb(run)::text from run
+union all select to_jsonb(n)::text from df.nodes n join run on run.id = n.instance_id
+union all select to_jsonb(q)::text from df_engine.queue q join run using (instance)
+union all select to_jsonb(t)::text from df_engine.timers t join run using (instance)
+union all select to_jsonb(w)::text from df_engine.waits w join run using (instance)
+union all select to_jsonb(a)::text from df_engine.activations a join run using (instance)
+union all select to_jsonb(o)::text from df_engine.outcomes o join run using (instance)
+union all select to_jsonb(b)::text from df_engine.bindings b join run using (instance)
+union all select to_jsonb(s)::text from df_engine.inbox s join run using (instance)
+order by 1"""
+
+# Of a run whose step is queued: number, graph, row in the queue, node and its activation.
+QUEUED = """
+select i.instance, i.graph, q.id, q.node, q.activation
+from df_engine.instances i join df_engine.queue q using (instance) where i.id = %s"""
+
+# Of a run: what waits for a signal.
+WAITING = "select w.* from df_engine.waits w join df_engine.instances i using (instance) where i.id = %s"
+RACES_LOCKED = "select from df_engine.activations for update nowait"
+
+# Ways to keep the runs of `other` from being moved on, as long as a transaction is open.
+RUNS_HELD = (
+    "select from df_engine.instances where submitter = 'other'::regrole for update",
+    "select from df_engine.instances where submitter = 'other'::regrole for share",
+    "update df_engine.instances set updated_at = now() where submitter = 'other'::regrole",
+)
+TIMERS_DUE = "select count(*) from df_engine.timers where due_at <= clock_timestamp()"
+MORE_TIMERS = """
+insert into df_engine.timers (id, instance, node, kind, since, due_at, next_try_at)
+select nextval('df_engine.thread_ids'), i.instance, 1, 'sleep', now(), now() + d.due, now() + d.due
+from (select %s::interval as due) d, generate_series(1, %s), df_engine.instances i where i.id = %s"""
+LEASED_BY_NOBODY = "select worker is null from df_engine.queue"
+WAIT_REASON = "update df_engine.instances set wait_reason = %s"
+RUNS_AGED = "update df_engine.instances set finished_at = now() - %s::interval"
+RETENTION_IS_DUE = "update df_engine.upkeep set retained_at = '-infinity'"
+
+PRIVATE_TABLES = (
+    "select oid::regclass::text from pg_class where relnamespace = 'df_engine'::regnamespace and relkind = 'r'"
+)
+
 # A log of all that happens to nodes, as public.log, in the order of commits where one transaction waits for another.
 LOG = """
 create table public.log (id bigint generated always as identity, tx xid8 default pg_current_xact_id(), run text,
