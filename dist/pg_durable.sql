@@ -3995,7 +3995,7 @@ begin
          array(select e::int from jsonb_array_elements_text(v_scopes[n]) e),
          v_loops[n],
          v_kinds[n] = 'LOOP' and not v_breaks[n] and v_lasts[n + 1] = v_lasts[n],
-         v_kinds[n] = 'LOOP' and df_engine.json_or_null(v_queries[n]) -> 'continue_on_failure' = 'true',
+         coalesce(v_kinds[n] = 'LOOP' and df_engine.json_or_null(v_queries[n]) -> 'continue_on_failure' = 'true', false),
          v_afters[n], v_nexts[n], v_others[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
          v_closes[n], v_plain[n], v_until[n], v_decides[n], v_ups[n], v_branches[n], v_drops[n],

@@ -272,7 +272,7 @@ def test_a_role_that_forges_its_own_runs_reaches_nobody_elses(
                     thread = f"row({instance}, 0, {node}, null, {activation}, {races})::df_engine.thread"
                     step = STEP.format(node=node, run=run).replace("'{0}', 'e'", "'{0}', 't'")
                     forged = f"{KEY}, '{run}', {of}, {queue}, {thread}, {step}"
-                    for call in (f"record_step({forged}, '1', null, now())",
+                    for call in (f"record_step({forged}, '1', null, null, now())",
                                  f"fail_step({forged}, 'XX000', 'x', null, null, false, now())"):  # fmt: skip
                         conn.execute("savepoint s")
                         with suppress(psycopg.Error):
