@@ -208,6 +208,7 @@ if df_engine.migrating(1) then
     closes int not null,               -- sequences and IFs that end with it
     plain boolean not null,            -- nothing but the next step of the same segment follows
     until int not null,                -- last node of its segment: a chain of plain steps and the step that ends it
+    batch int not null,                -- last node of what a session takes at once of the segment
     decides boolean not null,          -- its good end may decide a RACE
     -- whom its failure or its BREAK concerns
     up int not null,                   -- LOOP, JOIN or RACE; 0: the run
@@ -247,7 +248,6 @@ if df_engine.migrating(1) then
   create index instances_label_created_idx on df_engine.instances (label, created_at desc, id) where label is not null;
   create index instances_finished_idx on df_engine.instances (finished_at, id) where finished_at is not null;      -- counts
   create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
-  create index instances_graph_idx on df_engine.instances (graph);                                  -- whether a graph is in use
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
   -- loop continues, b completed by a BREAK that goes on upwards, r a failed attempt after which there will be another, o a LOOP that was left open.
@@ -262,7 +262,7 @@ if df_engine.migrating(1) then
     started_at timestamptz not null,
     ended_at timestamptz not null,     -- of a failed attempt: when the next one is due
     value json,
-    columns text[],
+    columns text[],                    -- where no row of value shows them
     types text[],                      -- of the columns, where somebody looks for the value
     error text,
     constraint outcomes_pkey primary key (instance, scope, node)
@@ -465,12 +465,17 @@ if df_engine.migrating(1) then
   -- A step that a session is about to run, as its graph has it.
   create type df_engine.step as (
     node int, name text, text text, statement text, typed boolean, refs text[], vars boolean, name_scopes int[], after "char", next int,
-    binds text[], closes int, plain boolean, decides boolean
+    binds text[], closes int, plain boolean, decides boolean,
+    fresh boolean                      -- whether the node can have no outcome yet
   );
+  -- A row of the queue that a session has locked, and its version.
+  create type df_engine.claim as (claimed df_engine.queue, version xid);
   -- What a session works on: the steps of a segment, in order. report: there is nothing, and why.
   create type df_engine.place as (
     report text, queue bigint, version xid, id text, graph bigint, thread df_engine.thread, steps df_engine.step[]
   );
+  -- What a statement returned: its value; columns where no row shows them; types of the columns, where they are wanted.
+  create type df_engine.result as (value json, columns text[], types text[]);
   -- How a node ended. state as in outcomes; NULL: it has not, it is to be entered.
   create type df_engine.ending as (
     state "char", value json, columns text[], types text[], error text, started_at timestamptz
@@ -3719,8 +3724,8 @@ begin
 end
 $$;
 
--- query: it can stand in FROM. rows: it may return rows, and PREPARE knows it. utility: it may return rows. call: it returns
--- what its parameters hold. command: it returns nothing.
+-- query: it can stand in FROM. rows: it returns rows. perhaps: it may return rows, and PREPARE knows it. utility: it may return rows.
+-- call: it returns what its parameters hold. command: it returns nothing.
 create or replace function df_engine.statement_kind(p_sql text) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -3728,9 +3733,10 @@ declare
 begin
   return case
     when v_word = 'with' and p_sql ~* '[^a-z_](insert|update|delete|merge)[^a-z_]'
-         and df_engine.bare_sql(p_sql) ~ '[()][[:space:]]*(insert|update|delete|merge)[^a-z0-9_$]' then 'rows'
+         and df_engine.bare_sql(p_sql) ~ '[()][[:space:]]*(insert|update|delete|merge)[^a-z0-9_$]' then 'perhaps'
     when v_word in ('select', 'values', 'table', 'with') then case when df_engine.parentheses_match(p_sql) then 'query' else 'utility' end
-    when v_word in ('insert', 'update', 'delete', 'merge') and p_sql ~* '[^a-z0-9_]returning[^a-z0-9_]' then 'rows'
+    when v_word in ('insert', 'update', 'delete', 'merge') and p_sql ~* '[^a-z0-9_]returning[^a-z0-9_]'
+         and df_engine.bare_sql(p_sql) ~ '[^a-z0-9_]returning[^a-z0-9_]' then 'rows'
     when v_word in ('show', 'explain', 'fetch', 'execute') then 'utility'
     when v_word = 'call' then 'call'
     else 'command'
@@ -3807,23 +3813,20 @@ language sql immutable as $$
   end
 $$;
 
--- Truth of a node's value; p_columns is the order of the columns of an SQL result. NULL is false.
-create or replace function df_engine.truth(p_value pg_catalog.jsonb, p_columns pg_catalog.text[]) returns boolean
+-- Truth of a node's value: of a row set that of the first column of the first row. NULL is false.
+create or replace function df_engine.truth(p_value pg_catalog.json) returns boolean
 language plpgsql immutable set search_path = '' as $$
 declare
-  v_row constant pg_catalog.jsonb := p_value #> '{rows,0}';
-  v_column pg_catalog.text := p_columns[1];
+  v_row constant pg_catalog.json := p_value #> '{rows,0}';
 begin
-  if jsonb_typeof(p_value -> 'rows') is distinct from 'array' then
-    return coalesce(df_engine.scalar_truth(p_value), false);
+  if json_typeof(p_value -> 'rows') is distinct from 'array' then
+    return coalesce(df_engine.scalar_truth(p_value::pg_catalog.jsonb), false);
   elsif v_row is null then
     return false;
-  elsif jsonb_typeof(v_row) <> 'object' or v_row = '{}' then
+  elsif json_typeof(v_row) <> 'object' or v_row::pg_catalog.text = '{}' then
     return true;
-  elsif v_column is null then
-    v_column := (select k from jsonb_object_keys(v_row) k limit 1);
   end if;
-  return coalesce(df_engine.scalar_truth(v_row -> v_column), false);
+  return coalesce((select df_engine.scalar_truth(c.value::pg_catalog.jsonb) from json_each(v_row) c limit 1), false);
 end
 $$;
 
@@ -3853,7 +3856,7 @@ declare
   v_lasts int[]; v_entries int[]; v_valued int[];
   v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[]; v_passed jsonb[];
   v_ups int[]; v_branches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
-  v_plain boolean[]; v_until int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
+  v_plain boolean[]; v_sizes int[]; v_until int[]; v_batch int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
   v_wanted text[];
   v_count int;
   v_graph bigint;
@@ -3976,7 +3979,17 @@ begin
   end loop;
   for i in reverse v_count..1 loop
     v_plain[i] := v_kinds[i] = 'SQL' and v_afters[i] = 'n' and v_kinds[v_nexts[i]] = 'SQL' and v_entered[v_nexts[i]] = 1;
+  end loop;
+  -- Batches: 32 steps of a segment at most, or 100 kB of statements.
+  for i in 1..v_count loop
+    if v_plain[i] then
+      v_sizes[i] := coalesce(v_sizes[i], 0) + 3125 + length(v_queries[i]);
+      v_sizes[v_nexts[i]] := case when v_sizes[i] < 100000 then v_sizes[i] else 0 end;
+    end if;
+  end loop;
+  for i in reverse v_count..1 loop
     v_until[i] := case when v_plain[i] then v_until[v_nexts[i]] else i end;
+    v_batch[i] := case when v_plain[i] and v_sizes[v_nexts[i]] > 0 then v_batch[v_nexts[i]] else i end;
   end loop;
 
   insert into df_engine.graphs (submitter, hash, entry, names, envelope, placeholders)
@@ -3998,7 +4011,7 @@ begin
          coalesce(v_kinds[n] = 'LOOP' and df_engine.json_or_null(v_queries[n]) -> 'continue_on_failure' = 'true', false),
          v_afters[n], v_nexts[n], v_others[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
-         v_closes[n], v_plain[n], v_until[n], v_decides[n], v_ups[n], v_branches[n], v_drops[n],
+         v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_drops[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
          case when v_kinds[n] in ('JOIN', 'RACE', 'LOOP', 'IF')
               then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
@@ -4094,13 +4107,14 @@ begin
   if v_graph.p_placeholders then
     perform df_engine.check_variables(v_graph.p_graph, coalesce(v_vars, '{}'), 'Invalid durable function graph: ');
   end if;
-  loop  -- an id that a kept run still has is passed over
+  loop
     insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, version, run_key)
     overriding system value
     select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, '0.6.0',
-           ('x' || left(s.uuid, 8) || right(s.uuid, 8))::bit(64)::bigint
-    from (select nextval('df_engine.instances_instance_seq') as n, gen_random_uuid()::text as uuid) s
-    on conflict (id) do nothing returning instance, id into v_instance, v_id;
+           hashint8extended(s.n, (random() * 9007199254740991)::bigint)
+    from (select nextval('df_engine.instances_instance_seq') as n offset 0) s
+    where not exists (select from df_engine.instances k where k.id = df_engine.public_id(s.n))  -- ids come round after 4 billion runs
+    returning instance, id into v_instance, v_id;
     exit when found;
   end loop;
   insert into df_engine.queue (submitter, instance, node) values (p_role, v_instance, v_graph.p_entry);
@@ -4303,6 +4317,13 @@ $$;
 
 -- Outcomes: what a node ended with, and the end of a run.
 
+-- The columns of a row set, in their order; p_columns: as they were kept because no row shows them.
+-- Granted to users.
+create or replace function df_engine.columns_of(p_value json, p_columns text[]) returns text[]
+language sql immutable
+return coalesce(p_columns, case
+  when json_typeof(p_value -> 'rows' -> 0) = 'object' then array(select k from json_object_keys(p_value -> 'rows' -> 0) k) end);
+
 -- The three ways in which a node ends.
 create or replace function df_engine.ended_well(
   p_value json, p_columns text[] default null, p_types text[] default null, p_started timestamptz default null
@@ -4479,7 +4500,7 @@ begin
     select coalesce(jsonb_object_agg(w.name, coalesce(n.entry, b.entry)), '{}')
     from unnest(p_wanted) as w(name)
     left join lateral (
-      select jsonb_build_object('value', b.value, 'columns', to_jsonb(b.columns), 'types', to_jsonb(b.types)) as entry
+      select jsonb_build_object('value', b.value, 'columns', to_jsonb(df_engine.columns_of(b.value, b.columns)), 'types', to_jsonb(b.types)) as entry
       from df_engine.bindings b
       where b.instance = p_instance and b.scope = p_scope and b.name_scope = any (p_name_scopes) and b.name = w.name
       order by array_position(p_name_scopes, b.name_scope) limit 1) n on true
@@ -4607,6 +4628,20 @@ begin
 end
 $$;
 
+-- Whether this start is the first of a role in a transaction, and notifies for all of them.
+create or replace function df_engine.is_first_start(p_submitter oid) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_start constant text := concat(p_submitter, ' in ', pg_current_xact_id());
+begin
+  if current_setting('df_engine.started', true) = v_start then
+    return false;
+  end if;
+  perform set_config('df_engine.started', v_start, true);
+  return true;
+end
+$$;
+
 create or replace function df_engine.wake_for_start() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -4628,7 +4663,7 @@ do $triggers$
 begin
   if not exists (select from pg_trigger where tgname = 'queue_wake') then
     create constraint trigger queue_wake after insert on df_engine.queue deferrable initially deferred
-      for each row when (not new.picked) execute function df_engine.wake_for_start();
+      for each row when (not new.picked and df_engine.is_first_start(new.submitter)) execute function df_engine.wake_for_start();
   end if;
   if not exists (select from pg_trigger where tgname = 'inbox_wake') then
     create constraint trigger inbox_wake after insert on df_engine.inbox deferrable initially deferred
@@ -5140,22 +5175,17 @@ $$;
 -- The transition: a node has ended, or is to be entered; what now? One loop between the two questions, answered from graph_nodes, until
 -- every thread it touched waits in its place: the queue, a timer, a signal, or for its siblings.
 
--- The steps from p_node to the end of its segment: 32 at most, or 100 kB of statements.
-create or replace function df_engine.steps_from(p_id text, p_graph bigint, p_node int, p_until int) returns df_engine.step[]
+-- The steps from p_node to the end of its batch. p_tried: the first of them may have an outcome that says so.
+create or replace function df_engine.steps_from(p_id text, p_graph bigint, p_node int, p_batch int, p_tried boolean) returns df_engine.step[]
 language plpgsql stable as $$
 begin
   return array(
-    select row(s.node, s.name, s.query, s.statement, s.typed, s.refs, s.vars, s.name_scopes, s.after, s.next, s.binds, s.closes, s.plain,
-               s.decides)::df_engine.step
-    from (
-      select g.*, 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, g.node) as name,
-             sum(length(g.query)) over (order by g.node) as size
-      from df_engine.graph_nodes g
-      where g.graph = p_graph and g.node between p_node and p_until and g.kind = 'SQL'
-      order by g.node limit 32
-    ) s
-    where s.size <= 100000 or s.node = p_node
-    order by s.node);
+    select row(g.node, 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, g.node), g.query, g.statement, g.typed, g.refs, g.vars,
+               g.name_scopes, g.after, g.next, g.binds, g.closes, g.plain, g.decides,
+               not (g.in_loop or p_tried and g.node = p_node))::df_engine.step
+    from df_engine.graph_nodes g
+    where g.graph = p_graph and g.node between p_node and p_batch and g.kind = 'SQL'
+    order by g.node);
 end
 $$;
 
@@ -5175,7 +5205,7 @@ begin
   elsif (p_ending).state = 'f' and u.continues and (p_node).node < coalesce(u.inside[2], u.last + 1) then
     return row(df_engine.turn(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
   elsif (p_ending).state = 'c' and (p_node).after in ('t', 'w')
-        and ((p_node).after = 't' or df_engine.truth((p_ending).value::pg_catalog.jsonb, (p_ending).columns)) then
+        and ((p_node).after = 't' or df_engine.truth((p_ending).value)) then
     return row(df_engine.turn(p_thread, u), null::df_engine.ending, true);
   end if;
   return df_engine.end_loop(p_thread, u, p_ending);
@@ -5200,7 +5230,7 @@ begin
         update df_engine.activations a set body = t.node where a.id = t.activation and a.instance = t.instance;
       end if;
       t.node := case
-        when (p_node).after = 'c' and not df_engine.truth((p_ending).value::pg_catalog.jsonb, (p_ending).columns) then (p_node).other
+        when (p_node).after = 'c' and not df_engine.truth((p_ending).value) then (p_node).other
         else (p_node).next end;
       return row(t, null::df_engine.ending, false);
     end if;
@@ -5268,7 +5298,7 @@ begin
         perform df_engine.requeue(p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end);
         if g.kind = 'SQL' and p_home and not v_event.turned then
           v_place := row(null, v_queue, pg_current_xact_id()::pg_catalog.xid, p_id, p_graph, t,
-                         df_engine.steps_from(p_id, p_graph, g.node, g.until))::df_engine.place;
+                         df_engine.steps_from(p_id, p_graph, g.node, g.batch, false))::df_engine.place;
         end if;
         v_queue := null;
       end if;
@@ -5333,102 +5363,67 @@ begin
 end
 $$;
 
--- Runs a statement that may return rows. p_rows: a JSON array of objects, their keys in the order of p_columns; p_columns is NULL
--- when it returns no row set. p_types, where p_typed wants them: see type_names in statement.j2. p_limit: bytes of p_rows.
+-- The columns of a row as PostgreSQL names them.
 -- Granted to users.
-create or replace function df_engine.run_statement(
-  p_sql text, p_kind text, p_typed boolean, p_limit bigint,
-  out p_rows json, out p_count bigint, out p_columns text[], out p_types text[]
-)
+create or replace function df_engine.column_names(p_row json) returns text[]
+language plpgsql immutable set search_path = '' as $$
+begin
+  return array(select k from json_object_keys(p_row) k);
+end
+$$;
+
+-- What a step that returned no rows has as its value.
+-- Granted to users.
+create or replace function df_engine.no_rows(p_shape json) returns df_engine.result
+language plpgsql immutable set search_path = '' as $$
+begin
+  return row('{"rows":[],"row_count":0}'::json,
+             case when p_shape is not null then df_engine.final_names(df_engine.column_names(p_shape)) end, null)::df_engine.result;
+end
+$$;
+
+-- Rows as the value of a step: with commas between, as JSON objects whose keys are columns as PostgreSQL names them.
+-- Granted to users.
+create or replace function df_engine.row_set(p_rows text) returns json
+language plpgsql immutable set search_path = '' as $$
+declare
+  v_rows json := '[' || p_rows || ']';
+  v_columns constant text[] := df_engine.column_names(v_rows -> 0);
+  v_names constant text[] := df_engine.final_names(v_columns);
+begin
+  if v_names <> v_columns then
+    v_rows := df_engine.renamed_rows(v_rows, v_names);
+  end if;
+  return '{"rows":' || v_rows || ',"row_count":' || json_array_length(v_rows) || '}';
+end
+$$;
+
+-- The types of the columns of a result; NULL where they cannot be told.
+-- Granted to users.
+create or replace function df_engine.result_types(p_sql text, p_kind text, p_columns text[]) returns text[]
 language plpgsql as $fn$
 declare
-  v_names pg_catalog.text[];
-  v_kind pg_catalog.text := p_kind;
-  v_row pg_catalog.record;
-  v_json pg_catalog.json;
-  v_list pg_catalog.json[] := '{}';
-  v_size bigint := 0;
   v_types pg_catalog.oid[];
+  p_types pg_catalog.text[];
 begin
-  if pg_catalog.texteq(v_kind, 'query') then
-    -- In FROM it gets the plan that it has by itself, a parallel one too, which a cursor never gets. A query that cannot stand
-    -- there, or is no query, or has more rows than fit into one value, is read row by row: then its own error is raised, too.
-    begin
-      execute pg_catalog.concat('select pg_catalog.json_agg(pg_catalog.row_to_json(q.*)), pg_catalog.count(*) from (', p_sql, E'\n) q')
-      into p_rows, p_count;
-      if pg_catalog.int8eq(p_count, 0) then
-        for v_row in execute pg_catalog.concat('select * from (', p_sql, E'\n) q where false') loop
-          null;  -- what is wanted is the row's shape
-        end loop;
-        p_rows := '[]';
-        v_json := pg_catalog.row_to_json(v_row);
-      else
-        v_json := pg_catalog.json_array_element(p_rows, 0);
-        if pg_catalog.int48gt(pg_catalog.pg_column_size(p_rows), pg_catalog.int84pl(p_limit, 4)) then
-          raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.int4mi(pg_catalog.pg_column_size(p_rows), 4), p_limit
-        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
-        end if;
-      end if;
-    exception when syntax_error or feature_not_supported or program_limit_exceeded then
-      v_kind := 'rows';
-      p_rows := null;
-    end;
-  elsif pg_catalog.texteq(v_kind, 'call') and exists (
-    select from pg_catalog.pg_proc p
-    join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, p.pronamespace)
-    cross join pg_catalog.parse_ident(pg_catalog.substring(
-      pg_catalog.regexp_replace(p_sql, E'--[^\n\r]*|/[*].*?[*]/', ' ', 'g'),
-      '^[[:space:]]*[Cc][Aa][Ll][Ll][[:space:]]+((?:"[^"]+"|[^[:space:]"(.]+)(?:[[:space:]]*[.][[:space:]]*'
-      '(?:"[^"]+"|[^[:space:]"(.]+))?)[[:space:]]*[(]')) i(name)
-    where pg_catalog.nameeqtext(p.proname, i.name[pg_catalog.cardinality(i.name)]) and pg_catalog.chareq(p.prokind, 'p')
-      and pg_catalog.arrayoverlap(p.proargmodes, '{o,b}'::pg_catalog."char"[])
-      and (pg_catalog.nameeqtext(n.nspname, i.name[1]) or pg_catalog.pg_function_is_visible(p.oid))) then
-    execute p_sql into v_row;
-    v_json := pg_catalog.row_to_json(v_row);
-    v_list := array[v_json];
-  elsif pg_catalog.texteq(v_kind, 'call') then
-    execute p_sql;
+  if p_columns is null or pg_catalog.int4eq(pg_catalog.cardinality(p_columns), 0) then
+    return null;
   end if;
-  if pg_catalog.texteq(v_kind, 'rows') or pg_catalog.texteq(v_kind, 'utility') then
-    begin
-      for v_row in execute p_sql loop
-        v_json := pg_catalog.row_to_json(v_row);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.int4pl(pg_catalog.octet_length(v_json::pg_catalog.text), 1));
-        v_list := pg_catalog.array_append(v_list, v_json);
-        if pg_catalog.int8gt(v_size, p_limit) then
-          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
-        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
-        end if;
-      end loop;
-      v_json := pg_catalog.row_to_json(v_row);
-    exception when invalid_cursor_definition then
-      execute p_sql;  -- it returns none after all
-    end;
+  if pg_catalog.texteq(p_kind, 'query') then
+    execute (
+      select pg_catalog.concat('select array[', pg_catalog.string_agg(pg_catalog.concat('pg_catalog.pg_typeof(x.c', g, ')'), ','),
+        ']::pg_catalog.oid[] from (select) d left join (', p_sql, E'\n) x(', pg_catalog.string_agg(pg_catalog.concat('c', g), ','),
+        ') on false')
+      from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
+    into v_types;
+  elsif p_kind in ('rows', 'perhaps') and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
+    execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
+    execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
+      'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
+    deallocate pg_durable_step;
   end if;
-  if p_rows is null then
-    p_rows := pg_catalog.array_to_json(v_list);
-    p_count := pg_catalog.cardinality(v_list);
-  end if;
-  if v_json is not null then
-    p_columns := array(select k from pg_catalog.json_object_keys(v_json) k);
-  end if;
-  if p_typed and pg_catalog.int4gt(pg_catalog.cardinality(p_columns), 0) then
-    if pg_catalog.texteq(v_kind, 'query') then
-      execute (
-        select pg_catalog.concat('select array[', pg_catalog.string_agg(pg_catalog.concat('pg_catalog.pg_typeof(x.c', g, ')'), ','),
-          ']::pg_catalog.oid[] from (select) d left join (', p_sql, E'\n) x(', pg_catalog.string_agg(pg_catalog.concat('c', g), ','),
-          ') on false')
-        from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
-      into v_types;
-    elsif pg_catalog.texteq(v_kind, 'rows')
-          and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
-      execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
-      execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
-        'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
-      deallocate pg_durable_step;
-    end if;
-    if v_types is not null then
-      p_types := (select pg_catalog.array_agg(case
+  if v_types is not null then
+    p_types := (select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
         select from pg_catalog.pg_cast c
         where pg_catalog.oideq(c.castsource, t.oid) and pg_catalog.oideq(c.casttarget, 114::pg_catalog.oid)
@@ -5442,15 +5437,111 @@ begin
   join pg_catalog.pg_type t on pg_catalog.oideq(t.oid, o.id)
   left join pg_catalog.pg_type e on pg_catalog.oideq(e.oid, t.typelem) and pg_catalog.oideq(e.typarray, t.oid)
   join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, coalesce(e.typnamespace, t.typnamespace)));
-    end if;
   end if;
-  if pg_catalog.int4gt(pg_catalog.cardinality(p_columns), 1) then
-    v_names := df_engine.final_names(p_columns);
-    if pg_catalog.array_ne(v_names, p_columns) then
-      p_columns := v_names;
-      p_rows := df_engine.renamed_rows(p_rows, v_names);
+  return p_types;
+end
+$fn$;
+
+-- As what kind a statement is to be tried again that could not be read as p_kind; NULL: the error is its own.
+-- Granted to users.
+create or replace function df_engine.other_kind(p_kind text, p_sqlstate text) returns text
+language plpgsql immutable as $$
+begin
+  return case
+        when pg_catalog.texteq(p_kind, 'query') and pg_catalog.textregexeq(p_sqlstate, '^(42601|0A000|54)') then 'utility'
+        when pg_catalog.texteq(p_kind, 'rows') and pg_catalog.texteq(p_sqlstate, '42P11') then 'perhaps'
+      end;
+end
+$$;
+
+-- Runs a statement that may return rows. columns are kept where no row shows them, types where p_typed wants them: see type_names
+-- in session/statement.j2. p_limit: bytes of the rows. A query that cannot stand in FROM raises an error, as do rows that no cursor can read;
+-- df_engine.other_kind knows how it is tried again.
+-- Granted to users.
+create or replace function df_engine.run_statement(p_sql text, p_kind text, p_typed boolean, p_limit bigint)
+returns df_engine.result
+language plpgsql as $fn$
+declare
+  v_result df_engine.result;
+  v_row pg_catalog.record;
+  v_rows pg_catalog.text;
+  v_shape pg_catalog.json;
+  v_list pg_catalog.text[];
+  v_size bigint := 0;
+begin
+  if pg_catalog.texteq(p_kind, 'rows') then
+    for v_row in execute p_sql loop
+      v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
+      if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
+        v_list := pg_catalog.array_append(v_list, v_rows);
+        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_rows := null;
+        if pg_catalog.int8gt(v_size, p_limit) then
+          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end if;
+    end loop;
+  elsif pg_catalog.texteq(p_kind, 'query') then
+    -- In FROM it gets the plan that it has by itself, a parallel one too, which a cursor never gets.
+    execute pg_catalog.concat('select pg_catalog.string_agg(pg_catalog.row_to_json(q.*)::pg_catalog.text, '','') from (', p_sql, E'\n) q')
+    into v_rows;
+    if v_rows is null then
+      for v_row in execute pg_catalog.concat('select * from (', p_sql, E'\n) q where false') loop
+        null;  -- what is wanted is the row's shape
+      end loop;
     end if;
+  elsif pg_catalog.texteq(p_kind, 'call') and not exists (
+    select from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, p.pronamespace)
+    cross join pg_catalog.parse_ident(pg_catalog.substring(
+      pg_catalog.regexp_replace(p_sql, E'--[^\n\r]*|/[*].*?[*]/', ' ', 'g'),
+      '^[[:space:]]*[Cc][Aa][Ll][Ll][[:space:]]+((?:"[^"]+"|[^[:space:]"(.]+)(?:[[:space:]]*[.][[:space:]]*'
+      '(?:"[^"]+"|[^[:space:]"(.]+))?)[[:space:]]*[(]')) i(name)
+    where pg_catalog.nameeqtext(p.proname, i.name[pg_catalog.cardinality(i.name)]) and pg_catalog.chareq(p.prokind, 'p')
+      and pg_catalog.arrayoverlap(p.proargmodes, '{o,b}'::pg_catalog."char"[])
+      and (pg_catalog.nameeqtext(n.nspname, i.name[1]) or pg_catalog.pg_function_is_visible(p.oid))) then
+    execute p_sql;  -- a CALL without parameters that hold a result
+  elsif pg_catalog.texteq(p_kind, 'call') then
+    execute p_sql into v_row;
+    v_rows := pg_catalog.row_to_json(v_row);
+  else
+    begin
+      for v_row in execute p_sql loop
+      v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
+      if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
+        v_list := pg_catalog.array_append(v_list, v_rows);
+        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_rows := null;
+        if pg_catalog.int8gt(v_size, p_limit) then
+          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end if;
+    end loop;
+    exception when invalid_cursor_definition then
+      execute p_sql;  -- it returns none after all
+    end;
   end if;
+  if v_list is not null then
+    v_rows := pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ',');
+  end if;
+  if v_rows is null then
+    v_result := df_engine.no_rows(pg_catalog.row_to_json(v_row));
+  elsif pg_catalog.int84lt(p_limit, pg_catalog.octet_length(v_rows)) then
+    raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.octet_length(v_rows), p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+  elsif pg_catalog.int4eq(pg_catalog.strpos(v_rows, ',"'), 0) then  -- one column, so no two of one name
+    v_result.value := pg_catalog.concat('{"rows":[', v_rows, '],"row_count":',
+                                        pg_catalog.json_array_length(pg_catalog.concat('[', v_rows, ']')::pg_catalog.json), '}');
+  else
+    v_result.value := df_engine.row_set(v_rows);
+  end if;
+  if p_typed then
+    v_result.types := df_engine.result_types(p_sql, p_kind, coalesce(
+      v_result.columns, df_engine.column_names(pg_catalog.json_extract_path(v_result.value, 'rows', '0'))));
+  end if;
+  return v_result;
 end
 $fn$;
 
@@ -5498,23 +5589,30 @@ begin
 end
 $$;
 
--- Locks the row p_queue of a role if it is still there and free, else the longest-waiting free one from p_low on, else any. Its version
--- is that of the row.
-create or replace function df_engine.lock_queue(p_role oid, p_queue bigint, p_low bigint, out version xid, out id bigint)
+-- Locks the row p_queue of a role if it is still there and free, else the longest-waiting free one from p_low on, else any: the row and its
+-- version.
+create or replace function df_engine.lock_queue(p_role oid, p_queue bigint, p_low bigint) returns df_engine.claim
 language plpgsql as $$
+declare
+  v_claim df_engine.claim;
 begin
-  if p_queue is not null then
-    select q.id, q.xmin into id, version from df_engine.queue q
+  if p_queue is not null then    select q as claimed, q.xmin as version into v_claim from df_engine.queue q
     where q.lane = 'sql' and q.submitter = p_role and q.id = p_queue for update skip locked;
-  end if;
-  if id is null then
-    select q.id, q.xmin into id, version from df_engine.queue q
+    if found then
+      return v_claim;
+    end if;
+  end if;    select q as claimed, q.xmin as version into v_claim from df_engine.queue q
     where q.lane = 'sql' and q.submitter = p_role and q.id >= p_low order by q.id limit 1 for update skip locked;
-  end if;
-  if id is null and p_low > 0 then
-    select q.id, q.xmin into id, version from df_engine.queue q
+    if found then
+      return v_claim;
+    end if;
+  if p_low > 0 then    select q as claimed, q.xmin as version into v_claim from df_engine.queue q
     where q.lane = 'sql' and q.submitter = p_role order by q.id limit 1 for update skip locked;
+    if found then
+      return v_claim;
+    end if;
   end if;
+  return null;
 end
 $$;
 
@@ -5525,7 +5623,7 @@ language plpgsql stable as $$
 declare
   v_done int;
 begin
-  if (p_node).until > (p_node).node then
+  if (p_node).plain then
     v_done := (
       select o.node from df_engine.outcomes o
       where o.instance = (p_queue).instance and o.scope = (p_queue).scope and o.node between (p_node).node and (p_node).until - 1
@@ -5547,7 +5645,7 @@ create or replace function df_engine.claim_step(p_key text, p_queue bigint, p_lo
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
-  v_claim record;
+  v_claim df_engine.claim;
   q df_engine.queue;
   t df_engine.thread;
   r record;
@@ -5557,22 +5655,24 @@ declare
 begin
   perform df_engine.require_key(p_key, v_role);
   v_claim := df_engine.lock_queue(v_role, p_queue, p_low);
-  if v_claim.id is null then
+  if v_claim.version is null then
     v_place.report := 'empty';
     return v_place;
   end if;
-  select * into q from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = v_claim.id;
+  q := v_claim.claimed;
   t := row(q.instance, q.scope, q.node, q.generations, q.activation, q.races);
   v_place := row('again', q.id, v_claim.version, null, null, t, null)::df_engine.place;
-  select i.id, i.graph, i.status, coalesce(i.database = current_database(), true) as home into r
+  select i.id, i.graph, i.status, coalesce(i.database = current_database(), true) as home,
+         has_schema_privilege(v_role, 'df', 'usage') as allowed into r
   from df_engine.instances i where i.instance = q.instance;
   if r.status is null or r.status not in ('pending', 'running') or q.races is not null and df_engine.has_lost(q.races) then
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = q.id;
     return v_place;
   end if;
-  v_problem := case
-    when not q.picked then df_engine.pickup_problem(v_role) end;
-  if v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
+  if not q.picked then
+    v_problem := df_engine.pickup_problem(v_role);
+  end if;
+  if v_problem is not null or not r.allowed then
     perform df_engine.fail_run(q.instance, coalesce(
       v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)));
     return v_place;
@@ -5580,7 +5680,7 @@ begin
   v_place.id := r.id;
   v_place.graph := r.graph;
   select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = q.node;
-  if g.kind = 'SQL' and g.until > g.node then
+  if g.plain then
     t.node := df_engine.next_node(q, g);
     if t.node <> g.node then
       select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = t.node;
@@ -5596,7 +5696,8 @@ begin
     perform df_engine.fail_node(r.id, r.graph, v_role, r.home, t, q.id, g,
       'SQL execution failed: the session that ran this step died, again and again', df_engine.clock());
   elsif g.kind = 'SQL' and r.home then
-    v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.until end);
+    v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.batch end, exists (
+      select from df_engine.outcomes o where o.instance = q.instance and o.scope = q.scope and o.node = g.node));
     v_place.report := null;
     perform set_config('application_name', v_place.steps[1].name, true);
     if p_careful then
@@ -5634,46 +5735,51 @@ $$;
 -- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back.
 -- Granted to users.
 create or replace function df_engine.record_step(
-  p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step, p_value json,
-  p_columns text[], p_types text[], p_started timestamptz
+  p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step,
+  p_result df_engine.result, p_started timestamptz
 ) returns df_engine.place
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
-declare
-  v_role constant oid := quote_ident(session_user)::regrole;
 begin
-  if (p_thread).races is not null and not df_engine.lock_own_races(v_role, p_thread, (p_step).decides) then
+  if (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
     return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
   end if;
-  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns,
-    types)
-  select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
-         df_engine.clock(), p_value, p_columns, p_types
-  from df_engine.instances i
-  where i.instance = (p_thread).instance and i.submitter = v_role and i.graph = p_graph and i.status = any ('{pending,running}')
-    and p_key = encode(sha256((df_engine.secret() || v_role::text)::pg_catalog.bytea), 'hex')
-  for key share
-  on conflict (instance, scope, node) do update
-    set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
+  if (p_step).fresh then    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+    select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
+           df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
+    from df_engine.instances i
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+      and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
+    for key share;
+  else    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+    select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
+           df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
+    from df_engine.instances i
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+      and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
+    for key share
+    on conflict (instance, scope, node) do update
+      set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
         columns = excluded.columns, types = excluded.types, error = excluded.error,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+  end if;
   if not found then
-    return df_engine.record_cancelled(p_key, p_thread, p_step, p_value, p_columns, p_types, null, null, p_started);
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, null, p_started);
   end if;
   if (p_step).binds is not null then
-    perform df_engine.bind(p_thread, (p_step).name_scopes[1], (p_step).binds, p_value, p_columns, p_types);
+    perform df_engine.bind(p_thread, (p_step).name_scopes[1], (p_step).binds, (p_result).value, (p_result).columns, (p_result).types);
   end if;
   if (p_step).plain then
     return null;
   elsif (p_step).after = 'e' then
     perform df_engine.end_run((p_thread).instance, 'completed', null, (p_step).node);
-    delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
+    delete from df_engine.queue q where q.lane = 'sql' and q.submitter = quote_ident(session_user)::regrole and q.id = p_queue;
     return row('again', p_queue, null, null, null, null, null)::df_engine.place;
   end if;
-  return df_engine.go_on(p_id, p_graph, v_role, true, p_thread, (p_step).node, p_queue,
-                         df_engine.ended_well(p_value, p_columns, p_types, p_started));
+  return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, (p_step).node, p_queue,
+                         df_engine.ended_well((p_result).value, (p_result).columns, (p_result).types, p_started));
 end
 $$;
 
@@ -5699,8 +5805,7 @@ $$;
 -- A step that has cancelled its own run, whose thread is gone with that: it still commits, and the run does not go on. Else the
 -- step is lost.
 create or replace function df_engine.record_cancelled(
-  p_key text, p_thread df_engine.thread, p_step df_engine.step, p_value json, p_columns text[], p_types text[],
-  p_error text, p_sqlstate text, p_started timestamptz
+  p_key text, p_thread df_engine.thread, p_step df_engine.step, p_result df_engine.result, p_error text, p_sqlstate text, p_started timestamptz
 ) returns df_engine.place
 language plpgsql as $$
 declare
@@ -5715,7 +5820,7 @@ begin
     return row('lost', null, null, null, null, null, null)::df_engine.place;
   end if;
   perform df_engine.put_outcome(p_thread, g,
-    case when p_error is null then df_engine.ended_well(p_value, p_columns, p_types, p_started)
+    case when p_error is null then df_engine.ended_well((p_result).value, (p_result).columns, (p_result).types, p_started)
          else df_engine.failed(p_error, p_started, p_sqlstate) end);
   update df_engine.instances i set result = g.node
   where i.instance = (p_thread).instance and p_error is null and g.after = 'e';  -- its root has completed all the same
@@ -5766,7 +5871,7 @@ begin
   where i.instance = t.instance and i.submitter = v_role and i.graph = p_graph and i.status = any ('{pending,running}')
   for key share of i;
   if not found then
-    return df_engine.record_cancelled(p_key, t, p_step, null, null, null, v_error, p_sqlstate, p_started);
+    return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_sqlstate, p_started);
   end if;
   t.node := g.node;
   if v_verdict = 'divert' then
@@ -5856,9 +5961,8 @@ declare
   v_next df_engine.place;
   v_at int := 0;
   v_step df_engine.step;
-  v_value pg_catalog.json;
-  v_columns pg_catalog.text[];
-  v_types pg_catalog.text[];
+  v_result df_engine.result;
+  v_no_rows df_engine.result;
   v_started pg_catalog.timestamptz;
   v_refused boolean := false;
   v_code pg_catalog.text;
@@ -5870,16 +5974,20 @@ declare
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
   select k.key, df_engine.setting('max_result_bytes')::bigint into v_key, v_limit from df_engine.own_key k;
+  v_no_rows := df_engine.no_rows(null);
+  -- Nothing of a step, or of whoever had this session before, reaches the next one.
+  if not pg_catalog.nameeq(current_user, session_user) then
+    reset role;
+  end if;
+  reset all;
+  deallocate all;
+  execute 'close all';
+  unlisten *;
+  if pg_catalog.pg_advisory_unlock_all() is not null and pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
+    discard temp;
+  end if;
   commit;  -- an installer that is run again waits for no step
   loop
-    -- Nothing of the step before, or of whoever had this session, reaches the next one.
-    reset all;
-    deallocate all;
-    execute 'close all';
-    perform pg_catalog.pg_advisory_unlock_all();
-    if pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
-      discard temp;
-    end if;
     v_started := pg_catalog.clock_timestamp();
     v_at := pg_catalog.int4pl(v_at, 1);
     if pg_catalog.int4gt(v_group, 0) then
@@ -5904,37 +6012,48 @@ begin
       v_low := v_place.queue;
     end if;
     v_step := v_place.steps[v_at];
-    begin
-      if v_step.statement is null then
-        v_refused := true;
-        select p.sql, p.statement into v_step.text, v_step.statement
-        from df_engine.prepare_step(v_key, v_place.graph, v_place.thread, v_step) p;
-        v_refused := false;
-      end if;
-      if pg_catalog.texteq(v_step.statement, 'command') then
-        execute v_step.text;
-        select '{"rows":[],"row_count":0}'::pg_catalog.json, null, null into v_value, v_columns, v_types;
-      else
-        select pg_catalog.concat('{"rows":', q.p_rows, ',"row_count":', q.p_count, '}')::pg_catalog.json, q.p_columns, q.p_types
-        into v_value, v_columns, v_types
-        from df_engine.run_statement(v_step.text, v_step.statement, v_step.typed, v_limit) q;
-      end if;
-      set constraints all immediate;
-    exception when others or query_canceled or assert_failure then
-      get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
-        v_hint = pg_exception_hint;
-    end;
+    loop
+      begin
+        if v_step.statement is null then
+          v_refused := true;
+          select p.sql, p.statement into v_step.text, v_step.statement
+          from df_engine.prepare_step(v_key, v_place.graph, v_place.thread, v_step) p;
+          v_refused := false;
+        end if;
+        if pg_catalog.texteq(v_step.statement, 'command') then
+          execute v_step.text;
+          v_result := v_no_rows;
+        else
+          v_result := df_engine.run_statement(v_step.text, v_step.statement, v_step.typed, v_limit);
+        end if;
+        set constraints all immediate;
+        exit;
+      exception when others or query_canceled or assert_failure then
+        get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+          v_hint = pg_exception_hint;
+        exit when df_engine.other_kind(v_step.statement, v_code) is null;
+        v_step.statement := df_engine.other_kind(v_step.statement, v_code);
+        v_code := null;
+      end;
+    end loop;
+    -- Nothing of a step, or of whoever had this session before, reaches the next one.
     if not pg_catalog.nameeq(current_user, session_user) then
       reset role;
     end if;
-    -- These three reach the next transaction unless they are undone in this one.
-    reset default_transaction_isolation;
-    reset default_transaction_read_only;
+    reset all;
+    deallocate all;
+    execute 'close all';
     unlisten *;
+    if pg_catalog.pg_advisory_unlock_all() is not null and pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
+      discard temp;
+    end if;
     if v_code is null then
-      v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_value,
-                                      v_columns, v_types, v_started);
-      if v_next.report is null then
+      v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_result,
+                                      v_started);
+      if v_next.queue is null and pg_catalog.int4eq(v_together, 1) then
+        commit;
+        continue;
+      elsif v_next.report is null then
         if pg_catalog.int4gt(v_together, 1) then
           v_short := df_engine.short_steps(v_short, pg_catalog.concat(v_place.graph, ':', v_step.node), v_started);
           v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
@@ -5947,8 +6066,8 @@ begin
             continue;
           end if;
           set local synchronous_commit = off;
+          v_group := 0;
         end if;
-        v_group := 0;
         if v_next.steps is not null then
           v_place := v_next;
           v_at := 0;
@@ -6036,47 +6155,46 @@ begin
   return 'do ' || quote_literal(replace(replace(replace(replace($block$
 declare
   p_sql constant pg_catalog.text := @SQL@;
-  p_kind constant pg_catalog.text := @KIND@;
+  p_kind pg_catalog.text := @KIND@;
   p_typed constant boolean := @TYPED@;
   p_limit constant bigint := @LIMIT@;
-  p_rows pg_catalog.json;
-  p_count bigint;
   p_columns pg_catalog.text[];
   p_types pg_catalog.text[];
-  v_kind pg_catalog.text := p_kind;
-  v_row pg_catalog.record;
-  v_json pg_catalog.json;
-  v_list pg_catalog.json[] := '{}';
-  v_size bigint := 0;
   v_types pg_catalog.oid[];
+  v_row pg_catalog.record;
+  v_rows pg_catalog.text;
+  v_shape pg_catalog.json;
+  v_list pg_catalog.text[];
+  v_size bigint := 0;
 begin
   if pg_catalog.texteq(p_kind, 'command') then
     execute p_sql;
-  end if;
-  if pg_catalog.texteq(v_kind, 'query') then
-    -- In FROM it gets the plan that it has by itself, a parallel one too, which a cursor never gets. A query that cannot stand
-    -- there, or is no query, or has more rows than fit into one value, is read row by row: then its own error is raised, too.
-    begin
-      execute pg_catalog.concat('select pg_catalog.json_agg(pg_catalog.row_to_json(q.*)), pg_catalog.count(*) from (', p_sql, E'\n) q')
-      into p_rows, p_count;
-      if pg_catalog.int8eq(p_count, 0) then
-        for v_row in execute pg_catalog.concat('select * from (', p_sql, E'\n) q where false') loop
-          null;  -- what is wanted is the row's shape
-        end loop;
-        p_rows := '[]';
-        v_json := pg_catalog.row_to_json(v_row);
-      else
-        v_json := pg_catalog.json_array_element(p_rows, 0);
-        if pg_catalog.int48gt(pg_catalog.pg_column_size(p_rows), pg_catalog.int84pl(p_limit, 4)) then
-          raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.int4mi(pg_catalog.pg_column_size(p_rows), 4), p_limit
+  else
+    loop
+      begin
+  if pg_catalog.texteq(p_kind, 'rows') then
+    for v_row in execute p_sql loop
+      v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
+      if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
+        v_list := pg_catalog.array_append(v_list, v_rows);
+        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_rows := null;
+        if pg_catalog.int8gt(v_size, p_limit) then
+          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
         using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
         end if;
       end if;
-    exception when syntax_error or feature_not_supported or program_limit_exceeded then
-      v_kind := 'rows';
-      p_rows := null;
-    end;
-  elsif pg_catalog.texteq(v_kind, 'call') and exists (
+    end loop;
+  elsif pg_catalog.texteq(p_kind, 'query') then
+    -- In FROM it gets the plan that it has by itself, a parallel one too, which a cursor never gets.
+    execute pg_catalog.concat('select pg_catalog.string_agg(pg_catalog.row_to_json(q.*)::pg_catalog.text, '','') from (', p_sql, E'\n) q')
+    into v_rows;
+    if v_rows is null then
+      for v_row in execute pg_catalog.concat('select * from (', p_sql, E'\n) q where false') loop
+        null;  -- what is wanted is the row's shape
+      end loop;
+    end if;
+  elsif pg_catalog.texteq(p_kind, 'call') and not exists (
     select from pg_catalog.pg_proc p
     join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, p.pronamespace)
     cross join pg_catalog.parse_ident(pg_catalog.substring(
@@ -6086,52 +6204,63 @@ begin
     where pg_catalog.nameeqtext(p.proname, i.name[pg_catalog.cardinality(i.name)]) and pg_catalog.chareq(p.prokind, 'p')
       and pg_catalog.arrayoverlap(p.proargmodes, '{o,b}'::pg_catalog."char"[])
       and (pg_catalog.nameeqtext(n.nspname, i.name[1]) or pg_catalog.pg_function_is_visible(p.oid))) then
+    execute p_sql;  -- a CALL without parameters that hold a result
+  elsif pg_catalog.texteq(p_kind, 'call') then
     execute p_sql into v_row;
-    v_json := pg_catalog.row_to_json(v_row);
-    v_list := array[v_json];
-  elsif pg_catalog.texteq(v_kind, 'call') then
-    execute p_sql;
-  end if;
-  if pg_catalog.texteq(v_kind, 'rows') or pg_catalog.texteq(v_kind, 'utility') then
+    v_rows := pg_catalog.row_to_json(v_row);
+  else
     begin
       for v_row in execute p_sql loop
-        v_json := pg_catalog.row_to_json(v_row);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.int4pl(pg_catalog.octet_length(v_json::pg_catalog.text), 1));
-        v_list := pg_catalog.array_append(v_list, v_json);
+      v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
+      if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
+        v_list := pg_catalog.array_append(v_list, v_rows);
+        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_rows := null;
         if pg_catalog.int8gt(v_size, p_limit) then
           raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
         using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
         end if;
-      end loop;
-      v_json := pg_catalog.row_to_json(v_row);
+      end if;
+    end loop;
     exception when invalid_cursor_definition then
       execute p_sql;  -- it returns none after all
     end;
   end if;
-  if p_rows is null then
-    p_rows := pg_catalog.array_to_json(v_list);
-    p_count := pg_catalog.cardinality(v_list);
+        exit;
+      exception when others then
+        p_kind := case
+        when pg_catalog.texteq(p_kind, 'query') and pg_catalog.textregexeq(sqlstate, '^(42601|0A000|54)') then 'utility'
+        when pg_catalog.texteq(p_kind, 'rows') and pg_catalog.texteq(sqlstate, '42P11') then 'perhaps'
+      end;
+        if p_kind is null then
+          raise;
+        end if;
+      end;
+    end loop;
   end if;
-  if v_json is not null then
-    p_columns := array(select k from pg_catalog.json_object_keys(v_json) k);
+  v_rows := nullif(pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ','), '');
+  if pg_catalog.int84lt(p_limit, pg_catalog.octet_length(v_rows)) then
+    raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.octet_length(v_rows), p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
   end if;
-  if p_typed and pg_catalog.int4gt(pg_catalog.cardinality(p_columns), 0) then
-    if pg_catalog.texteq(v_kind, 'query') then
-      execute (
-        select pg_catalog.concat('select array[', pg_catalog.string_agg(pg_catalog.concat('pg_catalog.pg_typeof(x.c', g, ')'), ','),
-          ']::pg_catalog.oid[] from (select) d left join (', p_sql, E'\n) x(', pg_catalog.string_agg(pg_catalog.concat('c', g), ','),
-          ') on false')
-        from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
-      into v_types;
-    elsif pg_catalog.texteq(v_kind, 'rows')
-          and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
-      execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
-      execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
-        'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
-      deallocate pg_durable_step;
-    end if;
-    if v_types is not null then
-      p_types := (select pg_catalog.array_agg(case
+  p_columns := (select pg_catalog.array_agg(k) from pg_catalog.json_object_keys(coalesce(
+    pg_catalog.json_array_element(pg_catalog.concat('[', v_rows, ']')::pg_catalog.json, 0), pg_catalog.row_to_json(v_row))) k);
+  if p_typed and p_columns is not null then
+  if pg_catalog.texteq(p_kind, 'query') then
+    execute (
+      select pg_catalog.concat('select array[', pg_catalog.string_agg(pg_catalog.concat('pg_catalog.pg_typeof(x.c', g, ')'), ','),
+        ']::pg_catalog.oid[] from (select) d left join (', p_sql, E'\n) x(', pg_catalog.string_agg(pg_catalog.concat('c', g), ','),
+        ') on false')
+      from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
+    into v_types;
+  elsif p_kind in ('rows', 'perhaps') and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
+    execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
+    execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
+      'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
+    deallocate pg_durable_step;
+  end if;
+  if v_types is not null then
+    p_types := (select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
         select from pg_catalog.pg_cast c
         where pg_catalog.oideq(c.castsource, t.oid) and pg_catalog.oideq(c.casttarget, 114::pg_catalog.oid)
@@ -6145,10 +6274,12 @@ begin
   join pg_catalog.pg_type t on pg_catalog.oideq(t.oid, o.id)
   left join pg_catalog.pg_type e on pg_catalog.oideq(e.oid, t.typelem) and pg_catalog.oideq(e.typarray, t.oid)
   join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, coalesce(e.typnamespace, t.typnamespace)));
-    end if;
+  end if;
   end if;
   perform pg_catalog.set_config('df.step_result', pg_catalog.json_build_object(
-    'rows', p_rows, 'row_count', p_count, 'columns', p_columns, 'types', p_types)::pg_catalog.text, true);
+    'rows', pg_catalog.concat('[', v_rows, ']')::pg_catalog.json,
+    'row_count', pg_catalog.json_array_length(pg_catalog.concat('[', v_rows, ']')::pg_catalog.json),
+    'columns', p_columns, 'types', p_types)::pg_catalog.text, true);
 end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_sql))), '@TYPED@', p_typed::pg_catalog.text),
     '@LIMIT@', df_engine.setting('max_result_bytes')), '@SQL@', quote_literal(p_sql)));
 end
@@ -6245,7 +6376,7 @@ begin
   end if;
   update df_engine.queue q set worker = p_worker, leased_at = df_engine.clock()
   where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
-  return true;
+  return found;
 end
 $$;
 
@@ -6678,7 +6809,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
          case when r.key is not null then jsonb_build_object(
            'execution_id', df_engine.stamp(r.instance_id, r.tops, df_engine.key_generations(r.key)))
            || case when r.retry_at is not null then jsonb_build_object('retry_at', r.retry_at) else '{}' end end as status_details,
-         r.columns as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
+         case when r.status = 'completed' then df_engine.columns_of(r.value, r.columns) end as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
          r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor
   from df_engine.node_rows r
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
@@ -6778,6 +6909,9 @@ declare
   v_query text;
 begin
   delete from df_engine.timers x where x.id = (p_timer).id;
+  if not found then
+    return;  -- one that fired before it has taken it away
+  end if;
   if (p_timer).kind = 'timeout' then
     delete from df_engine.waits w where w.id = (p_timer).id;
   end if;
@@ -6875,15 +7009,17 @@ exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
 end
 $$;
 
-create or replace function df_engine.try_signal(p_signal df_engine.inbox) returns boolean
+create or replace function df_engine.try_signal(p_signal bigint) returns boolean
 language plpgsql as $$
+declare
+  s df_engine.inbox;
 begin
+  select * into s from df_engine.inbox x where x.signal_id = p_signal;  -- one delivered before it may have reserved it
   -- In the order in which they were sent.
   if not exists (select from df_engine.inbox e
-                 where e.instance = (p_signal).instance and e.signal_name = (p_signal).signal_name and e.fresh
-                   and e.signal_id < (p_signal).signal_id)
-     and df_engine.try_lock_run((p_signal).instance) then
-    perform df_engine.deliver_signal(p_signal);
+                 where e.instance = s.instance and e.signal_name = s.signal_name and e.fresh and e.signal_id < s.signal_id)
+     and df_engine.try_lock_run(s.instance) then
+    perform df_engine.deliver_signal(s);
     return true;
   end if;
   return false;
@@ -6898,17 +7034,17 @@ create or replace function df_engine.fire_due(p_limit int) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
-  v_signal df_engine.inbox;
+  v_signal bigint;
   v_timer df_engine.timers;
   v_count int := 0;
 begin
   for v_signal in
-    select s.* from df_engine.inbox s
+    select s.signal_id from df_engine.inbox s
     where s.fresh and s.next_try_at <= (select clock_timestamp()) order by s.next_try_at, s.signal_id limit p_limit for update skip locked
   loop
     v_count := v_count + 1;
     if not df_engine.try_signal(v_signal) then
-      update df_engine.inbox s set next_try_at = clock_timestamp() + interval '200 ms' where s.signal_id = v_signal.signal_id;
+      update df_engine.inbox s set next_try_at = clock_timestamp() + interval '200 ms' where s.signal_id = v_signal;
     end if;
   end loop;
   for v_timer in
@@ -8827,7 +8963,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'child_nodes', 'claim_step', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'notify', 'one_line', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'retry_problem', 'run_head', 'run_output', 'run_statement', 'seconds', 'section', 'send_signal', 'setting', 'setting_number', 'setting_on', 'short_steps', 'shown_query', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'notify', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'seconds', 'section', 'send_signal', 'setting', 'setting_number', 'setting_on', 'short_steps', 'shown_query', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
