@@ -250,7 +250,8 @@ if df_engine.migrating(1) then
   create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
-  -- loop continues, b completed by a BREAK that goes on upwards, r a failed attempt after which there will be another, o a LOOP that was left open.
+  -- loop continues, b completed by a BREAK that goes on upwards, d completed and
+  -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP that was left open.
   create table df_engine.outcomes (
     instance bigint not null,
     scope bigint not null default 0,   -- 0: outside of any node that is active many times at once
@@ -267,7 +268,7 @@ if df_engine.migrating(1) then
     error text,
     constraint outcomes_pkey primary key (instance, scope, node)
   ) with (fillfactor = 85);
-  create index outcomes_failed_idx on df_engine.outcomes (ended_at) where state in ('f', 'x');       -- df.failed_steps
+  create index outcomes_failed_idx on df_engine.outcomes (ended_at) where state in ('f', 'x', 'e');       -- df.failed_steps
 
   -- Where a thread of a run is: the columns that queue, timers, waits and activations have in common.
   create type df_engine.thread as (
@@ -4113,7 +4114,8 @@ begin
     select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, '0.6.0',
            hashint8extended(s.n, (random() * 9007199254740991)::bigint)
     from (select nextval('df_engine.instances_instance_seq') as n offset 0) s
-    where not exists (select from df_engine.instances k where k.id = df_engine.public_id(s.n))  -- ids come round after 4 billion runs
+    where s.n < 4294967296  -- later ids come round, and one that a kept run still has is passed over
+       or (select true from df_engine.instances k where k.id = df_engine.public_id(s.n)) is null
     returning instance, id into v_instance, v_id;
     exit when found;
   end loop;
@@ -5766,7 +5768,7 @@ begin
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
   end if;
   if not found then
-    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, null, p_started);
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
   end if;
   if (p_step).binds is not null then
     perform df_engine.bind(p_thread, (p_step).name_scopes[1], (p_step).binds, (p_result).value, (p_result).columns, (p_result).types);
@@ -5805,7 +5807,7 @@ $$;
 -- A step that has cancelled its own run, whose thread is gone with that: it still commits, and the run does not go on. Else the
 -- step is lost.
 create or replace function df_engine.record_cancelled(
-  p_key text, p_thread df_engine.thread, p_step df_engine.step, p_result df_engine.result, p_error text, p_sqlstate text, p_started timestamptz
+  p_key text, p_thread df_engine.thread, p_step df_engine.step, p_result df_engine.result, p_error text, p_started timestamptz
 ) returns df_engine.place
 language plpgsql as $$
 declare
@@ -5820,10 +5822,8 @@ begin
     return row('lost', null, null, null, null, null, null)::df_engine.place;
   end if;
   perform df_engine.put_outcome(p_thread, g,
-    case when p_error is null then df_engine.ended_well((p_result).value, (p_result).columns, (p_result).types, p_started)
-         else df_engine.failed(p_error, p_started, p_sqlstate) end);
-  update df_engine.instances i set result = g.node
-  where i.instance = (p_thread).instance and p_error is null and g.after = 'e';  -- its root has completed all the same
+    row(case when p_error is null then 'd' else 'e' end, (p_result).value, (p_result).columns, (p_result).types, p_error,
+        p_started)::df_engine.ending);
   return row('again', null, null, null, null, null, null)::df_engine.place;
 end
 $$;
@@ -5871,7 +5871,7 @@ begin
   where i.instance = t.instance and i.submitter = v_role and i.graph = p_graph and i.status = any ('{pending,running}')
   for key share of i;
   if not found then
-    return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_sqlstate, p_started);
+    return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_started);
   end if;
   t.node := g.node;
   if v_verdict = 'divert' then
@@ -6700,12 +6700,12 @@ begin
     r.began_with := v_began[i];
     r.ended_with := v_ended[i];
     r.status := case
-      when v_state in ('c', 'b') then 'completed'
-      when v_state = 'f' or v_state = 'r' and v_whole then 'failed'
+      when v_state in ('c', 'b', 'd') then 'completed'
+      when v_state in ('f', 'e') or v_state = 'r' and v_whole then 'failed'
       when v_state = 'r' and p_run in ('pending', 'running') then 'running'
       else 'pending' end;
     r.inferred_status := case
-      when v_state = any (c_ended) and not v_old[i] or v_state = 'r' and v_whole then r.status
+      when v_state in ('c', 'b', 'd', 'f', 'x', 'e') and not v_old[i] or v_state = 'r' and v_whole then r.status
       when v_deciders[i] is not null or p_run not in ('pending', 'running') then 'skipped'
       when v_state = any (c_ended) then 'pending'
       else r.status end;
@@ -6750,7 +6750,7 @@ create or replace view df_engine.node_rows as
       join graph n on n.node between q.node and b.until and df_engine.node_id(i.id, n.node) = c.node_id
       where c.id = i.id and c.submitter = i.submitter and i.status in ('pending', 'running') and not exists (
         select from df_engine.outcomes d
-        where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'f', 'x') and d.generations is not distinct from q.generations)
+        where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
     ), children as (
       select c.parent, max(c.node) filter (where c.place = 0) as condition_child, max(c.node) filter (where c.place = 1) as left_child,
              max(c.node) filter (where c.place = 2) as right_child,
@@ -7234,7 +7234,7 @@ begin
     join df_engine.graph_nodes m on m.graph = i.graph and df_engine.node_id(i.id, m.node) = s.node_id
     where not s.ended and not exists (
       select from df_engine.outcomes o
-      where o.instance = i.instance and o.node = m.node and o.state in ('c', 'b', 'f', 'x') and coalesce(s.xact_start >= o.ended_at, true)
+      where o.instance = i.instance and o.node = m.node and o.state in ('c', 'b', 'd', 'f', 'x', 'e') and coalesce(s.xact_start >= o.ended_at, true)
     ) and (i.status in ('failed', 'cancelled') or exists (
       select from df_engine.queue q
       join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
@@ -7478,7 +7478,7 @@ begin
     left join lateral (
       select o.node, o.error
       from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
-      where o.instance = f.instance and o.state in ('f', 'x') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
       order by o.ended_at desc limit 1) leaf on true), '[]'));
 end
 $$;
@@ -8076,7 +8076,7 @@ create or replace view df.failed_steps with (security_barrier) as
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where o.state in ('f', 'x') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
@@ -8116,11 +8116,11 @@ create or replace view df.throughput with (security_barrier) as
     from df_engine.instances i
     where i.finished_at is not null and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
     union all
-    select date_trunc('hour', o.ended_at), null, case when o.state in ('f', 'x') then 'failed' else 'completed' end, null
+    select date_trunc('hour', o.ended_at), null, case when o.state in ('f', 'x', 'e') then 'failed' else 'completed' end, null
     from df_engine.outcomes o
     join df_engine.instances i on i.instance = o.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-    where o.state in ('c', 'b', 'f', 'x') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
