@@ -305,6 +305,7 @@ if df_engine.migrating(1) then
   -- put the thread back into the queue. next_try_at: due_at, or later when the run was held.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
+    submitter oid not null,
     instance bigint not null,
     scope bigint not null default 0,
     node int not null,
@@ -316,7 +317,7 @@ if df_engine.migrating(1) then
     due_at timestamptz not null,
     next_try_at timestamptz not null
   );
-  create index timers_next_idx on df_engine.timers (next_try_at, id);                 -- what is due, and what is next
+  create index timers_next_idx on df_engine.timers (submitter, next_try_at, id);      -- what is due of a role, and what is next
   create index timers_instance_idx on df_engine.timers (instance);
 
   -- Threads that wait for a signal.
@@ -356,6 +357,7 @@ if df_engine.migrating(1) then
   create table df_engine.inbox (
     signal_id bigint generated always as identity constraint inbox_pkey primary key,
     instance bigint not null,
+    submitter oid not null,            -- of the run
     signal_name text not null,
     signal_data jsonb not null,
     status text not null default 'pending' check (status in ('pending', 'delivered', 'undeliverable')),
@@ -368,7 +370,7 @@ if df_engine.migrating(1) then
     delivered_at timestamptz,
     delivered_to int[]                 -- nodes
   );
-  create index inbox_fresh_idx on df_engine.inbox (next_try_at, signal_id) where fresh;   -- what a worker has to look at
+  create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to look at
   create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
 
   -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run.
@@ -456,10 +458,11 @@ if df_engine.migrating(1) then
   );
   insert into df_engine.upkeep default values;
 
-  -- One random text, from which the keys of roles are made.
+  -- One random text, from which the keys of roles are made, and another.
   create table df_engine.secret (
     only_row boolean primary key default true check (only_row),
-    value text not null default gen_random_uuid()::text || gen_random_uuid()
+    value text not null default gen_random_uuid()::text || gen_random_uuid(),
+    channel text not null default 'df_' || replace(gen_random_uuid()::text, '-', '')   -- on which idle workers are woken
   );
   insert into df_engine.secret default values;
 
@@ -4603,19 +4606,49 @@ exception when data_exception or program_limit_exceeded then
 end
 $$;
 
--- Waiting: what sleeps, schedules and waits for a signal leave behind when a thread arrives at them, and how workers are woken.
+-- Waking: how workers that have said they are idle learn that something is to be done. The channel has a name that nobody can guess, and
+-- stands in no statement that others see. What arrives is a hint: workers find everything at their next poll, too.
 
--- Notifies workers. The payload is a hint: r = ready SQL, l = leased steps, t = timers and signals, x = steps to interrupt.
--- PostgreSQL prepares no transaction that has notified: a session that does that says SET df.wake = off, and the workers find
--- what it has committed at their next poll.
--- Granted to users.
-create or replace function df_engine.notify(p_kind text) returns void
-language plpgsql volatile set search_path = '' as $$
+create or replace function df_engine.wake_channel() returns text
+language plpgsql stable as $$
 begin
-  if lower(current_setting('df.wake', true)) in ('off', 'false', 'no', '0') then
+  return (select s.channel from df_engine.secret s);
+end
+$$;
+
+-- Listens to the channel, whatever its name is now.
+-- Granted to workers.
+create or replace function df_engine.listen_for_work() returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  execute 'unlisten *';
+  execute format('listen %I', df_engine.wake_channel());
+end
+$$;
+
+-- Draws a new name; the workers are told on the old channel.
+create or replace function df.rotate_wake_channel() returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_notify(df_engine.wake_channel(), 'c');
+  update df_engine.secret s set channel = default;
+  return 'OK';
+end
+$$;
+revoke all on function df.rotate_wake_channel() from public;
+comment on function df.rotate_wake_channel() is
+  'Draws a new name for the channel on which idle workers are woken, should it have become known; workers follow at once. Returns OK.';
+
+-- Notifies workers. The payload is a hint: r = ready SQL, l = leased steps, t = timers and signals, x = steps to interrupt, c = the
+-- channel has a new name. PostgreSQL prepares no transaction that has notified: a session that does that says SET df.wake = off. Nor is
+-- anything sent while a session that does not read fills the queue of notifications: that would end with the errors of others.
+create or replace function df_engine.notify(p_kind text) returns void
+language plpgsql volatile as $$
+begin
+  if lower(current_setting('df.wake', true)) in ('off', 'false', 'no', '0') or pg_notification_queue_usage() > 0.5 then
     return;
   end if;
-  perform pg_notify('df_wake', p_kind);
+  perform pg_notify(df_engine.wake_channel(), p_kind);
 end
 $$;
 
@@ -4674,15 +4707,27 @@ begin
 end
 $triggers$;
 
+-- What df.run does.
+-- Granted to users.
+create or replace function df_engine.wake_idle_workers() returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform df_engine.wake('t', null);
+end
+$$;
+
+-- Waiting: what sleeps, schedules and waits for a signal leave behind when a thread arrives at them.
+
 -- Lets a thread wait for a time. p_id: the wait that it is the time-out of.
 create or replace function df_engine.set_timer(
   p_thread df_engine.thread, p_kind text, p_due timestamptz, p_id bigint default null, p_since timestamptz default df_engine.clock()
 ) returns void
 language plpgsql as $$
 begin
-  insert into df_engine.timers (id, instance, scope, node, generations, activation, races, kind, since, due_at, next_try_at)
-  values (coalesce(p_id, nextval('df_engine.thread_ids')), (p_thread).instance, (p_thread).scope, (p_thread).node,
-          (p_thread).generations, (p_thread).activation, (p_thread).races, p_kind, p_since, p_due, p_due);
+  insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, races, kind, since, due_at, next_try_at)
+  select coalesce(p_id, nextval('df_engine.thread_ids')), i.submitter, (p_thread).instance, (p_thread).scope, (p_thread).node,
+         (p_thread).generations, (p_thread).activation, (p_thread).races, p_kind, p_since, p_due, p_due
+  from df_engine.instances i where i.instance = (p_thread).instance;
   perform df_engine.wake('t', p_due);
 end
 $$;
@@ -5947,9 +5992,25 @@ $$;
 
 -- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
 -- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: say before each step which one
--- it is, so that a step that kills its session fails in the end.
+-- it is, so that a step that kills its session fails in the end. p_visiting: in a session that is not a worker's, so the settings that
+-- steps rely on are made here.
+-- What every step may rely on, whatever the defaults of its role are. A worker logs in with them.
 -- Granted to users.
-create or replace procedure df_engine.work(p_budget_ms int, p_careful boolean, inout p_report text)
+create or replace function df_engine.set_step_settings() returns void
+language plpgsql as $$
+begin
+  perform pg_catalog.set_config('TimeZone', 'UTC', false);
+  perform pg_catalog.set_config('DateStyle', 'ISO,MDY', false);
+  perform pg_catalog.set_config('IntervalStyle', 'postgres', false);
+  perform pg_catalog.set_config('bytea_output', 'hex', false);
+  perform pg_catalog.set_config('extra_float_digits', '1', false);
+  perform pg_catalog.set_config('standard_conforming_strings', 'on', false);
+  perform pg_catalog.set_config('df.in_workflow', 'true', false);
+end
+$$;
+
+-- Granted to users.
+create or replace procedure df_engine.work(p_budget_ms int, p_careful boolean, inout p_report text, p_visiting boolean default false)
 language plpgsql as $$
 declare
   v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
@@ -5985,6 +6046,9 @@ begin
   unlisten *;
   if pg_catalog.pg_advisory_unlock_all() is not null and pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
     discard temp;
+  end if;
+  if p_visiting then
+    perform df_engine.set_step_settings();
   end if;
   commit;  -- an installer that is run again waits for no step
   loop
@@ -6046,6 +6110,9 @@ begin
     unlisten *;
     if pg_catalog.pg_advisory_unlock_all() is not null and pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
       discard temp;
+    end if;
+    if p_visiting then
+      perform df_engine.set_step_settings();
     end if;
     if v_code is null then
       v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_result,
@@ -6780,10 +6847,20 @@ create or replace view df_engine.node_rows as
 
 -- The views that clients read: read-only, with the owner's rights, filtered to what the reader may see. Their columns are public.
 
+-- Why runs do not progress that have not ended.
+create or replace view df_engine.wait_reasons as
+  select i.instance, i.wait_reason as reason
+  from df_engine.instances i where i.wait_reason is not null and i.status in ('pending', 'running')
+  union all
+  select q.instance, 'a step outside of transactions waits for a worker, and none is running'
+  from df_engine.queue q
+  where q.lane <> 'sql' and q.worker is null
+    and not exists (select from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s');
+
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
-         i.wait_reason, i.input
+         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -6791,7 +6868,7 @@ create or replace view df.instances with (security_barrier) as
 -- Granted to users.
 create or replace view df_engine.visible_runs with (security_barrier) as
   select i.instance, i.id, i.label, i.status, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
-         i.wait_reason, i.cancelled_in, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
+         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.cancelled_in, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
          (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
@@ -7028,11 +7105,38 @@ exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
 end
 $$;
 
--- Fires due timers and fresh signals, at most p_limit of each; answers how many it looked at.
--- Granted to workers.
-create or replace function df_engine.fire_due(p_limit int) returns int
-language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-  set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+-- Of each role, when its next timer and its next fresh signal are to be looked at; a probe of an index a role.
+create or replace function df_engine.next_by_role() returns table (submitter oid, next_try_at timestamptz)
+language plpgsql stable as $$
+begin
+  return query
+    with recursive roles as (
+      select (select x.submitter from df_engine.timers x order by x.submitter limit 1) as submitter
+      union all
+      select (select x.submitter from df_engine.timers x
+              where x.submitter > r.submitter order by x.submitter limit 1)
+      from roles r where r.submitter is not null
+    )
+    select r.submitter, (select x.next_try_at from df_engine.timers x
+                         where x.submitter = r.submitter order by x.next_try_at, x.id limit 1)
+    from roles r where r.submitter is not null;
+  return query
+    with recursive roles as (
+      select (select x.submitter from df_engine.inbox x where x.fresh order by x.submitter limit 1) as submitter
+      union all
+      select (select x.submitter from df_engine.inbox x
+              where x.submitter > r.submitter and x.fresh order by x.submitter limit 1)
+      from roles r where r.submitter is not null
+    )
+    select r.submitter, (select x.next_try_at from df_engine.inbox x
+                         where x.fresh and x.submitter = r.submitter order by x.next_try_at, x.signal_id limit 1)
+    from roles r where r.submitter is not null;
+end
+$$;
+
+-- Fires due timers and fresh signals of a role, at most p_limit of each; answers how many it looked at.
+create or replace function df_engine.fire_role(p_submitter oid, p_limit int) returns int
+language plpgsql as $$
 declare
   v_signal bigint;
   v_timer df_engine.timers;
@@ -7040,7 +7144,8 @@ declare
 begin
   for v_signal in
     select s.signal_id from df_engine.inbox s
-    where s.fresh and s.next_try_at <= (select clock_timestamp()) order by s.next_try_at, s.signal_id limit p_limit for update skip locked
+    where s.submitter = p_submitter and s.fresh and s.next_try_at <= (select clock_timestamp())
+    order by s.next_try_at, s.signal_id limit p_limit for update skip locked
   loop
     v_count := v_count + 1;
     if not df_engine.try_signal(v_signal) then
@@ -7049,7 +7154,8 @@ begin
   end loop;
   for v_timer in
     select t.* from df_engine.timers t
-    where t.next_try_at <= (select df_engine.clock()) order by t.next_try_at, t.id limit p_limit for update skip locked
+    where t.submitter = p_submitter and t.next_try_at <= (select df_engine.clock())
+    order by t.next_try_at, t.id limit p_limit for update skip locked
   loop
     v_count := v_count + 1;
     if not df_engine.try_timer(v_timer) then
@@ -7060,16 +7166,54 @@ begin
 end
 $$;
 
+-- The same for all roles that have any, in equal shares, so that none waits for the many of another.
+-- Granted to workers.
+create or replace function df_engine.fire_due(p_limit int) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+  v_roles constant oid[] := array(
+    select distinct n.submitter from df_engine.next_by_role() n where n.next_try_at <= greatest(clock_timestamp(), df_engine.clock()));
+  v_role oid;
+  v_count int := 0;
+begin
+  foreach v_role in array v_roles loop
+    v_count := v_count + df_engine.fire_role(v_role, 1 + p_limit / cardinality(v_roles));
+  end loop;
+  return v_count;
+end
+$$;
+
+-- The same for the calling role: see df.work.
+-- Granted to users.
+create or replace function df_engine.fire_own(p_key text, p_limit int) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+begin
+  perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
+  return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit);
+end
+$$;
+
 -- Whether something is due that nobody has locked.
 create or replace function df_engine.can_fire() returns boolean
 language plpgsql volatile as $$
+declare
+  v_role oid;
 begin
-  perform from df_engine.timers t where t.next_try_at <= (select df_engine.clock()) order by t.next_try_at, t.id limit 1 for update skip locked;
-  if not found then
-    perform from df_engine.inbox s
-    where s.fresh and s.next_try_at <= (select clock_timestamp()) order by s.next_try_at, s.signal_id limit 1 for update skip locked;
-  end if;
-  return found;
+  for v_role in select n.submitter from df_engine.next_by_role() n where n.next_try_at <= greatest(clock_timestamp(), df_engine.clock()) loop
+    perform from df_engine.timers t
+    where t.submitter = v_role and t.next_try_at <= (select df_engine.clock()) order by t.next_try_at, t.id limit 1 for update skip locked;
+    if not found then
+      perform from df_engine.inbox s
+      where s.submitter = v_role and s.fresh and s.next_try_at <= (select clock_timestamp())
+      order by s.next_try_at, s.signal_id limit 1 for update skip locked;
+    end if;
+    if found then
+      return true;
+    end if;
+  end loop;
+  return false;
 end
 $$;
 
@@ -7078,15 +7222,94 @@ $$;
 create or replace function df_engine.next_due_ms() returns numeric
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
-  v_ms constant numeric := least(
-    (select greatest(0, ceil(extract(epoch from t.next_try_at - df_engine.clock()) * 1000)) from df_engine.timers t
-     order by t.next_try_at, t.id limit 1),
-    (select greatest(0, ceil(extract(epoch from s.next_try_at - clock_timestamp()) * 1000)) from df_engine.inbox s
-     where s.fresh order by s.next_try_at, s.signal_id limit 1));
+  v_ms constant numeric := (
+    select greatest(0, ceil(extract(epoch from min(n.next_try_at) - df_engine.clock()) * 1000)) from df_engine.next_by_role() n);
 begin
   return case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
 end
 $$;
+
+-- df.work: a round of work without a worker. A procedure that commits can have neither the owner's rights nor a SET clause, so every name
+-- in it is qualified, operators included.
+
+-- What PostgreSQL says of a COMMIT in a transaction block, a function or a trigger; of one in an exception handler alone it says
+-- something else.
+-- Granted to users.
+create or replace function df_engine.said_of_commit() returns text
+language plpgsql as $$
+begin
+  commit;
+  return null;
+exception when invalid_transaction_termination then
+  return sqlerrm;
+end
+$$;
+
+-- Raises unless df.work may run in this session.
+-- Granted to users.
+create or replace function df_engine.check_visit(p_stack text, p_said_of_commit text) returns void
+language plpgsql as $$
+begin
+  if pg_catalog.strpos(p_stack, E'\n') operator(pg_catalog.>) 0 then
+    raise exception 'df.work cannot be called in a function, a procedure or a DO block' using errcode = 'active_sql_transaction',
+      hint = 'Call it in a statement of its own: CALL df.work().';
+  elsif current_user operator(pg_catalog.<>) session_user then
+    raise exception 'df.work works for the role that has logged in, "%", and the current role is "%"', session_user, current_user
+      using errcode = 'object_not_in_prerequisite_state', hint = 'RESET ROLE first.';
+  elsif (select r.rolsuper from pg_catalog.pg_roles r where r.rolname operator(pg_catalog.=) current_user)
+        and not df_engine.setting_on('enable_superuser_instances') then
+    raise exception 'df.work runs the steps of the calling role, and superuser "%" has none: enable_superuser_instances is off',
+      current_user using errcode = 'object_not_in_prerequisite_state', hint = 'Log in as the role that has called df.start.';
+  elsif p_said_of_commit operator(pg_catalog.=) df_engine.said_of_commit() then
+    raise exception 'df.work cannot be called in a transaction block: every step commits' using errcode = 'active_sql_transaction',
+      hint = 'Call it outside of BEGIN ... COMMIT; a driver may have to be told autocommit.';
+  end if;
+end
+$$;
+
+create or replace procedure df.work(max_seconds integer default 10)
+language plpgsql as $$
+declare
+  v_stack pg_catalog.text;
+  v_key pg_catalog.text;
+  v_until pg_catalog.timestamptz;
+  v_fired int;
+  v_report pg_catalog.text;
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if max_seconds is null then
+    raise exception 'argument max_seconds of df.work is NULL' using errcode = 'null_value_not_allowed';
+  elsif pg_catalog.int4lt(max_seconds, 0) then
+    raise exception 'max_seconds must not be negative: %', max_seconds using errcode = 'invalid_parameter_value';
+  end if;
+  get diagnostics v_stack = pg_context;
+  begin
+    commit;
+  exception when invalid_transaction_termination then
+    perform df_engine.check_visit(v_stack, sqlerrm);
+  end;
+  v_until := df_engine.deadline(pg_catalog.int4mul(least(max_seconds, 1000000), 1000));
+  v_key := (select k.key from df_engine.own_key k);
+  loop
+    v_fired := df_engine.fire_own(v_key, 50);
+    commit;
+    call df_engine.work(least(df_engine.milliseconds(pg_catalog.clock_timestamp(), v_until), 1000)::int, false, v_report, true);
+    if pg_catalog.starts_with(v_report, 'interrupted') then
+      raise exception 'df.work was canceled while a step ran; the step was rolled back and waits' using errcode = 'query_canceled';
+    end if;
+    exit when pg_catalog.texteq(v_report, 'empty') and pg_catalog.int4eq(v_fired, 0)
+           or pg_catalog.timestamptz_ge(pg_catalog.clock_timestamp(), v_until);
+  end loop;
+  reset all;
+end
+$$;
+comment on procedure df.work(integer) is
+  'Works for the calling role without a worker: fires due timers and signals, and runs ready SQL steps, until none is ready or max_seconds have passed. Every step commits. The session is reset before and after each step, so call it in one of its own. HTTP steps, and steps in other databases or outside of transactions, wait for a worker. Raises 25001 in a transaction block, function or DO block, and 55000 after SET ROLE and for superusers.';
 
 -- Supervision: what a worker's supervising connection calls. It tells the worker what to do next; the worker obeys. It acts
 -- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order).
@@ -7536,7 +7759,7 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  perform df_engine.notify('t');
+  perform df_engine.wake_idle_workers();
   return 'Triggered run' || coalesce(' of instance ' || instance_id, ' of all that is ready');
 end
 $$;
@@ -7715,8 +7938,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.require_key(p_key, p_role);
   perform df_engine.require_right(p_role, p_instance);
-  insert into df_engine.inbox (instance, signal_name, signal_data, sent_by)
-  values (p_instance, p_name, p_data, p_role::regrole);
+  insert into df_engine.inbox (instance, submitter, signal_name, signal_data, sent_by)
+  select i.instance, i.submitter, p_name, p_data, p_role::regrole from df_engine.instances i where i.instance = p_instance;
 end
 $$;
 
@@ -8088,8 +8311,8 @@ create or replace view df.waiting with (security_barrier) as
     select w.instance, w.node, 'signal', w.signal_name, t.due_at, w.since, null
     from df_engine.waits w left join df_engine.timers t on t.id = w.id
     union all
-    select i.instance, null, 'blocked', null, null, null, null
-    from df_engine.instances i where i.wait_reason is not null and i.status in ('pending', 'running')
+    select distinct on (r.instance) r.instance, null::int, 'blocked', r.reason, null::timestamptz, null::timestamptz, null::bigint
+    from df_engine.wait_reasons r
   )
   select i.id as instance_id, i.label, df_engine.node_id(i.id, w.node) as node_id, i.submitter::regrole as submitted_by, w.kind,
          case w.kind
@@ -8099,7 +8322,7 @@ create or replace view df.waiting with (security_barrier) as
            when 'retry' then df_engine.cause(o.error)
            when 'pace' then 'next iteration' || coalesce(' after: ' || df_engine.cause(
              (select a.error from df_engine.activations a where a.id = w.activation)), '')
-           else i.wait_reason
+           else w.signal_name
          end as waits_for,
          w.due_at, case w.kind when 'retry' then o.started_at else w.since end as waiting_since
   from wait w
@@ -8963,7 +9186,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'notify', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'seconds', 'section', 'send_signal', 'setting', 'setting_number', 'setting_on', 'short_steps', 'shown_query', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'short_steps', 'shown_query', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -9053,7 +9276,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'sleep_until', 'tick', 'unregister_worker'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'sleep_until', 'tick', 'unregister_worker'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void

@@ -68,6 +68,18 @@ SETTINGS = (
 )  # fmt: skip
 
 
+# What every step may rely on, whatever the defaults of its role are.
+STEP_SETTINGS = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO,MDY",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "df.in_workflow": "true",
+}
+
+
 def context() -> dict[str, Any]:
     """What every template sees."""
     return {
@@ -78,6 +90,7 @@ def context() -> dict[str, Any]:
         "statuses": STATUSES,
         "language": language,
         "settings": SETTINGS,
+        "step_settings": STEP_SETTINGS,
         "oldest_upgradable": OLDEST_UPGRADABLE,
         **lexicon.context(),
     }

@@ -17,7 +17,7 @@ from df_engine.claim_leased(%s, %s, %s) l"""
 FINISH_LEASED = "select df_engine.finish_leased(%s, %s, %s::json)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
 FAILED_RUNS = "select df_engine.failed_since(%s)"
-LISTEN = "listen df_wake"
+LISTEN = "select df_engine.listen_for_work()"
 
 # On the connection that counts.
 CENSUS = "select df_engine.census(%s::jsonb)"

@@ -1,6 +1,7 @@
 """The supervising connection: what the worker asks the engine and tells it. Owned by one task: calls never overlap."""
 
 import asyncio
+import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
@@ -66,6 +67,12 @@ class FailedRun:
 class RefusedError(Exception):
     """The database lets no worker of this role register; the message says what helps."""
 
+# What a notification can say: see df_engine.notify.
+HINT = re.compile("[ltxc]|r [0-9]{1,10}")
+CHANNEL_CHANGED = "c"
+SOMETHING = "t"
+MOST_HINTS = 1000
+
 
 class Supervisor:
     """A registered worker, as the engine sees it."""
@@ -73,10 +80,10 @@ class Supervisor:
     def __init__(self, conn: psycopg.AsyncConnection[Any], number: int) -> None:
         self.number = number
         self._conn = conn
-        self._payloads: list[str] = []
+        self._hints: dict[str, None] = {}  # what notifications have said, each once
         self.told: str | None = None  # the SQLSTATE with which the server said that it ends this session
         conn.add_notice_handler(self._hear)
-        conn.add_notify_handler(lambda notify: self._payloads.append(notify.payload))
+        conn.add_notify_handler(lambda notify: self._note(notify.payload))
 
     @classmethod
     async def open(cls, login: Login, sessions: int) -> "Supervisor":
@@ -159,9 +166,9 @@ class Supervisor:
                 await self._conn.close()
 
     async def wait(self, wake: asyncio.Event, seconds: float) -> list[str]:
-        """Waits for a notification, for `wake` or for so long; returns the payloads that came."""
+        """Waits for a notification, for `wake` or for so long; returns the hints that came."""
         self._receive()
-        if not self._payloads:
+        if not self._hints:
             loop, socket = asyncio.get_running_loop(), self._conn.fileno()
             loop.add_reader(socket, wake.set)
             try:
@@ -172,8 +179,16 @@ class Supervisor:
                 loop.remove_reader(socket)
             self._receive()
         wake.clear()
-        payloads, self._payloads[:] = list(self._payloads), []
-        return payloads
+        hints = list(self._hints)
+        self._hints.clear()
+        if CHANNEL_CHANGED in hints:
+            await self._conn.execute(statements.LISTEN)
+        return hints
+
+    def _note(self, payload: str) -> None:
+        """Keeps a hint. What is none, or one too many, is kept as one that says nothing but that there is something."""
+        known = HINT.fullmatch(payload) and len(self._hints) < MOST_HINTS
+        self._hints[payload if known else SOMETHING] = None
 
     def _hear(self, notice: psycopg.errors.Diagnostic) -> None:
         if (notice.sqlstate or "").startswith("57P"):
@@ -182,7 +197,7 @@ class Supervisor:
     def _receive(self) -> None:
         self._conn.pgconn.consume_input()
         while notify := self._conn.pgconn.notifies():
-            self._payloads.append(notify.extra.decode("utf-8", "replace"))
+            self._note(notify.extra.decode("utf-8", "replace"))
 
     async def _value(self, statement: str, *args: Any) -> Any:
         cursor = await self._conn.execute(statement.encode(), args)

@@ -212,20 +212,19 @@ class Worker:
         until = cadence.look_again(monotonic(), self._dispatcher.room > 0, self._dispatcher.busy > 0, tick.next_ms)
         look = False
         while not look and monotonic() < (deadline := min(until, self._next_try())) and not self._finished():
-            payloads = await db.wait(self._wake, deadline - monotonic())
+            hints = await db.wait(self._wake, deadline - monotonic())
             self._metrics.add("wakeups_total")
             self._dispatcher.taken = min(self._dispatcher.taken, self._leased.running(DIRECT) + 1)
-            news = [self._is_news(payload) for payload in payloads]
+            news = [self._is_news(hint) for hint in hints]
             look = any(news) or self._outbox.take_look()
             look = look or cadence.announcement_due(self._dispatcher.room > 0, monotonic())
             await self._outbox.deliver(db)
         await asyncio.sleep(max(self._looked_at + SHORTEST - monotonic(), 0))
 
-    def _is_news(self, payload: str) -> bool:
-        """Serves a role that has work at once; true for everything that needs a look. Anybody can send anything."""
-        kind, _, role = payload.partition(" ")
-        known = kind == "r" and role.isascii() and role.isdigit() and self._dispatcher.offer(int(role))
-        return not known
+    def _is_news(self, hint: str) -> bool:
+        """Serves a role that has work at once; true for everything that needs a look."""
+        kind, _, role = hint.partition(" ")
+        return not (kind == "r" and self._dispatcher.offer(int(role)))
 
     def _next_try(self) -> float:
         own = self._stop_at if self._stopping.is_set() else self._dispatcher.retry_at()
