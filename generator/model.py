@@ -53,6 +53,8 @@ SETTINGS = (
     Setting("retry_max_delay", "60", "duration", 0, 86400, "largest delay between two attempts, in seconds"),
     Setting("max_result_bytes", "16777216", "integer", 1024, 268_435_456,
             "largest JSON text of one result, in bytes"),
+    Setting("max_flow_bytes", "1048576", "integer", 1024, 104_857_600,
+            "largest text of a flow, and of a step in it, in bytes"),
     Setting("commit_policy", "strict", "choice", None, None,
             "strict: every step is a transaction that waits for the disk; relaxed: short steps share one, "
             "and a run waits at its end and where the outside could notice",
@@ -67,6 +69,9 @@ SETTINGS = (
             "longest Retry-After that is honoured, in seconds"),
 )  # fmt: skip
 
+
+# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals.
+LIMITS = {"name": 63, "text": 1024}
 
 # What every step may rely on, whatever the defaults of its role are.
 STEP_SETTINGS = {
@@ -91,6 +96,7 @@ def context() -> dict[str, Any]:
         "language": language,
         "settings": SETTINGS,
         "step_settings": STEP_SETTINGS,
+        "limits": LIMITS,
         "oldest_upgradable": OLDEST_UPGRADABLE,
         **lexicon.context(),
     }

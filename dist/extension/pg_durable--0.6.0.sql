@@ -145,6 +145,7 @@ if df_engine.migrating(1) then
   create table df_engine.graphs (
     id bigint generated always as identity constraint graphs_pkey primary key,
     submitter oid not null,
+    submitter_name name not null,      -- when the graph was compiled
     hash bytea not null,               -- sha256 of the text given to df.start
     entry int not null,                -- the node that a run enters first
     names text[] not null,             -- that its nodes bind
@@ -296,7 +297,8 @@ if df_engine.migrating(1) then
     kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'retry', 'pace')),
     since timestamptz not null,
     due_at timestamptz not null,
-    next_try_at timestamptz not null
+    next_try_at timestamptz not null,
+    tries smallint not null default 0  -- that have failed for reasons of the run's own
   );
   create index timers_next_idx on df_engine.timers (submitter, next_try_at, id);      -- what is due of a role, and what is next
   create index timers_instance_idx on df_engine.timers (instance);
@@ -348,6 +350,7 @@ if df_engine.migrating(1) then
     sent_at timestamptz not null default now(),
     sent_in xid8 not null default pg_current_xact_id(),    -- until it commits, waiting for what it brings is in vain
     next_try_at timestamptz not null default now(),
+    tries smallint not null default 0,
     delivered_at timestamptz,
     delivered_to int[]                 -- nodes
   );
@@ -540,6 +543,7 @@ insert into df_engine.settings (name, value, description) values
   ('retry_backoff', '2', 'factor by which the delay grows with each attempt'),
   ('retry_max_delay', '60', 'largest delay between two attempts, in seconds'),
   ('max_result_bytes', '16777216', 'largest JSON text of one result, in bytes'),
+  ('max_flow_bytes', '1048576', 'largest text of a flow, and of a step in it, in bytes'),
   ('commit_policy', 'strict', 'strict: every step is a transaction that waits for the disk; relaxed: short steps share one, and a run waits at its end and where the outside could notice'),
   ('http_mode', 'allowlist', 'outbound HTTP: off, allowlist or any'),
   ('http_max_timeout', '300', 'largest timeout_seconds of an HTTP step'),
@@ -603,6 +607,7 @@ from (values
   ('retry_backoff', '2', 'number', 1::numeric, 100::numeric, array[]::text[]),
   ('retry_max_delay', '60', 'duration', 0::numeric, 86400::numeric, array[]::text[]),
   ('max_result_bytes', '16777216', 'integer', 1024::numeric, 268435456::numeric, array[]::text[]),
+  ('max_flow_bytes', '1048576', 'integer', 1024::numeric, 104857600::numeric, array[]::text[]),
   ('commit_policy', 'strict', 'choice', 0::numeric, 0::numeric, array['strict', 'relaxed']::text[]),
   ('http_mode', 'allowlist', 'choice', 0::numeric, 0::numeric, array['off', 'allowlist', 'any']::text[]),
   ('http_max_timeout', '300', 'duration', 1::numeric, 86400::numeric, array[]::text[]),
@@ -1083,6 +1088,20 @@ begin
 end
 $$;
 
+-- What of a node is too large; NULL: nothing.
+-- Granted to users.
+create or replace function df_engine.size_problem(p_node jsonb, p_type text) returns text
+language sql immutable as $$
+  select case
+    when octet_length(p_node ->> 'result_name') > 63 then
+      format('result_name has %s bytes, and 63 are allowed', octet_length(p_node ->> 'result_name'))
+    when p_type in ('WAIT_SCHEDULE', 'SIGNAL') then (
+      select format('%s has %s bytes, and 1024 are allowed', c.key, octet_length(c.value))
+      from jsonb_each_text(nullif(df_engine.json_or_null(p_node ->> 'query'), 'null')) c
+      where c.key in ('cron_expr', 'signal_name') and octet_length(c.value) > 1024)
+  end
+$$;
+
 -- Why a node breaks the rules of a graph, NULL when it does not. An expression, so that the walk has it inlined.
 -- Granted to users.
 create or replace function df_engine.node_problem(p_node jsonb, p_type text) returns text
@@ -1098,7 +1117,8 @@ language sql immutable as $$
       df_engine.malformed(p_node),
       case when p_node ? 'retry' then df_engine.retry_problem(p_node -> 'retry') end,
       case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN') then
-        df_engine.config_problem(p_type, p_node ->> 'query') end)
+        df_engine.config_problem(p_type, p_node ->> 'query') end,
+      case when p_node ? 'result_name' or p_type in ('WAIT_SCHEDULE', 'SIGNAL') then df_engine.size_problem(p_node, p_type) end)
   end
 $$;
 
@@ -1423,6 +1443,9 @@ begin
     raise exception '"%" is not a valid identifier', name
       using errcode = 'invalid_parameter_value',
             hint = 'The name of a result begins with a letter or _, and goes on with letters, digits and _.';
+  elsif pg_catalog.octet_length(name) > 63 then
+    raise exception 'the name of a result has % bytes, and 63 are allowed', pg_catalog.octet_length(name)
+      using errcode = 'program_limit_exceeded';
   elsif name in ('input', 'item', 'item_no', 'error') then
     raise exception '$% is what a run binds itself: no result can have this name', name
       using errcode = 'invalid_parameter_value', hint = 'Give the result another name.';
@@ -1558,7 +1581,7 @@ $$;
 create or replace function df.wait_for_schedule(cron_expr text, timezone text default null) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_fields text[] := (
+  v_fields text[] := case when octet_length(cron_expr) <= 1024 then (
     select regexp_split_to_array(
       case v_line
         when '@HOURLY' then '0 * * * *'
@@ -1570,11 +1593,14 @@ declare
         when '@ANNUALLY' then '0 0 1 1 *'
         else v_line
       end, '[[:space:]]+')
-    from upper(btrim(cron_expr, E' \t\n\r') collate "C") v_line);
+    from upper(btrim(cron_expr, E' \t\n\r') collate "C") v_line) end;
   v_problem text;
 begin
   if cron_expr is null then
     return null;
+  elsif v_fields is null then
+    raise exception 'a cron expression has at most 1024 bytes, and this one has %', octet_length(cron_expr)
+      using errcode = 'program_limit_exceeded';
   end if;
   v_problem := case when cardinality(v_fields) <> 5 then
     'expected five fields or one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually'
@@ -1646,6 +1672,9 @@ begin
 
   if name = '' then
     raise exception 'the name of a signal cannot be empty' using errcode = 'invalid_parameter_value';
+  elsif pg_catalog.octet_length(name) > 1024 then
+    raise exception 'the name of a signal has % bytes, and 1024 are allowed', pg_catalog.octet_length(name)
+      using errcode = 'program_limit_exceeded';
   elsif timeout_seconds < 1 then
     raise exception 'Timeout must be positive, not % s', timeout_seconds using errcode = 'invalid_parameter_value';
   end if;
@@ -3977,8 +4006,8 @@ begin
     v_batch[i] := case when v_plain[i] and v_sizes[v_nexts[i]] > 0 then v_batch[v_nexts[i]] else i end;
   end loop;
 
-  insert into df_engine.graphs (submitter, hash, entry, names, envelope, placeholders)
-  values (p_submitter, p_hash, v_entries[1],
+  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders)
+  values (p_submitter, pg_get_userbyid(p_submitter), p_hash, v_entries[1],
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
           p_graph::text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$)
   returning id into v_graph;
@@ -4053,6 +4082,16 @@ language sql immutable as $$
   from (select ((((p_instance & 4294967295) # df_engine.id_key()) * 1640531527) & 4294967295) as mixed) m
 $$;
 
+-- Raises when something has more bytes than are allowed.
+create or replace function df_engine.check_size(p_what text, p_bytes bigint, p_limit bigint) returns void
+language plpgsql immutable as $$
+begin
+  if p_bytes > p_limit then
+    raise exception '% has at most % bytes, and this one has %', p_what, p_limit, p_bytes using errcode = 'program_limit_exceeded';
+  end if;
+end
+$$;
+
 -- The graph of a text: one of the role's own that it can see, else a new one.
 create or replace function df_engine.graph_of(p_role oid, p_text text, out p_graph bigint, out p_entry int, out p_placeholders boolean)
 language plpgsql as $$
@@ -4063,6 +4102,7 @@ begin
   select g.id, g.entry, g.placeholders, g.used_at into p_graph, p_entry, p_placeholders, v_used
   from df_engine.graphs g where g.submitter = p_role and g.hash = v_hash order by g.id desc limit 1;
   if p_graph is null then
+    perform df_engine.check_size('a flow', octet_length(p_text), df_engine.setting('max_flow_bytes')::bigint);
     p_graph := df_engine.compile(p_role, v_hash, df_engine.parse_graph(p_text, 'Invalid durable function: '),
                                  'Invalid durable function graph: ');
     select g.entry, g.placeholders into p_entry, p_placeholders from df_engine.graphs g where g.id = p_graph;
@@ -4086,6 +4126,11 @@ declare
   v_id text;
 begin
   perform df_engine.require_key(p_key, p_role);
+  if octet_length(p_label) > 1024 then
+    perform df_engine.check_size('a label', octet_length(p_label), 1024);
+  elsif p_input is not null then
+    perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
   v_graph := df_engine.graph_of(p_role, p_text);
   select jsonb_object_agg(v.name, v.value) into v_vars
   from df_engine.vars v where v.owner = p_role::regrole and v.value is not null;
@@ -4170,6 +4215,8 @@ begin
   if p_value is null then
     delete from df_engine.vars v where v.owner = p_role::regrole and (p_all or v.name = p_name);
   else
+    perform df_engine.check_size('the name of a variable', octet_length(p_name), 63);
+    perform df_engine.check_size('a variable', octet_length(p_value), df_engine.setting('max_result_bytes')::bigint);
     insert into df_engine.vars (name, value, owner) values (p_name, p_value, p_role::regrole)
     on conflict (owner, name) do update set value = excluded.value;
   end if;
@@ -5048,13 +5095,19 @@ begin
   )
   select d.branch, d.state, d.value, d.error,
          (select array_agg(e.top) from ends e where e.branch <= coalesce(d.branch, e.branch)) as tops,
-         (select json_agg(e.value order by e.branch) from ends e where d.branch is null) as value_list
+         case when d.branch is null and n.bytes <= n.allowed then (select json_agg(e.value order by e.branch) from ends e) end as value_list,
+         n.bytes, n.allowed
   into v_first
-  from (select) one left join decider d on true;
+  from (select (select sum(octet_length(e.value::text)) from ends e) as bytes,
+               df_engine.setting('max_result_bytes')::bigint as allowed) n
+  left join decider d on true;
   perform df_engine.merge_names(p_thread, p_join, v_first.tops);
   if v_first.state in ('f', 'x') then
     v_ending.state := v_first.state;
     v_ending.error := format('JOIN branch %s failed: %s', v_first.branch, v_first.error);
+  elsif v_first.branch is null and v_first.bytes > v_first.allowed then
+    v_ending.state := 'f';
+    v_ending.error := format('JOIN: the results of its branches have %s bytes, and max_result_bytes allows %s', v_first.bytes, v_first.allowed);
   else
     v_ending.state := coalesce(v_first.state, 'c');
     v_ending.value := coalesce(v_first.value, v_first.value_list);
@@ -5604,13 +5657,10 @@ $$;
 create or replace function df_engine.pickup_problem(p_submitter oid) returns text
 language plpgsql stable as $$
 declare
-  v_login boolean;
   v_super boolean;
 begin
-  select r.rolcanlogin, r.rolsuper into v_login, v_super from pg_catalog.pg_roles r where r.oid = p_submitter;
-  if v_login is not true then
-    return format('role %s does not exist or has no LOGIN', p_submitter::pg_catalog.regrole);
-  elsif v_super and not df_engine.setting_on('enable_superuser_instances') then
+  select r.rolsuper into v_super from pg_catalog.pg_roles r where r.oid = p_submitter;
+  if v_super and not df_engine.setting_on('enable_superuser_instances') then
     return format('superuser %s may not run instances: setting enable_superuser_instances is off', p_submitter::pg_catalog.regrole);
   end if;
   return null;
@@ -6464,10 +6514,8 @@ $$;
 -- Records the outcome of a leased step and moves its run on. False: the run is over or the lease was lost, and the outcome
 -- is dropped. NULL: not now, somebody holds the run. p_outcome: {"rows", "row_count", "columns", "types"} of a statement,
 -- {"value"} of a request, or {"error", "class", "sqlstate", "retry_after"}, where a statement's error is {"message", "detail", "hint"}.
--- Granted to workers.
-create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-  set jit = off set enable_seqscan = off as $$
+create or replace function df_engine.record_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
+language plpgsql as $$
 declare
   q df_engine.queue;
   i df_engine.instances;
@@ -6500,6 +6548,27 @@ begin
   perform df_engine.put_outcome(t, g, v_ending);
   perform df_engine.advance(i.id, i.graph, i.submitter, true, t, null, v_ending);
   return true;
+end
+$$;
+
+-- The same. What cannot be recorded for its own reasons fails its run, and nothing else.
+-- Granted to workers.
+create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set jit = off set enable_seqscan = off as $$
+declare
+  v_instance bigint;
+begin
+  return df_engine.record_leased(p_worker, p_ticket, p_outcome);
+exception
+  when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+    return null;
+  when data_exception or program_limit_exceeded or integrity_constraint_violation or internal_error then
+    select q.instance into v_instance from df_engine.queue q
+    where q.id = p_ticket and q.worker = p_worker and q.lane in ('direct', 'http');
+    delete from df_engine.queue q where q.id = p_ticket and q.worker = p_worker and q.lane in ('direct', 'http');
+    perform df_engine.fail_run(v_instance, 'the outcome of a step outside of transactions could not be recorded: ' || sqlerrm);
+    return true;
 end
 $$;
 
@@ -6836,7 +6905,11 @@ create or replace view df_engine.wait_reasons as
   select q.instance, 'a step outside of transactions waits for a worker, and none is running'
   from df_engine.queue q
   where q.lane <> 'sql' and q.worker is null
-    and not exists (select from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s');
+    and not exists (select from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s')
+  union all
+  select q.instance, format('no worker can log in as role "%s": it has no LOGIN', u.rolname)
+  from df_engine.queue q join pg_roles u on u.oid = q.submitter
+  where not u.rolcanlogin;
 
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
@@ -7053,6 +7126,17 @@ begin
 end
 $$;
 
+-- An item that fails is its run's: after three tries the run fails with the reason, and the item is gone. Everybody else goes on.
+create or replace function df_engine.charge(p_instance bigint, p_tries int, p_what text, p_error text) returns boolean
+language plpgsql as $$
+begin
+  if p_tries >= 2 then
+    perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error));
+  end if;
+  return p_tries >= 2;
+end
+$$;
+
 -- One due timer or fresh signal, whose row the caller has locked. False: not now, its run is held, or a step of it is just ending.
 create or replace function df_engine.try_timer(p_timer df_engine.timers) returns boolean
 language plpgsql as $$
@@ -7062,8 +7146,15 @@ begin
     return true;
   end if;
   return false;
-exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
-  return false;
+exception
+  when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+    return false;
+  when others then
+    update df_engine.timers t set tries = t.tries + 1 where t.id = (p_timer).id;
+    if df_engine.charge((p_timer).instance, (p_timer).tries, format('the end of a wait (%s) could not be recorded', (p_timer).kind), sqlerrm) then
+      delete from df_engine.timers t where t.id = (p_timer).id;
+    end if;
+    return false;
 end
 $$;
 
@@ -7081,8 +7172,15 @@ begin
     return true;
   end if;
   return false;
-exception when lock_not_available or deadlock_detected or sqlstate 'DF001' then
-  return false;
+exception
+  when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+    return false;
+  when others then
+    update df_engine.inbox x set tries = x.tries + 1 where x.signal_id = p_signal;
+    if df_engine.charge(s.instance, s.tries, format('the signal %s could not be delivered', s.signal_name), sqlerrm) then
+      update df_engine.inbox x set fresh = false, status = 'undeliverable', reserved = null where x.signal_id = p_signal;
+    end if;
+    return false;
 end
 $$;
 
@@ -7404,7 +7502,7 @@ begin
 end
 $$;
 
--- Fails runs that can never begin or go on, because their role is gone or may not log in.
+-- Fails runs that can never begin or go on, because their role is gone.
 -- Granted to workers.
 create or replace function df_engine.fail_orphans() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
@@ -7412,15 +7510,16 @@ declare
   v_run record;
 begin
   for v_run in
-    select i.instance, i.submitter
+    select i.instance, g.submitter_name
     from unnest('{sql,direct,http}'::text[]) l(lane)
     cross join df_engine.submitters(l.lane) s(submitter)
     join df_engine.queue q on q.lane = l.lane and q.submitter = s.submitter
     join df_engine.instances i on i.instance = q.instance
-    where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter and u.rolcanlogin)
+    join df_engine.graphs g on g.id = i.graph
+    where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter)
     limit 100 for update of q skip locked for no key update of i skip locked
   loop
-    perform df_engine.fail_run(v_run.instance, format('role %s does not exist or has no LOGIN', v_run.submitter::regrole));
+    perform df_engine.fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name));
   end loop;
 end
 $$;
@@ -7919,6 +8018,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.require_key(p_key, p_role);
   perform df_engine.require_right(p_role, p_instance);
+  perform df_engine.check_size('the name of a signal', octet_length(p_name), 1024);
+  perform df_engine.check_size('the data of a signal', octet_length(p_data::text), df_engine.setting('max_result_bytes')::bigint);
   insert into df_engine.inbox (instance, submitter, signal_name, signal_data, sent_by)
   select i.instance, i.submitter, p_name, p_data, p_role::regrole from df_engine.instances i where i.instance = p_instance;
 end
@@ -9167,7 +9268,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'short_steps', 'shown_query', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
