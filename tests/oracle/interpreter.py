@@ -14,6 +14,9 @@ from tests.oracle.tree import Node, ancestors, parents
 from tests.oracle.values import Refused, Unknown, Value, as_json
 
 
+MICROSECOND = 1e-6  # times are kept in whole ones
+
+
 class Disagreement(AssertionError):
     """The engine did what the contract does not allow."""
 
@@ -125,7 +128,7 @@ class Oracle(Constructs):
         step.due = due
         if not end.error or not end.error.retryable or step.attempts >= node.step.attempts:
             raise Disagreement(f"no reason to try {node.label} again: {end}")
-        if not self.now <= due <= self.now + node.step.longest_delay(step.attempts):
+        if not -MICROSECOND <= due - self.now <= node.step.longest_delay(step.attempts) + MICROSECOND:
             raise Disagreement(f"{node.label} is tried again at {due}, now is {self.now}")
 
     def ended_leaf(self, node: Node) -> None:
