@@ -13,7 +13,6 @@ from tests.oracle.steps import Moment, StepFailed
 from tests.oracle.tree import Node, ancestors, parents
 from tests.oracle.values import Refused, Unknown, Value, as_json
 
-
 MICROSECOND = 1e-6  # times are kept in whole ones
 
 
