@@ -2942,7 +2942,7 @@ comment on function df.to_flow(text) is
   'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, or of a run that the caller may see when given its id. df.flow gives the graph back';
 
 -- Lexing: SQL text cut into tokens by PostgreSQL's lexical rules, and values written as SQL. Here begins substitution, which
--- goes on to file 094. The long regular expressions come from generator/grammar/template.lark; the others do without
+-- goes on in the next files. The long regular expressions come from generator/grammar/template.lark; the others do without
 -- backslashes, so that they mean the same whatever standard_conforming_strings is. Of all this only render_vars, render_names,
 -- template_names and single_statement_problem are called from elsewhere; they pin the search_path for the rest.
 
@@ -2964,29 +2964,77 @@ language sql immutable as $$
   end)
 $$;
 
--- The tokens of SQL text, comments, literals and dollar-quoted strings being one each; together they are the text.
+-- The region that begins at p_place, looked for in more and more of the text; one that does not end is all the rest.
+create or replace function df_engine.whole_region(p_text pg_catalog.text, p_place int, p_opener pg_catalog.text)
+returns pg_catalog.text
+language plpgsql immutable as $$
+declare
+  v_region pg_catalog.text;
+  v_width int := 32;
+begin
+  while v_width < length(p_text) loop
+    v_region := df_engine.sql_region(substr(p_text, p_place, v_width), p_opener);
+    if v_region is not null then
+      return v_region;
+    end if;
+    v_width := 16 * v_width;
+  end loop;
+  return coalesce(df_engine.sql_region(substr(p_text, p_place), p_opener), substr(p_text, p_place));
+end
+$$;
+
+-- The tokens of SQL text, comments, literals and dollar-quoted strings being one each; together they are the text. Where it has
+-- regions it is read through a window that grows until it shows where the next one begins: what is before that is right whatever
+-- follows. So each character is read a few times, however many regions there are. A block is what windows are cut from: cutting
+-- them from all of the text would count its characters anew each time.
 create or replace function df_engine.sql_tokens(p_text pg_catalog.text) returns pg_catalog.text[]
 language plpgsql immutable as $fn$
 declare
+  c_block constant int := 4096;
+  c_window constant int := 32;
   v_tokens pg_catalog.text[] := '{}';
-  v_rest pg_catalog.text := p_text;
+  v_length constant int := length(p_text);
+  v_base int := 0;                             -- characters before the block
+  v_block pg_catalog.text := left(p_text, c_block);
+  v_place int := 1;                            -- of the window in the block
+  v_width int := c_window;
   v_next pg_catalog.text[];
-  v_opener int;
-  v_region pg_catalog.text;
+  v_token pg_catalog.text;
+  v_opener pg_catalog.text;
 begin
+  if p_text !~ $re$/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$ then
+    v_width := v_length;
+    v_block := p_text;
+  end if;
   loop
-    v_next := array(select t.token[1] from regexp_matches(v_rest,
-      $re$(?:(?:[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?[^A-Za-z0-9_$'"&\/\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff-])+|[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?)|\$|[&\/-]|(?:'(?:[^']|'')*'|'(?:[^']|'')*)|[Ee](?:'(?:[^'\\]|''|\\(?:.|\u000a))*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^'\\]|''|\\(?:.|\u000a))*'|'(?:[^'\\]|''|\\(?:.|\u000a))*)|(?:[BbXx]|[Uu]&)(?:'(?:[^']|'')*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^']|'')*'|'(?:[^']|'')*)|"[^"]*"?|--[^\u000a\u000d]*|\/\*(?:[^*\/]|\*+[^*\/]|\/+[^*\/])*\*+\/|/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$|\$\$[^$]*\$\$$re$, 'g') t(token));
-    exit when v_rest !~ $re$/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$$re$;
-    v_opener := (select min(t.ord) from unnest(v_next) with ordinality t(token, ord)
-      where t.token ~ $re$^(?:/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$)$$re$);
-    exit when v_opener is null;
-    v_rest := substr(v_rest, 1 + length(array_to_string(v_next[:v_opener - 1], '')));
-    v_region := coalesce(df_engine.sql_region(v_rest, v_next[v_opener]), v_rest);
-    v_tokens := v_tokens || v_next[:v_opener - 1] || v_region;
-    v_rest := substr(v_rest, 1 + length(v_region));
+    if v_place + v_width > length(v_block) + 1 and v_base + length(v_block) < v_length then
+      v_base := v_base + v_place - 1;
+      v_place := 1;
+      v_block := substr(p_text, v_base + 1, greatest(c_block, v_width));
+    end if;
+    v_next := array(select t.token[1] from regexp_matches(substr(v_block, v_place, v_width), $re$(?:(?:[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?[^A-Za-z0-9_$'"&\/\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff-])+|[A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|(?:\$[A-Za-z_][A-Za-z0-9_]*(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+\$[A-Za-z0-9_$\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|\$[A-Za-z_][A-Za-z0-9_]*(?:(?:(?:\.(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*|[0-9]+))+|\.\*))?(?:\?)?)|\$|[&\/-]|(?:'(?:[^']|'')*'|'(?:[^']|'')*)|[Ee](?:'(?:[^'\\]|''|\\(?:.|\u000a))*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^'\\]|''|\\(?:.|\u000a))*'|'(?:[^'\\]|''|\\(?:.|\u000a))*)|(?:[BbXx]|[Uu]&)(?:'(?:[^']|'')*'(?:[ \u0009\u000c\v]|--[^\u000a\u000d]*)*[\u000a\u000d](?:[ \u0009\u000c\v\u000a\u000d]|--[^\u000a\u000d]*[\u000a\u000d])*)*(?:'(?:[^']|'')*'|'(?:[^']|'')*)|"[^"]*"?|--[^\u000a\u000d]*|\/\*(?:[^*\/]|\*+[^*\/]|\/+[^*\/])*\*+\/|/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$|\$\$[^$]*\$\$$re$, 'g') t(token));
+    v_opener := (select t.token from unnest(v_next) with ordinality t(token, ord)
+                 where t.token ~ $re$^(?:/\*|\$(?:[A-Za-z_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff][A-Za-z0-9_\u00c0-\u1fff\u2c00-\u2dff\u3005-\u3007\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0001efff\U00020000-\U0003ffff]*)?\$)$$re$ order by t.ord limit 1);
+    if v_opener is null and v_base + v_place + v_width <= v_length then
+      v_width := 2 * v_width;
+      continue;
+    end if;
+    foreach v_token in array v_next loop
+      exit when v_token = v_opener;
+      v_tokens := array_append(v_tokens, v_token);
+      v_place := v_place + length(v_token);
+    end loop;
+    if v_opener is null then
+      return v_tokens;
+    end if;
+    v_token := df_engine.whole_region(v_block, v_place, v_opener);
+    if v_place + length(v_token) > length(v_block) then  -- or it ends after the block
+      v_token := df_engine.whole_region(p_text, v_base + v_place, v_opener);
+    end if;
+    v_tokens := array_append(v_tokens, v_token);
+    v_place := v_place + length(v_token);
+    v_width := c_window;
   end loop;
-  return v_tokens || v_next;
 end
 $fn$;
 
@@ -3726,7 +3774,8 @@ language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
   v_rest text := p_sql;
 begin
-  while v_rest ~ '[(][^()]*[)]' loop
+  for i in 1..20 loop
+    exit when v_rest !~ '[(][^()]*[)]';
     v_rest := regexp_replace(v_rest, '[(][^()]*[)]', '', 'g');
   end loop;
   return strpos(v_rest, ')') = 0 or not exists (
