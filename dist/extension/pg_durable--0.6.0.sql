@@ -9146,19 +9146,29 @@ begin
 end
 $$;
 
--- Removes up to p_limit runs and everything that belongs to them; answers how many. Those that somebody has locked are left alone.
-create or replace function df_engine.remove_outlived(p_limit int) returns int
+-- Removes up to p_limit runs with up to p_nodes nodes, but one at least, and everything that belongs to them; answers whether more may be left. Runs
+-- that somebody has locked are left alone.
+create or replace function df_engine.remove_outlived(p_limit int, p_nodes int) returns boolean
 language plpgsql as $$
 declare
-  v_runs constant bigint[] := array(
-    select i.instance
-    from df_engine.retention_limits() l
-    cross join lateral (
-      select x.instance from df_engine.instances x
-      where x.submitter = l.submitter and x.finished_at is not null and (x.finished_at, x.instance) <= (l.finished_at, l.instance)
-      order by x.finished_at, x.instance limit p_limit for update skip locked) i
-    limit p_limit);
+  v_runs bigint[];
+  v_more boolean;
 begin
+  select array_agg(s.instance) filter (where s.fits), count(*) = p_limit or coalesce(bool_or(not s.fits), false)
+  into v_runs, v_more
+  from (
+    select i.instance, sum(g.last) over (order by i.instance) <= greatest(p_nodes, g.last) as fits
+    from (
+      select x.instance, x.graph
+      from df_engine.retention_limits() l
+      cross join lateral (
+        select o.instance, o.graph from df_engine.instances o
+        where o.submitter = l.submitter and o.finished_at is not null and (o.finished_at, o.instance) <= (l.finished_at, l.instance)
+        order by o.finished_at, o.instance limit p_limit for update skip locked) x
+      limit p_limit) i
+    cross join lateral (
+      select coalesce(max(n.last), 1) as last from df_engine.graph_nodes n where n.graph = i.graph and n.node = 1) g
+  ) s;
   delete from df_engine.outcomes t where t.instance = any (v_runs);
   delete from df_engine.queue t where t.instance = any (v_runs);
   delete from df_engine.timers t where t.instance = any (v_runs);
@@ -9169,7 +9179,7 @@ begin
   delete from df_engine.executions t where t.instance = any (v_runs);
   delete from df_engine.attempts t where t.instance = any (v_runs);
   delete from df_engine.instances i where i.instance = any (v_runs);
-  return cardinality(v_runs);
+  return v_more;
 end
 $$;
 
@@ -9194,7 +9204,7 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 begin
   if not df_engine.retention_due() then
     return false;
-  elsif df_engine.remove_outlived(200) = 200 then
+  elsif df_engine.remove_outlived(200, 2000) then
     return true;
   end if;
   perform df_engine.remove_unused_graphs(200);
