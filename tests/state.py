@@ -150,8 +150,8 @@ select a.attrelid::regclass::text from pg_attribute a join pg_class c on c.oid =
 where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'"""
 ROWS = "select count(*) from {}"
 
-# What is inferred of the nodes of a run from signs made up (node, state and generations of each), and the generation and the
-# status of the run.
+# What is inferred of the nodes of a run from signs made up (node, state and generations of each) and from its generation and
+# its status.
 FOLDED = """
 select f.node, f.inferred_status, f.from_ancestor
 from df_engine.instances i
@@ -165,7 +165,7 @@ cross join lateral df_engine.fold_states(
   %s, %s) f
 where i.id = %s"""
 GRAPH = """
-select g.node, coalesce(g.query, g.kind)
+select g.node, coalesce(g.query, g.kind), g.levels
 from df_engine.graph_nodes g join df_engine.instances i using (graph) where i.id = %s"""
 
 # Each kind of damage to a run that waits, and what df.check says of it.
