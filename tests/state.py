@@ -109,4 +109,109 @@ union all select to_jsonb(o) from df_engine.outcomes o
 union all select to_jsonb(t) from df_engine.timers t union all select to_jsonb(w) from df_engine.waits w
 union all select to_jsonb(a) from df_engine.activations a
 union all select to_jsonb(q) from df_engine.queue q order by 1"""
-RETENTION_IS_DUE = "update df_engine.upkeep set retained_at = '-infinity'"
+
+# Runs as a query describes them, without a graph: (id, label, status, created_at, finished_at), of the role app.
+KEPT_RUNS = """
+insert into df_engine.instances (id, label, submitter, graph, status, created_at, finished_at, version, run_key)
+select r.id, r.label, 'app'::regrole, 0, r.status, r.created_at, r.finished_at, '0', 0
+from ({}) r (id, label, status, created_at, finished_at)"""
+ANALYZE_RUNS = "analyze df_engine.instances"
+RUN_INDEXES = "select indexdef from pg_indexes where schemaname = 'df_engine' and tablename = 'instances'"
+
+# A run ends: its status, how many days ago and how many seconds later, its id.
+ENDED = """
+update df_engine.instances
+set status = %s, finished_at = now() - %s * interval '1 day' + %s * interval '1 second' where id = %s"""
+CREATED_LONG_AGO = "update df_engine.instances set created_at = now() - interval '1 year', updated_at = now()"
+RUN_TIMES = "update df_engine.instances set created_at = %s, finished_at = %s where id = %s"
+OUTCOME_TIMES = """
+update df_engine.outcomes set started_at = %s, ended_at = %s
+where instance = (select i.instance from df_engine.instances i where i.id = %s) and node = %s"""
+# The history of the only run: events and seconds of each iteration.
+HISTORY = """
+update df_engine.executions
+set events = 10 * generation, started_at = '2026-01-01 00:00:00+00',
+    finished_at = timestamptz '2026-01-01 00:00:00.2504+00' + generation * interval '1 s'"""
+VERSION = "select version from df_engine.release"
+RETAINED_AT = "select retained_at from df_engine.upkeep"
+QUEUED_STEPS = "select count(*) from df_engine.queue"
+BOUND_VARIABLE = "select vars ->> 'a' from df_engine.instances"
+FAILED_ATTEMPTS = "select attempt, sqlstate from df_engine.attempts order by 1"
+STEPS_IN_SESSIONS = "select count(*) from df_engine.steps_in_sessions where id = %s"
+ACCUSE_ALL = """
+select df_engine.accuse(q.submitter, q.id, df_engine.node_id(i.id, q.node), 4)
+from df_engine.queue q join df_engine.instances i using (instance)"""
+A_WORKER_SEEN = "insert into df_engine.workers (role, last_seen_at) values ('durable_worker', now() - %s::interval)"
+HISTORY_SPAN = "select max(finished_at) - min(finished_at) >= %s::interval from df_engine.executions"
+
+# Private tables with rows of runs; and how many rows one of them has.
+TABLES_OF_RUNS = """
+select a.attrelid::regclass::text from pg_attribute a join pg_class c on c.oid = a.attrelid
+where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'"""
+ROWS = "select count(*) from {}"
+
+# What is inferred of the nodes of a run from signs made up (node, state and generations of each) and from its generation and
+# its status.
+FOLDED = """
+select f.node, f.inferred_status, f.from_ancestor
+from df_engine.instances i
+cross join lateral df_engine.fold_states(
+  array(select row(n.node, n.last, n.parent, n.place, n.kind, n.levels,
+                   coalesce(n.tops[cardinality(n.tops)], 0))::df_engine.node_shape
+        from df_engine.graph_nodes n where n.graph = i.graph order by n.node),
+  array(select row((s ->> 0)::int, (s ->> 1)::"char", df_engine.generations_key(
+                     array(select g::int from jsonb_array_elements_text(s -> 2) g)))::df_engine.node_sign
+        from jsonb_array_elements(%s) s),
+  %s, %s) f
+where i.id = %s"""
+GRAPH = """
+select g.node, coalesce(g.query, g.kind), g.levels
+from df_engine.graph_nodes g join df_engine.instances i using (graph) where i.id = %s"""
+
+# Each kind of damage to a run that waits, and what df.check says of it.
+DAMAGE = (
+    ("update df_engine.instances set status = 'failed'", "work is left of a run that has ended"),
+    (
+        "delete from df_engine.activations where id in (select unnest(races) from df_engine.timers)",
+        "work is left of a branch that has lost its race",
+    ),
+    ("update df_engine.waits set node = 99", "work on a node that does not exist"),
+    ("update df_engine.timers set node = 1", "work on a node that cannot have it"),
+    ("update df_engine.activations set node = 3", "work on a node that cannot have it"),
+    ("update df_engine.timers set kind = 'retry' where kind = 'sleep'", "work on a node that cannot have it"),
+    ("update df_engine.waits set generations = '{1,1,1,1}'", "a thread is not where its generations say"),
+    ("update df_engine.timers set activation = -1", "a thread is in a construct that is not open"),
+    (
+        "delete from df_engine.timers; delete from df_engine.waits",
+        "nothing moves a run that has not ended",
+    ),
+    ("delete from df_engine.waits", "a JOIN does not agree with its branches"),
+    ("delete from df_engine.timers where kind = 'sleep'", "a RACE does not agree with its branches"),
+    (
+        "delete from df_engine.timers where cardinality(generations) = 3",
+        "a LOOP does not agree with its branches",
+    ),
+    (
+        "insert into df_engine.queue (submitter, instance, node, generations, activation, races) "
+        "select 0, instance, node, generations, activation, races from df_engine.timers",
+        "a RACE does not agree with its branches",
+    ),
+    ("update df_engine.activations set open = open + 1", "a JOIN does not agree with its branches"),
+    ("update df_engine.instances set status = 'completed', result = 1", "a run has ended and its root has not"),
+    ("update df_engine.bindings set name = 'zz'", "a name that no node binds"),
+    (
+        "insert into df_engine.inbox (instance, signal_name, signal_data, sent_by, fresh) "
+        "select instance, 's', '1', submitter, false from df_engine.instances",
+        "a kept signal and an open wait have not met",
+    ),
+    (
+        "insert into df_engine.inbox (instance, signal_name, signal_data, sent_by, fresh) "
+        "select instance, 's', '1', submitter, false from df_engine.instances; "
+        "update df_engine.instances set status = 'failed'",
+        "a signal of a run that has ended is kept",
+    ),
+    ("update df_engine.waits set instance = -1", "a row without its run"),
+    ("update df_engine.outcomes set instance = -1", "a row without its run"),
+    ("update df_engine.bindings set instance = -1", "a row without its run"),
+    ("delete from df_engine.graphs", "a run without its graph"),
+)

@@ -8182,23 +8182,28 @@ exception when data_exception then
 end
 $$;
 
--- Planned for each call, so that absent filters vanish and the index for those that are left is used.
+-- The numbers of the runs of a page, in order, and of one more if there is. Reads the table, not the view: the order of an index is lost
+-- in a view that is a security barrier. Planned for each call, so that absent filters vanish and the index for those that are left is used.
 -- Granted to users.
 create or replace function df_engine.page_of_instances(
-  p_status text, p_label text, p_after timestamptz, p_after_id text, p_limit int
-) returns setof df_engine.visible_runs
-language plpgsql stable
+  p_key text, p_role oid, p_status text, p_label text, p_after timestamptz, p_after_id text, p_limit int
+) returns bigint[]
+language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+  v_all constant boolean := has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute');
 begin
-  return query
-  select i.*
-  from df_engine.visible_runs i
-  where (p_status is null or i.status = p_status)
-    and (p_label is null or i.label = p_label)
-    and (p_after is null or i.created_at <= p_after)
-    and (p_after is null or i.created_at < p_after or i.id > p_after_id)
-  order by i.created_at desc, i.id
-  limit p_limit;
+  perform df_engine.require_key(p_key, p_role);
+  return array(
+    select i.instance
+    from df_engine.instances i
+    where (v_all or i.submitter = p_role)
+      and (p_status is null or i.status = p_status)
+      and (p_label is null or i.label = p_label)
+      and (p_after is null or i.created_at <= p_after)
+      and (p_after is null or i.created_at < p_after or i.id > p_after_id)
+    order by i.created_at desc, i.id
+    limit p_limit);
 end
 $$;
 
@@ -8212,6 +8217,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   v_after record;
+  v_page bigint[];
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
           and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
@@ -8224,15 +8230,18 @@ begin
     raise notice 'no run has the status "%": it is one of %', status_filter, 'pending, running, completed, failed, cancelled';
   end if;
   select * into v_after from df_engine.decode_cursor(after_cursor);
+  v_page := df_engine.page_of_instances(
+    (select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, status_filter, label_filter,
+    v_after.created_at, v_after.id, limit_count + 1);
   return query
   with page as materialized (
-    select p.*, row_number() over (order by p.created_at desc, p.id) as place
-    from df_engine.page_of_instances(status_filter, label_filter, v_after.created_at, v_after.id, limit_count + 1) p
+    select r.*, array_position(v_page, r.instance) as place
+    from df_engine.visible_runs r where r.instance = any (v_page)
   )
   select p.id::text, p.label, 'pg_durable::orchestration::execute-function-graph', p.status, p.generation::bigint,
          df_engine.run_output(p.status, p.error, p.result), p.created_at, case p.status when 'completed' then p.finished_at end,
          (select df_engine.encode_cursor(l.created_at, l.id) from page l
-          where l.place = limit_count and exists (select from page m where m.place > limit_count))
+          where l.place = limit_count and cardinality(v_page) > limit_count)
   from page p
   where p.place <= limit_count
   order by p.place;
@@ -9655,19 +9664,29 @@ begin
 end
 $$;
 
--- Removes up to p_limit runs and everything that belongs to them; answers how many. Those that somebody has locked are left alone.
-create or replace function df_engine.remove_outlived(p_limit int) returns int
+-- Removes up to p_limit runs with up to p_nodes nodes, but one at least, and everything that belongs to them; answers whether more may be left. Runs
+-- that somebody has locked are left alone.
+create or replace function df_engine.remove_outlived(p_limit int, p_nodes int) returns boolean
 language plpgsql as $$
 declare
-  v_runs constant bigint[] := array(
-    select i.instance
-    from df_engine.retention_limits() l
-    cross join lateral (
-      select x.instance from df_engine.instances x
-      where x.submitter = l.submitter and x.finished_at is not null and (x.finished_at, x.instance) <= (l.finished_at, l.instance)
-      order by x.finished_at, x.instance limit p_limit for update skip locked) i
-    limit p_limit);
+  v_runs bigint[];
+  v_more boolean;
 begin
+  select array_agg(s.instance) filter (where s.fits), count(*) = p_limit or coalesce(bool_or(not s.fits), false)
+  into v_runs, v_more
+  from (
+    select i.instance, sum(g.last) over (order by i.instance) <= greatest(p_nodes, g.last) as fits
+    from (
+      select x.instance, x.graph
+      from df_engine.retention_limits() l
+      cross join lateral (
+        select o.instance, o.graph from df_engine.instances o
+        where o.submitter = l.submitter and o.finished_at is not null and (o.finished_at, o.instance) <= (l.finished_at, l.instance)
+        order by o.finished_at, o.instance limit p_limit for update skip locked) x
+      limit p_limit) i
+    cross join lateral (
+      select coalesce(max(n.last), 1) as last from df_engine.graph_nodes n where n.graph = i.graph and n.node = 1) g
+  ) s;
   delete from df_engine.outcomes t where t.instance = any (v_runs);
   delete from df_engine.queue t where t.instance = any (v_runs);
   delete from df_engine.timers t where t.instance = any (v_runs);
@@ -9678,7 +9697,7 @@ begin
   delete from df_engine.executions t where t.instance = any (v_runs);
   delete from df_engine.attempts t where t.instance = any (v_runs);
   delete from df_engine.instances i where i.instance = any (v_runs);
-  return cardinality(v_runs);
+  return v_more;
 end
 $$;
 
@@ -9703,7 +9722,7 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 begin
   if not df_engine.retention_due() then
     return false;
-  elsif df_engine.remove_outlived(200) = 200 then
+  elsif df_engine.remove_outlived(200, 2000) then
     return true;
   end if;
   perform df_engine.remove_unused_graphs(200);

@@ -5,28 +5,35 @@ import threading
 import psycopg
 import pytest
 
-from tests.support import Database
+from tests.state import WAIT_REASON
+from tests.support import Database, Pump
 
 WRONG_CONTEXT = psycopg.errors.ObjectNotInPrerequisiteState
 INVISIBLE = psycopg.errors.InsufficientPrivilege
 
 
+def start(db: Database, flow: str) -> str:
+    return str(db.sql("select df.start(%s, 'a label')", flow))
+
+
 @pytest.fixture
 def run(db: Database) -> str:
     """A started, pending run of `app`."""
-    return str(db.sql("select df.start('SELECT 1', 'a label')"))
+    return start(db, "SELECT 1 AS a")
 
 
-def end(db: Database, run: str, status: str = "completed") -> None:
-    """Ends a run as the engine would, as far as readers can see."""
-    db.admin("update df.nodes set status = 'completed', result = '{\"a\": 1}' where instance_id = %s", run)
-    db.admin("update df.instances set status = %s, _state = %s where id = %s", status, status, run)
+def work(db: Database) -> None:
+    """Ends what is ready."""
+    pump = Pump(db)
+    pump.work()
+    pump.close()
 
 
 def test_status_and_result_of_a_run(db: Database, run: str) -> None:
     assert db.rows("select df.status(%s), df.result(%s)", run, run) == [("pending", None)]
-    end(db, run)
-    assert db.rows("select df.status(%s), df.result(%s)", run, run) == [("completed", '{"a": 1}')]
+    work(db)
+    shown = ("completed", '{"rows": [{"a": 1}], "row_count": 1}')
+    assert db.rows("select df.status(%s), df.result(%s)", run, run) == [shown]
 
 
 @pytest.mark.parametrize("which", ["'ffffffff'", "'a label'", "null", "''"])
@@ -35,7 +42,7 @@ def test_status_and_result_are_null_for_what_is_no_id(db: Database, run: str, wh
 
 
 def test_others_see_neither_status_nor_result(db: Database, run: str) -> None:
-    end(db, run)
+    work(db)
     assert db.rows("select df.status(%s), df.result(%s)", run, run, user="other") == [(None, None)]
     with pytest.raises(INVISIBLE, match="Instance not found"):
         db.sql("select df.await_instance(%s)", run, user="other")
@@ -50,21 +57,23 @@ def test_run_wakes_and_says_so(db: Database, run: str) -> None:
 
 
 def test_await_returns_a_terminal_status_at_once(db: Database, run: str) -> None:
-    for status in ("completed", "failed", "cancelled"):
-        end(db, run, status)
-        assert db.sql("select df.await_instance(%s, 1)", run) == status
+    failed = start(db, "SELECT 1/0")
+    work(db)
+    cancelled = start(db, "SELECT 1")
+    db.sql("select df.cancel(%s)", cancelled)
+    for ended, status in ((run, "completed"), (failed, "failed"), (cancelled, "cancelled")):
+        assert db.sql("select df.await_instance(%s, 1)", ended) == status
 
 
-def test_await_notices_the_end_soon(db: Database, run: str) -> None:
-    ended = threading.Timer(0.5, end, (db, run))
+def test_await_notices_the_end(db: Database, run: str) -> None:
+    ended = threading.Timer(0.5, work, [db])
     ended.start()
     assert db.sql("select df.await_instance(%s, 60)", run) == "completed"
-    assert ended.finished.is_set(), "it has waited for the end"
     ended.join()
 
 
 def test_await_times_out_with_all_that_is_known(db: Database, run: str) -> None:
-    db.admin("update df.instances set wait_reason = 'no worker can log in' where id = %s", run)
+    db.admin(WAIT_REASON, "no worker can log in")
     with pytest.raises(psycopg.Error) as caught:
         db.sql("select df.await_instance(%s, 1)", run)
     assert caught.value.sqlstate == "DF030"
@@ -114,7 +123,7 @@ def test_await_refuses_transactions_that_would_never_see_the_end(db: Database, r
         conn.execute(f"set transaction isolation level {isolation}".encode())
         with pytest.raises(WRONG_CONTEXT, match=isolation.upper()):
             conn.execute("select df.await_instance(%s)", [run])
-    end(db, run)
+    work(db)
     with db.connect("app", autocommit=False) as conn:
         conn.execute(f"set transaction isolation level {isolation}".encode())
         assert conn.execute("select df.await_instance(%s)", [run]).fetchone() == ("completed",)
@@ -130,13 +139,13 @@ def test_neither_works_inside_a_workflow(db: Database, run: str, function: str) 
 
 @pytest.mark.parametrize("function", ["await_instance", "wait_for_completion"])
 def test_neither_is_a_workflow_step(db: Database, run: str, function: str) -> None:
-    end(db, run)
+    work(db)
     with pytest.raises(psycopg.Error, match=f"{function} cannot be used as a workflow step"):
         db.sql(f"select df.start(df.{function}(%s))", run)
 
 
 def test_wait_for_completion_warns_and_waits(db: Database, run: str) -> None:
-    end(db, run)
+    work(db)
     with db.connect("app") as conn:
         warnings: list[str | None] = []
         conn.add_notice_handler(lambda d: warnings.append(d.severity))

@@ -5,8 +5,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.engine.rows import Node, insert_run
-from tests.support import Database, wait_until
+from tests.state import ANALYZE_RUNS, KEPT_RUNS
+from tests.support import Database, Pump, wait_until
 
 LIST = "select * from df.list_instances(%s, %s, %s, %s)"
 
@@ -14,17 +14,12 @@ LIST = "select * from df.list_instances(%s, %s, %s, %s)"
 def seed(db: Database, count: int) -> None:
     """Runs 00000001 ..., three of them at each moment, every second one labelled and every fifth failed."""
     db.admin(
-        """
-        with run as (
-          insert into df.instances (id, label, root_node, submitted_by, status, created_at)
-          select lpad(to_hex(g), 8, '0'), case when mod(g, 2) = 0 then 'even' end, '00000000', 'app',
-                 case when mod(g, 5) = 0 then 'failed' else 'completed' end,
-                 timestamptz '2026-01-01 00:00:00.000001+00' - (g / 3) * interval '1 minute'
-          from generate_series(1, %s) g returning id
-        )
-        insert into df.nodes (id, instance_id, node_type, query, submitted_by)
-        select '00000000', id, 'SQL', 'SELECT 1', 'app' from run
-        """,
+        KEPT_RUNS.format(
+            """select lpad(to_hex(g), 8, '0'), case when mod(g, 2) = 0 then 'even' end,
+                      case when mod(g, 5) = 0 then 'failed' else 'completed' end,
+                      timestamptz '2026-01-01 00:00:00.000001+00' - (g / 3) * interval '1 minute', now()
+               from generate_series(1, %s) g"""
+        ),
         count,
     )
 
@@ -111,23 +106,26 @@ def test_the_cap_is_the_setting_and_a_session_may_lower_it(db: Database) -> None
 
     assert [cap(text) for text in (None, "1001", "many", "0", "-5", "9" * 30)] == [1000] * 6
     assert [cap(text) for text in ("7", " 07 ")] == [7, 7]
-    db.admin("update df.settings set value = '12' where name = 'list_instances_max_limit'")
+    db.admin("select df.set_setting('list_instances_max_limit', '12')")
     assert [cap(text) for text in (None, "100", "3")] == [12, 12, 3]
 
 
-def test_the_output_of_a_run_tells_how_it_ended(db: Database) -> None:
-    result = {"columns": {"result": '{"rows": [], "row_count": 0}'}}
-    insert_run(db, Node("a", status="completed", **result), id="00000001", status="completed")  # type: ignore[arg-type]
-    insert_run(db, Node("a", status="failed"), id="00000002", status="failed", error="no such table")
-    insert_run(db, Node("a"), id="00000003", status="cancelled", error="canceled: enough")
-    insert_run(db, Node("a", status="completed", **result), id="00000004", label="odd", _generation=5)  # type: ignore[arg-type]
+def test_the_output_of_a_run_tells_how_it_ended(pump: Pump) -> None:
+    pump.db.admin("select df.set_setting('loop_min_interval', '0')")
+    completed = pump.run("'create table made (i int)'")
+    failed = pump.run("'select * from nowhere'")
+    cancelled = pump.start("'select 1'")
+    pump.db.sql("select df.cancel(%s, 'enough')", cancelled.id)
+    running = pump.start("@> ('insert into fx values (1) returning (select count(*) = 4 from fx)' |=> 'fifth' ~> "
+                         "('select $fifth' ?> df.sleep(60) !> 'select 1'))", "odd")  # fmt: skip
+    pump.until(lambda: pump.db.sql("select count(*) from fx") == 5)
     name = "pg_durable::orchestration::execute-function-graph"
-    assert sorted(db.rows("select * from df.list_instances()", user=None)) == [
-        ("00000001", None, name, "completed", 1, '{"rows": [], "row_count": 0}'),
-        ("00000002", None, name, "failed", 1, "no such table"),
-        ("00000003", None, name, "cancelled", 1, "canceled: enough"),
-        ("00000004", "odd", name, "running", 5, None),
-    ]
+    assert sorted(pump.db.rows("select * from df.list_instances()", user=None)) == sorted([
+        (completed.id, None, name, "completed", 1, '{"rows": [], "row_count": 0}'),
+        (failed.id, None, name, "failed", 1, failed.error),
+        (cancelled.id, None, name, "cancelled", 1, "canceled: enough"),
+        (running.id, "odd", name, "running", 5, None),
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -137,7 +135,7 @@ def test_the_output_of_a_run_tells_how_it_ended(db: Database) -> None:
 )  # fmt: skip
 def test_each_filter_has_its_index(db: Database, filters: str, index: str) -> None:
     seed(db, 3000)
-    db.admin("analyze df.instances")
+    db.admin(ANALYZE_RUNS)
     used = "select idx_scan from pg_stat_user_indexes where indexrelname = %s and idx_scan > 0"
     for after in ("null", f"'{GOOD.encode().hex()}'"):
         db.admin("select pg_stat_reset()")
@@ -146,8 +144,7 @@ def test_each_filter_has_its_index(db: Database, filters: str, index: str) -> No
         wait_until(lambda: db.rows(used, index, user=None), what=f"{index} is used")
 
 
-def test_only_visible_runs_are_listed(granted: Database) -> None:
-    insert_run(granted, Node("a"), id="00000001", owner="app")
-    insert_run(granted, Node("a"), id="00000002", owner="other")
-    for user, run in (("app", "00000001"), ("other", "00000002")):
-        assert granted.rows("select instance_id from df.list_instances()", user=user) == [(run,)]
+def test_only_visible_runs_are_listed(db: Database) -> None:
+    for user in ("app", "other"):
+        run = db.sql("select df.start('select 1')", user=user)
+        assert db.rows("select instance_id from df.list_instances()", user=user) == [(run,)]

@@ -2,26 +2,31 @@
 
 import pytest
 
-from tests.support import Database
-
-PRIVATE = ("ready", "timers", "waits", "inbox", "scopes", "bindings", "executions", "attempts")
+from tests.oracle.graphs import join, quoted, sql
+from tests.state import (
+    CREATED_LONG_AGO,
+    ENDED,
+    KEPT_RUNS,
+    RETAINED_AT,
+    RETENTION_IS_DUE,
+    ROWS,
+    RUN_LOCKED,
+    TABLES_OF_RUNS,
+)
+from tests.support import Database, Pump
 
 
 def ended(db: Database, count: int, days_ago: float = 0, status: str = "completed") -> list[str]:
     """Runs of app that ended `days_ago` days ago, each a second later than the one before."""
     ids = [db.sql("select df.start('SELECT 1' ~> 'SELECT 2', 'old')") for _ in range(count)]
     for n, run in enumerate(ids):
-        db.admin(
-            """update df.instances set status = %s, _state = %s,
-                      finished_at = now() - %s * interval '1 day' + %s * interval '1 second' where id = %s""",
-            status, status, days_ago, n, run,
-        )  # fmt: skip
+        db.admin(ENDED, status, days_ago, n, run)
     return ids
 
 
 def pass_now(db: Database) -> int:
     """Makes a pass due and completes it; answers how many batches it took."""
-    db.admin("update df_engine.upkeep set retained_at = '-infinity'")
+    db.admin(RETENTION_IS_DUE)
     batches = 1
     while db.admin("select df_engine.retain()"):
         batches += 1
@@ -47,6 +52,15 @@ def test_only_the_newest_are_kept(db: Database) -> None:
     assert left(db) == runs[2:]
 
 
+def test_only_the_newest_of_each_submitter_are_kept(db: Database) -> None:
+    runs = ended(db, 3)
+    others = db.sql("select df.start('SELECT 1')", user="other")
+    db.admin(ENDED, "failed", 1, 0, others)
+    db.admin("select df.set_setting('retention_max', '2')")
+    pass_now(db)
+    assert left(db) == [others, *runs[1:]]
+
+
 def test_zero_days_keeps_nothing_that_has_ended(db: Database) -> None:
     ended(db, 2, 0.01)
     db.admin("select df.set_setting('retention_days', '0')")
@@ -54,56 +68,41 @@ def test_zero_days_keeps_nothing_that_has_ended(db: Database) -> None:
     assert left(db) == []
 
 
-def test_rank_and_age_do_not_count_live_runs_nor_updated_at(db: Database) -> None:
-    live = [db.sql("select df.start('SELECT 1')") for _ in range(3)]
-    db.admin("update df.instances set created_at = now() - interval '1 year'")
-    db.admin("update df.instances set status = 'running', _state = 'running' where id = %s", live[0])
+def test_rank_and_age_do_not_count_live_runs_nor_updated_at(pump: Pump) -> None:
+    db = pump.db
+    running = pump.start("df.sleep(60)").id
+    pump.work()
+    live = [running, *(db.sql("select df.start('SELECT 1')") for _ in range(2))]
     old = ended(db, 1, 40)
-    db.admin("update df.instances set updated_at = now() where id = %s", old[0])
+    db.admin(CREATED_LONG_AGO)
     kept = ended(db, 2, 1)
     db.admin("select df.set_setting('retention_max', '2')")
     pass_now(db)
     assert sorted(left(db)) == sorted(live + kept)
+    assert old[0] not in left(db)
 
 
-def test_a_live_run_whose_display_was_changed_is_never_removed(db: Database) -> None:
-    run = db.sql("select df.start('SELECT 1')")
-    db.sql("update df.instances set status = 'completed' where id = %s", run)
-    db.admin("update df.instances set finished_at = now() - interval '1 year'")
-    pass_now(db)
-    assert left(db) == [run]
+def rows_of_runs(db: Database) -> dict[str, int]:
+    """How many rows of runs each private table has."""
+    return {table: db.admin(ROWS.format(table)) for (table,) in db.rows(TABLES_OF_RUNS, user=None)}
 
 
-def test_rows_written_by_hand_count_from_created_at(db: Database) -> None:
-    db.admin("""begin;
-        insert into df.instances (id, root_node, submitted_by, status, created_at)
-        values ('0000000a', '0000000b', 'app'::regrole, 'failed', now() - interval '1 year'),
-               ('0000000c', '0000000b', 'app'::regrole, 'pending', now() - interval '1 year');
-        insert into df.nodes (id, instance_id, node_type, query, submitted_by)
-        values ('0000000b', '0000000a', 'SQL', 'SELECT 1', 'app'::regrole),
-               ('0000000b', '0000000c', 'SQL', 'SELECT 1', 'app'::regrole);
-        commit;
-        update df.instances set finished_at = null""")
-    pass_now(db)
-    assert left(db) == ["0000000c"]
-
-
-def test_everything_of_a_run_goes_with_it(db: Database) -> None:
-    run = ended(db, 1, 365)[0]
-    db.admin(f"""
-        insert into df_engine.timers values ('{run}', '0000000a', now(), 'retry');
-        insert into df_engine.waits values ('{run}', '0000000a', 's');
-        insert into df_engine.inbox (instance_id, signal_name, signal_data, sent_by)
-          values ('{run}', 's', '1', 'app'::regrole);
-        insert into df_engine.scopes (instance_id, node_id, path) values ('{run}', '0000000a', 'p');
-        insert into df_engine.bindings (instance_id, scope, name) values ('{run}', '', 'n');
-        insert into df_engine.executions values ('{run}', 1, 1, now(), now());
-        insert into df_engine.attempts (instance_id, node_id, attempt) values ('{run}', '0000000a', 1)""")
-    pass_now(db)
-    assert db.admin("select count(*) from df.nodes") == 0
-    assert {table: db.admin(f"select count(*) from df_engine.{table}") for table in PRIVATE} == dict.fromkeys(
-        PRIVATE, 0
+def test_everything_of_a_run_goes_with_it(pump: Pump) -> None:
+    """A run that has left something everywhere: a retry is due, a branch waits, a loop has turned, a signal is kept."""
+    db = pump.db
+    db.admin("select df.set_setting('loop_min_interval', '0')")
+    first_turn = "'insert into fx values (1) returning (select count(*) = 0 from fx)' |=> 'f'"
+    busy = "df.retry('select 1/0', max_attempts => 9, initial_delay => '1 hour')"
+    again = "'select 0' |=> 'a' ~> df.wait_for_signal('s', 3600) ~> 'select $a'"
+    run = pump.start(
+        f"@> ({first_turn} ~> ('select $f' ?> 'select 1' !> ({busy} & ({again}) & df.http('https://api.github.com/'))))"
     )
+    db.sql("select df.signal(%s, 'other')", run.id)
+    pump.until(lambda: 0 not in rows_of_runs(db).values())
+    db.admin(ENDED, "failed", 365, 0, run.id)
+    pass_now(db)
+    assert set(rows_of_runs(db).values()) == {0}
+    assert left(db) == []
 
 
 def test_passes_are_due_once_an_interval_and_off_at_zero(db: Database) -> None:
@@ -116,35 +115,26 @@ def test_passes_are_due_once_an_interval_and_off_at_zero(db: Database) -> None:
     db.admin("select df.set_setting('reconcile_interval', null)")
     pass_now(db)
     assert left(db) == []
-    assert db.admin("select retained_at > now() - interval '1 minute' from df_engine.upkeep") is True
-
-
-def outlived(db: Database, runs: int, nodes: int) -> None:
-    """Runs that failed a year ago, with so many nodes each."""
-    db.admin(f"""begin;
-        insert into df.instances (id, root_node, submitted_by, status, finished_at)
-        select lpad(to_hex(n), 8, '0'), '00000001', 'app'::regrole, 'failed', now() - interval '1 year'
-        from generate_series(1, {runs}) n;
-        insert into df.nodes (id, instance_id, node_type, query, submitted_by)
-        select lpad(to_hex(n), 8, '0'), i.id, 'SQL', 'SELECT 1', i.submitted_by
-        from df.instances i, generate_series(1, {nodes}) n;
-        commit""")
+    assert db.admin(f"select ({RETAINED_AT}) > now() - interval '1 minute'") is True
 
 
 def test_batches_are_bounded(db: Database) -> None:
-    outlived(db, 450, 1)
+    year_ago = "now() - interval '1 year'"
+    db.admin(KEPT_RUNS.format(
+        f"select lpad(to_hex(n), 8, '0'), null, 'failed', now(), {year_ago} from generate_series(1, 450) n"
+    ))  # fmt: skip
     assert pass_now(db) == 3
     assert left(db) == []
 
 
 def test_one_worker_at_a_time_and_locked_runs_wait(db: Database) -> None:
     runs = ended(db, 2, 365)
-    db.admin("update df_engine.upkeep set retained_at = '-infinity'")
+    db.admin(RETENTION_IS_DUE)
     with db.connect(autocommit=False) as first, db.connect() as second:
-        first.execute("select from df.instances where id = %s for update", [runs[0]])
+        first.execute(RUN_LOCKED, [runs[0]])
         assert second.execute("select df_engine.retain()").fetchone() == (False,)
         assert left(db) == runs[:1]
-        second.execute("update df_engine.upkeep set retained_at = '-infinity'")
+        second.execute(RETENTION_IS_DUE)
         first.execute("select df_engine.retain()")
         assert second.execute("select df_engine.retain()").fetchone() == (False,)
         first.rollback()
@@ -152,6 +142,7 @@ def test_one_worker_at_a_time_and_locked_runs_wait(db: Database) -> None:
 
 
 def test_large_runs_go_in_batches_of_their_own(db: Database) -> None:
-    outlived(db, 3, 1200)
+    for _ in range(3):
+        db.admin(ENDED, "failed", 365, 0, db.sql(f"select df.start({quoted(join(*[sql('select 1')] * 1200))})"))
     assert pass_now(db) == 3
     assert left(db) == []
