@@ -543,7 +543,7 @@ insert into df_engine.settings (name, value, description) values
   ('new_transaction_start_timeout', '5', 'how long a start in transaction_mode ''new'' waits for a slot, in seconds'),
   ('loopback_dsn', '', 'how transaction_mode ''new'' reaches this server: host, port and means to authenticate'),
   ('retention_days', '30', 'age in days at which a finished instance is removed'),
-  ('retention_max', '10000', 'number of finished instances that are kept'),
+  ('retention_max', '10000', 'number of finished instances of a role that are kept'),
   ('reconcile_interval', '3600', 'seconds between two retention passes; 0 is off'),
   ('retry_max_attempts', '5', 'attempts of a step that fails with a transient error'),
   ('retry_initial_delay', '1', 'largest delay before the second attempt, in seconds'),

@@ -55,7 +55,7 @@ select c.relname as name, obj_description(c.oid, 'pg_class') as comment,
              where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and not starts_with(a.attname, '_')
              order by a.attnum) as columns
 from pg_class c
-where c.relnamespace = 'df'::regnamespace and c.relkind in ('r', 'v')
+where c.relnamespace = 'df'::regnamespace and c.relkind = 'v'
 order by starts_with(c.relname, '_'), c.relname"""
 SETTINGS = "select s.name, s.value, s.description from df.settings s order by s.name"
 
@@ -102,8 +102,8 @@ def entry(row: Any) -> str:
 
 
 def relations(rows: Iterable[Any]) -> str:
-    """Tables and views with their columns."""
-    parts = ["## Tables and views\n"]
+    """Views with their columns."""
+    parts = ["## Views\n"]
     for row in rows:
         columns = ", ".join(row.columns).replace("timestamp with time zone", "timestamptz")
         columns = columns.replace("character varying", "varchar")
