@@ -41,7 +41,11 @@ from pg_operator o join pg_proc p on p.oid = o.oprcode
 where p.pronamespace = 'df'::regnamespace
 order by array_position(array['~>', '|=>', '&', '|', '?>', '!>', '@>'], o.oprname::text)"""
 FUNCTIONS = """
-select p.proname as name, pg_get_function_arguments(p.oid) as arguments, pg_get_function_result(p.oid) as result,
+select p.proname as name, pg_get_function_arguments(p.oid) as arguments,
+       coalesce('TABLE(' || (
+         select string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' order by a.attnum)
+         from pg_type t join pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0
+         where t.oid = p.prorettype) || ')', pg_get_function_result(p.oid)) as result,
        obj_description(p.oid, 'pg_proc') as comment,
        not exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a where a.grantee = 0)
          as restricted
