@@ -94,6 +94,14 @@ RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instanc
 TIMERS = "select count(*) from df_engine.timers"
 WAITS = "select count(*) from df_engine.waits"
 DUE_AGO = "update df_engine.timers set due_at = now() - %s::interval, next_try_at = now() - %s::interval"
+# Lets the schedules of the next two minutes come due, those of first iterations, and tells the workers.
+SCHEDULES_ARE_DUE = """
+with moved as (
+  update df_engine.timers t set due_at = clock_timestamp(), next_try_at = clock_timestamp()
+  where t.kind = 'schedule' and t.due_at < now() + interval '2 minutes'
+    and exists (select from df_engine.instances i where i.instance = t.instance and i.generation = 1)
+  returning 1)
+select df.run() from moved limit 1"""
 TIMERS_LOCKED = "lock table df_engine.timers"
 RUN_LOCKED = "select from df_engine.instances where id = %s for update"
 ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - interval '1 day'"
@@ -109,4 +117,3 @@ union all select to_jsonb(o) from df_engine.outcomes o
 union all select to_jsonb(t) from df_engine.timers t union all select to_jsonb(w) from df_engine.waits w
 union all select to_jsonb(a) from df_engine.activations a
 union all select to_jsonb(q) from df_engine.queue q order by 1"""
-RETENTION_IS_DUE = "update df_engine.upkeep set retained_at = '-infinity'"
