@@ -21,7 +21,7 @@ Part = Callable[[Bed, Scale], list[Figure]]
 
 
 def ordinary(bed: Bed, size: Scale) -> list[Figure]:
-    """The table of docs/performance.md, cheapest first."""
+    """The table, cheapest first."""
     return [
         *cost.figures(cost.profile(bed)),
         rows.start_alone(bed),

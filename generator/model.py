@@ -45,7 +45,7 @@ SETTINGS = (
     Setting("loopback_dsn", "", "conninfo", None, None,
             "how transaction_mode 'new' reaches this server: host, port and means to authenticate"),
     Setting("retention_days", "30", "integer", 0, 36500, "age in days at which a finished instance is removed"),
-    Setting("retention_max", "10000", "integer", 1, 10_000_000, "number of finished instances that are kept"),
+    Setting("retention_max", "10000", "integer", 1, 10_000_000, "number of finished instances of a role that are kept"),
     Setting("reconcile_interval", "3600", "duration", 0, 86400, "seconds between two retention passes; 0 is off"),
     Setting("retry_max_attempts", "5", "integer", 1, 1000, "attempts of a step that fails with a transient error"),
     Setting("retry_initial_delay", "1", "duration", 0, 86400, "largest delay before the second attempt, in seconds"),

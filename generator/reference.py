@@ -41,7 +41,11 @@ from pg_operator o join pg_proc p on p.oid = o.oprcode
 where p.pronamespace = 'df'::regnamespace
 order by array_position(array['~>', '|=>', '&', '|', '?>', '!>', '@>'], o.oprname::text)"""
 FUNCTIONS = """
-select p.proname as name, pg_get_function_arguments(p.oid) as arguments, pg_get_function_result(p.oid) as result,
+select p.proname as name, pg_get_function_arguments(p.oid) as arguments,
+       coalesce('TABLE(' || (
+         select string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' order by a.attnum)
+         from pg_type t join pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0
+         where t.oid = p.prorettype) || ')', pg_get_function_result(p.oid)) as result,
        obj_description(p.oid, 'pg_proc') as comment,
        not exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a where a.grantee = 0)
          as restricted
@@ -55,7 +59,7 @@ select c.relname as name, obj_description(c.oid, 'pg_class') as comment,
              where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and not starts_with(a.attname, '_')
              order by a.attnum) as columns
 from pg_class c
-where c.relnamespace = 'df'::regnamespace and c.relkind in ('r', 'v')
+where c.relnamespace = 'df'::regnamespace and c.relkind = 'v'
 order by starts_with(c.relname, '_'), c.relname"""
 SETTINGS = "select s.name, s.value, s.description from df.settings s order by s.name"
 
@@ -102,8 +106,8 @@ def entry(row: Any) -> str:
 
 
 def relations(rows: Iterable[Any]) -> str:
-    """Tables and views with their columns."""
-    parts = ["## Tables and views\n"]
+    """Views with their columns."""
+    parts = ["## Views\n"]
     for row in rows:
         columns = ", ".join(row.columns).replace("timestamp with time zone", "timestamptz")
         columns = columns.replace("character varying", "varchar")

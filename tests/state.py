@@ -94,6 +94,14 @@ RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instanc
 TIMERS = "select count(*) from df_engine.timers"
 WAITS = "select count(*) from df_engine.waits"
 DUE_AGO = "update df_engine.timers set due_at = now() - %s::interval, next_try_at = now() - %s::interval"
+# Lets the schedules of the next two minutes come due, those of first iterations, and tells the workers.
+SCHEDULES_ARE_DUE = """
+with moved as (
+  update df_engine.timers t set due_at = clock_timestamp(), next_try_at = clock_timestamp()
+  where t.kind = 'schedule' and t.due_at < now() + interval '2 minutes'
+    and exists (select from df_engine.instances i where i.instance = t.instance and i.generation = 1)
+  returning 1)
+select df.run() from moved limit 1"""
 TIMERS_LOCKED = "lock table df_engine.timers"
 RUN_LOCKED = "select from df_engine.instances where id = %s for update"
 ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - interval '1 day'"
@@ -200,13 +208,13 @@ DAMAGE = (
     ("update df_engine.instances set status = 'completed', result = 1", "a run has ended and its root has not"),
     ("update df_engine.bindings set name = 'zz'", "a name that no node binds"),
     (
-        "insert into df_engine.inbox (instance, signal_name, signal_data, sent_by, fresh) "
-        "select instance, 's', '1', submitter, false from df_engine.instances",
+        "insert into df_engine.inbox (instance, submitter, signal_name, signal_data, sent_by, fresh) "
+        "select instance, submitter, 's', '1', submitter, false from df_engine.instances",
         "a kept signal and an open wait have not met",
     ),
     (
-        "insert into df_engine.inbox (instance, signal_name, signal_data, sent_by, fresh) "
-        "select instance, 's', '1', submitter, false from df_engine.instances; "
+        "insert into df_engine.inbox (instance, submitter, signal_name, signal_data, sent_by, fresh) "
+        "select instance, submitter, 's', '1', submitter, false from df_engine.instances; "
         "update df_engine.instances set status = 'failed'",
         "a signal of a run that has ended is kept",
     ),

@@ -536,7 +536,7 @@ insert into df_engine.settings (name, value, description) values
   ('new_transaction_start_timeout', '5', 'how long a start in transaction_mode ''new'' waits for a slot, in seconds'),
   ('loopback_dsn', '', 'how transaction_mode ''new'' reaches this server: host, port and means to authenticate'),
   ('retention_days', '30', 'age in days at which a finished instance is removed'),
-  ('retention_max', '10000', 'number of finished instances that are kept'),
+  ('retention_max', '10000', 'number of finished instances of a role that are kept'),
   ('reconcile_interval', '3600', 'seconds between two retention passes; 0 is off'),
   ('retry_max_attempts', '5', 'attempts of a step that fails with a transient error'),
   ('retry_initial_delay', '1', 'largest delay before the second attempt, in seconds'),
@@ -6892,6 +6892,9 @@ create or replace view df_engine.node_rows as
          case when o.node is not null then o.attempts when s.status = 'running' then 1 else 0 end as attempts,
          case when o.state = 'r' then o.started_at else coalesce(s.since, b.started_at) end as started_at,
          case when o.state = 'r' then o.ended_at end as retry_at,
+         case when o.state = 'r' then (
+           select a.failed_at from df_engine.attempts a
+           where a.instance = i.instance and a.node = o.node order by a.id desc limit 1) end as failed_at,
          case when s.status in ('completed', 'failed') then o.ended_at end as completed_at
   from df_engine.instances i
   cross join lateral (
@@ -6961,7 +6964,7 @@ create or replace view df_engine.wait_reasons as
   where not u.rolcanlogin;
 
 create or replace view df.instances with (security_barrier) as
-  select i.id, i.label, df_engine.node_id(i.id, 1) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
+  select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
          (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input
   from df_engine.instances i
@@ -6978,14 +6981,14 @@ create or replace view df_engine.visible_runs with (security_barrier) as
 
 -- Granted to users.
 create or replace view df_engine.visible_nodes with (security_barrier) as
-  select df_engine.node_id(r.instance_id, r.node) as id, r.instance_id, r.node, r.parent, r.place, r.kind as node_type,
+  select df_engine.node_id(r.instance_id, r.node)::varchar(8) as id, r.instance_id, r.node, r.parent, r.place, r.kind as node_type,
          df_engine.shown_query(r.query, df_engine.node_id(r.instance_id, r.condition_child),
            (select array_agg(df_engine.node_id(r.instance_id, e.node) order by e.node) from unnest(r.extra_children) e(node))) as query,
-         r.result_name, df_engine.node_id(r.instance_id, r.left_child) as left_node,
-         df_engine.node_id(r.instance_id, r.right_child) as right_node, r.status,
+         r.result_name, df_engine.node_id(r.instance_id, r.left_child)::varchar(8) as left_node,
+         df_engine.node_id(r.instance_id, r.right_child)::varchar(8) as right_node, r.status,
          case r.status when 'completed' then r.value::jsonb when 'failed' then to_jsonb(r.error) end as result, r.error,
          r.submitter::regrole as submitted_by, r.database, r.created_at,
-         coalesce(r.completed_at, r.started_at, r.created_at) as updated_at,
+         coalesce(r.completed_at, r.failed_at, r.started_at, r.created_at) as updated_at,
          case when r.key is not null then jsonb_build_object(
            'execution_id', df_engine.stamp(r.instance_id, r.tops, df_engine.key_generations(r.key)))
            || case when r.retry_at is not null then jsonb_build_object('retry_at', r.retry_at) else '{}' end end as status_details,
@@ -8423,7 +8426,7 @@ create or replace view df.running_steps with (security_barrier) as
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = q.node
     where q.worker is not null
   )
-  select s.instance_id, s.label, df_engine.node_id(s.instance_id, s.node) as node_id, s.kind as node_type, s.query,
+  select s.instance_id, s.label, df_engine.node_id(s.instance_id, s.node)::varchar(8) as node_id, s.kind as node_type, s.query,
          s.submitter::regrole as submitted_by, 1 + coalesce(o.attempts, 0) as attempts, max(s.pid) as pid, max(s.worker) as worker,
          min(s.since) as running_since, clock_timestamp() - min(s.since) as running_for
   from step s
@@ -8434,7 +8437,7 @@ comment on view df.running_steps is
   'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. Who may not read the activity of another role''s session sees when a step began only after about a quarter of a second.';
 
 create or replace view df.failed_steps with (security_barrier) as
-  select i.id as instance_id, i.label, df_engine.node_id(i.id, g.node) as node_id, g.kind as node_type, g.query,
+  select i.id as instance_id, i.label, df_engine.node_id(i.id, g.node)::varchar(8) as node_id, g.kind as node_type, g.query,
          i.submitter::regrole as submitted_by, i.status as instance_status, o.ended_at as failed_at, o.attempts, df_engine.cause(o.error) as error
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
@@ -8454,7 +8457,7 @@ create or replace view df.waiting with (security_barrier) as
     select distinct on (r.instance) r.instance, null::int, 'blocked', r.reason, null::timestamptz, null::timestamptz, null::bigint
     from df_engine.wait_reasons r
   )
-  select i.id as instance_id, i.label, df_engine.node_id(i.id, w.node) as node_id, i.submitter::regrole as submitted_by, w.kind,
+  select i.id as instance_id, i.label, df_engine.node_id(i.id, w.node)::varchar(8) as node_id, i.submitter::regrole as submitted_by, w.kind,
          case w.kind
            when 'sleep' then format('%s s', g.query)
            when 'schedule' then g.query::jsonb ->> 'cron_expr'

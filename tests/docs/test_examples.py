@@ -8,6 +8,7 @@ import pytest
 
 from examples.scenario import SCENARIOS
 from generator.render import ROOT
+from tests import state
 from tests.cluster import free_port
 from tests.support import Database, wait_until
 from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
@@ -38,8 +39,8 @@ def service(name: str, db: Database) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_ends_as_its_check_says(name: str, db: Database, worker: WorkerProcess) -> None:  # noqa: F811
-    process = play(name, "--dsn", db.dsn("app"), *service(name, db))
-    wait_until(lambda: db.admin(SOON) or process.poll() is not None, 60, f"the end of {name}")
+    process = play(name, "--dsn", db.dsn("app"), *service(name, db))  # nobody waits for its first full minute
+    wait_until(lambda: db.admin(state.SCHEDULES_ARE_DUE) or process.poll() is not None, 60, f"the end of {name}")
     assert ended(process).endswith(f"{name}: as expected.\n")
     assert db.admin(LEFT) == 0
 
@@ -60,10 +61,4 @@ def test_without_a_dsn_it_makes_a_server(name: str) -> None:
     assert f"{name}: as expected." in ended(play(name))
 
 
-# Nobody waits for the first full minute here.
-SOON = """
-with moved as (update df_engine.timers t set due_at = clock_timestamp()
-               where kind = 'schedule' and due_at < now() + interval '2 minutes'
-                 and (select current_execution_id = 1 from df.instance_info(t.instance_id)) returning 1)
-select df.run() from moved limit 1"""
 LEFT = "select count(*) from df.instances where status in ('pending', 'running')"

@@ -7,6 +7,7 @@ import pytest
 from pg_durable.embedded import EmbeddedServer
 
 from examples.scenario import HERE
+from tests import state
 from tests.support import Database, wait_until
 from tests.worker.conftest import own_server  # noqa: F401 - a fixture
 from tests.worker.process import WorkerProcess, await_end, own_database
@@ -38,7 +39,7 @@ def test_schedules_survive_a_crash_of_everything(own_server: EmbeddedServer) -> 
     morning = db.rows(waits)[0]
     crash(db, first, own_server)
     assert db.rows(waits)[0] == morning
-    db.admin("update df_engine.timers set due_at = clock_timestamp() where due_at < now() + interval '2 minutes'")
+    db.admin(state.SCHEDULES_ARE_DUE)
     second = WorkerProcess(db).logged("registered", 30)
     try:
         wait_until(lambda: db.sql("select count(*) from sched_loaded") == 2, 30, "what had arrived to be loaded")

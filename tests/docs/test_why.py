@@ -30,5 +30,5 @@ def test_the_session_is_reset_as_the_page_says() -> None:
 ORDER = (
     "reset all", "deallocate all", "close all", "pg_advisory_unlock_all", "discard temp", "claim_step", "run_statement",
     "set constraints all immediate", "reset default_transaction_isolation", "reset default_transaction_read_only",
-    "unlisten *", "settle_step", "elsif v_kept then\n      commit;",
+    "unlisten *", "record_step", "commit;\n        continue;",
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests import state
 from tests.support import Database, wait_until
 from tests.terminal import command, on_a_terminal
 from tests.worker.process import WorkerProcess, await_end, start
@@ -106,7 +107,7 @@ def test_check_finds_nothing_or_says_what(db: Database) -> None:
     run = start(db, "'select 1'")
     done = command("check", "--dsn", db.dsn())
     assert (done.returncode, done.stdout) == (0, "no problems\n")
-    db.admin("delete from df_engine.ready")
+    db.admin(state.LOSE_THE_QUEUE)
     done = command("check", "--json", "--dsn", db.dsn())
     assert done.returncode == 1
     assert [problem["instance_id"] for problem in json.loads(done.stdout)] == [run]

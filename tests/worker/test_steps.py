@@ -78,7 +78,7 @@ def test_the_loser_of_a_race_is_interrupted(db: Database, worker: WorkerProcess)
 
 def test_a_step_that_somebody_else_cancels_fails_and_is_not_tried_again(db: Database, worker: WorkerProcess) -> None:
     instance = start(db, "'select pg_sleep(30)'")
-    wait_until(lambda: db.admin(IN_STEP, instance), what="the step to run")
+    wait_until(lambda: db.admin(ASLEEP, instance), what="the step's statement to run")
     db.admin(
         "select pg_cancel_backend(pid) from pg_stat_activity where application_name ~ %s", f"^pg_durable:{instance}"
     )
@@ -105,3 +105,6 @@ def test_the_statement_timeout_of_a_role_counts_for_each_step(db: Database, work
 IN_STEP = """
 select exists (select from pg_stat_activity
                where state = 'active' and application_name like 'pg_durable:' || %s || ':%%')"""
+ASLEEP = """
+select exists (select from pg_stat_activity
+               where wait_event = 'PgSleep' and application_name like 'pg_durable:' || %s || ':%%')"""

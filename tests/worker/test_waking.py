@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from tests import state
 from tests.support import Database, wait_until
 from tests.worker.process import Gate, PatientWorker, SpawnWorker, WorkerProcess, await_end, run, start
 from tests.worker.test_metrics import Page
 
-FLAGGED = "select _sleeps_until > clock_timestamp() from df._worker_epoch"
 NAP = 6  # seconds; a worker that looks every two seconds, and shortly after it became idle, polls fewer than 12 times
 POLLS = "pg_durable_worker_ticks_total"
 
@@ -23,7 +23,7 @@ def patient(db: Database) -> Iterator[PatientWorker]:
     worker = PatientWorker(db)
     try:
         worker.logged("registered")
-        wait_until(lambda: db.admin(FLAGGED))
+        wait_until(lambda: db.admin(state.A_WORKER_IDLES))
         yield worker
     finally:
         worker.kill()
