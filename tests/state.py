@@ -110,6 +110,23 @@ LEASED_DIRECT_BY = "select worker from df_engine.queue where lane = 'direct'"
 WORKER_ROLES = "select count(*) from df_engine.worker_roles"
 LOSE_THE_QUEUE = "delete from df_engine.queue"
 
+# How a run stands, as it could not be made to without much ado: status, error, label, wait_reason, of an id.
+STANDS = "update df_engine.instances set status = %s, error = %s, label = %s, wait_reason = %s where id = %s"
+WORKERS_SEEN_AGO = "update df_engine.workers set last_seen_at = now() - %s::interval"
+
+# Of a run: what its steps read as {name}.
+VARIABLES = "select df_engine.variables_of(i.instance) from df_engine.instances i where i.id = %s"
+
+# Of a run, its compiled graph in pre-order: where a node stands and in which scope; what is entered when it has ended
+# well, when it is false, and how many sequences and IFs end with it.
+LAID_OUT = """
+select df_engine.node_path(g.graph, g.node), g.kind, df_engine.node_path(g.graph, g.tops[cardinality(g.tops)]),
+       g.after::text, df_engine.node_path(g.graph, g.next), df_engine.node_path(g.graph, g.other), g.closes
+from df_engine.graph_nodes g join df_engine.instances i using (graph) where i.id = %s order by g.node"""
+
+RUNS_OF_GRAPHS = """
+select count(i.instance) from df_engine.graphs g left join df_engine.instances i on i.graph = g.id group by g.id"""
+
 # What must be the same before and after the installer has run again.
 IN_FLIGHT = """
 select to_jsonb(i) from df_engine.instances i union all select to_jsonb(n) from df.nodes n

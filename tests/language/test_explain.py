@@ -1,13 +1,15 @@
 """df.explain: how graphs and runs are drawn, and how its input is read."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.engine.rows import Node, ident, insert_run
-from tests.support import Database
+from tests.state import STANDS, WORKERS_SEEN_AGO
+from tests.support import Database, Pump, Run
 
 SQL = {"node_type": "SQL", "query": "SELECT 1"}
 
@@ -28,32 +30,17 @@ def sql(text: str) -> dict[str, Any]:
 
 
 def worker_alive(db: Database) -> None:
-    db.admin("insert into df._worker_epoch default values")
+    db.sql("select df_engine.register_worker(1)", user="durable_worker")
 
 
-def dunning(db: Database) -> str:
-    """The example of the contract: the signal has won the race, the last step runs."""
-    nodes = (
-        Node("all", "THEN", None, ("find", "rest"), "running", "run::1"),
-        Node(
-            "find", "SQL", "SELECT id FROM invoice WHERE due < now()", (), "completed", "run::1", {"result_name": "inv"}
-        ),
-        Node("rest", "THEN", None, ("if", "close"), "running", "run::1"),
-        Node("if", "IF", '{"condition_node":{test}}', ("race", "zero"), "completed", "run::1"),
-        Node("test", "SQL", "SELECT $inv.id? IS NOT NULL", (), "completed", "run::1"),
-        Node("race", "RACE", None, ("paid", "remind"), "completed", "run::1"),
-        Node("paid", "SIGNAL", '{"signal_name":"paid","timeout_seconds":60}', (), "completed", "run::1::paid::1"),
-        Node("remind", "THEN", None, ("nap", "send"), "running", "run::1::remind::1"),
-        Node("nap", "SLEEP", "30", (), "running", "run::1::remind::1"),
-        Node("send", "SQL", "CALL send_reminder($inv.id)"),
-        Node("zero", "SQL", "SELECT 0"),
-        Node("close", "SQL", "UPDATE invoice SET state = 'closed' WHERE id = $inv.id", (), "running", "run::1"),
-    )
-    return insert_run(db, *nodes, id="5f0c21aa", label="dunning")
-
+FLOW = """
+'SELECT id FROM invoice WHERE due < now()' |=> 'inv'
+~> ('SELECT $inv.id? IS NOT NULL' ?> (df.wait_for_signal('paid', 60) | (df.sleep(30) ~> 'CALL send_reminder($inv.id)'))
+    !> 'SELECT 0')
+~> 'UPDATE invoice SET state = ''closed'' WHERE id = $inv.id'"""
 
 DUNNING = """\
-Instance: 5f0c21aa (dunning)
+Instance: {} (dunning)
 Status:   ⏳ running
 
 SQL: SELECT id FROM invoice WHERE due < now() |=> 'inv' ✓
@@ -72,58 +59,94 @@ SQL: SELECT id FROM invoice WHERE due < now() |=> 'inv' ✓
 → SQL: UPDATE invoice SET state = 'closed' WHERE id = ... ⏳"""
 
 
+@contextmanager
+def in_a_session(db: Database, run: Run, query: str) -> Iterator[None]:
+    """A session of the submitter is in a step, as far as others can see."""
+    node = run.node(query)["id"]
+    with db.connect("app", application_name=f"pg_durable:{run.id}:{node}") as conn:
+        conn.execute("begin")
+        conn.execute("select pg_current_xact_id()")
+        yield
+
+
+@contextmanager
+def dunning(db: Database) -> Iterator[Run]:
+    """The example of the contract: the signal has won the race, the last step runs."""
+    db.sql("create table invoice as select 1 as id, now() - interval '1 day' as due, 'open' as state")
+    pump = Pump(db)
+    run = pump.start(FLOW, "dunning")
+    pump.work()
+    db.sql("select df.signal(%s, 'paid')", run.id)
+    pump.tick()
+    with in_a_session(db, run, "UPDATE invoice"):
+        yield run
+    pump.close()
+
+
 def test_a_run_is_drawn_as_in_the_contract(db: Database) -> None:
-    worker_alive(db)
-    assert explain(db, dunning(db)) == DUNNING
+    with dunning(db) as run:
+        assert explain(db, run.id) == DUNNING.format(run.id)
 
 
 def test_all_lines_are_padded_to_the_longest_and_four(db: Database) -> None:
-    worker_alive(db)
-    drawn = db.admin("select df.explain(%s)", dunning(db)).split("\n")
+    with dunning(db) as run:
+        drawn = db.admin("select df.explain(%s)", run.id).split("\n")
     assert {len(line) for line in drawn} == {max(len(line) for line in DUNNING.split("\n")) + 4}
+
+
+def stands(
+    db: Database, status: str, error: str | None = None, label: str | None = None, reason: str | None = None
+) -> str:
+    """A run made to stand so."""
+    run = str(db.sql("select df.start('SELECT 1')"))
+    db.admin(STANDS, status, error, label, reason, run)
+    return run
 
 
 @pytest.mark.parametrize(
     ("columns", "head"),
     [
-        ({"status": "pending"}, ["Instance: a1b2c3d4", "Status:   ○ pending"]),
-        ({"status": "failed", "error": "no"}, ["Instance: a1b2c3d4", "Status:   ✗ failed", "Output:   no"]),
+        ({"status": "pending"}, ["Instance: {}", "Status:   ○ pending"]),
+        ({"status": "failed", "error": "no"}, ["Instance: {}", "Status:   ✗ failed", "Output:   no"]),
         ({"status": "cancelled", "error": "canceled: why\nnot", "label": "x"},
-         ["Instance: a1b2c3d4 (x)", "Status:   ✗ cancelled", "Output:   canceled: why not"]),
+         ["Instance: {} (x)", "Status:   ✗ cancelled", "Output:   canceled: why not"]),
         ({"status": "cancelled", "error": "canceled: " + "x" * 51},
-         ["Instance: a1b2c3d4", "Status:   ✗ cancelled", "Output:   canceled: " + "x" * 47 + "..."]),
+         ["Instance: {}", "Status:   ✗ cancelled", "Output:   canceled: " + "x" * 47 + "..."]),
         ({"status": "failed", "error": "JOIN branch 2 failed: SQL execution failed: " + "x" * 61},
-         ["Instance: a1b2c3d4", "Status:   ✗ failed", "Output:   " + "x" * 61]),
-        ({"status": "running", "wait_reason": "no worker can log in"},
-         ["Instance: a1b2c3d4", "Status:   ⏳ running", "Waiting:  no worker can log in"]),
+         ["Instance: {}", "Status:   ✗ failed", "Output:   " + "x" * 61]),
+        ({"status": "running", "reason": "no worker can log in"},
+         ["Instance: {}", "Status:   ⏳ running", "Waiting:  no worker can log in"]),
     ],
 )  # fmt: skip
 def test_the_head_says_how_the_run_stands(db: Database, columns: dict[str, Any], head: list[str]) -> None:
     worker_alive(db)
-    insert_run(db, Node("a"), **columns)
-    assert explain(db, "a1b2c3d4").split("\n")[:-2] == head
+    run = stands(db, **columns)
+    assert explain(db, run).split("\n")[:-2] == [head[0].format(run), *head[1:]]
 
 
 def test_the_output_of_a_completed_run_is_its_result(db: Database) -> None:
-    insert_run(db, Node("a", status="completed", columns={"result": "[1, 2]"}), status="completed")
-    assert explain(db, "a1b2c3d4").split("\n")[1:3] == ["Status:   ✓ completed", "Output:   [1, 2]"]
+    run = Pump(db).run("'SELECT 1 AS n'")
+    assert explain(db, run.id).split("\n")[1:3] == [
+        "Status:   ✓ completed",
+        'Output:   {"rows": [{"n": 1}], "row_count": 1}',
+    ]
 
 
 def test_a_run_waits_while_no_worker_has_been_seen(db: Database) -> None:
-    insert_run(db, Node("a"))
-    assert "\nWaiting:  no worker is running\n" in explain(db, "a1b2c3d4")
+    run = str(db.sql("select df.start('SELECT 1')"))
+    assert "\nWaiting:  no worker is running\n" in explain(db, run)
     worker_alive(db)
-    db.admin("update df._worker_epoch set last_seen_at = now() - interval '16 s'")
-    assert "\nWaiting:  no worker has been seen for 15 s\n" in explain(db, "a1b2c3d4")
-    db.admin("update df._worker_epoch set last_seen_at = now() - interval '14 s'")
-    assert "Waiting" not in explain(db, "a1b2c3d4")
+    db.admin(WORKERS_SEEN_AGO, "16 s")
+    assert "\nWaiting:  no worker has been seen for 15 s\n" in explain(db, run)
+    db.admin(WORKERS_SEEN_AGO, "1 s")
+    assert "Waiting" not in explain(db, run)
 
 
 def test_a_run_that_has_begun_in_a_session_is_running(db: Database) -> None:
     worker_alive(db)
-    run = insert_run(db, Node("a"), status="pending")
-    with db.connect("app", application_name=f"pg_durable:{run}:{ident('a')}"):
-        assert explain(db, run) == "Instance: a1b2c3d4\nStatus:   ⏳ running\n\nSQL: SELECT 'a' ⏳"
+    run = Run(db, str(db.sql("select df.start('SELECT 1')")))
+    with in_a_session(db, run, "SELECT 1"):
+        assert explain(db, run.id) == f"Instance: {run.id}\nStatus:   ⏳ running\n\nSQL: SELECT 1 ⏳"
 
 
 def test_an_unknown_run_is_not_found(db: Database) -> None:
@@ -293,17 +316,12 @@ def test_the_deepest_graph_is_drawn_and_a_deeper_one_refused(db: Database) -> No
 
 
 def test_the_largest_run_is_drawn(db: Database) -> None:
-    leaves = [Node(f"n{number}", status="completed", stamp=f"run::1::n{number}::1") for number in range(9999)]
-    extras = ",".join(f"{{{leaf.name}}}" for leaf in leaves[2:])
-    insert_run(db, Node("join", "JOIN", f'{{"extra_nodes":[{extras}]}}', ("n0", "n1"), "completed", "run::1"), *leaves)
-    lines = explain(db, "a1b2c3d4").split("\n")
-    assert "JOIN (9999) ✓" in lines
-    assert lines[-1] == "      └─SQL: SELECT 'n9998' ✓"
-
-
-def test_rows_in_a_circle_are_drawn_up_to_the_bounds(db: Database) -> None:
-    insert_run(db, Node("round", "LOOP", None, ("round",)))
-    assert explain(db, "a1b2c3d4").count("LOOP (infinite)") == 257
+    graph = {"node_type": "JOIN", "left_node": SQL, "right_node": SQL, "extra_nodes": [SQL] * 9_997}
+    run = db.sql("select df.start(%s)", json.dumps(graph))
+    lines = explain(db, run).split("\n")
+    assert "JOIN (9999) ○" in lines
+    assert lines[-1] == "      └─SQL: SELECT 1 ○"
+    assert len([line for line in lines if "SQL" in line]) == 9_999
 
 
 def test_flow_text_that_sql_cannot_read_is_explained(db: Database) -> None:

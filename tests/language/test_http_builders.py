@@ -153,12 +153,12 @@ def test_nulls(shared: Database) -> None:
 
 
 def test_http_mode_off(shared: Database) -> None:
-    shared.admin("update df.settings set value = 'off' where name = 'http_mode'")
+    shared.admin("select df.set_setting('http_mode', 'off')")
     with pytest.raises(psycopg.Error, match=r"df\.http\(\) is disabled"):
         http(shared, "ftp://h/")
     with pytest.raises(psycopg.Error, match=r"df\.http_multipart\(\) is disabled"):
         multipart(shared, parts=[PART])
-    shared.admin("update df.settings set value = 'any' where name = 'http_mode'")
+    shared.admin("select df.set_setting('http_mode', 'any')")
 
 
 def test_any_search_path(shared: Database) -> None:

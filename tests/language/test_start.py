@@ -6,37 +6,36 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.state import LAID_OUT, QUEUED, RUNS_OF_GRAPHS, STORED, VARIABLES, WORK_IS_LEFT
 from tests.support import Database
 
-NODES = """select node_type, query, result_name, left_node, right_node, retry_policy, _parent, _scope, id
-    from df.nodes where instance_id = %s order by ctid"""
+NODES = """select node_type, query, result_name, left_node, right_node, retry_policy, id
+    from df.nodes where instance_id = %s order by node_type desc, query"""
 
 
-def test_writes_the_instance_its_nodes_and_one_ready_row(app: Database) -> None:
+def test_a_start_is_a_run_with_its_nodes_and_a_step_that_is_queued(app: Database) -> None:
     started = app.sql("select df.start('a' ~> df.retry('b', 3) |=> 'x', 'nightly', current_database())")
     assert re.fullmatch("[0-9a-f]{8}", started)
-    instance = app.admin("select to_jsonb(i) from df.instances i")
-    expected = {"id": started, "label": "nightly", "status": "pending", "_state": "pending", "submitted_by": "app",
-                "_submitter": "app", "database": app.name, "error": None, "finished_at": None}  # fmt: skip
+    instance = app.sql("select to_jsonb(i) from df.instances i")
+    expected = {"id": started, "label": "nightly", "status": "pending", "submitted_by": "app",
+                "database": app.name, "error": None, "finished_at": None}  # fmt: skip
     assert {key: instance[key] for key in expected} == expected
-    root, left, right = app.rows(NODES, started, user=None)
-    assert root == ("THEN", None, "x", left[8], right[8], None, None, None, instance["root_node"])
-    assert left[:8] == ("SQL", "a", None, None, None, None, root[8], None)
-    assert right[:8] == ("SQL", "b", None, None, None, {"max_attempts": 3}, root[8], None)
-    assert app.rows("select instance_id, node_id, submitter::regrole::text from df_engine.ready", user=None) == [
-        (started, left[8], "app")
-    ]
+    root, left, right = app.rows(NODES, started)
+    assert root == ("THEN", None, "x", left[6], right[6], None, instance["root_node"])
+    assert left[:6] == ("SQL", "a", None, None, None, None)
+    assert right[:6] == ("SQL", "b", None, None, None, {"max_attempts": 3})
+    assert [row[3] for row in app.rows(QUEUED, started, user=None)] == [2]
     assert app.rows("select distinct submitted_by::text, database, status from df.nodes") == [
         ("app", app.name, "pending")
     ]
 
 
-def test_materialises_children_that_have_no_column(app: Database) -> None:
-    started = app.sql("select df.start(df.if('c', df.join3('1', '2', '3'), df.loop('b', 'w')))")
-    rows = {row[0] + (row[1] or ""): row for row in app.rows(NODES, started, user=None) if row[0] == "SQL"}
+def test_children_without_a_column_are_in_the_query(app: Database) -> None:
+    app.sql("select df.start(df.if('c', df.join3('1', '2', '3'), df.loop('b', 'w')))")
+    ids = dict(app.rows("select query, id from df.nodes where node_type = 'SQL'"))
     config = dict(app.rows("select node_type, query::jsonb from df.nodes where node_type <> 'SQL'"))
-    assert config == {"IF": {"condition_node": rows["SQLc"][8]}, "JOIN": {"extra_nodes": [rows["SQL3"][8]]},
-                      "LOOP": {"condition_node": rows["SQLw"][8]}}  # fmt: skip
+    assert config == {"IF": {"condition_node": ids["c"]}, "JOIN": {"extra_nodes": [ids["3"]]},
+                      "LOOP": {"condition_node": ids["w"]}}  # fmt: skip
 
 
 def test_merges_the_condition_into_an_existing_object(app: Database) -> None:
@@ -46,11 +45,13 @@ def test_merges_the_condition_into_an_existing_object(app: Database) -> None:
     assert app.sql("select query::jsonb - 'condition_node' from df.nodes where node_type = 'LOOP'") == {"a": {"b": 1}}
 
 
+def laid_out(app: Database, flow: str) -> list[tuple[Any, ...]]:
+    return app.rows(LAID_OUT, app.sql(f"select df.start({flow})"), user=None)
+
+
 def test_nodes_are_laid_out_in_pre_order_with_their_paths_and_scopes(app: Database) -> None:
-    graph = "'a' ~> df.loop(df.join3('x', @> 'y', 'z' ~> df.loop('v')), 'c')"
-    rows = app.rows(f"""with n as (select * from df_engine.graph_nodes(df_engine.parse_graph({graph})))
-        select n.path, n.node_type, s.path from n left join n s on s.id = n.scope order by n.ord""")
-    assert rows == [
+    rows = laid_out(app, "'a' ~> df.loop(df.join3('x', @> 'y', 'z' ~> df.loop('v')), 'c')")
+    assert [row[:3] for row in rows] == [
         ("root", "THEN", None),
         ("root.left", "SQL", None),
         ("root.right", "LOOP", "root.right"),
@@ -67,48 +68,46 @@ def test_nodes_are_laid_out_in_pre_order_with_their_paths_and_scopes(app: Databa
 
 
 def test_what_a_node_ends_and_what_follows_it_are_laid_out(app: Database) -> None:
-    rows = app.rows("""
-        with n as (
-          select * from df_engine.graph_nodes(df_engine.parse_graph(df.loop('c' ?> ('a' ~> 'b') !> 'd', 'w'))))
-        select n.path,
-               array(select e.path from unnest(n.ends) with ordinality u(id, place) join n e using (id) order by place),
-               (select f.path from n f where f.id = n.next)
-        from n order by n.ord""")
-    assert rows == [
-        ("root", [], None),
-        ("root.left", [], "root.condition_node"),
-        ("root.left.condition_node", [], None),
-        ("root.left.left", ["root.left"], "root.left.left.left"),
-        ("root.left.left.left", [], "root.left.left.right"),
-        ("root.left.left.right", ["root.left.left", "root.left"], "root.condition_node"),
-        ("root.left.right", ["root.left"], "root.condition_node"),
-        ("root.condition_node", [], None),
+    rows = laid_out(app, "df.loop('c' ?> ('a' ~> 'b') !> 'd', 'w')")
+    assert [(row[0], *row[3:]) for row in rows if row[1] == "SQL"] == [
+        ("root.left.condition_node", "c", "root.left.left.left", "root.left.right", 0),
+        ("root.left.left.left", "n", "root.left.left.right", None, 0),
+        ("root.left.left.right", "v", "root.condition_node", None, 2),
+        ("root.left.right", "v", "root.condition_node", None, 1),
+        ("root.condition_node", "w", "root.left.condition_node", None, 0),
     ]
 
 
 def test_a_loop_at_the_root_belongs_to_the_root_scope(app: Database) -> None:
-    assert app.sql("select count(scope) from df_engine.graph_nodes(df_engine.parse_graph(@> ('a' ~> 'b')))") == 0
+    assert {row[2] for row in laid_out(app, "@> ('a' ~> 'b')")} == {None}
+
+
+def test_a_graph_is_compiled_once_for_each_role(app: Database) -> None:
+    for user, flow in (("app", "a"), ("app", "a"), ("other", "a"), ("app", "b")):
+        app.sql("select df.start(%s)", flow, user=user)
+    assert sorted(count for (count,) in app.rows(RUNS_OF_GRAPHS, user=None)) == [1, 1, 2]
 
 
 def test_freezes_the_callers_variables(app: Database) -> None:
     app.sql("select df.setvar('theirs', 'x')", user="other")
     app.sql("select df.setvar('a', '1'), df.setvar('sys_label', 'fake'), df.setvar('sys_instance_id', 'fake')")
-    app.sql("insert into df.vars(name, value) values ('nothing', null)")
     started = app.sql("select df.start('x')")
     app.sql("select df.setvar('a', '2')")
-    assert app.admin("select _vars from df.instances") == {"a": "1", "sys_instance_id": started, "sys_label": ""}
+    assert app.admin(VARIABLES, started) == {"a": "1", "sys_instance_id": started, "sys_label": ""}
     labelled = app.sql("select df.start('x', 'L')")
-    assert app.admin("select _vars ->> 'sys_label' from df.instances where id = %s", labelled) == "L"
+    assert app.admin(VARIABLES, labelled)["sys_label"] == "L"
 
 
 def test_a_rollback_leaves_no_trace(app: Database) -> None:
     with app.connect("app") as conn:
         conn.execute("begin")
         conn.execute("savepoint s")
-        conn.execute("select df.start('a')")
+        row = conn.execute("select df.start('a')").fetchone()
         conn.execute("rollback to s")
         conn.execute("commit")
-    assert app.admin("select (select count(*) from df.nodes) + (select count(*) from df_engine.ready)") == 0
+    assert row
+    assert app.rows(STORED, *row, user=None) == []
+    assert app.admin(WORK_IS_LEFT) is False
 
 
 REFUSED = [
@@ -184,21 +183,6 @@ def test_the_submitter_is_the_effective_user_whatever_its_name(app: Database) ->
     finally:
         app.admin('drop owned by "Mixed "" Name"')
         app.admin('drop role "Mixed "" Name"')
-
-
-@pytest.mark.parametrize("forged", [
-    "insert into df_engine.own_instances (id, root_node, submitted_by, _submitter, _state, _vars)"
-    " values ('00000001', '00000001', 'other', 'other', 'pending', '{}')",
-    "insert into df_engine.own_instances (id, root_node, submitted_by, _submitter, _state, _vars)"
-    " values ('00000001', '00000001', 'app', 'other', 'pending', '{}')",
-    "insert into df_engine.own_instances (id, root_node, submitted_by, _submitter, _state, _vars)"
-    " values ('00000001', '00000001', 'app', 'app', 'completed', '{}')",
-    "insert into df_engine.own_instances (id, root_node, submitted_by, _submitter, _state, _vars)"
-    " values ('00000001', '00000001', 'app', 'app', 'pending', '[]')",
-])  # fmt: skip
-def test_the_view_lets_nobody_write_for_others(app: Database, forged: str) -> None:
-    with pytest.raises(psycopg.errors.WithCheckOptionViolation):
-        app.sql(forged)
 
 
 def test_there_is_one_start_whose_first_four_arguments_are_the_original_ones(db: Database) -> None:

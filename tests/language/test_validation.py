@@ -78,15 +78,21 @@ GRAPH = [
     (SQL | {"retry": {"retries": 5}}, "root", "retries"),
 ]  # fmt: skip
 
-BY_CONSTRAINT = [
-    node("SQL"),
-    node("THEN", left_node=SQL),
-    pair("THEN", query="a"),
-    pair("SQL", query="a"),
-    pair("IF"),
-    pair("LOOP"),
-    SQL | {"result_name": "1x"},
-    SQL | {"result_name": ""},
+SHAPES = [
+    (node("SQL"), "query is missing"),
+    (node("SLEEP"), "query is missing"),
+    (node("THEN", left_node=SQL), "right_node is missing"),
+    (node("LOOP"), "left_node is missing"),
+    (node("JOIN", right_node=SQL), "left_node is missing"),
+    (pair("THEN", query="a"), "query is not valid for THEN nodes"),
+    (pair("RACE", query="{}"), "query is not valid for RACE nodes"),
+    (pair("SQL", query="a"), "left_node is not valid for SQL nodes"),
+    (node("SIGNAL", right_node=SQL, query="{}"), "right_node is not valid for SIGNAL nodes"),
+    (pair("IF"), "condition_node is missing"),
+    (pair("LOOP"), "right_node is not valid for LOOP nodes"),
+    (SQL | {"result_name": "1x"}, "result_name"),
+    (SQL | {"result_name": ""}, "result_name"),
+    (SQL | {"result_name": "a b"}, "result_name"),
 ]
 
 
@@ -106,9 +112,12 @@ def test_each_rule_is_checked_at_every_level(app: Database, graph: Any, path: st
     assert fragment in str(error)
 
 
-@pytest.mark.parametrize("graph", BY_CONSTRAINT)
-def test_what_the_structure_forbids_is_refused_by_the_table(app: Database, graph: Any) -> None:
-    assert refusal(app, graph).sqlstate == "23514"
+@pytest.mark.parametrize(("graph", "fragment"), SHAPES)
+def test_a_node_has_what_its_type_needs_and_no_more(app: Database, graph: Any, fragment: str) -> None:
+    for above, path in ((graph, "root"), (pair("THEN", SQL, graph), "root.right")):
+        error = refusal(app, above)
+        assert error.sqlstate == "22P02"
+        assert str(error).startswith(f"Invalid durable function graph: {path}: {fragment}")
 
 
 def test_depth_is_limited(app: Database) -> None:
