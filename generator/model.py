@@ -38,6 +38,8 @@ SETTINGS = (
             "least time between the starts of two iterations of a forever loop, in seconds"),
     Setting("timezone", "UTC", "zone", None, None, "time zone of schedules that name none"),
     Setting("max_user_connections", "10", "integer", 1, 1000, "SQL steps that one worker runs at the same time"),
+    Setting("reserved_connections", "2", "integer", 0, 1000,
+            "of max_user_connections: for roles of which nothing runs; two at least are for all"),
     Setting("max_new_transaction_starts", "2", "integer", 1, 1000,
             "starts in transaction_mode 'new' that may be under way at the same time"),
     Setting("new_transaction_start_timeout", "5", "duration", 1, 3600,

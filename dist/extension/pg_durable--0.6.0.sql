@@ -281,7 +281,8 @@ if df_engine.migrating(1) then
   ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
           autovacuum_vacuum_cost_delay = 0);
   create index queue_instance_idx on df_engine.queue (instance);                      -- cancel, lost races, df.nodes
-  create index queue_leased_idx on df_engine.queue (lane, next_try_at, id) where lane <> 'sql';    -- leased steps, in order
+  create index queue_leased_idx on df_engine.queue (lane, submitter, next_try_at, id) where lane <> 'sql' and worker is null;  -- to be leased
+  create index queue_worker_idx on df_engine.queue (lane, submitter) where worker is not null;     -- leases of a role
 
   -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id; retry and pace
   -- put the thread back into the queue. next_try_at: due_at, or later when the run was held.
@@ -532,6 +533,7 @@ insert into df_engine.settings (name, value, description) values
   ('loop_min_interval', '1', 'least time between the starts of two iterations of a forever loop, in seconds'),
   ('timezone', 'UTC', 'time zone of schedules that name none'),
   ('max_user_connections', '10', 'SQL steps that one worker runs at the same time'),
+  ('reserved_connections', '2', 'of max_user_connections: for roles of which nothing runs; two at least are for all'),
   ('max_new_transaction_starts', '2', 'starts in transaction_mode ''new'' that may be under way at the same time'),
   ('new_transaction_start_timeout', '5', 'how long a start in transaction_mode ''new'' waits for a slot, in seconds'),
   ('loopback_dsn', '', 'how transaction_mode ''new'' reaches this server: host, port and means to authenticate'),
@@ -596,6 +598,7 @@ from (values
   ('loop_min_interval', '1', 'duration', 0::numeric, 3600::numeric, array[]::text[]),
   ('timezone', 'UTC', 'zone', 0::numeric, 0::numeric, array[]::text[]),
   ('max_user_connections', '10', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
+  ('reserved_connections', '2', 'integer', 0::numeric, 1000::numeric, array[]::text[]),
   ('max_new_transaction_starts', '2', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
   ('new_transaction_start_timeout', '5', 'duration', 1::numeric, 3600::numeric, array[]::text[]),
   ('loopback_dsn', '', 'conninfo', 0::numeric, 0::numeric, array[]::text[]),
@@ -6556,8 +6559,20 @@ declare
 begin
   for v_queue in
     select q.* from df_engine.queue q
-    where q.lane = p_lane and q.lane <> 'sql' and q.next_try_at <= (select df_engine.clock()) and q.worker is null
-    order by q.next_try_at, q.id limit p_limit + 1000 for update skip locked
+    join (
+      -- Each role's in their order; between roles the one with the fewest leases is next.
+      select f.id, row_number() over (partition by s.submitter order by f.next_try_at, f.id) + s.leased as turn, f.next_try_at
+      from (select r.submitter, (select count(*) from df_engine.queue l
+                                 where l.lane = p_lane and l.submitter = r.submitter and l.worker is not null) as leased
+            from df_engine.submitters(p_lane) r(submitter)) s
+      cross join lateral (
+        select w.id, w.next_try_at from df_engine.queue w
+        where w.lane = p_lane and w.lane <> 'sql' and w.submitter = s.submitter and w.worker is null
+          and w.next_try_at <= (select df_engine.clock())
+        order by w.next_try_at, w.id limit p_limit + 100) f
+    ) n on n.id = q.id
+    where q.lane = p_lane and q.lane <> 'sql'
+    order by n.turn, n.next_try_at, n.id for update of q skip locked
   loop
     exit when v_claimed >= p_limit;
     continue when not df_engine.lease_step(p_worker, v_queue);
@@ -6934,7 +6949,7 @@ create or replace view df_engine.node_rows as
       join df_engine.queue q on q.instance = i.instance and q.lane = 'sql'
       join graph b on b.node = q.node
       join graph n on n.node between q.node and b.until and df_engine.node_id(i.id, n.node) = c.node_id
-      where c.id = i.id and c.submitter = i.submitter and i.status in ('pending', 'running') and not exists (
+      where c.id = i.id and c.submitter = i.submitter and i.status = 'running' and not exists (
         select from df_engine.outcomes d
         where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
     ), children as (
@@ -7643,7 +7658,8 @@ begin
     'interrupt', df_engine.doomed_sessions(),
     'held', df_engine.held_leases(p_worker),
     'server_started', extract(epoch from pg_postmaster_start_time()),
-    'max_sessions', df_engine.setting_number('max_user_connections'));
+    'max_sessions', df_engine.setting_number('max_user_connections'),
+    'reserved', df_engine.setting_number('reserved_connections'));
 end
 $$;
 
@@ -7773,6 +7789,19 @@ begin
     select df_engine.set_wait_reason(u.oid, format(
       case when p_login then 'no worker can log in as role "%s": %s' else 'sessions of role "%s" cannot run steps: %s' end,
       p_role, p_reason))
+    from pg_roles u
+    where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid));
+end
+$$;
+
+-- Says on the runs of a role that they wait for a session of a worker, unless one is serving them.
+-- Granted to workers.
+create or replace function df_engine.role_waits(p_role text, p_reason text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_stat_clear_snapshot();
+  return (
+    select df_engine.set_wait_reason(u.oid, p_reason)
     from pg_roles u
     where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid));
 end
@@ -9436,7 +9465,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'sleep_until', 'tick', 'unregister_worker'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'sleep_until', 'tick', 'unregister_worker'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void

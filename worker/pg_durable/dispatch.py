@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine
+from functools import partial
 from logging import INFO, WARNING
 from math import inf
 from time import monotonic
@@ -17,8 +18,20 @@ from pg_durable.metrics import Metrics
 from pg_durable.outbox import Outbox
 from pg_durable.pool import LoginFailed, Pool
 from pg_durable.session import Session
+from pg_durable.supervisor import Supervisor
 
 CONTENDED = ("40001", "40P01", "55P03")  # a lock that was held too long, also by the role's own lock_timeout
+
+
+PATIENCE = 2.0  # seconds that a role waits for a slot before its runs say why
+
+
+async def _say_why(role: str, why: str, db: Supervisor) -> bool:
+    return await db.role_waits(role, why)
+
+
+async def _say_reached(role: str, db: Supervisor) -> bool:
+    return await db.role_reachable(role)
 
 
 class Dispatcher:
@@ -26,6 +39,7 @@ class Dispatcher:
 
     def __init__(self, pool: Pool, outbox: Outbox, metrics: Metrics, wake: asyncio.Event, inquest: Inquest) -> None:
         self.limit = 1
+        self.reserve = 0  # of these slots: for roles that have nothing running, one step each
         self.taken = 0  # slots in use by, or kept for, steps that run outside a transaction
         self.accepting = False
         self._pool = pool
@@ -35,6 +49,9 @@ class Dispatcher:
         self._wake = wake
         self._demand: dict[str, int] = {}  # ready steps by role, the role that has waited longest first
         self._running: Counter[str] = Counter()
+        self._reserved = 0  # slots of the reserve in use
+        self._waiting_since: dict[str, float] = {}  # of roles that have nothing running and get no slot
+        self._told: set[str] = set()  # roles whose runs say that they wait for a slot
         self._turns: Counter[str] = Counter()
         self._turn = 0
         self._sessions: dict[int, Session] = {}
@@ -50,6 +67,11 @@ class Dispatcher:
         """Slots that are free."""
         return max(self.limit - self.busy - self.taken, 0) if self.accepting else 0
 
+    @property
+    def common_room(self) -> int:
+        """Free slots that are not of the reserve."""
+        return max(self.room - (self.reserve - self._reserved), 0)
+
     def retry_at(self) -> float:
         """When a login may be tried again for which steps are waiting; infinity when none are."""
         times = [at for role in self._demand if (at := self._pool.try_at(role)) > monotonic()]
@@ -59,6 +81,7 @@ class Dispatcher:
         """Takes over what the engine knows to be ready, and fills the free slots."""
         self._demand = dict(ready)
         self.assign()
+        self._note_waiting()
 
     def offer(self, oid: int) -> bool:
         """Serves a role that, as a transaction has just said, has work; false when the role is not known yet."""
@@ -72,11 +95,13 @@ class Dispatcher:
     def assign(self) -> None:
         """Fills the free slots."""
         while self.room and (role := self._neediest()):
+            reserved = not self.common_room
+            self._reserved += reserved
             self._take(role)
             self._running[role] += 1
             self._turn += 1
             self._turns[role] = self._turn
-            self._spawn(self._serve(role))
+            self._spawn(self._serve(role, reserved))
 
     def interrupt(self, pid: int) -> None:
         """Sends a cancel request to a call of this worker: its step's run was cancelled, or has lost a race."""
@@ -101,10 +126,29 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
     def _neediest(self) -> str | None:
-        """Of the roles that wait, the one with the fewest slots; then the one whose turn was longest ago."""
+        """Of the roles that may have a slot, the one with the fewest; then the one whose turn was longest ago.
+
+        No role gets all slots: the reserve is for those that have nothing running.
+        """
         now = monotonic()
-        waiting = [role for role in self._demand if self._pool.try_at(role) <= now]
+        most = self.limit - self.reserve if self.common_room else 1
+        waiting = [role for role in self._demand if self._pool.try_at(role) <= now and self._running[role] < most]
         return min(waiting, key=lambda role: (self._running[role], self._turns[role]), default=None)
+
+    def _note_waiting(self) -> None:
+        """Says on the runs of roles that have waited for a slot for a while why they do not go on."""
+        now = monotonic()
+        waiting = {role for role in self._demand if not self._running[role] and self._pool.try_at(role) <= now}
+        self._waiting_since = {role: self._waiting_since.get(role, now) for role in waiting}
+        holders = sum(1 for count in self._running.values() if count)
+        why = f"all {self.limit} sessions are busy, {self.reserve} of them reserved, held by {holders} roles"
+        for role, since in self._waiting_since.items():
+            if now - since > PATIENCE and role not in self._told:
+                self._told.add(role)
+                self._outbox.put(partial(_say_why, role, why))
+        for role in self._told - waiting:
+            self._told.discard(role)
+            self._outbox.put(partial(_say_reached, role))
 
     def _want(self, role: str) -> None:
         self._demand[role] = min(self._demand.get(role, 0) + 1, self.limit)
@@ -114,12 +158,12 @@ class Dispatcher:
         if self._demand[role] <= 0:
             del self._demand[role]
 
-    async def _serve(self, role: str) -> None:
+    async def _serve(self, role: str, reserved: bool) -> None:
         more = False
         try:
             session = await self._pool.acquire(role)
             try:
-                more = await self._call(session)
+                more = await self._call(session, reserved)
             finally:
                 await self._pool.release(session)
         except LoginFailed as failure:
@@ -129,13 +173,14 @@ class Dispatcher:
             self._pool.avoid(role, reason(error))
             self._unreachable(role, reason(error), login=False)  # the session is there
         finally:
+            self._reserved -= reserved
             self._free(role, more)
 
-    async def _call(self, session: Session) -> bool:
+    async def _call(self, session: Session, briefly: bool) -> bool:
         """One call; true when there may be more for this role. Raises when the role may not make such calls at all."""
         self._sessions[session.pid] = session
         try:
-            report = await session.work(self._pool.careful(session.role))
+            report = await session.work(self._pool.careful(session.role), briefly)
         except psycopg.Error as error:
             report = self._broken_off(session, error)
             if not report:

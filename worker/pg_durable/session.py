@@ -50,17 +50,25 @@ class Session:
         """Seconds since it logged in."""
         return time.monotonic() - self._opened_at
 
-    async def work(self, careful: bool) -> str:
-        """Lets the database run steps of this role for a while, and says how that ended."""
+    async def work(self, careful: bool, briefly: bool) -> str:
+        """Lets the database run steps of this role for a while, or about one of them, and says how that ended."""
         self.interrupted = False
         self.step = None
-        row = await (await self.conn.execute(statements.WORK, (self._budget, careful))).fetchone()
+        row = await (
+            await self.conn.execute(statements.WORK, (ONE_STEP_MS if briefly else self._budget, careful))
+        ).fetchone()
         return str(row[0]) if row else ""
 
     def _hear(self, notice: psycopg.errors.Diagnostic) -> None:
         mark, _, step = (notice.message_primary or "").partition(":")
         ready, _, node = step.partition(":")
-        if notice.severity_nonlocalized == "INFO" and mark == "pg_durable" and ready.isascii() and ready.isdigit():
+        if (
+            notice.severity_nonlocalized == "INFO"
+            and mark == "pg_durable"
+            and len(ready) < 20
+            and ready.isascii()
+            and ready.isdigit()
+        ):
             self.step = int(ready), node
         elif (notice.sqlstate or "").startswith("57P"):
             self.told = notice.sqlstate

@@ -9,6 +9,7 @@ FAIL_INTERRUPTED = "select df_engine.fail_interrupted(%s, %s)"
 ACCUSE = "select df_engine.accuse(%s, %s, %s, %s)"
 ACQUIT_LEASED = "select df_engine.acquit_leased(%s, %s::bigint[])"
 ROLE_UNREACHABLE = "select df_engine.role_unreachable(%s, %s, %s)"
+ROLE_WAITS = "select df_engine.role_waits(%s, %s)"
 ROLE_REACHABLE = "select df_engine.role_reachable(%s, %s)"
 CLAIM_LEASED = """
 select l.ticket, l.role, l.database,

@@ -26,6 +26,7 @@ class Tick:
     interrupt: tuple[int, ...] = ()
     held: frozenset[int] = frozenset()
     max_sessions: int = 1
+    reserved: int = 0
     server_started: float = 0.0
 
     @classmethod
@@ -39,6 +40,7 @@ class Tick:
             interrupt=tuple(said.get("interrupt") or ()),
             held=frozenset(said.get("held") or ()),
             max_sessions=said.get("max_sessions") or 1,
+            reserved=said.get("reserved") or 0,
             server_started=said.get("server_started") or 0.0,
         )
 
@@ -66,6 +68,7 @@ class FailedRun:
 
 class RefusedError(Exception):
     """The database lets no worker of this role register; the message says what helps."""
+
 
 # What a notification can say: see df_engine.notify.
 HINT = re.compile("[ltxc]|r [0-9]{1,10}")
@@ -145,6 +148,10 @@ class Supervisor:
     async def role_unreachable(self, role: str, reason: str, login: bool) -> bool:
         """Says why the runs of a role wait: it cannot log in, or its sessions fail."""
         return await self._value(statements.ROLE_UNREACHABLE, role, reason, login) is not False
+
+    async def role_waits(self, role: str, reason: str) -> bool:
+        """Says that the runs of a role wait for a session."""
+        return await self._value(statements.ROLE_WAITS, role, reason) is not False
 
     async def role_reachable(self, role: str) -> bool:
         """Says that they do not have to wait any more."""

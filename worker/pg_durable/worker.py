@@ -169,7 +169,7 @@ class Worker:
         return tick
 
     async def _obey(self, db: Supervisor, tick: Tick) -> None:
-        self._limit_sessions(tick.max_sessions)
+        self._limit_sessions(tick.max_sessions, tick.reserved)
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
         self._leased.abandon_except(tick.held)
@@ -180,7 +180,7 @@ class Worker:
             self._keep_slot(tick)
             self._dispatcher.plan(tick.ready)
 
-    def _limit_sessions(self, most: int) -> None:
+    def _limit_sessions(self, most: int, reserved: int) -> None:
         """As many sessions as were asked for, and no more than the setting allows, which is said when it changes."""
         asked = self._options.sessions or MOST_SESSIONS
         if self._options.sessions and asked > most and most != self._most_sessions:
@@ -188,6 +188,7 @@ class Worker:
             event(WARNING, "fewer sessions than asked for", sessions=asked, max_user_connections=most, hint=hint)
         self._most_sessions = most
         self._pool.limit = self._dispatcher.limit = max(1, min(asked, most))
+        self._dispatcher.reserve = max(0, min(reserved, self._dispatcher.limit - 2))
 
     async def _claim(self, db: Supervisor, lane: str, limit: int) -> None:
         if limit > 0:
@@ -199,12 +200,15 @@ class Worker:
     def _direct_slots(self, tick: Tick) -> int:
         """Of the free slots as many as steps in transactions leave, and at least one."""
         self._dispatcher.taken = self._leased.running(DIRECT)
-        return min(tick.direct, self._dispatcher.room, max(1, self._dispatcher.room - sum(tick.ready.values())))
+        room = self._dispatcher.common_room
+        return min(tick.direct, room, max(1, room - sum(tick.ready.values())))
 
     def _keep_slot(self, tick: Tick) -> None:
         """Steps outside transactions get the next free slot when they wait and have less than half of them."""
         running = self._leased.running(DIRECT)
-        waiting = tick.direct > 0 and self._dispatcher.room == 0 and running < max(1, self._dispatcher.limit // 2)
+        waiting = (
+            tick.direct > 0 and self._dispatcher.common_room == 0 and running < max(1, self._dispatcher.limit // 2)
+        )
         self._dispatcher.taken = running + waiting
 
     async def _rest(self, db: Supervisor, cadence: Cadence, tick: Tick) -> None:
