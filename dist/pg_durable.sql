@@ -5988,6 +5988,9 @@ begin
   perform df_engine.put_outcome(p_thread, g,
     row(case when p_error is null then 'd' else 'e' end, (p_result).value, (p_result).columns, (p_result).types, p_error,
         p_started)::df_engine.ending);
+  if g.node = 1 and p_error is null then
+    update df_engine.instances i set result = g.node where i.instance = (p_thread).instance;  -- it is the root, which has completed
+  end if;
   return row('again', null, null, null, null, null, null)::df_engine.place;
 end
 $$;
