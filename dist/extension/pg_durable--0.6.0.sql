@@ -5466,12 +5466,10 @@ $$;
 create or replace function df_engine.pickup_problem(p_submitter oid) returns text
 language plpgsql stable as $$
 declare
-  v_login boolean;
-  v_super boolean;
+  v_super constant boolean := (select r.rolsuper from pg_catalog.pg_roles r where r.oid = p_submitter);
 begin
-  select r.rolcanlogin, r.rolsuper into v_login, v_super from pg_catalog.pg_roles r where r.oid = p_submitter;
-  if v_login is not true then
-    return format('role %s does not exist or has no LOGIN', p_submitter::pg_catalog.regrole);
+  if v_super is null then
+    return format('role %s does not exist any more', p_submitter::pg_catalog.regrole);
   elsif v_super and not df_engine.setting_on('enable_superuser_instances') then
     return format('superuser %s may not run instances: setting enable_superuser_instances is off', p_submitter::pg_catalog.regrole);
   end if;
@@ -5551,13 +5549,6 @@ begin
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = q.id;
     return v_place;
   end if;
-  v_problem := case
-    when not q.picked then df_engine.pickup_problem(v_role) end;
-  if v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
-    perform df_engine.fail_run(q.instance, coalesce(
-      v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)));
-    return v_place;
-  end if;
   v_place.id := r.id;
   v_place.graph := r.graph;
   select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = q.node;
@@ -5569,6 +5560,12 @@ begin
       v_place.version := pg_current_xact_id()::xid;
       v_place.thread := t;
     end if;
+  end if;
+  v_problem := case when not q.picked and t.node = q.node then df_engine.pickup_problem(v_role) end;  -- it has not begun
+  if v_problem is not null or not has_schema_privilege(v_role, 'df', 'usage') then
+    perform df_engine.fail_run(q.instance, coalesce(
+      v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)));
+    return v_place;
   end if;
   if g.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
     v_place := df_engine.advance(r.id, r.graph, v_role, r.home, t, q.id, null);
@@ -6631,7 +6628,7 @@ create or replace view df_engine.node_rows as
 -- The views that clients read: read-only, with the owner's rights, filtered to what the reader may see. Their columns are public.
 
 create or replace view df.instances with (security_barrier) as
-  select i.id, i.label, df_engine.node_id(i.id, 1) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
+  select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
          i.wait_reason, i.input
   from df_engine.instances i
@@ -6665,7 +6662,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.nodes with (security_barrier) as
-  select n.id, n.instance_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status, n.result, n.error,
+  select n.id::varchar(8), n.instance_id, n.node_type, n.query, n.result_name, n.left_node::varchar(8), n.right_node::varchar(8), n.status, n.result, n.error,
          n.submitted_by, n.database, n.created_at, n.updated_at, n.status_details, n.result_columns, n.retry_policy, n.attempts,
          n.started_at, n.completed_at
   from df_engine.visible_nodes n;
@@ -6702,13 +6699,16 @@ create or replace view df_engine.visible_executions with (security_barrier) as
   from df_engine.executions e join df_engine.instances i on i.instance = e.instance
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
--- Status changes of the current generation of a run's root scope, which began when its LOOP last turned, or with its first step.
+-- Status changes of the current generation of a run's root scope, which began when its LOOP last turned, or with its first step. What is
+-- open or waits has begun, and has not ended: one change each.
 -- Granted to users.
 create or replace view df_engine.visible_events with (security_barrier) as
   select i.id as instance_id,
-         (select sum(o.events) from df_engine.outcomes o
+         (select coalesce(sum(o.events), 0) from df_engine.outcomes o
           where o.instance = i.instance and coalesce(o.generations[1], 1) = i.generation)::bigint
-           + (select count(*) from df_engine.activations a where a.instance = i.instance) as events,
+           + (select count(*) from df_engine.activations a where a.instance = i.instance)
+           + (select count(*) from df_engine.waits w where w.instance = i.instance)
+           + (select count(*) from df_engine.timers t where t.instance = i.instance and t.kind in ('sleep', 'schedule', 'retry')) as events,
          coalesce((select max(e.finished_at) from df_engine.executions e where e.instance = i.instance),
                   (select min(o.started_at) from df_engine.outcomes o where o.instance = i.instance), i.created_at) as began_at
   from df_engine.instances i
@@ -7041,11 +7041,11 @@ begin
     )
     select coalesce(jsonb_agg(jsonb_build_object('role', u.rolname, 'ready', w.ready) order by w.oldest), '[]')
     from work w join pg_catalog.pg_roles u on u.oid = w.submitter
-    where w.ready > 0 and u.rolcanlogin);
+    where w.ready > 0);
 end
 $$;
 
--- Fails runs that can never begin or go on, because their role is gone or may not log in.
+-- Fails runs that can never begin or go on, because their role is gone.
 -- Granted to workers.
 create or replace function df_engine.fail_orphans() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
@@ -7058,10 +7058,10 @@ begin
     cross join df_engine.submitters(l.lane) s(submitter)
     join df_engine.queue q on q.lane = l.lane and q.submitter = s.submitter
     join df_engine.instances i on i.instance = q.instance
-    where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter and u.rolcanlogin)
+    where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter)
     limit 100 for update of q skip locked for no key update of i skip locked
   loop
-    perform df_engine.fail_run(v_run.instance, format('role %s does not exist or has no LOGIN', v_run.submitter::regrole));
+    perform df_engine.fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter::regrole));
   end loop;
 end
 $$;
@@ -7789,7 +7789,7 @@ returns table (execution_id bigint, status text, event_count bigint, duration_ms
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select i.generation::bigint,
          case when i.status in ('completed', 'failed', 'cancelled') then initcap(i.status) else 'Running' end,
-         coalesce(e.events, 0), coalesce(df_engine.milliseconds(e.began_at, i.finished_at), 0),
+         e.events, coalesce(df_engine.milliseconds(e.began_at, i.finished_at), 0),
          df_engine.run_output(i.status, i.error, i.result)
   from df_engine.visible_runs i
   join df_engine.visible_events e on e.instance_id = i.id
@@ -7866,6 +7866,7 @@ $$;
 comment on function df.instance_nodes(text, integer) is
   'The nodes of a run without inferred statuses; execution_id is always 1 and the second argument has no effect. Kept for compatibility.';
 
+-- All events: as df_engine.visible_events and visible_executions have them, but for all runs at once.
 create or replace function df.metrics()
 returns table (
   total_instances bigint, running_instances bigint, completed_instances bigint, failed_instances bigint,
@@ -7880,6 +7881,8 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
          (select coalesce(sum(o.events), 0)::bigint from df_engine.outcomes o
           join df_engine.instances r on r.instance = o.instance and r.generation = coalesce(o.generations[1], 1))
            + (select coalesce(sum(e.events), 0)::bigint from df_engine.executions e)
+           + (select count(*) from df_engine.activations) + (select count(*) from df_engine.waits)
+           + (select count(*) from df_engine.timers t where t.kind in ('sleep', 'schedule', 'retry'))
   from df_engine.instances i
 $$;
 revoke all on function df.metrics() from public;
