@@ -215,3 +215,7 @@ DAMAGE = (
     ("update df_engine.bindings set instance = -1", "a row without its run"),
     ("delete from df_engine.graphs", "a run without its graph"),
 )
+
+ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"
+ENDED_TOGETHER = "update df_engine.instances set finished_at = date_trunc('second', now()) - interval '1 minute'"
+ENDED_INDEX = "instances_finished_idx"
