@@ -219,3 +219,18 @@ DAMAGE = (
 ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"
 ENDED_TOGETHER = "update df_engine.instances set finished_at = date_trunc('second', now()) - interval '1 minute'"
 ENDED_INDEX = "instances_finished_idx"
+
+# What a made-up next version changes, and what is there afterwards.
+MIGRATION = """
+do $migration$
+begin
+if df_engine.migrating(2) then
+  alter table df_engine.waits add column asked_by oid;
+  update df_engine.waits w set asked_by = i.submitter from df_engine.instances i where i.instance = w.instance;
+  alter table df_engine.waits alter column asked_by set not null, alter column asked_by set default 0;
+end if;
+end
+$migration$;
+"""
+ADDED_COLUMN = "df_engine.waits.asked_by"
+LAYOUT = "select layout from df_engine.release"
