@@ -571,9 +571,11 @@ $$;
 -- Seconds of a duration: a number, or an interval text.
 -- Granted to users.
 create or replace function df_engine.seconds(p_value text) returns numeric
-language sql stable set search_path = '' as $$
-  select case when p_value ~ '^\s*[+-]?[0-9.]+\s*$' then p_value::pg_catalog.numeric
+language plpgsql stable set search_path = '' as $$
+begin
+  return case when p_value ~ '^\s*[+-]?[0-9.]+\s*$' then p_value::pg_catalog.numeric
               else extract(epoch from p_value::pg_catalog.interval) end;
+end
 $$;
 
 -- The value of an integer or a number; of a duration, in seconds.
@@ -4287,8 +4289,10 @@ $$;
 
 -- Whether a thread has lost a race. Not locked: whoever writes its outcome asks again, with locks.
 create or replace function df_engine.has_lost(p_races bigint[]) returns boolean
-language sql stable as $$
-  select (select count(*) from df_engine.activations a where a.id = any (p_races)) < cardinality(p_races);
+language plpgsql stable as $$
+begin
+  return (select count(*) from df_engine.activations a where a.id = any (p_races)) < cardinality(p_races);
+end
 $$;
 
 -- Whether a run can be moved on without waiting for anybody: no open transaction of a user holds it. It is held from then on. Also true

@@ -234,3 +234,19 @@ $migration$;
 """
 ADDED_COLUMN = "df_engine.waits.asked_by"
 LAYOUT = "select layout from df_engine.release"
+
+# Tables that steps write to.
+HOT_TABLES = (
+    "df_engine.instances",
+    "df_engine.outcomes",
+    "df_engine.queue",
+    "df_engine.activations",
+    "df_engine.bindings",
+    "df_engine.timers",
+    "df_engine.waits",
+)
+# Tables that grow with runs or with what is to be done, and that must not be read as a whole.
+LARGE_TABLES = (*HOT_TABLES, "df_engine.inbox")
+QUEUE = "df_engine.queue"
+TIMERS_BY_TIME = "timers_next_idx"
+XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"

@@ -128,7 +128,10 @@ def test_all_data_may_be_read_and_written_but_for_that_of_runs(db: Database, pow
             assert db.sql(f"select count(*) from df.{view}", user=powers) == 0
         for (table,) in db.rows(PRIVATE_TABLES, user=None):
             assert db.sql(ROWS.format(table), user=powers) == 0
-        for statement in ("insert into df.vars values ('a', 'c', 'app')", "insert into df.settings values ('a', 'b', 'c')"):
+        for statement in (
+            "insert into df.vars values ('a', 'c', 'app')",
+            "insert into df.settings values ('a', 'b', 'c')",
+        ):
             with pytest.raises(REFUSED, match="read-only"):
                 db.sql(statement, user=powers)
     finally:
