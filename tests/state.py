@@ -240,3 +240,38 @@ DAMAGE = (
     ("update df_engine.bindings set instance = -1", "a row without its run"),
     ("delete from df_engine.graphs", "a run without its graph"),
 )
+
+ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"
+ENDED_TOGETHER = "update df_engine.instances set finished_at = date_trunc('second', now()) - interval '1 minute'"
+ENDED_INDEX = "instances_finished_idx"
+
+# What a made-up next version changes, and what is there afterwards.
+MIGRATION = """
+do $migration$
+begin
+if df_engine.migrating(2) then
+  alter table df_engine.waits add column asked_by oid;
+  update df_engine.waits w set asked_by = i.submitter from df_engine.instances i where i.instance = w.instance;
+  alter table df_engine.waits alter column asked_by set not null, alter column asked_by set default 0;
+end if;
+end
+$migration$;
+"""
+ADDED_COLUMN = "df_engine.waits.asked_by"
+LAYOUT = "select layout from df_engine.release"
+
+# Tables that steps write to.
+HOT_TABLES = (
+    "df_engine.instances",
+    "df_engine.outcomes",
+    "df_engine.queue",
+    "df_engine.activations",
+    "df_engine.bindings",
+    "df_engine.timers",
+    "df_engine.waits",
+)
+# Tables that grow with runs or with what is to be done, and that must not be read as a whole.
+LARGE_TABLES = (*HOT_TABLES, "df_engine.inbox")
+QUEUE = "df_engine.queue"
+TIMERS_BY_TIME = "timers_next_idx"
+XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"

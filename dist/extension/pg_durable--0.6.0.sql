@@ -567,9 +567,11 @@ $$;
 -- Seconds of a duration: a number, or an interval text.
 -- Granted to users.
 create or replace function df_engine.seconds(p_value text) returns numeric
-language sql stable set search_path = '' as $$
-  select case when p_value ~ '^\s*[+-]?[0-9.]+\s*$' then p_value::pg_catalog.numeric
+language plpgsql stable set search_path = '' as $$
+begin
+  return case when p_value ~ '^\s*[+-]?[0-9.]+\s*$' then p_value::pg_catalog.numeric
               else extract(epoch from p_value::pg_catalog.interval) end;
+end
 $$;
 
 -- The value of an integer or a number; of a duration, in seconds.
@@ -4403,8 +4405,10 @@ $$;
 
 -- Whether a thread has lost a race. Not locked: whoever writes its outcome asks again, with locks.
 create or replace function df_engine.has_lost(p_races bigint[]) returns boolean
-language sql stable as $$
-  select (select count(*) from df_engine.activations a where a.id = any (p_races)) < cardinality(p_races);
+language plpgsql stable as $$
+begin
+  return (select count(*) from df_engine.activations a where a.id = any (p_races)) < cardinality(p_races);
+end
 $$;
 
 -- Whether a run can be moved on without waiting for anybody: no open transaction of a user holds it. It is held from then on. Also true
@@ -5816,14 +5820,6 @@ begin
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = q.id;
     return v_place;
   end if;
-  if not q.picked then
-    v_problem := df_engine.pickup_problem(v_role);
-  end if;
-  if v_problem is not null or not r.allowed then
-    perform df_engine.fail_run(q.instance, coalesce(
-      v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)));
-    return v_place;
-  end if;
   v_place.id := r.id;
   v_place.graph := r.graph;
   select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = q.node;
@@ -5835,6 +5831,14 @@ begin
       v_place.version := pg_current_xact_id()::xid;
       v_place.thread := t;
     end if;
+  end if;
+  if not q.picked and t.node = q.node then  -- it has not begun
+    v_problem := df_engine.pickup_problem(v_role);
+  end if;
+  if v_problem is not null or not r.allowed then
+    perform df_engine.fail_run(q.instance, coalesce(
+      v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)));
+    return v_place;
   end if;
   if g.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
     v_place := df_engine.advance(r.id, r.graph, v_role, r.home, t, q.id, null);
@@ -7033,7 +7037,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.nodes with (security_barrier) as
-  select n.id, n.instance_id, n.node_type, n.query, n.result_name, n.left_node, n.right_node, n.status, n.result, n.error,
+  select n.id::varchar(8), n.instance_id, n.node_type, n.query, n.result_name, n.left_node::varchar(8), n.right_node::varchar(8), n.status, n.result, n.error,
          n.submitted_by, n.database, n.created_at, n.updated_at, n.status_details, n.result_columns, n.retry_policy, n.attempts,
          n.started_at, n.completed_at
   from df_engine.visible_nodes n;
@@ -7070,13 +7074,16 @@ create or replace view df_engine.visible_executions with (security_barrier) as
   from df_engine.executions e join df_engine.instances i on i.instance = e.instance
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
--- Status changes of the current generation of a run's root scope, which began when its LOOP last turned, or with its first step.
+-- Status changes of the current generation of a run's root scope, which began when its LOOP last turned, or with its first step. What is
+-- open or waits has begun, and has not ended: one change each.
 -- Granted to users.
 create or replace view df_engine.visible_events with (security_barrier) as
   select i.id as instance_id,
-         (select sum(o.events) from df_engine.outcomes o
+         (select coalesce(sum(o.events), 0) from df_engine.outcomes o
           where o.instance = i.instance and coalesce(o.generations[1], 1) = i.generation)::bigint
-           + (select count(*) from df_engine.activations a where a.instance = i.instance) as events,
+           + (select count(*) from df_engine.activations a where a.instance = i.instance)
+           + (select count(*) from df_engine.waits w where w.instance = i.instance)
+           + (select count(*) from df_engine.timers t where t.instance = i.instance and t.kind in ('sleep', 'schedule', 'retry')) as events,
          coalesce((select max(e.finished_at) from df_engine.executions e where e.instance = i.instance),
                   (select min(o.started_at) from df_engine.outcomes o where o.instance = i.instance), i.created_at) as began_at
   from df_engine.instances i
@@ -7585,7 +7592,7 @@ begin
     )
     select coalesce(jsonb_agg(jsonb_build_object('role', u.rolname, 'ready', w.ready) order by w.oldest), '[]')
     from work w join pg_catalog.pg_roles u on u.oid = w.submitter
-    where w.ready > 0 and u.rolcanlogin);
+    where w.ready > 0);
 end
 $$;
 
@@ -8350,7 +8357,7 @@ returns table (execution_id bigint, status text, event_count bigint, duration_ms
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select i.generation::bigint,
          case when i.status in ('completed', 'failed', 'cancelled') then initcap(i.status) else 'Running' end,
-         coalesce(e.events, 0), coalesce(df_engine.milliseconds(e.began_at, i.finished_at), 0),
+         e.events, coalesce(df_engine.milliseconds(e.began_at, i.finished_at), 0),
          df_engine.run_output(i.status, i.error, i.result)
   from df_engine.visible_runs i
   join df_engine.visible_events e on e.instance_id = i.id
@@ -8427,6 +8434,7 @@ $$;
 comment on function df.instance_nodes(text, integer) is
   'The nodes of a run without inferred statuses; execution_id is always 1 and the second argument has no effect. Kept for compatibility.';
 
+-- All events: as df_engine.visible_events and visible_executions have them, but for all runs at once.
 create or replace function df.metrics()
 returns table (
   total_instances bigint, running_instances bigint, completed_instances bigint, failed_instances bigint,
@@ -8441,6 +8449,8 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
          (select coalesce(sum(o.events), 0)::bigint from df_engine.outcomes o
           join df_engine.instances r on r.instance = o.instance and r.generation = coalesce(o.generations[1], 1))
            + (select coalesce(sum(e.events), 0)::bigint from df_engine.executions e)
+           + (select count(*) from df_engine.activations) + (select count(*) from df_engine.waits)
+           + (select count(*) from df_engine.timers t where t.kind in ('sleep', 'schedule', 'retry'))
   from df_engine.instances i
 $$;
 revoke all on function df.metrics() from public;

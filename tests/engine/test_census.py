@@ -4,6 +4,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from tests.state import ANALYZE_RUNS, ENDED_BEFORE, ENDED_INDEX, ENDED_TOGETHER, KEPT_RUNS
 from tests.support import Pump, wait_until
 
 KEPT = 5000
@@ -18,19 +19,19 @@ def census(pump: Pump, place: Any = None) -> dict[str, Any]:
 
 def age(pump: Pump, seconds: int) -> None:
     """Makes every run that has ended as much older."""
-    pump.db.admin("update df.instances set finished_at = finished_at - make_interval(secs => %s)", seconds)
+    pump.db.admin(ENDED_BEFORE, f"{seconds} s")
 
 
 def keep_runs(pump: Pump) -> None:
     """Runs that ended long ago."""
     pump.db.admin(
-        f"""set session_replication_role = replica;  -- no nodes
-            insert into df.instances (id, root_node, status, _state, submitted_by, created_at, finished_at)
-            select lpad(to_hex(n), 8, '0'), '00000000', 'completed', 'completed', 'app', now() - interval '1 day',
-                   now() - interval '1 day'
-            from generate_series(1, {KEPT}) n;
-            reset session_replication_role; analyze df.instances"""
+        KEPT_RUNS.format(
+            """select lpad(to_hex(n), 8, '0'), null, 'completed', now() - interval '1 day', now() - interval '1 day'
+               from generate_series(1, %s) n"""
+        ),
+        KEPT,
     )
+    pump.db.admin(ANALYZE_RUNS)
 
 
 def test_each_ended_run_is_counted_once(pump: Pump) -> None:
@@ -52,7 +53,7 @@ def test_each_ended_run_is_counted_once(pump: Pump) -> None:
 def test_runs_that_end_in_the_same_moment_are_all_counted(pump: Pump) -> None:
     for _ in range(2):
         pump.run("'select 1'")
-    pump.db.admin("update df.instances set finished_at = date_trunc('second', now()) - interval '1 minute'")
+    pump.db.admin(ENDED_TOGETHER)
     first, second = (row[0] for row in pump.db.rows("select id from df.instances order by id", user=None))
     moment = pump.db.admin("select to_jsonb(min(finished_at)) from df.instances")
     assert census(pump, [moment, ""])["ended"]["completed"] == 2
@@ -62,16 +63,11 @@ def test_runs_that_end_in_the_same_moment_are_all_counted(pump: Pump) -> None:
     }
 
 
-def test_rows_that_were_never_started_are_not_in_progress(pump: Pump) -> None:
-    pump.db.admin(
-        """set session_replication_role = replica;
-           insert into df.instances (id, root_node, submitted_by) values ('00000001', '00000002', 'app');
-           reset session_replication_role"""
-    )
+def test_runs_in_progress_are_pending_or_running(pump: Pump) -> None:
     pump.start("df.sleep(1000)")
-    assert census(pump)["pending"] == 1
-    pump.work()
-    assert (census(pump)["pending"], census(pump)["running"]) == (0, 1)
+    assert (census(pump)["pending"], census(pump)["running"]) == (1, 0)
+    pump.until(lambda: census(pump)["running"] == 1)
+    assert census(pump)["pending"] == 0
 
 
 def test_kept_runs_are_not_read(pump: Pump) -> None:
@@ -82,7 +78,7 @@ def test_kept_runs_are_not_read(pump: Pump) -> None:
     read = """select seq_tup_read + coalesce(idx_tup_fetch, 0) + (
                 select coalesce(sum(idx_tup_read), 0) from pg_stat_user_indexes where relname = 'instances')
               from pg_stat_user_tables where relname = 'instances'"""
-    calls = "select coalesce(sum(idx_scan), 0) from pg_stat_user_indexes where indexrelname = 'instances_ended_idx'"
+    calls = f"select coalesce(sum(idx_scan), 0) from pg_stat_user_indexes where indexrelname = '{ENDED_INDEX}'"
     wait_until(lambda: pump.db.admin(calls) >= 1, what="published statistics")
     before, called = pump.db.admin(read), pump.db.admin(calls)
     with pump.db.connect("durable_worker") as conn:

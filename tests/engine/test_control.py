@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from tests.state import ACCUSE_ALL, FAILED_ATTEMPTS, STEPS_IN_SESSIONS, TIMERS
 from tests.support import Database, Pump, Run, wait_until
 
 
@@ -24,7 +25,7 @@ def test_a_cancelled_run_does_nothing_more(pump: Pump) -> None:
     assert run.id in text
     assert "superseded" in text
     assert (run.status, run.error) == ("cancelled", "canceled: superseded")
-    assert pump.db.admin("select count(*) from df_engine.timers") == 0
+    assert pump.db.admin(TIMERS) == 0
     assert pump.db.sql("select array_agg(i) from fx") == [1]
     assert "already" in pump.db.sql("select df.cancel(%s)", run.id)
     assert run.error == "canceled: superseded"
@@ -34,7 +35,7 @@ def test_a_running_step_of_a_cancelled_run_leaves_nothing(pump: Pump) -> None:
     run = pump.start("'with w as (insert into fx values (1)) select pg_sleep(0.5)'")
     thread = threading.Thread(target=pump.work)
     thread.start()
-    wait_until(lambda: pump.db.admin("select count(*) from df_engine.steps_in_sessions where instance_id = %s", run.id))
+    wait_until(lambda: pump.db.admin(STEPS_IN_SESSIONS, run.id))
     pump.db.sql("select df.cancel(%s)", run.id)
     thread.join()
     assert run.status == "cancelled"
@@ -53,29 +54,6 @@ def test_a_step_may_cancel_its_own_run_and_still_commits(pump: Pump) -> None:
     assert pump.db.sql("select array_agg(i) from fx") == [1]
 
 
-def test_a_status_written_by_hand_is_display_only(pump: Pump) -> None:
-    run = pump.start("df.sleep(0.1) ~> 'insert into fx values (1)'")
-    pump.db.sql("update df.instances set status = 'failed' where id = %s", run.id)
-    pump.until(lambda: pump.db.sql("select count(*) from fx") == 1)
-    pump.work()
-    assert run.status == "failed"
-    assert run.db.admin("select _state from df.instances where id = %s", run.id) == "completed"
-
-
-def test_rows_inserted_by_hand_never_run(pump: Pump) -> None:
-    with pump.db.connect("app") as conn, conn.transaction():
-        conn.execute(
-            "insert into df.instances (id, root_node, submitted_by) values ('00000001', '00000002', 'app'::regrole)"
-        )
-        conn.execute(
-            "insert into df.nodes (id, instance_id, node_type, query, submitted_by) "
-            "values ('00000002', '00000001', 'SQL', 'insert into fx values (1)', 'app'::regrole)"
-        )
-    assert pump.work() == "empty"
-    assert pump.tick()["roles"] == []
-    assert pump.db.sql("select df.status('00000001')") == "pending"
-
-
 def attempts(run: Run) -> int:
     return int(run.db.admin("select attempts from df.nodes where instance_id = %s", run.id))
 
@@ -87,7 +65,7 @@ def test_a_transient_error_is_retried_with_backoff(pump: Pump) -> None:
     run = pump.run(f"'do $do$ {code} $do$'")
     assert run.status == "completed"
     assert attempts(run) == 3
-    assert run.db.rows("select attempt, sqlstate from df_engine.attempts order by 1", user=None) == [
+    assert run.db.rows(FAILED_ATTEMPTS, user=None) == [
         (1, "55P03"),
         (2, "55P03"),
     ]
@@ -228,8 +206,7 @@ def test_a_step_that_kills_its_session_fails_in_the_end(pump: Pump) -> None:
         with pytest.raises(psycopg.OperationalError):
             pump.work(careful=True)
         pump.session = pump.db.connect("app", prepare_threshold=None, options=pump.OPTIONS)
-        accuse = "select df_engine.accuse(submitter, id, node_id, 4) from df_engine.ready"
-        assert run.db.admin(accuse) is True
+        assert run.db.admin(ACCUSE_ALL) is True
     pump.work(careful=True)
     assert run.status == "failed"
     assert "died" in run.error
@@ -245,24 +222,27 @@ def fickle(db: Database) -> Iterator[Pump]:
     pump.close()
     db.connections.pop("fickle").close()
     db.admin("select df.revoke_usage('fickle')")
-    db.admin("truncate df.instances, df.nodes")
     db.admin("drop owned by fickle; drop role fickle")
 
 
-CHANGES = {"superuser": "enable_superuser_instances is off", "nologin": "has no LOGIN"}
-
-
-@pytest.mark.parametrize("attribute", CHANGES)
-def test_who_may_not_submit_any_more_is_found_at_pick_up(fickle: Pump, attribute: str) -> None:
+def test_a_superuser_may_not_submit_any_more_at_pick_up(fickle: Pump) -> None:
     run = fickle.db.sql("select df.start('select 1' ~> 'select 2')", user="fickle")
-    fickle.db.admin(f"alter role fickle {attribute}")
+    fickle.db.admin("alter role fickle superuser")
     assert fickle.work() == "empty"
     status, error = fickle.db.rows("select status, error from df.instances where id = %s", run, user=None)[0]
     assert status == "failed"
-    assert CHANGES[attribute] in error
+    assert "enable_superuser_instances is off" in error
 
 
-@pytest.mark.parametrize("attribute", CHANGES)
+def test_a_role_without_login_waits(fickle: Pump) -> None:
+    run = fickle.db.sql("select df.start('select 1')", user="fickle")
+    fickle.db.admin("alter role fickle nologin")
+    agenda = fickle.tick()
+    assert [role["role"] for role in agenda["roles"]] == ["fickle"]
+    assert fickle.db.admin("select status from df.instances where id = %s", run) == "pending"
+
+
+@pytest.mark.parametrize("attribute", ["superuser", "nologin"])
 def test_the_identity_taken_at_pick_up_stays(fickle: Pump, attribute: str) -> None:
     """The first step ends, and its session; what the role is afterwards is not asked again."""
     run = fickle.db.sql("select df.start('select pg_sleep(0.4)' ~> 'select 2')", user="fickle")

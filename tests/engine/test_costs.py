@@ -7,11 +7,13 @@ import psycopg
 import pytest
 
 from tests.oracle.graphs import join, quoted, sql
+from tests.state import HOT_TABLES, LARGE_TABLES, QUEUE, TIMERS, TIMERS_BY_TIME, XIDS
 from tests.support import Database, Pump, wait_until
 
 RUNS = 40
 STEP = "'insert into fx values (1)'"
 CHAIN = " ~> ".join([STEP] * 5)
+READ = f"({STEP} |=> 's') ~> {STEP} ~> {STEP} ~> {STEP} ~> 'select $s.i?'"
 NAMED = " ~> ".join(f"({STEP} |=> 's{number}')" for number in range(5))
 
 
@@ -22,22 +24,21 @@ def counts(pump: Pump) -> dict[str, int]:
         from pg_stat_user_tables,
           lateral (values ('inserted', n_tup_ins), ('updated', n_tup_upd), ('hot', n_tup_hot_upd),
                           ('deleted', n_tup_del)) as v(change, number)
-        where relid in ('df.instances'::regclass, 'df.nodes'::regclass, 'df_engine.ready'::regclass,
-                        'df_engine.scopes'::regclass, 'df_engine.bindings'::regclass, 'df_engine.timers'::regclass)
+        where relid = any (%s::regclass[])
         """
-    return {name: number for name, number in pump.db.rows(query, user=None) if number}
+    return {name: number for name, number in pump.db.rows(query, list(HOT_TABLES), user=None) if number}
 
 
 def lookups(pump: Pump) -> Counter[str]:
     """How often each table was looked up so far, by an index or as a whole: that choice is the planner's."""
-    query = "select schemaname || '.' || relname, coalesce(idx_scan, 0) + seq_scan from pg_stat_user_tables"
+    query = "select relname, coalesce(idx_scan, 0) + seq_scan from pg_stat_user_tables"
     return Counter(dict(pump.db.rows(query, user=None)))
 
 
 @pytest.fixture
 def settled(pump: Pump) -> Pump:
     """No ANALYZE comes in between: plans would be made anew, for which the planner looks up the ends of indexes."""
-    for table in ("df.instances", "df.nodes", "df_engine.ready", "df_engine.inbox", "df_engine.timers"):
+    for table in LARGE_TABLES:
         pump.db.admin(f"alter table {table} set (autovacuum_enabled = off)")
     return pump
 
@@ -53,14 +54,14 @@ def start(pump: Pump, flow: str = CHAIN, runs: int = RUNS) -> None:
     """Starts a flow, so many times, in a session that ends."""
     pump.db.rows(f"select df.start({flow}) from generate_series(1, {runs})")
     end(pump, pump.db.connections.pop("app"))
-    wait_until(lambda: counts(pump).get("ready inserted") == runs, what="published statistics")
+    wait_until(lambda: counts(pump).get("queue inserted") == runs, what="published statistics")
 
 
-def run_all(pump: Pump) -> None:
+def run_all(pump: Pump, runs: int = RUNS) -> None:
     """Runs them to their end in a session that ends."""
     wait_until(lambda: pump.work() == "empty")
     end(pump, pump.session)
-    wait_until(lambda: counts(pump).get("ready deleted", 0) >= RUNS, what="published statistics")
+    wait_until(lambda: counts(pump).get("queue deleted", 0) >= runs, what="published statistics")
 
 
 def drain(pump: Pump, flow: str = CHAIN) -> dict[str, Any]:
@@ -72,46 +73,51 @@ def drain(pump: Pump, flow: str = CHAIN) -> dict[str, Any]:
     return {"wal": wal, **counts(pump)}
 
 
-@pytest.mark.parametrize(("flow", "names"), [(CHAIN, {}), (NAMED, {"bindings inserted": 5})])
+@pytest.mark.parametrize(("flow", "names"), [(CHAIN, {}), (NAMED, {}), (READ, {"bindings inserted": 1})])
 def test_a_step_writes_a_fixed_number_of_row_versions(pump: Pump, flow: str, names: dict[str, int]) -> None:
+    """Its outcome, and its value where somebody refers to it; a sequence writes nothing."""
     found = drain(pump, flow)
     found.pop("wal")
-    hot = found.pop("nodes hot")
     assert {name: number / RUNS for name, number in found.items()} == {
         "instances inserted": 1,
         "instances updated": 1,
-        "nodes inserted": 9,
-        "nodes updated": 9,
-        "ready inserted": 1,
-        "ready deleted": 1,
+        "outcomes inserted": 5,
+        "queue inserted": 1,
+        "queue deleted": 1,
         **names,
     }
-    assert hot >= 0.8 * 9 * RUNS
 
 
 def test_a_turn_of_a_loop_writes_a_fixed_number_of_row_versions(pump: Pump) -> None:
     start(pump, f"df.loop({STEP} ~> {STEP}, 'select count(*) < 2 * {RUNS} from fx')", 1)
-    run_all(pump)
+    run_all(pump, 1)
     found = counts(pump)
-    assert found["ready inserted"] == RUNS
-    assert found["ready updated"] == 1  # when the loop is entered
-    assert found["nodes updated"] // RUNS == 5  # its body, a sequence of two, its condition and itself
+    assert (found["queue inserted"], found["queue deleted"]) == (1, 1)
+    assert found["queue updated"] == RUNS  # when the loop is entered, and at each further turn
+    assert found["outcomes inserted"] + found["outcomes updated"] == 3 * RUNS + 1  # two steps, the condition; the loop
+    assert found["activations updated"] == RUNS - 1  # when it began
+    assert found["instances updated"] == RUNS + 1  # the generation; when the run began and ended
 
 
 def test_branches_of_an_if_end_it_without_moving_the_queue(pump: Pump) -> None:
     found = drain(pump, f"('select true' ?> ({STEP} ~> {STEP}) !> {STEP}) ~> {STEP}")
-    assert found["ready updated"] == 2 * RUNS  # to the condition, and to the branch that it decides for
-    assert found["nodes updated"] / RUNS == 7  # four steps, two sequences, the IF
+    assert found["queue updated"] == 2 * RUNS  # to the branch that the condition decides for, and to what follows
+    assert found["outcomes inserted"] / RUNS == 4  # the steps; not the sequences, nor the IF
+    assert "outcomes updated" not in found
 
 
-def test_a_wide_join_is_written_once_a_stripe_of_its_branches(pump: Pump) -> None:
+def test_a_wide_join_is_written_once_a_branch(pump: Pump) -> None:
     start(pump, quoted(join(*[sql("select 1")] * RUNS)), 1)
     run_all(pump)
-    assert counts(pump)["nodes updated"] == RUNS + 16 + 3  # 3: shown as running, opened, ended
+    found = counts(pump)
+    assert found["outcomes inserted"] == RUNS + 1
+    assert "outcomes updated" not in found
+    assert (found["activations inserted"], found["activations updated"]) == (1, RUNS)
+    assert found["activations hot"] == RUNS
 
 
 def test_a_step_writes_a_bounded_amount_of_log(pump: Pump) -> None:
-    assert drain(pump)["wal"] / RUNS < 4800  # 4156, page images not counted: these servers write none
+    assert drain(pump)["wal"] / RUNS < 3700  # 3233, page images not counted: these servers write none
 
 
 def a_run(found: Counter[str]) -> dict[str, int]:
@@ -122,8 +128,7 @@ def a_run(found: Counter[str]) -> dict[str, int]:
 def test_a_start_looks_up_a_fixed_number_of_rows(settled: Pump) -> None:
     before = lookups(settled)
     start(settled)
-    # keys of the run, each of its nodes and its root refer to rows of the same transaction; and where it begins
-    expected = {"df.instances": 12, "df.nodes": 11, "df.vars": 1, "df._worker_epoch": 1}
+    expected = dict.fromkeys(("graphs", "instances", "vars", "secret", "workers"), 1)  # the graph has been compiled
     assert a_run(lookups(settled) - before) == expected
 
 
@@ -131,7 +136,7 @@ def test_a_step_looks_up_a_fixed_number_of_rows(settled: Pump) -> None:
     start(settled)
     before = lookups(settled)
     run_all(settled)
-    expected = {"df.nodes": 10, "df.instances": 7, "df_engine.ready": 6, "df_engine.inbox": 1}
+    expected = {"outcomes": 6, "graph_nodes": 2, "instances": 7, "queue": 7, "inbox": 1}
     assert a_run(lookups(settled) - before) == expected
 
 
@@ -141,13 +146,11 @@ def read_as_a_whole(pump: Pump) -> dict[str, int]:
         "select schemaname || '.' || relname, seq_tup_read from pg_stat_user_tables "
         "where relid = any (%s::regclass[]) and seq_tup_read >= %s"
     )
-    return dict(
-        pump.db.rows(query, ["df.instances", "df.nodes", "df_engine.ready", "df_engine.inbox"], RUNS, user=None)
-    )
+    return dict(pump.db.rows(query, list(LARGE_TABLES), RUNS, user=None))
 
 
 def test_plans_made_while_the_queue_was_empty_serve_a_full_one(settled: Pump) -> None:
-    settled.db.admin("vacuum analyze df_engine.ready")
+    settled.db.admin(f"vacuum analyze {QUEUE}")
     settled.db.rows(f"select df.start({CHAIN})")
     wait_until(lambda: settled.work() == "empty")
     settled.db.rows(f"select df.start({CHAIN}) from generate_series(2, {RUNS})")
@@ -156,7 +159,7 @@ def test_plans_made_while_the_queue_was_empty_serve_a_full_one(settled: Pump) ->
 
 
 def test_looks_planned_while_all_was_empty_serve_many_runs(settled: Pump) -> None:
-    for table in ("df.instances", "df.nodes", "df_engine.ready", "df_engine.inbox"):
+    for table in LARGE_TABLES:
         settled.db.admin(f"vacuum analyze {table}")
     settled.tick()
     settled.db.rows(f"select df.signal(df.start({CHAIN}), 'x') from generate_series(1, {RUNS})")
@@ -193,9 +196,9 @@ def test_no_function_that_steps_call_is_planned_at_each_call(pump: Pump) -> None
 
 def test_a_step_and_its_effect_are_one_transaction(pump: Pump) -> None:
     pump.db.rows(f"select df.start({CHAIN}) from generate_series(1, {RUNS})")
-    before = pump.db.admin("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    before = pump.db.admin(XIDS)
     pump.work()
-    after = pump.db.admin("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    after = pump.db.admin(XIDS)
     # one for the step, one for the sub-transaction of its statement; and autovacuum takes a few
     assert after - before <= 2 * 5 * RUNS + 0.1 * 5 * RUNS
 
@@ -205,7 +208,7 @@ def test_a_look_reads_none_of_the_timers_that_are_not_due(pump: Pump) -> None:
     pump.work()
     pump.tick()
     pump.close()
-    query = "select idx_tup_read from pg_stat_user_indexes where indexrelname = 'timers_due_idx'"
-    wait_until(lambda: lookups(pump)["df._worker_epoch"] > 1, what="published statistics")
-    assert pump.db.admin("select count(*) from df_engine.timers") == 100
+    query = f"select idx_tup_read from pg_stat_user_indexes where indexrelname = '{TIMERS_BY_TIME}'"
+    wait_until(lambda: lookups(pump)["workers"] > 1, what="published statistics")
+    assert pump.db.admin(TIMERS) == 100
     assert pump.db.admin(query) < 10

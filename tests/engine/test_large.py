@@ -4,6 +4,7 @@ from functools import partial
 
 from tests.crash.crew import problems
 from tests.oracle.graphs import if_, join, loop, quoted, signal, sql
+from tests.state import WAITS
 from tests.support import Pump
 
 
@@ -25,7 +26,7 @@ def test_a_wide_fan_out_is_consistent_while_some_branches_wait_and_opens_again(p
     pump.db.sql("create sequence turns")
     run = pump.start(quoted(loop(join(*[branch] * 50), sql("select last_value < 150 from turns"))))
     for waits in (16, 17, 17):  # of the numbers of a turn that are divisible by three
-        pump.until(partial(pump.db.admin, "select count(*) = %s from df_engine.waits", waits))
+        pump.until(partial(pump.db.admin, f"select ({WAITS}) = %s", waits))
         assert problems(pump.db) == []
         pump.db.sql("select df.signal(%s, 'go')", run.id)
     pump.until(run.ended)

@@ -1,62 +1,36 @@
-"""Tables of the contract: columns, constraints, indexes, times, and rows written by hand."""
+"""The views of the contract and the tables behind them: columns, indexes, and that nobody writes but through functions."""
 
 import psycopg
 import pytest
 
-from tests.support import Database
+from tests.state import PRIVATE_TABLES, ROWS, RUN_INDEXES
+from tests.support import Database, Pump
 
+REFUSED = psycopg.errors.InsufficientPrivilege
 COLUMNS = {
-    "instances": """id varchar(8) not null, label text, root_node varchar(8) not null, status text,
-        submitted_by regrole not null, database text, created_at timestamptz not null, updated_at timestamptz,
-        completed_at timestamptz, finished_at timestamptz, error text, wait_reason text, input jsonb""",
-    "nodes": """id varchar(8) not null, instance_id varchar(8) not null, node_type text not null, query text,
-        result_name text, left_node varchar(8), right_node varchar(8), status text, result jsonb, error text,
-        submitted_by regrole, database text, created_at timestamptz, updated_at timestamptz, status_details jsonb,
-        result_columns text[], retry_policy jsonb, attempts integer not null, started_at timestamptz,
-        completed_at timestamptz""",
-    "vars": "name text not null, value text, owner regrole not null",
-    "settings": "name text not null, value text not null, description text not null",
-    "http_allowlist": "pattern text not null, allow_private boolean not null, note text",
+    "instances": """id varchar(8), label text, root_node varchar(8), status text, submitted_by regrole, database text,
+        created_at timestamptz, updated_at timestamptz, completed_at timestamptz, finished_at timestamptz, error text,
+        wait_reason text, input jsonb""",
+    "nodes": """id varchar(8), instance_id varchar(8), node_type text, query text, result_name text,
+        left_node varchar(8), right_node varchar(8), status text, result jsonb, error text, submitted_by regrole,
+        database text, created_at timestamptz, updated_at timestamptz, status_details jsonb, result_columns text[],
+        retry_policy jsonb, attempts integer, started_at timestamptz, completed_at timestamptz""",
+    "vars": "name text, value text, owner regrole",
+    "settings": "name text, value text, description text",
+    "http_allowlist": "pattern text, allow_private boolean, note text",
     "signals": """signal_id bigint, instance_id varchar(8), signal_name text, signal_data jsonb, status text,
         sent_by regrole, sent_at timestamptz, delivered_at timestamptz, delivered_to text[]""",
+    "_worker_epoch": "epoch_id uuid, started_at timestamptz, last_seen_at timestamptz",
 }
 
-# name -> (definition, deferred), as PostgreSQL prints it
-KEYS = {
-    "instances_pkey": ("PRIMARY KEY (id)", False),
-    "instances_identity_key": ("UNIQUE (id, submitted_by)", False),
-    "instances_root_node_same_instance_fkey": (
-        "FOREIGN KEY (id, root_node) REFERENCES df.nodes(instance_id, id) DEFERRABLE INITIALLY DEFERRED", True),
-    "nodes_pkey": ("PRIMARY KEY (instance_id, id)", False),
-    "nodes_instance_identity_fkey": (
-        "FOREIGN KEY (instance_id, submitted_by) REFERENCES df.instances(id, submitted_by)"
-        " DEFERRABLE INITIALLY DEFERRED", True),
-    "nodes_left_node_same_instance_fkey": (
-        "FOREIGN KEY (instance_id, left_node) REFERENCES df.nodes(instance_id, id)"
-        " DEFERRABLE INITIALLY DEFERRED", True),
-    "nodes_right_node_same_instance_fkey": (
-        "FOREIGN KEY (instance_id, right_node) REFERENCES df.nodes(instance_id, id)"
-        " DEFERRABLE INITIALLY DEFERRED", True),
-    "vars_pkey": ("PRIMARY KEY (owner, name)", False),
-}  # fmt: skip
-
-INSTANCE = {"id": "'0000000a'", "label": "null", "root_node": "'0000000b'", "submitted_by": "'app'::regrole"}
-NODE = {"id": "'0000000b'", "instance_id": "'0000000a'", "node_type": "'SQL'", "query": "'SELECT 1'",
-        "submitted_by": "'app'::regrole"}  # fmt: skip
-
-
-def insert(conn: psycopg.Connection[tuple[object, ...]], table: str, base: dict[str, str], **changes: str) -> None:
-    row = base | changes
-    conn.execute(f"insert into df.{table} ({', '.join(row)}) values ({', '.join(row.values())})".encode())
+VIEWS = "select relname::text from pg_class where relnamespace = 'df'::regnamespace and relkind = 'v' order by 1"
 
 
 @pytest.mark.parametrize("relation", COLUMNS)
-def test_columns(db: Database, relation: str) -> None:
-    found = db.rows(
+def test_columns(shared: Database, relation: str) -> None:
+    found = shared.rows(
         """select attname || ' ' || format_type(atttypid, atttypmod)
-                  || case when attnotnull then ' not null' else '' end
-           from pg_attribute where attrelid = ('df.' || %s)::regclass and attnum > 0 and attname !~ '^_'
-           order by attnum""",
+           from pg_attribute where attrelid = ('df.' || %s)::regclass and attnum > 0 order by attnum""",
         relation,
         user=None,
     )
@@ -67,24 +41,9 @@ def test_columns(db: Database, relation: str) -> None:
     assert texts == [" ".join(column.split()) for column in COLUMNS[relation].split(",")]
 
 
-def test_worker_epoch(db: Database) -> None:
-    columns = db.rows("select * from df._worker_epoch", user=None)
-    assert columns == []
-    db.admin("insert into df._worker_epoch default values")
-    assert db.sql("select max(last_seen_at) > now() - interval '15 s' from df._worker_epoch") is True
-
-
-@pytest.mark.parametrize("name", KEYS)
-def test_keys(db: Database, name: str) -> None:
-    rows = db.rows(
-        "select pg_get_constraintdef(oid), condeferred from pg_constraint where conname = %s", name, user=None
-    )
-    assert rows == [KEYS[name]]
-
-
-def test_there_is_no_second_unique_key(db: Database) -> None:
-    assert db.admin("select count(*) from pg_constraint where conname = 'nodes_instance_node_key'") == 0
-    assert db.admin("select count(*) from pg_index where indrelid = 'df.nodes'::regclass and indisunique") == 1
+def test_a_worker_is_seen_to_be_alive(pump: Pump) -> None:
+    alive = "select max(last_seen_at) > now() - interval '15 s' from df._worker_epoch"
+    assert pump.db.sql(alive) is True
 
 
 @pytest.mark.parametrize(
@@ -95,114 +54,96 @@ def test_there_is_no_second_unique_key(db: Database) -> None:
         "(label, created_at DESC, id) WHERE (label IS NOT NULL)",
     ],
 )
-def test_indexes(db: Database, definition: str) -> None:
-    rows = db.rows("select indexdef from pg_indexes where schemaname = 'df' and tablename = 'instances'", user=None)
+def test_indexes(shared: Database, definition: str) -> None:
+    rows = shared.rows(RUN_INDEXES, user=None)
     assert [index for (index,) in rows if index.endswith("USING btree " + definition)]
 
 
-def test_every_foreign_key_side_uses_an_index_prefix(db: Database) -> None:
-    """All of them begin with the instance's id, which leads the primary keys."""
-    rows = db.rows(
-        """select conname, conrelid::regclass::text, conkey[1] from pg_constraint
-           where contype = 'f' and connamespace = 'df'::regnamespace""",
+def test_schema_df_holds_views_only(shared: Database) -> None:
+    kinds = "select distinct relkind::text from pg_class where relnamespace = 'df'::regnamespace"
+    assert shared.rows(kinds, user=None) == [("v",)]
+
+
+def test_views_that_show_runs_are_barriers(shared: Database) -> None:
+    open_ones = shared.rows(
+        """select relname::text from pg_class
+           where relnamespace = 'df'::regnamespace and reloptions @> '{security_barrier=true}' is not true order by 1""",
         user=None,
     )
-    for name, table, first in rows:
-        assert db.admin(
-            "select count(*) from pg_index where indrelid = %s::regclass and indkey[0] = %s", table, first
-        ), name
+    assert open_ones == [("_worker_epoch",), ("http_allowlist",), ("workers",)]
 
 
-@pytest.mark.parametrize(
-    ("constraint", "changes"),
-    [
-        ("instances_id_format_chk", {"id": "'0000000G'"}),
-        ("instances_id_format_chk", {"id": "'abc'"}),
-        ("instances_root_node_format_chk", {"root_node": "'ABCDEF00'"}),
-        ("instances_status_chk", {"status": "'Completed'"}),
-    ],
-)
-def test_malformed_instances_are_refused(db: Database, constraint: str, changes: dict[str, str]) -> None:
-    with db.connect(autocommit=False) as conn, pytest.raises(psycopg.errors.CheckViolation, match=constraint):
-        insert(conn, "instances", INSTANCE, **changes)
+def test_nobody_writes_through_a_view_not_even_a_superuser(db: Database) -> None:
+    """There is a row in each that could be written."""
+    db.sql("select df.setvar('a', 'b'), df.signal(df.start('select 1'), 'go')")
+    pump = Pump(db)
+    for (view,) in db.rows(VIEWS, user=None):
+        triggers = db.admin(
+            "select bit_or(tgtype) from pg_trigger where tgrelid = format('df.%%I', %s::text)::regclass", view
+        )
+        assert triggers & 64, f"{view}: INSTEAD OF"
+        assert triggers & (4 | 8 | 16) == 4 | 8 | 16, f"{view}: insert, delete, update"
+        column = db.admin("select attname from pg_attribute where attrelid = %s::regclass and attnum = 1", f"df.{view}")
+        statements = [f"insert into df.{view} ({column}) values (null)"]
+        if db.admin(f"select count(*) from df.{view}"):
+            statements += [f"update df.{view} set {column} = null", f"delete from df.{view}"]
+        for statement in statements:
+            with pytest.raises(REFUSED, match=f"df.{view} is read-only") as refused:
+                db.admin(statement)
+            assert "df" in (refused.value.diag.message_hint or "")
+    pump.close()
 
 
-@pytest.mark.parametrize(
-    ("constraint", "changes"),
-    [
-        ("nodes_id_format_chk", {"id": "'0000000G'"}),
-        ("nodes_instance_id_format_chk", {"instance_id": "'0000'"}),
-        ("nodes_left_node_format_chk", {"node_type": "'LOOP'", "left_node": "'x'"}),
-        ("nodes_right_node_format_chk", {"node_type": "'JOIN'", "left_node": "'0000000c'", "right_node": "'x'"}),
-        ("nodes_submitted_by_present_chk", {"submitted_by": "null"}),
-        ("nodes_node_type_chk", {"node_type": "'sql'"}),
-        ("nodes_status_chk", {"status": "'cancelled'"}),
-        ("nodes_result_name_chk", {"result_name": "'1st'"}),
-        ("nodes_result_name_chk", {"result_name": "''"}),
-        ("nodes_result_status_chk", {"status": "'running'", "result": "'1'"}),
-        ("nodes_structure_chk", {"query": "null"}),
-        ("nodes_structure_chk", {"left_node": "'0000000c'"}),
-        ("nodes_structure_chk", {"node_type": "'THEN'", "left_node": "'0000000c'", "query": "null"}),
-        ("nodes_structure_chk", {"node_type": "'THEN'", "left_node": "'0000000c'", "right_node": "'0000000d'"}),
-        ("nodes_structure_chk", {"node_type": "'RACE'", "query": "null"}),
-        ("nodes_structure_chk",
-            {"node_type": "'IF'", "left_node": "'0000000c'", "right_node": "'0000000d'", "query": "null"}),
-        ("nodes_structure_chk", {"node_type": "'JOIN'", "left_node": "'0000000c'"}),
-        ("nodes_structure_chk", {"node_type": "'LOOP'", "left_node": "'0000000c'", "right_node": "'0000000d'"}),
-        ("nodes_structure_chk", {"node_type": "'LOOP'"}),
-    ],
-)  # fmt: skip
-def test_malformed_nodes_are_refused(db: Database, constraint: str, changes: dict[str, str]) -> None:
-    with db.connect(autocommit=False) as conn, pytest.raises(psycopg.errors.CheckViolation, match=constraint):
-        insert(conn, "nodes", NODE, **changes)
+@pytest.mark.parametrize("view", ["instances", "nodes", "vars", "signals", "settings", "http_allowlist"])
+def test_what_can_be_changed_says_with_which_function(db: Database, view: str) -> None:
+    with pytest.raises(REFUSED) as refused:
+        db.admin(f"insert into df.{view} default values")
+    assert "df." in (refused.value.diag.message_hint or "")
 
 
-def test_a_run_written_by_hand_is_kept_and_never_executed(db: Database) -> None:
-    with db.connect("app", autocommit=False) as conn:
-        insert(conn, "instances", INSTANCE)
-        insert(conn, "nodes", NODE)
-    with db.connect("app") as worker:
-        worker.execute("call df_engine.work(200, true, null)")
-    assert db.rows("select status, finished_at from df.instances") == [("pending", None)]
-    assert db.admin("select count(*) from df_engine.ready") == 0
-    assert db.sql("select df.status('0000000a')") == "pending"
+def test_private_tables_have_row_security_no_policy_and_no_grant(shared: Database) -> None:
+    assert shared.admin("select count(*) from pg_policies where schemaname in ('df', 'df_engine')") == 0
+    tables = [table for (table,) in shared.rows(PRIVATE_TABLES, user=None)]
+    assert len(tables) > 10
+    query = """select oid::regclass::text from pg_class where oid = any (%s::regclass[]) and not (
+                 relrowsecurity and not exists (
+                   select from aclexplode(relacl) a where a.grantee <> relowner)
+                 and not exists (select from pg_attribute t where t.attrelid = pg_class.oid and t.attacl is not null))"""
+    assert shared.rows(query, tables, user=None) == []
 
 
-def test_instances_and_nodes_need_each_other_at_commit(db: Database) -> None:
-    for table, base in (("instances", INSTANCE), ("nodes", NODE)):
-        with pytest.raises(psycopg.errors.ForeignKeyViolation), db.connect("app", autocommit=False) as conn:
-            insert(conn, table, base)
+@pytest.fixture
+def powers(db: Database) -> str:
+    """A user of df who may read and write all data: a role of this database only."""
+    name = f"powers_{db.name}"
+    db.admin(f"create role {name} login; grant pg_read_all_data, pg_write_all_data to {name}")
+    db.admin("select df.grant_usage(%s)", name)
+    return name
 
 
-@pytest.mark.parametrize(("status", "completed"), [("completed", True), ("failed", False), ("cancelled", False)])
-def test_the_table_sets_the_times_of_the_end(db: Database, status: str, completed: bool) -> None:
-    run = db.sql("select df.start('SELECT 1')")
-    db.sql("update df.instances set status = %s where id = %s", status, run)
-    times = "select finished_at is not null, completed_at is not null from df.instances"
-    assert db.rows(times) == [(True, completed)]
+def test_all_data_may_be_read_and_written_but_for_that_of_runs(db: Database, powers: str) -> None:
+    db.sql("select df.setvar('a', 'b'), df.start('select 1')")
+    try:
+        for view in ("instances", "nodes", "vars"):
+            assert db.sql(f"select count(*) from df.{view}", user=powers) == 0
+        for (table,) in db.rows(PRIVATE_TABLES, user=None):
+            assert db.sql(ROWS.format(table), user=powers) == 0
+        for statement in (
+            "insert into df.vars values ('a', 'c', 'app')",
+            "insert into df.settings values ('a', 'b', 'c')",
+        ):
+            with pytest.raises(REFUSED, match="read-only"):
+                db.sql(statement, user=powers)
+    finally:
+        db.connections.pop(powers).close()
+        db.admin(f"drop owned by {powers}; drop role {powers}")
 
 
-def test_a_users_write_changes_only_what_is_displayed(db: Database) -> None:
-    run = db.sql("select df.start('SELECT 1')")
-    db.sql("update df.instances set status = 'completed', updated_at = now() where id = %s", run)
-    assert db.admin("select _state from df.instances") == "pending"
-    assert db.admin("select count(*) from df_engine.ready") == 1
-
-
-def test_row_security_is_enabled_with_one_policy_each(db: Database) -> None:
-    for table, column in (("instances", "submitted_by"), ("nodes", "submitted_by"), ("vars", "owner")):
-        name = f"df.{table}"
-        assert db.rows("select relrowsecurity, relforcerowsecurity from pg_class where oid = %s::regclass", name,
-                       user=None) == [(True, False)]  # fmt: skip
-        policies = db.rows("select cmd, qual, with_check from pg_policies where schemaname = 'df' and tablename = %s",
-                           table, user=None)  # fmt: skip
-        assert [(cmd, column in using, using == check) for cmd, using, check in policies] == [("ALL", True, True)]
-
-
-def test_bypassrls_roles_see_everything(db: Database) -> None:
-    db.sql("select df.start('SELECT 1')")
+def test_bypassrls_shows_nothing_more_in_the_views(db: Database) -> None:
+    db.sql("select df.setvar('a', 'b'), df.signal(df.start('select 1'), 'go')")
     db.admin("alter role other bypassrls")
     try:
-        assert db.sql("select count(*) from df.instances", user="other") == 1
+        for view in ("instances", "nodes", "vars", "signals"):
+            assert db.sql(f"select count(*) from df.{view}", user="other") == 0
     finally:
         db.admin("alter role other nobypassrls")

@@ -5,23 +5,12 @@ import pytest
 from generator.render import artifacts, installer, release
 from tests.crash.crew import problems
 from tests.engine.test_install import OBJECTS, empty
+from tests.state import ADDED_COLUMN, LAYOUT, MIGRATION
 from tests.support import Database, Pump, Run, Server, install
 
 SCRIPT = artifacts()["dist/pg_durable.sql"]
 VERSION = release()[0]
 NEXT = VERSION + ".1"
-MIGRATION = """
-do $migration$
-begin
-if df_engine.migrating(2) then
-  alter table df_engine.waits add column since timestamptz;
-  update df_engine.waits w set since = n.started_at
-  from df.nodes n where n.instance_id = w.instance_id and n.id = w.node_id;
-  alter table df_engine.waits alter column since set not null, alter column since set default now();
-end if;
-end
-$migration$;
-"""
 
 # Flows that wait while the upgrade is made, but for the last; their last step gives 3.
 FLOWS = {
@@ -88,8 +77,8 @@ def test_nothing_but_what_the_migration_says_is_different_afterwards(server: Ser
         old.admin("select df.grant_worker('durable_worker')")
         upgrade(old)
         before, after = names(db), names(old)
-        assert (after - before, before - after) == ({("column", "df_engine.waits.since")}, set())
-        assert old.admin("select layout from df_engine.release") == 2
+        assert (after - before, before - after) == ({("column", ADDED_COLUMN)}, set())
+        assert old.admin(LAYOUT) == 2
         upgrade(old)
         assert names(old) == after, "and it is applied once"
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.state import DUE_AGO, WAITS
 from tests.support import Pump, Run
 
 
@@ -46,7 +47,7 @@ def test_kept_signals_satisfy_one_wait_each_oldest_first(pump: Pump) -> None:
 
 def test_one_signal_goes_to_every_open_wait(pump: Pump) -> None:
     run = pump.start("df.wait_for_signal('go') & df.wait_for_signal('go')")
-    pump.until(lambda: pump.db.admin("select count(*) from df_engine.waits") == 2)
+    pump.until(lambda: pump.db.admin(WAITS) == 2)
     send(run, "go", "7")
     pump.until(run.ended)
     assert [each["data"] for each in run.result] == [7, 7]
@@ -56,7 +57,7 @@ def test_a_signal_that_nobody_has_looked_at_is_for_the_waits_that_were_open_when
     run = pump.start("df.wait_for_signal('go') & df.wait_for_signal('go', 3600)")
     send(run, "go", "7")
     pump.work()
-    pump.until(lambda: pump.db.admin("select count(*) from df_engine.waits") == 1)
+    pump.until(lambda: pump.db.admin(WAITS) == 1)
     assert pump.db.sql("select cardinality(delivered_to) from df.signals where instance_id = %s", run.id) == 1
     send(run, "go", "8")
     pump.until(run.ended)
@@ -66,7 +67,7 @@ def test_a_signal_that_nobody_has_looked_at_is_for_the_waits_that_were_open_when
 def test_a_wait_that_opens_late_leaves_a_signal_to_the_earlier_ones(pump: Pump) -> None:
     signal = "select df.signal(''{sys_instance_id}'', ''go'', ''7'')"
     run = pump.start(f"df.wait_for_signal('go') & df.wait_for_signal('go') & ('{signal}' ~> df.wait_for_signal('go'))")
-    pump.until(lambda: pump.db.admin("select count(*) from df_engine.waits") == 1)
+    pump.until(lambda: pump.db.admin(WAITS) == 1)
     assert pump.db.sql("select cardinality(delivered_to) from df.signals where instance_id = %s", run.id) == 2
 
 
@@ -101,7 +102,7 @@ def test_a_rolled_back_signal_never_was(pump: Pump) -> None:
 def test_timers_that_fell_due_while_nobody_looked_end_at_once(pump: Pump) -> None:
     run = pump.start("df.sleep(3600) ~> 'select 1'")
     pump.until(lambda: run.status == "running")
-    pump.db.admin("update df_engine.timers set due_at = now() - interval '1 hour'")
+    pump.db.admin(DUE_AGO, "1 hour", "1 hour")
     pump.until(run.ended)
     assert run.status == "completed"
 
@@ -109,9 +110,9 @@ def test_timers_that_fell_due_while_nobody_looked_end_at_once(pump: Pump) -> Non
 def test_a_schedule_ends_at_the_next_matching_minute(pump: Pump) -> None:
     run = pump.start("df.wait_for_schedule('30 8 * * *', 'Europe/Berlin')")
     pump.until(lambda: run.status == "running")
-    due = pump.db.admin("select to_char(due_at at time zone 'Europe/Berlin', 'HH24:MI:SS') from df_engine.timers")
+    due = pump.db.sql("select to_char(due_at at time zone 'Europe/Berlin', 'HH24:MI:SS') from df.waiting")
     assert due == "08:30:00"
-    pump.db.admin("update df_engine.timers set due_at = now()")
+    pump.db.admin(DUE_AGO, "0", "0")
     pump.until(run.ended)
     assert run.result == {"scheduled": True}
 

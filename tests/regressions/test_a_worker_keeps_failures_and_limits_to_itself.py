@@ -41,12 +41,12 @@ def test_the_failure_of_a_run_as_a_whole_is_logged(db: Database, spawn: SpawnWor
     try:
         run_id = start(db, "df.sleep(1) ~> 'select 1'", user="leaves")
         db.connections.pop("leaves").close()
-        db.admin("alter role leaves nologin")
+        db.admin("select df.revoke_usage('leaves')")
         assert await_end(db, run_id) == "failed"
         worker.logged(run_id)
         events = [json.loads(line) for line in worker.log.splitlines()]
         assert [e["error"] for e in events if e["event"] == "run failed"] == [
-            "role leaves does not exist or has no LOGIN"
+            "role leaves has no USAGE on schema df any more"
         ]
     finally:
         db.admin("drop owned by leaves; drop role leaves")
