@@ -48,6 +48,12 @@ MORE_TIMERS = """
 insert into df_engine.timers (id, instance, node, kind, since, due_at, next_try_at)
 select nextval('df_engine.thread_ids'), i.instance, 1, 'sleep', now(), now() + d.due, now() + d.due
 from (select %s::interval as due) d, generate_series(1, %s), df_engine.instances i where i.id = %s"""
+# When what is due is tried again, if anything is that nobody has locked.
+NEXT_TRY = """
+select min(due.next_try_at)
+from (select * from (select t.next_try_at from df_engine.timers t for update skip locked) t
+      union all
+      select * from (select s.next_try_at from df_engine.inbox s where s.fresh for update skip locked) s) due"""
 LEASED_BY_NOBODY = "select worker is null from df_engine.queue"
 WAIT_REASON = "update df_engine.instances set wait_reason = %s"
 RUNS_AGED = "update df_engine.instances set finished_at = now() - %s::interval"
