@@ -48,6 +48,12 @@ MORE_TIMERS = """
 insert into df_engine.timers (id, instance, node, kind, since, due_at, next_try_at)
 select nextval('df_engine.thread_ids'), i.instance, 1, 'sleep', now(), now() + d.due, now() + d.due
 from (select %s::interval as due) d, generate_series(1, %s), df_engine.instances i where i.id = %s"""
+# When what is due is tried again, if anything is that nobody has locked.
+NEXT_TRY = """
+select min(due.next_try_at)
+from (select * from (select t.next_try_at from df_engine.timers t for update skip locked) t
+      union all
+      select * from (select s.next_try_at from df_engine.inbox s where s.fresh for update skip locked) s) due"""
 LEASED_BY_NOBODY = "select worker is null from df_engine.queue"
 WAIT_REASON = "update df_engine.instances set wait_reason = %s"
 RUNS_AGED = "update df_engine.instances set finished_at = now() - %s::interval"
@@ -126,6 +132,52 @@ from df_engine.graph_nodes g join df_engine.instances i using (graph) where i.id
 
 RUNS_OF_GRAPHS = """
 select count(i.instance) from df_engine.graphs g left join df_engine.instances i on i.graph = g.id group by g.id"""
+
+# In a session of a submitter: the next step is claimed and recorded as done; answers with it and the one that follows.
+ONE_STEP = """
+select c.queue, c.version, c.steps[1].name, c.steps[2].name
+from df_engine.own_key k
+cross join lateral df_engine.claim_step(k.key, null, 0, false) c
+cross join lateral df_engine.record_step(
+  k.key, c.id, c.graph, c.queue, c.thread, c.steps[1], '1', null, null, now()) r"""
+HELD = "select df_engine.hold_step(%s, %s, %s)"
+QUEUE_ROWS = "select submitter, id, node, crash_score from df_engine.queue order by id"
+QUEUE_LOCKED = "select from df_engine.queue for update"
+QUEUED_NODES = """
+select q.id, n.id, n.node_type from df_engine.queue q join df_engine.instances i using (instance)
+join df.nodes n on n.instance_id = i.id"""
+ACCUSE = "select df_engine.accuse(%s, %s, %s, 4)"
+LEASED_STEPS = "select count(*) from df_engine.queue where worker is not null"
+LEASED_SCORE = "select coalesce(max(crash_score), 0) from df_engine.queue where worker is not null"
+GENERATION = "select generation from df_engine.instances where id = %s"
+SECONDS_TO_TIMER = (
+    "select coalesce(min(extract(epoch from due_at - clock_timestamp())), 9)::float from df_engine.timers"
+)
+SIGNAL_IS_FRESH = "select fresh from df_engine.inbox"
+TRY_SIGNAL = "select df_engine.try_signal(s) from df_engine.inbox s where s.signal_data = %s::jsonb"
+
+# A signal of a run that was kept for a wait that has ended in the meantime.
+RESERVED = """
+insert into df_engine.inbox (instance, signal_name, signal_data, sent_by, reserved)
+select i.instance, %s, '1', 'app'::regrole, '{-1}' from df_engine.instances i where i.id = %s"""
+
+# Ends of steps do not commit while somebody holds the advisory lock 42.
+HELD_ENDS = """
+create function public.hold() returns trigger language plpgsql as $$
+begin
+  perform pg_advisory_xact_lock_shared(42);
+  return new;
+end
+$$;
+create trigger hold after insert on df_engine.outcomes for each row execute function public.hold()"""
+
+# What there is to see when nothing goes on.
+STANDSTILL = (
+    "select id, label, status, generation, wait_reason from df_engine.instances "
+    "where status in ('pending', 'running') limit 20",
+    "select * from df_engine.threads limit 20",
+    "select signal_id, instance, status from df_engine.inbox where fresh limit 20",
+)
 
 # What must be the same before and after the installer has run again.
 IN_FLIGHT = """

@@ -4080,7 +4080,7 @@ begin
   insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders)
   values (p_submitter, pg_get_userbyid(p_submitter), p_hash, v_entries[1],
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
-          p_graph::text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$)
+          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$)
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
@@ -4622,7 +4622,7 @@ create or replace function df_engine.known_names(p_instance bigint) returns text
 language plpgsql stable as $$
 begin
   return (
-    select g.names || case when i.input is not null then '{input}'::text[] end
+    select g.names || case when i.input is not null then '{input}'::pg_catalog.text[] end
     from df_engine.instances i join df_engine.graphs g on g.id = i.graph where i.instance = p_instance);
 end
 $$;
@@ -9970,8 +9970,8 @@ begin
   end loop;
   -- A dump that is being loaded, which turns row security off, brings the rows that an installation begins with.
   if current_setting('row_security') = 'off' then
-    delete from df.settings;
-    delete from df.http_allowlist;
+    delete from df_engine.settings;
+    delete from df_engine.http_allowlist;
   end if;
 end
 $state$;

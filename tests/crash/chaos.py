@@ -14,16 +14,14 @@ import psycopg
 from tests.crash.crew import problems
 from tests.crash.load import Load, prepare
 from tests.crash.pair import Pair
-from tests.state import UNFINISHED
+from tests.state import STANDSTILL, UNFINISHED
 from tests.support import wait_until
 from tests.worker.http_server import HttpServer
 from tests.worker.process import WorkerProcess, own_database
 
 RECOVERY = 120.0
-STANDSTILL = (
-    "select id, label, status, _state, wait_reason from df.instances where _state in ('pending', 'running') limit 20",
-    "select instance_id, node_id, what from df_engine.pending_work limit 20",
-    "select signal_id, instance_id, status from df_engine.inbox where fresh limit 20",
+SEEN = (
+    *STANDSTILL,
     "select usename, state, wait_event_type, wait_event, application_name, left(query, 60) from pg_stat_activity",
     "select application_name, state, sync_state from pg_stat_replication",
 )
@@ -85,7 +83,7 @@ class Chaos:
 
     def _standstill(self) -> str:
         """What has not ended, and what the sessions do."""
-        return "\n".join(str(row) for query in STANDSTILL for row in self.db.rows(query, user=None))
+        return "\n".join(str(row) for query in SEEN for row in self.db.rows(query, user=None))
 
     def summary(self) -> str:
         """Counts of what was done, and of the runs and effects."""

@@ -7,6 +7,17 @@ import psycopg
 import pytest
 
 from tests.crash.crew import Crew, problems
+from tests.state import (
+    GENERATION,
+    HELD,
+    HELD_ENDS,
+    ONE_STEP,
+    RESERVED,
+    SIGNAL_IS_FRESH,
+    TRY_SIGNAL,
+    WAITS,
+    WORK_IS_LEFT,
+)
 from tests.support import Database, Pump, wait_until
 
 
@@ -26,25 +37,21 @@ def start(fx: Database, flow: str) -> str:
 def test_a_signal_for_both_branches_of_a_race_decides_it(fx: Database) -> None:
     pump = Pump(fx)
     run = pump.start("df.wait_for_signal('s') | df.wait_for_signal('s')")
-    pump.until(lambda: fx.admin("select count(*) from df_engine.waits") == 2)
+    pump.until(lambda: fx.admin(WAITS) == 2)
     fx.sql("select df.signal(%s, 's')", run.id)
     pump.until(run.ended)
     assert run.status == "completed"
-    assert fx.admin("select cardinality(delivered_to) from df_engine.inbox") == 1
+    assert fx.admin("select cardinality(delivered_to) from df.signals") == 1
     assert problems(fx) == []
 
 
 def test_a_kept_signal_whose_wait_timed_out_goes_to_one_other_open_wait(fx: Database) -> None:
     pump = Pump(fx)
     run = pump.start("df.wait_for_signal('s') & df.wait_for_signal('s')")
-    pump.until(lambda: fx.admin("select count(*) from df_engine.waits") == 2)
-    fx.admin(
-        "insert into df_engine.inbox (instance_id, signal_name, signal_data, sent_by, delivered_to) "
-        "values (%s, 's', '1', 'app'::regrole, '{00000000}')",
-        run.id,
-    )
-    pump.until(lambda: fx.admin("select status = 'delivered' from df_engine.inbox"))
-    assert fx.admin("select count(*) from df_engine.waits") == 1
+    pump.until(lambda: fx.admin(WAITS) == 2)
+    fx.admin(RESERVED, "s", run.id)
+    pump.until(lambda: fx.admin("select status = 'delivered' from df.signals"))
+    assert fx.admin(WAITS) == 1
     assert problems(fx) == []
 
 
@@ -53,13 +60,12 @@ def test_a_signal_is_not_kept_while_a_wait_for_it_opens(fx: Database) -> None:
     pump = Pump(fx)
     run = pump.start("df.sleep(0.01) ~> 'select 1' ~> df.wait_for_signal('s')")
     pump.work()
-    wait_until(lambda: pump.tick() and fx.admin("select count(*) from df_engine.ready"), what="the sleep to end")
+    wait_until(lambda: pump.tick() and fx.admin(WORK_IS_LEFT), what="the sleep to end")
     with fx.connect("app", autocommit=False) as session:
-        one_step(session)
-        session.execute(CLAIM)
+        session.execute(ONE_STEP)
         fx.sql("select df.signal(%s, 's')", run.id)
         pump.tick()
-        assert fx.admin("select fresh from df_engine.inbox")
+        assert fx.admin(SIGNAL_IS_FRESH)
         session.commit()
     pump.until(run.ended)
     assert (run.status, problems(fx)) == ("completed", [])
@@ -71,7 +77,7 @@ def test_two_signals_at_once_find_two_waits(fx: Database, waits: str, open_first
     pump = Pump(fx)
     run = pump.start(waits.format("df.wait_for_signal('s')") + " ~> 'select 1'")
     if open_first:
-        pump.until(lambda: fx.admin("select count(*) from df_engine.waits"))
+        pump.until(lambda: fx.admin(WAITS))
     fx.sql("select df.signal(%s, 's', '1'), df.signal(%s, 's', '2')", run.id, run.id)
     pump.until(run.ended)
     assert (run.status, problems(fx)) == ("completed", [])
@@ -80,12 +86,11 @@ def test_two_signals_at_once_find_two_waits(fx: Database, waits: str, open_first
 def test_a_signal_waits_for_an_older_one(fx: Database) -> None:
     pump = Pump(fx)
     run = pump.start("df.wait_for_signal('s') |=> 'a' ~> df.wait_for_signal('s') |=> 'b' ~> 'select 1'")
-    pump.until(lambda: fx.admin("select count(*) from df_engine.waits") == 1)
+    pump.until(lambda: fx.admin(WAITS) == 1)
     fx.sql("select df.signal(%s, 's', '1'), df.signal(%s, 's', '2')", run.id, run.id)
-    later = "select df_engine.try_signal(s) from df_engine.inbox s where s.signal_data = '2'"
-    assert fx.admin(later) is False
+    assert fx.admin(TRY_SIGNAL, "2") is False
     pump.until(run.ended)
-    assert fx.admin("select array_agg(signal_data::int order by delivered_at, signal_id) from df_engine.inbox") == [
+    assert fx.admin("select array_agg(signal_data::int order by delivered_at, signal_id) from df.signals") == [
         1,
         2,
     ]
@@ -125,34 +130,35 @@ def test_a_loser_does_not_count_in_the_next_iteration(fx: Database, interrupts: 
         crew.settled()
     for run in runs:
         assert effects(fx, run) == {"fast": 4}
-        assert fx.admin("select _generation from df.instances where id = %s", run) == 4
+        assert fx.admin(GENERATION, run) == 4
 
 
-CLAIM = """
-select c.p_ready, c.p_version, c.p_instance, (c.p_steps[1]).node, (c.p_steps[1]).ends, (c.p_steps[1]).next
-from df_engine.claim_step((select key from df_engine.own_key), null, 0, false) c"""
-PASS_ON = """
-select df_engine.pass_on(
-  (select key from df_engine.own_key), %s, %s, %s, %s, false, '1', null, null, now(), null, null)"""
-HOLD = "select df_engine.hold_step(%s, %s, %s, %s)"
-
-
-def one_step(conn: psycopg.Connection[Any]) -> tuple[tuple[Any, ...], str]:
-    """What a session does for one plain step; answers what hold_step wants to know then, and the step."""
-    ready, version, run, node, ends, following = conn.execute(CLAIM).fetchall()[0]
-    assert conn.execute(PASS_ON, [ready, run, ends, following]).fetchone() == (True,)
+def one_step(conn: psycopg.Connection[Any]) -> tuple[int, int, str, str]:
+    """What a session does for one plain step: the row of the queue, its version, the step, and the one that follows."""
+    row: tuple[int, int, str, str] = conn.execute(ONE_STEP).fetchall()[0]
     conn.commit()
-    return (ready, version, run, following), node
+    return row
 
 
 def test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over(fx: Database) -> None:
     start(fx, " ~> ".join(["'insert into fx values (''a'')'"] * 4))
     with fx.connect("app", autocommit=False) as first, fx.connect("app", autocommit=False) as second:
-        left, node = one_step(first)
-        taken, following = one_step(second)
-        assert node != left[3] == following != taken[3]
-        assert first.execute(HOLD, left).fetchone() == (False,)
-        assert second.execute(HOLD, taken).fetchone() == (True,)
+        queue, version, left, following = one_step(first)
+        same, newer, taken, last = one_step(second)
+        assert (queue, following) == (same, taken)
+        assert len({left, taken, last}) == 3
+        assert first.execute(HELD, [queue, version, following]).fetchone() == (False,)
+        assert second.execute(HELD, [queue, newer, last]).fetchone() == (True,)
+
+
+def test_a_run_goes_on_where_a_session_that_is_gone_has_left_it(fx: Database) -> None:
+    run = start(fx, " ~> ".join(effect(name) for name in "abcd"))
+    with fx.connect("app", autocommit=False) as gone:
+        one_step(gone), one_step(gone)
+    pump = Pump(fx)
+    pump.work()
+    assert fx.sql("select df.status(%s)", run) == "completed"
+    assert effects(fx, run) == {"c": 1, "d": 1}
 
 
 STEP_WAITS_FOR = "select wait_event from pg_stat_activity where application_name like %s and wait_event_type = 'Lock'"
@@ -199,11 +205,10 @@ def test_no_step_of_a_branch_commits_while_its_race_is_undecided(fx: Database) -
 def test_a_step_that_somebody_interrupts_after_its_race_was_lost_writes_nothing(fx: Database) -> None:
     pump = Pump(fx)
     run = pump.start("(df.sleep(0.01) | 'select pg_advisory_lock(7)') ~> df.wait_for_signal('go')")
-    lost = "select count(*) from df_engine.scopes where outcome = 'lost'"
     with ThreadPoolExecutor(1) as threads, fx.connect() as holder:
         holder.execute("select pg_advisory_lock(7)")
         working = threads.submit(pump.work)
-        wait_until(lambda: pump.tick() and fx.admin(lost), what="the sleep to end")
+        wait_until(lambda: pump.tick() and fx.admin(WAITS), what="the sleep to end")
         holder.execute("select pg_cancel_backend(%s)", [pump.session.info.backend_pid])
         _, instance, node = working.result().split(":")
     pump.supervisor.execute("select df_engine.fail_interrupted(%s, %s)", [instance, node])
@@ -211,39 +216,21 @@ def test_a_step_that_somebody_interrupts_after_its_race_was_lost_writes_nothing(
     assert problems(fx) == []
 
 
-def test_a_long_step_that_ends_while_it_is_marked_as_running_stays_ended(fx: Database) -> None:
-    """The step has written its end and cannot commit yet; the supervisor finds it running and waits for its row."""
-    fx.admin(HELD_END)
-    fx.admin("alter function df_engine.mark_long_steps() set lock_timeout = '30s'")
+def test_a_step_that_ends_while_its_run_is_marked_as_running_stays_ended(fx: Database) -> None:
+    """The step has written its end and cannot commit yet; the supervisor finds it running, and waits for nothing."""
+    fx.admin(HELD_ENDS)
     pump = Pump(fx)
-    run = pump.start("'select pg_sleep(0.5)' ~> df.wait_for_signal('go')")
-    pump.tick()
-    with ThreadPoolExecutor(2) as threads, fx.connect() as gate:
+    run = pump.start("'select 1' ~> df.wait_for_signal('go')")
+    pump.supervisor.execute("set statement_timeout = '20s'")
+    with ThreadPoolExecutor(1) as threads, fx.connect() as gate:
         gate.execute("select pg_advisory_lock(42)")
         working = threads.submit(pump.work)
-        wait_until(lambda: fx.admin("select count(*) from df_engine.steps_in_sessions"))
-        pump.supervisor.execute("select set_config('df_engine.seen', %s, false)", [fx.admin(SEEN)])
-        wait_until(lambda: fx.admin(WAITS, "advisory"))
-        ticking = threads.submit(pump.tick)
-        wait_until(lambda: fx.admin(WAITS, "transactionid"))
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR, f"pg_durable:{run.id}:%") == "advisory")
+        pump.tick()
+        assert run.status == "running"
+        assert run.node("select 1")["status"] == "running"
         gate.execute("select pg_advisory_unlock(42)")
         working.result()
-        ticking.result()
-    node = run.node("pg_sleep")
-    assert node["status"] == "completed"
-    assert node["result"]["row_count"] == 1
+    assert run.node("select 1")["status"] == "completed"
+    assert run.status == "running"
     assert problems(fx) == []
-
-
-HELD_END = """
-create function hold() returns trigger language plpgsql as $$
-begin
-  perform pg_advisory_xact_lock_shared(42);
-  return new;
-end
-$$;
-create trigger hold after update on df.nodes
-  for each row when (new.query like '%pg_sleep%' and new.status = 'completed') execute function hold();"""
-SEEN = """
-select jsonb_build_object('at', 0, 'steps', jsonb_agg(pid || step))::text from df_engine.steps_in_sessions"""
-WAITS = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and wait_event = %s"

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from pg_durable.embedded import EmbeddedServer
 
+from tests.state import ACCUSE, LEASED_SCORE, LEASED_STEPS, QUEUE_LOCKED, QUEUE_ROWS, QUEUED_NODES, RUN_LOCKED
 from tests.support import Database, Pump, wait_until
 from tests.worker.conftest import own_server, spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess, await_end, error, own_database, start
@@ -14,6 +15,7 @@ from tests.worker.process import WorkerProcess, await_end, error, own_database, 
 SESSIONS = 10  # each may meet the step once before the first death is known
 DIED = "SQL execution failed: the session that ran this step died, again and again"
 TERMINATES = "pg_terminate_backend(pg_backend_pid())"
+IN_A_STEP = "application_name ~ '^pg_durable:[0-9a-f]{8}:'"
 DIES = "set_config(''transaction_timeout'', ''50 ms'', true), pg_sleep(60)"
 
 
@@ -73,10 +75,8 @@ def test_a_careful_call_says_which_step_it_runs(fx: Database) -> None:
     runs = [pump.start("'select 1' ~> 'select 2'") for _ in range(2)]
     fx.admin("alter role app set client_min_messages = error")
     try:
-        steps = (
-            "select format('pg_durable:%s:%s', r.id, n.id) from df.nodes n join df_engine.ready r using (instance_id)"
-        )
-        expected = {row[0] for row in fx.rows(steps + " where node_type = 'SQL'", user=None)}
+        steps = fx.rows(QUEUED_NODES, user=None)
+        expected = {f"pg_durable:{row}:{node}" for row, node, kind in steps if kind == "SQL"}
         assert pump.work(careful=True) == "empty"
     finally:
         fx.admin("alter role app reset all")
@@ -87,28 +87,26 @@ def test_a_careful_call_says_which_step_it_runs(fx: Database) -> None:
 def test_a_step_is_accused_only_while_it_is_the_one_that_is_ready(fx: Database) -> None:
     pump = Pump(fx)
     pump.start("'select 1' ~> df.sleep(0)")
-    row = fx.rows("select r.submitter, r.id, n.left_node from df_engine.ready r join df.nodes n using (instance_id) "
-                  "where left_node is not null", user=None)[0]  # fmt: skip
-    accuse = "select df_engine.accuse(%s, %s, %s, 4)"
+    step = fx.admin("select id from df.nodes where node_type = 'SQL'")
+    submitter, row, node, _ = fx.rows(QUEUE_ROWS, user=None)[0]
     with fx.connect(None, autocommit=False) as conn:
-        conn.execute("select from df_engine.ready for update")
-        assert fx.admin(accuse, *row) is False
-    assert fx.admin(accuse, *row) is True
-    assert fx.admin("select deaths from df_engine.ready") == 4
+        conn.execute(QUEUE_LOCKED)
+        assert fx.admin(ACCUSE, submitter, row, step) is False
+    assert fx.admin(ACCUSE, submitter, row, step) is True
+    assert fx.rows(QUEUE_ROWS, user=None) == [(submitter, row, node, 4)]
     pump.work()
-    assert fx.admin(accuse, *row) is True
+    assert fx.admin(ACCUSE, submitter, row, step) is True
 
 
 def test_what_a_worker_saw_of_commits_that_were_lost_moves_nothing(fx: Database) -> None:
     """After a fail-over a run can be before the step that a worker has seen it in."""
     pump = Pump(fx)
     run = pump.start("df.loop('select 1' & 'select 2', 'select false')")
-    queue = "select submitter, id, node_id, deaths from df_engine.ready"
-    before = fx.rows(queue, user=None)
+    before = fx.rows(QUEUE_ROWS, user=None)
     for (step,) in fx.rows("select id from df.nodes where node_type <> 'LOOP'", user=None):
-        assert fx.admin("select df_engine.accuse(%s, %s, %s, 4)", *before[0][:2], step) is True
+        assert fx.admin(ACCUSE, *before[0][:2], step) is True
         assert fx.admin("select df_engine.fail_interrupted(%s, %s)", run.id, step) is True
-    assert fx.rows(queue, user=None) == before
+    assert fx.rows(QUEUE_ROWS, user=None) == before
     pump.until(run.ended)
     assert run.status == "completed"
 
@@ -180,7 +178,7 @@ def test_an_innocent_long_step_survives_the_termination_of_all_sessions(own_serv
 
 def test_an_innocent_step_survives_an_administrator_who_ends_its_session(fx: Database, worker: WorkerProcess) -> None:  # noqa: F811
     run = start(fx, "'insert into fx select ''done'' from pg_sleep(2)'")
-    end = "select pg_terminate_backend(pid) from df_engine.steps_in_sessions"
+    end = f"select pg_terminate_backend(pid) from pg_stat_activity where {IN_A_STEP}"
     for deaths in range(1, 7):
         wait_until(lambda: fx.admin(end), 10, "the step to run")
         wait_until(lambda: worker.log.count("call broken off") == deaths, 10, worker.log)  # noqa: B023
@@ -193,13 +191,12 @@ def test_the_loss_of_its_workers_connection_does_not_count_against_a_leased_step
     worker: WorkerProcess,  # noqa: F811
 ) -> None:
     run = start(fx, "'do $$ begin commit; perform pg_sleep(3); end $$'")
-    deaths = "select coalesce(max(deaths), 0) from df_engine.ready where worker is not null"
     for lost in range(1, 8):
-        wait_until(lambda: fx.admin("select count(*) from df_engine.ready where worker is not null"))
+        wait_until(lambda: fx.admin(LEASED_STEPS))
         before = worker.log.count("registered worker")
         fx.admin("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'durable_worker'")
         wait_until(lambda: worker.log.count("registered worker") > before, what=f"registration {lost}")  # noqa: B023
-        assert fx.admin(deaths) == 0
+        assert fx.admin(LEASED_SCORE) == 0
     assert await_end(fx, run, 40) == "completed"
 
 
@@ -207,9 +204,9 @@ def test_a_lock_that_a_role_does_not_wait_for_is_not_a_failed_login(fx: Database
     fx.admin("alter role app set lock_timeout = '20ms'")
     try:
         run = start(fx, "'select pg_sleep(0.5)' ~> 'select 1'")
-        wait_until(lambda: fx.admin("select count(*) from df_engine.steps_in_sessions"))
+        wait_until(lambda: fx.admin(f"select count(*) from pg_stat_activity where {IN_A_STEP}"))
         with fx.connect() as conn, conn.transaction():
-            conn.execute("select from df.instances where id = %s for update", [run])
+            conn.execute(RUN_LOCKED, [run])
             worker.logged("call broken off")
         assert await_end(fx, run) == "completed"
         assert "role not reached" not in worker.log

@@ -8,6 +8,7 @@ import pytest
 
 from tests.crash.crew import Crew
 from tests.crash.load import FLOWS, Load, prepare
+from tests.state import SECONDS_TO_TIMER
 from tests.support import Database
 
 
@@ -77,14 +78,13 @@ def test_a_wait_ends_with_its_signal_or_its_timeout_and_no_signal_is_swallowed(d
     prepare(db)
     with Crew(db, 4, 3) as crew:
         ids = [str(db.sql(f"select df.start({flow})")) for _ in range(60)]
-        due = "select coalesce(min(extract(epoch from due_at - clock_timestamp())), 9)::float from df_engine.timers"
-        while db.admin(due) > 0.02:
+        while db.admin(SECONDS_TO_TIMER) > 0.02:
             time.sleep(0.005)
         for run in ids:
             db.sql("select df.signal(%s, 's')", run)
         crew.settled()
     unmatched = (
-        "select count(*) from df_engine.inbox s join fx f on f.run = s.instance_id "
+        "select count(*) from df.signals s join fx f on f.run = s.instance_id "
         "where (s.status = 'delivered') = (f.t = 'true')"
     )
     assert db.admin(unmatched) == 0

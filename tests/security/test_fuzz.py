@@ -33,7 +33,6 @@ MEANT = {
     "22007": "text that is no interval",
     "22008": "an interval out of range",
     "22P05": "an escape for a character that text cannot hold",
-    "23514": "a hand-written node with missing or surplus parts",
     "3D000": "an unknown database",
     "42501": "an unknown run",
     "54000": "a limit of the product",

@@ -45,7 +45,7 @@ def web(db: Database) -> Database:
 
 
 def mode(db: Database, value: str) -> None:
-    db.admin("update df.settings set value = %s where name = 'http_mode'", value)
+    db.admin("select df.set_setting('http_mode', %s)", value)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_the_content_type_of_a_form_is_ours(web: Database) -> None:
 )
 def test_hand_written_configs_meet_the_same_checks(trial: Database, change: dict[str, Any], message: str) -> None:
     trial.admin("select df.http_allow('h.test')")
-    trial.admin("update df.settings set value = '1000' where name = 'http_max_request_bytes'")
+    trial.admin("select df.set_setting('http_max_request_bytes', '1000')")
     text = refusal(trial, {"url": "http://h.test/"} | change)
     assert message in text
     assert "secret" not in text
@@ -281,7 +281,7 @@ def test_hand_written_configs_meet_the_same_checks(trial: Database, change: dict
 )
 def test_parts_at_run_time(trial: Database, parts: Any, message: str) -> None:
     trial.admin("select df.http_allow('h.test')")
-    trial.admin("update df.settings set value = '1000' where name = 'http_max_request_bytes'")
+    trial.admin("select df.set_setting('http_max_request_bytes', '1000')")
     assert message in refusal(trial, {"url": "http://h.test/", "parts": parts}, "HTTP_MULTIPART")
 
 

@@ -22,7 +22,6 @@ NO_END = "ends by RETURN or RAISE inside the loop or by a function that raises"
 EXCEPTED = {
     ("run_statement", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
     ("work", "text type variable is not sanitized"): OF_THE_DRIVER,
-    ("work_in_groups", "text type variable is not sanitized"): OF_THE_DRIVER,
     ("run_statement", "text type variable is not sanitized"): OF_THE_DRIVER,
     ("run_statement", "the expression is not SQL injection safe"): OF_THE_DRIVER,
     (

@@ -91,7 +91,7 @@ def test_what_may_find_pg_temp_first_qualifies_its_types_and_relations(db: Datab
         found = UNQUALIFIED_TYPE.findall(code_of(source)) + UNQUALIFIED_RELATION.findall(code_of(source))
         if name in reached and found:
             bad[signature] = found
-    assert {"work", "execute_query", "render"} & reached == {"work", "execute_query"}
+    assert {"work", "run_statement", "render"} & reached == {"work", "run_statement"}
     assert bad == {}
 
 
