@@ -5761,13 +5761,16 @@ begin
 end
 $$;
 
--- What an error of a step says: the server's message with its SQLSTATE, then detail and hint.
+-- What an error of a step says: the server's message with its SQLSTATE, then detail and hint. The JSON text of a composite value,
+-- put where its type is wanted, is refused by PostgreSQL without a word on what it is.
 create or replace function df_engine.error_text(p_sqlstate text, p_message text, p_detail text, p_hint text)
 returns text
 language sql immutable set search_path = '' as $$
   select 'SQL execution failed: ' || p_message || ' (SQLSTATE ' || p_sqlstate || ')'
     || coalesce(chr(10) || 'DETAIL: ' || nullif(p_detail, ''), '')
-    || coalesce(chr(10) || 'HINT: ' || nullif(p_hint, ''), '');
+    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(p_hint, ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
+      then 'This is the JSON text of a value of a composite type: read it with jsonb_populate_record(null::the_type, $name.column).'
+    end), '');
 $$;
 
 -- How a step that failed is to be treated: divert (PostgreSQL wants it outside a transaction), interrupted (a cancel
