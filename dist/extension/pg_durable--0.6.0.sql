@@ -5853,7 +5853,8 @@ declare
   v_begun pg_catalog.timestamptz;
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
-  select k.key, df_engine.setting('max_result_bytes')::bigint into v_key, v_limit from df_engine.own_key k;
+  -- A function of df, not of df_engine: a role without USAGE on df is refused here, and its runs wait and say so.
+  select k.key, df.setting('max_result_bytes')::bigint into v_key, v_limit from df_engine.own_key k;
   commit;  -- an installer that is run again waits for no step
   loop
     -- Nothing of the step before, or of whoever had this session, reaches the next one.
