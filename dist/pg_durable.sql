@@ -6056,13 +6056,16 @@ begin
 end
 $$;
 
--- What an error of a step says: the server's message with its SQLSTATE, then detail and hint.
+-- What an error of a step says: the server's message with its SQLSTATE, then detail and hint. The JSON text of a composite value,
+-- put where its type is wanted, is refused by PostgreSQL without a word on what it is.
 create or replace function df_engine.error_text(p_sqlstate text, p_message text, p_detail text, p_hint text)
 returns text
 language sql immutable set search_path = '' as $$
   select 'SQL execution failed: ' || p_message || ' (SQLSTATE ' || p_sqlstate || ')'
     || coalesce(chr(10) || 'DETAIL: ' || nullif(p_detail, ''), '')
-    || coalesce(chr(10) || 'HINT: ' || nullif(p_hint, ''), '');
+    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(p_hint, ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
+      then 'This is the JSON text of a value of a composite type: read it with jsonb_populate_record(null::the_type, $name.column).'
+    end), '');
 $$;
 
 -- How a step that failed is to be treated: divert (PostgreSQL wants it outside a transaction), interrupted (a cancel
@@ -6160,7 +6163,8 @@ declare
   v_begun pg_catalog.timestamptz;
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
-  select k.key, df_engine.setting('max_result_bytes')::bigint into v_key, v_limit from df_engine.own_key k;
+  -- A function of df, not of df_engine: a role without USAGE on df is refused here, and its runs wait and say so.
+  select k.key, df.setting('max_result_bytes')::bigint into v_key, v_limit from df_engine.own_key k;
   v_no_rows := df_engine.no_rows(null);
   -- Nothing of a step, or of whoever had this session before, reaches the next one.
   if not pg_catalog.nameeq(current_user, session_user) then
