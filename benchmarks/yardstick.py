@@ -1,6 +1,6 @@
 """The yardstick: the bare model of the engine, chains and nothing else, on the same server and in the same minute.
 
-It has a compiled graph, outcomes that are appended, and one row of a queue, and no constructs, names, retries or security:
+It has compiled graphs, outcomes that are appended, and one row of a queue; no constructs, names, retries or security:
 what an engine of this kind costs at least. A ratio to it does not depend on the machine.
 """
 
