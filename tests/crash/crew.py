@@ -38,7 +38,8 @@ class Crew:
         """Waits until every run has ended and nothing is left of them; no call may have failed meanwhile."""
         wait_until(lambda: self.errors or not self.db.admin(UNFINISHED), seconds, "all runs to end")
         assert not self.errors, self.errors[0]
-        assert problems(self.db) == []
+        found = problems(self.db)
+        assert not found, found
 
     def _guard(self, job: Callable[[Pump], None]) -> None:
         pump = Pump(self.db)
