@@ -9387,8 +9387,8 @@ begin
   end loop;
   -- A dump that is being loaded, which turns row security off, brings the rows that an installation begins with.
   if current_setting('row_security') = 'off' then
-    delete from df.settings;
-    delete from df.http_allowlist;
+    delete from df_engine.settings;
+    delete from df_engine.http_allowlist;
   end if;
 end
 $state$;
