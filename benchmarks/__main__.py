@@ -11,7 +11,7 @@ from typing import Any
 from pg_durable.embedded import EmbeddedServer
 from rich.console import Console
 
-from benchmarks import cost, growth, residence, rows, scale, stress
+from benchmarks import cost, growth, residence, rows, scale, stress, yardstick
 from benchmarks.bed import Bed
 from benchmarks.figures import FULL, QUICK, Figure, Scale, table
 from benchmarks.peers import race
@@ -24,6 +24,7 @@ def ordinary(bed: Bed, size: Scale) -> list[Figure]:
     """The table, cheapest first."""
     return [
         *cost.figures(cost.profile(bed)),
+        *yardstick.costs(bed, size),
         rows.start_alone(bed),
         *rows.latency(bed, size),
         *residence.idle(bed, size),

@@ -15,9 +15,9 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-INSERT = "insert into fx values (1, 'x')"
+INSERT = "insert into fx values (1, 'x') returning i"
 SESSION = "-c TimeZone=UTC -c df.in_workflow=true"
-CHAIN = " ~> ".join("'insert into fx values (1, ''x'')'" for _ in range(5))
+CHAIN = " ~> ".join("'insert into fx values (1, ''x'') returning i'" for _ in range(5))
 DEADLINE = 3600.0
 
 
@@ -47,6 +47,7 @@ class Bed:
             conn.execute("select df.grant_usage('bench'), df.grant_worker('bench_worker')")
             conn.execute("create table fx (i int, t text); grant all on fx to bench")
         self.setting("reconcile_interval", "0")
+        self.setting("reserved_connections", "0")
 
     def twin(self, installer: str) -> "Bed":
         """Another database on the same server, new: what a database with much in it is compared with."""
@@ -89,7 +90,7 @@ class Bed:
     def tidy(self) -> None:
         """What autovacuum would have done, done now, so that it does not happen while a clock runs."""
         with self.connect() as conn:
-            for table in ("df.nodes", "df.instances", "df_engine.ready", "df_engine.timers"):
+            for table in ("df_engine.instances", "df_engine.outcomes", "df_engine.queue", "df_engine.timers"):
                 conn.execute(f"vacuum analyze {table}".encode())
 
     def session(self) -> psycopg.Connection[Any]:
@@ -111,7 +112,7 @@ class Bed:
         """Waits until workers have left nothing ready; the seconds it took."""
         began = time.perf_counter()
         with self.connect() as conn:
-            while conn.execute("select exists (select from df_engine.ready)").fetchone() == (True,):
+            while conn.execute("select exists (select from df_engine.queue)").fetchone() == (True,):
                 if time.perf_counter() - began > DEADLINE:
                     raise TimeoutError("the workers did not come to an end")
                 time.sleep(0.01)
@@ -145,7 +146,7 @@ class Bed:
         dsn = make_conninfo(self.dsn, dbname=self.name, user="bench_worker")
         command = [sys.executable, "-m", "pg_durable", "worker", "--dsn", dsn, "--sessions", str(sessions)]
         began = self.ask("select clock_timestamp()")
-        query = "select count(*) from df._worker_epoch where _sleeps_until > now() and started_at >= %s"
+        query = "select count(*) from df_engine.workers where idle_until > now() and started_at >= %s"
         deadline = time.monotonic() + DEADLINE
         with ExitStack() as stack:
             processes = [stack.enter_context(running(command)) for _ in range(count)]

@@ -75,11 +75,11 @@ def statements(conn: Any) -> dict[str, int]:
 
 
 def settled(bed: Bed, ended: int) -> Mark:
-    """The counters when the sessions that worked have published theirs: so many rows of `ready` are gone."""
+    """The counters when the sessions that worked have published theirs: so many rows of `queue` are gone."""
     deadline = time.monotonic() + 30
     while True:
         mark = Mark.now(bed)
-        if mark.counters["rows", "df_engine.ready deleted"] >= ended:
+        if mark.counters["rows", "df_engine.queue deleted"] >= ended:
             return mark
         if time.monotonic() > deadline:
             raise TimeoutError("the statistics were not published")
@@ -92,21 +92,21 @@ def profile(bed: Bed) -> dict[str, Any]:
         conn.execute(f"select df.start({CHAIN})".encode())
     bed.drain(1)
     bed.ask("checkpoint")
-    ended = int(bed.ask("select n_tup_del from pg_stat_user_tables where relid = 'df_engine.ready'::regclass")) or 1
+    ended = int(bed.ask("select n_tup_del from pg_stat_user_tables where relid = 'df_engine.queue'::regclass")) or 1
     before = settled(bed, ended)
     with bed.connect("bench") as conn:
         for _ in range(RUNS):
             conn.execute(f"select df.start({CHAIN})".encode())
     between = started(bed, before)
     bed.drain(1)
-    after = settled(bed, before.counters["rows", "df_engine.ready deleted"] + RUNS)
+    after = settled(bed, before.counters["rows", "df_engine.queue deleted"] + RUNS)
     return {"start": cost(bed, before, between), "steps": cost(bed, between, after), "run": cost(bed, before, after)}
 
 
 def started(bed: Bed, before: Mark) -> Mark:
     """The counters when the session that started has published its own."""
     deadline = time.monotonic() + 30
-    key = ("rows", "df_engine.ready inserted")
+    key = ("rows", "df_engine.queue inserted")
     while (mark := Mark.now(bed)).counters[key] < before.counters[key] + RUNS:
         if time.monotonic() > deadline:
             raise TimeoutError("the statistics were not published")

@@ -4,40 +4,43 @@ from psycopg import sql
 
 from benchmarks.bed import Bed
 
-TABLES = (
-    "df.instances", "df.nodes", "df_engine.timers", "df_engine.waits", "df_engine.scopes", "df_engine.bindings",
-)  # fmt: skip
+TABLES = ("instances", "outcomes", "timers", "waits", "bindings")
+
+# What a copy does not share with its original.
+OWN = {
+    "instance": sql.SQL("c.instance"),
+    ("instances", "id"): sql.SQL("df_engine.public_id(c.instance)"),
+    ("timers", "id"): sql.SQL("nextval('df_engine.thread_ids')"),
+    ("waits", "id"): sql.SQL("nextval('df_engine.thread_ids')"),
+}
 
 
 def copies(bed: Bed, run: str, count: int) -> None:
-    """Adds `count` copies of a run that waits or has ended, under ids of their own. They keep their node ids, which are
-    those of a run. The ids are those that are free among the first of all."""
+    """Adds `count` copies of a run that sleeps, waits for a signal, or has ended."""
     with bed.connect() as conn, conn.transaction():
-        conn.execute("set local session_replication_role = replica")  # foreign keys hold: the original's do
         conn.execute(
-            "create temp table copy on commit drop as select lpad(to_hex(n), 8, '0')::varchar(8) as id from "
-            "generate_series(1, 2 * %s) n where not exists (select from df.instances i where i.id = "
-            "lpad(to_hex(n), 8, '0')) limit %s",
-            [count, count],
+            "create temp table copy on commit drop as "
+            "select nextval('df_engine.instances_instance_seq') as instance from generate_series(1, %s)",
+            [count],
         )
         for table in TABLES:
             columns = [
                 row[0]
                 for row in conn.execute(
-                    "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 "
-                    "and not attisdropped and attgenerated = '' order by attnum",
-                    [table],
+                    "select attname from pg_attribute "
+                    "where attrelid = %s::regclass and attnum > 0 and not attisdropped",
+                    [f"df_engine.{table}"],
                 ).fetchall()
             ]
-            key = "id" if table == "df.instances" else "instance_id"
-            values = [sql.SQL("c.id") if name == key else sql.Identifier("o", name) for name in columns]
+            values = [OWN.get(name) or OWN.get((table, name)) or sql.Identifier("o", name) for name in columns]
             conn.execute(
-                sql.SQL("insert into {} ({}) select {} from {} o, copy c where o.{} = %s").format(
-                    sql.Identifier(*table.split(".")),
-                    sql.SQL(", ").join(map(sql.Identifier, columns)),
-                    sql.SQL(", ").join(values),
-                    sql.Identifier(*table.split(".")),
-                    sql.Identifier(key),
+                sql.SQL(
+                    "insert into {table} ({columns}) overriding system value select {values} from {table} o, copy c "
+                    "where o.instance = (select i.instance from df_engine.instances i where i.id = %s)"
+                ).format(
+                    table=sql.Identifier("df_engine", table),
+                    columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+                    values=sql.SQL(", ").join(values),
                 ),
                 [run],
             )

@@ -227,8 +227,7 @@ select a.attrelid::regclass::text from pg_attribute a join pg_class c on c.oid =
 where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'"""
 ROWS = "select count(*) from {}"
 
-# What is inferred of the nodes of a run from signs made up (node, state and generations of each) and from its generation and
-# its status.
+# What is inferred of the nodes of a run, given signs (node, state, generations of each), its generation and its status.
 FOLDED = """
 select f.node, f.inferred_status, f.from_ancestor
 from df_engine.instances i
@@ -327,3 +326,7 @@ LARGE_TABLES = (*HOT_TABLES, "df_engine.inbox")
 QUEUE = "df_engine.queue"
 TIMERS_BY_TIME = "timers_next_idx"
 XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+
+UPKEEP = "select count(*) from df_engine.upkeep"
+# The table by which an installation is known, as somebody else might make it.
+RELEASE = "create table df_engine.release (version text primary key, layout int, installed_at timestamptz)"

@@ -6246,7 +6246,7 @@ begin
     if v_code is null then
       v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_result,
                                       v_started);
-      if v_next.report is null and v_next.queue is null and pg_catalog.int4eq(v_together, 1) then
+      if v_next is null and pg_catalog.int4eq(v_together, 1) then
         commit;
         continue;
       elsif v_next.report is null then

@@ -1,11 +1,10 @@
-"""Inferred statuses: what is known of the nodes of a run means, given their ancestors, their generations and the run's end."""
+"""Inferred statuses: what the states of nodes mean, given their ancestors, their generations and the run's end."""
 
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from tests.oracle.graphs import quoted, race, sql
-from tests.oracle.tree import Node
+from tests.oracle.graphs import Node, quoted, race, sql
 from tests.state import FOLDED, GRAPH
 from tests.support import Database, Pump, Run
 
@@ -74,7 +73,8 @@ def test_nothing_is_pending_in_a_cancelled_run(pump: Pump) -> None:
     pump.until(lambda: pump.db.sql("select count(*) from df.waiting") == 1)
     pump.db.sql("select df.cancel(%s)", run.id)
     assert shown(run) == {
-        "THEN": ("skipped", None), "select 1": ("completed", None), "60": ("skipped", None), "select 2": ("skipped", None)
+        "THEN": ("skipped", None), "select 1": ("completed", None), "60": ("skipped", None),
+        "select 2": ("skipped", None),
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from generator.render import artifacts
 from tests.cluster import client
+from tests.state import RELEASE, RETENTION_IS_DUE, UPKEEP
 from tests.support import Database, Server, install
 
 SCRIPT = artifacts()["dist/pg_durable.sql"]
@@ -114,7 +115,7 @@ def test_running_again_changes_nothing(db: Database) -> None:
     install(db.dsn(), SCRIPT)
     assert db.rows(OBJECTS, user=None) == before
     assert db.admin("select count(*) from df.http_allowlist where pattern = 'api.github.com'") == 0
-    assert db.admin("select count(*) from df_engine.upkeep") == 1
+    assert db.admin(UPKEEP) == 1
     with db.connect("app") as worker:
         worker.execute("call df_engine.work(500, true, null)")
     assert db.sql("select df.status(%s)", run) == "completed"
@@ -141,7 +142,7 @@ def test_schemas_that_somebody_else_made_are_refused(server: Server, schemas: st
     with role(server) as squatter, empty(server) as db:
         for schema in schemas.split(", "):
             db.admin(f"create schema {schema} authorization {squatter}")
-        db.admin("create table df_engine.release (version text primary key, layout int, installed_at timestamptz)")
+        db.admin(RELEASE)
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f'belongs to role "{squatter}"'):
             install(db.dsn(), SCRIPT)
         db.admin(f"drop schema {schemas} cascade")
@@ -176,7 +177,7 @@ def test_an_ordinary_role_installs_and_administrates(server: Server) -> None:
         with db.connect("app") as worker:
             worker.execute("call df_engine.work(500, true, null)")
         assert db.sql("select df.status(%s)", run) == "completed"
-        db.sql("update df_engine.upkeep set retained_at = '-infinity'", user=owner)
+        db.sql(RETENTION_IS_DUE, user=owner)
         db.sql("select df.set_setting('retention_days', '0')", user=owner)
         assert db.sql("select df_engine.retain()", user="durable_worker") is False
         assert db.sql("select df.status(%s)", run) is None

@@ -102,7 +102,7 @@ def test_events_are_the_status_changes_of_the_current_generation(pump: Pump) -> 
     run = pump.start(f"df.loop('select 1' & {inner} & df.sleep(60), 'select true')")
     for waits in (1, 2):
         pump.until(lambda: pump.db.sql("select count(*) from df.waiting") == 2)
-        # the loop, the JOINs, select 1, the inner loop, the signal and the sleep; then the signal and a turn's condition have ended
+        # the loop, the JOINs, select 1, the inner loop, the signal and the sleep; then a turn of the inner one
         assert executions(run)[0][2] == {1: 1 + 2 + 2 + 1 + 1 + 1, 2: 1 + 2 + 2 + 1 + 1 + 1 + 4}[waits]
         pump.db.sql("select df.signal(%s, 'go')", run.id)
         pump.tick()

@@ -1,4 +1,4 @@
-"""The views of the contract and the tables behind them: columns, indexes, and that nobody writes but through functions."""
+"""The views of the contract and the tables behind them: columns, indexes, and that only functions write."""
 
 import psycopg
 import pytest
@@ -67,7 +67,8 @@ def test_schema_df_holds_views_only(shared: Database) -> None:
 def test_views_that_show_runs_are_barriers(shared: Database) -> None:
     open_ones = shared.rows(
         """select relname::text from pg_class
-           where relnamespace = 'df'::regnamespace and reloptions @> '{security_barrier=true}' is not true order by 1""",
+           where relnamespace = 'df'::regnamespace and reloptions @> '{security_barrier=true}' is not true
+           order by 1""",
         user=None,
     )
     assert open_ones == [("_worker_epoch",), ("http_allowlist",), ("workers",)]
@@ -106,9 +107,8 @@ def test_private_tables_have_row_security_no_policy_and_no_grant(shared: Databas
     tables = [table for (table,) in shared.rows(PRIVATE_TABLES, user=None)]
     assert len(tables) > 10
     query = """select oid::regclass::text from pg_class where oid = any (%s::regclass[]) and not (
-                 relrowsecurity and not exists (
-                   select from aclexplode(relacl) a where a.grantee <> relowner)
-                 and not exists (select from pg_attribute t where t.attrelid = pg_class.oid and t.attacl is not null))"""
+                 relrowsecurity and not exists (select from aclexplode(relacl) a where a.grantee <> relowner)
+                 and not exists (select from pg_attribute t where attrelid = pg_class.oid and attacl is not null))"""
     assert shared.rows(query, tables, user=None) == []
 
 

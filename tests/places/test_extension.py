@@ -48,9 +48,9 @@ def database(cluster: Cluster) -> Database:
 
 
 def move(source: Cluster, target: Cluster, *options: str) -> subprocess.CompletedProcess[bytes]:
-    """pg_dump | psql --single-transaction: the tables refer to each other, which is checked at its end."""
+    """pg_dump | psql."""
     dump = subprocess.run([str(source.bin / "pg_dump"), *options, source.dsn()], capture_output=True, check=True).stdout
-    load = [str(target.bin / "psql"), "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
+    load = [str(target.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
     return subprocess.run(load, input=dump, capture_output=True, check=False)
 
 

@@ -18,7 +18,7 @@ class Loss:
     told: str | None
     kind: str  # call, idle or supervisor
     role: int = 0
-    step: tuple[int, str] | None = None  # ready row and node, where the session had named them
+    step: tuple[int, str] | None = None  # row of the queue and node, where the session had named them
     server: float = 0.0  # when the server had been started
 
 

@@ -27,7 +27,7 @@ class Session:
         self.idle_since = 0.0
         self._opened_at = time.monotonic()
         self.fresh = True  # has not made a call yet
-        self.step: tuple[int, str] | None = None  # ready row and node of what runs, where the engine says so
+        self.step: tuple[int, str] | None = None  # row of the queue and node of what runs, where the engine says so
         self.told: str | None = None  # the SQLSTATE with which the server said that it ends this session
         self._budget = budget
         conn.add_notice_handler(self._hear)
