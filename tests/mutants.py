@@ -55,7 +55,7 @@ MUTANTS = (
     Mutant("what a step had locked of a cancelled run is left", "where a.instance = q.instance", "where false",
            CANCELS),
     Mutant("a run begins whoever it says it is", "if not q.picked", "if false",
-           "tests/engine/test_control.py::test_who_may_not_submit_any_more_is_found_at_pick_up"),
+           "tests/engine/test_control.py::test_a_superuser_may_not_submit_any_more_at_pick_up"),
     # Ends of steps
     Mutant("a step moves on without holding its run", "for key share", "", UNDECIDED_CANCEL),
     Mutant("a step moves a run on that has ended", " and i.status = any ('{pending,running}')", "", CANCELS),
