@@ -1,4 +1,4 @@
--- pg_durable 0.6.0 (built 2026-11-28 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
+-- pg_durable 1.0.0 (built 2026-11-28 00:00:00 UTC): durable functions for PostgreSQL 14 to 18.
 --
 --   psql -v ON_ERROR_STOP=1 [-v operator_schema=S] [-v worker_role=W] -f pg_durable.sql
 --
@@ -82,7 +82,7 @@ begin
                      else coalesce(array_position('{dev,a,alpha,b,beta,c,rc}'::text[], lower(v.parts[2])), 0) end
              || coalesce(nullif(v.parts[3], ''), '0')::numeric as key
     from (select r.role, regexp_match(r.version, '^(\d+(?:\.\d+){0,7})[-._]?([A-Za-z]*)[-._]?(\d*)') as parts
-          from (values ('installed', v_installed), ('this', '0.6.0'), ('oldest', '0.6.0'))
+          from (values ('installed', v_installed), ('this', '1.0.0'), ('oldest', '1.0.0'))
             as r(role, version)) as v
   )
   select i.key > t.key, i.key is null or i.key < o.key into v_newer, v_too_old
@@ -90,13 +90,13 @@ begin
   where i.role = 'installed' and t.role = 'this' and o.role = 'oldest';
 
   if v_newer then
-    raise exception 'pg_durable % is installed here, which is newer than this installer of 0.6.0', v_installed
+    raise exception 'pg_durable % is installed here, which is newer than this installer of 1.0.0', v_installed
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('Nothing has been changed. Take the installer of version %s or later.', v_installed);
   elsif v_too_old then
     select case when exists (select from pg_extension where extname = 'pg_durable') then 'DROP EXTENSION pg_durable CASCADE'
                 else 'DROP SCHEMA df, df_engine CASCADE' end into v_removal;
-    raise exception 'pg_durable % is installed here, which is too old: 0.6.0 upgrades from 0.6.0 on',
+    raise exception 'pg_durable % is installed here, which is too old: 1.0.0 upgrades from 1.0.0 on',
       v_installed
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('Nothing has been changed. When its runs have ended, remove it, with their history, its variables '
@@ -126,7 +126,7 @@ begin
   end if;
   update df_engine.release set layout = p_layout;
   if not found then
-    insert into df_engine.release(version, layout) values ('0.6.0', p_layout);
+    insert into df_engine.release(version, layout) values ('1.0.0', p_layout);
   end if;
   return true;
 end
@@ -141,7 +141,7 @@ begin
   for v_routine in
     select p.oid from pg_proc p
     where p.pronamespace = 'df_engine'::regnamespace and p.proname <> 'migrating'
-      and exists (select from df_engine.release where version <> '0.6.0')
+      and exists (select from df_engine.release where version <> '1.0.0')
       and not exists (select from pg_depend d
                       where d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid and d.deptype <> 'e')
   loop
@@ -4230,7 +4230,7 @@ begin
   loop
     insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, version, run_key)
     overriding system value
-    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, '0.6.0',
+    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, '1.0.0',
            hashint8extended(s.n, (random() * 9007199254740991)::bigint)
     from (select nextval('df_engine.instances_instance_seq') as n offset 0) s
     where s.n < 4294967296  -- later ids come round, and one that a kept run still has is passed over
@@ -8482,7 +8482,7 @@ comment on function df.metrics() is
 
 create or replace function df.version() returns text
 language sql set search_path = pg_catalog, pg_temp as $$
-  select '0.6.0 (built 2026-11-28 00:00:00 UTC)'
+  select '1.0.0 (built 2026-11-28 00:00:00 UTC)'
 $$;
 comment on function df.version() is 'Version and build time of the installed pg_durable.';
 
@@ -9259,7 +9259,7 @@ returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
     where p_node_type = 'HTTP' or lower(key collate "C") <> 'content-type'
     union all
     select d.name, d.value
-    from (values ('User-Agent', 'pg_durable/0.6.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
+    from (values ('User-Agent', 'pg_durable/1.0.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
     where d.value is not null
       and lower(d.name) <> all (select lower(key collate "C") from jsonb_object_keys(p_headers) key)
   ) h(name, value)
@@ -9965,7 +9965,7 @@ $triggers$;
 
 revoke all on all routines in schema df_engine from public;
 
-update df_engine.release set version = '0.6.0', installed_at = now() where version <> '0.6.0';
+update df_engine.release set version = '1.0.0', installed_at = now() where version <> '1.0.0';
 
 do $grants$
 begin

@@ -19,12 +19,12 @@ PAGE = ROOT / "docs" / "reference.md"
 TOPICS = {
     "Building graphs": """sql seq as if if_rows join join3 race loop break sleep wait_for_schedule wait_for_signal retry
                           http http_multipart flow literal""",
-    "Running": "start signal cancel status result await_instance wait_for_completion run",
+    "Running": "start signal cancel status result await_instance wait_for_completion run work",
     "Variables": "setvar getvar unsetvar clearvars",
     "Watching": "explain to_flow list_instances instance_info instance_executions instance_nodes metrics check version "
     "target_database",
     "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_setting setting http_allow
-                         http_disallow""",
+                         http_disallow rotate_wake_channel""",
     "Behind the operators": "as_op if_then_op if_else_op loop_prefix_op",
 }
 HEAD = """\
