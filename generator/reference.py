@@ -99,9 +99,10 @@ def functions(rows: Iterable[Any]) -> str:
 def entry(row: Any) -> str:
     """Signature and comment of a function."""
     arguments = re.sub(r"::\w+(\[\])?", "", row.arguments)  # the types of defaults
-    result = row.result.replace("timestamp with time zone", "timestamptz")
+    result = f" → {code(row.result.replace('timestamp with time zone', 'timestamptz'))}" if row.result else ""
+    call = "" if row.result else "CALL "  # a procedure
     restricted = " *Needs a grant of its own.*" if row.restricted else ""
-    signature = f"**df.{row.name}** ({code(arguments) if arguments else ''}) → {code(result)}"
+    signature = f"**{call}df.{row.name}** ({code(arguments) if arguments else ''}){result}"
     return f"{signature}\\\n{ended(row.comment)}{restricted}\n"
 
 
