@@ -5902,31 +5902,55 @@ $$;
 -- driver, in the session of the submitter.
 
 -- Records the good end of a step and moves the run on. NULL: the next step of the same segment follows; else a place with the steps
--- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back.
+-- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. p_more: another step
+-- follows in this transaction; the run is not locked yet, or a cancel would wait for that step instead of interrupting it.
 -- Granted to users.
 create or replace function df_engine.record_step(
   p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step,
-  p_result df_engine.result, p_started timestamptz
+  p_result df_engine.result, p_started timestamptz, p_more boolean
 ) returns df_engine.place
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
   if (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
     return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
   end if;
-  if (p_step).fresh then    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+  if (p_step).fresh and not p_more then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
     select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
            df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
     from df_engine.instances i
     where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     for key share;
-  else    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+  elsif (p_step).fresh then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+    select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
+           df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
+    from df_engine.instances i
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+      and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex');
+  elsif not p_more then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
     select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
            df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
     from df_engine.instances i
     where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     for key share
+    on conflict (instance, scope, node) do update
+      set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
+        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
+        started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
+                          then o.started_at else excluded.started_at end,
+        events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+  else
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+    select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
+           df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
+    from df_engine.instances i
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+      and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
         columns = excluded.columns, types = excluded.types, error = excluded.error,
@@ -5950,6 +5974,17 @@ begin
   end if;
   return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, (p_step).node, p_queue,
                          df_engine.ended_well((p_result).value, (p_result).columns, (p_result).types, p_started));
+end
+$$;
+
+-- Whether what has been recorded without a lock on the run may be committed: the run has not ended meanwhile, and does not before that.
+-- Granted to users.
+create or replace function df_engine.hold_run(p_instance bigint) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+begin
+  perform from df_engine.instances i
+  where i.instance = p_instance and i.submitter = quote_ident(session_user)::regrole and i.status in ('pending', 'running') for key share;
+  return found;
 end
 $$;
 
@@ -6161,6 +6196,7 @@ declare
   v_hint pg_catalog.text;
   v_group int := 0;                       -- steps in this transaction before this one
   v_begun pg_catalog.timestamptz;
+  v_more boolean := false;                     -- the next step follows in this transaction
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
   -- A function of df, not of df_engine: a role without USAGE on df is refused here, and its runs wait and say so.
@@ -6245,20 +6281,23 @@ begin
       perform df_engine.set_step_settings();
     end if;
     if v_code is null then
+      if pg_catalog.int4gt(v_together, 1) then
+        v_short := df_engine.short_steps(v_short, pg_catalog.hashtextextended(v_place.steps[v_at].text, 0)::pg_catalog.text, v_started);
+        v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
+        v_more := v_step.plain and pg_catalog.jsonb_exists(
+            v_short, pg_catalog.hashtextextended(v_place.steps[pg_catalog.int4pl(v_at, 1)].text, 0)::pg_catalog.text)
+          and pg_catalog.int4lt(pg_catalog.int4pl(v_group, 1), v_together)
+          and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(),
+                pg_catalog.timestamptz_pl_interval(v_begun, '20 ms'::pg_catalog.interval));
+      end if;
       v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_result,
-                                      v_started);
+                                      v_started, v_more);
       if v_next is null and pg_catalog.int4eq(v_together, 1) then
         commit;
         continue;
       elsif v_next.report is null then
         if pg_catalog.int4gt(v_together, 1) then
-          v_short := df_engine.short_steps(v_short, pg_catalog.concat(v_place.graph, ':', v_step.node), v_started);
-          v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
-          if v_next.steps is null and pg_catalog.jsonb_exists(
-               v_short, pg_catalog.concat(v_place.graph, ':', v_place.steps[pg_catalog.int4pl(v_at, 1)].node))
-             and pg_catalog.int4lt(pg_catalog.int4pl(v_group, 1), v_together)
-             and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(),
-                   pg_catalog.timestamptz_pl_interval(v_begun, '20 ms'::pg_catalog.interval)) then
+          if v_more and v_next.steps is null then
             v_group := pg_catalog.int4pl(v_group, 1);
             continue;
           end if;
@@ -6274,13 +6313,19 @@ begin
       end if;
     elsif pg_catalog.int4gt(v_group, 0) then
       -- What fails in company may fail because of it: those before it are recorded, and it runs again alone.
-      v_short := pg_catalog.jsonb_delete(v_short, pg_catalog.concat(v_place.graph, ':', v_step.node));
-      set local synchronous_commit = off;
+      v_short := pg_catalog.jsonb_delete(v_short, pg_catalog.hashtextextended(v_place.steps[v_at].text, 0)::pg_catalog.text);
       v_group := 0;
       v_at := pg_catalog.int4mi(v_at, 1);
       v_code := null;
       v_refused := false;
-      commit;
+      if df_engine.hold_run((v_place.thread).instance) then
+        set local synchronous_commit = off;
+        commit;
+      else
+        rollback;
+        v_place := null;
+        v_at := 0;
+      end if;
       continue;
     else
       v_next := df_engine.fail_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_code, v_message,
@@ -9411,7 +9456,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_run', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
