@@ -4422,6 +4422,19 @@ begin
 end
 $$;
 
+-- Locks what must still be open while a thread is moved on, and says whether it is: the RACEs around it, and its run.
+create or replace function df_engine.lock_thread(p_thread df_engine.thread) returns boolean
+language plpgsql as $$
+begin
+  if (p_thread).races is not null and not df_engine.lock_races((p_thread).instance, (p_thread).races, true) then
+    return false;
+  end if;
+  perform from df_engine.instances i
+  where i.instance = (p_thread).instance and i.status in ('pending', 'running') for key share;
+  return found;
+end
+$$;
+
 -- Whether a thread has lost a race. Not locked: whoever writes its outcome asks again, with locks.
 create or replace function df_engine.has_lost(p_races bigint[]) returns boolean
 language plpgsql stable as $$
@@ -4556,7 +4569,8 @@ end
 $$;
 
 -- Removes what could still start of a run between two nodes, but for one row of the queue. A row that a running step has locked is
--- left to that step, which finds out when it wants to record its outcome. Of loops it is kept how far they had come.
+-- left to that step, which finds out when it wants to record its outcome, and so is a construct: it is removed with the step's row
+-- of the queue. Of loops it is kept how far they had come.
 create or replace function df_engine.withdraw(p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint) returns void
 language plpgsql as $$
 begin
@@ -5836,6 +5850,8 @@ begin
          has_schema_privilege(v_role, 'df', 'usage') as allowed into r
   from df_engine.instances i where i.instance = q.instance;
   if r.status is null or r.status not in ('pending', 'running') or q.races is not null and df_engine.has_lost(q.races) then
+    -- Whoever ended the run has left what a step had locked.
+    delete from df_engine.activations a where a.instance = q.instance and r.status not in ('pending', 'running');
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = q.id;
     return v_place;
   end if;
@@ -5859,7 +5875,9 @@ begin
       v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)));
     return v_place;
   end if;
-  if g.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
+  if (g.kind <> 'SQL' or not r.home or q.crash_score >= 12) and not df_engine.lock_thread(t) then
+    return v_place;  -- to be claimed, and dropped, again
+  elsif g.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
     v_place := df_engine.advance(r.id, r.graph, v_role, r.home, t, q.id, null);
     v_place.report := 'again';
   elsif q.crash_score >= 12 then
@@ -7679,7 +7697,7 @@ begin
     join df_engine.instances i on i.instance = q.instance
     join df_engine.graphs g on g.id = i.graph
     where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter)
-    limit 100 for update of q skip locked for no key update of i skip locked
+    limit 100 for update of q skip locked for update of i skip locked
   loop
     perform df_engine.fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name));
   end loop;
