@@ -78,7 +78,8 @@ $$;
 create function public.note_outcome() returns trigger language plpgsql security definer as $$
 begin
   perform public.note(new.instance, new.node,
-                      case when new.state in ('f', 'x', 'e') then 'failed' when new.state = 'r' then 'running' else 'completed' end,
+                      case when new.state in ('f', 'x', 'e') then 'failed' when new.state = 'r' then 'running'
+                           else 'completed' end,
                       new.generations,
                       case new.state when 'r' then new.ended_at end,
                       case when new.state in ('f', 'x', 'e') then to_jsonb(new.error) else new.value::jsonb end);
