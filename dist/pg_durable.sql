@@ -5204,7 +5204,7 @@ begin
          case when d.branch is null and n.bytes <= n.allowed then (select json_agg(e.value order by e.branch) from ends e) end as value_list,
          n.bytes, n.allowed
   into v_first
-  from (select (select sum(octet_length(e.value::text)) from ends e) as bytes,
+  from (select (select sum(octet_length(e.value::pg_catalog.text)) from ends e) as bytes,
                df_engine.setting('max_result_bytes')::bigint as allowed) n
   left join decider d on true;
   perform df_engine.merge_names(p_thread, p_join, v_first.tops);
@@ -6696,7 +6696,7 @@ declare
   g df_engine.graph_nodes;
   t df_engine.thread;
   v_ending df_engine.ending;
-  v_outcome constant jsonb := p_outcome::jsonb;
+  v_outcome constant jsonb := p_outcome::pg_catalog.jsonb;
 begin
   select * into q from df_engine.queue x
   where x.id = p_ticket and x.worker = p_worker and x.lane in ('direct', 'http');

@@ -140,7 +140,7 @@ select c.queue, c.version, c.steps[1].name, c.steps[2].name
 from df_engine.own_key k
 cross join lateral df_engine.claim_step(k.key, null, 0, false) c
 cross join lateral df_engine.record_step(
-  k.key, c.id, c.graph, c.queue, c.thread, c.steps[1], '1', null, null, now()) r"""
+  k.key, c.id, c.graph, c.queue, c.thread, c.steps[1], df_engine.no_rows(null), now()) r"""
 HELD = "select df_engine.hold_step(%s, %s, %s)"
 QUEUE_ROWS = "select submitter, id, node, crash_score from df_engine.queue order by id"
 QUEUE_LOCKED = "select from df_engine.queue for update"
@@ -155,12 +155,12 @@ SECONDS_TO_TIMER = (
     "select coalesce(min(extract(epoch from due_at - clock_timestamp())), 9)::float from df_engine.timers"
 )
 SIGNAL_IS_FRESH = "select fresh from df_engine.inbox"
-TRY_SIGNAL = "select df_engine.try_signal(s) from df_engine.inbox s where s.signal_data = %s::jsonb"
+TRY_SIGNAL = "select df_engine.try_signal(s.signal_id) from df_engine.inbox s where s.signal_data = %s::jsonb"
 
 # A signal of a run that was kept for a wait that has ended in the meantime.
 RESERVED = """
-insert into df_engine.inbox (instance, signal_name, signal_data, sent_by, reserved)
-select i.instance, %s, '1', 'app'::regrole, '{-1}' from df_engine.instances i where i.id = %s"""
+insert into df_engine.inbox (instance, submitter, signal_name, signal_data, sent_by, reserved)
+select i.instance, i.submitter, %s, '1', 'app'::regrole, '{-1}' from df_engine.instances i where i.id = %s"""
 
 # Ends of steps do not commit while somebody holds the advisory lock 42.
 HELD_ENDS = """
