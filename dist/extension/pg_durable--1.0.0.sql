@@ -4439,9 +4439,12 @@ $$;
 -- The columns of a row set, in their order; p_columns: as they were kept because no row shows them.
 -- Granted to users.
 create or replace function df_engine.columns_of(p_value json, p_columns text[]) returns text[]
-language sql immutable
-return coalesce(p_columns, case
-  when json_typeof(p_value -> 'rows' -> 0) = 'object' then array(select k from json_object_keys(p_value -> 'rows' -> 0) k) end);
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return coalesce(p_columns, case
+    when json_typeof(p_value -> 'rows' -> 0) = 'object' then array(select k from json_object_keys(p_value -> 'rows' -> 0) k) end);
+end
+$$;
 
 -- The three ways in which a node ends.
 create or replace function df_engine.ended_well(
@@ -6974,12 +6977,13 @@ begin
     r.status := case
       when v_state in ('c', 'b', 'd') then 'completed'
       when v_state in ('f', 'e') or v_state = 'r' and v_whole then 'failed'
-      when v_state = 'r' and p_run in ('pending', 'running') then 'running'
+      when v_state = 'r' and p_run = 'running' then 'running'  -- of a pending run a session may be in it: that is inferred
       else 'pending' end;
     r.inferred_status := case
       when v_state in ('c', 'b', 'd', 'f', 'x', 'e') and not v_old[i] or v_state = 'r' and v_whole then r.status
       when v_deciders[i] is not null or p_run not in ('pending', 'running') then 'skipped'
       when v_state = any (c_ended) then 'pending'
+      when v_state = 'r' then 'running'
       else r.status end;
     r.from_ancestor := case
       when r.inferred_status = 'skipped' then v_deciders[i]
@@ -7023,7 +7027,7 @@ create or replace view df_engine.node_rows as
       join df_engine.queue q on q.instance = i.instance and q.lane = 'sql'
       join graph b on b.node = q.node
       join graph n on n.node between q.node and b.until and df_engine.node_id(i.id, n.node) = c.node_id
-      where c.id = i.id and c.submitter = i.submitter and i.status = 'running' and not exists (
+      where c.id = i.id and c.submitter = i.submitter and i.status in ('pending', 'running') and not exists (
         select from df_engine.outcomes d
         where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
     ), children as (
@@ -8767,7 +8771,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   with run as (
     select i.id, i.label, i.wait_reason, i.status in ('completed', 'failed', 'cancelled') as ended,
            case when i.status = 'pending' and exists (
-             select from df_engine.visible_nodes n where n.instance_id = i.id and n.status = 'running') then 'running'
+             select from df_engine.visible_nodes n where n.instance_id = i.id and n.inferred_status = 'running') then 'running'
                 else i.status end as status,
            df_engine.run_output(i.status, i.error, i.result) as output
     from df_engine.visible_runs i
