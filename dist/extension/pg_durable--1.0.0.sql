@@ -7295,10 +7295,17 @@ $$;
 create or replace function df_engine.charge(p_instance bigint, p_tries int, p_what text, p_error text) returns boolean
 language plpgsql as $$
 begin
-  if p_tries >= 2 then
-    perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error));
+  if p_tries < 2 then
+    return false;
   end if;
-  return p_tries >= 2;
+  begin
+    perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error));
+  exception when others then  -- not even that its nodes have failed can be recorded
+    perform df_engine.end_run(p_instance, 'failed', format('%s: %s', p_what, p_error), null);
+    delete from df_engine.activations a where a.instance = p_instance;
+    perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
+  end;
+  return true;
 end
 $$;
 
