@@ -5567,7 +5567,7 @@ $$;
 create or replace function df_engine.no_rows(p_shape json) returns df_engine.result
 language plpgsql immutable set search_path = '' as $$
 begin
-  return row('{"rows":[],"row_count":0}'::json,
+  return row('{"rows":[],"row_count":0}'::pg_catalog.json,
              case when p_shape is not null then df_engine.final_names(df_engine.column_names(p_shape)) end, null)::df_engine.result;
 end
 $$;
@@ -5577,14 +5577,14 @@ $$;
 create or replace function df_engine.row_set(p_rows text) returns json
 language plpgsql immutable set search_path = '' as $$
 declare
-  v_rows json := '[' || p_rows || ']';
-  v_columns constant text[] := df_engine.column_names(v_rows -> 0);
-  v_names constant text[] := df_engine.final_names(v_columns);
+  v_rows pg_catalog.json := ('[' || p_rows || ']')::pg_catalog.json;
+  v_columns constant pg_catalog.text[] := df_engine.column_names(v_rows -> 0);
+  v_names constant pg_catalog.text[] := df_engine.final_names(v_columns);
 begin
   if v_names <> v_columns then
     v_rows := df_engine.renamed_rows(v_rows, v_names);
   end if;
-  return '{"rows":' || v_rows || ',"row_count":' || json_array_length(v_rows) || '}';
+  return ('{"rows":' || v_rows || ',"row_count":' || json_array_length(v_rows) || '}')::pg_catalog.json;
 end
 $$;
 
@@ -5606,7 +5606,7 @@ begin
         ') on false')
       from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
     into v_types;
-  elsif p_kind in ('rows', 'perhaps') and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
+  elsif (pg_catalog.texteq(p_kind, 'rows') or pg_catalog.texteq(p_kind, 'perhaps')) and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
     execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
     execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
       'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
@@ -5655,7 +5655,6 @@ declare
   v_result df_engine.result;
   v_row pg_catalog.record;
   v_rows pg_catalog.text;
-  v_shape pg_catalog.json;
   v_list pg_catalog.text[];
   v_size bigint := 0;
 begin
@@ -5722,8 +5721,8 @@ begin
     raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.octet_length(v_rows), p_limit
         using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
   elsif pg_catalog.int4eq(pg_catalog.strpos(v_rows, ',"'), 0) then  -- one column, so no two of one name
-    v_result.value := pg_catalog.concat('{"rows":[', v_rows, '],"row_count":',
-                                        pg_catalog.json_array_length(pg_catalog.concat('[', v_rows, ']')::pg_catalog.json), '}');
+    v_result.value := pg_catalog.concat('{"rows":[', v_rows, '],"row_count":', pg_catalog.json_array_length(
+      pg_catalog.concat('[', v_rows, ']')::pg_catalog.json), '}')::pg_catalog.json;
   else
     v_result.value := df_engine.row_set(v_rows);
   end if;
@@ -6426,7 +6425,6 @@ declare
   v_types pg_catalog.oid[];
   v_row pg_catalog.record;
   v_rows pg_catalog.text;
-  v_shape pg_catalog.json;
   v_list pg_catalog.text[];
   v_size bigint := 0;
 begin
@@ -6516,7 +6514,7 @@ begin
         ') on false')
       from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
     into v_types;
-  elsif p_kind in ('rows', 'perhaps') and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
+  elsif (pg_catalog.texteq(p_kind, 'rows') or pg_catalog.texteq(p_kind, 'perhaps')) and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
     execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
     execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
       'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
@@ -8463,7 +8461,7 @@ $$;
 
 -- Granted to users.
 create or replace function df_engine.milliseconds(p_from timestamptz, p_to timestamptz) returns bigint
-language sql immutable as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select greatest(round(1000 * extract(epoch from p_to - p_from))::bigint, 0)
 $$;
 

@@ -137,6 +137,7 @@ RUNS_OF_GRAPHS = """
 select count(i.instance) from df_engine.graphs g left join df_engine.instances i on i.graph = g.id group by g.id"""
 
 # In a session of a submitter: the next step is claimed and recorded as done; answers with it and the one that follows.
+CLAIM = "select from df_engine.own_key k cross join lateral df_engine.claim_step(k.key, null, 0, false)"
 ONE_STEP = """
 select c.queue, c.version, c.steps[1].name, c.steps[2].name
 from df_engine.own_key k

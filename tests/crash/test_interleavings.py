@@ -8,10 +8,13 @@ import pytest
 
 from tests.crash.crew import Crew, problems
 from tests.state import (
+    CLAIM,
     GENERATION,
     HELD,
     HELD_ENDS,
     ONE_STEP,
+    QUEUE_LOCKED,
+    QUEUE_ROWS,
     RESERVED,
     SIGNAL_IS_FRESH,
     TRY_SIGNAL,
@@ -60,7 +63,7 @@ def test_a_signal_is_not_kept_while_a_wait_for_it_opens(fx: Database) -> None:
     pump = Pump(fx)
     run = pump.start("df.sleep(0.01) ~> 'select 1' ~> df.wait_for_signal('s')")
     pump.work()
-    wait_until(lambda: pump.tick() and fx.admin(WORK_IS_LEFT), what="the sleep to end")
+    wait_until(lambda: pump.tick() and fx.rows(QUEUE_ROWS, user=None), what="the sleep to end")
     with fx.connect("app", autocommit=False) as session:
         session.execute(ONE_STEP)
         fx.sql("select df.signal(%s, 's')", run.id)
@@ -201,6 +204,38 @@ def test_no_step_of_a_branch_commits_while_its_race_is_undecided(fx: Database) -
         crew.settled()
     assert fx.sql("select df.status(%s)", run) == "completed"
     assert fx.rows("select * from fx") == []
+
+
+@pytest.mark.parametrize("decision", ["cancel", "race"])
+def test_no_construct_opens_while_it_is_undecided_whether_its_run_goes_on(fx: Database, decision: str) -> None:
+    """The thread at the JOIN is claimed when the decision is made, and is moved on after it."""
+    fx.admin("select df.set_setting('loop_min_interval', '0.05')")
+    pump = Pump(fx)
+    run = pump.start("df.wait_for_signal('s') | @> ('select 1' & 'select 2')")
+    pump.work()
+    wait_until(lambda: pump.tick() and fx.rows(QUEUE_ROWS, user=None), what="the next turn")
+    with (
+        ThreadPoolExecutor(1) as threads,
+        fx.connect(autocommit=False) as claimer,
+        fx.connect("app" if decision == "cancel" else "durable_worker", autocommit=False) as decider,
+    ):
+        claimer.execute(QUEUE_LOCKED)
+        claimer.execute("set session authorization app")
+        if decision == "cancel":
+            decider.execute("select df.cancel(%s)", [run.id])
+        else:
+            fx.sql("select df.signal(%s, 's')", run.id)
+            decider.execute("select df_engine.fire_due(50)")
+        claim = threads.submit(claimer.execute, CLAIM)
+        waits = "select wait_event from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+        pid = claimer.info.backend_pid
+        wait_until(lambda: claim.done() or fx.admin(waits, pid) in ("tuple", "transactionid"))
+        assert not claim.done()
+        decider.commit()
+        claim.result()
+        claimer.commit()
+    pump.until(lambda: not fx.admin(WORK_IS_LEFT))
+    assert (run.ended(), problems(fx)) == (True, [])
 
 
 def test_a_step_that_somebody_interrupts_after_its_race_was_lost_writes_nothing(fx: Database) -> None:

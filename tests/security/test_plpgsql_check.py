@@ -23,7 +23,8 @@ EXCEPTED = {
     ("run_statement", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
     ("work", "text type variable is not sanitized"): OF_THE_DRIVER,
     ("run_statement", "text type variable is not sanitized"): OF_THE_DRIVER,
-    ("run_statement", "the expression is not SQL injection safe"): OF_THE_DRIVER,
+    ("result_types", "text type variable is not sanitized"): OF_THE_DRIVER,
+    ("result_types", "the expression is not SQL injection safe"): OF_THE_DRIVER,
     (
         "evaluate_expression",
         "text type variable is not sanitized",
@@ -37,12 +38,20 @@ EXCEPTED = {
     ("await_end", "control reached end of function"): NO_END,
     ("flow_call", "control reached end of function"): NO_END,
     ("flow_emit", "control reached end of function"): NO_END,
+    ("sql_tokens", "control reached end of function"): NO_END,
     ("take_launch_slot", "control reached end of function"): NO_END,
     ("template_names", 'unused parameter "p_mode"'): "called like the other functions of substitution",
     ("advance", "control reached end of function"): NO_END,
     ("enter", "composite OUT variable"): "one of three that are answered",
     ("open_construct", "composite OUT variable"): "one of two that are answered",
     ("register_worker", 'unused parameter "p_sessions"'): "what the worker says; the engine has no use for it yet",
+}
+
+# (function, beginning of the error) -> why it is none.
+TRIED = "a COMMIT that PostgreSQL refuses where df.work must not be called: that is how it is found out"
+NO_ERRORS = {
+    ("work", "cannot commit while a subtransaction is active"): TRIED,
+    ("said_of_commit", "invalid transaction termination"): TRIED,
 }
 
 # A declaration with a literal: '{}' is read as a text, and has the type of the variable.
@@ -82,15 +91,16 @@ def test_no_errors_and_no_warning_without_a_reason(checked: Database) -> None:
     declared: defaultdict[str, int] = defaultdict(int)
     found, used = [], set()
     for name, level, message, detail, source, _ in checked.rows(FINDINGS, user=None):
-        key = next((key for key in EXCEPTED if key[0] == name and message.startswith(key[1])), None)
-        if level != "error" and key:
+        reasons = NO_ERRORS if level == "error" else EXCEPTED
+        key = next((key for key in reasons if key[0] == name and message.startswith(key[1])), None)
+        if key:
             used.add(key)
         elif LITERAL.match(detail) and declared[name] < literals(source):
             declared[name] += 1
         else:
             found.append((name, level, message, detail))
     assert found == [], "\n".join(map(str, found))
-    assert used == set(EXCEPTED), "exceptions that nothing needs"
+    assert used == {*EXCEPTED, *NO_ERRORS}, "exceptions that nothing needs"
 
 
 def test_a_fault_would_be_found(checked: Database) -> None:
