@@ -1,9 +1,11 @@
 """`make mutants`: takes away one lock, one order or one check of the engine at a time, and shows which test notices.
 
-Each mutant is a copy of the project with one text of a template replaced; the tests named beside it must fail there.
+Each mutant is a copy of the project with one text of a template replaced, near the comment that marks its place; the
+tests named beside it must fail there.
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -20,10 +22,10 @@ TRIES = 3  # what shows only when two sessions meet may need more than one
 
 @dataclass(frozen=True)
 class Mutant:
-    """One text of a template, what takes its place, and the tests that must notice."""
+    """Of the lines behind a template's comment `mutant: <what>` one text, what takes its place, and the tests that must
+    notice."""
 
     what: str
-    template: str
     text: str
     instead: str
     tests: str
@@ -31,76 +33,101 @@ class Mutant:
 
 STORMS = "tests/crash/test_storms.py"
 MEETINGS = "tests/crash/test_interleavings.py"
+ROLES = "tests/security/test_other_roles.py"
 BESIDE = f"{STORMS}::test_all_that_runs_side_by_side_leaves_its_effects_once"
 CANCELS = f"{STORMS}::test_steps_that_meet_a_cancel_are_done_whole_or_not_at_all"
+TAKEN_OVER = f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over"
+UNDECIDED_RACE = f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"
+UNDECIDED_CANCEL = f"{MEETINGS}::test_no_step_commits_while_a_cancel_is_undecided"
+COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each_role"
 
 MUTANTS = (
-    Mutant("a step is held without its lock", "140_claim", "for update skip locked) as held", ") as held", BESIDE),
-    Mutant("a step is claimed without its lock", "140_claim", "order by r.id limit 1 for update skip locked",
-           "order by r.id limit 1", BESIDE),
-    Mutant("a session goes on with a run that another has taken over", "140_claim", " and r.xmin = p_version", "",
-           f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over"),
-    Mutant("who takes a run over leaves its row as it was", "140_claim", "if v_node.id <> v_begins then",
-           "if false then", f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over"),
-    Mutant("who takes a run over begins it again", "140_claim", "or v_node.status = 'completed' then", "then",
-           f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over"),
-    Mutant("what was seen of a step that was lost is held against the run, wherever it is", "151_supervision",
-           "(df_engine.thread_node(n, i.id || '::' || i._generation)).id = p_node", "true",
-           "tests/crash/test_poison.py"),
-    Mutant("the end of a branch of a wide JOIN is counted in its own row only", "121_constructs",
-           "  if v_stripe is not null then", "  if false then", "tests/engine/test_large.py"),
-    Mutant("a name is bound only at the end of a run", "142_finish", "  if p_named then",
-           "  if p_named and p_next is null then", "tests/engine/test_names.py"),
-    Mutant("steps that share a transaction are kept although their run is over", "144_work_in_groups",
-           "      rollback;\n      v_short", "      commit;\n      v_short",
-           "tests/engine/test_relaxed.py::test_a_cancel_takes_all_that_has_not_been_committed"),
-    Mutant("a step moves on without holding its run", "142_finish",
-           "  for key share;\n  if v_stamp", "  ;\n  if v_stamp",
-           f"{MEETINGS}::test_no_step_commits_while_a_cancel_is_undecided"),
-    Mutant("a step moves a run on that has ended", "142_finish",
-           "i._submitter = v_role and i._state in ('pending', 'running')", "i._submitter = v_role", CANCELS),
-    Mutant("a cancel does not wait for a step that commits", "161_cancel_signal",
-           "where i.id = cancel.instance_id for update;", "where i.id = cancel.instance_id;", CANCELS),
-    Mutant("a cancel waits for a step that runs", "120_transitions", "for update skip locked) d\n  where r.lane",
-           "for update) d\n  where r.lane", "tests/worker/test_steps.py"),
-    Mutant("a step commits without holding its race", "124_advance",
-           "and n.id = v_scope.owner for no key update;", "and n.id = v_scope.owner;",
-           f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"),
-    Mutant("a step commits although its race is lost", "124_advance", "if df_engine.is_lost(p_instance, v_next) then",
-           "if false then", f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"),
-    Mutant("a race opens again while its loser runs", "123_enter",
-           "perform df_engine.await_loser(p_node.instance_id, v_tops);", "null;",
-           f"{MEETINGS}::test_a_loser_does_not_count_in_the_next_iteration"),
-    Mutant("a wait opens while a signal is delivered", "130_waiting",
-           "perform from df.instances i where i.id = p_node.instance_id for no key update;", "",
-           f"{MEETINGS}::test_a_signal_is_not_kept_while_a_wait_for_it_opens"),
-    Mutant("a signal overtakes an older one", "132_due", "and e.signal_id < s.signal_id)", "and false)",
-           f"{MEETINGS}::test_a_signal_waits_for_an_older_one"),
-    Mutant("a timer waits for whoever holds its run", "132_due",
-           "where i.id = p_instance for no key update skip locked;", "where i.id = p_instance for no key update;",
-           "tests/security/test_open_transactions.py"),
-    Mutant("a run begins whoever it says it is", "140_claim",
-           "case when not v_ready.picked then", "case when false then",
+    # Claims
+    Mutant("a step is held without its lock", "for update skip locked)", ")", BESIDE),
+    Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),
+    Mutant("a session goes on with a run that another has taken over", " and q.xmin = p_version", "", TAKEN_OVER),
+    Mutant("who takes a run over leaves its row as it was", "perform df_engine.requeue(v_role, q.id, t, q.id);",
+           "null;", TAKEN_OVER),
+    Mutant("who takes a run over begins its segment again", "t.node := df_engine.next_node(q, g);", "null;",
+           f"{MEETINGS}::test_a_run_goes_on_where_a_session_that_is_gone_has_left_it"),
+    Mutant("a claimed thread is moved on without its locks", "not df_engine.lock_thread(t)", "false",
+           f"{MEETINGS}::test_no_construct_opens_while_it_is_undecided_whether_its_run_goes_on"),
+    Mutant("what a step had locked of a cancelled run is left", "where a.instance = q.instance", "where false",
+           CANCELS),
+    Mutant("a run begins whoever it says it is", "if not q.picked", "if false",
            "tests/engine/test_control.py::test_who_may_not_submit_any_more_is_found_at_pick_up"),
-    Mutant("a graph is laid out for a run that has one", "110_start",
-           "    and not exists (select from df.nodes n where n.instance_id = i.id);", ";", "tests/security"),
-    Mutant("the driver's functions take any key", "140_claim", "  if p_key is distinct from",
-           "  if p_key is null and p_key <>",
-           "tests/security/test_other_roles.py"),
+    # Ends of steps
+    Mutant("a step moves on without holding its run", "for key share", "", UNDECIDED_CANCEL),
+    Mutant("a step moves a run on that has ended", " and i.status = any ('{pending,running}')", "", CANCELS),
+    Mutant("who records a step names any run", "and p_key =", "and '' <>", ROLES),
+    Mutant("a step that is lost is kept", "rollback;", "commit;", UNDECIDED_RACE),
+    Mutant("a name is bound only at the end of a segment", "is not null then",
+           "is not null and not (p_step).plain then", "tests/engine/test_names.py"),
+    Mutant("what was seen of a step that was lost is held against the run, wherever it is", "= p_node", "is not null",
+           "tests/crash/test_poison.py::test_what_a_worker_saw_of_commits_that_were_lost_moves_nothing"),
+    # Constructs
+    Mutant("a JOIN ends with its first branch", "if v_activation.open > 0 then", "if false then", BESIDE),
+    Mutant("what has lost a race may still start", "perform df_engine.withdraw((p_thread).instance, (p_thread).scope, "
+           "(p_race).node + 1, (p_race).last, p_queue);", "null;",
+           f"{MEETINGS}::test_a_wait_that_opens_and_the_end_of_its_race_do_not_block_each_other"),
+    Mutant("a step commits without holding its race", " for key share;", ";", UNDECIDED_RACE),
+    Mutant("a step commits although its race is lost", "return v_open = cardinality(p_races);", "return true;",
+           f"{MEETINGS}::test_a_loser_does_not_count_in_the_next_iteration"),
+    # Cancel
+    Mutant("a cancel does not wait for a step that commits", " for update;", ";", CANCELS),
+    Mutant("a cancel waits for a step that runs", "for update skip locked) d", "for update) d", UNDECIDED_CANCEL),
+    Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);",
+           "null;", CANCELS),
+    # Timers and signals
+    Mutant("a supervisor waits for whoever holds a run", " skip locked;", ";",
+           "tests/security/test_open_transactions.py::test_an_outcome_for_a_held_run_is_refused_for_now"),
+    Mutant("a wait opens while a signal is delivered",
+           "perform from df_engine.instances i where i.instance = (p_thread).instance for no key update;", "",
+           f"{MEETINGS}::test_a_signal_is_not_kept_while_a_wait_for_it_opens"),
+    Mutant("a signal overtakes an older one", "e.signal_id < s.signal_id)", "false)",
+           f"{MEETINGS}::test_a_signal_waits_for_an_older_one"),
+    Mutant("a kept signal is for all waits of its name", "v_waits[:1]", "v_waits",
+           f"{MEETINGS}::test_a_kept_signal_whose_wait_timed_out_goes_to_one_other_open_wait"),
+    # Roles
+    Mutant("the functions of the driver take any key", "is not true then", "is null then", ROLES),
+    Mutant("a role cancels another role's runs", "if not exists", "if false and not exists", ROLES),
+    Mutant("a role locks another role's race", " and i.submitter = p_role)", ")", ROLES),
+    Mutant("everybody sees everything", "({{ sees_all() }} or", "(true or", f"{ROLES}::test_another_role_sees_nothing"),
+    # Graphs
+    Mutant("a graph is compiled again for each start", "and g.hash = v_hash", "and false", COMPILED),
+    Mutant("a node may lack what its type needs", "df_engine.shape_problem(p_node, p_type)", "null",
+           "tests/language/test_validation.py"),
 )  # fmt: skip
 
+MARKER = re.compile(r"^ *\{# mutant: (?P<what>.+) #\}\n", re.M)
+REACH = 3  # lines behind its marker in which a mutant's text is
 
-def mutation(mutant: Mutant, project: Path) -> str:
-    """The template with the mutant's text replaced."""
-    source = (project / "templates" / f"{mutant.template}.sql.j2").read_text()
-    if source.count(mutant.text) != 1:
-        raise SystemExit(f"{mutant.what}: its text is not in {mutant.template} exactly once")
-    return source.replace(mutant.text, mutant.instead)
+
+def markers(project: Path) -> dict[str, tuple[Path, int]]:
+    """Of each mutant that is marked its template, and where the marker ends."""
+    found: dict[str, tuple[Path, int]] = {}
+    for template in sorted((project / "templates").rglob("*.j2")):
+        for marker in MARKER.finditer(template.read_text()):
+            if marker["what"] in found:
+                raise SystemExit(f"{marker['what']}: marked twice")
+            found[marker["what"]] = template, marker.end()
+    return found
+
+
+def mutate(mutant: Mutant, project: Path) -> None:
+    """Replaces the mutant's text in its template."""
+    template, place = markers(project)[mutant.what]
+    source = template.read_text()
+    lines = source[place:].splitlines(keepends=True)
+    near, rest = "".join(lines[:REACH]), "".join(lines[REACH:])
+    if mutant.text not in near:
+        raise SystemExit(f"{mutant.what}: its text is not behind its marker in {template.name}")
+    template.write_text(source[:place] + near.replace(mutant.text, mutant.instead, 1) + rest)
 
 
 @contextmanager
 def mutated(mutant: Mutant) -> Iterator[Path]:
-    """A copy of the project with the mutant's template."""
+    """A copy of the project with the mutant in it."""
     with tempfile.TemporaryDirectory(prefix="mutant-", dir="/tmp") as name:
         copy = Path(name)
         copy.chmod(0o755)
@@ -110,7 +137,7 @@ def mutated(mutant: Mutant) -> Iterator[Path]:
                 shutil.copytree(source, copy / item, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
             else:
                 shutil.copy(source, copy / item)
-        (copy / "templates" / f"{mutant.template}.sql.j2").write_text(mutation(mutant, copy))
+        mutate(mutant, copy)
         yield copy
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.oracle.graphs import Node, break_, effect, fewer, if_, join, loop, race, signal, sleep, sql, then
+from tests.state import RUN_KEYS
 from tests.support import Database
 from tests.worker.http_server import HttpServer
 
@@ -171,9 +172,10 @@ class Load:
     def _keys(self) -> dict[str, set[str]]:
         """The idempotency keys of the requests of each run."""
         keys: dict[str, set[str]] = {}
+        runs = {key: run for run, key in self._db.rows(RUN_KEYS, user=None)}
         for request in self._web.received if self._web else []:
             key = request.headers["idempotency-key"]
-            keys.setdefault(key.split("/")[0], set()).add(key)
+            keys.setdefault(runs.get(key.split("/")[0], ""), set()).add(key)
         return keys
 
     def _right(self, run: str, flow: Flow, end: str, effects: Effects, keys: set[str]) -> bool:
