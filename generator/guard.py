@@ -1,4 +1,4 @@
-"""What a role that was granted USAGE on df by hand is told by every public function and procedure that needs more: df.grant_usage.
+"""What every public function and procedure tells a role that was granted USAGE on df by hand, and needs df.grant_usage.
 
 A public function that acts with its caller's rights and reaches private objects, or the tables of df, begins with this
 check. It stands in the text of the function: a function that it called would be out of the caller's reach, too.
@@ -16,7 +16,8 @@ CHECK = """\
 """
 FIRST = "  select df.status("  # what an SQL function begins with, which cannot raise by itself
 FUNCTION = re.compile(
-    r"^create or replace (?:function|procedure) df\.(?P<name>\w+)\((?P<options>(?:(?!^create )[^$])*?)\bas \$\$\n(?P<body>.*?)^\$\$;",
+    r"^create or replace (?:function|procedure) df\.(?P<name>\w+)\((?P<options>(?:(?!^create )[^$])*?)\bas \$\$\n"
+    r"(?P<body>.*?)^\$\$;",
     re.DOTALL | re.MULTILINE,
 )
 PRIVATE = re.compile(

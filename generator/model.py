@@ -20,7 +20,7 @@ class Setting:
 
 
 # The oldest version whose installation this one can upgrade in place. The installer refuses any that is older.
-OLDEST_UPGRADABLE = "0.6.0"
+OLDEST_UPGRADABLE = "1.0.0"
 
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")

@@ -19,12 +19,12 @@ PAGE = ROOT / "docs" / "reference.md"
 TOPICS = {
     "Building graphs": """sql seq as if if_rows join join3 race loop break sleep wait_for_schedule wait_for_signal retry
                           http http_multipart flow literal""",
-    "Running": "start signal cancel status result await_instance wait_for_completion run",
+    "Running": "start signal cancel status result await_instance wait_for_completion run work",
     "Variables": "setvar getvar unsetvar clearvars",
     "Watching": "explain to_flow list_instances instance_info instance_executions instance_nodes metrics check version "
     "target_database",
     "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_setting setting http_allow
-                         http_disallow""",
+                         http_disallow rotate_wake_channel""",
     "Behind the operators": "as_op if_then_op if_else_op loop_prefix_op",
 }
 HEAD = """\
@@ -99,9 +99,10 @@ def functions(rows: Iterable[Any]) -> str:
 def entry(row: Any) -> str:
     """Signature and comment of a function."""
     arguments = re.sub(r"::\w+(\[\])?", "", row.arguments)  # the types of defaults
-    result = row.result.replace("timestamp with time zone", "timestamptz")
+    result = f" → {code(row.result.replace('timestamp with time zone', 'timestamptz'))}" if row.result else ""
+    call = "" if row.result else "CALL "  # a procedure
     restricted = " *Needs a grant of its own.*" if row.restricted else ""
-    signature = f"**df.{row.name}** ({code(arguments) if arguments else ''}) → {code(result)}"
+    signature = f"**{call}df.{row.name}** ({code(arguments) if arguments else ''}){result}"
     return f"{signature}\\\n{ended(row.comment)}{restricted}\n"
 
 

@@ -114,6 +114,8 @@ RUN_LOCKED = "select from df_engine.instances where id = %s for update"
 ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - interval '1 day'"
 A_WORKER_IDLES = "select idle_until > clock_timestamp() from df_engine.workers"
 LEASED_DIRECT_BY = "select worker from df_engine.queue where lane = 'direct'"
+A_WORKER_IDLE = "insert into df_engine.workers (role, idle_until) values ('durable_worker', now() + interval '1 h')"
+LISTEN = "select df_engine.listen_for_work()"
 WORKER_ROLES = "select count(*) from df_engine.worker_roles"
 LOSE_THE_QUEUE = "delete from df_engine.queue"
 
@@ -141,7 +143,7 @@ select c.queue, c.version, c.steps[1].name, c.steps[2].name
 from df_engine.own_key k
 cross join lateral df_engine.claim_step(k.key, null, 0, false) c
 cross join lateral df_engine.record_step(
-  k.key, c.id, c.graph, c.queue, c.thread, c.steps[1], df_engine.no_rows(null), now()) r"""
+  k.key, c.id, c.graph, c.queue, c.thread, c.steps[1], df_engine.no_rows(null), now(), false) r"""
 HELD = "select df_engine.hold_step(%s, %s, %s)"
 QUEUE_ROWS = "select submitter, id, node, crash_score from df_engine.queue order by id"
 QUEUE_LOCKED = "select from df_engine.queue for update"

@@ -5,6 +5,7 @@ import threading
 import psycopg
 import pytest
 
+from tests import state
 from tests.state import WAIT_REASON
 from tests.support import Database, Pump
 
@@ -49,8 +50,9 @@ def test_others_see_neither_status_nor_result(db: Database, run: str) -> None:
 
 
 def test_run_wakes_and_says_so(db: Database, run: str) -> None:
+    db.admin(state.A_WORKER_IDLE)
     with db.connect() as listener:
-        listener.execute("listen df_wake")
+        listener.execute(state.LISTEN)
         for call in ("df.run()", "df.run(null)", f"df.run('{run}')"):
             assert db.sql(f"select {call}").startswith("Triggered run")
         assert len(list(listener.notifies(timeout=2, stop_after=3))) == 3

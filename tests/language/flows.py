@@ -12,7 +12,7 @@ TEXTS = [
     '{"node_type": "SLEEP", "query": "5"}', "$", "$$", "$a$ $a$", "'", "''", "'''", "\\", "\x01", "~> 'x' |=> y",
     "select $x.a, $x?", "E'\\n'", "df.sleep(5)", "x" * 130,
 ]  # fmt: skip
-NAMES = ["a", "_x1", "Total", "break", "null", "df", "sleep", "n" * 70]
+NAMES = ["a", "_x1", "Total", "break", "null", "df", "sleep", "n" * 63]
 SIGNALS = ["go", "it's", "two words", 'quo"te']
 
 

@@ -60,9 +60,9 @@ def all_ended(db: Database) -> bool:
 
 def neither_in_haste_nor_too_late(pump: Pump, before: datetime) -> bool:
     """What could be locked is put off, and where nothing could be there is a pause."""
-    pause: float = pump.tick()["next_ms"]
-    again: datetime | None = pump.db.admin(NEXT_TRY)
-    return pause <= 500 and (pause > 0 if again is None else again - before >= timedelta(milliseconds=200))
+    pause = pump.tick()["next_ms"]
+    again = pump.db.admin(NEXT_TRY)
+    return bool(pause <= 500 and (pause > 0 if again is None else again - before >= timedelta(milliseconds=200)))
 
 
 @pytest.mark.parametrize("hold", HOLDS)

@@ -176,7 +176,7 @@ STEP = (
 FORGED = "{key}, '{run}', {graph}, {queue}, " + THREAD + ", " + STEP
 DRIVER_CALLS = (
     "df_engine.claim_step({key}, {queue}, 0, false)",
-    f"df_engine.record_step({FORGED}, '\"forged\"', null, null, now())",
+    f"df_engine.record_step({FORGED}, row('\"forged\"', null, null)::df_engine.result, now(), false)",
     f"df_engine.fail_step({FORGED}, 'XX000', 'forged', null, null, false, now())",
     f"df_engine.fail_step({FORGED}, '57014', 'forged', null, null, false, now())",
     f"df_engine.prepare_step({{key}}, {{graph}}, {THREAD}, {STEP})",
@@ -272,7 +272,7 @@ def test_a_role_that_forges_its_own_runs_reaches_nobody_elses(
                     thread = f"row({instance}, 0, {node}, null, {activation}, {races})::df_engine.thread"
                     step = STEP.format(node=node, run=run).replace("'{0}', 'e'", "'{0}', 't'")
                     forged = f"{KEY}, '{run}', {of}, {queue}, {thread}, {step}"
-                    for call in (f"record_step({forged}, '1', null, null, now())",
+                    for call in (f"record_step({forged}, row('1', null, null)::df_engine.result, now(), false)",
                                  f"fail_step({forged}, 'XX000', 'x', null, null, false, now())"):  # fmt: skip
                         conn.execute("savepoint s")
                         with suppress(psycopg.Error):

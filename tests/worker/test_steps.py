@@ -57,7 +57,7 @@ def test_a_long_step_is_shown_running(db: Database, worker: WorkerProcess) -> No
     instance = start(db, "'select pg_sleep(60)'")
     seen = "select count(*) from df.nodes where instance_id = %s and status = 'running'"
     wait_until(lambda: db.admin(seen, instance))
-    assert status(db, instance) == "running"
+    wait_until(lambda: status(db, instance) == "running", what="the worker to look")
 
 
 def test_cancel_interrupts_a_running_step(db: Database, worker: WorkerProcess) -> None:

@@ -63,7 +63,7 @@ begin
                      else coalesce(array_position('{dev,a,alpha,b,beta,c,rc}'::text[], lower(v.parts[2])), 0) end
              || coalesce(nullif(v.parts[3], ''), '0')::numeric as key
     from (select r.role, regexp_match(r.version, '^(\d+(?:\.\d+){0,7})[-._]?([A-Za-z]*)[-._]?(\d*)') as parts
-          from (values ('installed', v_installed), ('this', '0.6.0'), ('oldest', '0.6.0'))
+          from (values ('installed', v_installed), ('this', '1.0.0'), ('oldest', '1.0.0'))
             as r(role, version)) as v
   )
   select i.key > t.key, i.key is null or i.key < o.key into v_newer, v_too_old
@@ -71,13 +71,13 @@ begin
   where i.role = 'installed' and t.role = 'this' and o.role = 'oldest';
 
   if v_newer then
-    raise exception 'pg_durable % is installed here, which is newer than this installer of 0.6.0', v_installed
+    raise exception 'pg_durable % is installed here, which is newer than this installer of 1.0.0', v_installed
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('Nothing has been changed. Take the installer of version %s or later.', v_installed);
   elsif v_too_old then
     select case when exists (select from pg_extension where extname = 'pg_durable') then 'DROP EXTENSION pg_durable CASCADE'
                 else 'DROP SCHEMA df, df_engine CASCADE' end into v_removal;
-    raise exception 'pg_durable % is installed here, which is too old: 0.6.0 upgrades from 0.6.0 on',
+    raise exception 'pg_durable % is installed here, which is too old: 1.0.0 upgrades from 1.0.0 on',
       v_installed
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('Nothing has been changed. When its runs have ended, remove it, with their history, its variables '
@@ -107,7 +107,7 @@ begin
   end if;
   update df_engine.release set layout = p_layout;
   if not found then
-    insert into df_engine.release(version, layout) values ('0.6.0', p_layout);
+    insert into df_engine.release(version, layout) values ('1.0.0', p_layout);
   end if;
   return true;
 end
@@ -122,7 +122,7 @@ begin
   for v_routine in
     select p.oid from pg_proc p
     where p.pronamespace = 'df_engine'::regnamespace and p.proname <> 'migrating'
-      and exists (select from df_engine.release where version <> '0.6.0')
+      and exists (select from df_engine.release where version <> '1.0.0')
       and not exists (select from pg_depend d
                       where d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid and d.deptype <> 'e')
   loop
@@ -4211,7 +4211,7 @@ begin
   loop
     insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, version, run_key)
     overriding system value
-    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, '0.6.0',
+    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, '1.0.0',
            hashint8extended(s.n, (random() * 9007199254740991)::bigint)
     from (select nextval('df_engine.instances_instance_seq') as n offset 0) s
     where s.n < 4294967296  -- later ids come round, and one that a kept run still has is passed over
@@ -4439,9 +4439,12 @@ $$;
 -- The columns of a row set, in their order; p_columns: as they were kept because no row shows them.
 -- Granted to users.
 create or replace function df_engine.columns_of(p_value json, p_columns text[]) returns text[]
-language sql immutable
-return coalesce(p_columns, case
-  when json_typeof(p_value -> 'rows' -> 0) = 'object' then array(select k from json_object_keys(p_value -> 'rows' -> 0) k) end);
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return coalesce(p_columns, case
+    when json_typeof(p_value -> 'rows' -> 0) = 'object' then array(select k from json_object_keys(p_value -> 'rows' -> 0) k) end);
+end
+$$;
 
 -- The three ways in which a node ends.
 create or replace function df_engine.ended_well(
@@ -5900,31 +5903,55 @@ $$;
 -- driver, in the session of the submitter.
 
 -- Records the good end of a step and moves the run on. NULL: the next step of the same segment follows; else a place with the steps
--- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back.
+-- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. p_more: another step
+-- follows in this transaction; the run is not locked yet, or a cancel would wait for that step instead of interrupting it.
 -- Granted to users.
 create or replace function df_engine.record_step(
   p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step,
-  p_result df_engine.result, p_started timestamptz
+  p_result df_engine.result, p_started timestamptz, p_more boolean
 ) returns df_engine.place
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
   if (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
     return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
   end if;
-  if (p_step).fresh then    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+  if (p_step).fresh and not p_more then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
     select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
            df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
     from df_engine.instances i
     where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     for key share;
-  else    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+  elsif (p_step).fresh then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+    select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
+           df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
+    from df_engine.instances i
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+      and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex');
+  elsif not p_more then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
     select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
            df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
     from df_engine.instances i
     where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     for key share
+    on conflict (instance, scope, node) do update
+      set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
+        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
+        started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
+                          then o.started_at else excluded.started_at end,
+        events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+  else
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+    select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
+           df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
+    from df_engine.instances i
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+      and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
         columns = excluded.columns, types = excluded.types, error = excluded.error,
@@ -5948,6 +5975,17 @@ begin
   end if;
   return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, (p_step).node, p_queue,
                          df_engine.ended_well((p_result).value, (p_result).columns, (p_result).types, p_started));
+end
+$$;
+
+-- Whether what has been recorded without a lock on the run may be committed: the run has not ended meanwhile, and does not before that.
+-- Granted to users.
+create or replace function df_engine.hold_run(p_instance bigint) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+begin
+  perform from df_engine.instances i
+  where i.instance = p_instance and i.submitter = quote_ident(session_user)::regrole and i.status in ('pending', 'running') for key share;
+  return found;
 end
 $$;
 
@@ -6159,6 +6197,7 @@ declare
   v_hint pg_catalog.text;
   v_group int := 0;                       -- steps in this transaction before this one
   v_begun pg_catalog.timestamptz;
+  v_more boolean := false;                     -- the next step follows in this transaction
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
   -- A function of df, not of df_engine: a role without USAGE on df is refused here, and its runs wait and say so.
@@ -6243,20 +6282,23 @@ begin
       perform df_engine.set_step_settings();
     end if;
     if v_code is null then
+      if pg_catalog.int4gt(v_together, 1) then
+        v_short := df_engine.short_steps(v_short, pg_catalog.hashtextextended(v_place.steps[v_at].text, 0)::pg_catalog.text, v_started);
+        v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
+        v_more := v_step.plain and pg_catalog.jsonb_exists(
+            v_short, pg_catalog.hashtextextended(v_place.steps[pg_catalog.int4pl(v_at, 1)].text, 0)::pg_catalog.text)
+          and pg_catalog.int4lt(pg_catalog.int4pl(v_group, 1), v_together)
+          and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(),
+                pg_catalog.timestamptz_pl_interval(v_begun, '20 ms'::pg_catalog.interval));
+      end if;
       v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_result,
-                                      v_started);
+                                      v_started, v_more);
       if v_next is null and pg_catalog.int4eq(v_together, 1) then
         commit;
         continue;
       elsif v_next.report is null then
         if pg_catalog.int4gt(v_together, 1) then
-          v_short := df_engine.short_steps(v_short, pg_catalog.concat(v_place.graph, ':', v_step.node), v_started);
-          v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
-          if v_next.steps is null and pg_catalog.jsonb_exists(
-               v_short, pg_catalog.concat(v_place.graph, ':', v_place.steps[pg_catalog.int4pl(v_at, 1)].node))
-             and pg_catalog.int4lt(pg_catalog.int4pl(v_group, 1), v_together)
-             and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(),
-                   pg_catalog.timestamptz_pl_interval(v_begun, '20 ms'::pg_catalog.interval)) then
+          if v_more and v_next.steps is null then
             v_group := pg_catalog.int4pl(v_group, 1);
             continue;
           end if;
@@ -6272,13 +6314,19 @@ begin
       end if;
     elsif pg_catalog.int4gt(v_group, 0) then
       -- What fails in company may fail because of it: those before it are recorded, and it runs again alone.
-      v_short := pg_catalog.jsonb_delete(v_short, pg_catalog.concat(v_place.graph, ':', v_step.node));
-      set local synchronous_commit = off;
+      v_short := pg_catalog.jsonb_delete(v_short, pg_catalog.hashtextextended(v_place.steps[v_at].text, 0)::pg_catalog.text);
       v_group := 0;
       v_at := pg_catalog.int4mi(v_at, 1);
       v_code := null;
       v_refused := false;
-      commit;
+      if df_engine.hold_run((v_place.thread).instance) then
+        set local synchronous_commit = off;
+        commit;
+      else
+        rollback;
+        v_place := null;
+        v_at := 0;
+      end if;
       continue;
     else
       v_next := df_engine.fail_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_code, v_message,
@@ -6927,12 +6975,13 @@ begin
     r.status := case
       when v_state in ('c', 'b', 'd') then 'completed'
       when v_state in ('f', 'e') or v_state = 'r' and v_whole then 'failed'
-      when v_state = 'r' and p_run in ('pending', 'running') then 'running'
+      when v_state = 'r' and p_run = 'running' then 'running'  -- of a pending run a session may be in it: that is inferred
       else 'pending' end;
     r.inferred_status := case
       when v_state in ('c', 'b', 'd', 'f', 'x', 'e') and not v_old[i] or v_state = 'r' and v_whole then r.status
       when v_deciders[i] is not null or p_run not in ('pending', 'running') then 'skipped'
       when v_state = any (c_ended) then 'pending'
+      when v_state = 'r' then 'running'
       else r.status end;
     r.from_ancestor := case
       when r.inferred_status = 'skipped' then v_deciders[i]
@@ -6976,7 +7025,7 @@ create or replace view df_engine.node_rows as
       join df_engine.queue q on q.instance = i.instance and q.lane = 'sql'
       join graph b on b.node = q.node
       join graph n on n.node between q.node and b.until and df_engine.node_id(i.id, n.node) = c.node_id
-      where c.id = i.id and c.submitter = i.submitter and i.status = 'running' and not exists (
+      where c.id = i.id and c.submitter = i.submitter and i.status in ('pending', 'running') and not exists (
         select from df_engine.outcomes d
         where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
     ), children as (
@@ -7244,10 +7293,17 @@ $$;
 create or replace function df_engine.charge(p_instance bigint, p_tries int, p_what text, p_error text) returns boolean
 language plpgsql as $$
 begin
-  if p_tries >= 2 then
-    perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error));
+  if p_tries < 2 then
+    return false;
   end if;
-  return p_tries >= 2;
+  begin
+    perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error));
+  exception when others then  -- not even that its nodes have failed can be recorded
+    perform df_engine.end_run(p_instance, 'failed', format('%s: %s', p_what, p_error), null);
+    delete from df_engine.activations a where a.instance = p_instance;
+    perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
+  end;
+  return true;
 end
 $$;
 
@@ -8479,7 +8535,7 @@ comment on function df.metrics() is
 
 create or replace function df.version() returns text
 language sql set search_path = pg_catalog, pg_temp as $$
-  select '0.6.0 (built 2026-11-28 00:00:00 UTC)'
+  select '1.0.0 (built 2026-11-28 00:00:00 UTC)'
 $$;
 comment on function df.version() is 'Version and build time of the installed pg_durable.';
 
@@ -8513,7 +8569,7 @@ create or replace view df.running_steps with (security_barrier) as
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
   group by s.instance_id, s.label, s.node, s.kind, s.query, s.submitter, o.attempts;
 comment on view df.running_steps is
-  'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. Who may not read the activity of another role''s session sees when a step began only after about a quarter of a second.';
+  'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session.';
 
 create or replace view df.failed_steps with (security_barrier) as
   select i.id as instance_id, i.label, df_engine.node_id(i.id, g.node)::varchar(8) as node_id, g.kind as node_type, g.query,
@@ -8720,7 +8776,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   with run as (
     select i.id, i.label, i.wait_reason, i.status in ('completed', 'failed', 'cancelled') as ended,
            case when i.status = 'pending' and exists (
-             select from df_engine.visible_nodes n where n.instance_id = i.id and n.status = 'running') then 'running'
+             select from df_engine.visible_nodes n where n.instance_id = i.id and n.inferred_status = 'running') then 'running'
                 else i.status end as status,
            df_engine.run_output(i.status, i.error, i.result) as output
     from df_engine.visible_runs i
@@ -9256,7 +9312,7 @@ returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
     where p_node_type = 'HTTP' or lower(key collate "C") <> 'content-type'
     union all
     select d.name, d.value
-    from (values ('User-Agent', 'pg_durable/0.6.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
+    from (values ('User-Agent', 'pg_durable/1.0.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
     where d.value is not null
       and lower(d.name) <> all (select lower(key collate "C") from jsonb_object_keys(p_headers) key)
   ) h(name, value)
@@ -9408,7 +9464,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_run', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -9962,7 +10018,7 @@ $triggers$;
 
 revoke all on all routines in schema df_engine from public;
 
-update df_engine.release set version = '0.6.0', installed_at = now() where version <> '0.6.0';
+update df_engine.release set version = '1.0.0', installed_at = now() where version <> '1.0.0';
 
 do $grants$
 begin

@@ -1,0 +1,206 @@
+"""One role cannot take what belongs to all: timers, leases, sessions, wake-ups, the attention of a worker."""
+
+from collections.abc import Iterator
+
+import pytest
+from psycopg import errors
+
+from tests import state
+from tests.support import Database, Pump, Run, wait_until
+from tests.worker.conftest import spawn  # noqa: F401
+from tests.worker.process import Gate, PatientWorker, SpawnWorker, await_end, run, start
+
+
+@pytest.fixture
+def pumps(db: Database) -> Iterator[tuple[Pump, Pump]]:
+    """Sessions of app and of other."""
+    db.admin("select df.grant_usage('other')")
+    pumps = Pump(db), Pump(db, "other")
+    yield pumps
+    for pump in pumps:
+        pump.close()
+
+
+def started(db: Database, flow: str, user: str) -> Run:
+    return Run(db, db.sql(f"select df.start({flow})", user=user))
+
+
+def test_timers_of_many_runs_do_not_put_off_those_of_another_role(db: Database, pumps: tuple[Pump, Pump]) -> None:
+    db.sql("select count(df.start(df.sleep(0))) from generate_series(1, 200)")
+    other = started(db, "df.sleep(0)", "other")
+    for pump in pumps:
+        pump.work()
+    assert pumps[0].supervisor.execute("select df_engine.fire_due(20)").fetchone() != (0,)
+    assert db.sql("select df.status(%s)", other.id, user="other") == "completed"
+
+
+def test_leases_go_to_roles_in_turn(db: Database, pumps: tuple[Pump, Pump]) -> None:
+    db.sql("select count(df.start('vacuum')) from generate_series(1, 20)")
+    started(db, "'vacuum'", "other")
+    for pump in pumps:
+        pump.work()
+    claim = "select role from df_engine.claim_leased(%s, 'direct', 4)"
+    roles = [role for (role,) in pumps[0].supervisor.execute(claim, [pumps[0].worker]).fetchall()]
+    assert sorted(roles) == ["app", "app", "app", "other"]
+
+
+BROKEN = """
+create function public.broken() returns trigger language plpgsql as $$
+begin
+  if new.instance = (select instance from df_engine.instances where label = 'broken') then
+    raise exception 'cannot be stored' using errcode = 'program_limit_exceeded';
+  end if;
+  return new;
+end $$;
+create trigger broken before insert on df_engine.outcomes for each row execute function public.broken()"""
+
+
+@pytest.mark.parametrize("wait", ["df.sleep(0)", "df.wait_for_signal('go')"])
+def test_what_cannot_be_recorded_fails_its_run_and_nothing_else(db: Database, wait: str) -> None:
+    pump = Pump(db)
+    broken, sound = pump.start(wait, "broken"), pump.start(wait, "sound")
+    pump.work()
+    for each in (broken, sound):
+        db.sql("select df.signal(%s, 'go')", each.id)
+    db.admin(BROKEN)
+    pump.until(lambda: broken.ended() and sound.ended())
+    assert (broken.status, sound.status) == ("failed", "completed")
+    assert "could not be" in broken.error and "cannot be stored" in broken.error
+    pump.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "df.start('select 1', repeat('x', 1025))",
+        "df.start('select 1', input => to_jsonb(repeat('x', 17000000)))",
+        "df.start('select ''' || repeat('x', 1048576) || '''')",
+        "df.as('select 1', repeat('x', 64))",
+        "df.wait_for_signal(repeat('x', 1025))",
+        "df.wait_for_schedule(repeat('1,', 600) || '1 * * * *')",
+        "df.setvar(repeat('x', 64), 'y')",
+        "df.setvar('y', repeat('x', 17000000))",
+    ],
+)
+def test_texts_have_limits(db: Database, call: str) -> None:
+    with pytest.raises(errors.ProgramLimitExceeded):
+        db.sql(f"select {call}")
+
+
+@pytest.mark.parametrize(("name", "data"), [("x" * 1025, "1"), ("go", '"' + "x" * 17_000_000 + '"')])
+def test_signals_have_limits(db: Database, name: str, data: str) -> None:
+    instance = start(db, "df.wait_for_signal('go')")
+    with pytest.raises(errors.ProgramLimitExceeded):
+        db.sql("select df.signal(%s, %s, %s)", instance, name, data)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        '{"node_type": "SQL", "query": "select 1", "result_name": "%s"}' % ("x" * 64),
+        '{"node_type": "SIGNAL", "query": "{\\"signal_name\\": \\"%s\\"}"}' % ("x" * 1025),
+        '{"node_type": "WAIT_SCHEDULE", "query": "{\\"cron_expr\\": \\"%s 1 * * * *\\"}"}' % ("1," * 600),
+    ],
+    ids=["name", "signal", "cron"],
+)
+def test_envelopes_written_by_hand_have_the_same_limits(db: Database, node: str) -> None:
+    with pytest.raises(errors.InvalidTextRepresentation, match="are allowed"):
+        db.sql("select df.start(%s)", node)
+
+
+def test_the_value_of_a_join_has_a_limit(db: Database) -> None:
+    db.admin("select df.set_setting('max_result_bytes', '1024')")
+    pump = Pump(db)
+    ended = pump.run("'select repeat(''x'', 600)' & 'select repeat(''y'', 600)'")
+    assert (ended.status, "max_result_bytes" in ended.error) == ("failed", True)
+    pump.close()
+
+
+def test_the_lexer_takes_time_that_grows_with_the_text_only(db: Database) -> None:
+    db.admin("set statement_timeout = '60s'")  # each region once cost a reading of all that follows
+    quotes = "select " + "$a$;$a$," * 6000 + "1"
+    assert db.admin("select df_engine.single_statement_problem(%s)", quotes) is None
+
+
+def test_a_step_that_raises_nonsense_ends_no_worker(db: Database, spawn: SpawnWorker) -> None:  # noqa: F811
+    worker = spawn()
+    run(db, "'do $$ begin raise info ''pg_durable:%%:x'', repeat(''1'', 5000); end $$'")
+    assert run(db, "'select 1 as one'")["rows"] == [{"one": 1}]
+    assert worker.process.poll() is None
+
+
+def test_no_role_gets_all_sessions(db: Database, spawn: SpawnWorker) -> None:  # noqa: F811
+    spawn("--sessions", "4")
+    gate = Gate(db)
+    held = [start(db, f"'{Gate.STEP}'") for _ in range(6)]
+    wait_until(lambda: gate.waiting == 2)
+    other = start(db, "'select 1'", user="other")
+    assert await_end(db, other) == "completed"
+    assert gate.waiting == 2, "four sessions less the reserve of two"
+    gate.open()
+    assert {await_end(db, instance) for instance in held} == {"completed"}
+
+
+def test_who_waits_for_a_session_is_told_why(db: Database, spawn: SpawnWorker) -> None:  # noqa: F811
+    db.admin("select df.set_setting('reserved_connections', '0')")
+    spawn("--sessions", "1")
+    gate = Gate(db)
+    start(db, f"'{Gate.STEP}'")
+    wait_until(lambda: gate.waiting)
+    other = start(db, "'select 1'", user="other")
+    reason = "select wait_reason from df.instances where id = %s"
+    wait_until(lambda: db.admin(reason, other) == "all 1 sessions are busy, 0 of them reserved, held by 1 roles", 20)
+    gate.open()
+    assert await_end(db, other) == "completed"
+
+
+def test_nobody_learns_the_name_of_the_channel(db: Database) -> None:
+    for statement in ("select channel from df_engine.secret", "select df_engine.wake_channel()", state.LISTEN):
+        with pytest.raises(errors.InsufficientPrivilege):
+            db.sql(statement)
+
+
+def test_workers_follow_when_the_channel_gets_another_name(db: Database) -> None:
+    worker = PatientWorker(db)
+    try:
+        worker.logged("registered")
+        wait_until(lambda: db.admin(state.A_WORKER_IDLES))
+        db.admin("select df.rotate_wake_channel()")
+        for _ in range(3):
+            run(db, "'select 1'")
+    finally:
+        worker.kill()
+
+
+def test_only_administrators_rotate_the_channel(db: Database) -> None:
+    with pytest.raises(errors.InsufficientPrivilege):
+        db.sql("select df.rotate_wake_channel()")
+
+
+def test_nothing_is_sent_while_the_queue_of_notifications_is_half_full(db: Database) -> None:
+    """A start never fails for want of a notification: it is not even tried."""
+    body = db.admin("select prosrc from pg_proc where oid = 'df_engine.notify(text)'::regprocedure")
+    assert "pg_notification_queue_usage() > 0.5" in body
+
+
+@pytest.mark.parametrize("action", ["drop role", "alter role nologin"])
+def test_runs_wait_for_a_role_without_login_and_fail_when_it_is_gone(db: Database, action: str) -> None:
+    db.admin("create role leaver login; select df.grant_usage('leaver')")
+    pump = Pump(db)
+    try:
+        instance = db.sql("select df.start(df.sleep(3600))", user="leaver")
+        db.connections.pop("leaver").close()
+        if action == "drop role":
+            db.admin("select df.revoke_usage('leaver'); drop role leaver")
+            pump.tick()
+            row = db.rows("select status, error from df.instances where id = %s", instance, user=None)
+            assert row == [("failed", "role leaver does not exist any more")]
+        else:
+            db.admin("alter role leaver nologin")
+            pump.tick()
+            row = db.rows("select status, wait_reason from df.instances where id = %s", instance, user=None)
+            assert row == [("pending", 'no worker can log in as role "leaver": it has no LOGIN')]
+    finally:
+        pump.close()
+        if db.admin("select exists (select from pg_roles where rolname = 'leaver')"):
+            db.admin("drop owned by leaver; drop role leaver")
