@@ -193,13 +193,21 @@ def test_no_step_commits_while_a_cancel_is_undecided(fx: Database, decision: str
 
 def test_no_step_of_a_branch_commits_while_its_race_is_undecided(fx: Database) -> None:
     """The other branch has ended in a transaction that is still open, while this one's step ends."""
-    run = start(fx, "df.sleep(0.01) | ('insert into fx select ''loser'' from pg_advisory_lock(7)' ~> 'select 1')")
+    run = start(
+        fx,
+        "(df.sleep(0.01) | ('insert into fx select ''loser'' from pg_advisory_lock(7)' ~> 'select 1')) "
+        "~> df.wait_for_signal('go')",
+    )
     with fx.connect() as holder, fx.connect("durable_worker", autocommit=False) as decider, Crew(fx, 1, 0) as crew:
         holder.execute("select pg_advisory_lock(7)")
         wait_until(lambda: fx.admin(STEP_WAITS_FOR) == "advisory", what="the step to wait")
         wait_until(lambda: decider.execute("select df_engine.fire_due(50)").fetchone() == (1,), what="the sleep to end")
         holder.execute("select pg_advisory_unlock(7)")
         wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="its end to wait")
+        decider.commit()
+        wait_until(lambda: not fx.admin(WORK_IS_LEFT), what="the loser to be dropped")
+        fx.sql("select df.signal(%s, 'go')", run)
+        decider.execute("select df_engine.fire_due(50)")
         decider.commit()
         crew.settled()
     assert fx.sql("select df.status(%s)", run) == "completed"
