@@ -5864,6 +5864,9 @@ begin
     t.node := df_engine.next_node(q, g);
     if t.node <> g.node then
       select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = t.node;
+    end if;
+    -- The session that has moved the thread here goes on with it as long as the row is as it left it, which a plain step leaves it, too.
+    if q.picked or t.node <> q.node then
       perform df_engine.requeue(v_role, q.id, t, q.id);
       v_place.version := pg_current_xact_id()::xid;
       v_place.thread := t;

@@ -144,6 +144,10 @@ from df_engine.own_key k
 cross join lateral df_engine.claim_step(k.key, null, 0, false) c
 cross join lateral df_engine.record_step(
   k.key, c.id, c.graph, c.queue, c.thread, c.steps[1], df_engine.no_rows(null), now(), false) r"""
+# The same for a step after which the thread is moved on: where to, and the first step there.
+MOVED_ON = ONE_STEP.replace(
+    "c.queue, c.version, c.steps[1].name, c.steps[2].name", "r.queue, r.version, r.steps[1].name"
+)
 HELD = "select df_engine.hold_step(%s, %s, %s)"
 QUEUE_ROWS = "select submitter, id, node, crash_score from df_engine.queue order by id"
 QUEUE_LOCKED = "select from df_engine.queue for update"

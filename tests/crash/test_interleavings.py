@@ -12,6 +12,7 @@ from tests.state import (
     GENERATION,
     HELD,
     HELD_ENDS,
+    MOVED_ON,
     ONE_STEP,
     QUEUE_LOCKED,
     QUEUE_ROWS,
@@ -152,6 +153,16 @@ def test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over(fx: Dat
         assert len({left, taken, last}) == 3
         assert first.execute(HELD, [queue, version, following]).fetchone() == (False,)
         assert second.execute(HELD, [queue, newer, last]).fetchone() == (True,)
+
+
+def test_a_session_that_moved_a_run_does_not_go_on_when_another_has_done_a_step_of_it(fx: Database) -> None:
+    """The row of the queue stays as it is after a plain step, so the session that takes over has to touch it."""
+    start(fx, "df.if('select true', 'select 0', 'select 1' ~> 'select 2')")
+    with fx.connect("app", autocommit=False) as first, fx.connect("app", autocommit=False) as second:
+        queue, version, following = first.execute(MOVED_ON).fetchone() or ()
+        first.commit()
+        assert one_step(second)[2] == following
+        assert first.execute(HELD, [queue, version, following]).fetchone() == (False,)
 
 
 def test_a_run_goes_on_where_a_session_that_is_gone_has_left_it(fx: Database) -> None:
