@@ -57,6 +57,7 @@ from (select * from (select t.next_try_at from df_engine.timers t for update ski
 LEASED_BY_NOBODY = "select worker is null from df_engine.queue"
 WAIT_REASON = "update df_engine.instances set wait_reason = %s"
 RUNS_AGED = "update df_engine.instances set finished_at = now() - %s::interval"
+GRAPHS_ARE_OLD = "update df_engine.graphs set used_at = now() - interval '31 days'"
 RETENTION_IS_DUE = "update df_engine.upkeep set retained_at = '-infinity'"
 
 PRIVATE_TABLES = (
