@@ -24,7 +24,11 @@ DEFINER_FOR_USERS = {
     "df_engine.cancel_run": NEEDS_THE_KEY,
     "df_engine.send_signal": NEEDS_THE_KEY,
     "df_engine.launch": NEEDS_THE_KEY,
+    "df_engine.page_of_instances": NEEDS_THE_KEY,
+    "df_engine.fire_own": NEEDS_THE_KEY,
     "df_engine.hold_step": "locks a row of session_user, tells nothing",
+    "df_engine.hold_run": "locks a run of session_user, tells whether it goes on",
+    "df_engine.wake_idle_workers": "notifies workers that say they are idle",
     "df_engine.group_limit": "tells how many steps may share a transaction",
     "df_engine.cron_next": "computes",
     "df_engine.flow_comments": "computes",
@@ -167,11 +171,11 @@ def test_users_can_reach_exactly_the_private_relations_that_are_marked(db: Datab
 
 
 KEY = "(select key from df_engine.own_key)"
-NO_KEY = r"called by the functions of df only|invalid transaction termination"
+NO_KEY = "called by the functions of df only|invalid transaction termination|within security-definer function"
 THREAD = "row({instance}, 0, {node}, null, null, null)::df_engine.thread"
 STEP = (
     "row({node}, 'pg_durable:{run}:0', 'select 1', 'query', false, null, false, '{{0}}', 'e', null, '{{x}}', 0, false, "
-    "false)::df_engine.step"
+    "false, false)::df_engine.step"
 )
 FORGED = "{key}, '{run}', {graph}, {queue}, " + THREAD + ", " + STEP
 DRIVER_CALLS = (
@@ -185,6 +189,7 @@ DRIVER_CALLS = (
     "df_engine.change_vars({key}, 'app'::regrole, null, null, true)",
     "df_engine.cancel_run({key}, 'app'::regrole, {instance}, 'forged')",
     "df_engine.send_signal({key}, 'app'::regrole, {instance}, 'go', '1')",
+    "df_engine.page_of_instances({key}, 'app'::regrole, null, null, null, null, 9)",
     "df_engine.launch({key}, 'select 1', null, null, null)",
 )
 # These do nothing instead of raising where the session is not of the submitter.
