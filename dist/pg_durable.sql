@@ -5037,6 +5037,7 @@ begin
   where a.instance = (p_thread).instance and a.node = (p_node).node and a.generations is distinct from (p_thread).generations;
   insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, sqlstate, error)
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, v_attempt, df_engine.clock(), p_code, p_error);
+  perform df_engine.note_running((p_thread).instance);
   perform df_engine.set_timer(p_thread, 'retry', v_due);
   return true;
 end
