@@ -1,6 +1,7 @@
 """One ordinary role against another: `other` attacks what `app` owns, through every door it can reach."""
 
 from contextlib import nullcontext, suppress
+from itertools import product
 
 import psycopg
 import pytest
@@ -170,6 +171,7 @@ def test_users_can_reach_exactly_the_private_relations_that_are_marked(db: Datab
     assert {name for (name,) in reachable} == set(granted()["granted_views"]["users"])
 
 
+OTHER = "'other'::regrole"
 KEY = "(select key from df_engine.own_key)"
 NO_KEY = "called by the functions of df only|invalid transaction termination|within security-definer function"
 THREAD = "row({instance}, 0, {node}, null, null, null)::df_engine.thread"
@@ -215,6 +217,15 @@ def test_the_drivers_functions_serve_nobody_elses_runs(db: Database, victim: str
         quiet = any(name in call for name in QUIET)
         with nullcontext() if quiet else pytest.raises(psycopg.Error, match=f"{NO_KEY}|needs the extension dblink"):
             db.sql(f"select {call}", user="other")
+    assert everything(db, victim) == before
+
+
+@pytest.mark.parametrize("call", ["cancel_run({}, {}, {}, 'forged')", "send_signal({}, {}, {}, 'go', '1')"])
+def test_a_key_of_ones_own_opens_nobody_elses_runs(db: Database, victim: str, call: str) -> None:
+    before = everything(db, victim)
+    instance = db.rows(QUEUED, victim, user=None)[0][0]
+    with pytest.raises(REFUSED, match="belongs to another role"):
+        attack(db, f"select df_engine.{call.format(KEY, OTHER, instance)}")
     assert everything(db, victim) == before
 
 
@@ -269,12 +280,13 @@ def test_a_role_that_forges_its_own_runs_reaches_nobody_elses(
     attack(db, f"select df_engine.claim_step({KEY}, null, 0, false)")  # enters the loop
     instance, graph, queue, _, _ = db.rows(QUEUED, run, user=None)[0]
     foreign = db.rows(QUEUED, victim, user=None)[0][1]
+    theirs = db.admin(f"select distinct instance from ({WAITING}) w", race)
     before = [snapshot(db, run) for run in (victim, race)]
     with db.connect("other", autocommit=False) as conn:
         for node in (1, 2, 3):
             for of in (graph, foreign):
-                for races in ("null", f"array[{activation}]"):
-                    thread = f"row({instance}, 0, {node}, null, {activation}, {races})::df_engine.thread"
+                for whose, races in product((instance, theirs), ("null", f"array[{activation}]")):
+                    thread = f"row({whose}, 0, {node}, null, {activation}, {races})::df_engine.thread"
                     step = STEP.format(node=node, run=run).replace("'{0}', 'e'", "'{0}', 't'")
                     forged = f"{KEY}, '{run}', {of}, {queue}, {thread}, {step}"
                     for call in (f"record_step({forged}, row('1', null, null)::df_engine.result, now(), false)",
