@@ -4521,7 +4521,8 @@ begin
 end
 $$;
 
--- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it.
+-- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it, and what its next turn
+-- will begin with is not open yet.
 create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int)
 returns table (node int, kind text, generations int[], since timestamptz)
 language plpgsql stable as $$
@@ -4531,7 +4532,7 @@ begin
       select q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
       where q.instance = p_instance and q.scope = p_scope and q.node between p_from and p_last
       union all
-      select x.node, x.generations, x.since from df_engine.timers x
+      select x.node, x.generations, case when x.kind <> 'pace' then x.since end from df_engine.timers x
       where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
       union all
       select x.node, x.generations, x.since from df_engine.waits x

@@ -4,7 +4,7 @@ import json
 import socket
 import subprocess
 
-from tests.support import Database
+from tests.support import Database, wait_until
 from tests.worker.process import SpawnWorker, WorkerProcess, await_end, start
 from tests.worker.test_command import command
 
@@ -37,19 +37,15 @@ def test_a_run_that_fails_just_before_the_worker_stops_is_logged(db: Database, w
 
 def test_the_failure_of_a_run_as_a_whole_is_logged(db: Database, spawn: SpawnWorker) -> None:
     worker = spawn("--log-format", "json")
-    db.admin("create role leaves login; grant usage on schema df to leaves; select df.grant_usage('leaves')")
-    try:
-        run_id = start(db, "df.sleep(1) ~> 'select 1'", user="leaves")
-        db.connections.pop("leaves").close()
-        db.admin("select df.revoke_usage('leaves')")
-        assert await_end(db, run_id) == "failed"
-        worker.logged(run_id)
-        events = [json.loads(line) for line in worker.log.splitlines()]
-        assert [e["error"] for e in events if e["event"] == "run failed"] == [
-            "role leaves has no USAGE on schema df any more"
-        ]
-    finally:
-        db.admin("drop owned by leaves; drop role leaves")
+    db.admin("create role leaves login; select df.grant_usage('leaves')")
+    run_id = start(db, "df.sleep(1) ~> 'select 1'", user="leaves")
+    db.connections.pop("leaves").close()
+    wait_until(lambda: db.admin("select count(*) from df.waiting where instance_id = %s", run_id))
+    db.admin("drop owned by leaves; drop role leaves")
+    assert await_end(db, run_id) == "failed"
+    worker.logged(run_id)
+    events = [json.loads(line) for line in worker.log.splitlines()]
+    assert [e["error"] for e in events if e["event"] == "run failed"] == ["role leaves does not exist any more"]
 
 
 def test_more_sessions_than_the_setting_allows_are_said(db: Database, spawn: SpawnWorker) -> None:
