@@ -113,10 +113,10 @@ def test_a_look_at_many_held_timers_is_bounded_and_another_role_does_not_wait_be
     victim.work(), attacker.work()
     db.admin(MORE_TIMERS, "-1 hour", 2500, attack)
     with held(db, HOLDS[0]):
-        assert 0 < look(victim) <= 50 + 1
+        assert 0 < look(victim) <= 50 + 2  # a share a role, rounded up
         assert run.status == "completed"
         for _ in range(3):
-            assert 0 < look(victim) <= 50
+            assert 0 < look(victim) <= 50 + 1
 
 
 def look(pump: Pump) -> int:
