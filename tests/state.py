@@ -45,8 +45,8 @@ RUNS_HELD = (
 )
 TIMERS_DUE = "select count(*) from df_engine.timers where due_at <= clock_timestamp()"
 MORE_TIMERS = """
-insert into df_engine.timers (id, instance, node, kind, since, due_at, next_try_at)
-select nextval('df_engine.thread_ids'), i.instance, 1, 'sleep', now(), now() + d.due, now() + d.due
+insert into df_engine.timers (id, submitter, instance, node, kind, since, due_at, next_try_at)
+select nextval('df_engine.thread_ids'), i.submitter, i.instance, 1, 'sleep', now(), now() + d.due, now() + d.due
 from (select %s::interval as due) d, generate_series(1, %s), df_engine.instances i where i.id = %s"""
 # When what is due is tried again, if anything is that nobody has locked.
 NEXT_TRY = """

@@ -48,7 +48,8 @@ def test_beside_an_open_start_of_the_same_new_text(
 def test_two_new_texts_in_opposite_order(db: Database, sessions: dict[str, Session], second: str) -> None:
     one, two = sessions["app"], sessions[second]
     start(one, NEW), start(two, OTHER_NEW), start(one, OTHER_NEW), start(two, NEW)
-    one.commit(), two.commit()
+    one.commit()
+    two.commit()
     assert db.admin("select count(*) from df.instances") == 4
 
 
