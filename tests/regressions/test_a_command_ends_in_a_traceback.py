@@ -141,8 +141,8 @@ def shell(line: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_output_that_nobody_reads(db: Database) -> None:
-    for _ in range(4):  # more than a pipe holds
-        start(db, "'select 1'", "x" * 60_000)
+    for _ in range(100):  # more than a pipe holds
+        start(db, "'select 1'", "x" * 1000)
     line = f"{sys.executable} -m pg_durable list --json --dsn '{db.dsn('app')}'"
     done = shell(f"{line} | head -c 1; echo ${{PIPESTATUS[0]}}")
     assert (done.stdout, done.stderr) == ("[141\n", "")
