@@ -142,7 +142,7 @@ def shell(line: str) -> "subprocess.CompletedProcess[str]":
 
 def test_output_that_nobody_reads(db: Database) -> None:
     for _ in range(100):  # more than a pipe holds
-        start(db, "'select 1'", "x" * 1000)
+        start(db, "'select 1'", "\x01" * 1000)
     line = f"{sys.executable} -m pg_durable list --json --dsn '{db.dsn('app')}'"
     done = shell(f"{line} | head -c 1; echo ${{PIPESTATUS[0]}}")
     assert (done.stdout, done.stderr) == ("[141\n", "")
