@@ -159,7 +159,7 @@ def test_a_session_that_moved_a_run_does_not_go_on_when_another_has_done_a_step_
     """The row of the queue stays as it is after a plain step, so the session that takes over has to touch it."""
     start(fx, "df.if('select true', 'select 0', 'select 1' ~> 'select 2')")
     with fx.connect("app", autocommit=False) as first, fx.connect("app", autocommit=False) as second:
-        queue, version, following = first.execute(MOVED_ON).fetchone() or ()
+        queue, version, following = first.execute(MOVED_ON).fetchall()[0]
         first.commit()
         assert one_step(second)[2] == following
         assert first.execute(HELD, [queue, version, following]).fetchone() == (False,)
