@@ -291,6 +291,7 @@ if df_engine.migrating(1) then
     activation bigint,
     races bigint[],
     picked boolean not null default false,     -- false: the run has not begun, and is checked before it does
+    offered boolean not null default false,    -- whether the session that moved the thread here was told its steps
     worker int,                        -- who holds the lease, and since when
     leased_at timestamptz,
     next_try_at timestamptz,           -- of a leased step: now, or later when its run was held
@@ -5452,6 +5453,7 @@ declare
   v_waiting df_engine.thread[];
   v_entered record;
   v_queue bigint := p_queue;
+  v_offered boolean;
   v_place df_engine.place;
 begin
   v_event.turned := false;
@@ -5487,8 +5489,10 @@ begin
         perform df_engine.wake('r ' || p_submitter, null);
       else
         -- Between two turns a run goes to the back of the queue.
-        perform df_engine.requeue(p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end);
-        if g.kind = 'SQL' and p_home and not v_event.turned then
+        v_offered := g.kind = 'SQL' and p_home and not v_event.turned;
+        perform df_engine.requeue(
+          p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end, v_offered);
+        if v_offered then
           v_place := row(null, v_queue, pg_current_xact_id()::pg_catalog.xid, p_id, p_graph, t,
                          df_engine.steps_from(p_id, p_graph, g.node, g.batch, false))::df_engine.place;
         end if;
@@ -5507,12 +5511,14 @@ end
 $$;
 
 -- Moves a claimed row of the queue to another node.
-create or replace function df_engine.requeue(p_submitter oid, p_queue bigint, p_thread df_engine.thread, p_id bigint) returns void
+create or replace function df_engine.requeue(
+  p_submitter oid, p_queue bigint, p_thread df_engine.thread, p_id bigint, p_offered boolean
+) returns void
 language plpgsql as $$
 begin
   update df_engine.queue q
   set id = p_id, scope = (p_thread).scope, node = (p_thread).node, generations = (p_thread).generations,
-      activation = (p_thread).activation, races = (p_thread).races, picked = true, crash_score = 0
+      activation = (p_thread).activation, races = (p_thread).races, picked = true, offered = p_offered, crash_score = 0
   where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue;
 end
 $$;
@@ -5868,8 +5874,8 @@ begin
       select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = t.node;
     end if;
     -- The session that has moved the thread here goes on with it as long as the row is as it left it, which a plain step leaves it, too.
-    if q.picked or t.node <> q.node then
-      perform df_engine.requeue(v_role, q.id, t, q.id);
+    if q.offered or t.node <> q.node then
+      perform df_engine.requeue(v_role, q.id, t, q.id, false);
       v_place.version := pg_current_xact_id()::xid;
       v_place.thread := t;
     end if;
@@ -6746,6 +6752,10 @@ exception
   when data_exception or program_limit_exceeded or integrity_constraint_violation or internal_error then
     select q.instance into v_instance from df_engine.queue q
     where q.id = p_ticket and q.worker = p_worker and q.lane in ('direct', 'http');
+    perform from df_engine.instances i where i.instance = v_instance for update skip locked;
+    if not found then
+      return null;
+    end if;
     delete from df_engine.queue q where q.id = p_ticket and q.worker = p_worker and q.lane in ('direct', 'http');
     perform df_engine.fail_run(v_instance, 'the outcome of a step outside of transactions could not be recorded: ' || sqlerrm);
     return true;
@@ -7319,6 +7329,10 @@ language plpgsql as $$
 begin
   if p_tries < 2 then
     return false;
+  end if;
+  perform from df_engine.instances i where i.instance = p_instance for update skip locked;
+  if not found then
+    return false;  -- a step of it is just ending
   end if;
   begin
     perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error));

@@ -46,7 +46,7 @@ MUTANTS = (
     Mutant("a step is held without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),
     Mutant("a session goes on with a run that another has taken over", " and q.xmin = p_version", "", TAKEN_OVER),
-    Mutant("who takes a run over leaves its row as it was", "perform df_engine.requeue(v_role, q.id, t, q.id);",
+    Mutant("who takes a run over leaves its row as it was", "perform df_engine.requeue(v_role, q.id, t, q.id, false);",
            "null;", TAKEN_OVER),
     Mutant("who takes a run over begins its segment again", "t.node := df_engine.next_node(q, g);", "null;",
            f"{MEETINGS}::test_a_run_goes_on_where_a_session_that_is_gone_has_left_it"),
