@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from pg_durable import install
@@ -21,7 +22,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_version() -> None:
-    assert command("--version").stdout.startswith("pg-durable 0.")
+    assert command("--version").stdout == f"pg-durable {version('pg-durable')}\n"
 
 
 def test_install_can_be_run_again(db: Database) -> None:
