@@ -7491,7 +7491,8 @@ create or replace function df_engine.next_due_ms() returns numeric
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   v_ms constant numeric := (
-    select greatest(0, ceil(extract(epoch from min(n.next_try_at) - df_engine.clock()) * 1000)) from df_engine.next_by_role() n);
+    select greatest(0, ceil(extract(epoch from n.next_try_at - df_engine.clock()) * 1000))
+    from df_engine.next_by_role() n order by n.next_try_at limit 1);  -- NULL: nothing is
 begin
   return case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
 end

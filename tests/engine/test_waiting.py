@@ -133,3 +133,10 @@ def test_unusable_content_of_a_hand_written_node_fails_it(pump: Pump, envelope: 
     run = pump.run(f"'{envelope}'")
     assert run.status == "failed"
     assert envelope.split('"')[3] in run.error
+
+
+def test_nothing_is_to_be_looked_at_where_nothing_waits(pump: Pump) -> None:
+    assert pump.tick()["next_ms"] is None
+    pump.start("df.sleep(3600)")
+    pump.work()
+    assert 3_000_000 < pump.tick()["next_ms"] <= 3_600_000
