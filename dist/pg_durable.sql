@@ -151,7 +151,7 @@ end
 $renewal$;
 
 -- Tables: all state there is, in private tables without grants and with row security and no policy. What clients read are the
--- views of schema/views. A graph is compiled once; a run is one row of instances; what has happened to its nodes is appended to
+-- views of observe/public_views. A graph is compiled once; a run is one row of instances; what has happened to its nodes is appended to
 -- outcomes; and each of its threads waits in exactly one place: queue (it can run), timers (until then), waits (for a signal),
 -- or activations (for what is inside it).
 
@@ -238,7 +238,6 @@ if df_engine.migrating(1) then
     updated_at timestamptz not null default now(),
     finished_at timestamptz,
     error text,
-    wait_reason text,
     version text not null,
     run_key bigint not null,               -- random: part of the idempotency keys of its HTTP steps
     cancelled_in xid8,                     -- the transaction that cancelled: a step in it may still commit
@@ -456,6 +455,12 @@ if df_engine.migrating(1) then
     role regrole not null constraint worker_roles_pkey primary key
   );
 
+  -- Why no session runs the steps of a role now.
+  create table df_engine.role_reasons (
+    submitter oid not null constraint role_reasons_pkey primary key,
+    reason text not null
+  );
+
   -- When the last retention pass was begun.
   create table df_engine.upkeep (
     only_row boolean not null default true constraint upkeep_pkey primary key check (only_row),
@@ -473,7 +478,7 @@ if df_engine.migrating(1) then
 
   -- A step that a session is about to run, as its graph has it.
   create type df_engine.step as (
-    node int, name text, text text, statement text, typed boolean, refs text[], vars boolean, name_scopes int[], after "char", next int,
+    node int, name text, text text, statement text, typed boolean, refs text[], vars boolean, name_scopes int[], after "char",
     binds text[], closes int, plain boolean, decides boolean,
     fresh boolean                      -- whether the node can have no outcome yet
   );
@@ -513,9 +518,9 @@ $security$;
 create or replace function df_engine.clock() returns timestamptz
 language sql volatile as $$ select pg_catalog.clock_timestamp() $$;
 
--- Migrations: what the tables of file 010 have gained since the first version that can be upgraded in place, each applied once,
+-- Migrations: what the tables of schema/tables have gained since the first version that can be upgraded in place, each applied once,
 -- in this order, with runs in flight: `do $migration$ begin if df_engine.migrating(2) then ... end if; end $migration$`.
--- File 010 is for new installations and gets the same change; a test compares what the two ways lead to.
+-- schema/tables is for new installations and gets the same change; a test compares what the two ways lead to.
 
 -- Access: who sees what, and how functions with the owner's rights know whom they act for.
 
@@ -4523,7 +4528,7 @@ $$;
 create or replace function df_engine.note_running(p_instance bigint) returns void
 language plpgsql as $$
 begin
-  update df_engine.instances i set status = 'running', wait_reason = null, updated_at = df_engine.clock()
+  update df_engine.instances i set status = 'running', updated_at = df_engine.clock()
   where i.instance = p_instance and i.status = 'pending';
 end
 $$;
@@ -4533,7 +4538,7 @@ create or replace function df_engine.end_run(p_instance bigint, p_status text, p
 language plpgsql as $$
 begin
   update df_engine.instances i
-  set status = p_status, error = p_error, result = p_result, wait_reason = null,
+  set status = p_status, error = p_error, result = p_result,
       finished_at = df_engine.clock(), updated_at = df_engine.clock()
   where i.instance = p_instance;
   update df_engine.inbox s set status = 'undeliverable', fresh = false
@@ -5374,7 +5379,7 @@ language plpgsql stable as $$
 begin
   return array(
     select row(g.node, 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, g.node), g.query, g.statement, g.typed, g.refs, g.vars,
-               g.name_scopes, g.after, g.next, g.binds, g.closes, g.plain, g.decides,
+               g.name_scopes, g.after, g.binds, g.closes, g.plain, g.decides,
                not (g.in_loop or p_tried and g.node = p_node))::df_engine.step
     from df_engine.graph_nodes g
     where g.graph = p_graph and g.node between p_node and p_batch and g.kind = 'SQL'
@@ -6185,10 +6190,6 @@ begin
 end
 $$;
 
--- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
--- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: say before each step which one
--- it is, so that a step that kills its session fails in the end. p_visiting: in a session that is not a worker's, so the settings that
--- steps rely on are made here.
 -- What every step may rely on, whatever the defaults of its role are. A worker logs in with them.
 -- Granted to users.
 create or replace function df_engine.set_step_settings() returns void
@@ -6201,9 +6202,15 @@ begin
   perform pg_catalog.set_config('extra_float_digits', '1', false);
   perform pg_catalog.set_config('standard_conforming_strings', 'on', false);
   perform pg_catalog.set_config('df.in_workflow', 'true', false);
+  perform pg_catalog.set_config('default_transaction_isolation', 'read committed', false);
+  perform pg_catalog.set_config('default_transaction_read_only', 'off', false);
 end
 $$;
 
+-- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
+-- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: say before each step which one
+-- it is, so that a step that kills its session fails in the end. p_visiting: in a session that is not a worker's, so the settings that
+-- steps rely on are made here.
 -- Granted to users.
 create or replace procedure df_engine.work(p_budget_ms int, p_careful boolean, inout p_report text, p_visiting boolean default false)
 language plpgsql as $$
@@ -6227,7 +6234,7 @@ declare
   v_hint pg_catalog.text;
   v_group int := 0;                       -- steps in this transaction before this one
   v_begun pg_catalog.timestamptz;
-  v_more boolean := false;                     -- the next step follows in this transaction
+  v_more boolean := false;                -- the next step follows in this transaction
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
   -- A function of df, not of df_engine: a role without USAGE on df is refused here, and its runs wait and say so.
@@ -7093,8 +7100,9 @@ create or replace view df_engine.node_rows as
 
 -- Why runs do not progress that have not ended.
 create or replace view df_engine.wait_reasons as
-  select i.instance, i.wait_reason as reason
-  from df_engine.instances i where i.wait_reason is not null and i.status in ('pending', 'running')
+  select q.instance, w.reason
+  from df_engine.queue q join df_engine.role_reasons w on w.submitter = q.submitter
+  where q.lane in ('sql', 'direct')
   union all
   select q.instance, 'a step outside of transactions waits for a worker, and none is running'
   from df_engine.queue q
@@ -7583,6 +7591,8 @@ begin
   end;
   v_until := df_engine.deadline(pg_catalog.int4mul(least(max_seconds, 1000000), 1000));
   v_key := (select k.key from df_engine.own_key k);
+  perform df_engine.set_step_settings();
+  commit;  -- the next transaction has them
   loop
     v_fired := df_engine.fire_own(v_key, 50);
     commit;
@@ -7662,7 +7672,7 @@ create or replace function df_engine.mark_running() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 begin
   perform pg_catalog.pg_stat_clear_snapshot();  -- activity must not be older than the rows that are found
-  update df_engine.instances i set status = 'running', wait_reason = null, updated_at = df_engine.clock()
+  update df_engine.instances i set status = 'running', updated_at = df_engine.clock()
   from (
     select f.instance from df_engine.instances f
     where f.status = 'pending' and f.instance in (
@@ -7682,13 +7692,13 @@ language plpgsql stable set search_path = '' as $$
 begin
   return query
     with recursive roles as (
-      select (select r.submitter from df_engine.queue r where r.lane = p_lane order by r.submitter limit 1) as submitter
+      select (select x.submitter from df_engine.queue x where x.lane = p_lane order by x.submitter limit 1) as submitter
       union all
-      select (select r.submitter from df_engine.queue r
-              where r.lane = p_lane and r.submitter > q.submitter order by r.submitter limit 1)
-      from roles q where q.submitter is not null
+      select (select x.submitter from df_engine.queue x
+              where x.submitter > r.submitter and x.lane = p_lane order by x.submitter limit 1)
+      from roles r where r.submitter is not null
     )
-    select q.submitter from roles q where q.submitter is not null;
+    select r.submitter from roles r where r.submitter is not null;
 end
 $$;
 
@@ -7718,6 +7728,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set jit 
 declare
   v_run record;
 begin
+  delete from df_engine.role_reasons w where not exists (select from pg_catalog.pg_roles u where u.oid = w.submitter);
   for v_run in
     select i.instance, g.submitter_name
     from unnest('{sql,direct,http}'::text[]) l(lane)
@@ -7886,56 +7897,37 @@ begin
 end
 $$;
 
--- Writes on runs of a role why they do not progress; NULL: they do. False: some were held.
-create or replace function df_engine.set_wait_reason(p_submitter oid, p_reason text) returns boolean
-language plpgsql as $$
-declare
-  v_runs constant bigint[] := array(
-    select i.instance from df_engine.instances i
-    where i.submitter = p_submitter and i.status in ('pending', 'running') and i.wait_reason is distinct from p_reason
-      and (p_reason is null or i.instance in (select q.instance from df_engine.queue q where q.submitter = p_submitter)));
-  v_written bigint;
-begin
-  update df_engine.instances i set wait_reason = p_reason
-  where i.instance in (select f.instance from df_engine.instances f where f.instance = any (v_runs) for no key update skip locked);
-  get diagnostics v_written = row_count;
-  return v_written = cardinality(v_runs);
-end
-$$;
-
--- Says on the runs of a role why they do not progress, unless another worker is serving them. p_login: it cannot log in; else it can,
--- and its sessions fail for p_reason.
+-- Says why the runs of a role do not go on, unless a session is serving them. One row a role, however many its runs are.
 -- Granted to workers.
-create or replace function df_engine.role_unreachable(p_role text, p_reason text, p_login boolean) returns boolean
+create or replace function df_engine.role_waits(p_role text, p_reason text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform pg_stat_clear_snapshot();
-  return (
-    select df_engine.set_wait_reason(u.oid, format(
-      case when p_login then 'no worker can log in as role "%s": %s' else 'sessions of role "%s" cannot run steps: %s' end,
-      p_role, p_reason))
-    from pg_roles u
-    where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid));
+  insert into df_engine.role_reasons as w (submitter, reason)
+  select u.oid, p_reason
+  from pg_roles u
+  where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid)
+  on conflict (submitter) do update set reason = excluded.reason where w.reason <> excluded.reason;
 end
 $$;
 
--- Says on the runs of a role that they wait for a session of a worker, unless one is serving them.
+-- The same where sessions fail: p_login: the role cannot log in; else it can, and its sessions fail for p_reason.
 -- Granted to workers.
-create or replace function df_engine.role_waits(p_role text, p_reason text) returns boolean
+create or replace function df_engine.role_unreachable(p_role text, p_reason text, p_login boolean) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  perform pg_stat_clear_snapshot();
-  return (
-    select df_engine.set_wait_reason(u.oid, p_reason)
-    from pg_roles u
-    where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid));
+  perform df_engine.role_waits(p_role, format(
+    case when p_login then 'no worker can log in as role "%s": %s' else 'sessions of role "%s" cannot run steps: %s' end,
+    p_role, p_reason));
 end
 $$;
 
 -- Granted to workers.
-create or replace function df_engine.role_reachable(p_worker int, p_role text) returns boolean
-language sql security definer set search_path = pg_catalog, pg_temp as $$
-  select df_engine.set_wait_reason(u.oid, null) from pg_catalog.pg_roles u where u.rolname = p_role;
+create or replace function df_engine.role_reachable(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  delete from df_engine.role_reasons w using pg_roles u where u.rolname = p_role and w.submitter = u.oid;
+end
 $$;
 
 -- The census: how many runs there are, counted for a worker that is asked for its metrics. Reads what lives, and what has
@@ -7977,7 +7969,8 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
   select jsonb_build_object(
     'pending', count(*) filter (where i.status = 'pending'),
     'running', count(*) filter (where i.status = 'running'),
-    'blocked', count(i.wait_reason),
+    'blocked', (select count(distinct q.instance) from df_engine.role_reasons w
+                join df_engine.queue q on q.submitter = w.submitter and q.lane in ('sql', 'direct')),
     'overdue', (select count(*) from df_engine.timers t
                 where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
     'ended', df_engine.ended_since(p_place))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pg_durable.step_settings import STEP_SETTINGS
+
 from generator import language, lexicon
 
 
@@ -75,15 +77,10 @@ SETTINGS = (
 # Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals.
 LIMITS = {"name": 63, "text": 1024}
 
-# What every step may rely on, whatever the defaults of its role are.
-STEP_SETTINGS = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO,MDY",
-    "IntervalStyle": "postgres",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-    "standard_conforming_strings": "on",
-    "df.in_workflow": "true",
+# What df.work makes of a session that is not a worker's.
+VISIT_SETTINGS = STEP_SETTINGS | {
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
 }
 
 
@@ -97,7 +94,7 @@ def context() -> dict[str, Any]:
         "statuses": STATUSES,
         "language": language,
         "settings": SETTINGS,
-        "step_settings": STEP_SETTINGS,
+        "step_settings": VISIT_SETTINGS,
         "limits": LIMITS,
         "oldest_upgradable": OLDEST_UPGRADABLE,
         **lexicon.context(),

@@ -55,7 +55,7 @@ from (select * from (select t.next_try_at from df_engine.timers t for update ski
       union all
       select * from (select s.next_try_at from df_engine.inbox s where s.fresh for update skip locked) s) due"""
 LEASED_BY_NOBODY = "select worker is null from df_engine.queue"
-WAIT_REASON = "update df_engine.instances set wait_reason = %s"
+WAIT_REASON = "insert into df_engine.role_reasons select 'app'::regrole, %s"
 RUNS_AGED = "update df_engine.instances set finished_at = now() - %s::interval"
 GRAPHS_ARE_OLD = "update df_engine.graphs set used_at = now() - interval '31 days'"
 RETENTION_IS_DUE = "update df_engine.upkeep set retained_at = '-infinity'"
@@ -121,7 +121,14 @@ WORKER_ROLES = "select count(*) from df_engine.worker_roles"
 LOSE_THE_QUEUE = "delete from df_engine.queue"
 
 # How a run stands, as it could not be made to without much ado: status, error, label, wait_reason, of an id.
-STANDS = "update df_engine.instances set status = %s, error = %s, label = %s, wait_reason = %s where id = %s"
+STANDS = """
+with given as (
+  select %s::text as status, %s::text as error, %s::text as label, %s::text as reason, %s::text as id
+), why as (
+  insert into df_engine.role_reasons (submitter, reason)
+  select i.submitter, g.reason from given g join df_engine.instances i on i.id = g.id where g.reason is not null
+)
+update df_engine.instances i set status = g.status, error = g.error, label = g.label from given g where i.id = g.id"""
 WORKERS_SEEN_AGO = "update df_engine.workers set last_seen_at = now() - %s::interval"
 
 # Of a run: what its steps read as {name}.
@@ -182,8 +189,7 @@ create trigger hold after insert on df_engine.outcomes for each row execute func
 
 # What there is to see when nothing goes on.
 STANDSTILL = (
-    "select id, label, status, generation, wait_reason from df_engine.instances "
-    "where status in ('pending', 'running') limit 20",
+    "select id, label, status, generation from df_engine.instances where status in ('pending', 'running') limit 20",
     "select * from df_engine.threads limit 20",
     "select signal_id, instance, status from df_engine.inbox where fresh limit 20",
 )

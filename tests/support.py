@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from pg_durable.step_settings import STEP_SETTINGS
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -141,10 +142,7 @@ class Run:
 class Pump:
     """A worker without a process: one session of a role and one supervising connection, driven step by step."""
 
-    OPTIONS = (
-        "-c TimeZone=UTC -c DateStyle=ISO,MDY -c IntervalStyle=postgres -c bytea_output=hex "
-        "-c extra_float_digits=1 -c standard_conforming_strings=on -c df.in_workflow=true"
-    )
+    OPTIONS = " ".join(f"-c {name}={value}" for name, value in STEP_SETTINGS.items())
 
     def __init__(self, db: "Database", role: str = "app") -> None:
         self.db = db

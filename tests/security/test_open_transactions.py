@@ -16,7 +16,6 @@ from tests.state import (
     RUNS_AGED,
     RUNS_HELD,
     TIMERS_DUE,
-    WAIT_REASON,
 )
 from tests.support import Database, Pump, Run, wait_until
 
@@ -238,23 +237,22 @@ def test_held_runs_of_a_role_that_is_gone_are_failed_later(db: Database, pumps: 
 
 
 @pytest.mark.parametrize("hold", HOLDS)
-def test_reports_about_a_held_run_are_refused_for_now(
+def test_reports_about_a_held_run_wait_for_nobody(
     db: Database, pumps: tuple[Pump, Pump], hold: tuple[str, str]
 ) -> None:
+    """What is said of a role is kept beside its runs; what is said of a step has to come again."""
     _, victim = pumps
     run = str(db.sql("select df.start('select 1')", user="other"))
     node = db.admin("select root_node from df.instances")
-    calls = [
-        ("select df_engine.role_unreachable('other', 'x', true)", []),
-        ("select df_engine.role_reachable(1, 'other')", []),
-        ("select df_engine.fail_interrupted(%s, %s)", [run, node]),
-    ]
-    db.admin(WAIT_REASON, "y")
+    interrupted = b"select df_engine.fail_interrupted(%s, %s)"
+    reason = "select wait_reason from df.instances where id = %s"
     with held(db, hold):
-        for call, args in calls:
-            assert victim.supervisor.execute(call.encode(), args).fetchone() == (False,), call
-    for call, args in calls:
-        assert victim.supervisor.execute(call.encode(), args).fetchone() == (True,), call
+        victim.supervisor.execute("select df_engine.role_unreachable('other', 'x', true)")
+        assert db.admin(reason, run) == 'no worker can log in as role "other": x'
+        victim.supervisor.execute("select df_engine.role_reachable('other')")
+        assert db.admin(reason, run) is None
+        assert victim.supervisor.execute(interrupted, [run, node]).fetchone() == (False,)
+    assert victim.supervisor.execute(interrupted, [run, node]).fetchone() == (True,)
     assert db.admin("select status from df.instances") == "failed"
 
 

@@ -169,14 +169,14 @@ class HttpServer:
         writer.write(reply(302, b"", "Location: /ok"))
 
     async def _do_flaky(self, request: Received, writer: Writer) -> None:
-        """/flaky?key=k&fail=2&status=503&retry_after=1: fails so often, then is well; retry_after=date is a date."""
+        """/flaky?key=k&fail=2&status=503&retry_after=1: fails so often, then is well; retry_after=date: in an hour."""
         self.seen[request.query["key"]] += 1
         if self.seen[request.query["key"]] > int(request.query.get("fail", "1")):
             await self._do_ok(request, writer)
             return
         after = request.query.get("retry_after", "0")
         if after == "date":
-            after = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+            after = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
         writer.write(reply(int(request.query.get("status", "503")), b"not yet", f"Retry-After: {after}"))
 
     async def _do_header(self, request: Received, writer: Writer) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from pg_durable.step_settings import STEP_SETTINGS
+
 # What the engine relies on.
 TRANSACTION_SETTINGS = {
     "default_transaction_isolation": r"read\ committed",
@@ -17,15 +19,8 @@ SUPERVISOR_SETTINGS = TRANSACTION_SETTINGS | {"lock_timeout": "1s"}
 # Counting waits for nobody, and takes no long time.
 CENSUS_SETTINGS = SUPERVISOR_SETTINGS | {"statement_timeout": "3s"}
 
-# What every step may rely on, whatever the role's defaults are; RESET ALL comes back to these.
-SESSION_SETTINGS = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO,MDY",
-    "IntervalStyle": "postgres",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-    "standard_conforming_strings": "on",
-    "df.in_workflow": "true",
+# Of the sessions in which steps run; RESET ALL comes back to these.
+SESSION_SETTINGS = STEP_SETTINGS | {
     "client_connection_check_interval": "500ms",  # a step whose worker died is rolled back, not finished hours later
 }
 

@@ -10,7 +10,7 @@ ACCUSE = "select df_engine.accuse(%s, %s, %s, %s)"
 ACQUIT_LEASED = "select df_engine.acquit_leased(%s, %s::bigint[])"
 ROLE_UNREACHABLE = "select df_engine.role_unreachable(%s, %s, %s)"
 ROLE_WAITS = "select df_engine.role_waits(%s, %s)"
-ROLE_REACHABLE = "select df_engine.role_reachable(%s, %s)"
+ROLE_REACHABLE = "select df_engine.role_reachable(%s)"
 CLAIM_LEASED = """
 select l.ticket, l.role, l.database,
        l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database), l.request

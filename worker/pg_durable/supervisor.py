@@ -155,7 +155,7 @@ class Supervisor:
 
     async def role_reachable(self, role: str) -> bool:
         """Says that they do not have to wait any more."""
-        return await self._value(statements.ROLE_REACHABLE, self.number, role) is not False
+        return await self._value(statements.ROLE_REACHABLE, role) is not False
 
     async def failed_since(self, since: str | None) -> tuple[str, list[FailedRun]]:
         """Runs that have failed since the time of the last answer, and the time of this one. Some come twice."""
