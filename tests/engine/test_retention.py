@@ -6,11 +6,13 @@ from tests.oracle.graphs import join, quoted, sql
 from tests.state import (
     CREATED_LONG_AGO,
     ENDED,
+    GRAPHS_ARE_OLD,
     KEPT_RUNS,
     RETAINED_AT,
     RETENTION_IS_DUE,
     ROWS,
     RUN_LOCKED,
+    RUNS_OF_GRAPHS,
     TABLES_OF_RUNS,
 )
 from tests.support import Database, Pump
@@ -146,3 +148,13 @@ def test_large_runs_go_in_batches_of_their_own(db: Database) -> None:
         db.admin(ENDED, "failed", 365, 0, db.sql(f"select df.start({quoted(join(*[sql('select 1')] * 1200))})"))
     assert pass_now(db) == 3
     assert left(db) == []
+
+
+def test_a_graph_goes_when_it_is_old_and_without_a_run(db: Database) -> None:
+    asleep = db.sql("select df.start(df.sleep(86400))")
+    ended(db, 1, 31)
+    db.admin(GRAPHS_ARE_OLD)
+    pass_now(db)
+    assert db.rows(RUNS_OF_GRAPHS, user=None) == [(1,)]
+    assert left(db) == [asleep]
+    assert db.admin("select count(*) from df.check()") == 0
