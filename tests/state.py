@@ -116,6 +116,7 @@ ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - in
 A_WORKER_IDLES = "select idle_until > clock_timestamp() from df_engine.workers"
 LEASED_DIRECT_BY = "select worker from df_engine.queue where lane = 'direct'"
 A_WORKER_IDLE = "insert into df_engine.workers (role, idle_until) values ('durable_worker', now() + interval '1 h')"
+MARK = "select pg_notify(df_engine.wake_channel(), 'mark')"
 LISTEN = "select df_engine.listen_for_work()"
 WORKER_ROLES = "select count(*) from df_engine.worker_roles"
 LOSE_THE_QUEUE = "delete from df_engine.queue"

@@ -1,14 +1,18 @@
 """One role cannot take what belongs to all: timers, leases, sessions, wake-ups, the attention of a worker."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from pg_durable.embedded import EmbeddedServer
 from psycopg import errors
 
 from tests import state
 from tests.support import Database, Pump, Run, wait_until
 from tests.worker.conftest import spawn  # noqa: F401
-from tests.worker.process import Gate, PatientWorker, SpawnWorker, await_end, run, start
+from tests.worker.process import Gate, PatientWorker, SpawnWorker, await_end, own_database, run, start
 
 
 @pytest.fixture
@@ -125,13 +129,6 @@ def test_the_lexer_takes_time_that_grows_with_the_text_only(db: Database) -> Non
     assert db.admin("select df_engine.single_statement_problem(%s)", quotes) is None
 
 
-def test_a_step_that_raises_nonsense_ends_no_worker(db: Database, spawn: SpawnWorker) -> None:  # noqa: F811
-    worker = spawn()
-    run(db, "'do $$ begin raise info ''pg_durable:%%:x'', repeat(''1'', 5000); end $$'")
-    assert run(db, "'select 1 as one'")["rows"] == [{"one": 1}]
-    assert worker.process.poll() is None
-
-
 def test_no_role_gets_all_sessions(db: Database, spawn: SpawnWorker) -> None:  # noqa: F811
     spawn("--sessions", "4")
     gate = Gate(db)
@@ -180,10 +177,37 @@ def test_only_administrators_rotate_the_channel(db: Database) -> None:
         db.sql("select df.rotate_wake_channel()")
 
 
-def test_nothing_is_sent_while_the_queue_of_notifications_is_half_full(db: Database) -> None:
-    """A start never fails for want of a notification: it is not even tried."""
-    body = db.admin("select prosrc from pg_proc where oid = 'df_engine.notify(text)'::regprocedure")
-    assert "pg_notification_queue_usage() > 0.5" in body
+FILL = """
+do $$ begin
+  for i in 1..1000 loop
+    exit when pg_notification_queue_usage() > 0.6;
+    perform pg_notify('noise', i || repeat('x', 7000));
+    commit;
+  end loop;
+end $$"""
+
+
+def test_a_start_does_not_need_room_in_the_queue_of_notifications() -> None:
+    """A session that listens and does not read fills it; then nothing is sent, and a start does not fail for it."""
+    home = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
+    home.chmod(0o755)
+    with EmbeddedServer(home / "data", 18, {"fsync": "off", "max_notify_queue_pages": "64"}) as server:
+        db = own_database(server)
+        db.admin(state.A_WORKER_IDLE)
+        with db.connect() as worker, db.connect(autocommit=False) as idle:
+            worker.execute(state.LISTEN)
+            idle.execute("listen noise")
+            idle.commit()
+            idle.execute("select 1")
+            db.admin(FILL)
+            start(db, "'select 1'")
+            db.admin(state.MARK)
+            assert [note.payload for note in worker.notifies(timeout=10, stop_after=1)] == ["mark"]
+            idle.rollback()
+            idle.execute("select 1")
+            start(db, "'select 1'")
+            assert next(worker.notifies(timeout=10, stop_after=1)).payload.startswith("r ")
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.mark.parametrize("action", ["drop role", "alter role nologin"])
