@@ -87,7 +87,7 @@ def look(bed: Bed) -> float:
     """Milliseconds of the call that a worker makes when it has been idle."""
     times = []
     with bed.connect("bench_worker", prepare_threshold=None) as conn:
-        row = conn.execute("select df_engine.register_worker(1)").fetchone()
+        row = conn.execute("select df_engine.register_worker()").fetchone()
         assert row is not None
         for _ in range(50):
             began = time.perf_counter()

@@ -148,7 +148,7 @@ class Pump:
         self.db = db
         self.session = db.connect(role, prepare_threshold=None, options=self.OPTIONS)
         self.supervisor = db.connect("durable_worker", prepare_threshold=None)
-        row = self.supervisor.execute("select df_engine.register_worker(1)").fetchone()
+        row = self.supervisor.execute("select df_engine.register_worker()").fetchone()
         assert row is not None
         self.worker: int = row[0]
 

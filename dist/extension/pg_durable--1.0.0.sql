@@ -7595,7 +7595,7 @@ comment on procedure df.work(integer) is
 
 -- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts.
 -- Granted to workers.
-create or replace function df_engine.register_worker(p_sessions int) returns int
+create or replace function df_engine.register_worker() returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_worker int;

@@ -30,7 +30,7 @@ def sql(text: str) -> dict[str, Any]:
 
 
 def worker_alive(db: Database) -> None:
-    db.sql("select df_engine.register_worker(1)", user="durable_worker")
+    db.sql("select df_engine.register_worker()", user="durable_worker")
 
 
 FLOW = """

@@ -318,7 +318,7 @@ def test_a_worker_call_by_a_user_does_nothing_for_others(db: Database, victim: s
 
 
 def test_only_workers_call_what_workers_call(db: Database) -> None:
-    for call in ("df_engine.agenda(1)", "df_engine.retain()", "df_engine.fire_due(1)", "df_engine.register_worker(1)"):
+    for call in ("df_engine.agenda(1)", "df_engine.retain()", "df_engine.fire_due(1)", "df_engine.register_worker()"):
         with pytest.raises(REFUSED):
             attack(db, f"select {call}")
 

@@ -44,7 +44,6 @@ EXCEPTED = {
     ("advance", "control reached end of function"): NO_END,
     ("enter", "composite OUT variable"): "one of three that are answered",
     ("open_construct", "composite OUT variable"): "one of two that are answered",
-    ("register_worker", 'unused parameter "p_sessions"'): "what the worker says; the engine has no use for it yet",
 }
 
 # (function, beginning of the error) -> why it is none.

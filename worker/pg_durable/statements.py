@@ -1,7 +1,7 @@
 """Every statement this package sends, by name: calls of stored functions and procedures, and plain session commands."""
 
 # On the supervising connection.
-REGISTER = "select df_engine.register_worker(%s)"
+REGISTER = "select df_engine.register_worker()"
 UNREGISTER = "select df_engine.unregister_worker(%s)"
 TICK = "call df_engine.tick(%s, null)"
 SLEEP_UNTIL = "select df_engine.sleep_until(%s, %s)"

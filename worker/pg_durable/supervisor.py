@@ -89,12 +89,12 @@ class Supervisor:
         conn.add_notify_handler(lambda notify: self._note(notify.payload))
 
     @classmethod
-    async def open(cls, login: Login, sessions: int) -> "Supervisor":
+    async def open(cls, login: Login) -> "Supervisor":
         """Connects, listens and registers."""
         conn = await login.supervisor()
         try:
             await conn.execute(statements.LISTEN)
-            row = await (await conn.execute(statements.REGISTER, (sessions,))).fetchone()
+            row = await (await conn.execute(statements.REGISTER)).fetchone()
         except (errors.InsufficientPrivilege, errors.InvalidSchemaName, errors.UndefinedFunction) as error:
             remedy = _remedy(error, conn.info.user, conn.info.dbname)
             await conn.close()

@@ -113,7 +113,7 @@ class Worker:
                 self._limit = None
 
     async def _registered(self) -> None:
-        db = await Supervisor.open(self._login, self._options.sessions or MOST_SESSIONS)
+        db = await Supervisor.open(self._login)
         self._registered_once = True
         event(INFO, "registered", worker=db.number, database=self._login.database)
         self._metrics.set("up", 1)
