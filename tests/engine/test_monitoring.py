@@ -167,6 +167,7 @@ def test_waiting_says_for_what(pump: Pump) -> None:
         f"df.sleep(30) & df.wait_for_schedule('@daily') & df.wait_for_signal('go!', 60) & {busy} & @> 'select 1'"
     )
     pump.until(lambda: pump.db.sql("select count(*) from df.waiting") == 5)
+    ready = pump.start("'select 2'")
     pump.db.admin(WAIT_REASON, "no worker can log in")
     assert pump.db.rows("select kind, waits_for, due_at is not null from df.waiting order by kind") == [
         ("blocked", "no worker can log in", False), ("pace", "next iteration", True),
@@ -174,6 +175,7 @@ def test_waiting_says_for_what(pump: Pump) -> None:
         ("sleep", "30 s", True),
     ]  # fmt: skip
     cancel(run)
+    cancel(ready)
     assert pump.db.sql("select count(*) from df.waiting") == 0
 
 
