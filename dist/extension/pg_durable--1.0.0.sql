@@ -193,9 +193,10 @@ if df_engine.migrating(1) then
     batch int not null,                -- last node of what a session takes at once of the segment
     decides boolean not null,          -- its good end may decide a RACE
     -- whom its failure or its BREAK concerns
-    up int not null,                   -- LOOP, JOIN or RACE; 0: the run
+    up int not null,                   -- the construct around it; 0: the run
     branch int not null,               -- of up in which it is
-    drops int not null,                -- sequences and IFs between it and up
+    catch int,                         -- CATCH between it and up that is told of its failure first
+    drops int not null,                -- sequences and IFs between it and that CATCH, or up
     break_binds text[],                -- names under which somebody looks for the value of a BREAK that passes through
     -- of a construct
     inside int[],                      -- entries: of the branches, of the body, of then and else
@@ -231,7 +232,7 @@ if df_engine.migrating(1) then
   create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
-  -- loop continues, b completed by a BREAK that goes on upwards, d completed and
+  -- loop continues, h handled: what is on the right of a CATCH or TIMEOUT runs, b completed by a BREAK that goes on upwards, d completed and
   -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP that was left open.
   create table df_engine.outcomes (
     instance bigint not null,
@@ -247,6 +248,7 @@ if df_engine.migrating(1) then
     columns text[],                    -- where no row of value shows them
     types text[],                      -- of the columns, where somebody looks for the value
     error text,
+    failure jsonb,                     -- of one that failed, what $error shows: {node, sqlstate, class, message, detail, hint}
     constraint outcomes_pkey primary key (instance, scope, node)
   ) with (fillfactor = 85);
   create index outcomes_failed_idx on df_engine.outcomes (ended_at) where state in ('f', 'x', 'e');       -- df.failed_steps
@@ -256,7 +258,7 @@ if df_engine.migrating(1) then
     instance bigint, scope bigint, node int,
     generations int[],                 -- of the scopes around node, as in outcomes
     activation bigint,                 -- innermost open construct
-    races bigint[]                     -- RACEs around it, from the outside in; NULL: none
+    races bigint[]                     -- RACEs, ANYs and TIMEOUTs around it, from the outside in; NULL: none
   );
 
   -- Threads that can run now; the claim is the lock on the row.
@@ -284,8 +286,8 @@ if df_engine.migrating(1) then
   create index queue_leased_idx on df_engine.queue (lane, submitter, next_try_at, id) where lane <> 'sql' and worker is null;  -- to be leased
   create index queue_worker_idx on df_engine.queue (lane, submitter) where worker is not null;     -- leases of a role
 
-  -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id; retry and pace
-  -- put the thread back into the queue. next_try_at: due_at, or later when the run was held.
+  -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
+  -- TIMEOUT whose activation has the same id; retry and pace put the thread back into the queue. next_try_at: due_at, or later when the run was held.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
     submitter oid not null,
@@ -295,7 +297,7 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'retry', 'pace')),
+    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace')),
     since timestamptz not null,
     due_at timestamptz not null,
     next_try_at timestamptz not null,
@@ -327,7 +329,7 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    open int,                          -- JOIN: branches that have not ended
+    open int,                          -- JOIN, ANY: branches that have not ended
     body int,                          -- LOOP: the node with which the last turn of the body ended, where it varies
     turned_at timestamptz,             -- LOOP: the beginning of this turn, where somebody asks
     failures int not null default 0,   -- LOOP that continues on failure: turns in a row that have failed
@@ -358,7 +360,7 @@ if df_engine.migrating(1) then
   create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to look at
   create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
 
-  -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run.
+  -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run; of $error, its CATCH.
   create table df_engine.bindings (
     instance bigint not null,
     scope bigint not null default 0,
@@ -367,6 +369,7 @@ if df_engine.migrating(1) then
     value json,
     columns text[],
     types text[],
+    built_in boolean not null default false,   -- not the result of a node: $error
     constraint bindings_pkey primary key (instance, scope, name_scope, name)
   ) with (fillfactor = 70);
 
@@ -473,7 +476,7 @@ if df_engine.migrating(1) then
   create type df_engine.result as (value json, columns text[], types text[]);
   -- How a node ended. state as in outcomes; NULL: it has not, it is to be entered.
   create type df_engine.ending as (
-    state "char", value json, columns text[], types text[], error text, started_at timestamptz
+    state "char", value json, columns text[], types text[], error text, started_at timestamptz, failure jsonb
   );
 
 end if;
@@ -1029,8 +1032,8 @@ $$;
 -- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then
-    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, LOOP, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, HTTP, HTTP_MULTIPART' end
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, HTTP, HTTP_MULTIPART' end
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
@@ -1081,13 +1084,13 @@ begin
 end
 $$;
 
--- Why the ids of its children cannot be merged into the query of an IF, LOOP or JOIN, NULL when they can.
+-- What is wrong with the query of a construct, into which the ids of its children must be able to be merged; NULL: nothing.
 -- Granted to users.
 create or replace function df_engine.config_problem(p_type text, p_query text) returns text
 language plpgsql immutable set search_path = '' as $$
 declare
   v_config pg_catalog.jsonb := df_engine.json_or_null(p_query);
-  v_key pg_catalog.text := case p_type when 'JOIN' then 'extra_nodes' else 'condition_node' end;
+  v_key pg_catalog.text := case when p_type in ('IF', 'LOOP') then 'condition_node' else 'extra_nodes' end;
 begin
   return case
     when v_config is null then 'query in ' || p_type || ' must be valid JSON config'
@@ -1095,6 +1098,12 @@ begin
     when v_config ? v_key then v_key || ' in ' || p_type || ' must be a first-class Durofut field'
     when p_type = 'LOOP' and pg_catalog.jsonb_typeof(v_config -> 'continue_on_failure') <> 'boolean' then
       'continue_on_failure in LOOP must be true or false'
+    when p_type = 'CATCH' then case when not pg_catalog.jsonb_path_match(v_config -> 'errors', '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex "^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))') then 'errors ' || 'must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx' end
+    when p_type = 'TIMEOUT' then case
+      when pg_catalog.jsonb_typeof(v_config -> 'after') = 'number' and (v_config -> 'after')::pg_catalog.numeric > 0
+           and (v_config -> 'after')::pg_catalog.numeric <= 3155760000 then null
+      when pg_catalog.jsonb_typeof(v_config -> 'after') = 'string' and v_config -> 'after' #>> '{}' ~ '[$]|[{]' then null
+      else 'after in TIMEOUT must be a number of seconds above 0, or a text with references' end
   end;
 end
 $$;
@@ -1119,11 +1128,12 @@ create or replace function df_engine.shape_problem(p_node jsonb, p_type text) re
 language sql immutable as $$
   select case
     when not p_node ? 'query' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'query is missing'
-    when p_node ? 'query' and p_type in ('THEN', 'RACE') then 'query is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'query' and p_type = 'TIMEOUT' then 'query is missing'
+    when p_node ? 'query' and p_type in ('THEN', 'RACE', 'ANY') then 'query is not valid for ' || p_type || ' nodes'
     when p_node ? 'left_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'left_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'left_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'left_node is missing'
+    when not p_node ? 'left_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')         then 'left_node is missing'
     when p_node ? 'right_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'right_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP') then 'right_node is missing'
+    when not p_node ? 'right_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes')         then 'right_node is missing'
     when p_type = 'IF' and not p_node ?| '{condition_node,query}' then 'condition_node is missing'
     when p_node ->> 'result_name' !~ '^[A-Za-z_][A-Za-z0-9_]*$' then 'result_name must be a letter or _, then letters, digits or _'
   end
@@ -1137,13 +1147,13 @@ language sql immutable as $$
     when p_type is null then 'a node must be a Durofut JSON object with a node_type'
     when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP') then
       'condition_node is not valid for ' || p_type || ' nodes'
-    when p_node ? 'extra_nodes' and p_type <> 'JOIN' then 'extra_nodes is not valid for ' || p_type || ' nodes'
+    when p_node ? 'extra_nodes' and p_type not in ('JOIN', 'RACE', 'ANY') then 'extra_nodes is not valid for ' || p_type || ' nodes'
     when p_node ? 'retry' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || p_type || ' nodes'
     else coalesce(
       df_engine.unknown_type(p_type),
       df_engine.malformed(p_node),
       case when p_node ? 'retry' then df_engine.retry_problem(p_node -> 'retry') end,
-      case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN') then
+      case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN', 'CATCH', 'TIMEOUT') then
         df_engine.config_problem(p_type, p_node ->> 'query') end,
       case when p_node ? 'result_name' or p_type in ('WAIT_SCHEDULE', 'SIGNAL') then df_engine.size_problem(p_node, p_type) end,
       df_engine.shape_problem(p_node, p_type))
@@ -1328,7 +1338,7 @@ begin
     end if;
   end if;
   return '{"node_type":"LOOP","left_node":'
-    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then body else df.sql(body) end
+    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then body else df.sql(body) end
     || case when condition is null then '' else ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || case when continue_on_failure then ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text)
          else '' end || '}';
@@ -1405,6 +1415,206 @@ begin
   return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"extra_nodes":[' || (df.loop(c)::pg_catalog.json -> 'left_node')::pg_catalog.text || ']}';
+end
+$$;
+
+create or replace function df.all(variadic branches text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_nodes pg_catalog.text[];
+begin
+  if branches is null then
+    return null;  -- an aggregate of no rows
+  elsif pg_catalog.cardinality(branches) not between 1 and 1000 then
+    raise exception 'df.all takes 1 to 1000 branches, and got %', pg_catalog.cardinality(branches)
+      using errcode = case pg_catalog.cardinality(branches) when 0 then 'invalid_parameter_value' else 'program_limit_exceeded' end;
+  elsif pg_catalog.array_position(branches, null) is not null then
+    raise exception 'argument % of df.all is NULL', pg_catalog.array_position(branches, null)
+      using errcode = 'null_value_not_allowed',
+            hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  if pg_catalog.cardinality(v_nodes) = 1 then
+    return '{"node_type":"JOIN","left_node":' || v_nodes[1] || '}';
+  end if;
+  return '{"node_type":"JOIN","left_node":' || v_nodes[1] || ',"right_node":' || v_nodes[2]
+    || case when pg_catalog.cardinality(v_nodes) > 2 then
+         ',"extra_nodes":[' || pg_catalog.array_to_string(v_nodes[3:], ',') || ']' else '' end || '}';
+end
+$$;
+
+create or replace function df.race_all(variadic branches text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_nodes pg_catalog.text[];
+begin
+  if branches is null then
+    return null;  -- an aggregate of no rows
+  elsif pg_catalog.cardinality(branches) not between 1 and 1000 then
+    raise exception 'df.race_all takes 1 to 1000 branches, and got %', pg_catalog.cardinality(branches)
+      using errcode = case pg_catalog.cardinality(branches) when 0 then 'invalid_parameter_value' else 'program_limit_exceeded' end;
+  elsif pg_catalog.array_position(branches, null) is not null then
+    raise exception 'argument % of df.race_all is NULL', pg_catalog.array_position(branches, null)
+      using errcode = 'null_value_not_allowed',
+            hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  if pg_catalog.cardinality(v_nodes) = 1 then
+    return v_nodes[1];
+  end if;
+  return '{"node_type":"RACE","left_node":' || v_nodes[1] || ',"right_node":' || v_nodes[2]
+    || case when pg_catalog.cardinality(v_nodes) > 2 then
+         ',"extra_nodes":[' || pg_catalog.array_to_string(v_nodes[3:], ',') || ']' else '' end || '}';
+end
+$$;
+
+create or replace function df.any(variadic branches text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_nodes pg_catalog.text[];
+begin
+  if branches is null then
+    return null;  -- an aggregate of no rows
+  elsif pg_catalog.cardinality(branches) not between 1 and 1000 then
+    raise exception 'df.any takes 1 to 1000 branches, and got %', pg_catalog.cardinality(branches)
+      using errcode = case pg_catalog.cardinality(branches) when 0 then 'invalid_parameter_value' else 'program_limit_exceeded' end;
+  elsif pg_catalog.array_position(branches, null) is not null then
+    raise exception 'argument % of df.any is NULL', pg_catalog.array_position(branches, null)
+      using errcode = 'null_value_not_allowed',
+            hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  if pg_catalog.cardinality(v_nodes) = 1 then
+    return v_nodes[1];
+  end if;
+  return '{"node_type":"ANY","left_node":' || v_nodes[1] || ',"right_node":' || v_nodes[2]
+    || case when pg_catalog.cardinality(v_nodes) > 2 then
+         ',"extra_nodes":[' || pg_catalog.array_to_string(v_nodes[3:], ',') || ']' else '' end || '}';
+end
+$$;
+
+-- A balanced tree: a sequence that is nested to one side would soon be too deep.
+create or replace function df.chain(variadic steps text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_nodes pg_catalog.text[];
+begin
+  if steps is null then
+    return null;  -- an aggregate of no rows
+  elsif pg_catalog.cardinality(steps) not between 1 and 5000 then
+    raise exception 'df.chain takes 1 to 5000 steps, and got %', pg_catalog.cardinality(steps)
+      using errcode = case pg_catalog.cardinality(steps) when 0 then 'invalid_parameter_value' else 'program_limit_exceeded' end;
+  elsif pg_catalog.array_position(steps, null) is not null then
+    raise exception 'argument % of df.chain is NULL', pg_catalog.array_position(steps, null)
+      using errcode = 'null_value_not_allowed',
+            hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
+  while pg_catalog.cardinality(v_nodes) > 1 loop
+    v_nodes := array(
+      select case when b.node is null then a.node
+                  else '{"node_type":"THEN","left_node":' || a.node || ',"right_node":' || b.node || '}' end
+      from pg_catalog.unnest(v_nodes) with ordinality a(node, place)
+      left join pg_catalog.unnest(v_nodes) with ordinality b(node, place) on b.place = a.place + 1
+      where a.place % 2 = 1
+      order by a.place);
+  end loop;
+  return v_nodes[1];
+end
+$$;
+
+create or replace aggregate df.all_agg(text) (sfunc = pg_catalog.array_append, stype = text[], finalfunc = df.all);
+create or replace aggregate df.chain_agg(text) (sfunc = pg_catalog.array_append, stype = text[], finalfunc = df.chain);
+
+create or replace function df.catch(body text, handler text, errors text[] default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_config constant pg_catalog.text := '{"errors":' || pg_catalog.to_json(errors) || '}';
+  v_problem pg_catalog.text;
+begin
+  if body is null then
+    raise exception 'argument body of df.catch is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if handler is null then
+    raise exception 'argument handler of df.catch is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  v_problem := case when not pg_catalog.jsonb_path_match(pg_catalog.to_jsonb(errors), '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex "^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))') then 'errors ' || 'must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx' end;
+  if v_problem is not null then
+    raise exception 'df.catch: %', v_problem using errcode = 'invalid_parameter_value',
+      hint = 'Such as array[''23505'', ''40'', ''http:5xx'', ''DF408'']; without a list every failure is caught.';
+  end if;
+  return '{"node_type":"CATCH","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"right_node":' || (df.loop(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || coalesce(',"query":' || pg_catalog.to_json(v_config), '') || '}';
+end
+$$;
+
+create or replace function df.timeout(body text, after numeric, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if body is null then
+    raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if after is null then
+    raise exception 'argument after of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if not (after > 0 and after <= 3155760000) then
+    raise exception 'the time of df.timeout must be above 0 and at most 3155760000 s (100 years), not % s', after
+      using errcode = 'invalid_parameter_value';
+  end if;
+  return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.trim_scale(after) || '}') || '}';
+end
+$$;
+
+create or replace function df.timeout(body text, after double precision, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  return df.timeout(body, after::pg_catalog.numeric, otherwise);
+end
+$$;
+
+create or replace function df.timeout(body text, after interval, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  return df.timeout(body, extract(epoch from after)::pg_catalog.numeric, otherwise);
+end
+$$;
+
+-- Untyped literals and parameters resolve to this one. A time with references is known when the body begins.
+create or replace function df.timeout(body text, after text, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_seconds pg_catalog.numeric;
+begin
+  if body is null then
+    raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if after is null then
+    raise exception 'argument after of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if after ~ '[$]|[{]' then
+    return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
+      || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+      || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.to_json(after) || '}') || '}';
+  end if;
+  begin
+    v_seconds := case when after ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then after::pg_catalog.numeric
+                      else extract(epoch from after::pg_catalog.interval) end;
+  exception when data_exception then
+    raise exception '"%" is no duration', after
+      using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
+  end;
+  return df.timeout(body, v_seconds, otherwise);
 end
 $$;
 
@@ -1791,6 +2001,24 @@ comment on function df.join3(text, text, text) is
   'Runs the three in parallel and waits for all; the result is the array of theirs';
 comment on function df.race(text, text) is
   'Runs both in parallel; the one that finishes first decides, and the other is cancelled';
+comment on function df.all(text[]) is
+  'Runs all branches in parallel and waits for all of them; the result is the array of theirs. 1 to 1000 branches';
+comment on function df.race_all(text[]) is
+  'Runs all branches in parallel; the one that ends first decides, and the others are cancelled';
+comment on function df.any(text[]) is
+  'Runs all branches in parallel; the first one that succeeds decides, and the others are cancelled. Fails when all have failed, with all errors';
+comment on function df.chain(text[]) is
+  'Runs the steps one after the other; the result is that of the last';
+comment on function df.catch(text, text, text[]) is
+  'Runs the body; when it fails for good with one of the errors (SQLSTATEs, their classes, connection, timeout, http:404, http:4xx, transient; NULL is any), the handler runs, in which $error is the failure. The result is that of the body or of the handler. Raises for an element that is no such error';
+comment on function df.timeout(text, numeric, text) is
+  'Stops the body when so many seconds have passed since it began, then runs otherwise; without it the node fails with DF408, which can be caught. Raises for a time that is not above 0';
+comment on function df.timeout(text, double precision, text) is
+  'The same, with a number of any other type';
+comment on function df.timeout(text, interval, text) is
+  'The same with an interval, in which a month counts 30 days';
+comment on function df.timeout(text, text, text) is
+  'The same with a duration as text: seconds (0.5), an interval (5 minutes), or one with references (2 * $cfg.pause), which are resolved when the body begins';
 comment on function df.wait_for_signal(text, integer) is
   'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data';
 comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
@@ -2274,10 +2502,17 @@ begin
     when 11 then return df.join(a => p_args[1], b => p_args[2]);
     when 12 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
     when 13 then return df.race(a => p_args[1], b => p_args[2]);
-    when 14 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 15 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 16 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
-    when 17 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+    when 14 then return df.all(variadic p_args);
+    when 15 then return df.race_all(variadic p_args);
+    when 16 then return df.any(variadic p_args);
+    when 17 then return df.chain(variadic p_args);
+    when 18 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
+    when 19 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
+    when 20 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
+    when 21 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 22 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 23 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+    when 24 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
   end case;
 end
 $$;
@@ -2287,15 +2522,15 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":22,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":23,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}],"http_multipart":[{"number":24,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
-                                        'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth) as parameters,
+                                        'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
            coalesce(bool_and(coalesce(p.is -> 'takes' ? a.class, (p.is ->> 'optional')::boolean)), true) as fits,
-           count(a.nth) as taken, count(*) as listed
+           count(a.nth) as taken, count(distinct p.nth) as listed
     from jsonb_array_elements(s.parameters) with ordinality p("is", nth)
     left join unnest(p_labels, p_classes) with ordinality a(label, class, nth)
-      on case when a.label is null then a.nth = p.nth else p.is -> 'names' ? a.label end) r
+      on case when a.label is null then a.nth = p.nth or p.is -> 'variadic' = 'true' and a.nth > p.nth else p.is -> 'names' ? a.label end) r
   where r.fits and r.taken = cardinality(p_classes) and r.listed = jsonb_array_length(s.parameters)
   order by s.number limit 1
 $$;
@@ -2320,7 +2555,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":14,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":15,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":16,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":17,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":22,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":23,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}],"http_multipart":[{"number":24,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -2470,13 +2705,13 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (3, 15) then
+  if (p_plan -> 'number')::int in (3, 22) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
-    parts := regexp_split_to_array(left(v_shape, -1), '\{"node_type":"SQL","query":"\\u0001[0-9]"\}');
+    parts := regexp_split_to_array(left(v_shape, -1), '\{"node_type":"SQL","query":"\\u0001[0-9]+"\}');
     slots := array(select (p_plan -> 'parameters' -> m[1]::int - 1 -> 'slot')::int
-                   from regexp_matches(v_shape, '\{"node_type":"SQL","query":"\\u0001([0-9])"\}', 'g') m) || 0;
+                   from regexp_matches(v_shape, '\{"node_type":"SQL","query":"\\u0001([0-9]+)"\}', 'g') m) || 0;
   else
     parts := array[left(v_shape, -1)];
     slots := '{0}';
@@ -2774,15 +3009,29 @@ create or replace function df_engine.flow_operands(p_type text, p_query text, p_
 returns table (nth int, form text, level int, sign text, child text, word text, need int)
 language sql immutable as $$
   select row_number() over ()::int, o.form, o.level, o.sign, o.child, o.word, o.need
-  from (select case when p_type in ('IF', 'JOIN', 'LOOP') then df_engine.json_or_null(p_query) end) q(c)
+  from (select case when p_type not in ('THEN', 'SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then df_engine.json_or_null(p_query) end) q(c)
   cross join lateral (
     select '', 2, s.* from (values ('', p_left, null, 2), ('~> ', p_right, null, 3)) s where p_type = 'THEN'
     union all
-    select '', 3, s.* from (values ('', p_left, null, 3), ('| ', p_right, null, 4)) s where p_type = 'RACE'
+    select '', 3, s.* from (values ('', p_left, null, 3), ('| ', p_right, null, 4)) s where p_type = 'RACE' and not coalesce(c ? 'extra_nodes', false)
     union all
-    select '', 4, s.* from (values ('', p_left, null, 5), ('& ', p_right, null, 5)) s where p_type = 'JOIN'
+    select '', 4, s.* from (values ('', p_left, null, 5), ('& ', p_right, null, 5)) s where p_type = 'JOIN' and p_right is not null
     union all
     select '', 4, '& ', e.id, null, 5 from jsonb_array_elements_text(c -> 'extra_nodes') e(id) where p_type = 'JOIN'
+    union all
+    select case p_type when 'JOIN' then 'all' when 'RACE' then 'race_all' else 'any' end, 6, '', s.child, null, 0
+    from (values (p_left), (p_right)) s(child)
+    where s.child is not null and (p_type = 'ANY' or p_type = 'RACE' and c ? 'extra_nodes' or p_type = 'JOIN' and p_right is null)
+    union all
+    select case p_type when 'RACE' then 'race_all' else 'any' end, 6, '', e.id, null, 0
+    from jsonb_array_elements_text(c -> 'extra_nodes') e(id) where p_type in ('RACE', 'ANY')
+    union all
+    select lower(p_type), 6, s.* from (values
+      ('', p_left, null, 0), ('', case p_type when 'CATCH' then p_right end, null, 0),
+      ('', null, case jsonb_typeof(c -> 'after') when 'number' then c ->> 'after' when 'string' then df_engine.flow_quote(c ->> 'after') end, 0),
+      ('', case p_type when 'TIMEOUT' then p_right end, null, 0),
+      ('errors => ', null, (c -> 'errors')::pg_catalog.text, 0)) s(sign, child, word, need)
+    where p_type in ('CATCH', 'TIMEOUT') and num_nonnulls(s.child, s.word) = 1
     union all
     select '', 1, s.* from (values ('', c ->> 'condition_node', null, 2), ('?> ', p_left, null, 2), ('!> ', p_right, null, 0)) s
     where p_type = 'IF' and c ? 'condition_node'
@@ -3946,7 +4195,7 @@ declare
   v_kinds text[]; v_parents int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
   v_lasts int[]; v_entries int[]; v_valued int[];
   v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[]; v_passed jsonb[];
-  v_ups int[]; v_branches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
+  v_ups int[]; v_branches int[]; v_catches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
   v_plain boolean[]; v_sizes int[]; v_until int[]; v_batch int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
   v_wanted text[];
   v_count int;
@@ -3954,6 +4203,7 @@ declare
   k text;
   p int;
   w int;
+  v_branch boolean;
 begin
   select array_agg(n.kind), array_agg(n.parent), array_agg(n.place), array_agg(n.body ->> 'query'),
          array_agg(n.body ->> 'result_name'), array_agg(n.body -> 'retry'), count(*)
@@ -3966,9 +4216,11 @@ begin
     p := v_parents[i];
     v_lasts[i] := coalesce(v_lasts[i], i);
     v_breaks[i] := coalesce(v_breaks[i], v_kinds[i] = 'BREAK');
-    v_entries[i] := case when v_kinds[i] = 'THEN' or v_kinds[i] = 'IF' and v_places[i + 1] = 0 and v_parents[i + 1] = i
+    v_entries[i] := case when v_kinds[i] in ('THEN', 'CATCH') or v_kinds[i] = 'IF' and v_places[i + 1] = 0 and v_parents[i + 1] = i
                          then v_entries[i + 1] else i end;
-    v_valued[i] := case v_kinds[i] when 'THEN' then v_valued[v_lasts[i + 1] + 1] when 'IF' then null else i end;
+    v_valued[i] := case when v_kinds[i] = 'THEN' then v_valued[v_lasts[i + 1] + 1]
+                        when v_kinds[i] in ('IF', 'CATCH') or v_kinds[i] = 'TIMEOUT' and v_lasts[i + 1] < v_lasts[i] then null
+                        else i end;
     if p is not null then
       v_lasts[p] := coalesce(v_lasts[p], v_lasts[i]);
       v_breaks[p] := coalesce(v_breaks[p], false) or v_breaks[i] and v_kinds[i] <> 'LOOP';
@@ -3993,11 +4245,13 @@ begin
       v_scopes[i] := '[0]';
     else
       k := v_kinds[p];
-      v_passed[i] := case when k in ('THEN', 'IF') then v_passed[p] else '[]' end;
       w := v_places[i];
+      v_branch := k in ('JOIN', 'RACE', 'ANY') or k = 'TIMEOUT' and w = 1;
+      v_passed[i] := case when k = 'LOOP' or v_branch then '[]' else v_passed[p] end;
       v_ups[i] := v_ups[p];
       v_branches[i] := v_branches[p];
       v_drops[i] := v_drops[p] + 1;
+      v_catches[i] := v_catches[p];
       v_loops[i] := v_loops[p];
       v_tops[i] := v_tops[p];
       v_scopes[i] := v_scopes[p];
@@ -4008,14 +4262,21 @@ begin
         v_afters[i] := 'c';
         v_nexts[i] := v_entries[v_lasts[i] + 1];
         v_others[i] := v_entries[v_lasts[v_lasts[i] + 1] + 1];
-      elsif k in ('THEN', 'IF') then
+      elsif k <> 'LOOP' and not v_branch then
         v_afters[i] := v_afters[p];
         v_nexts[i] := v_nexts[p];
         v_others[i] := v_others[p];
         v_closes[i] := v_closes[p] + 1;
         v_binds[i] := v_binds[p];
         v_decides[i] := v_decides[p];
+        if k = 'CATCH' and w = 1 then
+          v_catches[i] := p;
+          v_drops[i] := 0;
+        elsif k = 'CATCH' then
+          v_scopes[i] := jsonb_insert(v_scopes[p], '{1}', to_jsonb(p));
+        end if;
       elsif k = 'LOOP' then
+        v_catches[i] := null;
         v_ups[i] := p;
         v_branches[i] := 1;
         v_drops[i] := 0;
@@ -4033,14 +4294,15 @@ begin
         end if;
       else  -- a branch
         v_afters[i] := 'b';
+        v_catches[i] := null;
         v_ups[i] := p;
         v_branches[i] := w;
         v_drops[i] := 0;
         v_tops[i] := v_tops[p] || to_jsonb(i);
         v_scopes[i] := to_jsonb(i) || v_scopes[p];
-        v_decides[i] := v_decides[p] or k = 'RACE';
+        v_decides[i] := v_decides[p] or k <> 'JOIN';
       end if;
-      if v_kinds[i] = 'LOOP' and k not in ('JOIN', 'RACE') then
+      if v_kinds[i] = 'LOOP' and not v_branch then
         v_opens[i] := true;
         v_tops[i] := v_tops[i] || to_jsonb(i);
       end if;
@@ -4090,8 +4352,9 @@ begin
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
-         case when v_kinds[n] in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'BREAK') then df_engine.template_names(v_queries[n], 'sql') end,
+         case when v_kinds[n] in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'BREAK', 'TIMEOUT') then df_engine.template_names(v_queries[n], 'sql') end,
          coalesce(strpos(case v_kinds[n] when 'BREAK' then df_engine.json_or_null(v_queries[n]) ->> 'break_value'
+                         when 'TIMEOUT' then df_engine.json_or_null(v_queries[n]) ->> 'after'
                          when 'SQL' then v_queries[n] end, '{') > 0, false),
          case when v_kinds[n] = 'SQL' then df_engine.plain_kind(v_queries[n]) end, v_typed[n],
          jsonb_array_length(v_tops[n]), v_opens[n],
@@ -4102,9 +4365,9 @@ begin
          coalesce(v_kinds[n] = 'LOOP' and df_engine.json_or_null(v_queries[n]) -> 'continue_on_failure' = 'true', false),
          v_afters[n], v_nexts[n], v_others[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
-         v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_drops[n],
+         v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_catches[n], v_drops[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
-         case when v_kinds[n] in ('JOIN', 'RACE', 'LOOP', 'IF')
+         case when v_kinds[n] not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'THEN')
               then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
          case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end
   from generate_series(1, v_count) n;
@@ -4457,15 +4720,18 @@ create or replace function df_engine.ended_well(
   p_value json, p_columns text[] default null, p_types text[] default null, p_started timestamptz default null
 )
 returns df_engine.ending
-language sql immutable as $$ select row('c', p_value, p_columns, p_types, null, p_started)::df_engine.ending $$;
+language sql immutable as $$ select row('c', p_value, p_columns, p_types, null, p_started, null)::df_engine.ending $$;
 
 create or replace function df_engine.broke(p_value json) returns df_engine.ending
-language sql immutable as $$ select row('b', p_value, null, null, null, null)::df_engine.ending $$;
+language sql immutable as $$ select row('b', p_value, null, null, null, null, null)::df_engine.ending $$;
 
-create or replace function df_engine.failed(p_error text, p_started timestamptz default null, p_sqlstate text default null)
-returns df_engine.ending
+-- p_failure: what is known of the error beyond its text, as in outcomes.failure.
+create or replace function df_engine.failed(
+  p_error text, p_started timestamptz default null, p_sqlstate text default null, p_failure jsonb default '{}'
+) returns df_engine.ending
 language sql immutable as $$
-  select row(case p_sqlstate when 'DF013' then 'x' else 'f' end, null, null, null, p_error, p_started)::df_engine.ending
+  select row(case p_sqlstate when 'DF013' then 'x' else 'f' end, null, null, null, p_error, p_started,
+             p_failure || case when p_sqlstate is null then '{}' else jsonb_build_object('sqlstate', p_sqlstate) end)::df_engine.ending
 $$;
 
 -- Generations of the scopes around a node that has p_levels of them below the root scope. NULL: {1}.
@@ -4489,20 +4755,26 @@ create or replace function df_engine.put_outcome(
 language plpgsql as $$
 begin
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types,
-    error)
+    error, failure)
   select (p_thread).instance, (p_thread).scope, (p_node).node, g.generations, (p_ending).state,
          df_engine.ending_events(p_node, (p_ending).state, g.generations),
          coalesce((p_ending).started_at, df_engine.clock()), df_engine.clock(), (p_ending).value, (p_ending).columns, (p_ending).types,
-         (p_ending).error
+         (p_ending).error, df_engine.failure_at(p_node, p_ending)
   from (select df_engine.at_level((p_thread).generations, (p_node).levels)) g(generations)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
 end
+$$;
+
+-- What outcomes keep of a failure: of a construct, that of the node which has brought it about.
+create or replace function df_engine.failure_at(p_node df_engine.graph_nodes, p_ending df_engine.ending) returns jsonb
+language sql immutable as $$
+  select jsonb_build_object('node', (p_node).node) || (p_ending).failure where (p_ending).error is not null
 $$;
 
 -- A run has begun: shown as running.
@@ -4538,7 +4810,7 @@ begin
       select q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
       where q.instance = p_instance and q.scope = p_scope and q.node between p_from and p_last
       union all
-      select x.node, x.generations, case when x.kind <> 'pace' then x.since end from df_engine.timers x
+      select x.node, x.generations, case when x.kind not in ('pace', 'deadline') then x.since end from df_engine.timers x
       where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
       union all
       select x.node, x.generations, x.since from df_engine.waits x
@@ -4571,7 +4843,7 @@ begin
     from df_engine.open_nodes(p_instance, p_scope, p_from, p_last) n where n.kind = 'LOOP'
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -4606,7 +4878,7 @@ begin
   from df_engine.open_nodes(p_instance, 0, 1, 2147483647) n
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -4630,7 +4902,8 @@ begin
     select coalesce(jsonb_object_agg(w.name, coalesce(n.entry, b.entry)), '{}')
     from unnest(p_wanted) as w(name)
     left join lateral (
-      select jsonb_build_object('value', b.value, 'columns', to_jsonb(df_engine.columns_of(b.value, b.columns)), 'types', to_jsonb(b.types)) as entry
+      select jsonb_build_object('value', b.value, 'columns', to_jsonb(df_engine.columns_of(b.value, b.columns)), 'types', to_jsonb(b.types))
+             || case when b.built_in then '{"built_in": true}' else '{}' end::jsonb as entry
       from df_engine.bindings b
       where b.instance = p_instance and b.scope = p_scope and b.name_scope = any (p_name_scopes) and b.name = w.name
       order by array_position(p_name_scopes, b.name_scope) limit 1) n on true
@@ -4882,6 +5155,26 @@ exception
 end
 $$;
 
+-- A duration that comes from data: seconds, or an interval, above 0.
+create or replace function df_engine.duration_seconds(p_text text) returns numeric
+language plpgsql stable set search_path = '' as $$
+declare
+  v_seconds numeric;
+begin
+  begin
+    v_seconds := case when p_text ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then p_text::pg_catalog.numeric
+                      else extract(epoch from p_text::pg_catalog.interval) end;
+  exception when data_exception then
+    v_seconds := null;
+  end;
+  if v_seconds is null or not (v_seconds > 0 and v_seconds <= 3155760000) then
+    raise exception '"%" is no duration above 0', left(p_text, 100)
+      using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
+  end if;
+  return v_seconds;
+end
+$$;
+
 create or replace function df_engine.sleep_seconds(p_query text) returns numeric
 language plpgsql immutable set search_path = '' as $$
 declare
@@ -4960,11 +5253,20 @@ language sql stable set search_path = '' as $$
     when p_sqlstate ~ '^DF' or p_sqlstate = '57014' then false
     when p_policy is null then df_engine.transient(p_sqlstate)
     when not p_policy ? 'retry_on' then true
-    else exists (
-      select from jsonb_array_elements_text(p_policy -> 'retry_on') as e(item)
-      where e.item = p_sqlstate or (length(e.item) = 2 and starts_with(p_sqlstate, e.item))
-         or (e.item = 'transient' and df_engine.transient(p_sqlstate)))
+    else df_engine.error_listed(array(select jsonb_array_elements_text(p_policy -> 'retry_on')), p_sqlstate, null)
   end;
+$$;
+
+-- Whether an error is in a list of SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient. p_class: of a
+-- request, connection, timeout, http:503 or refused.
+create or replace function df_engine.error_listed(p_list text[], p_sqlstate text, p_class text) returns boolean
+language sql immutable set search_path = '' as $$
+  select exists (
+    select from unnest(p_list) as e(item)
+    where e.item in (p_sqlstate, p_class) or length(e.item) = 2 and starts_with(p_sqlstate, e.item)
+       or e.item = left(p_class, 6) || 'xx' and p_class ~ '^http:'
+       or e.item = 'transient' and (df_engine.transient(p_sqlstate)
+         or p_class in ('connection', 'timeout') or p_class ~ '^http:(408|425|429|5[0-9][0-9])$'))
 $$;
 
 create or replace function df_engine.transient(p_sqlstate text) returns boolean
@@ -5016,7 +5318,7 @@ begin
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, 'r', 0, p_started, v_due, p_error)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -5031,7 +5333,7 @@ begin
 end
 $$;
 
--- Constructs: what LOOP, JOIN and RACE do when a part of them has ended. Each function gets the thread that arrives, the construct,
+-- Constructs: what LOOP, JOIN, RACE, ANY, TIMEOUT and CATCH do when a part of them has ended. Each function gets the thread that arrives, the construct,
 -- the node that it arrives from and how that ended, and answers with the event that follows: the construct's own ending, a node to be
 -- entered, or none, because others are waited for.
 
@@ -5180,18 +5482,18 @@ begin
     return null;
   end if;
   delete from df_engine.activations a where a.id = v_activation.id;
-  with ends as materialized (
-    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error
+  with ends as materialized (    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error, o.failure
     from df_engine.instances i
-    join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_join).node and g.node <= (p_join).last and g.up = (p_join).node
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_join).node and g.node <= (p_join).last
+      and g.up = (p_join).node
     join df_engine.outcomes o on o.instance = i.instance and o.scope = (p_thread).scope and o.node = g.node
     where i.instance = (p_thread).instance
-      and (o.state in ('f', 'x', 'b') or o.state = 'c' and g.after = 'b')
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')
       and o.generations[:(p_join).levels + 1] = (coalesce((p_thread).generations, '{1}'))[:(p_join).levels + 1]
   ), decider as (
     select e.* from ends e where e.state <> 'c' order by e.branch limit 1
   )
-  select d.branch, d.state, d.value, d.error,
+  select d.branch, d.state, d.value, d.error, d.failure,
          (select array_agg(e.top) from ends e where e.branch <= coalesce(d.branch, e.branch)) as tops,
          case when d.branch is null and n.bytes <= n.allowed then (select json_agg(e.value order by e.branch) from ends e) end as value_list,
          n.bytes, n.allowed
@@ -5203,8 +5505,10 @@ begin
   if v_first.state in ('f', 'x') then
     v_ending.state := v_first.state;
     v_ending.error := format('JOIN branch %s failed: %s', v_first.branch, v_first.error);
+    v_ending.failure := v_first.failure;
   elsif v_first.branch is null and v_first.bytes > v_first.allowed then
     v_ending.state := 'f';
+    v_ending.failure := '{"sqlstate": "54000"}';
     v_ending.error := format('JOIN: the results of its branches have %s bytes, and max_result_bytes allows %s', v_first.bytes, v_first.allowed);
   else
     v_ending.state := coalesce(v_first.state, 'c');
@@ -5214,7 +5518,14 @@ begin
 end
 $$;
 
--- A branch of a RACE has ended, and so decided it: the caller holds the lock. p_queue is the row of the thread that arrives.
+-- How an error names a branch of a RACE or ANY.
+create or replace function df_engine.branch_name(p_branch int) returns text
+language sql immutable as $$
+  select case p_branch when 1 then 'left branch' when 2 then 'right branch' else 'branch ' || p_branch end
+$$;
+
+-- A branch of a RACE, of an ANY or the body of a TIMEOUT has ended, and so decided it, unless it is one of an ANY that has failed while
+-- others have not: the caller holds the lock. p_queue is the row of the thread that arrives.
 create or replace function df_engine.end_race_branch(
   p_thread df_engine.thread, p_queue bigint, p_race df_engine.graph_nodes, p_node df_engine.graph_nodes, p_ending df_engine.ending
 ) returns df_engine.event
@@ -5224,25 +5535,144 @@ declare
   v_ending df_engine.ending := p_ending;
   v_winner constant int := (p_node).name_scopes[1];
 begin
+  if (p_race).kind = 'ANY' and v_ending.error is not null then
+    update df_engine.activations a set open = a.open - 1 where a.id = (p_thread).activation and a.instance = (p_thread).instance and a.open > 1;
+    if found then
+      return null;
+    end if;
+  end if;
   delete from df_engine.activations a where a.id = (p_thread).activation and a.instance = (p_thread).instance
   returning * into v_activation;
   if not found then
     raise exception 'a thread of instance % has lost its race', (p_thread).instance using errcode = 'DF001';
   end if;
-  perform df_engine.withdraw((p_thread).instance, (p_thread).scope, (p_race).node + 1, (p_race).last, p_queue);
-  perform df_engine.put_outcome(
-    row((p_thread).instance, (p_thread).scope, l.node, (coalesce((p_thread).generations, '{1}'))[:(p_race).levels + 1] || 1,
-        null, null)::df_engine.thread,
-    l, df_engine.failed(format('lost the race %s', df_engine.node_id(i.id, (p_race).node))))
-  from df_engine.instances i
-  join df_engine.graph_nodes l on l.graph = i.graph and l.parent = (p_race).node and l.kind = 'LOOP' and l.node <> v_winner
-  where i.instance = (p_thread).instance;
-  perform df_engine.wake('x', null);
+  if (p_race).kind = 'TIMEOUT' then
+    delete from df_engine.timers t where t.id = v_activation.id;
+  else
+    perform df_engine.withdraw((p_thread).instance, (p_thread).scope, (p_race).node + 1, (p_race).last, p_queue);
+    perform df_engine.lose_loops(p_thread, p_race, v_winner);
+    perform df_engine.wake('x', null);
+  end if;
   perform df_engine.merge_names(p_thread, p_race, case when v_ending.error is not null then '{}' else array[v_winner] end);
-  if v_ending.error is not null then
-    v_ending.error := format('RACE %s branch failed: %s', case (p_node).branch when 1 then 'left' else 'right' end, v_ending.error);
+  if v_ending.error is not null and (p_race).kind = 'RACE' then
+    v_ending.error := format('RACE %s failed: %s', df_engine.branch_name((p_node).branch), v_ending.error);
+  elsif v_ending.error is not null and (p_race).kind = 'ANY' then
+    select string_agg(format('ANY %s failed: %s', df_engine.branch_name(e.branch), e.error), '; ' order by e.branch)
+    into v_ending.error
+    from (    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error, o.failure
+    from df_engine.instances i
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_race).node and g.node <= (p_race).last
+      and g.up = (p_race).node
+    join df_engine.outcomes o on o.instance = i.instance and o.scope = (p_thread).scope and o.node = g.node
+    where i.instance = (p_thread).instance
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')
+      and o.generations[:(p_race).levels + 1] = (coalesce((p_thread).generations, '{1}'))[:(p_race).levels + 1]) e;
   end if;
   return df_engine.close_construct(p_thread, p_race, v_activation, v_ending);
+end
+$$;
+
+-- Branches that are LOOPs and have not ended when a race is decided: they have failed, and say which race it was.
+create or replace function df_engine.lose_loops(p_thread df_engine.thread, p_race df_engine.graph_nodes, p_winner int) returns void
+language plpgsql as $$
+declare
+  v_generations constant int[] := (coalesce((p_thread).generations, '{1}'))[:(p_race).levels + 1] || 1;
+begin
+  perform df_engine.put_outcome(
+    row((p_thread).instance, (p_thread).scope, l.node, v_generations, null, null)::df_engine.thread, l,
+    df_engine.failed(format('lost the race %s', df_engine.node_id(i.id, (p_race).node))))
+  from df_engine.instances i
+  join df_engine.graph_nodes l on l.graph = i.graph and l.parent = (p_race).node and l.kind = 'LOOP' and l.node <> p_winner
+  where i.instance = (p_thread).instance and not exists (
+    select from df_engine.outcomes o
+    where o.instance = i.instance and o.scope = (p_thread).scope and o.node = l.node and o.state in ('f', 'x')
+      and o.generations[:(p_race).levels + 1] = v_generations[:(p_race).levels + 1]);
+end
+$$;
+
+-- The time of a TIMEOUT is over, and its activation is locked: what is inside is stopped. Its otherwise is next, or it fails.
+create or replace function df_engine.time_out(p_thread df_engine.thread, p_activation bigint, p_seconds numeric) returns void
+language plpgsql as $$
+declare
+  i df_engine.instances;
+  g df_engine.graph_nodes;
+  t df_engine.thread := p_thread;
+  v_activation df_engine.activations;
+  v_ending df_engine.ending := df_engine.failed(format('timeout after %s s', trim_scale(p_seconds)), null, 'DF408');
+begin
+  select * into i from df_engine.instances x where x.instance = t.instance;
+  select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = t.node;
+  delete from df_engine.activations a where a.id = p_activation returning * into v_activation;
+  perform df_engine.withdraw(t.instance, t.scope, g.node + 1, b.last, null)
+  from df_engine.graph_nodes b where b.graph = i.graph and b.node = g.node + 1;
+  perform df_engine.wake('x', null);
+  perform df_engine.merge_names(t, g, '{}');
+  v_ending.started_at := v_activation.since;
+  v_ending.failure := df_engine.failure_at(g, v_ending);
+  if g.inside[2] is not null then
+    v_ending.state := 'h';
+    perform df_engine.put_outcome(t, g, v_ending);
+    v_ending := null;
+    t.node := g.inside[2];
+  else
+    perform df_engine.put_outcome(t, g, v_ending);
+  end if;
+  perform df_engine.advance(i.id, i.graph, i.submitter, true, t, null, v_ending);
+end
+$$;
+
+-- Whether a failure is one of those that a CATCH lists; without a list it is.
+create or replace function df_engine.is_caught(p_errors jsonb, p_failure jsonb) returns boolean
+language sql immutable as $$
+  select p_errors is null or df_engine.error_listed(
+    array(select jsonb_array_elements_text(p_errors)), p_failure ->> 'sqlstate', p_failure ->> 'class')
+$$;
+
+-- A failure that has come to p_catch, the innermost CATCH around: the node with which the handler begins of the first one that catches
+-- it, where $error is bound. Those that do not have failed. NULL: none does.
+create or replace function df_engine.catch_failure(
+  p_graph bigint, p_thread df_engine.thread, p_catch int, p_ending df_engine.ending
+) returns int
+language plpgsql as $$
+declare
+  c df_engine.graph_nodes;
+  v_ending df_engine.ending := p_ending;
+  v_next int := p_catch;
+begin
+  while v_next is not null loop
+    select * into c from df_engine.graph_nodes n where n.graph = p_graph and n.node = v_next;
+    if df_engine.is_caught(c.query::pg_catalog.jsonb -> 'errors', v_ending.failure) then
+      v_ending.state := 'h';
+      perform df_engine.put_outcome(p_thread, c, v_ending);
+      insert into df_engine.bindings (instance, scope, name_scope, name, value, built_in)
+      values ((p_thread).instance, (p_thread).scope, c.node, 'error', df_engine.shown_failure(p_graph, p_thread, v_ending), true)
+      on conflict (instance, scope, name_scope, name) do update set value = excluded.value;
+      return c.inside[2];
+    end if;
+    perform df_engine.put_outcome(p_thread, c, v_ending);
+    v_next := c.catch;
+  end loop;
+  return null;
+end
+$$;
+
+-- What $error stands for.
+create or replace function df_engine.shown_failure(p_graph bigint, p_thread df_engine.thread, p_ending df_engine.ending) returns json
+language plpgsql stable as $$
+declare
+  f constant jsonb := (p_ending).failure;
+begin
+  return (
+    select json_build_object(
+      'message', coalesce(f ->> 'message', df_engine.cause((p_ending).error)),
+      'sqlstate', coalesce(f ->> 'sqlstate', case when f ->> 'class' in ('connection', 'timeout') then 'DF404' else 'DF000' end),
+      'detail', f -> 'detail', 'hint', f -> 'hint', 'node_id', df_engine.node_id(i.id, n.node), 'query', n.query,
+      'attempts', (select o.attempts from df_engine.outcomes o
+                   where o.instance = i.instance and o.scope = (p_thread).scope and o.node = n.node),
+      'status', substring(f ->> 'class' from '^http:([0-9]+)$')::int)
+    from df_engine.instances i
+    join df_engine.graph_nodes n on n.graph = p_graph and n.node = (f ->> 'node')::int
+    where i.instance = (p_thread).instance);
 end
 $$;
 
@@ -5260,7 +5690,11 @@ begin
   thread := p_thread;
   thread.generations := df_engine.at_level(thread.generations, (p_node).levels - (p_node).opens::int);
   case
-    when (p_node).kind in ('LOOP', 'JOIN', 'RACE') then
+    when (p_node).kind = 'TIMEOUT' then
+      v_opened := df_engine.open_timeout(thread, p_node);
+      thread := v_opened.thread;
+      ending := v_opened.ending;
+    when (p_node).kind in ('LOOP', 'JOIN', 'RACE', 'ANY') then
       v_opened := df_engine.open_construct(thread, p_node);
       thread := v_opened.thread;
       others := v_opened.others;
@@ -5298,22 +5732,50 @@ begin
   thread := p_thread;
   insert into df_engine.activations (id, instance, scope, node, generations, activation, races, open, turned_at, since)
   values (v_id, thread.instance, thread.scope, (p_node).node, thread.generations, thread.activation, thread.races,
-          case (p_node).kind when 'JOIN' then cardinality((p_node).inside) end,
+          case when (p_node).kind in ('JOIN', 'ANY') then cardinality((p_node).inside) end,
           case (p_node).kind when 'LOOP' then df_engine.clock() end, df_engine.clock());
   perform df_engine.note_running(thread.instance);
   thread.activation := v_id;
-  if (p_node).kind = 'RACE' then
+  if (p_node).kind in ('RACE', 'ANY', 'TIMEOUT') then
     thread.races := thread.races || v_id;
   end if;
   if (p_node).opens or (p_node).kind <> 'LOOP' then
     thread.generations := coalesce(thread.generations, '{1}') || 1;
   end if;
   thread.node := (p_node).inside[1];
-  if (p_node).kind <> 'LOOP' then
+  if (p_node).kind in ('JOIN', 'RACE', 'ANY') then
     others := array(
       select row(thread.instance, thread.scope, b.node, thread.generations, thread.activation, thread.races)::df_engine.thread
       from unnest((p_node).inside[2:]) with ordinality b(node, place) order by b.place);
   end if;
+end
+$$;
+
+-- Opens a TIMEOUT: its body, and the timer that ends it. A time that comes from data may be none.
+create or replace function df_engine.open_timeout(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, out thread df_engine.thread, out ending df_engine.ending
+)
+language plpgsql as $$
+declare
+  v_after text := (p_node).query::pg_catalog.jsonb ->> 'after';
+  v_outer df_engine.thread := p_thread;
+  v_now constant timestamptz := df_engine.clock();
+  v_seconds numeric;
+begin
+  begin
+    if (p_node).refs is not null or (p_node).vars then
+      v_after := df_engine.render(p_thread, (p_node).name_scopes, v_after, 'raw');
+    end if;
+    v_seconds := df_engine.duration_seconds(v_after);
+  exception when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
+    ending := df_engine.failed('TIMEOUT: ' || sqlerrm, null, sqlstate);
+    perform df_engine.put_outcome(p_thread, p_node, ending);
+    thread := p_thread;
+    return;
+  end;
+  v_outer.node := (p_node).node;
+  thread := (df_engine.open_construct(p_thread, p_node)).thread;
+  perform df_engine.set_timer(v_outer, 'deadline', v_now + v_seconds * interval '1 s', thread.activation, v_now);
 end
 $$;
 
@@ -5368,7 +5830,7 @@ begin
 end
 $$;
 
--- The end of a node that has no successor of its own: told to the LOOP, JOIN or RACE around it.
+-- The end of a node that has no successor of its own: told to the construct around it.
 create or replace function df_engine.tell_construct(
   p_graph bigint, p_thread df_engine.thread, p_queue bigint, p_node df_engine.graph_nodes, p_ending df_engine.ending
 ) returns df_engine.event
@@ -5379,7 +5841,7 @@ begin
   select * into u from df_engine.graph_nodes n where n.graph = p_graph and n.node = (p_node).up;
   if u.kind = 'JOIN' then
     return df_engine.end_join_branch(p_thread, u);
-  elsif u.kind = 'RACE' then
+  elsif u.kind in ('RACE', 'ANY', 'TIMEOUT') then
     return df_engine.end_race_branch(p_thread, p_queue, u, p_node, p_ending);
   elsif (p_ending).state = 'f' and u.continues and (p_node).node < coalesce(u.inside[2], u.last + 1) then
     return row(df_engine.turn(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
@@ -5398,8 +5860,9 @@ create or replace function df_engine.after_ending(
 language plpgsql as $$
 declare
   t df_engine.thread := p_thread;
+  e df_engine.ending := p_ending;
 begin
-  if (p_ending).state = 'c' then
+  if e.state = 'c' then
     if (p_node).binds is not null then
       perform df_engine.bind(t, (p_node).name_scopes[1], (p_node).binds, (p_ending).value, (p_ending).columns,
                              (p_ending).types);
@@ -5413,11 +5876,18 @@ begin
         else (p_node).next end;
       return row(t, null::df_engine.ending, false);
     end if;
-  elsif (p_ending).state = 'b' and (p_node).break_binds is not null then
+  elsif e.state = 'b' and (p_node).break_binds is not null then
     perform df_engine.bind(t, (p_node).name_scopes[1], (p_node).break_binds, (p_ending).value, null, null);
+  elsif e.error is not null then
+    e.failure := df_engine.failure_at(p_node, e);
+    t.node := df_engine.catch_failure(p_graph, t, (p_node).catch, e);
+    if t.node is not null then
+      return row(t, null::df_engine.ending, false);
+    end if;
+    t.node := (p_node).node;
   end if;
   if (p_node).up > 0 then
-    return df_engine.tell_construct(p_graph, t, p_queue, p_node, p_ending);
+    return df_engine.tell_construct(p_graph, t, p_queue, p_node, e);
   end if;
   perform df_engine.end_run(t.instance, case when (p_ending).error is not null then 'failed' else 'completed' end, (p_ending).error, t.node);
   return null;
@@ -5465,7 +5935,7 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or g.kind = 'BREAK' and p_queue is null and (g.refs is not null or g.vars) then
+    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars) then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
       end if;
@@ -5956,7 +6426,7 @@ begin
     for key share
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -5970,7 +6440,7 @@ begin
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -6043,7 +6513,7 @@ begin
   end if;
   perform df_engine.put_outcome(p_thread, g,
     row(case when p_error is null then 'd' else 'e' end, (p_result).value, (p_result).columns, (p_result).types, p_error,
-        p_started)::df_engine.ending);
+        p_started, '{}')::df_engine.ending);
   if g.node = 1 and p_error is null then
     update df_engine.instances i set result = g.node where i.instance = (p_thread).instance;  -- it is the root, which has completed
   end if;
@@ -6055,12 +6525,12 @@ $$;
 create or replace function df_engine.fail_node(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint,
   p_node df_engine.graph_nodes, p_error text, p_started timestamptz,
-  p_sqlstate text default null
+  p_sqlstate text default null, p_failure jsonb default '{}'
 ) returns df_engine.place
 language plpgsql as $$
 declare
   t df_engine.thread := p_thread;
-  v_ending constant df_engine.ending := df_engine.failed(p_error, p_started, p_sqlstate);
+  v_ending constant df_engine.ending := df_engine.failed(p_error, p_started, p_sqlstate, p_failure);
 begin
   t.node := (p_node).node;
   perform df_engine.put_outcome(t, p_node, v_ending);
@@ -6102,7 +6572,8 @@ begin
   elsif not v_refused and df_engine.retry_step(t, g, v_error, p_sqlstate, df_engine.sql_retryable(p_sqlstate, g.retry), null, p_started) then
     delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
   else
-    return df_engine.fail_node(p_id, p_graph, v_role, true, t, p_queue, g, v_error, p_started, p_sqlstate);
+    return df_engine.fail_node(p_id, p_graph, v_role, true, t, p_queue, g, v_error, p_started, p_sqlstate,
+      jsonb_build_object('message', p_message, 'detail', nullif(p_detail, ''), 'hint', nullif(p_hint, '')));
   end if;
   return row('again', p_queue, null, null, null, null, null)::df_engine.place;
 end
@@ -6760,9 +7231,11 @@ declare
 begin
   if p_outcome ->> 'message' is not null then
     return df_engine.failed(df_engine.error_text(
-      p_outcome ->> 'sqlstate', p_outcome ->> 'message', p_outcome ->> 'detail', p_outcome ->> 'hint'));
+      p_outcome ->> 'sqlstate', p_outcome ->> 'message', p_outcome ->> 'detail', p_outcome ->> 'hint'), null, p_outcome ->> 'sqlstate',
+      jsonb_build_object('message', p_outcome ->> 'message', 'detail', p_outcome ->> 'detail', 'hint', p_outcome ->> 'hint'));
   elsif p_outcome ->> 'error' is not null then
-    return df_engine.failed(p_outcome ->> 'error', null, p_outcome ->> 'sqlstate');
+    return df_engine.failed(p_outcome ->> 'error', null, p_outcome ->> 'sqlstate', case
+      when p_outcome ->> 'class' is null then '{}' else jsonb_build_object('class', p_outcome ->> 'class') end);
   elsif octet_length(v_result::pg_catalog.text) > v_limit then
     return df_engine.failed(format('the result has %s bytes of JSON, and max_result_bytes allows %s' || chr(10)
       || 'HINT: Return keys, and leave the data in a table that the next step reads.',
@@ -6890,7 +7363,7 @@ return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from gene
 
 -- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
 --
--- From the leaves: a sequence or IF is what its last touched part is. A part counts when it was touched in the newest generation of
+-- From the leaves: a sequence, IF or CATCH is what its last touched part is. A part counts when it was touched in the newest generation of
 -- the scopes around. From the root: a stamp is superseded when its scope, or one around it, has a newer generation; what can no longer
 -- run is skipped, and the nearest ancestor that has ended for good decides so.
 -- Granted to users.
@@ -6909,7 +7382,8 @@ declare
   v_began int[]; v_ended int[];
   v_live boolean[]; v_old boolean[]; v_deciders int[]; v_origins int[]; v_highest int[];
   v_count int := 0;
-  v_part int; v_next int; v_prefix text; v_width int; v_state "char"; v_top int; v_open boolean; v_whole boolean;
+  v_handlers boolean[];
+  v_part int; v_next int; v_prefix text; v_width int; v_state "char"; v_top int; v_open boolean; v_whole boolean; v_handled boolean;
   r df_engine.node_state;
 begin
   foreach n in array p_shapes loop
@@ -6938,12 +7412,14 @@ begin
     v_width := 8 * (v_levels[i] + 1);
     v_began[i] := i;
     v_ended[i] := i;
-    if v_kinds[i] in ('THEN', 'IF') then
+    v_handled := coalesce(v_states[i] = 'h' and v_keys[i] = left(v_newest[i], v_width), false);
+    if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled then
       v_prefix := left(v_newest[i], v_width);
-      v_state := case when v_states[i] = 'f' and v_keys[i] = v_prefix then 'f' end;  -- an IF that could not be judged
+      -- An IF that could not be judged; a CATCH or TIMEOUT whose right side runs.
+      v_state := case when v_handled then 'r' when v_states[i] = 'f' and v_keys[i] = v_prefix then 'f' end;
       v_part := i + 1;
       while v_prefix <> '' and v_part <= v_lasts[i] loop
-        if left(v_newest[v_part], v_width) = v_prefix then
+        if left(v_newest[v_part], v_width) = v_prefix and not (v_handled and v_places[v_part] = 1) then
           v_open := left(v_keys[v_part], v_width) is distinct from v_prefix;  -- it has only been queued
           if v_state is null then
             v_began[i] := v_began[v_part];
@@ -6952,7 +7428,7 @@ begin
           -- A part that has ended well ends the whole if it is a branch, or the second of a sequence.
           v_state := case
             when not v_open and v_states[v_part] = any (c_ended)
-              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 else 0 end
+              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 when 'IF' then 0 end
                         then 'r' else v_states[v_part] end
             when v_state is null and (v_open or v_states[v_part] is null) then 'q'
             else 'r' end;
@@ -6960,6 +7436,7 @@ begin
         v_part := v_lasts[v_part] + 1;
       end loop;
       v_states[i] := nullif(v_state, 'q');
+      v_handlers[i] := v_handled;
       v_keys[i] := case when v_states[i] is not null then v_prefix end;
     elsif v_kinds[i] = 'LOOP' and v_states[i] = 'r' then
       v_keys[i] := left(v_newest[i], v_width);  -- a thread in it may be further on than the row of the LOOP says
@@ -6984,7 +7461,8 @@ begin
       case when v_top = 0 then v_keys[i] = lpad(to_hex(p_generation), 8, '0')
            else v_live[v_top] and v_keys[i] = left(v_newest[v_top], v_width) end);
     if v_part is not null then
-      v_deciders[i] := case when v_states[v_part] = any (c_ended) and not v_old[v_part] then v_part else v_deciders[v_part] end;
+      v_deciders[i] := case when (v_states[v_part] = any (c_ended) or v_handlers[v_part] and v_places[i] = 1) and not v_old[v_part]
+                            then v_part else v_deciders[v_part] end;
       v_next := ('x' || right(v_keys[v_part], 8))::bit(32)::int;
       v_origins[i] := case when v_next >= coalesce(v_highest[v_part], 0) then v_part else v_origins[v_part] end;
       v_highest[i] := greatest(v_next, v_highest[v_part]);
@@ -7032,7 +7510,7 @@ create or replace view df_engine.node_rows as
       select n.* from df_engine.graph_nodes n where n.graph = i.graph
     ), waiting as materialized (
       select t.node, case when t.kind in ('retry', 'pace') then 'q' else 'w' end::"char" as state, t.generations, t.since
-      from df_engine.timers t where t.instance = i.instance
+      from df_engine.timers t where t.instance = i.instance and t.kind <> 'deadline'
       union all
       select x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
       union all
@@ -7232,7 +7710,12 @@ begin
   if (p_timer).kind = 'timeout' then
     delete from df_engine.waits w where w.id = (p_timer).id;
   end if;
-  if not df_engine.may_go_on(t.instance, t.races) then
+  if (p_timer).kind = 'deadline' then
+    if df_engine.may_go_on(t.instance, t.races || (p_timer).id) then
+      perform df_engine.time_out(t, (p_timer).id, extract(epoch from (p_timer).due_at - (p_timer).since));
+    end if;
+    return;
+  elsif not df_engine.may_go_on(t.instance, t.races) then
     return;
   elsif (p_timer).kind in ('retry', 'pace') then
     insert into df_engine.queue (submitter, instance, scope, node, generations, activation, races, picked)
@@ -8268,7 +8751,7 @@ $$;
 create or replace function df_engine.cause(p_error text) returns text
 language sql immutable strict set search_path = pg_catalog, pg_temp as $$
   select regexp_replace(
-    p_error, '^((JOIN|RACE left|RACE right|RACE) branch (\d+ )?failed: )*(SQL execution failed: )?', '')
+    p_error, '^((JOIN|(RACE|ANY)( left| right)?) branch (\d+ )?failed: )*(SQL execution failed: )?', '')
 $$;
 
 -- The largest page a session may ask for: the setting, or what the session lowered it to.
@@ -8597,7 +9080,7 @@ comment on view df.failed_steps is
 create or replace view df.waiting with (security_barrier) as
   with wait as (
     select t.instance, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
-    from df_engine.timers t where t.kind <> 'timeout'
+    from df_engine.timers t where t.kind not in ('timeout', 'deadline')
     union all
     select w.instance, w.node, 'signal', w.signal_name, t.due_at, w.since, null
     from df_engine.waits w left join df_engine.timers t on t.id = w.id
@@ -8868,6 +9351,11 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     when 'LOOP' then 'LOOP (' || case when p_children > 1 then 'while' else 'infinite' end
                      || case when p_config -> 'continue_on_failure' = 'true' then ', continues on failure' else '' end || ')'
     when 'JOIN' then 'JOIN (' || p_children || ')'
+    when 'ANY' then 'ANY (' || p_children || ')'
+    when 'CATCH' then 'CATCH' || coalesce(' ' || array_to_string(array(
+      select jsonb_array_elements_text(nullif(p_config -> 'errors', 'null'))), ', '), '')
+    when 'TIMEOUT' then 'TIMEOUT ' || case jsonb_typeof(p_config -> 'after') when 'number' then (p_config ->> 'after') || 's'
+                                       else '''' || (p_config ->> 'after') || '''' end
     when 'HTTP' then df_engine.request_text(p_type, p_config)
     when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
     else p_type
@@ -8911,6 +9399,9 @@ language sql immutable as $$
     when p_type = 'THEN' then null
     when p_type = 'IF' then case p_place when 0 then '? condition:' when 1 then '✓ then:' else '✗ else:' end
     when p_type = 'LOOP' then case p_place when 0 then '? while:' else '↻ body:' end
+    when p_type in ('CATCH', 'TIMEOUT') and p_place = 1 then '↳ body:'
+    when p_type = 'CATCH' then '✗ handler:'
+    when p_type = 'TIMEOUT' then '✗ otherwise:'
     else '║ branch ' || p_place || ':' end
 $$;
 
@@ -8930,7 +9421,7 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
     select n.node as parent, n.node_type = 'THEN' as in_sequence,
            case when n.node_type = 'LOOP' and c.place = 0 then 3 else c.place end as place,
            df_engine.section(n.node_type, c.place) as section, c.node as child,
-           n.node_type in ('JOIN', 'RACE') and c.place < max(c.place) over (partition by n.node) as goes_on
+           n.node_type in ('JOIN', 'RACE', 'ANY') and c.place < max(c.place) over (partition by n.node) as goes_on
     from node n join node c on c.parent = n.node
   ),
   walk as (
@@ -9362,22 +9853,11 @@ begin
 end
 $$;
 
--- Whether a status matches http:404 or http:4xx.
-create or replace function df_engine.http_status_listed(p_status text, p_retry_on text[]) returns boolean
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select coalesce('http:' || p_status = any (p_retry_on) or 'http:' || left(p_status, 1) || 'xx' = any (p_retry_on), false)
-$$;
-
 -- Whether an HTTP error of a class (connection, timeout, http:503, refused) may be tried again; without retry_on all but
 -- refusals may.
 create or replace function df_engine.http_retryable(p_class text, p_retry_on text[]) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select p_class is not null and p_class <> 'refused' and (
-    p_retry_on is null
-    or p_class = any (p_retry_on)
-    or ('transient' = any (p_retry_on)
-        and (p_class in ('connection', 'timeout') or p_class ~ '^http:(408|425|429|5[0-9][0-9])$'))
-    or df_engine.http_status_listed(substring(p_class from '^http:(.*)$'), p_retry_on))
+  select p_class is not null and p_class <> 'refused' and (p_retry_on is null or df_engine.error_listed(p_retry_on, null, p_class))
 $$;
 
 -- References in HTTP nodes: the places in which they are replaced, and how.
@@ -9891,7 +10371,7 @@ create or replace view df_engine.threads as
   from df_engine.queue q
   union all
   select t.instance, t.scope, t.node, t.generations, t.activation, t.races, 'timer, ' || t.kind, t.id
-  from df_engine.timers t where t.kind <> 'timeout'
+  from df_engine.timers t where t.kind not in ('timeout', 'deadline')
   union all
   select w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'wait for signal ' || w.signal_name, w.id
   from df_engine.waits w
@@ -9922,7 +10402,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'work on a node that cannot have it', t.run, t.node_id, t.what || ', at a ' || t.kind from thread t
     where case
-      when t.what = 'open construct' then t.kind not in ('LOOP', 'JOIN', 'RACE')
+      when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'JOIN', 'RACE', 'ANY')
       when t.what like 'wait%' then t.kind <> 'SIGNAL'
       when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
       when t.what = 'timer, schedule' then t.kind <> 'WAIT_SCHEDULE'
@@ -9947,7 +10427,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     join df_engine.activations o on o.id = a.id
     cross join lateral (select count(*) from thread t where t.activation = a.id) c
     where a.what = 'open construct' and a.status in ('pending', 'running') and not (a.races is not null and df_engine.has_lost(a.races))
-      and c.count <> case a.kind when 'LOOP' then 1 when 'JOIN' then o.open
+      and c.count <> case when a.kind in ('LOOP', 'TIMEOUT') then 1 when a.kind in ('JOIN', 'ANY') then o.open
                      else (select cardinality(g.inside) from df_engine.graph_nodes g where g.graph = a.graph and g.node = a.node) end
     union all
     select 'a run has ended and its root has not', i.id, df_engine.node_id(i.id, 1), 'the run is completed'
@@ -9958,7 +10438,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select 'a name that no node binds', i.id, null, b.name
     from df_engine.bindings b
     join df_engine.instances i on i.instance = b.instance join df_engine.graphs g on g.id = i.graph
-    where b.name <> all (g.names)
+    where b.name <> all (g.names) and not b.built_in
     union all
     select 'a kept signal and an open wait have not met', i.id, df_engine.node_id(i.id, w.node), 'signal ' || s.signal_id
     from df_engine.inbox s
