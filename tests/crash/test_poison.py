@@ -7,7 +7,15 @@ import psycopg
 import pytest
 from pg_durable.embedded import EmbeddedServer
 
-from tests.state import ACCUSE, LEASED_SCORE, LEASED_STEPS, QUEUE_LOCKED, QUEUE_ROWS, QUEUED_NODES, RUN_LOCKED
+from tests.state import (
+    LEASED_SCORE,
+    LEASED_STEPS,
+    QUEUE_LOCKED,
+    QUEUE_ROWS,
+    QUEUED_NODES,
+    RAISE_CRASH_SCORE,
+    RUN_LOCKED,
+)
 from tests.support import Database, Pump, wait_until
 from tests.worker.conftest import own_server, spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess, await_end, error, own_database, start
@@ -84,18 +92,18 @@ def test_a_careful_call_says_which_step_it_runs(fx: Database) -> None:
     assert len(said) == 4 == 2 * len(runs)
 
 
-def test_a_step_is_accused_only_while_it_is_the_one_that_is_ready(fx: Database) -> None:
+def test_a_crash_counts_against_a_step_only_while_it_is_the_next_one(fx: Database) -> None:
     pump = Pump(fx)
     pump.start("'select 1' ~> df.sleep(0)")
     step = fx.admin("select id from df.nodes where node_type = 'SQL'")
     submitter, row, node, _ = fx.rows(QUEUE_ROWS, user=None)[0]
     with fx.connect(None, autocommit=False) as conn:
         conn.execute(QUEUE_LOCKED)
-        assert fx.admin(ACCUSE, submitter, row, step) is False
-    assert fx.admin(ACCUSE, submitter, row, step) is True
+        assert fx.admin(RAISE_CRASH_SCORE, submitter, row, step) is False
+    assert fx.admin(RAISE_CRASH_SCORE, submitter, row, step) is True
     assert fx.rows(QUEUE_ROWS, user=None) == [(submitter, row, node, 4)]
     pump.work()
-    assert fx.admin(ACCUSE, submitter, row, step) is True
+    assert fx.admin(RAISE_CRASH_SCORE, submitter, row, step) is True
 
 
 def test_what_a_worker_saw_of_commits_that_were_lost_moves_nothing(fx: Database) -> None:
@@ -104,7 +112,7 @@ def test_what_a_worker_saw_of_commits_that_were_lost_moves_nothing(fx: Database)
     run = pump.start("df.loop('select 1' & 'select 2', 'select false')")
     before = fx.rows(QUEUE_ROWS, user=None)
     for (step,) in fx.rows("select id from df.nodes where node_type <> 'LOOP'", user=None):
-        assert fx.admin(ACCUSE, *before[0][:2], step) is True
+        assert fx.admin(RAISE_CRASH_SCORE, *before[0][:2], step) is True
         assert fx.admin("select df_engine.fail_interrupted(%s, %s)", run.id, step) is True
     assert fx.rows(QUEUE_ROWS, user=None) == before
     pump.until(run.ended)

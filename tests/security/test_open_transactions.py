@@ -143,7 +143,7 @@ def test_a_look_does_not_read_timers_that_are_not_due(db: Database, pumps: tuple
     db.admin(MORE_TIMERS, "1 day", 5000, run.id)
     with victim.supervisor.transaction():
         before = scanned(victim)
-        victim.supervisor.execute("select df_engine.fire_due(50), df_engine.agenda(1)")
+        victim.supervisor.execute("select df_engine.fire_due(50), df_engine.work_list(1)")
         assert scanned(victim) - before <= 10
 
 
@@ -160,7 +160,7 @@ def test_leased_steps_of_held_runs_do_not_hold_up_others(
         victim.tick()
         claimed = claim(victim)
         assert [role for _, role in claimed] == ["app"]
-        victim.supervisor.execute("select df_engine.finish_leased(%s, %s, %s)", [victim.worker, claimed[0][0], DONE])
+        victim.supervisor.execute("select df_engine.complete_leased(%s, %s, %s)", [victim.worker, claimed[0][0], DONE])
         assert run.status == "completed"
     wait_until(lambda: len(claim(victim)) == 10)
 
@@ -185,7 +185,7 @@ def leased(pumps: tuple[Pump, Pump]) -> tuple[Pump, Run, int]:
 @pytest.mark.parametrize("hold", HOLDS)
 def test_an_outcome_for_a_held_run_is_refused_for_now(leased: tuple[Pump, Run, int], hold: tuple[str, str]) -> None:
     pump, run, ticket = leased
-    finish = "select df_engine.finish_leased(%s, %s, %s)"
+    finish = "select df_engine.complete_leased(%s, %s, %s)"
     with held(pump.db, hold):
         assert pump.supervisor.execute(finish, [pump.worker, ticket, DONE]).fetchone() == (None,)
     assert pump.supervisor.execute(finish, [pump.worker, ticket, DONE]).fetchone() == (True,)

@@ -65,7 +65,7 @@ class PatientWorker(WorkerProcess):
         "-c",
         "from pg_durable import cli\n"
         "from pg_durable.worker import polling\n"
-        "polling.SWEEP, polling.LOOK_BACK = 3600.0, ()\n"
+        "polling.SWEEP, polling.POLLS_AFTERWARDS = 3600.0, ()\n"
         "raise SystemExit(cli.main())",
     )
 

@@ -48,7 +48,7 @@ def register(subparsers: Any) -> None:
     command = add(subparsers, "watch", watch, "a run's tree, until it ends; exit code 0 if it completed", of_a_run=True)
     add_interval(command)
     command = add(subparsers, "top", top, "what goes on: runs, speed, slow steps, waits, failures, workers; q quits")
-    command.add_argument("--once", action="store_true", help="one look; the default where there is no terminal")
+    command.add_argument("--once", action="store_true", help="ask once; the default where there is no terminal")
     add_interval(command)
     command = add(subparsers, "cancel", cancel, "cancel a run", of_a_run=True)
     command.add_argument("--reason", default="Cancelled by user", help="kept with the run")
@@ -72,8 +72,10 @@ def add(
 
 
 def add_interval(command: argparse.ArgumentParser) -> None:
-    """How often to look."""
-    command.add_argument("--interval", type=interval, default=1.0, metavar="SECONDS", help="between looks; default 1")
+    """How often to ask."""
+    command.add_argument(
+        "--interval", type=interval, default=1.0, metavar="SECONDS", help="between two polls; default 1"
+    )
 
 
 def limit(text: str) -> int:
@@ -180,13 +182,13 @@ def top(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable top`"""
     screen = console()
     if arguments.once or arguments.json or not screen.is_terminal:
-        found = look(conn)
+        found = poll(conn)
         present(arguments, found, lambda: overview(found))
         return 0
     with keys() as quit_within, Live(console=screen, auto_refresh=False, screen=True) as live:
-        live.update(overview(look(conn), screen.height), refresh=True)
+        live.update(overview(poll(conn), screen.height), refresh=True)
         while not quit_within(arguments.interval):
-            live.update(overview(look(conn), screen.height), refresh=True)
+            live.update(overview(poll(conn), screen.height), refresh=True)
     return 0
 
 
@@ -220,7 +222,7 @@ def q_within(keyboard: int, deadline: float) -> bool:
     return False
 
 
-def look(conn: Connection) -> dict[str, list[dict[str, Any]]]:
+def poll(conn: Connection) -> dict[str, list[dict[str, Any]]]:
     """Everything that `top` shows, by heading."""
     return {title: rows(conn, statement) for title, statement in statements.TOP.items()}
 

@@ -26,7 +26,7 @@ CHECK = "select c.problem, c.instance_id, c.node_id, c.detail from df.check() c"
 CANCEL = "select df.cancel(%(id)s, %(reason)s) as answer"
 SIGNAL = "select df.signal(%(id)s, %(name)s, %(data)s) as answer"
 
-# One look at everything, by heading.
+# What `top` shows, by heading.
 TOP = {
     "runs": "select i.status, count(*) as runs from df.instances i group by i.status order by i.status",
     "done in the last 10 s": """

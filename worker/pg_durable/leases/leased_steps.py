@@ -17,19 +17,19 @@ from pg_durable.login import Login, reason
 from pg_durable.metrics.metrics import Metrics
 from pg_durable.sessions.pool import LoginFailed, Pool
 from pg_durable.sessions.session import Session
-from pg_durable.supervisor.command_queue import Outbox
+from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import Lease, Supervisor
 
 DIRECT, HTTP = "direct", "http"
 
 
 class LeasedSteps:
-    """One task a step; what came of it goes to the outbox."""
+    """One asyncio task a step; what came of it goes to the command queue."""
 
-    def __init__(self, login: Login, pool: Pool, outbox: Outbox, metrics: Metrics) -> None:
+    def __init__(self, login: Login, pool: Pool, commands: CommandQueue, metrics: Metrics) -> None:
         self._login = login
         self._pool = pool
-        self._outbox = outbox
+        self._commands = commands
         self._metrics = metrics
         self._http = HttpRunner()
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -50,10 +50,10 @@ class LeasedSteps:
             self._count(lane, 1)
             self._tasks[lease.ticket] = asyncio.create_task(self._run(lane, lease))
 
-    def abandon_except(self, held: frozenset[int]) -> None:
+    def abandon_except(self, valid: frozenset[int]) -> None:
         """Stops steps whose run is over or whose branch lost its race: all that the engine does not count as ours."""
         for ticket, task in self._tasks.items():
-            if ticket not in held and not task.cancelling():
+            if ticket not in valid and not task.cancelling():
                 event(INFO, "leased step abandoned", ticket=ticket)
                 task.cancel()
 
@@ -72,13 +72,13 @@ class LeasedSteps:
         try:
             outcome = await (self._request(lease) if lane == HTTP else self._statement(lease))
             self._metrics.add("leased_total", lane=lane)
-            self._outbox.put(lambda db: finish(db, lease.ticket, outcome), look=False)
+            self._commands.put(lambda db: complete(db, lease.ticket, outcome), poll=False)
         except LoginFailed as failure:
             await self._wait_for_role(lease, failure)
         except Exception as error:
             event(ERROR, "leased step broke", lane=lane, ticket=lease.ticket, error=repr(error))
             broken = refusal(f"the worker could not run this step: {error!r}")
-            self._outbox.put(lambda db: finish(db, lease.ticket, broken), look=False)
+            self._commands.put(lambda db: complete(db, lease.ticket, broken), poll=False)
         finally:
             self._tasks.pop(lease.ticket, None)
             self._count(lane, -1)
@@ -116,21 +116,21 @@ class LeasedSteps:
         """Keeps the lease until a login may be tried again, so that it is not claimed in vain, then gives it back."""
         if failure.alone:
             self._pool.block(lease.role)
-            self._outbox.put(lambda db: db.role_unreachable(lease.role, str(failure), failure.login))
+            self._commands.put(lambda db: db.role_unreachable(lease.role, str(failure), failure.login))
         await asyncio.sleep(max(self._pool.try_at(lease.role) - monotonic(), 0))
-        self._outbox.put(lambda db: db.release([lease.ticket]))
+        self._commands.put(lambda db: db.release([lease.ticket]))
 
     def _count(self, lane: str, change: int) -> None:
         self._running[lane] += change
         self._metrics.set("leased", self._running[lane], lane=lane)
 
 
-async def finish(db: Supervisor, ticket: int, outcome: str) -> bool:
+async def complete(db: Supervisor, ticket: int, outcome: str) -> bool:
     """Stores an outcome; one that cannot be stored (a zero character, say) fails the step."""
     try:
-        return await db.finish(ticket, outcome)
+        return await db.complete(ticket, outcome)
     except psycopg.DataError as error:
-        return await db.finish(ticket, refusal(f"the result cannot be stored: {error.diag.message_primary}"))
+        return await db.complete(ticket, refusal(f"the result cannot be stored: {error.diag.message_primary}"))
 
 
 def refusal(why: str) -> str:

@@ -1,4 +1,4 @@
-"""What the database counts for /metrics: asked only when somebody looks, over a connection of its own."""
+"""The metrics collector: what the database counts for /metrics, asked only for a request, over its own connection."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ OUTCOMES = ("completed", "failed", "cancelled")
 GAUGES = ("runs", "runs_blocked", "timers_overdue")
 
 
-class Census:
+class MetricsCollector:
     """Keeps the metrics of the database; a database that does not answer has no gauges."""
 
     def __init__(self, login: Login, metrics: Metrics) -> None:
@@ -30,7 +30,7 @@ class Census:
         self._place: list[str] | None = None  # the last ended run that was counted
         self._again_at = 0.0
 
-    async def take(self) -> None:
+    async def refresh(self) -> None:
         """Counts again, unless that was done a moment ago; waits for the answer, but not for long."""
         if self._task is None or (self._task.done() and monotonic() >= self._again_at):
             self._task = asyncio.create_task(self._count())
@@ -56,9 +56,9 @@ class Census:
         self._again_at = monotonic() + 1 + SHARE * (monotonic() - began)
 
     async def _ask(self) -> dict[str, Any]:
-        self._conn = self._conn or await self._login.census()
+        self._conn = self._conn or await self._login.collector()
         place = json.dumps(self._place) if self._place else None
-        row = await (await self._conn.execute(statements.CENSUS, (place,))).fetchone()
+        row = await (await self._conn.execute(statements.RUN_METRICS, (place,))).fetchone()
         answer: dict[str, Any] = row[0] if row else {}
         return answer
 

@@ -16,7 +16,7 @@ WORKER = {
     "sessions_opened_total": ("counter", "sessions opened"),
     "sessions_lost_total": ("counter", "sessions that died while they ran steps"),
     "interrupts_total": ("counter", "cancel requests sent to running steps"),
-    "ticks_total": ("counter", "looks at what is due"),
+    "ticks_total": ("counter", "polls: the worker asked what is due"),
     "wakeups_total": ("counter", "notifications received"),
     "server_lost_total": ("counter", "losses of the supervising connection"),
     "sessions": ("gauge", "open sessions, by state"),

@@ -1,11 +1,11 @@
-"""Who is to blame when sessions die: the step that ran in one, or something else that ended several."""
+"""Crash attribution: when sessions die, was it the step that ran in one, or something else that ended several?"""
 
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
 
-WINDOW = 0.3  # deaths this close together have one cause
-STRONG, WEAK = 4, 1  # how much a death says about its step; the engine fails a step at 12
+WINDOW = 0.3  # seconds; connections lost this close together have one cause
+STRONG, WEAK = 4, 1  # what a lost session adds to the crash score of its step; the engine fails a step at 12
 TERMINATED = "57P01"  # by an administrator, who may be the step itself
 CRASH_OF_ANOTHER = "57P02"
 
@@ -23,16 +23,16 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Accusation:
-    """What the engine is told."""
+class CrashEvidence:
+    """By how much the engine is to raise the crash score of a step."""
 
     role: int
-    ready: int
+    queue_id: int
     node: str
     weight: int
 
 
-class Inquest:
+class CrashAttribution:
     """Collects losses until it is clear what else was lost at the same time."""
 
     def __init__(self) -> None:
@@ -51,14 +51,14 @@ class Inquest:
         """When the next loss can be judged; infinity without any."""
         return min((loss.at + WINDOW for loss in self._open), default=inf)
 
-    def accusations(self, server: float) -> list[Accusation]:
+    def evidence(self, server: float) -> list[CrashEvidence]:
         """Judges what is long enough ago. The supervising connection is there, to a server that was started then."""
         self.server = server
         before = monotonic() - WINDOW
         weights = [(loss, self._weight(loss, server)) for loss in self._open if loss.at <= before]
         self._open = [loss for loss in self._open if loss.at > before]
         self._losses = [loss for loss in self._losses if loss.at > before - WINDOW]
-        return [Accusation(loss.role, *loss.step, weight) for loss, weight in weights if loss.step and weight]
+        return [CrashEvidence(loss.role, *loss.step, weight) for loss, weight in weights if loss.step and weight]
 
     def _weight(self, loss: Loss, server: float) -> int:
         near = [other for other in self._losses if other is not loss and abs(other.at - loss.at) <= WINDOW]

@@ -11,7 +11,7 @@ import psycopg
 from pg_durable.log import event
 from pg_durable.login import Login, reason
 from pg_durable.metrics.metrics import Metrics
-from pg_durable.sessions.crash_attribution import WINDOW, Inquest
+from pg_durable.sessions.crash_attribution import WINDOW, CrashAttribution
 from pg_durable.sessions.session import Session
 
 KEEP_IDLE = 30.0
@@ -53,10 +53,10 @@ class Pool:
     A session older than `longest_age` seconds makes no call any more: ALTER ROLE ... SET reaches only new ones.
     """
 
-    def __init__(self, login: Login, metrics: Metrics, inquest: Inquest, longest_age: float) -> None:
+    def __init__(self, login: Login, metrics: Metrics, crashes: CrashAttribution, longest_age: float) -> None:
         self.limit = 1
         self._longest_age = longest_age
-        self._inquest = inquest
+        self._crashes = crashes
         self.roles: dict[int, str] = {}
         self._login = login
         self._metrics = metrics
@@ -83,7 +83,7 @@ class Pool:
     async def release(self, session: Session) -> None:
         """Keeps the session for the next step of its role, or closes it when it cannot be used again."""
         self._states[session.role].in_use -= 1
-        await session.settle()
+        await session.cancel_arrived()
         if session.usable():
             session.idle_since = time.monotonic()
             self._states[session.role].idle.append(session)
@@ -137,7 +137,7 @@ class Pool:
         """Closes idle sessions that the server has ended, and notes them as lost."""
         for session in [session for state in self._states.values() for session in state.idle]:
             if not session.usable():
-                self._inquest.lost("idle", session.told)
+                self._crashes.lost("idle", session.told)
                 await self._discard(session)
 
     def _in_use(self) -> int:
@@ -157,7 +157,7 @@ class Pool:
             if usable and not aged:
                 return session, replaces
             if not usable:
-                self._inquest.lost("idle", session.told)
+                self._crashes.lost("idle", session.told)
             replaces = replaces or aged
             await self._close(session)
         return None, replaces

@@ -80,8 +80,8 @@ class Session:
             with suppress(psycopg.Error, OSError):
                 await self.conn.cancel_safe(timeout=5)
 
-    async def settle(self) -> None:
-        """Waits until a cancel request that is under way has arrived, lest it hit the next statement."""
+    async def cancel_arrived(self) -> None:
+        """Returns when a cancel request that is under way has arrived, lest it hit the next statement."""
         async with self._cancelling:
             pass
 

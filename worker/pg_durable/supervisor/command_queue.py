@@ -1,4 +1,4 @@
-"""What the worker's tasks have to tell the database, until the task that owns the supervising connection says it."""
+"""The command queue: calls of the engine that wait for the asyncio task that owns the supervising connection."""
 
 import asyncio
 from collections import deque
@@ -13,40 +13,40 @@ from pg_durable.log import event
 from pg_durable.login import reason
 from pg_durable.supervisor.connection import Supervisor
 
-Message = Callable[[Supervisor], Awaitable[bool | None]]  # False: the engine cannot take it now
+Command = Callable[[Supervisor], Awaitable[bool | None]]  # False: the engine cannot take it now
 
-AT_ONCE = 50  # messages of the second try and later
+AT_ONCE = 50  # commands of the second try and later
 AGAIN = 0.25
 
 
-class Outbox:
-    """A queue of calls; putting one in wakes the owner of the connection."""
+class CommandQueue:
+    """Commands in their order; putting one in wakes the owner of the connection."""
 
     def __init__(self, wake: asyncio.Event) -> None:
-        self._look = False  # whether something was put in that the engine's next answer depends on
+        self._poll = False  # whether something was put in that the engine's next answer depends on
         self._wake = wake
-        self._messages: deque[Message] = deque()
-        self._later: deque[Message] = deque()  # about runs that somebody's open transaction holds
+        self._commands: deque[Command] = deque()
+        self._later: deque[Command] = deque()  # about runs that somebody's open transaction has locked
         self._again_at = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._messages or self._later)
+        return bool(self._commands or self._later)
 
-    def put(self, message: Message, look: bool = True) -> None:
-        """Adds a call. It is followed by a look, unless the engine notifies of what comes of it."""
-        self._messages.append(message)
-        self._look = self._look or look
+    def put(self, command: Command, poll: bool = True) -> None:
+        """Adds a command. A poll follows it, unless the engine notifies of what comes of it."""
+        self._commands.append(command)
+        self._poll = self._poll or poll
         self._wake.set()
 
     def clear(self) -> None:
         """Forgets everything: the registration it belonged to is gone."""
-        self._messages.clear()
+        self._commands.clear()
         self._later.clear()
 
-    def take_look(self) -> bool:
-        """Whether a look is due; not any more after this."""
-        look, self._look = self._look, False
-        return look
+    def take_poll(self) -> bool:
+        """Whether a poll is due; not any more after this."""
+        poll, self._poll = self._poll, False
+        return poll
 
     def again_at(self) -> float:
         """When to deliver what the engine could not take; infinity when there is nothing of that kind."""
@@ -58,13 +58,13 @@ class Outbox:
             for _ in range(min(AT_ONCE, len(self._later))):
                 await self._make(self._later, db)
             self._again_at = monotonic() + AGAIN
-        while self._messages:
-            await self._make(self._messages, db)
+        while self._commands:
+            await self._make(self._commands, db)
 
-    async def _make(self, queue: deque[Message], db: Supervisor) -> None:
-        message, taken = queue[0], None
+    async def _make(self, queue: deque[Command], db: Supervisor) -> None:
+        command, taken = queue[0], None
         try:
-            taken = await message(db)
+            taken = await command(db)
         except psycopg.OperationalError:
             queue.rotate(-1)
             raise
@@ -74,4 +74,4 @@ class Outbox:
         if taken is False:
             if not self._later:
                 self._again_at = monotonic() + AGAIN
-            self._later.append(message)
+            self._later.append(command)

@@ -1,4 +1,4 @@
-"""The supervising connection: what the worker asks the engine and tells it. Owned by one task: calls never overlap."""
+"""The supervising connection: what the worker asks the engine and tells it. One asyncio task owns it."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ class Tick:
     http: int = 0
     next_ms: int | None = None
     interrupt: tuple[int, ...] = ()
-    held: frozenset[int] = frozenset()
+    leases: frozenset[int] = frozenset()  # those of this worker that still count
     max_sessions: int = 1
     reserved: int = 0
     server_started: float = 0.0
@@ -38,7 +38,7 @@ class Tick:
             http=said.get("http") or 0,
             next_ms=said.get("next_ms"),
             interrupt=tuple(said.get("interrupt") or ()),
-            held=frozenset(said.get("held") or ()),
+            leases=frozenset(said.get("leases") or ()),
             max_sessions=said.get("max_sessions") or 1,
             reserved=said.get("reserved") or 0,
             server_started=said.get("server_started") or 0.0,
@@ -114,28 +114,28 @@ class Supervisor:
         """Does what is due and asks what is to be done."""
         return Tick.parse(await self._value(statements.TICK, self.number))
 
-    async def sleep_until(self, milliseconds: int | None) -> None:
-        """Says that there is room and the next look is so far away; None: that there is no room."""
-        await self._value(statements.SLEEP_UNTIL, self.number, milliseconds)
+    async def say_idle(self, milliseconds: int | None) -> None:
+        """Says that the worker is idle and polls again in so many milliseconds; None: that it has no room."""
+        await self._value(statements.SAY_IDLE, self.number, milliseconds)
 
     async def claim(self, lane: str, limit: int) -> list[Lease]:
         """Leases steps of a lane."""
         cursor = await self._conn.execute(statements.CLAIM_LEASED, (self.number, lane, limit))
         return [Lease(*row) for row in await cursor.fetchall()]
 
-    async def acquit(self, former: int, tickets: Sequence[int]) -> None:
+    async def clear_crash_scores(self, former: int, tickets: Sequence[int]) -> None:
         """Says that this worker, which had another number, is alive although it lost these leases."""
-        await self._value(statements.ACQUIT_LEASED, former, list(tickets))
+        await self._value(statements.CLEAR_CRASH_SCORES, former, list(tickets))
 
-    # The next six answer False when the engine cannot do it now, because somebody's open transaction holds the run.
+    # The next six answer False when the engine cannot do it now: somebody's open transaction has locked the run.
 
-    async def finish(self, ticket: int, outcome: str) -> bool:
+    async def complete(self, ticket: int, outcome: str) -> bool:
         """Stores the outcome, a JSON text, of a leased step."""
-        return await self._value(statements.FINISH_LEASED, self.number, ticket, outcome) is not None
+        return await self._value(statements.COMPLETE_LEASED, self.number, ticket, outcome) is not None
 
-    async def accuse(self, role: int, ready: int, node: str, weight: int) -> bool:
+    async def raise_crash_score(self, role: int, queue_id: int, node: str, weight: int) -> bool:
         """Says that a session died while it ran a step, and how much that says."""
-        return await self._value(statements.ACCUSE, role, ready, node, weight) is not False
+        return await self._value(statements.RAISE_CRASH_SCORE, role, queue_id, node, weight) is not False
 
     async def release(self, tickets: Sequence[int]) -> bool:
         """Gives back steps that were not run."""

@@ -1,4 +1,4 @@
-"""Gives the worker's slots to roles that have ready steps. Which step runs is decided in the database, by the call."""
+"""The dispatcher: gives the worker's slots to roles that have work. The call finds the step, in the database."""
 
 import asyncio
 from collections import Counter
@@ -14,13 +14,13 @@ import psycopg
 from pg_durable.log import event
 from pg_durable.login import reason
 from pg_durable.metrics.metrics import Metrics
-from pg_durable.sessions.crash_attribution import Inquest
+from pg_durable.sessions.crash_attribution import CrashAttribution
 from pg_durable.sessions.pool import LoginFailed, Pool
 from pg_durable.sessions.session import Session
-from pg_durable.supervisor.command_queue import Outbox
+from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import Supervisor
 
-CONTENDED = ("40001", "40P01", "55P03")  # a lock that was held too long, also by the role's own lock_timeout
+CONTENDED = ("40001", "40P01", "55P03")  # a lock that was not to be had in time, also by the role's own lock_timeout
 
 
 PATIENCE = 2.0  # seconds that a role waits for a slot before its runs say why
@@ -35,19 +35,21 @@ async def _say_reached(role: str, db: Supervisor) -> bool:
 
 
 class Dispatcher:
-    """One task a slot in use; each makes one call of df_engine.work in a session of its role."""
+    """One asyncio task a slot in use; each makes one call of df_engine.work in a session of its role."""
 
-    def __init__(self, pool: Pool, outbox: Outbox, metrics: Metrics, wake: asyncio.Event, inquest: Inquest) -> None:
+    def __init__(
+        self, pool: Pool, commands: CommandQueue, metrics: Metrics, wake: asyncio.Event, crashes: CrashAttribution
+    ) -> None:
         self.limit = 1
         self.reserve = 0  # of these slots: for roles that have nothing running, one step each
         self.taken = 0  # slots in use by, or kept for, steps that run outside a transaction
         self.accepting = False
         self._pool = pool
-        self._outbox = outbox
-        self._inquest = inquest
+        self._commands = commands
+        self._crashes = crashes
         self._metrics = metrics
         self._wake = wake
-        self._demand: dict[str, int] = {}  # ready steps by role, the role that has waited longest first
+        self._demand: dict[str, int] = {}  # steps that can run, by role, the role that has waited longest first
         self._running: Counter[str] = Counter()
         self._reserved = 0  # slots of the reserve in use
         self._waiting_since: dict[str, float] = {}  # of roles that have nothing running and get no slot
@@ -78,7 +80,7 @@ class Dispatcher:
         return min(times, default=inf)
 
     def plan(self, ready: dict[str, int]) -> None:
-        """Takes over what the engine knows to be ready, and fills the free slots."""
+        """Notes how many steps of each role can run, as the engine says, and fills the free slots."""
         self._demand = dict(ready)
         self.assign()
         self._note_waiting()
@@ -145,10 +147,10 @@ class Dispatcher:
         for role, since in self._waiting_since.items():
             if now - since > PATIENCE and role not in self._told:
                 self._told.add(role)
-                self._outbox.put(partial(_say_why, role, why))
+                self._commands.put(partial(_say_why, role, why))
         for role in self._told - waiting:
             self._told.discard(role)
-            self._outbox.put(partial(_say_reached, role))
+            self._commands.put(partial(_say_reached, role))
 
     def _want(self, role: str) -> None:
         self._demand[role] = min(self._demand.get(role, 0) + 1, self.limit)
@@ -186,7 +188,7 @@ class Dispatcher:
             if not report:
                 raise
             if report == "died":
-                self._inquest.lost("call", error.sqlstate or session.told, session.oid, session.step)
+                self._crashes.lost("call", error.sqlstate or session.told, session.oid, session.step)
             event(WARNING, "call broken off", role=session.role, pid=session.pid, reason=reason(error))
         finally:
             del self._sessions[session.pid]
@@ -208,17 +210,17 @@ class Dispatcher:
             return True
         if session.fresh and self._pool.unblock(session.role):
             event(INFO, "role reached again", role=session.role)
-            self._outbox.put(lambda db: db.role_reachable(session.role))
+            self._commands.put(lambda db: db.role_reachable(session.role))
         session.fresh = False
         if end == "interrupted" and not session.interrupted:
             event(WARNING, "step interrupted by somebody else", role=session.role, step=":".join(step))
-            self._outbox.put(lambda db: db.fail_interrupted(*step))
+            self._commands.put(lambda db: db.fail_interrupted(*step))
             return False
         return end != "empty"
 
     def _unreachable(self, role: str, why: str, login: bool) -> None:
         self._pool.block(role)
-        self._outbox.put(lambda db: db.role_unreachable(role, why, login))
+        self._commands.put(lambda db: db.role_unreachable(role, why, login))
 
     def _free(self, role: str, more: bool) -> None:
         self._running[role] -= 1

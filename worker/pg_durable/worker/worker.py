@@ -1,4 +1,4 @@
-"""The worker: one loop that asks the database what is to be done, obeys, and sleeps until there is something to do."""
+"""The worker: one loop that asks the database what is to be done, does it, and waits for a wake-up."""
 
 import asyncio
 from contextlib import suppress
@@ -13,21 +13,21 @@ import psycopg
 from pg_durable.leases.leased_steps import DIRECT, HTTP, LeasedSteps
 from pg_durable.log import event
 from pg_durable.login import Login, reason
-from pg_durable.metrics.collector import Census
+from pg_durable.metrics.collector import MetricsCollector
 from pg_durable.metrics.metrics import Metrics, MetricsServer
-from pg_durable.sessions.crash_attribution import Accusation, Inquest
+from pg_durable.sessions.crash_attribution import CrashAttribution, CrashEvidence
 from pg_durable.sessions.pool import Pool
-from pg_durable.supervisor.command_queue import Outbox
+from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import RefusedError, Supervisor, Tick
 from pg_durable.supervisor.failures import Failures
 from pg_durable.worker.dispatcher import Dispatcher
-from pg_durable.worker.polling import SHORTEST, Cadence
+from pg_durable.worker.polling import SHORTEST, Polling
 
 MOST_SESSIONS = 1000
 MOST_REQUESTS = 500
 RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AFTER_A_REFUSAL = 0.2
-LEFT_BEHIND = 0.25  # when to look again for leased steps that could not be claimed
+LEFT_BEHIND = 0.25  # seconds to the next poll for leased steps that could not be claimed
 NO_ANSWER = 5.0  # how long after the grace time a server that does not answer is left alone
 HEALTHY_FOR = 15.0
 
@@ -51,16 +51,16 @@ class Worker:
         self._wake = asyncio.Event()
         self._metrics = Metrics()
         self._login = Login(options.dsn)
-        self._inquest = Inquest()
-        self._pool = Pool(self._login, self._metrics, self._inquest, options.session_age)
-        self._outbox = Outbox(self._wake)
-        self._dispatcher = Dispatcher(self._pool, self._outbox, self._metrics, self._wake, self._inquest)
-        self._leased = LeasedSteps(self._login, self._pool, self._outbox, self._metrics)
+        self._crashes = CrashAttribution()
+        self._pool = Pool(self._login, self._metrics, self._crashes, options.session_age)
+        self._commands = CommandQueue(self._wake)
+        self._dispatcher = Dispatcher(self._pool, self._commands, self._metrics, self._wake, self._crashes)
+        self._leased = LeasedSteps(self._login, self._pool, self._commands, self._metrics)
         self._stopping = asyncio.Event()
         self._stop_at = inf
         self._limit: asyncio.Timeout | None = None
-        self._looked_at = 0.0
-        self._left_behind = False  # leased steps of runs that somebody's open transaction holds
+        self._polled_at = 0.0
+        self._left_behind = False  # leased steps of runs that somebody's open transaction has locked
         self._former: tuple[int, list[int]] | None = None  # number and leases before a connection was lost
         self._losses = 0
         self._most_sessions = 0  # the setting, as last heard
@@ -79,12 +79,12 @@ class Worker:
 
     def healthy(self) -> bool:
         """Whether the database has answered a short while ago."""
-        return monotonic() - self._looked_at < HEALTHY_FOR
+        return monotonic() - self._polled_at < HEALTHY_FOR
 
     async def run(self) -> None:
         """Serves the database until told to stop."""
-        census = Census(self._login, self._metrics)
-        server = MetricsServer(self._metrics, self.healthy, census.take)
+        collector = MetricsCollector(self._login, self._metrics)
+        server = MetricsServer(self._metrics, self.healthy, collector.refresh)
         if self._options.metrics:
             await server.start(self._options.metrics)
         while not self._stopping.is_set():
@@ -100,7 +100,7 @@ class Worker:
         await self._pool.close_idle(0)
         await self._leased.close()
         await server.close()
-        await census.close()
+        await collector.close()
         event(INFO, "stopped")
 
     async def _connected(self) -> None:
@@ -120,59 +120,59 @@ class Worker:
         self._dispatcher.accepting = not self._stopping.is_set()
         try:
             if self._former:
-                await db.acquit(*self._former)
+                await db.clear_crash_scores(*self._former)
                 self._former = None
             await self._serve(db)
             await self._leave(db)
         except (psycopg.Error, OSError):
-            self._inquest.lost("supervisor", db.told)
+            self._crashes.lost("supervisor", db.told)
             self._former = self._former or (db.number, self._leased.tickets)
             raise
         finally:
             self._metrics.set("up", 0)
             self._dispatcher.accepting = False  # calls under way need no supervision; leases do
             await self._leased.cancel()
-            self._outbox.clear()
+            self._commands.clear()
             await db.close()
 
     async def _serve(self, db: Supervisor) -> None:
-        """Says whether it has room, looks, obeys, waits: in this order, so that nothing is missed."""
-        cadence = Cadence()
+        """Says whether it is idle, polls, does what is to be done, waits: in this order, so that nothing is missed."""
+        polling = Polling()
         while not self._finished():
             try:
-                await self._outbox.deliver(db)
-                await self._announce(db, cadence)
-                tick = await self._look(db)
-                await self._obey(db, tick)
+                await self._commands.deliver(db)
+                await self._say_idle(db, polling)
+                tick = await self._poll(db)
+                await self._carry_out(db, tick)
                 await self._pool.close_idle()
-                await self._rest(db, cadence, tick)
+                await self._rest(db, polling, tick)
             except psycopg.Error as error:
                 if db.lost:
                     raise
                 event(WARNING, "refused by the database", reason=reason(error))
                 await asyncio.sleep(AFTER_A_REFUSAL)
 
-    async def _announce(self, db: Supervisor, cadence: Cadence) -> None:
+    async def _say_idle(self, db: Supervisor, polling: Polling) -> None:
         room, now = self._dispatcher.room > 0, monotonic()
-        if cadence.announcement_due(room, now):
-            await db.sleep_until(cadence.announce(room, now))
+        if polling.idle_due(room, now):
+            await db.say_idle(polling.say_idle(room, now))
 
-    async def _look(self, db: Supervisor) -> Tick:
+    async def _poll(self, db: Supervisor) -> Tick:
         tick = await db.tick()
-        self._looked_at, self._losses = monotonic(), 0
+        self._polled_at, self._losses = monotonic(), 0
         self._metrics.add("ticks_total")
         await self._failures.log(db)
         await self._pool.bury()
-        for found in self._inquest.accusations(tick.server_started):
-            event(WARNING, "death held against a step", role=found.role, node=found.node, weight=found.weight)
-            self._outbox.put(partial(_accuse, found))
+        for found in self._crashes.evidence(tick.server_started):
+            event(WARNING, "crash score raised", role=found.role, node=found.node, weight=found.weight)
+            self._commands.put(partial(_raise_crash_score, found))
         return tick
 
-    async def _obey(self, db: Supervisor, tick: Tick) -> None:
+    async def _carry_out(self, db: Supervisor, tick: Tick) -> None:
         self._limit_sessions(tick.max_sessions, tick.reserved)
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
-        self._leased.abandon_except(tick.held)
+        self._leased.abandon_except(tick.leases)
         self._left_behind = False
         if not self._stopping.is_set():
             await self._claim(db, HTTP, min(tick.http, MOST_REQUESTS - self._leased.running(HTTP)))
@@ -211,35 +211,35 @@ class Worker:
         )
         self._dispatcher.taken = running + waiting
 
-    async def _rest(self, db: Supervisor, cadence: Cadence, tick: Tick) -> None:
-        """Waits until it is time to look again, giving work to free sessions as it is announced."""
-        until = cadence.look_again(monotonic(), self._dispatcher.room > 0, self._dispatcher.busy > 0, tick.next_ms)
-        look = False
-        while not look and monotonic() < (deadline := min(until, self._next_try())) and not self._finished():
+    async def _rest(self, db: Supervisor, polling: Polling, tick: Tick) -> None:
+        """Waits until it is time to poll, giving work to free sessions when a wake-up says whose."""
+        until = polling.next_poll(monotonic(), self._dispatcher.room > 0, self._dispatcher.busy > 0, tick.next_ms)
+        poll = False
+        while not poll and monotonic() < (deadline := min(until, self._next_try())) and not self._finished():
             hints = await db.wait(self._wake, deadline - monotonic())
             self._metrics.add("wakeups_total")
             self._dispatcher.taken = min(self._dispatcher.taken, self._leased.running(DIRECT) + 1)
             news = [self._is_news(hint) for hint in hints]
-            look = any(news) or self._outbox.take_look()
-            look = look or cadence.announcement_due(self._dispatcher.room > 0, monotonic())
-            await self._outbox.deliver(db)
-        await asyncio.sleep(max(self._looked_at + SHORTEST - monotonic(), 0))
+            poll = any(news) or self._commands.take_poll()
+            poll = poll or polling.idle_due(self._dispatcher.room > 0, monotonic())
+            await self._commands.deliver(db)
+        await asyncio.sleep(max(self._polled_at + SHORTEST - monotonic(), 0))
 
     def _is_news(self, hint: str) -> bool:
-        """Serves a role that has work at once; true for everything that needs a look."""
+        """Serves a role that has work at once; true for everything that needs a poll."""
         kind, _, role = hint.partition(" ")
         return not (kind == "r" and self._dispatcher.offer(int(role)))
 
     def _next_try(self) -> float:
         own = self._stop_at if self._stopping.is_set() else self._dispatcher.retry_at()
-        held = self._looked_at + LEFT_BEHIND if self._left_behind else inf
-        return min(own, held, self._outbox.again_at(), self._inquest.due_at())
+        left_behind = self._polled_at + LEFT_BEHIND if self._left_behind else inf
+        return min(own, left_behind, self._commands.again_at(), self._crashes.due_at())
 
     def _finished(self) -> bool:
         """Whether it is time to leave: told to stop, and nothing runs any more or the grace time is over."""
         if not self._stopping.is_set():
             return False
-        idle = self._dispatcher.busy == 0 and not self._leased.tickets and not self._outbox
+        idle = self._dispatcher.busy == 0 and not self._leased.tickets and not self._commands
         return idle or monotonic() >= self._stop_at
 
     async def _leave(self, db: Supervisor) -> None:
@@ -251,7 +251,7 @@ class Worker:
             )
         await self._leased.cancel()
         await self._dispatcher.cancel()
-        await self._outbox.deliver(db)
+        await self._commands.deliver(db)
         await self._failures.log(db, at_once=True)
         if unfinished:
             await db.release(unfinished)
@@ -268,5 +268,5 @@ class Worker:
                 await self._stopping.wait()
 
 
-async def _accuse(found: Accusation, db: Supervisor) -> bool:
-    return await db.accuse(*astuple(found))
+async def _raise_crash_score(found: CrashEvidence, db: Supervisor) -> bool:
+    return await db.raise_crash_score(*astuple(found))

@@ -10,8 +10,8 @@ from tests.support import Pump, wait_until
 KEPT = 5000
 
 
-def census(pump: Pump, place: Any = None) -> dict[str, Any]:
-    found = pump.supervisor.execute("select df_engine.census(%s)", [place and Jsonb(place)]).fetchone()
+def metrics(pump: Pump, place: Any = None) -> dict[str, Any]:
+    found = pump.supervisor.execute("select df_engine.run_metrics(%s)", [place and Jsonb(place)]).fetchone()
     assert found is not None
     counted: dict[str, Any] = found[0]
     return counted
@@ -35,17 +35,17 @@ def keep_runs(pump: Pump) -> None:
 
 
 def test_each_ended_run_is_counted_once(pump: Pump) -> None:
-    place = census(pump)["ended"]["place"]
+    place = metrics(pump)["ended"]["place"]
     pump.run("'select 1'")
     pump.run("'select 1'")
     pump.run("'select 1/0'")
-    first = census(pump, place)["ended"]
+    first = metrics(pump, place)["ended"]
     assert (first["completed"], first["failed"], first["place"]) == (0, 0, place), "not in the first seconds"
     age(pump, 6)
     place = [pump.db.admin("select min(finished_at) - interval '1 s' from df.instances").isoformat(), ""]
-    second = census(pump, place)["ended"]
+    second = metrics(pump, place)["ended"]
     assert (second["completed"], second["failed"], second["cancelled"]) == (2, 1, 0)
-    third = census(pump, second["place"])["ended"]
+    third = metrics(pump, second["place"])["ended"]
     assert (third["completed"], third["failed"]) == (0, 0)
     assert third["place"] == second["place"]
 
@@ -56,8 +56,8 @@ def test_runs_that_end_in_the_same_moment_are_all_counted(pump: Pump) -> None:
     pump.db.admin(ENDED_TOGETHER)
     first, second = (row[0] for row in pump.db.rows("select id from df.instances order by id", user=None))
     moment = pump.db.admin("select to_jsonb(min(finished_at)) from df.instances")
-    assert census(pump, [moment, ""])["ended"]["completed"] == 2
-    assert census(pump, [moment, first])["ended"] == census(pump, [moment, first])["ended"] | {
+    assert metrics(pump, [moment, ""])["ended"]["completed"] == 2
+    assert metrics(pump, [moment, first])["ended"] == metrics(pump, [moment, first])["ended"] | {
         "completed": 1,
         "place": [moment, second],
     }
@@ -65,14 +65,14 @@ def test_runs_that_end_in_the_same_moment_are_all_counted(pump: Pump) -> None:
 
 def test_runs_in_progress_are_pending_or_running(pump: Pump) -> None:
     pump.start("df.sleep(1000)")
-    assert (census(pump)["pending"], census(pump)["running"]) == (1, 0)
-    pump.until(lambda: census(pump)["running"] == 1)
-    assert census(pump)["pending"] == 0
+    assert (metrics(pump)["pending"], metrics(pump)["running"]) == (1, 0)
+    pump.until(lambda: metrics(pump)["running"] == 1)
+    assert metrics(pump)["pending"] == 0
 
 
 def test_kept_runs_are_not_read(pump: Pump) -> None:
     keep_runs(pump)
-    place = census(pump)["ended"]["place"]
+    place = metrics(pump)["ended"]["place"]
     pump.start("df.sleep(1000)")
     pump.close()
     read = """select seq_tup_read + coalesce(idx_tup_fetch, 0) + (
@@ -83,6 +83,6 @@ def test_kept_runs_are_not_read(pump: Pump) -> None:
     before, called = pump.db.admin(read), pump.db.admin(calls)
     with pump.db.connect("durable_worker") as conn:
         for _ in range(10):
-            conn.execute("select df_engine.census(%s)", [Jsonb(place)])
+            conn.execute("select df_engine.run_metrics(%s)", [Jsonb(place)])
     wait_until(lambda: pump.db.admin(calls) >= called + 10, what="published statistics")
     assert pump.db.admin(read) - before < KEPT / 10
