@@ -191,7 +191,7 @@ if df_engine.migrating(1) then
     plain boolean not null,            -- nothing but the next step of the same segment follows
     until int not null,                -- last node of its segment: a chain of plain steps and the step that ends it
     batch int not null,                -- last node of what a session takes at once of the segment
-    decides boolean not null,          -- its good end may decide a RACE
+    decides boolean not null,          -- its completion may decide a RACE
     -- whom its failure or its BREAK concerns
     up int not null,                   -- LOOP, JOIN or RACE; 0: the run
     branch int not null,               -- of up in which it is
@@ -5423,9 +5423,9 @@ begin
 end
 $$;
 
--- Moves a run on from an event: p_thread stands at a node that has ended so, or, without p_ending, is to be entered. p_queue is the
--- caller's claim: its row goes with the first step that is entered, and is deleted when there is none. p_home: SQL steps run in this
--- database. Answers the steps that the caller can go on with.
+-- Makes the transition that follows an event: p_thread stands at a node that has ended so, or, without p_ending, is to be
+-- entered. p_queue is the caller's claim: its row goes with the first step that is entered, and is deleted when there is none.
+-- p_home: SQL steps run in this database. Answers the steps that the caller can go on with.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place

@@ -20,7 +20,7 @@ from tests.support import Database, Pump, wait_until
 from tests.worker.conftest import own_server, spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess, await_end, error, own_database, start
 
-SESSIONS = 10  # each may meet the step once before the first death is known
+SESSIONS = 10  # each may meet the step once before the first crash is known
 DIED = "SQL execution failed: the session that ran this step died, again and again"
 TERMINATES = "pg_terminate_backend(pg_backend_pid())"
 IN_A_STEP = "application_name ~ '^pg_durable:[0-9a-f]{8}:'"
@@ -187,9 +187,9 @@ def test_an_innocent_long_step_survives_the_termination_of_all_sessions(own_serv
 def test_an_innocent_step_survives_an_administrator_who_ends_its_session(fx: Database, worker: WorkerProcess) -> None:  # noqa: F811
     run = start(fx, "'insert into fx select ''done'' from pg_sleep(2)'")
     end = f"select pg_terminate_backend(pid) from pg_stat_activity where {IN_A_STEP}"
-    for deaths in range(1, 7):
+    for crashes in range(1, 7):
         wait_until(lambda: fx.admin(end), 10, "the step to run")
-        wait_until(lambda: worker.log.count("call broken off") == deaths, 10, worker.log)  # noqa: B023
+        wait_until(lambda: worker.log.count("call broken off") == crashes, 10, worker.log)  # noqa: B023
     assert await_end(fx, run, 20) == "completed", error(fx, run)
     assert worker.log.count("weight=1") >= 4, worker.log
 

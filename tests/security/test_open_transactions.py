@@ -19,7 +19,7 @@ from tests.state import (
 )
 from tests.support import Database, Pump, Run, wait_until
 
-MANY = 60  # more than one look fires
+MANY = 60  # more than one poll fires
 HOLDS = [*(("", statement) for statement in RUNS_HELD), ("other", "select df.cancel(id) from df.instances")]
 CANCELS = HOLDS[-1]
 
@@ -112,14 +112,14 @@ def test_a_look_at_many_held_timers_is_bounded_and_another_role_does_not_wait_be
     victim.work(), attacker.work()
     db.admin(MORE_TIMERS, "-1 hour", 2500, attack)
     with held(db, HOLDS[0]):
-        assert 0 < look(victim) <= 50 + 2  # a share a role, rounded up
+        assert 0 < poll(victim) <= 50 + 2  # a share a role, rounded up
         assert run.status == "completed"
         for _ in range(3):
-            assert 0 < look(victim) <= 50 + 1
+            assert 0 < poll(victim) <= 50 + 1
 
 
-def look(pump: Pump) -> int:
-    """How many timers one look has taken up; it has read no more of them than it may."""
+def poll(pump: Pump) -> int:
+    """How many timers one poll has taken up; it has read no more of them than it may."""
     with pump.supervisor.transaction():
         before = scanned(pump)
         row = pump.supervisor.execute("select df_engine.fire_due(50)").fetchone()

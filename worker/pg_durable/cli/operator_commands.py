@@ -245,7 +245,7 @@ def check(conn: Connection, arguments: argparse.Namespace) -> int:
 
 
 def answer(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> int:
-    """Passes on what the function said."""
+    """Prints what the function said."""
     present(arguments, found[0], lambda: printable(found[0]["answer"]))
     return 0
 
