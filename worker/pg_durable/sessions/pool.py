@@ -1,10 +1,10 @@
 """The sessions of all roles: kept for reuse, closed when idle, opened with a back-off where a login fails."""
 
 import asyncio
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
+from time import monotonic
 
 import psycopg
 
@@ -85,7 +85,7 @@ class Pool:
         self._states[session.role].in_use -= 1
         await session.cancel_arrived()
         if session.usable():
-            session.idle_since = time.monotonic()
+            session.idle_since = monotonic()
             self._states[session.role].idle.append(session)
         else:
             await self._close(session)
@@ -93,13 +93,13 @@ class Pool:
     def died(self, role: str) -> None:
         """A session died in a call: for a while they say what they run, and there is no haste with the next one."""
         self._metrics.add("sessions_lost_total")
-        state, now = self._states[role], time.monotonic()
+        state, now = self._states[role], monotonic()
         state.careful_until = now + CAREFUL_FOR
         state.pause_until = now + WINDOW
 
     def careful(self, role: str) -> bool:
         """Whether a session of the role died a short while ago."""
-        return self._states[role].careful_until > time.monotonic()
+        return self._states[role].careful_until > monotonic()
 
     def try_at(self, role: str) -> float:
         """When the role can be served: in the past with a session at hand, else when a login may be tried again."""
@@ -108,7 +108,7 @@ class Pool:
 
     def avoid(self, role: str, why: str) -> None:
         """Opens no session as the role for a while, longer each time; several failures at once count as one."""
-        state, now = self._states[role], time.monotonic()
+        state, now = self._states[role], monotonic()
         if state.try_at <= now:
             state.try_at = now + min(FIRST_BACKOFF * 2**state.failures, LONGEST_BACKOFF)
             state.failures += 1
@@ -127,13 +127,13 @@ class Pool:
 
     async def close_idle(self, longer_than: float = KEEP_IDLE) -> None:
         """Closes sessions that have had nothing to do for so many seconds."""
-        before = time.monotonic() - longer_than
+        before = monotonic() - longer_than
         for state in self._states.values():
             for session in [session for session in state.idle if session.idle_since <= before]:
                 await self._discard(session)
         self._count()
 
-    async def bury(self) -> None:
+    async def close_dead(self) -> None:
         """Closes idle sessions that the server has ended, and notes them as lost."""
         for session in [session for state in self._states.values() for session in state.idle]:
             if not session.usable():
@@ -163,7 +163,7 @@ class Pool:
         return None, replaces
 
     async def _open(self, role: str, state: RoleState, replaces: bool) -> Session:
-        if state.try_at > time.monotonic():
+        if state.try_at > monotonic():
             raise LoginFailed("a login failed a moment ago", alone=False)
         await self.make_room()
         try:

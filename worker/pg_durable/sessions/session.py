@@ -1,8 +1,8 @@
 """One session of the worker: logged in as the role whose steps it runs."""
 
 import asyncio
-import time
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -25,7 +25,7 @@ class Session:
         self.pid = conn.info.backend_pid
         self.interrupted = False  # a cancel request was sent to the call that runs, or that ran last
         self.idle_since = 0.0
-        self._opened_at = time.monotonic()
+        self._opened_at = monotonic()
         self.fresh = True  # has not made a call yet
         self.step: tuple[int, str] | None = None  # row of the queue and node of what runs, where the engine says so
         self.told: str | None = None  # the SQLSTATE with which the server said that it ends this session
@@ -48,7 +48,7 @@ class Session:
     @property
     def age(self) -> float:
         """Seconds since it logged in."""
-        return time.monotonic() - self._opened_at
+        return monotonic() - self._opened_at
 
     async def work(self, careful: bool, briefly: bool) -> str:
         """Lets the database run steps of this role for a while, or about one of them, and says how that ended."""

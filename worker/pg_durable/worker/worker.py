@@ -162,7 +162,7 @@ class Worker:
         self._polled_at, self._losses = monotonic(), 0
         self._metrics.add("ticks_total")
         await self._failures.log(db)
-        await self._pool.bury()
+        await self._pool.close_dead()
         for found in self._crashes.evidence(tick.server_started):
             event(WARNING, "crash score raised", role=found.role, node=found.node, weight=found.weight)
             self._commands.put(partial(_raise_crash_score, found))
