@@ -47,7 +47,7 @@ PARTS = (
     "supervisor/due",
     "api/work",
     "supervisor/supervise",
-    "supervisor/census",
+    "supervisor/metrics",
     "api/control",
     "api/cancel_signal",
     "observe/monitoring",

@@ -181,9 +181,9 @@ if df_engine.migrating(1) then
     in_loop boolean not null,
     forever boolean not null,          -- a LOOP that nothing in it can end
     continues boolean not null,        -- a LOOP that goes on after a failure of its body
-    -- what follows when it has ended well
+    -- what follows when it has completed
     after "char" not null,             -- n next is entered; v the same, and the value is kept; c next if it is true, else other;
-                                       -- w the same for a LOOP; t end of a turn; b end of a branch; e end of the run
+                                       -- w the same for a LOOP; t end of an iteration; b end of a branch; e end of the run
     next int,
     other int,                         -- NULL: the loop ends
     binds text[],                      -- names under which somebody looks for its value
@@ -191,7 +191,7 @@ if df_engine.migrating(1) then
     plain boolean not null,            -- nothing but the next step of the same segment follows
     until int not null,                -- last node of its segment: a chain of plain steps and the step that ends it
     batch int not null,                -- last node of what a session takes at once of the segment
-    decides boolean not null,          -- its good end may decide a RACE
+    decides boolean not null,          -- its completion may decide a RACE
     -- whom its failure or its BREAK concerns
     up int not null,                   -- the construct around it; 0: the run
     branch int not null,               -- of up in which it is
@@ -273,10 +273,10 @@ if df_engine.migrating(1) then
     activation bigint,
     races bigint[],
     picked boolean not null default false,     -- false: the run has not begun, and is checked before it does
-    offered boolean not null default false,    -- whether the session that moved the thread here was told its steps
+    offered boolean not null default false,    -- whether the session that made the transition to it was told its steps
     worker int,                        -- who holds the lease, and since when
     leased_at timestamptz,
-    next_try_at timestamptz,           -- of a leased step: now, or later when its run was held
+    next_try_at timestamptz,           -- of a leased step: now, or later when its run was locked
     request jsonb,                     -- what a leased step is to do
     crash_score smallint not null default 0,   -- evidence that it kills what runs it
     constraint queue_pkey primary key (lane, submitter, id)
@@ -287,7 +287,7 @@ if df_engine.migrating(1) then
   create index queue_worker_idx on df_engine.queue (lane, submitter) where worker is not null;     -- leases of a role
 
   -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
-  -- TIMEOUT whose activation has the same id; retry and pace put the thread back into the queue. next_try_at: due_at, or later when the run was held.
+  -- TIMEOUT whose activation has the same id; retry and pace put the thread back into the queue. next_try_at: due_at, or later when the run was locked.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
     submitter oid not null,
@@ -330,16 +330,16 @@ if df_engine.migrating(1) then
     activation bigint,
     races bigint[],
     open int,                          -- JOIN, ANY: branches that have not ended
-    body int,                          -- LOOP: the node with which the last turn of the body ended, where it varies
-    turned_at timestamptz,             -- LOOP: the beginning of this turn, where somebody asks
-    failures int not null default 0,   -- LOOP that continues on failure: turns in a row that have failed
+    body int,                          -- LOOP: the node with which the last iteration of the body ended, where it varies
+    turned_at timestamptz,             -- LOOP: the beginning of this iteration, where somebody asks
+    failures int not null default 0,   -- LOOP that continues on failure: iterations in a row that have failed
     error text,                        -- why the last one did
     since timestamptz not null
   ) with (fillfactor = 50);
   create index activations_instance_idx on df_engine.activations (instance);
   create sequence df_engine.thread_ids;  -- of timers, waits and activations
 
-  -- Every signal sent. fresh: no worker has looked at it yet; then it is delivered, kept or undeliverable.
+  -- Every signal sent. fresh: no worker has seen it yet; then it is delivered, kept or undeliverable.
   create table df_engine.inbox (
     signal_id bigint generated always as identity constraint inbox_pkey primary key,
     instance bigint not null,
@@ -357,7 +357,7 @@ if df_engine.migrating(1) then
     delivered_at timestamptz,
     delivered_to int[]                 -- nodes
   );
-  create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to look at
+  create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to deliver
   create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
 
   -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run; of $error, its CATCH.
@@ -3336,7 +3336,7 @@ language sql immutable as $$
   select '"' || replace(p_name, '"', '""') || '"'
 $$;
 
--- Variables: {name} in the text of a step, replaced before anything else looks at the text.
+-- Variables: {name} in the text of a step, replaced before anything else reads the text.
 -- Called for every step, so text without a brace returns at once.
 
 create or replace function df_engine.fill_placeholders(p_text pg_catalog.text, p_vars pg_catalog.jsonb)
@@ -4170,7 +4170,7 @@ begin
 end
 $$;
 
--- Compiling: a graph becomes rows that answer, without a look at data, what follows when a node has ended and whom its failure
+-- Compiling: a graph becomes rows that answer, without reading data, what follows when a node has ended and whom its failure
 -- concerns. Called by df.start for a text that its caller has not started before; never by a worker.
 
 -- Which names somebody looks for: those that follow a $ in any text of the graph, and those that an if_rows names. NULL: perhaps
@@ -4638,7 +4638,7 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 -- Locks and their order, in every transaction of the engine:
 --   1. the row that is the claim: of queue, timers, waits or inbox;
 --   2. the RACEs around the thread, from the outside in: their rows of activations;
---   3. the instance, FOR KEY SHARE; whatever stops or moves a run takes it FOR UPDATE first, so that a step that is just
+--   3. the instance, FOR KEY SHARE; whatever ends a run or makes a transition for it takes it FOR UPDATE first, so that a step that is just
 --      committing is waited for, and none commits after;
 --   4. the JOIN that a branch ends in: its row of activations.
 --
@@ -4672,7 +4672,7 @@ begin
 end
 $$;
 
--- Locks what must still be open while a thread is moved on, and says whether it is: the RACEs around it, and its run.
+-- Locks what must still be open while a thread goes on, and says whether it is: the RACEs around it, and its run.
 create or replace function df_engine.lock_thread(p_thread df_engine.thread) returns boolean
 language plpgsql as $$
 begin
@@ -4693,8 +4693,7 @@ begin
 end
 $$;
 
--- Whether a run can be moved on without waiting for anybody: no open transaction of a user holds it. It is held from then on. Also true
--- of a run that is no longer there.
+-- Locks a run if no open transaction of a user has locked it, and says whether it did. Also true of a run that is no longer there.
 create or replace function df_engine.try_lock_run(p_instance bigint) returns boolean
 language plpgsql as $$
 begin
@@ -4716,7 +4715,7 @@ end
 $$;
 
 -- The three ways in which a node ends.
-create or replace function df_engine.ended_well(
+create or replace function df_engine.completed(
   p_value json, p_columns text[] default null, p_types text[] default null, p_started timestamptz default null
 )
 returns df_engine.ending
@@ -4741,7 +4740,7 @@ language sql immutable as $$
 $$;
 
 -- How many changes of status an ending stands for: its node's own two, those of the sequences and IFs that end with it, and of a loop
--- one for each further turn.
+-- one for each further iteration.
 create or replace function df_engine.ending_events(p_node df_engine.graph_nodes, p_state "char", p_generations int[]) returns int
 language sql immutable as $$
   select 2 * (1 + case p_state when 'c' then (p_node).closes else (p_node).drops end)
@@ -4799,7 +4798,7 @@ begin
 end
 $$;
 
--- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it, and what its next turn
+-- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it, and what its next iteration
 -- will begin with is not open yet.
 create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int)
 returns table (node int, kind text, generations int[], since timestamptz)
@@ -5188,7 +5187,7 @@ begin
 end
 $$;
 
--- Says of each signal of a name that was sent and not looked at yet whom it is for, before another wait opens: the waits that
+-- Says of each signal of a name that was sent and not delivered yet whom it is for, before another wait opens: the waits that
 -- are open, or none, and then it is kept. The first of several takes those waits from the later ones.
 create or replace function df_engine.reserve_signals(p_instance bigint, p_signal text) returns void
 language plpgsql as $$
@@ -5213,7 +5212,7 @@ begin
 end
 $$;
 
--- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and looked at again.
+-- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and tried again.
 create or replace function df_engine.open_wait(p_thread df_engine.thread, p_signal text, p_timeout numeric) returns void
 language plpgsql as $$
 declare
@@ -5363,7 +5362,7 @@ begin
 end
 $$;
 
--- When the next turn of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause, which
+-- When the next iteration of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause, which
 -- is doubled for each further failure in a row, up to 5 minutes.
 create or replace function df_engine.next_turn(p_forever boolean, p_begun timestamptz, p_failures int) returns timestamptz
 language plpgsql as $$
@@ -5393,9 +5392,9 @@ begin
 end
 $$;
 
--- The next turn of a loop: at the back of the queue, or when its pace allows it. p_error: why the body has failed; NULL: it has not.
+-- The next iteration of a loop: at the back of the queue, or when its pace allows it. p_error: why the body has failed; NULL: it has not.
 -- No thread: it waits.
-create or replace function df_engine.turn(p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_error text default null)
+create or replace function df_engine.next_iteration(p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_error text default null)
 returns df_engine.thread
 language plpgsql as $$
 declare
@@ -5793,7 +5792,7 @@ begin
     return df_engine.failed(format('if_rows: result "%s" %s', v_name,
                                    case when v_value is null then 'does not exist' else 'has no row_count' end));
   end if;
-  return df_engine.ended_well(v_count::json);
+  return df_engine.completed(v_count::json);
 end
 $$;
 
@@ -5844,10 +5843,10 @@ begin
   elsif u.kind in ('RACE', 'ANY', 'TIMEOUT') then
     return df_engine.end_race_branch(p_thread, p_queue, u, p_node, p_ending);
   elsif (p_ending).state = 'f' and u.continues and (p_node).node < coalesce(u.inside[2], u.last + 1) then
-    return row(df_engine.turn(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
+    return row(df_engine.next_iteration(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
   elsif (p_ending).state = 'c' and (p_node).after in ('t', 'w')
         and ((p_node).after = 't' or df_engine.truth((p_ending).value)) then
-    return row(df_engine.turn(p_thread, u), null::df_engine.ending, true);
+    return row(df_engine.next_iteration(p_thread, u), null::df_engine.ending, true);
   end if;
   return df_engine.end_loop(p_thread, u, p_ending);
 end
@@ -5894,9 +5893,9 @@ begin
 end
 $$;
 
--- Moves a run on from an event: p_thread stands at a node that has ended so, or, without p_ending, is to be entered. p_queue is the
--- caller's claim: its row goes with the first step that is entered, and is deleted when there is none. p_home: SQL steps run in this
--- database. Answers the steps that the caller can go on with.
+-- Makes the transition that follows an event: p_thread stands at a node that has ended so, or, without p_ending, is to be
+-- entered. p_queue is the caller's claim: its row goes with the first step that is entered, and is deleted when there is none.
+-- p_home: SQL steps run in this database. Answers the steps that the caller can go on with.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -5944,7 +5943,7 @@ begin
         values (p_submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true);
         perform df_engine.wake('r ' || p_submitter, null);
       else
-        -- Between two turns a run goes to the back of the queue.
+        -- Between two iterations a run goes to the back of the queue.
         v_offered := g.kind = 'SQL' and p_home and not v_event.turned;
         perform df_engine.requeue(
           p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end, v_offered);
@@ -6286,10 +6285,10 @@ $$;
 
 -- Claims a thread of session_user: row p_queue if it is still there, else the longest-waiting one. report: empty, nothing can run;
 -- again, a transition was made, to be committed; without either the steps are to be run in order, the first of them now, each of the
--- others once hold_step has said so.
+-- others once claim_next has said so.
 -- p_low is a low-water mark: while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are
--- not to be walked over again. p_careful: tell the worker which step is about to run, so that it knows whose the death of this
--- session is. INFO goes out at once, whatever the settings.
+-- not to be walked over again. p_careful: tell the worker which step is about to run, so that it can attribute a crash of
+-- this session. INFO goes out at once, whatever the settings.
 -- Granted to users.
 create or replace function df_engine.claim_step(p_key text, p_queue bigint, p_low bigint, p_careful boolean) returns df_engine.place
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
@@ -6329,7 +6328,7 @@ begin
     if t.node <> g.node then
       select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = t.node;
     end if;
-    -- The session that has moved the thread here goes on with it as long as the row is as it left it, which a plain step leaves it, too.
+    -- The session that made the transition to this node goes on with the thread as long as the row is as it left it, which a plain step leaves it, too.
     if q.offered or t.node <> q.node then
       perform df_engine.requeue(v_role, q.id, t, q.id, false);
       v_place.version := pg_current_xact_id()::xid;
@@ -6367,11 +6366,11 @@ begin
 end
 $$;
 
--- Goes on with a thread that this session has just moved on to the step named p_name, if nobody was faster: then the row in the
+-- Claims the next step, named p_name, of a thread whose last step this session has just run, if nobody was faster: then the row in the
 -- queue is still the version that was claimed. There is nothing to check again, because whoever ends a run takes away the rows that
 -- are not locked.
 -- Granted to users.
-create or replace function df_engine.hold_step(p_queue bigint, p_version xid, p_name text) returns boolean
+create or replace function df_engine.claim_next(p_queue bigint, p_version xid, p_name text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
@@ -6380,7 +6379,7 @@ begin
   from (select from df_engine.queue q
         where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue and q.xmin = p_version and q.crash_score = 0
           and has_schema_privilege(v_role, 'df', 'usage')
-        for update skip locked) as held;
+        for update skip locked) as claimed;
   return found;
 end
 $$;
@@ -6388,7 +6387,7 @@ $$;
 -- Completing: a step's result, or its error, and the transition that follows, in the step's own transaction. Called by the
 -- driver, in the session of the submitter.
 
--- Records the good end of a step and moves the run on. NULL: the next step of the same segment follows; else a place with the steps
+-- Records that a step has completed, and makes the transition. NULL: the next step of the same segment follows; else a place with the steps
 -- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. p_more: another step
 -- follows in this transaction; the run is not locked yet, or a cancel would wait for that step instead of interrupting it.
 -- Granted to users.
@@ -6460,13 +6459,13 @@ begin
     return row('again', p_queue, null, null, null, null, null)::df_engine.place;
   end if;
   return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, (p_step).node, p_queue,
-                         df_engine.ended_well((p_result).value, (p_result).columns, (p_result).types, p_started));
+                         df_engine.completed((p_result).value, (p_result).columns, (p_result).types, p_started));
 end
 $$;
 
 -- Whether what has been recorded without a lock on the run may be committed: the run has not ended meanwhile, and does not before that.
 -- Granted to users.
-create or replace function df_engine.hold_run(p_instance bigint) returns boolean
+create or replace function df_engine.lock_own_run(p_instance bigint) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
   perform from df_engine.instances i
@@ -6713,7 +6712,7 @@ begin
     if pg_catalog.int4gt(v_group, 0) then
       perform pg_catalog.set_config('application_name', v_place.steps[v_at].name, true);
     elsif v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_deadline)
-          or not df_engine.hold_step(v_place.queue, v_place.version, v_place.steps[v_at].name) then
+          or not df_engine.claim_next(v_place.queue, v_place.version, v_place.steps[v_at].name) then
       if pg_catalog.timestamptz_gt(v_started, v_deadline) then
         p_report := 'budget';
         exit;
@@ -6808,7 +6807,7 @@ begin
       v_at := pg_catalog.int4mi(v_at, 1);
       v_code := null;
       v_refused := false;
-      if df_engine.hold_run((v_place.thread).instance) then
+      if df_engine.lock_own_run((v_place.thread).instance) then
         set local synchronous_commit = off;
         commit;
       else
@@ -7016,8 +7015,8 @@ end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_sql))), '@TYPED@'
 end
 $$;
 
--- The key under which the other side knows a request again: all attempts of one execution of a node share it, and no two
--- executions do.
+-- The key under which the other side knows a request again: all attempts of a node in one generation share it, and no two
+-- generations do.
 create or replace function df_engine.idempotency_key(p_instance bigint, p_node df_engine.graph_nodes, p_generations int[]) returns text
 language plpgsql stable as $$
 begin
@@ -7088,7 +7087,7 @@ language sql stable set search_path = '' as $$
     and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
 $$;
 
--- Claims one step of a lane, if it may still run. False: it was dropped, or somebody holds its run, and it is looked at again later.
+-- Claims one step of a lane, if it may still run. False: it was dropped, or somebody has locked its run, and it is tried again later.
 create or replace function df_engine.lease_step(p_worker int, p_queue df_engine.queue) returns boolean
 language plpgsql as $$
 declare
@@ -7111,7 +7110,7 @@ begin
 end
 $$;
 
--- Claims up to p_limit steps of a lane for a worker, passing over those of runs that somebody holds. One that has killed its workers again and again fails.
+-- Claims up to p_limit steps of a lane for a worker, passing over those of runs that somebody has locked. One that has killed its workers again and again fails.
 -- Granted to workers.
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
 returns table (ticket bigint, role text, database text, request jsonb)
@@ -7141,7 +7140,7 @@ begin
     exit when v_claimed >= p_limit;
     continue when not df_engine.lease_step(p_worker, v_queue);
     if v_queue.crash_score >= 12 then
-      perform df_engine.finish_leased(p_worker, v_queue.id, json_build_object(
+      perform df_engine.complete_leased(p_worker, v_queue.id, json_build_object(
         'error', 'the worker that ran this step died, again and again', 'class', 'refused', 'sqlstate', 'DF011'));
       continue;
     end if;
@@ -7156,8 +7155,8 @@ begin
 end
 $$;
 
--- Records the outcome of a leased step and moves its run on. False: the run is over or the lease was lost, and the outcome
--- is dropped. NULL: not now, somebody holds the run. p_outcome: {"rows", "row_count", "columns", "types"} of a statement,
+-- Records the outcome of a leased step and makes the transition. False: the run is over or the lease was lost, and the outcome
+-- is dropped. NULL: not now, somebody has locked the run. p_outcome: {"rows", "row_count", "columns", "types"} of a statement,
 -- {"value"} of a request, or {"error", "class", "sqlstate", "retry_after"}, where a statement's error is {"message", "detail", "hint"}.
 create or replace function df_engine.record_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
 language plpgsql as $$
@@ -7198,7 +7197,7 @@ $$;
 
 -- The same. What cannot be recorded for its own reasons fails its run, and nothing else.
 -- Granted to workers.
-create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
+create or replace function df_engine.complete_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
 declare
@@ -7241,11 +7240,11 @@ begin
       || 'HINT: Return keys, and leave the data in a table that the next step reads.',
       octet_length(v_result::pg_catalog.text), v_limit));
   elsif p_outcome -> 'rows' is null then
-    return df_engine.ended_well(v_result);
+    return df_engine.completed(v_result);
   elsif v_names <> v_columns then
     v_result := df_engine.renamed_rows(v_result, v_names);
   end if;
-  return df_engine.ended_well(json_build_object('rows', v_result, 'row_count', p_outcome -> 'row_count'), v_names,
+  return df_engine.completed(json_build_object('rows', v_result, 'row_count', p_outcome -> 'row_count'), v_names,
                         df_engine.texts(p_outcome -> 'types'));
 end
 $$;
@@ -7285,7 +7284,7 @@ $$;
 
 -- The worker that was p_former is alive: it had lost its connection while it ran these steps, which was not their doing.
 -- Granted to workers.
-create or replace function df_engine.acquit_leased(p_former int, p_tickets bigint[]) returns void
+create or replace function df_engine.clear_crash_scores(p_former int, p_tickets bigint[]) returns void
 language sql security definer set search_path = pg_catalog, pg_temp as $$
   update df_engine.queue r set crash_score = 0, worker = nullif(r.worker, p_former)
   from (select q.lane, q.submitter, q.id from df_engine.queue q
@@ -7293,7 +7292,7 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
   where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
 $$;
 
--- Frees the leases of workers that are gone. Each is weak evidence that the step has killed the worker (df_engine.accuse),
+-- Frees the leases of workers that are gone. Each is weak evidence that the step has killed the worker (as in df_engine.raise_crash_score),
 -- unless the server has been restarted since the worker was last seen.
 -- Granted to workers.
 create or replace function df_engine.reclaim_leases() returns int
@@ -7425,7 +7424,7 @@ begin
             v_began[i] := v_began[v_part];
           end if;
           v_ended[i] := v_ended[v_part];
-          -- A part that has ended well ends the whole if it is a branch, or the second of a sequence.
+          -- A part that has completed ends the whole if it is a branch, or the second of a sequence.
           v_state := case
             when not v_open and v_states[v_part] = any (c_ended)
               then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 when 'IF' then 0 end
@@ -7669,15 +7668,15 @@ comment on view df.signals is 'Signals of the runs the reader can see: pending i
 
 -- Due: what happens when the time of a timer has come or a signal has been sent. Nothing here runs a user's SQL or reads a user's text, so
 -- a worker's supervising connection does it for every role, and waits for nobody's locks. Each item is tried in a subtransaction of its
--- own; one whose run is held is looked at again later.
+-- own; one whose run is locked is tried again later.
 
--- The transition that follows when a waiting thread's node ends. Its rows are gone, and its run is held.
+-- The transition that follows when a waiting thread's node ends. Its rows are gone, and its run is locked.
 create or replace function df_engine.end_wait(p_thread df_engine.thread, p_value jsonb, p_since timestamptz) returns void
 language plpgsql as $$
 declare
   i df_engine.instances;
   g df_engine.graph_nodes;
-  v_ending constant df_engine.ending := df_engine.ended_well(p_value::json, null, null, p_since);
+  v_ending constant df_engine.ending := df_engine.completed(p_value::json, null, null, p_since);
 begin
   select * into i from df_engine.instances x where x.instance = (p_thread).instance;
   select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = (p_thread).node;
@@ -7686,7 +7685,7 @@ begin
 end
 $$;
 
--- Whether a waiting thread may still go on; its run is held by the caller.
+-- Whether a waiting thread may still go on; the caller has locked its run.
 create or replace function df_engine.may_go_on(p_instance bigint, p_races bigint[]) returns boolean
 language plpgsql as $$
 begin
@@ -7754,7 +7753,7 @@ begin
 end
 $$;
 
--- Delivers one fresh signal to open waits, keeps it, or gives it up. Its run is held.
+-- Delivers one fresh signal to open waits, keeps it, or gives it up. Its run is locked.
 create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) returns void
 language plpgsql as $$
 declare
@@ -7817,7 +7816,7 @@ begin
 end
 $$;
 
--- One due timer or fresh signal, whose row the caller has locked. False: not now, its run is held, or a step of it is just ending.
+-- One due timer or fresh signal, whose row the caller has locked. False: not now, its run is locked, or a step of it is just ending.
 create or replace function df_engine.try_timer(p_timer df_engine.timers) returns boolean
 language plpgsql as $$
 begin
@@ -7864,7 +7863,7 @@ exception
 end
 $$;
 
--- Of each role, when its next timer and its next fresh signal are to be looked at; a probe of an index a role.
+-- Of each role, when its next timer and its next fresh signal are to be tried; a probe of an index a role.
 create or replace function df_engine.next_by_role() returns table (submitter oid, next_try_at timestamptz)
 language plpgsql stable as $$
 begin
@@ -7893,7 +7892,7 @@ begin
 end
 $$;
 
--- Fires due timers and fresh signals of a role, at most p_limit of each; answers how many it looked at.
+-- Fires due timers and fresh signals of a role, at most p_limit of each; answers how many it tried.
 create or replace function df_engine.fire_role(p_submitter oid, p_limit int) returns int
 language plpgsql as $$
 declare
@@ -7976,7 +7975,7 @@ begin
 end
 $$;
 
--- In how many milliseconds something is due. What is due and locked, by a cancel that is not committed, is looked at again after a while.
+-- In how many milliseconds something is due. What is due and locked, by a cancel that is not committed, is tried again after a while.
 -- Granted to workers.
 create or replace function df_engine.next_due_ms() returns numeric
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
@@ -8073,7 +8072,7 @@ $$;
 comment on procedure df.work(integer) is
   'Works for the calling role without a worker: fires due timers and signals, and runs ready SQL steps, until none is ready or max_seconds have passed. Every step commits. The session is reset before and after each step, so call it in one of its own. HTTP steps, and steps in other databases or outside of transactions, wait for a worker. Raises 25001 in a transaction block, function or DO block, and 55000 after SET ROLE and for superusers.';
 
--- Supervision: what a worker's supervising connection calls. It tells the worker what to do next; the worker obeys. It acts
+-- Supervision: what a worker's supervising connection calls. It tells the worker what to do next. It acts
 -- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order).
 
 -- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts.
@@ -8111,9 +8110,9 @@ begin
 end
 $$;
 
--- The worker has room, and does not look again before p_ms have passed; NULL: it has no room.
+-- The worker is idle, and does not poll before p_ms have passed; NULL: it has no room.
 -- Granted to workers.
-create or replace function df_engine.sleep_until(p_worker int, p_ms int) returns void
+create or replace function df_engine.say_idle(p_worker int, p_ms int) returns void
 language sql security definer set search_path = pg_catalog, pg_temp as $$
   update df_engine.workers w
   set idle_until = clock_timestamp() + p_ms * interval '1 ms', last_seen_at = clock_timestamp()
@@ -8231,8 +8230,8 @@ begin
 end
 $$;
 
--- Leased steps that a worker still holds, and whose outcome still counts: it abandons all others.
-create or replace function df_engine.held_leases(p_worker int) returns jsonb
+-- The leases of a worker whose outcome still counts: it abandons all other steps.
+create or replace function df_engine.valid_leases(p_worker int) returns jsonb
 language plpgsql stable as $$
 begin
   return (
@@ -8244,9 +8243,9 @@ begin
 end
 $$;
 
--- What is to be done now, and when to look again.
+-- What is to be done now, and when to poll again.
 -- Granted to workers.
-create or replace function df_engine.agenda(p_worker int) returns jsonb
+create or replace function df_engine.work_list(p_worker int) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 begin
   perform pg_stat_clear_snapshot();
@@ -8256,16 +8255,16 @@ begin
     'http', (select count(*) from (select from df_engine.queue r where r.lane = 'http' and r.worker is null and r.next_try_at <= (select df_engine.clock()) limit 500) q),
     'next_ms', df_engine.next_due_ms(),
     'interrupt', df_engine.doomed_sessions(),
-    'held', df_engine.held_leases(p_worker),
+    'leases', df_engine.valid_leases(p_worker),
     'server_started', extract(epoch from pg_postmaster_start_time()),
     'max_sessions', df_engine.setting_number('max_user_connections'),
     'reserved', df_engine.setting_number('reserved_connections'));
 end
 $$;
 
--- Does what is due, in short transactions, and answers with the agenda. A look that finds nothing is one transaction.
+-- Does what is due, in short transactions, and answers with the work list. A poll that finds nothing is one transaction.
 -- Granted to workers.
-create or replace procedure df_engine.tick(p_worker int, inout p_agenda jsonb)
+create or replace procedure df_engine.tick(p_worker int, inout p_work jsonb)
 language plpgsql as $$
 declare
   v_deadline pg_catalog.timestamptz := df_engine.deadline(200);
@@ -8292,7 +8291,7 @@ begin
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
   end if;
-  p_agenda := df_engine.agenda(p_worker);
+  p_work := df_engine.work_list(p_worker);
 end
 $$;
 
@@ -8309,7 +8308,7 @@ begin
 end
 $$;
 
--- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is held.
+-- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is locked.
 -- Granted to workers.
 create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -8342,7 +8341,7 @@ $$;
 -- died with it and nothing explains why, or when it was terminated by pg_terminate_backend; at 12 the step fails. False: not
 -- now, it is being tried again.
 -- Granted to workers.
-create or replace function df_engine.accuse(p_submitter oid, p_queue bigint, p_node text, p_weight int) returns boolean
+create or replace function df_engine.raise_crash_score(p_submitter oid, p_queue bigint, p_node text, p_weight int) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   q df_engine.queue;
@@ -8394,11 +8393,11 @@ begin
 end
 $$;
 
--- The census: how many runs there are, counted for a worker that is asked for its metrics. Reads what lives, and what has
--- ended since the last census, by index; the runs that are kept are never counted. Nothing here writes.
+-- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
+-- the last count, by index; the runs that are kept are never counted. Nothing here writes.
 
 -- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
--- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next census.
+-- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count.
 create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
@@ -8427,7 +8426,7 @@ $$;
 
 -- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
 -- Granted to workers.
-create or replace function df_engine.census(p_place jsonb) returns jsonb
+create or replace function df_engine.run_metrics(p_place jsonb) returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
   select jsonb_build_object(
@@ -8558,7 +8557,7 @@ begin
 end
 $$;
 
--- Waits for a terminal status and returns it: looks after 1 ms, then less and less often, but 20 times a second at least.
+-- Waits for a terminal status and returns it: polls after 1 ms, then less and less often, but 20 times a second at least.
 -- Granted to users.
 create or replace function df_engine.await_end(p_instance_id text, p_timeout int) returns text
 language plpgsql set search_path = '' as $$
@@ -9957,7 +9956,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_run', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -10047,7 +10046,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'sleep_until', 'tick', 'unregister_worker'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
@@ -10180,7 +10179,7 @@ begin
 end
 $$;
 
--- Starts the run on the second session, after a look whether it is what it should be: the same role, and a session that
+-- Starts the run on the second session, after a check that it is what it should be: the same role, and a session that
 -- sees this one holding the slot, hence in the same database of the same server.
 create or replace function df_engine.start_on(p_dblink text, p_link text, p_slot int, p_start text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$

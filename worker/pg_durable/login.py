@@ -16,12 +16,12 @@ TRANSACTION_SETTINGS = {
 # The supervising connection serves all roles: should the engine have it wait for a lock that a user holds, it gives up.
 SUPERVISOR_SETTINGS = TRANSACTION_SETTINGS | {"lock_timeout": "1s"}
 
-# Counting waits for nobody, and takes no long time.
-CENSUS_SETTINGS = SUPERVISOR_SETTINGS | {"statement_timeout": "3s"}
+# Collecting metrics waits for nobody, and takes no long time.
+COLLECTOR_SETTINGS = SUPERVISOR_SETTINGS | {"statement_timeout": "3s"}
 
 # Of the sessions in which steps run; RESET ALL comes back to these.
 SESSION_SETTINGS = STEP_SETTINGS | {
-    "client_connection_check_interval": "500ms",  # a step whose worker died is rolled back, not finished hours later
+    "client_connection_check_interval": "500ms",  # so the step of a worker that died is rolled back
 }
 
 # A connection that has gone silent is noticed within a minute.
@@ -50,10 +50,10 @@ class Login:
         self._home = {"dbname": conn.info.dbname}
         return conn
 
-    async def census(self) -> psycopg.AsyncConnection[Any]:
-        """Opens the connection that counts."""
-        own = self._own | {"application_name": "pg_durable census"}
-        return await self._connect(self._with_settings(own, CENSUS_SETTINGS))
+    async def collector(self) -> psycopg.AsyncConnection[Any]:
+        """Opens the connection of the metrics collector."""
+        own = self._own | {"application_name": "pg_durable collector"}
+        return await self._connect(self._with_settings(own, COLLECTOR_SETTINGS))
 
     async def role(self, role: str, database: str | None = None) -> psycopg.AsyncConnection[Any]:
         """Opens a session logged in as `role`, in the home database or another one."""
