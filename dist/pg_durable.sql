@@ -1543,7 +1543,11 @@ end
 $$;
 
 create or replace aggregate df.all_agg(text) (sfunc = pg_catalog.array_append, stype = text[], finalfunc = df.all);
+comment on aggregate df.all_agg(text) is
+  'df.all of all rows, in the order of ORDER BY inside; no rows give NULL';
 create or replace aggregate df.chain_agg(text) (sfunc = pg_catalog.array_append, stype = text[], finalfunc = df.chain);
+comment on aggregate df.chain_agg(text) is
+  'df.chain of all rows, in the order of ORDER BY inside; no rows give NULL';
 
 create or replace function df.catch(body text, handler text, errors text[] default null) returns text
 language plpgsql set search_path = '' as $$

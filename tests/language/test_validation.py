@@ -66,7 +66,7 @@ GRAPH = [
     (node("LOOP", left_node=SQL, query="x"), "root", "query in LOOP must be valid JSON config"),
     (pair("JOIN", query="[1]"), "root", "query in JOIN must be a JSON config object"),
     (node("SQL", query="a", condition_node=SQL), "root", "condition_node is not valid for SQL nodes"),
-    (pair("RACE", extra_nodes=[SQL]), "root", "extra_nodes is not valid for RACE nodes"),
+    (pair("CATCH", extra_nodes=[SQL]), "root", "extra_nodes is not valid for CATCH nodes"),
     (pair("THEN", retry=STEP), "root", "retry is not valid for THEN nodes"),
     (node("SLEEP", query="1", retry=STEP), "root", "retry is not valid for SLEEP nodes"),
     (SQL | {"retry": 3}, "root", "retry"),
