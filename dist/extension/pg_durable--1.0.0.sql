@@ -902,20 +902,20 @@ end
 $$;
 comment on function df.unset_secret(text) is 'Removes a secret of the current user; returns OK, also if there was none';
 
--- What the worker puts into requests that it holds the leases of: their secrets and no others, to the session that is that worker.
+-- What the worker puts into a request: the secrets of a step that it holds the lease of, and no others. NULL: it holds none, or the
+-- secrets are gone. Volatile, so that it sees a lease that its own statement has taken.
 -- Granted to workers.
-create or replace function df_engine.leased_secrets(p_worker int, p_tickets bigint[])
-returns table (ticket bigint, name text, value text, encrypted boolean)
-language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-  select q.id, s.name, s.value, s.encrypted
-  from df_engine.queue q
-  cross join lateral jsonb_array_elements_text(q.request -> 'secrets') n(name)
-  join df_engine.kept_secrets s on s.owner = q.submitter::regrole and s.name = n.name
-  where q.lane = 'http' and q.worker = p_worker and q.id = any (p_tickets)
-    and exists (select from pg_locks l
-                where l.locktype = 'advisory' and l.classid = 1346982471 and l.objid::int = p_worker and l.granted
-                  and l.pid = pg_backend_pid()
-                  and l.database = (select d.oid from pg_database d where d.datname = current_database()))
+create or replace function df_engine.leased_secrets(p_worker int, p_ticket bigint) returns json
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    select json_agg(json_build_object('name', s.name, 'value', s.value, 'encrypted', s.encrypted))
+    from df_engine.queue q
+    join df_engine.workers w on w.worker = q.worker and w.role = quote_ident(session_user)::regrole
+    cross join lateral jsonb_array_elements_text(q.request -> 'secrets') n(name)
+    join df_engine.kept_secrets s on s.owner = q.submitter::regrole and s.name = n.name
+    where q.id = p_ticket and q.worker = p_worker and q.lane = 'http');
+end
 $$;
 
 -- Cron: five fields by the rules of Vixie's cron, read in a time zone. Used when a schedule is built and when its node

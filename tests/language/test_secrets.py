@@ -62,15 +62,15 @@ def test_a_secret_is_no_step(app: Database) -> None:
         app.sql("select df.start(df.set_secret('stripe', 'sk_live_123'))")
 
 
-@pytest.mark.parametrize(
-    "url", ["https://{secret:a}/x", "https://me:{secret:a}@h.test/", "https://h.test:{secret:a}/"]
-)
+@pytest.mark.parametrize("url", ["https://{secret:a}/x", "https://me:{secret:a}@h.test/", "https://h.test:{secret:a}/"])
 def test_no_secret_before_the_path(app: Database, url: str) -> None:
     with pytest.raises(errors.InvalidParameterValue, match="not in the host"):
         app.sql("select df.http(%s)", url)
 
 
-@pytest.mark.parametrize("url", ["https://h.test/{secret:a}", "https://h.test?key={secret:a}", "https://$r.host/{secret:a}"])
+@pytest.mark.parametrize(
+    "url", ["https://h.test/{secret:a}", "https://h.test?key={secret:a}", "https://$r.host/{secret:a}"]
+)
 def test_secrets_in_path_and_query(app: Database, url: str) -> None:
     assert json.loads(json.loads(app.sql("select df.http(%s)", url))["query"])["url"] == url
 
@@ -156,7 +156,7 @@ def test_expect_is_written_into_flow_text_and_envelope(shared: Database) -> None
     assert shared.admin("select df.to_flow(%s)", envelope) == text
     assert shared.admin("select df.flow(%s)", text) == envelope
     form = shared.admin(
-        "select df.http_multipart('https://h.test/', parts => '[{\"name\": \"a\", \"data_b64\": \"\"}]', expect => 'ok')"
+        'select df.http_multipart(\'https://h.test/\', parts => \'[{"name": "a", "data_b64": ""}]\', expect => \'ok\')'
     )
     assert shared.admin("select df.flow(df.to_flow(%s))", form) == form
 
