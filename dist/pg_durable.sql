@@ -4297,7 +4297,7 @@ begin
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
           p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$,
           nullif(array(select distinct s.name from unnest(v_kinds, v_queries) n(kind, query)
-                       cross join lateral unnest(df_engine.secret_names(df_engine.json_or_null(n.query)::text)) s(name)
+                       cross join lateral unnest(df_engine.secret_names(df_engine.json_or_null(n.query)::pg_catalog.text)) s(name)
                        where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'))
   returning id into v_graph;
   insert into df_engine.graph_nodes
@@ -6798,18 +6798,18 @@ language plpgsql stable as $$
 declare
   v_config constant jsonb := df_engine.mark_secrets(df_engine.http_config((p_node).kind, (p_node).query));
   v_vars constant jsonb := df_engine.variables_of((p_thread).instance);
-  v_wanted constant text[] := df_engine.http_names((p_node).kind, v_config::text, v_vars);
+  v_wanted constant text[] := df_engine.http_names((p_node).kind, v_config::pg_catalog.text, v_vars);
   v_known constant text[] := df_engine.known_names((p_thread).instance);
   v_missing constant text := case when v_config ? 'mark' then
     df_engine.missing_secret(p_submitter, array(select jsonb_array_elements_text(v_config -> 'secrets'))) end;
 begin
   if v_missing is not null then
-    raise exception 'role % has no secret "%"; set it: pg-durable secret set %', p_submitter::regrole, v_missing, v_missing
+    raise exception 'role % has no secret "%"; set it: pg-durable secret set %', p_submitter::pg_catalog.regrole, v_missing, v_missing
       using errcode = 'DF020';
   end if;
   return df_engine.http_request(
     (p_node).kind,
-    df_engine.render_http((p_node).kind, v_config::text, v_vars,
+    df_engine.render_http((p_node).kind, v_config::pg_catalog.text, v_vars,
                           df_engine.names((p_thread).instance, (p_thread).scope, (p_node).name_scopes, v_wanted, v_known), v_known),
     p_submitter,
     jsonb_build_object(
