@@ -10251,6 +10251,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select 'a row without its run', o.instance::text, null, 'df_engine.attempts'
     from df_engine.attempts o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
+    select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
+    from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')
+    union all
     select 'a run without its graph', i.id, null, 'graph ' || i.graph
     from df_engine.instances i where not exists (select from df_engine.graphs g where g.id = i.graph)
   )

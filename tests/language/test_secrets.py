@@ -141,6 +141,16 @@ def test_plain_text_is_refused_where_secrets_are_to_be_encrypted(app: Database) 
     assert app.sql("select df.set_secret('stripe', %s, encrypted => true)", made) == "OK"
 
 
+def test_plain_text_that_is_there_already_is_reported(app: Database) -> None:
+    app.sql("select df.set_secret('stripe', 'sk_live_123')")
+    problems = "select problem, detail from df.check()"
+    assert app.rows(problems, user=None) == []
+    app.admin("select df.set_setting('secrets_encrypted', 'on')")
+    assert app.rows(problems, user=None) == [
+        ("a secret is plain text, and secrets_encrypted is on", "stripe of role app")
+    ]
+
+
 def test_encrypted_is_what_the_client_has_encrypted(app: Database) -> None:
     app.admin("select df.set_setting('secrets_encrypted', 'on')")
     with pytest.raises(errors.InvalidParameterValue, match="not what pg-durable secret set makes"):
