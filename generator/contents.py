@@ -6,6 +6,7 @@ PARTS = (
     "install/migrations",
     "schema/access",
     "admin/settings",
+    "http/secrets",
     "text/cron",
     "graph/envelope",
     "graph/walk",

@@ -111,8 +111,10 @@ timeout(body graph, after text, otherwise graph = null)
 wait_for_signal(name text, timeout_seconds integer = null)
 retry(fut graph, max_attempts integer = null, initial_delay interval = null, backoff numeric = null, \
 max_delay interval = null, retry_on text[] = null)
-http(url text, method text = POST, body text = null, headers jsonb = null, timeout_seconds integer = 30)
-http_multipart(url text, method text = POST, parts jsonb = null, headers jsonb = null, timeout_seconds integer = 30)
+http(url text, method text = POST, body text = null, headers jsonb = null, timeout_seconds integer = 30, \
+expect text = null)
+http_multipart(url text, method text = POST, parts jsonb = null, headers jsonb = null, timeout_seconds integer = 30, \
+expect text = null)
 """
 
 BUILDERS: dict[str, list[Signature]] = {}

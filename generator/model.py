@@ -74,6 +74,8 @@ SETTINGS = (
             "largest HTTP response body, in bytes"),
     Setting("http_retry_after_max", "86400", "duration", 0, 604_800,
             "longest Retry-After that is honoured, in seconds"),
+    Setting("secrets_encrypted", "off", "boolean", None, None,
+            "whether secrets must be encrypted by the client: df.set_secret then refuses plain text"),
 )  # fmt: skip
 
 

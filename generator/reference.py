@@ -22,6 +22,7 @@ TOPICS = {
                           http http_multipart flow literal""",
     "Running": "start signal cancel status result await_instance wait_for_completion run work",
     "Variables": "setvar getvar unsetvar clearvars",
+    "Secrets": "secret set_secret unset_secret",
     "Watching": "explain to_flow list_instances instance_info instance_executions instance_nodes metrics check version "
     "target_database",
     "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_setting setting http_allow

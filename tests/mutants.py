@@ -39,6 +39,7 @@ CANCELS = f"{STORMS}::test_steps_that_meet_a_cancel_are_done_whole_or_not_at_all
 TAKEN_OVER = f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over"
 UNDECIDED_RACE = f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"
 UNDECIDED_CANCEL = f"{MEETINGS}::test_no_step_commits_while_a_cancel_is_undecided"
+SECRETS = "tests/security/test_secrets.py"
 COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each_role"
 
 MUTANTS = (
@@ -97,6 +98,13 @@ MUTANTS = (
     Mutant("a graph is compiled again for each start", "and g.hash = v_hash", "and false", COMPILED),
     Mutant("a node may lack what its type needs", "df_engine.shape_problem(p_node, p_type)", "null",
            "tests/language/test_validation.py"),
+    Mutant("any traceparent is sent on", "if p_text ~", "if true or p_text ~",
+           "tests/language/test_secrets.py::test_a_trace_of_another_form_is_left_out_with_a_warning"),
+    # Secrets
+    Mutant("a flow may bring marks of its own", "p_config - '{mark,secrets}'::text[]", "p_config",
+           f"{SECRETS}::test_the_keys_that_the_engine_adds_to_a_request_are_not_taken_from_a_flow"),
+    Mutant("a worker gets the secrets of steps that it does not hold", " and q.worker = p_worker", "",
+           f"{SECRETS}::test_the_worker_gets_the_secrets_of_the_step_that_it_holds_and_no_others"),
 )  # fmt: skip
 
 MARKER = re.compile(r"^ *\{# mutant: (?P<what>.+) #\}\n", re.M)

@@ -242,6 +242,11 @@ TABLES_OF_RUNS = """
 select a.attrelid::regclass::text from pg_attribute a join pg_class c on c.oid = a.attrelid
 where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'"""
 ROWS = "select count(*) from {}"
+# The rows of a table in which a text is, as JSON.
+ROWS_WITH = "select to_jsonb(t) from {} t where strpos(to_jsonb(t)::text, %s) > 0"
+SECRETS_TABLE = "df_engine.kept_secrets"
+SECRET_VALUES = "select value from df_engine.kept_secrets"
+QUEUED_REQUEST = "select request from df_engine.queue where lane = 'http'"
 
 # What is inferred of the nodes of a run, given signs (node, state, generations of each), its generation and its status.
 FOLDED = """

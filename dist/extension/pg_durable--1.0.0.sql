@@ -151,6 +151,7 @@ if df_engine.migrating(1) then
     names text[] not null,             -- that its nodes bind
     envelope jsonb not null,
     placeholders boolean not null,     -- whether it holds {name}, which df.start checks
+    secrets text[],                    -- that its HTTP steps name, which df.start checks; NULL: none
     used_at timestamptz not null default now()
   );
   create index graphs_hash_idx on df_engine.graphs (submitter, hash);       -- df.start
@@ -215,6 +216,7 @@ if df_engine.migrating(1) then
     database text,                         -- NULL: the home database
     vars jsonb,                            -- NULL: none
     input jsonb,                           -- what df.start was given for $input
+    traceparent text,                      -- of the trace that its HTTP steps belong to
     result int,                            -- the node whose value is the run's, once it has completed
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -405,6 +407,17 @@ if df_engine.migrating(1) then
     constraint vars_pkey primary key (owner, name)
   );
 
+  -- What roles keep to send and nobody reads. encrypted: by the client, with a key that only workers have.
+  create table df_engine.kept_secrets (
+    owner regrole not null,
+    name text not null,
+    value text not null,
+    encrypted boolean not null,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint kept_secrets_pkey primary key (owner, name)
+  );
+
   create table df_engine.settings (
     name text not null constraint settings_pkey primary key,
     value text not null,
@@ -560,7 +573,8 @@ insert into df_engine.settings (name, value, description) values
   ('http_max_timeout', '300', 'largest timeout_seconds of an HTTP step'),
   ('http_max_request_bytes', '10485760', 'largest HTTP request body, in bytes'),
   ('http_max_response_bytes', '10485760', 'largest HTTP response body, in bytes'),
-  ('http_retry_after_max', '86400', 'longest Retry-After that is honoured, in seconds')
+  ('http_retry_after_max', '86400', 'longest Retry-After that is honoured, in seconds'),
+  ('secrets_encrypted', 'off', 'whether secrets must be encrypted by the client: df.set_secret then refuses plain text')
 on conflict (name) do update set description = excluded.description
   where settings.description is distinct from excluded.description;
 
@@ -627,7 +641,8 @@ from (values
   ('http_max_timeout', '300', 'duration', 1::numeric, 86400::numeric, array[]::text[]),
   ('http_max_request_bytes', '10485760', 'integer', 0::numeric, 104857600::numeric, array[]::text[]),
   ('http_max_response_bytes', '10485760', 'integer', 0::numeric, 104857600::numeric, array[]::text[]),
-  ('http_retry_after_max', '86400', 'duration', 0::numeric, 604800::numeric, array[]::text[])
+  ('http_retry_after_max', '86400', 'duration', 0::numeric, 604800::numeric, array[]::text[]),
+  ('secrets_encrypted', 'off', 'boolean', 0::numeric, 0::numeric, array[]::text[])
 ) as r(name, default_value, kind, low, high, choices);
 
 -- Why a connection string cannot be loopback_dsn; NULL: it can. pg_durable appends user and database, so that neither may
@@ -733,6 +748,178 @@ end
 $$;
 comment on function df.setting(text) is
   'The effective value of a setting, as text; raises for an unknown name. loopback_dsn is NULL for all but administrators';
+
+-- Secrets: values that a role keeps and nobody reads. A flow holds {secret:name}; the worker that sends a request asks for the
+-- value then, and puts it in. What counts is the flow's own text: before references and variables are inserted each place
+-- gets a mark that nobody can guess, and only a place with that mark is replaced.
+
+create or replace function df.secret(name text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  if name is null then
+    raise exception 'argument name of df.secret is NULL' using errcode = 'null_value_not_allowed';
+  elsif name !~ '^[A-Za-z_][A-Za-z0-9_.-]{0,62}$' then
+    raise exception 'df.secret: invalid name "%"', name using errcode = 'invalid_parameter_value',
+      hint = 'A name is a letter or _, then up to 62 letters, digits, _, . or -.';
+  end if;
+  return '{secret:' || name || '}';
+end
+$$;
+comment on function df.secret(text) is
+  'Where a secret goes in header values, path and query of the URL, body and data_b64 of HTTP steps: {secret:name}, which may be written as it is. The worker puts the value in when it sends the request. Raises on a bad name';
+
+-- The names in a text, once each.
+create or replace function df_engine.secret_names(p_text text) returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select array(select distinct m.part[1] from regexp_matches(p_text, '[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]', 'g') m(part) order by 1)
+$$;
+
+-- Where in the config of an HTTP node a secret stands that cannot; NULL: nowhere.
+-- Granted to users.
+create or replace function df_engine.secret_problem(p_config jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case
+    when p_config ->> 'url' ~* '^[a-z]+://[^/?#]*[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]' then
+      'url: a secret can stand in the path and the query, not in the host or before it; credentials go into a header'
+    else (
+      select format('parts: part %s: ', p.n) || case f.key
+        when 'data_b64' then 'a secret must be all of data_b64, which is then its value'
+        else format('%s cannot hold a secret', f.key) end
+      from jsonb_array_elements(case when jsonb_typeof(p_config -> 'parts') = 'array' then p_config -> 'parts' end) with ordinality p(part, n)
+      cross join unnest(array['name', 'filename', 'content_type', 'data_b64']) f(key)
+      where p.part ->> f.key ~ '[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]' and (f.key <> 'data_b64' or p.part ->> f.key !~ '^[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]$')
+      order by p.n limit 1) end
+$$;
+
+-- A config with a mark at each secret, and under keys of its own the mark and the names. They are what the worker goes by, so
+-- that a config that somebody has written with these keys loses them.
+create or replace function df_engine.mark_secrets(p_config jsonb) returns jsonb
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_config constant jsonb := p_config - '{mark,secrets}'::text[];
+  v_names constant text[] := df_engine.secret_names(v_config::text);
+  v_mark constant text := replace(gen_random_uuid()::text, '-', '');
+begin
+  if v_names = '{}' then
+    return v_config;
+  end if;
+  return regexp_replace(v_config::text, '[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]', '{secret:\1:' || v_mark || '}', 'g')::jsonb
+    || jsonb_build_object('mark', v_mark, 'secrets', v_names);
+end
+$$;
+
+-- Whether a text is a marked secret and nothing else.
+create or replace function df_engine.is_secret(p_text text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(p_text ~ '^[{]secret:[A-Za-z_][A-Za-z0-9_.-]{0,62}:[0-9a-f]{32}[}]$', false)
+$$;
+
+-- The first of these secrets that a role has not.
+create or replace function df_engine.missing_secret(p_role oid, p_names text[]) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select n.name from unnest(p_names) n(name)
+  where not exists (select from df_engine.kept_secrets s where s.owner = p_role::regrole and s.name = n.name)
+  order by n.name limit 1
+$$;
+
+-- Raises when a role lacks a secret of a flow that it starts.
+create or replace function df_engine.check_secrets(p_role oid, p_names text[]) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_missing constant text := df_engine.missing_secret(p_role, p_names);
+begin
+  if v_missing is not null then
+    raise exception 'role % has no secret "%"', p_role::regrole, v_missing
+      using errcode = 'undefined_object', hint = format('Set it before the run starts: pg-durable secret set %s', v_missing);
+  end if;
+end
+$$;
+
+-- Sets a secret of p_role, or removes it if the value is NULL. p_encrypted: the client has encrypted it.
+-- Granted to users.
+create or replace function df_engine.change_secret(p_key text, p_role oid, p_name text, p_value text, p_encrypted boolean) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform df_engine.require_key(p_key, p_role);
+  if p_value is null then
+    delete from df_engine.kept_secrets s where s.owner = p_role::regrole and s.name = p_name;
+    return;
+  elsif not p_encrypted and df_engine.setting_on('secrets_encrypted') then
+    raise exception 'df.set_secret: secrets_encrypted is on, and this value is plain text'
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('Let the client encrypt it: pg-durable secret set %s --secret-key-file FILE', p_name);
+  end if;
+  insert into df_engine.kept_secrets as s (owner, name, value, encrypted) values (p_role::regrole, p_name, p_value, p_encrypted)
+  on conflict on constraint kept_secrets_pkey
+    do update set value = excluded.value, encrypted = excluded.encrypted, updated_at = now();
+end
+$$;
+
+create or replace function df.set_secret(name text, value text, encrypted boolean default false) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null or value is null or encrypted is null then
+    raise exception 'argument % of df.set_secret is NULL',
+      case when name is null then 'name' when value is null then 'value' else 'encrypted' end
+      using errcode = 'null_value_not_allowed', hint = 'df.unset_secret removes a secret.';
+  end if;
+  perform df_engine.reject_in_workflow('set_secret');
+  perform df.secret(name);
+  if value = '' or pg_catalog.octet_length(value) > 65536 then
+    raise exception 'df.set_secret: a value has from 1 to 65536 bytes, and this one has %', pg_catalog.octet_length(value)
+      using errcode = 'invalid_parameter_value';
+  elsif encrypted and value !~ '^aes256gcm:[0-9a-f]{8}:[A-Za-z0-9+/]{38,}={0,2}$' then
+    raise exception 'df.set_secret: this is not what pg-durable secret set makes of a value'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  perform df_engine.change_secret((select k.key from df_engine.own_key k), pg_catalog.quote_ident(current_user)::pg_catalog.regrole,
+                                  name, value, encrypted);
+  perform df_engine.note_helper('set_secret', 'OK');
+  return 'OK';
+end
+$$;
+comment on function df.set_secret(text, text, boolean) is
+  'Keeps a secret of the current user, which nobody can read again; HTTP steps use it by df.secret(name). This statement shows the value to the server''s log: prefer pg-durable secret set. encrypted: the value is what that command has made of it. Returns OK; raises for plain text when secrets_encrypted is on';
+
+create or replace function df.unset_secret(name text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.reject_in_workflow('unset_secret');
+  perform df_engine.change_secret((select k.key from df_engine.own_key k), pg_catalog.quote_ident(current_user)::pg_catalog.regrole,
+                                  name, null, false);
+  perform df_engine.note_helper('unset_secret', 'OK');
+  return 'OK';
+end
+$$;
+comment on function df.unset_secret(text) is 'Removes a secret of the current user; returns OK, also if there was none';
+
+-- What the worker puts into a request: the secrets of a step that it holds the lease of, and no others. NULL: it holds none, or the
+-- secrets are gone. Volatile, so that it sees a lease that its own statement has taken.
+-- Granted to workers.
+create or replace function df_engine.leased_secrets(p_worker int, p_ticket bigint) returns json
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    select json_agg(json_build_object('name', s.name, 'value', s.value, 'encrypted', s.encrypted))
+    from df_engine.queue q
+    join df_engine.workers w on w.worker = q.worker and w.role = quote_ident(session_user)::regrole
+    cross join lateral jsonb_array_elements_text(q.request -> 'secrets') n(name)
+    join df_engine.kept_secrets s on s.owner = q.submitter::regrole and s.name = n.name
+    where q.id = p_ticket and q.worker = p_worker and q.lane = 'http');
+end
+$$;
 
 -- Cron: five fields by the rules of Vixie's cron, read in a time zone. Used when a schedule is built and when its node
 -- starts. cron_problem and cron_next are what others call; they run as the owner so that the parts need no grants.
@@ -1156,6 +1343,8 @@ language sql immutable as $$
       case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN', 'CATCH', 'TIMEOUT') then
         df_engine.config_problem(p_type, p_node ->> 'query') end,
       case when p_node ? 'result_name' or p_type in ('WAIT_SCHEDULE', 'SIGNAL') then df_engine.size_problem(p_node, p_type) end,
+      case when p_type in ('HTTP', 'HTTP_MULTIPART') and strpos(p_node ->> 'query', '{secret:') > 0 then
+        df_engine.secret_problem(df_engine.json_or_null(p_node ->> 'query')) end,
       df_engine.shape_problem(p_node, p_type))
   end
 $$;
@@ -2515,8 +2704,8 @@ begin
     when 20 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
     when 21 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
     when 22 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 23 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
-    when 24 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+    when 23 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 24 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -2526,7 +2715,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":22,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":23,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}],"http_multipart":[{"number":24,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":22,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":23,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":24,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
@@ -2559,7 +2748,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":22,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":23,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}],"http_multipart":[{"number":24,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":22,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":23,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":24,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -2949,7 +3138,8 @@ language sql immutable as $$
       'body => ' || df_engine.flow_quote(c ->> 'body'),
       'parts => ' || nullif(c -> 'parts', 'null')::pg_catalog.text,
       'headers => ' || nullif(c -> 'headers', 'null')::pg_catalog.text,
-      'timeout_seconds => ' || nullif(c ->> 'timeout_seconds', '30')], null) end
+      'timeout_seconds => ' || nullif(c ->> 'timeout_seconds', '30'),
+      'expect => ' || df_engine.flow_quote(c ->> 'expect')], null) end
   end
   from (select case when p_type in ('BREAK', 'SIGNAL', 'WAIT_SCHEDULE', 'HTTP', 'HTTP_MULTIPART')
                  then df_engine.json_or_null(p_query) end) q(c)
@@ -4349,10 +4539,13 @@ begin
     v_batch[i] := case when v_plain[i] and v_sizes[v_nexts[i]] > 0 then v_batch[v_nexts[i]] else i end;
   end loop;
 
-  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders)
+  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, secrets)
   values (p_submitter, pg_get_userbyid(p_submitter), p_hash, v_entries[1],
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
-          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$)
+          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$,
+          nullif(array(select distinct s.name from unnest(v_kinds, v_queries) n(kind, query)
+                       cross join lateral unnest(df_engine.secret_names(df_engine.json_or_null(n.query)::pg_catalog.text)) s(name)
+                       where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'))
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
@@ -4437,23 +4630,37 @@ end
 $$;
 
 -- The graph of a text: one of the role's own that it can see, else a new one.
-create or replace function df_engine.graph_of(p_role oid, p_text text, out p_graph bigint, out p_entry int, out p_placeholders boolean)
+create or replace function df_engine.graph_of(p_role oid, p_text text, out p_graph bigint, out p_entry int, out p_placeholders boolean,
+                                              out p_secrets text[])
 language plpgsql as $$
 declare
   v_hash constant bytea := sha256(convert_to(p_text, 'UTF8'));
   v_used timestamptz;
 begin
-  select g.id, g.entry, g.placeholders, g.used_at into p_graph, p_entry, p_placeholders, v_used
+  select g.id, g.entry, g.placeholders, g.secrets, g.used_at into p_graph, p_entry, p_placeholders, p_secrets, v_used
   from df_engine.graphs g where g.submitter = p_role and g.hash = v_hash order by g.id desc limit 1;
   if p_graph is null then
     perform df_engine.check_size('a flow', octet_length(p_text), df_engine.setting('max_flow_bytes')::bigint);
     p_graph := df_engine.compile(p_role, v_hash, df_engine.parse_graph(p_text, 'Invalid durable function: '),
                                  'Invalid durable function graph: ');
-    select g.entry, g.placeholders into p_entry, p_placeholders from df_engine.graphs g where g.id = p_graph;
+    select g.entry, g.placeholders, g.secrets into p_entry, p_placeholders, p_secrets from df_engine.graphs g where g.id = p_graph;
   elsif v_used < now() - interval '1 day' then
     update df_engine.graphs g set used_at = now()
     from (select f.id from df_engine.graphs f where f.id = p_graph for no key update skip locked) f where g.id = f.id;
   end if;
+end
+$$;
+
+-- A traceparent of W3C Trace Context. Any other is left out with a warning: a mistake in tracing stops no work.
+create or replace function df_engine.valid_traceparent(p_text text) returns text
+language plpgsql stable as $$
+begin
+  if p_text ~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$' then
+    return p_text;
+  end if;
+  raise warning 'df.traceparent is not the traceparent of a trace, and is left out: "%"', left(p_text, 100)
+    using hint = 'It has the form 00-<32 hexadecimal digits>-<16>-<2>, in lower case; neither id is all zeros.';
+  return null;
 end
 $$;
 
@@ -4468,6 +4675,7 @@ declare
   v_vars jsonb;
   v_instance bigint;
   v_id text;
+  v_trace text := nullif(current_setting('df.traceparent', true), '');
 begin
   perform df_engine.require_key(p_key, p_role);
   if octet_length(p_label) > 1024 then
@@ -4481,10 +4689,16 @@ begin
   if v_graph.p_placeholders then
     perform df_engine.check_variables(v_graph.p_graph, coalesce(v_vars, '{}'), 'Invalid durable function graph: ');
   end if;
+  if v_graph.p_secrets is not null then
+    perform df_engine.check_secrets(p_role, v_graph.p_secrets);
+  end if;
+  if v_trace is not null then
+    v_trace := df_engine.valid_traceparent(v_trace);
+  end if;
   loop
-    insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, version, run_key)
+    insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, version, run_key)
     overriding system value
-    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, '1.0.0',
+    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0',
            hashint8extended(s.n, (random() * 9007199254740991)::bigint)
     from (select nextval('df_engine.instances_instance_seq') as n offset 0) s
     where s.n < 4294967296  -- later ids come round, and one that a kept run still has is passed over
@@ -7031,23 +7245,31 @@ begin
 end
 $$;
 
--- What an HTTP step sends, after substitution and the checks of the policy.
+-- What an HTTP step sends, after substitution and the checks of the policy. Of its secrets it has the names only.
 create or replace function df_engine.http_step(
   p_submitter oid, p_thread df_engine.thread, p_node df_engine.graph_nodes
 ) returns jsonb
 language plpgsql stable as $$
 declare
+  v_config constant jsonb := df_engine.mark_secrets(df_engine.http_config((p_node).kind, (p_node).query));
   v_vars constant jsonb := df_engine.variables_of((p_thread).instance);
-  v_wanted constant text[] := df_engine.http_names((p_node).kind, (p_node).query, v_vars);
+  v_wanted constant text[] := df_engine.http_names((p_node).kind, v_config::pg_catalog.text, v_vars);
   v_known constant text[] := df_engine.known_names((p_thread).instance);
+  v_missing constant text := case when v_config ? 'mark' then
+    df_engine.missing_secret(p_submitter, array(select jsonb_array_elements_text(v_config -> 'secrets'))) end;
 begin
+  if v_missing is not null then
+    raise exception 'role % has no secret "%"; set it: pg-durable secret set %', p_submitter::pg_catalog.regrole, v_missing, v_missing
+      using errcode = 'DF020';
+  end if;
   return df_engine.http_request(
     (p_node).kind,
-    df_engine.render_http((p_node).kind, (p_node).query, v_vars,
+    df_engine.render_http((p_node).kind, v_config::pg_catalog.text, v_vars,
                           df_engine.names((p_thread).instance, (p_thread).scope, (p_node).name_scopes, v_wanted, v_known), v_known),
     p_submitter,
     jsonb_build_object(
       'idempotency_key', df_engine.idempotency_key((p_thread).instance, p_node, (p_thread).generations),
+      'traceparent', (select i.traceparent from df_engine.instances i where i.instance = (p_thread).instance),
       'retry_on', (p_node).retry -> 'retry_on'));
 end
 $$;
@@ -7266,8 +7488,8 @@ language sql stable as $$
     when (p_node).kind = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
     when (p_node).retry is not null and not (p_node).retry ? 'retry_on' then true
     else df_engine.http_retryable(p_outcome ->> 'class',
-      case when (p_node).retry ? 'retry_on'
-           then array(select jsonb_array_elements_text((p_node).retry -> 'retry_on')) end)
+      case when (p_node).retry ? 'retry_on' then array(select jsonb_array_elements_text((p_node).retry -> 'retry_on'))
+           else '{transient}' end)  -- an expected status that did not come is no reason to ask again
   end;
 $$;
 
@@ -7578,7 +7800,7 @@ create or replace view df_engine.wait_reasons as
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
-         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input
+         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input, i.traceparent
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -7617,6 +7839,10 @@ create or replace view df.nodes with (security_barrier) as
 
 create or replace view df.vars with (security_barrier) as
   select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
+
+create or replace view df.secrets with (security_barrier) as
+  select s.name, s.created_at, s.updated_at from df_engine.kept_secrets s
+  where s.owner::oid = (select quote_ident(current_user)::regrole::oid);
 
 create or replace view df._worker_epoch as
   select w.epoch_id, w.started_at, w.last_seen_at from df_engine.workers w;
@@ -7665,6 +7891,7 @@ create or replace view df_engine.visible_events with (security_barrier) as
 comment on view df.instances is 'One row a run; error says why it failed or was cancelled, wait_reason why it does not progress';
 comment on view df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
 comment on view df.vars is 'Variables, read in workflows as {name}; each role has its own, copied into a run when it starts';
+comment on view df.secrets is 'The names of the current users secrets; their values are shown to nobody';
 comment on view df._worker_epoch is 'One row a running worker; max(last_seen_at) less than 15 s ago means that one is alive';
 comment on view df.settings is 'The settings; change them with df.set_setting';
 comment on view df.http_allowlist is 'Hosts that HTTP steps may reach; change it with df.http_allow and df.http_disallow';
@@ -9514,10 +9741,18 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
       order by p.n limit 1) end
 $$;
 
+-- Granted to users.
+create or replace function df_engine.http_expect_problem(p_expect jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when p_expect not in ('"ok"', 'null') then
+    format('expect must be ''ok'' or NULL, and is %s', left(p_expect::text, 100)) end
+$$;
+
 -- What the two builders check; df.http_multipart adds its parts.
 -- Granted to users.
 create or replace function df_engine.check_http(
-  p_node_type text, p_function text, p_url text, p_method text, p_headers jsonb, p_timeout_seconds int) returns void
+  p_node_type text, p_function text, p_url text, p_method text, p_headers jsonb, p_timeout_seconds int,
+  p_expect text) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_problem text;
@@ -9525,19 +9760,20 @@ begin
   if p_url is null or p_method is null or p_timeout_seconds is null then
     raise exception 'argument % of % is NULL',
       case when p_url is null then 'url' when p_method is null then 'method' else 'timeout_seconds' end, p_function
-      using errcode = 'null_value_not_allowed', hint = 'Of the arguments only body and headers may be NULL.';
+      using errcode = 'null_value_not_allowed', hint = 'Of the arguments only body, headers and expect may be NULL.';
   end if;
   if df_engine.setting('http_mode') = 'off' then
     raise exception '%() is disabled: http_mode is off', p_function
       using errcode = 'object_not_in_prerequisite_state';
   end if;
   v_problem := coalesce(
-    case when p_url ~ '^\$[A-Za-z_]' or position('{' in p_url) = 0 then df_engine.http_scheme_problem(p_url) end,
+    case when p_url ~ '^\$[A-Za-z_]' or position('{' in replace(p_url, '{secret:', '')) = 0 then df_engine.http_scheme_problem(p_url) end,
+    df_engine.secret_problem(jsonb_build_object('url', p_url)),
     df_engine.http_method_problem(p_node_type, p_method),
     case when p_timeout_seconds < 1 then 'Timeout must be positive'
          when p_timeout_seconds > df_engine.setting_number('http_max_timeout') then
            'timeout_seconds must not exceed http_max_timeout' end,
-    df_engine.http_headers_problem(p_headers));
+    df_engine.http_headers_problem(p_headers), df_engine.http_expect_problem(to_jsonb(p_expect)));
   if v_problem is not null then
     raise exception '%: %', p_function, v_problem using errcode = 'invalid_parameter_value';
   end if;
@@ -9564,16 +9800,18 @@ $$;
 
 -- Granted to users.
 create or replace function df_engine.http_node(
-  p_node_type text, p_url text, p_method text, p_content text, p_headers jsonb, p_timeout_seconds int) returns text
+  p_node_type text, p_url text, p_method text, p_content text, p_headers jsonb, p_timeout_seconds int,
+  p_expect text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format('{"node_type":"%s","query":%s}', p_node_type, to_json(format(
-    '{"url":%s,"method":%s,%s,"headers":%s,"timeout_seconds":%s}', to_json(p_url),
-    to_json(upper(p_method collate "C")), p_content, df_engine.http_headers_text(p_headers), p_timeout_seconds)))
+    '{"url":%s,"method":%s,%s,"headers":%s,"timeout_seconds":%s%s}', to_json(p_url),
+    to_json(upper(p_method collate "C")), p_content, df_engine.http_headers_text(p_headers), p_timeout_seconds,
+    ',"expect":' || to_json(p_expect))))
 $$;
 
 create or replace function df.http(
   url text, method text default 'POST', body text default null, headers jsonb default null,
-  timeout_seconds integer default 30) returns text
+  timeout_seconds integer default 30, expect text default null) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
@@ -9582,17 +9820,17 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  perform df_engine.check_http('HTTP', 'df.http', url, method, headers, timeout_seconds);
+  perform df_engine.check_http('HTTP', 'df.http', url, method, headers, timeout_seconds, expect);
   return df_engine.http_node('HTTP', url, method, '"body":' || coalesce(to_json(body)::text, 'null'), headers,
-                             timeout_seconds);
+                             timeout_seconds, expect);
 end
 $$;
-comment on function df.http(text, text, text, jsonb, integer) is
-  'A step that makes an HTTP request; {name} and $name are replaced in url, body and header values. The result has status, body, encoding, headers, ok and duration_ms. Raises on a bad URL scheme, method, time-out or header';
+comment on function df.http(text, text, text, jsonb, integer, text) is
+  'A step that makes an HTTP request; {name} and $name are replaced in url, body and header values. a secret goes where df.secret(name) stands. The result has status, body, encoding, headers, ok and duration_ms. expect ''ok'': a status outside of 200 to 299 fails the step. Raises on a bad URL scheme, method, time-out or header';
 
 create or replace function df.http_multipart(
   url text, method text default 'POST', parts jsonb default null, headers jsonb default null,
-  timeout_seconds integer default 30) returns text
+  timeout_seconds integer default 30, expect text default null) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_problem text;
@@ -9603,21 +9841,21 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  perform df_engine.check_http('HTTP_MULTIPART', 'df.http_multipart', url, method, headers, timeout_seconds);
-  v_problem := df_engine.http_parts_problem(parts);
+  perform df_engine.check_http('HTTP_MULTIPART', 'df.http_multipart', url, method, headers, timeout_seconds, expect);
+  v_problem := coalesce(df_engine.http_parts_problem(parts), df_engine.secret_problem(jsonb_build_object('parts', parts)));
   if v_problem is not null then
     raise exception 'df.http_multipart: %', v_problem
       using errcode = case when parts is null then 'null_value_not_allowed' else 'invalid_parameter_value' end;
   end if;
   return df_engine.http_node('HTTP_MULTIPART', url, method, '"parts":' || df_engine.http_parts_text(parts), headers,
-                             timeout_seconds);
+                             timeout_seconds, expect);
 end
 $$;
-comment on function df.http_multipart(text, text, jsonb, jsonb, integer) is
-  'A step that uploads multipart/form-data; parts is an array of objects with name, data_b64 and, if wanted, filename and content_type. The result is that of df.http. Raises on bad arguments';
+comment on function df.http_multipart(text, text, jsonb, jsonb, integer, text) is
+  'A step that uploads multipart/form-data; parts is an array of objects with name, data_b64 and, if wanted, filename and content_type. The result and expect are those of df.http. Raises on bad arguments';
 
-revoke execute on function df.http(text, text, text, jsonb, integer), df.http_multipart(text, text, jsonb, jsonb, integer)
-  from public;
+revoke execute on function df.http(text, text, text, jsonb, integer, text),
+  df.http_multipart(text, text, jsonb, jsonb, integer, text) from public;
 
 -- The HTTP allow-list: what its entries may be, how administrators change it, and whether it lets a host pass.
 
@@ -9752,8 +9990,8 @@ create or replace function df_engine.http_privilege_problem(p_node_type text, p_
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format('role %s does not have EXECUTE privilege on %s', p_submitter, f.name)
   from (select case p_node_type when 'HTTP' then 'df.http' else 'df.http_multipart' end,
-               case p_node_type when 'HTTP' then 'df.http(text, text, text, jsonb, integer)'
-                                else 'df.http_multipart(text, text, jsonb, jsonb, integer)' end) f(name, signature)
+               case p_node_type when 'HTTP' then 'df.http(text, text, text, jsonb, integer, text)'
+                                else 'df.http_multipart(text, text, jsonb, jsonb, integer, text)' end) f(name, signature)
   where not has_function_privilege(p_submitter, f.signature::regprocedure, 'execute')
 $$;
 
@@ -9782,10 +10020,11 @@ begin
   if p_node_type = 'HTTP' then
     v_bytes := octet_length(p_config->>'body');
   else
-    select sum(df_engine.base64_length(part->>'data_b64')),
-           min(n) filter (where df_engine.base64_length(part->>'data_b64') is null)
+    select sum(l.bytes), min(n) filter (where l.bytes is null)
     into v_bytes, v_bad
-    from jsonb_array_elements(p_config->'parts') with ordinality p(part, n);
+    from jsonb_array_elements(p_config->'parts') with ordinality p(part, n),
+      lateral (select case when df_engine.is_secret(part->>'data_b64') and part->>'data_b64' like '%:' || (p_config->>'mark') || '}' then 0
+                           else df_engine.base64_length(part->>'data_b64') end) l(bytes);
   end if;
   return case
     when v_bad is not null then format('parts: part %s: data_b64 is not valid base64', v_bad)
@@ -9806,12 +10045,13 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     df_engine.http_method_problem(p_node_type, coalesce(p_config->>'method', 'POST')),
     case when jsonb_typeof(p_config->'timeout_seconds') not in ('number', 'null') then 'timeout_seconds must be a number'
          when (p_config->>'timeout_seconds')::numeric < 1 then 'Timeout must be positive' end,
+    df_engine.http_expect_problem(p_config->'expect'),
     df_engine.http_content_problem(p_node_type, p_config))
   from (select df_engine.setting('http_mode')) m(mode)
 $$;
 
 -- The headers to send: the caller's, and ours where the caller set none of that name.
-create or replace function df_engine.http_headers(p_node_type text, p_headers jsonb, p_idempotency_key text)
+create or replace function df_engine.http_headers(p_node_type text, p_headers jsonb, p_idempotency_key text, p_traceparent text)
 returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
   select coalesce(jsonb_object_agg(h.name, h.value), '{}')
   from (
@@ -9819,13 +10059,15 @@ returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
     where p_node_type = 'HTTP' or lower(key collate "C") <> 'content-type'
     union all
     select d.name, d.value
-    from (values ('User-Agent', 'pg_durable/1.0.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
+    from (values ('User-Agent', 'pg_durable/1.0.0'), ('Idempotency-Key', p_idempotency_key),
+                 ('traceparent', p_traceparent)) d(name, value)
     where d.value is not null
       and lower(d.name) <> all (select lower(key collate "C") from jsonb_object_keys(p_headers) key)
   ) h(name, value)
 $$;
 
--- What the worker is to send, from a config after substitution. p_context: idempotency_key, and retry_on of the step.
+-- What the worker is to send, from a config after substitution. p_context: idempotency_key, traceparent, and retry_on of the step.
+-- secrets and mark: which secrets the worker is to put in, and where.
 create or replace function df_engine.http_request(
   p_node_type text, p_config jsonb, p_submitter regrole, p_context jsonb default '{}') returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -9840,7 +10082,7 @@ begin
       'url', p_config->'url',
       'method', upper(coalesce(p_config->>'method', 'POST') collate "C"),
       'headers', df_engine.http_headers(p_node_type, coalesce(nullif(p_config->'headers', 'null'), '{}'),
-                                        p_context->>'idempotency_key'),
+                                        p_context->>'idempotency_key', p_context->>'traceparent'),
       'body', case p_node_type when 'HTTP' then p_config->'body' end,
       'parts', case p_node_type when 'HTTP_MULTIPART' then p_config->'parts' end,
       'timeout_seconds', least(coalesce((p_config->>'timeout_seconds')::numeric, 30),
@@ -9851,7 +10093,10 @@ begin
       'allow_private', coalesce(df_engine.http_allowed(t.host, t.port, t.address), false),
       'error_statuses', (select coalesce(jsonb_agg(substr(e, 6)), '[]')
                          from jsonb_array_elements_text(nullif(p_context->'retry_on', 'null')) e
-                         where e like 'http:%'))
+                         where e like 'http:%')
+                        || case p_config->>'expect' when 'ok' then '["1xx", "3xx", "4xx", "5xx"]' else '[]' end::jsonb)
+      || case when p_config ? 'mark' then jsonb_build_object('mark', p_config->'mark', 'secrets', p_config->'secrets')
+              else '{}' end
     from df_engine.http_target(p_config->>'url') t);
 end
 $$;
@@ -9891,7 +10136,7 @@ returns table (mode text, value text) language sql immutable set search_path = p
   select f.mode, f.value
   from jsonb_array_elements(case when jsonb_typeof(p_config->'parts') = 'array' then p_config->'parts' end) part,
     lateral (values ('raw', part->>'name'), ('raw', part->>'filename'), ('whole', part->>'data_b64')) f(mode, value)
-  where p_node_type = 'HTTP_MULTIPART'
+  where p_node_type = 'HTTP_MULTIPART' and not (f.mode = 'whole' and df_engine.is_secret(f.value))
 $$;
 
 -- The names that a node's texts refer to, once variables are in: those whose values render_http needs.
@@ -9926,7 +10171,8 @@ returns jsonb language sql stable set search_path = pg_catalog, pg_temp as $$
       select coalesce(jsonb_agg(case when jsonb_typeof(part) = 'object' then part || jsonb_build_object(
                'name', df_engine.render_string(part->'name', 'raw', p_vars, p_names, p_known),
                'filename', df_engine.render_string(part->'filename', 'raw', p_vars, p_names, p_known),
-               'data_b64', df_engine.render_string(part->'data_b64', 'whole', p_vars, p_names, p_known))
+               'data_b64', case when df_engine.is_secret(part->>'data_b64') then part->'data_b64'
+                                else df_engine.render_string(part->'data_b64', 'whole', p_vars, p_names, p_known) end)
              else part end order by n), '[]')
       from jsonb_array_elements(p_parts) with ordinality p(part, n))
     else p_parts end
@@ -9960,7 +10206,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -9987,7 +10233,7 @@ create or replace function df.grant_usage(p_role text, include_http boolean defa
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_option text := case when with_grant then ' with grant option' else '' end;
-  v_routines text[] := case when include_http then array['df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)'] else '{}' end
+  v_routines text[] := case when include_http then array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)'] else '{}' end
                        || case when with_grant then array['df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] else '{}' end;
   v_routine text;
   v_privilege text;
@@ -10032,7 +10278,7 @@ begin
   if p_role is null then
     raise exception 'df.revoke_usage: p_role must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
-  foreach v_routine in array array['df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] loop
+  foreach v_routine in array array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] loop
     if has_function_privilege(v_routine::regprocedure, 'execute with grant option') then
       execute format('revoke execute on function %s from %I cascade', v_routine, p_role);
     end if;
@@ -10050,7 +10296,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
@@ -10192,7 +10438,8 @@ declare
   v_id text;
 begin
   execute format('select %s.dblink_exec($1::text, $2::text)', p_dblink)
-  using p_link, 'set lock_timeout = ''30s''; set statement_timeout = ''30s''';
+  using p_link, format('set lock_timeout = ''30s''; set statement_timeout = ''30s''; set df.traceparent = %L',
+                        coalesce(current_setting('df.traceparent', true), ''));
   execute format('select same from %s.dblink($1::text, $2::text) as t(same boolean)', p_dblink) into v_same
   using p_link, format(
     'select session_user = %1$L and current_user = %1$L and exists (
@@ -10468,6 +10715,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select 'a row without its run', o.instance::text, null, 'df_engine.attempts'
     from df_engine.attempts o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
+    select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
+    from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')
+    union all
     select 'a run without its graph', i.id, null, 'graph ' || i.graph
     from df_engine.instances i where not exists (select from df_engine.graphs g where g.id = i.graph)
   )
@@ -10488,6 +10738,7 @@ begin
       when 'instances' then 'Start runs with df.start, end them with df.cancel.'
       when 'nodes' then 'Nodes are what df.start was given; df.cancel ends a run.'
       when 'vars' then 'Change variables with df.setvar, df.unsetvar and df.clearvars.'
+      when 'secrets' then 'Change secrets with pg-durable secret, or df.set_secret and df.unset_secret.'
       when 'signals' then 'Send signals with df.signal.'
       when 'settings' then 'Change settings with df.set_setting.'
       when 'http_allowlist' then 'Change the list with df.http_allow and df.http_disallow.'

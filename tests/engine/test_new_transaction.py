@@ -113,6 +113,14 @@ def test_the_run_survives_a_rollback(linked: Database) -> None:
     assert linked.admin("select count(*) from pg_locks where locktype = 'advisory' and classid = 1346982470") == 0
 
 
+def test_the_run_belongs_to_the_trace_of_the_caller(linked: Database) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with linked.connect("app") as conn:
+        conn.execute("select set_config('df.traceparent', %s, false)", [trace])
+        conn.execute(START.encode())
+    assert linked.sql("select traceparent from df.instances") == trace
+
+
 def test_only_committed_variables_are_seen(linked: Database) -> None:
     linked.sql("select df.setvar('a', 'committed')")
     with linked.connect("app", autocommit=False) as conn:

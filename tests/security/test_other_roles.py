@@ -22,6 +22,7 @@ DEFINER_FOR_USERS = {
     "df_engine.fail_step": NEEDS_THE_KEY,
     "df_engine.insert_instance": NEEDS_THE_KEY,
     "df_engine.change_vars": NEEDS_THE_KEY,
+    "df_engine.change_secret": NEEDS_THE_KEY,
     "df_engine.cancel_run": NEEDS_THE_KEY,
     "df_engine.send_signal": NEEDS_THE_KEY,
     "df_engine.launch": NEEDS_THE_KEY,

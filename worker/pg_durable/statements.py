@@ -13,7 +13,8 @@ ROLE_WAITS = "select df_engine.role_waits(%s, %s)"
 ROLE_REACHABLE = "select df_engine.role_reachable(%s)"
 CLAIM_LEASED = """
 select l.ticket, l.role, l.database,
-       l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database), l.request
+       l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database), l.request,
+       case when l.request operator(pg_catalog.?) 'secrets' then df_engine.leased_secrets(%s, l.ticket) end
 from df_engine.claim_leased(%s, %s, %s) l"""
 COMPLETE_LEASED = "select df_engine.complete_leased(%s, %s, %s::json)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"

@@ -9,7 +9,14 @@ from importlib.metadata import version
 
 from pg_durable.errors import CommandError
 
-COMMANDS = ("cli.worker_command", "cli.install", "dev.command", "cli.flow_commands", "cli.operator_commands")
+COMMANDS = (
+    "cli.worker_command",
+    "cli.install",
+    "dev.command",
+    "cli.flow_commands",
+    "cli.operator_commands",
+    "cli.secret_commands",
+)
 EXIT_CODES = """exit codes:
   0    done
   1    not done, or the answer is no: a run failed, a file is not formatted

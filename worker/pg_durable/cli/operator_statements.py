@@ -26,6 +26,16 @@ CHECK = "select c.problem, c.instance_id, c.node_id, c.detail from df.check() c"
 CANCEL = "select df.cancel(%(id)s, %(reason)s) as answer"
 SIGNAL = "select df.signal(%(id)s, %(name)s, %(data)s) as answer"
 
+# Secrets: a plain value is copied into a table that ends with the transaction, so that no statement holds it.
+SECRETS = "select s.name, s.created_at, s.updated_at from df.secrets s order by s.name"
+WHO_AM_I = "select current_user::text as role"
+SET_ENCRYPTED_SECRET = "select df.set_secret(%(name)s, %(value)s, encrypted => true)"
+SECRET_TABLE = "create temporary table pg_durable_secret (value text) on commit drop"
+COPY_SECRET = "copy pg_temp.pg_durable_secret (value) from stdin"
+SET_COPIED_SECRET = "select df.set_secret(%(name)s, s.value) from pg_temp.pg_durable_secret s"
+UNSET_SECRET = """
+select exists (select from df.secrets s where s.name = %(name)s) as found, df.unset_secret(%(name)s)"""
+
 # What `top` shows, by heading.
 TOP = {
     "runs": "select i.status, count(*) as runs from df.instances i group by i.status order by i.status",

@@ -8,6 +8,7 @@ from typing import Any
 
 from pg_durable import log
 from pg_durable.errors import CommandError
+from pg_durable.secret_keys import KeyRing
 from pg_durable.supervisor.connection import RefusedError
 from pg_durable.worker.worker import Options, Worker
 
@@ -31,10 +32,19 @@ def register(subparsers: Any) -> None:
         help="how long a session makes calls before a new one takes its place, so that ALTER ROLE ... SET is heeded; "
              "default: $PG_DURABLE_SESSION_AGE, or 60",
     )  # fmt: skip
+    add_key_file(command, "with the keys of encrypted secrets")
     command.add_argument("--log-format", choices=("text", "json"), default="text")
     command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     command.add_argument("--metrics", type=address, metavar="[HOST:]PORT", help="serve /metrics and /healthz there")
     command.set_defaults(run=run)
+
+
+def add_key_file(command: argparse.ArgumentParser, what: str) -> None:
+    """The option of whoever encrypts or decrypts secrets."""
+    command.add_argument(
+        "--secret-key-file", default=os.environ.get("PG_DURABLE_SECRET_KEY_FILE") or None, metavar="FILE",
+        help=f"file {what}; default: $PG_DURABLE_SECRET_KEY_FILE",
+    )  # fmt: skip
 
 
 def positive(text: str) -> int:
@@ -65,7 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the worker."""
     log.configure(arguments.log_format, arguments.log_level)
     options = Options(
-        arguments.dsn, arguments.sessions, arguments.grace, arguments.metrics, session_age=arguments.session_age
+        arguments.dsn,
+        arguments.sessions,
+        arguments.grace,
+        arguments.metrics,
+        session_age=arguments.session_age,
+        keys=KeyRing.read(arguments.secret_key_file),
     )
     try:
         asyncio.run(serve(options))

@@ -11,10 +11,12 @@ import psycopg
 
 from pg_durable import statements
 from pg_durable.http.runner import HttpRunner
+from pg_durable.http.secrets import Secrets
 from pg_durable.leases import direct
 from pg_durable.log import event
 from pg_durable.login import Login, reason
 from pg_durable.metrics.metrics import Metrics
+from pg_durable.secret_keys import KeyRing
 from pg_durable.sessions.pool import LoginFailed, Pool
 from pg_durable.sessions.session import Session
 from pg_durable.supervisor.command_queue import CommandQueue
@@ -26,11 +28,12 @@ DIRECT, HTTP = "direct", "http"
 class LeasedSteps:
     """One asyncio task a step; what came of it goes to the command queue."""
 
-    def __init__(self, login: Login, pool: Pool, commands: CommandQueue, metrics: Metrics) -> None:
+    def __init__(self, login: Login, pool: Pool, commands: CommandQueue, metrics: Metrics, keys: KeyRing) -> None:
         self._login = login
         self._pool = pool
         self._commands = commands
         self._metrics = metrics
+        self._keys = keys
         self._http = HttpRunner()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._running: Counter[str] = Counter()
@@ -84,7 +87,8 @@ class LeasedSteps:
             self._count(lane, -1)
 
     async def _request(self, lease: Lease) -> str:
-        return json.dumps(await self._http.run(lease.request))
+        secrets = Secrets(lease.role, lease.secrets or (), self._keys)
+        return json.dumps(await self._http.run(lease.request, secrets))
 
     async def _statement(self, lease: Lease) -> str:
         if not lease.database_exists:

@@ -54,6 +54,7 @@ class Lease:
     database: str | None
     database_exists: bool
     request: dict[str, Any]
+    secrets: list[dict[str, Any]] | None = field(repr=False)  # that the request names, as they are stored
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Supervisor:
 
     async def claim(self, lane: str, limit: int) -> list[Lease]:
         """Leases steps of a lane."""
-        cursor = await self._conn.execute(statements.CLAIM_LEASED, (self.number, lane, limit))
+        cursor = await self._conn.execute(statements.CLAIM_LEASED, (self.number, self.number, lane, limit))
         return [Lease(*row) for row in await cursor.fetchall()]
 
     async def clear_crash_scores(self, former: int, tickets: Sequence[int]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from logging import DEBUG, INFO, WARNING
 from math import inf
@@ -15,6 +15,7 @@ from pg_durable.log import event
 from pg_durable.login import Login, reason
 from pg_durable.metrics.collector import MetricsCollector
 from pg_durable.metrics.metrics import Metrics, MetricsServer
+from pg_durable.secret_keys import KeyRing
 from pg_durable.sessions.crash_attribution import CrashAttribution, CrashEvidence
 from pg_durable.sessions.pool import Pool
 from pg_durable.supervisor.command_queue import CommandQueue
@@ -41,6 +42,7 @@ class Options:
     grace: float = 10.0
     metrics: str | None = None
     session_age: float = 60.0
+    keys: KeyRing = field(default_factory=KeyRing, repr=False)  # of encrypted secrets
 
 
 class Worker:
@@ -55,7 +57,7 @@ class Worker:
         self._pool = Pool(self._login, self._metrics, self._crashes, options.session_age)
         self._commands = CommandQueue(self._wake)
         self._dispatcher = Dispatcher(self._pool, self._commands, self._metrics, self._wake, self._crashes)
-        self._leased = LeasedSteps(self._login, self._pool, self._commands, self._metrics)
+        self._leased = LeasedSteps(self._login, self._pool, self._commands, self._metrics, options.keys)
         self._stopping = asyncio.Event()
         self._stop_at = inf
         self._limit: asyncio.Timeout | None = None
