@@ -18,7 +18,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter: its name in the database, its type, the default when it may be left out, whether it takes all that follow."""
+    """A parameter: its name in the database, its type, its default, and whether it takes all arguments that follow."""
 
     name: str
     type: str

@@ -26,8 +26,8 @@ OLDEST_UPGRADABLE = "1.0.0"
 
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
-NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "BREAK", "SLEEP", "WAIT_SCHEDULE", "SIGNAL",
-              "HTTP", "HTTP_MULTIPART")  # fmt: skip
+NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "BREAK", "SLEEP", "WAIT_SCHEDULE",
+              "SIGNAL", "HTTP", "HTTP_MULTIPART")  # fmt: skip
 # What runs its branches at the same time, and those of them that one branch decides.
 PARALLEL = ("JOIN", "RACE", "ANY")
 DECIDED_BY_ONE = ("RACE", "ANY")

@@ -16,12 +16,17 @@ def problems(pump: Pump) -> list[tuple[object, ...]]:
 
 
 def states(run: Run) -> dict[str, str]:
-    rows = run.db.rows("select case node_type when 'SQL' then query else node_type end, status from df.nodes where instance_id = %s", run.id)
-    return dict(rows)  # type: ignore[arg-type]
+    query = (
+        "select case node_type when 'SQL' then query else node_type end, status from df.nodes where instance_id = %s"
+    )
+    rows = run.db.rows(query, run.id)
+    return dict(rows)
 
 
 def test_a_failure_is_handled(pump: Pump) -> None:
-    run = pump.run(f"df.catch({ZERO}, 'select $error.sqlstate as s, $error.message as m', array['22012']) ~> 'select 5 as v'")
+    run = pump.run(
+        f"df.catch({ZERO}, 'select $error.sqlstate as s, $error.message as m', array['22012']) ~> 'select 5 as v'"
+    )
     assert (run.status, run.value()) == ("completed", 5)
     handler = run.node("$error.sqlstate")
     assert handler["result"]["rows"] == [{"s": "22012", "m": "division by zero"}]
@@ -45,7 +50,9 @@ def test_what_error_holds(pump: Pump) -> None:
 def test_what_is_not_listed_is_not_caught(pump: Pump) -> None:
     run = pump.run(f"df.catch({ZERO} ~> 'select 2', 'select 3', array['23', '42P01'])")
     assert (run.status, run.error) == ("failed", "SQL execution failed: division by zero (SQLSTATE 22012)")
-    assert states(run) == {"CATCH": "failed", "THEN": "failed", "select 1/0": "failed", "select 2": "pending", "select 3": "pending"}
+    assert states(run) == {
+        "CATCH": "failed", "THEN": "failed", "select 1/0": "failed", "select 2": "pending", "select 3": "pending",
+    }  # fmt: skip
     assert run.node("CATCH")["error"] == run.error
 
 
@@ -62,7 +69,9 @@ def test_catches_in_each_other(pump: Pump) -> None:
     assert run.value() == "22012"
     run = pump.run(f"df.catch(df.catch({ZERO}, 'select nothing'), 'select $error.sqlstate as v')")
     assert run.value() == "42703"
-    run = pump.run(f"df.catch({ZERO}, df.catch('select nothing', 'select $error.sqlstate as v') ~> 'select $error.sqlstate as v')")
+    run = pump.run(
+        f"df.catch({ZERO}, df.catch('select nothing', 'select $error.sqlstate as v') ~> 'select $error.sqlstate as v')"
+    )
     assert run.value() == "22012"
 
 
@@ -82,7 +91,10 @@ def test_a_break_passes_through_a_catch(pump: Pump) -> None:
 
 def test_a_catch_in_a_loop_begins_anew_each_turn(pump: Pump) -> None:
     pump.db.sql("create sequence tries")
-    run = pump.run("df.loop(df.catch('select 1 / (mod(nextval(''tries''), 2)) as v', 'select -1 as v'), 'select nextval(''tries'') < 6')")
+    run = pump.run(
+        "df.loop(df.catch('select 1 / (mod(nextval(''tries''), 2)) as v', 'select -1 as v'), 'select "
+        "nextval(''tries'') < 6')"
+    )
     assert run.status == "completed", run.error
     assert problems(pump) == []
 
@@ -93,7 +105,7 @@ def test_error_is_an_unknown_name_elsewhere(pump: Pump) -> None:
 
 
 def test_a_list_of_errors_is_checked_when_it_is_written(shared: Database) -> None:
-    with pytest.raises(errors.InvalidParameterValue, match="df.catch: errors must list SQLSTATEs") as raised:
+    with pytest.raises(errors.InvalidParameterValue, match=r"df\.catch: errors must list SQLSTATEs") as raised:
         shared.sql("select df.catch('a', 'b', array['unique_violation'])")
     assert "without a list every failure is caught" in str(raised.value.diag.message_hint)
     node = {"node_type": "SQL", "query": "select 1"}
@@ -109,7 +121,9 @@ def test_time_runs_out(pump: Pump) -> None:
     run = pump.run("df.timeout(df.wait_for_signal('go') ~> 'select 2', 0.01, 'select 1 as v') ~> 'select 4 as v'")
     assert (run.status, run.value()) == ("completed", 4)
     assert run.node("TIMEOUT")["status"] == "completed"
-    run = pump.run("df.catch(df.timeout(df.wait_for_signal('go'), '10 ms'), 'select $error.sqlstate as v', array['DF408'])")
+    run = pump.run(
+        "df.catch(df.timeout(df.wait_for_signal('go'), '10 ms'), 'select $error.sqlstate as v', array['DF408'])"
+    )
     assert run.value() == "DF408"
     assert problems(pump) == []
 
@@ -124,7 +138,10 @@ def test_time_does_not_run_out(pump: Pump) -> None:
 
 
 def test_a_timeout_counts_from_its_entry_and_stops_branches(pump: Pump) -> None:
-    run = pump.run("df.timeout(('select 1' ~> df.sleep(3600)) & df.loop(df.sleep(3600)) & df.wait_for_signal('x'), 0.01, 'select 3 as v')")
+    run = pump.run(
+        "df.timeout(('select 1' ~> df.sleep(3600)) & df.loop(df.sleep(3600)) & df.wait_for_signal('x'), "
+        "0.01, 'select 3 as v')"
+    )
     assert (run.status, run.value()) == ("completed", 3)
     assert problems(pump) == []
 
@@ -141,16 +158,25 @@ def test_times_that_are_none(shared: Database, after: str) -> None:
 
 
 def test_a_time_from_data(pump: Pump) -> None:
-    run = pump.run("'select ''10 ms'' as t' |=> 'cfg' ~> df.timeout(df.wait_for_signal('go'), '$cfg.t', 'select 1 as v')")
+    run = pump.run(
+        "'select ''10 ms'' as t' |=> 'cfg' ~> df.timeout(df.wait_for_signal('go'), '$cfg.t', 'select 1 as v')"
+    )
     assert run.value() == 1
-    run = pump.run("'select ''soon'' as t' |=> 'cfg' ~> df.timeout(df.wait_for_signal('go'), '$cfg.t', 'select 1 as v')")
+    run = pump.run(
+        "'select ''soon'' as t' |=> 'cfg' ~> df.timeout(df.wait_for_signal('go'), '$cfg.t', 'select 1 as v')"
+    )
     assert (run.status, run.error) == ("failed", 'TIMEOUT: "soon" is no duration above 0')
-    run = pump.run("df.sleep(0) ~> 'select 0.01 as t' |=> 'cfg' ~> df.sleep(0) ~> df.timeout(df.sleep(60), '$cfg.t', 'select 2 as v')")
+    run = pump.run(
+        "df.sleep(0) ~> 'select 0.01 as t' |=> 'cfg' ~> df.sleep(0) ~> df.timeout(df.sleep(60), "
+        "'$cfg.t', 'select 2 as v')"
+    )
     assert run.value() == 2
 
 
 def test_hand_written_timeouts_are_checked(shared: Database) -> None:
     node = {"node_type": "SQL", "query": "select 1"}
     for query in ('{"after": 0}', '{"after": "soon"}', "{}", None):
-        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=r"after in TIMEOUT must be|query is missing"):
+        with pytest.raises(
+            psycopg.errors.InvalidTextRepresentation, match=r"after in TIMEOUT must be|query is missing"
+        ):
             shared.sql("select df.start(%s)", json.dumps({"node_type": "TIMEOUT", "left_node": node, "query": query}))

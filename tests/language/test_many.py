@@ -1,6 +1,7 @@
 """df.all, df.race_all, df.any, df.chain and their aggregates."""
 
 import json
+from typing import Any
 
 import psycopg
 import pytest
@@ -8,44 +9,42 @@ from psycopg import errors
 
 from tests.support import Database, Pump
 
-SQL = '{{"node_type":"SQL","query":"{}"}}'
+
+def sql(query: str) -> dict[str, Any]:
+    return {"node_type": "SQL", "query": query}
 
 
-def sql(query: str) -> str:
-    return SQL.format(query)
+A, B, C, D = map(sql, "abcd")
 
 
 @pytest.mark.parametrize(
     ("call", "envelope"),
     [
-        ("df.all('a')", '{"node_type":"JOIN","left_node":%s}' % sql("a")),
-        ("df.all('a','b')", '{"node_type":"JOIN","left_node":%s,"right_node":%s}' % (sql("a"), sql("b"))),
+        ("df.all('a')", {"node_type": "JOIN", "left_node": A}),
+        ("df.all('a','b')", {"node_type": "JOIN", "left_node": A, "right_node": B}),
         (
             "df.any('a','b','c','d')",
-            '{"node_type":"ANY","left_node":%s,"right_node":%s,"extra_nodes":[%s,%s]}' % tuple(map(sql, "abcd")),
+            {"node_type": "ANY", "left_node": A, "right_node": B, "extra_nodes": [C, D]},
         ),
-        (
-            "df.race_all('a','b','c')",
-            '{"node_type":"RACE","left_node":%s,"right_node":%s,"extra_nodes":[%s]}' % tuple(map(sql, "abc")),
-        ),
-        ("df.race_all('a')", sql("a")),
-        ("df.any('a')", sql("a")),
-        ("df.chain('a')", sql("a")),
-        ("df.all(variadic array['a','b'])", '{"node_type":"JOIN","left_node":%s,"right_node":%s}' % (sql("a"), sql("b"))),
+        ("df.race_all('a','b','c')", {"node_type": "RACE", "left_node": A, "right_node": B, "extra_nodes": [C]}),
+        ("df.race_all('a')", A),
+        ("df.any('a')", A),
+        ("df.chain('a')", A),
+        ("df.all(variadic array['a','b'])", {"node_type": "JOIN", "left_node": A, "right_node": B}),
     ],
 )
-def test_envelopes(shared: Database, call: str, envelope: str) -> None:
-    assert shared.sql(f"select {call}") == envelope
+def test_envelopes(shared: Database, call: str, envelope: dict[str, Any]) -> None:
+    assert shared.sql(f"select {call}") == json.dumps(envelope, separators=(",", ":"))
 
 
 def test_a_chain_is_balanced_and_an_aggregate_of_nothing_is_null(shared: Database) -> None:
     chained = "select df.chain_agg('select ' || i order by i desc) from generate_series(1, 1000) i"
     tree = json.loads(shared.sql(chained))
 
-    def leaves(node: dict[str, object], depth: int = 0) -> list[tuple[int, object]]:
+    def leaves(node: dict[str, Any], depth: int = 0) -> list[tuple[int, str]]:
         if node["node_type"] == "SQL":
             return [(depth, node["query"])]
-        return [*leaves(node["left_node"], depth + 1), *leaves(node["right_node"], depth + 1)]  # type: ignore[arg-type]
+        return [*leaves(node["left_node"], depth + 1), *leaves(node["right_node"], depth + 1)]
 
     assert [query for _, query in leaves(tree)] == [f"select {i}" for i in range(1000, 0, -1)]
     assert max(depth for depth, _ in leaves(tree)) == 10
@@ -100,7 +99,9 @@ def test_calls_with_many_branches_in_flow_text(shared: Database) -> None:
 
 
 def test_all_and_chain_run(pump: Pump) -> None:
-    run = pump.run("df.chain('select 1 as v' , df.all('select 2 as v') |=> 'a', df.all('select $a.0', 'select 3', df.sleep(0)))")
+    run = pump.run(
+        "df.chain('select 1 as v' , df.all('select 2 as v') |=> 'a', df.all('select $a.0', 'select 3', df.sleep(0)))"
+    )
     assert run.status == "completed", run.error
     assert [len(run.result), run.result[1]["rows"]] == [3, [{"?column?": 3}]]
 
@@ -109,11 +110,15 @@ def test_the_first_of_many_decides(pump: Pump) -> None:
     run = pump.run("df.race_all(df.wait_for_signal('a'), df.wait_for_signal('b'), 'select 1 as v')")
     assert (run.status, run.value()) == ("completed", 1)
     run = pump.run("df.race_all(df.wait_for_signal('a'), df.wait_for_signal('b'), 'select 1/0')")
-    assert (run.status, run.error) == ("failed", "RACE branch 3 failed: SQL execution failed: division by zero (SQLSTATE 22012)")
+    cause = "SQL execution failed: division by zero (SQLSTATE 22012)"
+    assert (run.status, run.error) == ("failed", f"RACE branch 3 failed: {cause}")
 
 
 def test_any_takes_the_first_that_succeeds(pump: Pump) -> None:
-    run = pump.run("df.any('select 1/0', df.seq(df.sleep(0), 'select 2 as v') |=> 'n', df.wait_for_signal('never')) ~> 'select $n + 1 as v'")
+    run = pump.run(
+        "df.any('select 1/0', df.seq(df.sleep(0), 'select 2 as v') |=> 'n', "
+        "df.wait_for_signal('never')) ~> 'select $n + 1 as v'"
+    )
     assert (run.status, run.value()) == ("completed", 3)
     assert run.node("never")["status"] == "pending"
     assert pump.db.admin("select count(*) from df.check()") == 0
@@ -135,18 +140,21 @@ def test_a_break_in_any_decides_and_ends_the_loop(pump: Pump) -> None:
 
 
 def test_explain_draws_them(shared: Database) -> None:
-    drawn = shared.sql("select df.explain(df.any('a', 'b', df.timeout('c', 5, 'd')) ~> df.catch('e', 'f', array['22','40']))")
+    drawn = shared.sql(
+        "select df.explain(df.any('a', 'b', df.timeout('c', 5, 'd')) ~> df.catch('e', 'f', array['22','40']))"
+    )
     for line in ("ANY (3)", "║ branch 3:", "TIMEOUT 5s", "✗ otherwise:", "CATCH 22, 40", "✗ handler:"):
         assert line in drawn, drawn
 
 
 @pytest.mark.parametrize("kind", ["RACE", "ANY"])
 def test_hand_written_envelopes_are_checked(shared: Database, kind: str) -> None:
-    leaf = {"node_type": "SQL", "query": "select 1"}
-    for node, message in [
+    leaf = sql("select 1")
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"left_node": leaf}, "right_node is missing"),
         ({"left_node": leaf, "right_node": leaf, "extra_nodes": [1]}, "extra_nodes entries must be"),
         ({"left_node": leaf, "right_node": leaf, "query": "x"}, "query is not valid"),
-    ]:
+    ]
+    for node, message in cases:
         with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=message):
             shared.sql("select df.start(%s)", json.dumps({"node_type": kind, **node}))

@@ -192,7 +192,8 @@ class Independent(Builder):
         return Node("RACE", *self.pick([self.node(depth), never], [never, self.node(depth)]))
 
     def any_(self, depth: int) -> Node:
-        return Node("ANY", *self.race(depth).branches)
+        race = self.race(depth)
+        return Node("ANY", race.left, race.right)
 
     def timeout(self, depth: int) -> Node:
         return Node("TIMEOUT", self.node(depth), self.pick(None, self.sql(depth)), config={"after": 86400})
@@ -205,7 +206,8 @@ class Retrying(Builder):
         return [*[self.sql] * 6, *[self.signal] * 4, self.sleep, *([self.break_] * 2 if self.loops else [])]
 
     def constructs(self) -> list[Any]:
-        return [*[self.then] * 2, *[self.join] * 2, *[self.race] * 2, *[self.loop] * 4, self.catch, self.any_, self.timeout]
+        handled = [self.catch, self.any_, self.timeout]
+        return [*[self.then] * 2, *[self.join] * 2, *[self.race] * 2, *[self.loop] * 4, *handled]
 
     def loop(self, depth: int) -> Node:
         self.loops += 1

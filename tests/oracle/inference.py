@@ -1,6 +1,7 @@
 """What df.instance_nodes infers, from the rows of the oracle."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from tests.oracle.interpreter import Oracle
 from tests.oracle.tree import Node, ancestors
@@ -40,7 +41,7 @@ def inferred(oracle: Oracle) -> dict[Node, Inferred]:
 
     def nearest_decider(node: Node) -> Node | None:
         line = [node, *ancestors(node, oracle.above)]
-        return next((above for child, above in zip(line, line[1:], strict=False) if decides(above, child)), None)
+        return next((above for child, above in pairwise(line) if decides(above, child)), None)
 
     def infer(node: Node) -> Inferred:
         row = oracle.rows[node]

@@ -194,8 +194,9 @@ class Play:
             same(f"error of {what}", text, None)
             return
         if error.parts:
-            self.compare_error(what, text, replace(error, prefix=error.prefix + self.joined(error, texts), parts=()), {error.source: ""})
-            return
+            error = replace(
+                error, source=None, prefix=error.prefix + self.joined(error, texts), fragments=("",), parts=()
+            )
         core = texts[error.source] if error.source else error.fragments[0]
         if not core and text and text.startswith(error.prefix):
             return  # the node that failed first is in a later iteration
