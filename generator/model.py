@@ -25,9 +25,10 @@ class Setting:
 OLDEST_UPGRADABLE = "1.0.0"
 
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
+RETRIED = (*STEPS, "WAIT_FOR")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
-NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "LOOP", "BREAK", "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "HTTP",
-              "HTTP_MULTIPART")  # fmt: skip
+NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "LOOP", "BREAK", "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "WAIT_FOR",
+              "HTTP", "HTTP_MULTIPART")  # fmt: skip
 TERMINAL = ("completed", "failed", "cancelled")
 STATUSES = ("pending", "running", *TERMINAL)
 
@@ -74,8 +75,8 @@ SETTINGS = (
 )  # fmt: skip
 
 
-# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals.
-LIMITS = {"name": 63, "text": 1024}
+# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals. The longest wait, in seconds.
+LIMITS = {"name": 63, "text": 1024, "seconds": 3_155_760_000}
 
 # What df.work makes of a session that is not a worker's.
 VISIT_SETTINGS = STEP_SETTINGS | {
@@ -88,6 +89,7 @@ def context() -> dict[str, Any]:
     """What every template sees."""
     return {
         "steps": STEPS,
+        "retried": RETRIED,
         "leaves": LEAVES,
         "node_types": NODE_TYPES,
         "terminal": TERMINAL,
