@@ -25,9 +25,10 @@ class Setting:
 OLDEST_UPGRADABLE = "1.0.0"
 
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
+RETRIED = (*STEPS, "WAIT_FOR")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
 NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "BREAK", "SLEEP", "WAIT_SCHEDULE",
-              "SIGNAL", "HTTP", "HTTP_MULTIPART")  # fmt: skip
+              "SIGNAL", "WAIT_FOR", "HTTP", "HTTP_MULTIPART")  # fmt: skip
 # What runs its branches at the same time, and those of them that one branch decides.
 PARALLEL = ("JOIN", "RACE", "ANY")
 DECIDED_BY_ONE = ("RACE", "ANY")
@@ -79,8 +80,8 @@ SETTINGS = (
 )  # fmt: skip
 
 
-# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals.
-LIMITS = {"name": 63, "text": 1024}
+# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals. The longest wait, in seconds.
+LIMITS = {"name": 63, "text": 1024, "seconds": 3_155_760_000}
 
 # What df.work makes of a session that is not a worker's.
 VISIT_SETTINGS = STEP_SETTINGS | {
@@ -93,6 +94,7 @@ def context() -> dict[str, Any]:
     """What every template sees."""
     return {
         "steps": STEPS,
+        "retried": RETRIED,
         "leaves": LEAVES,
         "node_types": NODE_TYPES,
         "parallel": PARALLEL,

@@ -184,7 +184,7 @@ if df_engine.migrating(1) then
     continues boolean not null,        -- a LOOP that goes on after a failure of its body
     -- what follows when it has completed
     after "char" not null,             -- n next is entered; v the same, and the value is kept; c next if it is true, else other;
-                                       -- w the same for a LOOP; t end of an iteration; b end of a branch; e end of the run
+                                       -- w the same for a LOOP, p for a WAIT_FOR; t end of an iteration; b end of a branch; e end of the run
     next int,
     other int,                         -- NULL: the loop ends
     binds text[],                      -- names under which somebody looks for its value
@@ -289,7 +289,8 @@ if df_engine.migrating(1) then
   create index queue_worker_idx on df_engine.queue (lane, submitter) where worker is not null;     -- leases of a role
 
   -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
-  -- TIMEOUT whose activation has the same id; retry and pace put the thread back into the queue. next_try_at: due_at, or later when the run was locked.
+  -- TIMEOUT whose activation has the same id; retry, pace and check put the thread back into the queue. poke is no thread: a poke has come
+  -- for a WAIT_FOR whose check may just be running. next_try_at: due_at, or later when the run was locked.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
     submitter oid not null,
@@ -299,7 +300,7 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace')),
+    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke')),
     since timestamptz not null,
     due_at timestamptz not null,
     next_try_at timestamptz not null,
@@ -336,10 +337,22 @@ if df_engine.migrating(1) then
     turned_at timestamptz,             -- LOOP: the beginning of this iteration, where somebody asks
     failures int not null default 0,   -- LOOP that continues on failure: iterations in a row that have failed
     error text,                        -- why the last one did
+    key text,                          -- WAIT_FOR: on which df.poke wakes it
+    poked boolean not null default false,      -- WAIT_FOR: while its check was running
     since timestamptz not null
   ) with (fillfactor = 50);
   create index activations_instance_idx on df_engine.activations (instance);
+  create index activations_key_idx on df_engine.activations (hashtextextended(key, 0), id) where key is not null;  -- df.poke
   create sequence df_engine.thread_ids;  -- of timers, waits and activations
+
+  -- Pokes that no worker has seen yet, one row a transaction and key. Not logged: each time a worker starts, all keys are poked.
+  create unlogged table df_engine.pokes (
+    hash bigint not null,              -- of the key; 0: all keys
+    sent_in xid8 not null,
+    upto bigint not null default 0,    -- activations that have heard of it
+    again xid8,                        -- of all keys: to be heard once more when all transactions before this one have ended
+    constraint pokes_pkey primary key (hash, sent_in)
+  );
 
   -- Every signal sent. fresh: no worker has seen it yet; then it is delivered, kept or undeliverable.
   create table df_engine.inbox (
@@ -1219,8 +1232,8 @@ $$;
 -- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then
-    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, HTTP, HTTP_MULTIPART' end
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, HTTP, HTTP_MULTIPART' end
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
@@ -1314,16 +1327,41 @@ $$;
 create or replace function df_engine.shape_problem(p_node jsonb, p_type text) returns text
 language sql immutable as $$
   select case
-    when not p_node ? 'query' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'query is missing'
-    when not p_node ? 'query' and p_type = 'TIMEOUT' then 'query is missing'
+    when not p_node ? 'query' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'TIMEOUT', 'WAIT_FOR') then 'query is missing'
     when p_node ? 'query' and p_type in ('THEN', 'RACE', 'ANY') then 'query is not valid for ' || p_type || ' nodes'
-    when p_node ? 'left_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'left_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'left_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')         then 'left_node is missing'
-    when p_node ? 'right_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'right_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes')         then 'right_node is missing'
+    when p_node ? 'left_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'left_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR')         then 'left_node is missing'
+    when p_node ? 'right_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'right_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes')         then 'right_node is missing'
     when p_type = 'IF' and not p_node ?| '{condition_node,query}' then 'condition_node is missing'
     when p_node ->> 'result_name' !~ '^[A-Za-z_][A-Za-z0-9_]*$' then 'result_name must be a letter or _, then letters, digits or _'
   end
+$$;
+
+-- What of a WAIT_FOR is wrong that has all it needs; NULL: nothing.
+-- Granted to users.
+create or replace function df_engine.wait_for_problem(p_node jsonb) returns text
+language sql immutable as $$
+  select case
+    when not p_node ? 'condition_node' then 'condition_node is missing'
+    when p_node #>> '{condition_node,node_type}' <> 'SQL' then
+      'condition_node in WAIT_FOR must be an SQL step, not ' || (p_node #>> '{condition_node,node_type}')
+    when jsonb_typeof(q.config) is distinct from 'object' then 'query in WAIT_FOR must be a JSON config object'
+    when not q.config ? 'every' then 'every is missing'
+    else (
+      select case
+        when c.key = 'key' and (jsonb_typeof(c.value) <> 'string' or c.value = '""') then 'key must be a text that is not empty'
+        when c.key = 'key' and octet_length(c.value #>> '{}') > 1024 then
+          format('key has %s bytes, and 1024 are allowed', octet_length(c.value #>> '{}'))
+        when c.key in ('every', 'timeout')
+             and not jsonb_path_match(c.value, '$.type() == "number" && $ > 0 && $ <= 3155760000') then
+          c.key || ' must be a number of seconds above 0, and at most 3155760000'
+        when c.key not in ('every', 'key', 'timeout') then 'unknown key ' || c.key
+      end as says
+      from jsonb_each(q.config) c
+      order by says limit 1)
+  end
+  from (select jsonb_strip_nulls(df_engine.json_or_null(p_node ->> 'query'))) q(config)
 $$;
 
 -- Why a node breaks the rules of a graph, NULL when it does not. An expression, so that the walk has it inlined.
@@ -1332,10 +1370,10 @@ create or replace function df_engine.node_problem(p_node jsonb, p_type text) ret
 language sql immutable as $$
   select case
     when p_type is null then 'a node must be a Durofut JSON object with a node_type'
-    when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP') then
+    when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP', 'WAIT_FOR') then
       'condition_node is not valid for ' || p_type || ' nodes'
     when p_node ? 'extra_nodes' and p_type not in ('JOIN', 'RACE', 'ANY') then 'extra_nodes is not valid for ' || p_type || ' nodes'
-    when p_node ? 'retry' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || p_type || ' nodes'
+    when p_node ? 'retry' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || p_type || ' nodes'
     else coalesce(
       df_engine.unknown_type(p_type),
       df_engine.malformed(p_node),
@@ -1345,7 +1383,8 @@ language sql immutable as $$
       case when p_node ? 'result_name' or p_type in ('WAIT_SCHEDULE', 'SIGNAL') then df_engine.size_problem(p_node, p_type) end,
       case when p_type in ('HTTP', 'HTTP_MULTIPART') and strpos(p_node ->> 'query', '{secret:') > 0 then
         df_engine.secret_problem(df_engine.json_or_null(p_node ->> 'query')) end,
-      df_engine.shape_problem(p_node, p_type))
+      df_engine.shape_problem(p_node, p_type),
+      case when p_type = 'WAIT_FOR' then df_engine.wait_for_problem(p_node) end)
   end
 $$;
 
@@ -1527,7 +1566,7 @@ begin
     end if;
   end if;
   return '{"node_type":"LOOP","left_node":'
-    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then body else df.sql(body) end
+    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then body else df.sql(body) end
     || case when condition is null then '' else ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || case when continue_on_failure then ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text)
          else '' end || '}';
@@ -1914,7 +1953,7 @@ begin
     '"backoff":' || pg_catalog.to_json(pg_catalog.trim_scale(backoff)),
     '"max_delay":' || pg_catalog.to_json(pg_catalog.trim_scale(extract(epoch from max_delay))),
     '"retry_on":' || pg_catalog.to_json(retry_on)) || '}';
-  v_problem := case when v_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || v_type || ' nodes'
+  v_problem := case when v_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || v_type || ' nodes'
     else case
       when pg_catalog.jsonb_typeof(v_policy::pg_catalog.jsonb) <> 'object' then 'retry must be a JSON object'
       else (
@@ -2115,6 +2154,46 @@ begin
 end
 $$;
 
+create or replace function df.wait_for(condition text, every interval default '1 minute', key text default null,
+  timeout interval default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_type pg_catalog.text;
+begin
+  if condition is null then
+    raise exception 'argument condition of df.wait_for is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if every is null then
+    raise exception 'argument every of df.wait_for is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  v_type := df.loop(condition)::pg_catalog.json #>> '{left_node,node_type}';
+  if v_type <> 'SQL' then
+    raise exception 'the condition of df.wait_for is one SQL step, not %', v_type using errcode = 'invalid_parameter_value',
+      hint = 'Write what is to be done before it as a step before the wait, and what is to be done after it as a step after it.';
+  elsif key = '' then
+    raise exception 'the key of a wait cannot be empty' using errcode = 'invalid_parameter_value';
+  elsif pg_catalog.octet_length(key) > 1024 then
+    raise exception 'the key of a wait has % bytes, and 1024 are allowed', pg_catalog.octet_length(key)
+      using errcode = 'program_limit_exceeded';
+  end if;
+  if not extract(epoch from every) > 0 or extract(epoch from every) > 3155760000 then
+    raise exception 'argument every of df.wait_for must be positive, and at most 100 years, not %', every
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if not extract(epoch from timeout) > 0 or extract(epoch from timeout) > 3155760000 then
+    raise exception 'argument timeout of df.wait_for must be positive, and at most 100 years, not %', timeout
+      using errcode = 'invalid_parameter_value';
+  end if;
+  return '{"node_type":"WAIT_FOR","condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"query":' || pg_catalog.to_json(
+    '{"every":' || pg_catalog.trim_scale(extract(epoch from every))
+    || coalesce(',"key":' || pg_catalog.to_json(key), '')
+    || coalesce(',"timeout":' || pg_catalog.trim_scale(extract(epoch from timeout)), '') || '}') || '}';
+end
+$$;
+
 create or replace function df.break(value text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
@@ -2214,6 +2293,8 @@ comment on function df.timeout(text, text, text) is
   'The same with a duration as text: seconds (0.5), an interval (5 minutes), or one with references (2 * $cfg.pause), which are resolved when the body begins';
 comment on function df.wait_for_signal(text, integer) is
   'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data';
+comment on function df.wait_for(text, interval, text, interval) is
+  'Asks the condition, an SQL step, at once, then each time the interval has passed, and when df.poke has named the key, until it is true. The result is its rows and timed_out; at the time-out those of the last time';
 comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
   'Sets how a step is tried again when it fails; what is NULL keeps its default. retry_on lists SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient; NULL is every error that may be retried';
 
@@ -2703,9 +2784,10 @@ begin
     when 19 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
     when 20 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
     when 21 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 22 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 23 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
-    when 24 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 22 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
+    when 23 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 24 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 25 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -2715,7 +2797,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":22,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":23,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":24,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":22,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":23,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":24,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":25,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
@@ -2748,7 +2830,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":22,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":23,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":24,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":22,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":23,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":24,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":25,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -2898,7 +2980,7 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (3, 22) then
+  if (p_plan -> 'number')::int in (3, 23) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
@@ -3145,7 +3227,8 @@ language sql immutable as $$
                  then df_engine.json_or_null(p_query) end) q(c)
 $$;
 
--- The nodes of a graph, from an envelope (or a statement) or, by its id, from a run that the caller may see.
+-- The nodes of a graph, from an envelope (or a statement) or, by its id, from a run that the caller may see. A WAIT_FOR that is tried again
+-- is two: the call of retry, and what it is put around.
 -- Granted to users.
 create or replace function df_engine.flow_nodes(p_input text)
 returns table (id text, depth int, node_type text, query text, result_name text, left_node text, right_node text, retry jsonb)
@@ -3170,9 +3253,17 @@ begin
              array_agg(c.node::text order by c.place) filter (where c.place > 2) as extras
       from graph c group by c.parent
     )
-    select g.node::text, g.depth, g.kind, df_engine.shown_query(g.body ->> 'query', k.condition, k.extras), g.body ->> 'result_name',
-           k.lefts, k.rights, g.body -> 'retry'
-    from graph g left join children k on k.parent = g.node
+    select n.*
+    from graph g
+    left join children k on k.parent = g.node
+    cross join lateral (select df_engine.shown_query(g.body ->> 'query', k.condition, k.extras),
+                               g.kind = 'WAIT_FOR' and g.body ? 'retry') w(query, twice)
+    cross join lateral (
+      select g.node::text, 2 * g.depth, case when w.twice then 'RETRY' else g.kind end, w.query, g.body ->> 'result_name',
+             case when w.twice then g.node || 'w' else k.lefts end, k.rights, g.body -> 'retry'
+      union all
+      select g.node || 'w', 2 * g.depth + 1, g.kind, w.query, null, k.lefts, k.rights, null where w.twice
+    ) n
     order by g.node;
 end
 $$;
@@ -3239,6 +3330,16 @@ language sql immutable as $$
     select 'loop', 6, s.* from (values ('', p_left, null, 0), ('while => ', c ->> 'condition_node', null, 0),
                                        ('continue_on_failure => ', null, nullif(c ->> 'continue_on_failure', 'false'), 0)) s(sign, child, word, need)
     where p_type = 'LOOP' and (c ? 'condition_node' or c -> 'continue_on_failure' = 'true') and num_nonnulls(s.child, s.word) = 1
+    union all
+    select 'wait_for', 6, s.* from (values ('', c ->> 'condition_node', null, 0),
+                                           ('every => ', null, df_engine.flow_quote(nullif(c ->> 'every', '60') || ' s'), 0),
+                                           ('key => ', null, df_engine.flow_quote(c ->> 'key'), 0),
+                                           ('timeout => ', null, df_engine.flow_quote((c ->> 'timeout') || ' s'), 0)) s(sign, child, word, need)
+    where p_type = 'WAIT_FOR' and num_nonnulls(s.child, s.word) = 1
+    union all
+    select 'retry', 6, '', p_left, null, 0 where p_type = 'RETRY'
+    union all
+    select 'retry', 6, '', null, w.word, 6 from unnest(df_engine.flow_retry_arguments(p_retry)) w(word) where p_type = 'RETRY'
     union all
     select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
     where p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
@@ -3716,13 +3817,14 @@ $$;
 
 -- What a reference other than $n.* stands for: a value, or what is missing (which ? turns into NULL), or a mistake. p_path is what
 -- is written behind the name. Of a row set it goes on through a column that holds JSON; behind any other column it is no part
--- of the reference: used says how much of it is.
+-- of the reference: used says how much of it is. The rows of a WAIT_FOR have timed_out beside them.
 create or replace function df_engine.resolve(
   p_name pg_catalog.text, p_path pg_catalog.text[], p_entry pg_catalog.jsonb,
   out value pg_catalog.jsonb, out missing pg_catalog.text, out mistake pg_catalog.text, out used int
 ) language plpgsql immutable as $$
 declare
-  v_rows constant pg_catalog.bool := df_engine.is_row_set(p_entry);
+  v_rows constant pg_catalog.bool := df_engine.is_row_set(p_entry)
+    and not (coalesce(p_path[1], '') = 'timed_out' and p_entry -> 'value' ? 'timed_out');
   v_key pg_catalog.text;
 begin
   used := 0;
@@ -4441,7 +4543,7 @@ begin
       k := v_kinds[p];
       w := v_places[i];
       v_branch := k in ('JOIN', 'RACE', 'ANY') or k = 'TIMEOUT' and w = 1;
-      v_passed[i] := case when k = 'LOOP' or v_branch then '[]' else v_passed[p] end;
+      v_passed[i] := case when k in ('LOOP', 'WAIT_FOR') or v_branch then '[]' else v_passed[p] end;
       v_ups[i] := v_ups[p];
       v_branches[i] := v_branches[p];
       v_drops[i] := v_drops[p] + 1;
@@ -4456,7 +4558,7 @@ begin
         v_afters[i] := 'c';
         v_nexts[i] := v_entries[v_lasts[i] + 1];
         v_others[i] := v_entries[v_lasts[v_lasts[i] + 1] + 1];
-      elsif k <> 'LOOP' and not v_branch then
+      elsif k not in ('LOOP', 'WAIT_FOR') and not v_branch then
         v_afters[i] := v_afters[p];
         v_nexts[i] := v_nexts[p];
         v_others[i] := v_others[p];
@@ -4486,6 +4588,14 @@ begin
           v_afters[i] := 't';
           v_nexts[i] := v_entries[i];
         end if;
+      elsif k = 'WAIT_FOR' then
+        v_afters[i] := 'p';
+        v_catches[i] := null;
+        v_ups[i] := p;
+        v_branches[i] := 1;
+        v_drops[i] := 0;
+        v_decides[i] := true;  -- the race between a check and the time-out
+        v_retries[i] := coalesce(v_retries[i], v_retries[p]);
       else  -- a branch
         v_afters[i] := 'b';
         v_catches[i] := null;
@@ -4549,9 +4659,10 @@ begin
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
-         case when v_kinds[n] in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'BREAK', 'TIMEOUT') then df_engine.template_names(v_queries[n], 'sql') end,
+         case when v_kinds[n] in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'BREAK', 'TIMEOUT', 'WAIT_FOR') then df_engine.template_names(v_queries[n], 'sql') end,
          coalesce(strpos(case v_kinds[n] when 'BREAK' then df_engine.json_or_null(v_queries[n]) ->> 'break_value'
                          when 'TIMEOUT' then df_engine.json_or_null(v_queries[n]) ->> 'after'
+                         when 'WAIT_FOR' then df_engine.json_or_null(v_queries[n]) ->> 'key'
                          when 'SQL' then v_queries[n] end, '{') > 0, false),
          case when v_kinds[n] = 'SQL' then df_engine.plain_kind(v_queries[n]) end, v_typed[n],
          jsonb_array_length(v_tops[n]), v_opens[n],
@@ -5027,7 +5138,7 @@ begin
       select q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
       where q.instance = p_instance and q.scope = p_scope and q.node between p_from and p_last
       union all
-      select x.node, x.generations, case when x.kind not in ('pace', 'deadline') then x.since end from df_engine.timers x
+      select x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke') then x.since end from df_engine.timers x
       where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
       union all
       select x.node, x.generations, x.since from df_engine.waits x
@@ -5540,8 +5651,9 @@ begin
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
-  delete from df_engine.attempts a  -- of earlier generations: history does not grow with a loop
-  where a.instance = (p_thread).instance and a.node = (p_node).node and a.generations is distinct from (p_thread).generations;
+  delete from df_engine.attempts a  -- of earlier generations, and of earlier checks: history does not grow with a loop or a wait
+  where a.instance = (p_thread).instance and a.node = (p_node).node
+    and (v_attempt = 1 or a.generations is distinct from (p_thread).generations);
   insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, sqlstate, error)
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, v_attempt, df_engine.clock(), p_code, p_error);
   perform df_engine.note_running((p_thread).instance);
@@ -5893,6 +6005,125 @@ begin
 end
 $$;
 
+-- WAIT_FOR: a condition that is asked again and again. It is a construct with one step in it, the check, which races with the time-out:
+-- its thread has the wait among its races, so either a check that commits or the time-out ends it. Between two checks there is
+-- nothing but a timer. A poke moves that timer; see supervisor/pokes.
+
+-- Opens a wait: the thread that goes on with the first check, or how the wait has failed.
+create or replace function df_engine.open_wait_for(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, out thread df_engine.thread, out ending df_engine.ending
+)
+language plpgsql as $$
+declare
+  v_config constant jsonb := (p_node).query::pg_catalog.jsonb;
+  v_id constant bigint := nextval('df_engine.thread_ids');
+  v_key text;
+begin
+  v_key := df_engine.render(p_thread, (p_node).name_scopes, v_config ->> 'key', 'raw');
+  if v_key = '' then
+    raise exception 'the key of a wait is empty' using errcode = 'DF010';
+  end if;
+  perform df_engine.check_size('the key of a wait', octet_length(v_key), 1024);
+  thread := p_thread;
+  insert into df_engine.activations (id, instance, scope, node, generations, activation, races, key, since)
+  values (v_id, thread.instance, thread.scope, thread.node, thread.generations, thread.activation, thread.races, v_key,
+          df_engine.clock());
+  perform df_engine.note_running(thread.instance);
+  if v_config ? 'timeout' then
+    perform df_engine.set_timer(thread, 'timeout', df_engine.clock() + (v_config ->> 'timeout')::numeric * interval '1 s', v_id);
+  end if;
+  thread.activation := v_id;
+  thread.races := thread.races || v_id;
+  thread.node := (p_node).inside[1];
+exception
+  when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded or not_null_violation then
+    thread := p_thread;
+    ending := df_engine.failed('WAIT_FOR: ' || sqlerrm, null, sqlstate);
+    perform df_engine.put_outcome(thread, p_node, ending);
+end
+$$;
+
+-- A check has ended: with it the wait, if it was true or has failed; else there is another one. The caller has locked the wait.
+create or replace function df_engine.end_check(
+  p_thread df_engine.thread, p_queue bigint, p_wait df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  v_wait df_engine.activations;
+  v_ending df_engine.ending := p_ending;
+begin
+  if v_ending.state = 'c' and not df_engine.truth(v_ending.value) then
+    perform df_engine.set_check(p_thread, p_wait, v_ending.started_at);
+    return null;
+  end if;
+  delete from df_engine.activations a where a.id = (p_thread).activation and a.instance = (p_thread).instance
+  returning * into v_wait;
+  if not found then
+    raise exception 'a check of instance % has lost against its time-out', (p_thread).instance using errcode = 'DF001';
+  end if;
+  perform df_engine.withdraw((p_thread).instance, (p_thread).scope, (p_wait).node, (p_wait).last, p_queue);
+  if v_ending.state = 'c' then
+    v_ending.value := df_engine.with_timed_out(v_ending.value, false);
+  end if;
+  return df_engine.close_construct(p_thread, p_wait, v_wait, v_ending);
+end
+$$;
+
+-- The value of a wait: the rows of a check, and whether the time was up.
+create or replace function df_engine.with_timed_out(p_value json, p_timed_out boolean) returns json
+language sql immutable set search_path = '' as $$
+  select (rtrim(p_value::pg_catalog.text, E'} \n') || ',"timed_out":' || p_timed_out::pg_catalog.text || '}')::pg_catalog.json
+$$;
+
+-- Sets the timer of the next check, counted from the beginning of the last one, which may have been before or after the engine's clock was set.
+create or replace function df_engine.set_check(p_thread df_engine.thread, p_wait df_engine.graph_nodes, p_started timestamptz) returns void
+language plpgsql as $$
+declare
+  v_now constant timestamptz := df_engine.clock();
+  v_began constant timestamptz := least(v_now, v_now - (clock_timestamp() - p_started));
+  v_due timestamptz := greatest(v_now, v_began + ((p_wait).query::pg_catalog.jsonb ->> 'every')::numeric * interval '1 s');
+begin
+  update df_engine.activations a set poked = false
+  where a.id = (p_thread).activation and a.instance = (p_thread).instance and a.poked;
+  if found then
+    v_due := least(v_due, df_engine.poked_due(v_began));
+  end if;
+  perform df_engine.set_timer(p_thread, 'check', v_due, null, v_began);
+end
+$$;
+
+-- When the check that follows a poke is due, given when the last one began: pokes make a wait check at most once a second.
+create or replace function df_engine.poked_due(p_began timestamptz) returns timestamptz
+language plpgsql as $$
+begin
+  return greatest(df_engine.clock(), p_began + interval '1 s');
+end
+$$;
+
+-- The time of a wait is up, whose run is held. A check that is running is interrupted: it finds that it has lost.
+create or replace function df_engine.time_out_wait_for(p_thread df_engine.thread, p_wait bigint, p_since timestamptz) returns void
+language plpgsql as $$
+declare
+  g df_engine.graph_nodes;
+  v_last df_engine.outcomes;
+begin
+  delete from df_engine.activations a where a.id = p_wait and a.instance = (p_thread).instance;
+  if not found then
+    return;
+  end if;
+  select n.* into g
+  from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_thread).node
+  where i.instance = (p_thread).instance;
+  select * into v_last from df_engine.outcomes o
+  where o.instance = (p_thread).instance and o.scope = (p_thread).scope and o.node = g.node + 1 and o.state = 'c'
+    and o.generations is not distinct from (p_thread).generations;
+  perform df_engine.withdraw((p_thread).instance, (p_thread).scope, g.node, g.last, null);
+  perform df_engine.wake('x', null);
+  perform df_engine.end_wait(p_thread, df_engine.with_timed_out(coalesce(v_last.value, '{"rows":[],"row_count":0}'), true), p_since,
+                             v_last.columns, v_last.types);
+end
+$$;
+
 -- Entering: what it means that a thread arrives at a node that is no step. Constructs are opened, waits begin, a BREAK ends at once.
 
 -- Enters a node. thread and ending: the event that follows, none while the node waits; others: further threads that are to be entered.
@@ -5915,6 +6146,10 @@ begin
       v_opened := df_engine.open_construct(thread, p_node);
       thread := v_opened.thread;
       others := v_opened.others;
+    when (p_node).kind = 'WAIT_FOR' then
+      v_opened := df_engine.open_wait_for(thread, p_node);
+      thread := v_opened.thread;
+      ending := v_opened.ending;
     when (p_node).kind = 'IF' then
       ending := df_engine.if_rows_ending(thread, p_node);
       if ending.error is not null then
@@ -6060,6 +6295,8 @@ begin
     return df_engine.end_join_branch(p_thread, u);
   elsif u.kind in ('RACE', 'ANY', 'TIMEOUT') then
     return df_engine.end_race_branch(p_thread, p_queue, u, p_node, p_ending);
+  elsif u.kind = 'WAIT_FOR' then
+    return df_engine.end_check(p_thread, p_queue, u, p_ending);
   elsif (p_ending).state = 'f' and u.continues and (p_node).node < coalesce(u.inside[2], u.last + 1) then
     return row(df_engine.next_iteration(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
   elsif (p_ending).state = 'c' and (p_node).after in ('t', 'w')
@@ -7734,7 +7971,7 @@ create or replace view df_engine.node_rows as
     with graph as materialized (
       select n.* from df_engine.graph_nodes n where n.graph = i.graph
     ), waiting as materialized (
-      select t.node, case when t.kind in ('retry', 'pace') then 'q' else 'w' end::"char" as state, t.generations, t.since
+      select t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
       from df_engine.timers t where t.instance = i.instance and t.kind <> 'deadline'
       union all
       select x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
@@ -7897,17 +8134,175 @@ comment on view df.settings is 'The settings; change them with df.set_setting';
 comment on view df.http_allowlist is 'Hosts that HTTP steps may reach; change it with df.http_allow and df.http_disallow';
 comment on view df.signals is 'Signals of the runs the reader can see: pending in the inbox, delivered (and to which nodes), or undeliverable';
 
+-- Pokes: how those that wait for data learn that there is some. df.poke leaves a row, which is seen once it is committed; a
+-- supervising connection takes it away and makes the checks of all waits with that key due, a part at a time. A check begins after that, so
+-- it sees what the poke is about; one that is running is followed by another. Nobody waits for anybody's locks.
+--
+-- A poke is not kept: while no worker is alive df.poke writes nothing, and when a worker starts all keys are poked, once more when all
+-- transactions have ended that may have seen no worker.
+
+create or replace function df.poke(key text) returns void
+language plpgsql strict security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  -- What this transaction has done last, which a rollback to a savepoint undoes, too. Empty: nothing.
+  v_done constant text := coalesce(current_setting('df_engine.poked', true), '');
+  v_hash constant bigint := hashtextextended(key, 0);
+begin
+  if v_done = v_hash::text or v_done = 'no worker' then
+    return;
+  end if;
+  perform df_engine.check_size('the key of a poke', octet_length(key), 1024);
+  if v_done = '' then
+    perform pg_current_xact_id();  -- before looking for a worker: see df_engine.hear_pokes
+    if current_setting('transaction_isolation') = 'read committed' and not df_engine.worker_may_be_alive() then
+      perform set_config('df_engine.poked', 'no worker', true);
+      return;
+    end if;
+  end if;
+  insert into df_engine.pokes (hash, sent_in) values (v_hash, pg_current_xact_id()) on conflict do nothing;
+  perform set_config('df_engine.poked', v_hash::text, true);
+end
+$$;
+comment on function df.poke(text) is
+  'Makes every df.wait_for with that key, of any role, check its condition when the caller commits, at most once a second. It writes one row a transaction and key, waits for no locks, and may stand in a trigger. A hint: it is kept for nobody.';
+
+-- Whether a worker has been seen not long ago. A worker that has been away for longer pokes all keys.
+create or replace function df_engine.worker_may_be_alive() returns boolean
+language plpgsql stable as $$
+begin
+  return exists (select from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '10 minutes');
+end
+$$;
+
+create or replace function df_engine.wake_for_poke() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (select from df_engine.activations a where a.key is not null) then
+    perform df_engine.wake('t', null);
+  end if;
+  return null;
+end
+$$;
+
+-- At the commit of the first poke of a transaction.
+do $triggers$
+begin
+  if not exists (select from pg_trigger where tgname = 'pokes_wake') then
+    create constraint trigger pokes_wake after insert on df_engine.pokes deferrable initially deferred
+      for each row when (coalesce(current_setting('df_engine.poked', true), '') = '') execute function df_engine.wake_for_poke();
+  end if;
+end
+$triggers$;
+
+-- Makes the next checks of waits due. What is just being checked, or held by somebody, gets a timer that sees to it.
+create or replace function df_engine.poke_waits(p_waits bigint[]) returns void
+language plpgsql as $$
+begin
+  with idle as materialized (
+    select t.id, t.activation, df_engine.poked_due(t.since) as due
+    from df_engine.activations a
+    join df_engine.timers t on t.instance = a.instance and t.activation = a.id and t.kind = 'check'
+    where a.id = any (p_waits) for update of t skip locked
+  ), hastened as (
+    update df_engine.timers t set due_at = i.due, next_try_at = i.due
+    from idle i where t.id = i.id and t.next_try_at > i.due
+  )
+  insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, kind, since, due_at, next_try_at)
+  select nextval('df_engine.thread_ids'), i.submitter, a.instance, a.scope, a.node + 1, a.generations, a.id, 'poke', n.now, n.now, n.now
+  from (select df_engine.clock()) n(now), df_engine.activations a join df_engine.instances i on i.instance = a.instance
+  where a.id = any (p_waits) and a.id not in (select d.activation from idle d)
+    and not exists (select from df_engine.timers x where x.instance = a.instance and x.activation = a.id and x.kind = 'poke');
+end
+$$;
+
+-- Sees to a wait that was poked and had no timer that could be moved. A check that has not been claimed begins later than the poke. Raises
+-- where it cannot be told yet.
+create or replace function df_engine.fire_poke(p_instance bigint, p_wait bigint) returns void
+language plpgsql as $$
+begin
+  update df_engine.timers t set due_at = d.due, next_try_at = d.due
+  from (select x.id, least(x.next_try_at, df_engine.poked_due(x.since)) as due from df_engine.timers x
+        where x.instance = p_instance and x.activation = p_wait and x.kind = 'check' for update skip locked) d
+  where t.id = d.id;
+  if found then
+    return;
+  end if;
+  perform from df_engine.queue q
+  where q.instance = p_instance and q.activation = p_wait and q.worker is null for update skip locked;
+  if found then
+    return;
+  end if;
+  update df_engine.activations a set poked = true
+  where a.id in (select x.id from df_engine.activations x where x.id = p_wait and x.instance = p_instance for update skip locked);
+  if not found and exists (select from df_engine.activations a where a.id = p_wait) then
+    raise lock_not_available;
+  end if;
+end
+$$;
+
+-- Hears pokes that have been committed, from any key on, so that none waits for the many waits of another; answers how many it has looked at. That of all
+-- keys is heard again: a transaction that was open when the worker registered may have seen no worker, and commits later.
+create or replace function df_engine.hear_pokes(p_limit int) returns int
+language plpgsql as $$
+declare
+  v_from constant bigint := hashint8extended(extract(epoch from clock_timestamp())::bigint, 0);
+  v_waits bigint[];
+  v_count int := 0;
+  p record;
+begin
+  if not exists (select from df_engine.pokes) then
+    return 0;
+  end if;
+  for v_round in 1..2 loop
+    for p in
+      select x.*, pg_snapshot_xmin(pg_current_snapshot()) as oldest, pg_snapshot_xmax(pg_current_snapshot()) as next
+      from df_engine.pokes x
+      where x.hash between case v_round when 1 then v_from else -9223372036854775808 end
+        and case v_round when 1 then 9223372036854775807 else v_from - 1 end
+        and (x.again is null or x.again <= pg_snapshot_xmin(pg_current_snapshot()))
+      order by x.hash, x.sent_in limit p_limit - v_count for update skip locked
+    loop
+      v_count := v_count + 1;
+      v_waits := case when p.hash = 0
+        then array(select a.id from df_engine.activations a where a.key is not null and a.id > p.upto order by a.id limit 20 * p_limit)
+        else array(select a.id from df_engine.activations a
+                   where a.key is not null and hashtextextended(a.key, 0) = p.hash and a.id > p.upto
+                   order by a.id limit 20 * p_limit) end;
+      perform df_engine.poke_waits(v_waits);
+      if cardinality(v_waits) = 20 * p_limit then
+        update df_engine.pokes x set upto = v_waits[20 * p_limit] where x.hash = p.hash and x.sent_in = p.sent_in;
+      elsif p.hash = 0 and p.again is null and p.oldest < p.next then
+        update df_engine.pokes x set upto = 0, again = p.next where x.hash = p.hash and x.sent_in = p.sent_in;
+      else
+        delete from df_engine.pokes x where x.hash = p.hash and x.sent_in = p.sent_in;
+      end if;
+    end loop;
+  end loop;
+  return v_count;
+end
+$$;
+
+-- Pokes all keys.
+create or replace function df_engine.poke_all() returns void
+language plpgsql as $$
+begin
+  insert into df_engine.pokes (hash, sent_in) values (0, pg_current_xact_id()) on conflict do nothing;
+end
+$$;
+
 -- Due: what happens when the time of a timer has come or a signal has been sent. Nothing here runs a user's SQL or reads a user's text, so
 -- a worker's supervising connection does it for every role, and waits for nobody's locks. Each item is tried in a subtransaction of its
 -- own; one whose run is locked is tried again later.
 
 -- The transition that follows when a waiting thread's node ends. Its rows are gone, and its run is locked.
-create or replace function df_engine.end_wait(p_thread df_engine.thread, p_value jsonb, p_since timestamptz) returns void
+create or replace function df_engine.end_wait(
+  p_thread df_engine.thread, p_value json, p_since timestamptz, p_columns text[] default null, p_types text[] default null
+) returns void
 language plpgsql as $$
 declare
   i df_engine.instances;
   g df_engine.graph_nodes;
-  v_ending constant df_engine.ending := df_engine.completed(p_value::json, null, null, p_since);
+  v_ending constant df_engine.ending := df_engine.completed(p_value, p_columns, p_types, p_since);
 begin
   select * into i from df_engine.instances x where x.instance = (p_thread).instance;
   select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = (p_thread).node;
@@ -7931,13 +8326,17 @@ language plpgsql as $$
 declare
   t constant df_engine.thread := row((p_timer).instance, (p_timer).scope, (p_timer).node, (p_timer).generations,
                                      (p_timer).activation, (p_timer).races);
+  v_kind text;
   v_query text;
 begin
   delete from df_engine.timers x where x.id = (p_timer).id;
   if not found then
     return;  -- one that fired before it has taken it away
   end if;
-  if (p_timer).kind = 'timeout' then
+  if (p_timer).kind = 'poke' then
+    perform df_engine.fire_poke(t.instance, t.activation);
+    return;
+  elsif (p_timer).kind = 'timeout' then
     delete from df_engine.waits w where w.id = (p_timer).id;
   end if;
   if (p_timer).kind = 'deadline' then
@@ -7947,18 +8346,22 @@ begin
     return;
   elsif not df_engine.may_go_on(t.instance, t.races) then
     return;
-  elsif (p_timer).kind in ('retry', 'pace') then
+  elsif (p_timer).kind in ('retry', 'pace', 'check') then
     insert into df_engine.queue (submitter, instance, scope, node, generations, activation, races, picked)
     select i.submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true
     from df_engine.instances i where i.instance = t.instance;
     return;
   end if;
-  select n.query into v_query
+  select n.kind, n.query into v_kind, v_query
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = t.node where i.instance = t.instance;
+  if v_kind = 'WAIT_FOR' then
+    perform df_engine.time_out_wait_for(t, (p_timer).id, (p_timer).since);
+    return;
+  end if;
   perform df_engine.end_wait(t, case (p_timer).kind
     when 'sleep' then jsonb_build_object('slept', true, 'seconds', v_query::pg_catalog.jsonb)
     when 'schedule' then '{"scheduled": true}'
-    else jsonb_build_object('signal_name', v_query::pg_catalog.jsonb -> 'signal_name', 'timed_out', true, 'data', null) end, (p_timer).since);
+    else jsonb_build_object('signal_name', v_query::pg_catalog.jsonb -> 'signal_name', 'timed_out', true, 'data', null) end::json, (p_timer).since);
 end
 $$;
 
@@ -8012,7 +8415,7 @@ begin
       v_nodes := v_nodes || w.node;
       perform df_engine.end_wait(
         row(w.instance, w.scope, w.node, w.generations, w.activation, w.races)::df_engine.thread,
-        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data), w.since);
+        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data)::json, w.since);
     end if;
   end loop;
   update df_engine.inbox s
@@ -8161,11 +8564,12 @@ create or replace function df_engine.fire_due(p_limit int) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
-  v_roles constant oid[] := array(
-    select distinct n.submitter from df_engine.next_by_role() n where n.next_try_at <= greatest(clock_timestamp(), df_engine.clock()));
+  v_roles oid[];
   v_role oid;
-  v_count int := 0;
+  v_count int := df_engine.hear_pokes(p_limit);
 begin
+  v_roles := array(
+    select distinct n.submitter from df_engine.next_by_role() n where n.next_try_at <= greatest(clock_timestamp(), df_engine.clock()));
   foreach v_role in array v_roles loop
     v_count := v_count + df_engine.fire_role(v_role, 1 + p_limit / cardinality(v_roles));
   end loop;
@@ -8173,13 +8577,18 @@ begin
 end
 $$;
 
--- The same for the calling role: see df.work.
+-- The same for the calling role: see df.work. p_begins: it has just been called, which is as good as the start of a worker.
 -- Granted to users.
-create or replace function df_engine.fire_own(p_key text, p_limit int) returns int
+create or replace function df_engine.fire_own(p_key text, p_limit int, p_begins boolean) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 begin
   perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
+  if p_begins and not df_engine.worker_may_be_alive() then
+    perform df_engine.poke_waits(array(
+      select a.id from df_engine.activations a join df_engine.instances i on i.instance = a.instance
+      where a.key is not null and i.submitter = quote_ident(session_user)::regrole));
+  end if;
   return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit);
 end
 $$;
@@ -8215,6 +8624,9 @@ declare
     select greatest(0, ceil(extract(epoch from n.next_try_at - df_engine.clock()) * 1000))
     from df_engine.next_by_role() n order by n.next_try_at limit 1);  -- NULL: nothing is
 begin
+  if exists (select from df_engine.pokes x where x.again is null or x.again <= pg_snapshot_xmin(pg_current_snapshot())) then
+    return least(v_ms, 20);
+  end if;
   return case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
 end
 $$;
@@ -8288,7 +8700,7 @@ begin
   perform df_engine.set_step_settings();
   commit;  -- the next transaction has them
   loop
-    v_fired := df_engine.fire_own(v_key, 50);
+    v_fired := df_engine.fire_own(v_key, 50, v_fired is null);
     commit;
     call df_engine.work(least(df_engine.milliseconds(pg_catalog.clock_timestamp(), v_until), 1000)::int, false, v_report, true);
     if pg_catalog.starts_with(v_report, 'interrupted') then
@@ -8326,6 +8738,7 @@ begin
     -- Anybody can hold such a lock: the next number, then.
     delete from df_engine.workers w where w.worker = v_worker;
   end loop;
+  perform df_engine.poke_all();
   return v_worker;
 end
 $$;
@@ -8354,6 +8767,9 @@ $$;
 create or replace function df_engine.heartbeat(p_worker int) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+  if not df_engine.worker_may_be_alive() then
+    perform df_engine.poke_all();
+  end if;
   update df_engine.workers w set last_seen_at = clock_timestamp()
   where w.worker = p_worker and w.last_seen_at < clock_timestamp() - interval '2 s';
 end
@@ -8440,7 +8856,8 @@ $$;
 
 -- Backends whose step belongs to a run that was cancelled or has failed, or to a branch that lost its race. Not to one that has
 -- completed: nothing of that runs. A session shows the name of its step for a moment after the step's commit, and may be in the
--- next step when a cancel request arrives: a step that has ended itself, before the session's present transaction, does not count.
+-- next step when a cancel request arrives: a step that has ended itself, before the session's present transaction, does not count, unless a thread
+-- has come to it again.
 create or replace function df_engine.doomed_sessions() returns jsonb
 language plpgsql stable as $$
 begin
@@ -8452,6 +8869,10 @@ begin
     where not s.ended and not exists (
       select from df_engine.outcomes o
       where o.instance = i.instance and o.node = m.node and o.state in ('c', 'b', 'd', 'f', 'x', 'e') and coalesce(s.xact_start >= o.ended_at, true)
+        and not exists (
+          select from df_engine.queue q join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
+          where q.instance = i.instance and q.lane = 'sql' and m.node between q.node and b.until
+            and (m.after = 'p' or q.generations is distinct from o.generations))
     ) and (i.status in ('failed', 'cancelled') or exists (
       select from df_engine.queue q
       join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
@@ -9310,7 +9731,10 @@ comment on view df.failed_steps is
 create or replace view df.waiting with (security_barrier) as
   with wait as (
     select t.instance, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
-    from df_engine.timers t where t.kind not in ('timeout', 'deadline')
+    from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'check', 'poke')
+    union all
+    select a.instance, a.node, 'condition', a.key, t.due_at, a.since, null
+    from df_engine.timers t join df_engine.activations a on a.id = t.activation where t.kind = 'check'
     union all
     select w.instance, w.node, 'signal', w.signal_name, t.due_at, w.since, null
     from df_engine.waits w left join df_engine.timers t on t.id = w.id
@@ -9323,6 +9747,8 @@ create or replace view df.waiting with (security_barrier) as
            when 'sleep' then format('%s s', g.query)
            when 'schedule' then g.query::jsonb ->> 'cron_expr'
            when 'signal' then w.signal_name
+           when 'condition' then coalesce('poke ' || w.signal_name || ' or ', '') || (
+             select c.query from df_engine.graph_nodes c where c.graph = i.graph and c.node = w.node + 1)
            when 'retry' then df_engine.cause(o.error)
            when 'pace' then 'next iteration' || coalesce(' after: ' || df_engine.cause(
              (select a.error from df_engine.activations a where a.id = w.activation)), '')
@@ -9335,7 +9761,7 @@ create or replace view df.waiting with (security_barrier) as
   left join df_engine.outcomes o on o.instance = w.instance and o.scope = 0 and o.node = w.node and o.state = 'r'
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
-  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
+  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
@@ -9577,6 +10003,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
                               || coalesce(' ' || (p_config ->> 'timezone'), '')
     when 'SIGNAL' then 'SIGNAL ''' || coalesce(p_config ->> 'signal_name', p_query) || ''''
                        || coalesce(' (' || (p_config ->> 'timeout_seconds') || 's)', '')
+    when 'WAIT_FOR' then 'WAIT_FOR (every ' || (p_config ->> 'every') || 's'
+                         || coalesce(', key ''' || df_engine.one_line(p_config ->> 'key', 40) || '''', '')
+                         || coalesce(', ' || (p_config ->> 'timeout') || 's at most', '') || ')'
     when 'BREAK' then 'BREAK' || coalesce(' ''' || df_engine.one_line(p_config ->> 'break_value', 20) || '''', '')
     when 'LOOP' then 'LOOP (' || case when p_children > 1 then 'while' else 'infinite' end
                      || case when p_config -> 'continue_on_failure' = 'true' then ', continues on failure' else '' end || ')'
@@ -9627,6 +10056,7 @@ create or replace function df_engine.section(p_type text, p_place int) returns t
 language sql immutable as $$
   select case
     when p_type = 'THEN' then null
+    when p_type = 'WAIT_FOR' then '? until:'
     when p_type = 'IF' then case p_place when 0 then '? condition:' when 1 then '✓ then:' else '✗ else:' end
     when p_type = 'LOOP' then case p_place when 0 then '? while:' else '↻ body:' end
     when p_type in ('CATCH', 'TIMEOUT') and p_place = 1 then '↳ body:'
@@ -10206,7 +10636,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -10621,7 +11051,7 @@ create or replace view df_engine.threads as
   from df_engine.queue q
   union all
   select t.instance, t.scope, t.node, t.generations, t.activation, t.races, 'timer, ' || t.kind, t.id
-  from df_engine.timers t where t.kind not in ('timeout', 'deadline')
+  from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke')
   union all
   select w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'wait for signal ' || w.signal_name, w.id
   from df_engine.waits w
@@ -10652,11 +11082,11 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'work on a node that cannot have it', t.run, t.node_id, t.what || ', at a ' || t.kind from thread t
     where case
-      when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'JOIN', 'RACE', 'ANY')
+      when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'WAIT_FOR', 'JOIN', 'RACE', 'ANY')
       when t.what like 'wait%' then t.kind <> 'SIGNAL'
       when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
       when t.what = 'timer, schedule' then t.kind <> 'WAIT_SCHEDULE'
-      when t.what in ('queue, lane direct', 'timer, retry') then t.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART')
+      when t.what in ('queue, lane direct', 'timer, retry', 'timer, check') then t.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART')
       when t.what = 'queue, lane http' then t.kind not like 'HTTP%' end
     union all
     select 'a thread is not where its generations say', t.run, t.node_id, t.what from thread t
@@ -10677,7 +11107,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     join df_engine.activations o on o.id = a.id
     cross join lateral (select count(*) from thread t where t.activation = a.id) c
     where a.what = 'open construct' and a.status in ('pending', 'running') and not (a.races is not null and df_engine.has_lost(a.races))
-      and c.count <> case when a.kind in ('LOOP', 'TIMEOUT') then 1 when a.kind in ('JOIN', 'ANY') then o.open
+      and c.count <> case when a.kind in ('LOOP', 'TIMEOUT', 'WAIT_FOR') then 1 when a.kind in ('JOIN', 'ANY') then o.open
                      else (select cardinality(g.inside) from df_engine.graph_nodes g where g.graph = a.graph and g.node = a.node) end
     union all
     select 'a run has ended and its root has not', i.id, df_engine.node_id(i.id, 1), 'the run is completed'
