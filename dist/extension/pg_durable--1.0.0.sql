@@ -5823,7 +5823,7 @@ begin
     select e.* from ends e where e.state <> 'c' order by e.branch limit 1
   )
   select d.branch, d.state, d.value, d.error, d.failure,
-         (select array_agg(e.top) from ends e where e.branch <= coalesce(d.branch, e.branch)) as tops,
+         (select array_agg(e.top) from ends e where e.branch <= coalesce(d.branch, e.branch) and (e.branch <> d.branch or d.state = 'b') is not false) as tops,
          case when d.branch is null and n.bytes <= n.allowed then (select json_agg(e.value order by e.branch) from ends e) end as value_list,
          n.bytes, n.allowed
   into v_first
@@ -6100,7 +6100,7 @@ begin
 end
 $$;
 
--- The time of a wait is up, whose run is held. A check that is running is interrupted: it finds that it has lost.
+-- The time of a wait is up, whose run is locked. A check that is running is interrupted: it finds that it has lost.
 create or replace function df_engine.time_out_wait_for(p_thread df_engine.thread, p_wait bigint, p_since timestamptz) returns void
 language plpgsql as $$
 declare
@@ -6853,7 +6853,7 @@ create or replace function df_engine.record_step(
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
   if (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
-    return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
   end if;
   if (p_step).fresh and not p_more then
     insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
@@ -7011,7 +7011,7 @@ begin
   if v_verdict = 'interrupted' then
     return row('interrupted', p_queue, null, null, null, null, null)::df_engine.place;
   elsif t.races is not null and not df_engine.lock_own_races(v_role, t, true) then
-    return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
+    return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_started);
   end if;
   select n.* into g
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
@@ -8240,7 +8240,7 @@ begin
 end
 $$;
 
--- Hears pokes that have been committed, from any key on, so that none waits for the many waits of another; answers how many it has looked at. That of all
+-- Hears pokes that have been committed, from any key on, so that none waits for the many waits of another; answers how many it has tried. That of all
 -- keys is heard again: a transaction that was open when the worker registered may have seen no worker, and commits later.
 create or replace function df_engine.hear_pokes(p_limit int) returns int
 language plpgsql as $$

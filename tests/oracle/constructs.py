@@ -63,9 +63,9 @@ class Constructs:
 
         def leave(end: Ending) -> None:
             self.close(node, own, end)
+            if own is not scope:
+                scope.take_names(own)
             if end.kind != "failed":
-                if own is not scope:
-                    scope.take_names(own)
                 if node.name and node.type not in KEEP_NO_NAME:
                     scope.bind(node.name, end.value)
             then(end)
