@@ -426,6 +426,7 @@ if df_engine.migrating(1) then
     epoch_id uuid not null default gen_random_uuid() constraint workers_pkey primary key,
     worker int not null generated always as identity,
     role regrole not null,
+    alive bigint not null default ('x' || left(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint,  -- the advisory lock that its session holds
     started_at timestamptz not null default now(),
     last_seen_at timestamptz not null default now(),
     idle_until timestamptz             -- NULL while it has no room; a transaction with earlier work notifies
@@ -435,6 +436,12 @@ if df_engine.migrating(1) then
   create table df_engine.worker_roles (
     role regrole not null constraint worker_roles_pkey primary key
   );
+
+  -- Rows to lock while a start in transaction_mode 'new' is under way: as many as the setting allows are used.
+  create table df_engine.launch_slots (
+    slot int not null constraint launch_slots_pkey primary key
+  );
+  insert into df_engine.launch_slots select generate_series(1, 1000);
 
   -- Why no session runs the steps of a role now.
   create table df_engine.role_reasons (
@@ -6606,14 +6613,15 @@ $$;
 -- Leases: steps that are not run inside the database are claimed by a worker with a lease that holds as long as its
 -- supervising session does; the worker runs them itself and reports what came of it. At least once.
 
--- Workers that are alive: their session holds the advisory lock of their number, and is logged in as a worker role.
+-- Workers that are alive: their session holds their advisory lock, and is logged in as a worker role.
 create or replace function df_engine.live_workers() returns setof int
 language sql stable set search_path = '' as $$
-  select l.objid::int
-  from pg_catalog.pg_locks l
+  select w.worker
+  from df_engine.workers w
+  join pg_catalog.pg_locks l on l.classid = ((w.alive >> 32) & 4294967295)::oid and l.objid = (w.alive & 4294967295)::oid
   join pg_catalog.pg_stat_activity a on a.pid = l.pid
-  join df_engine.worker_roles w on w.role = a.usesysid
-  where l.locktype = 'advisory' and l.classid = 1346982471 and l.granted
+  join df_engine.worker_roles r on r.role = a.usesysid
+  where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
     and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
 $$;
 
@@ -7593,38 +7601,37 @@ comment on procedure df.work(integer) is
 -- Supervision: what a worker's supervising connection calls. It tells the worker what to do next; the worker obeys. It acts
 -- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order).
 
--- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts.
+-- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts. The
+-- advisory lock that says that it is alive has a random number, so that nobody can have taken it before.
 -- Granted to workers.
 create or replace function df_engine.register_worker() returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  v_worker int;
+  v_worker df_engine.workers;
 begin
   if not exists (select from df_engine.worker_roles w where w.role = quote_ident(session_user)::regrole) then
     raise exception 'role "%" is not authorised to run a worker', session_user
       using errcode = 'insufficient_privilege',
             hint = format('As an administrator: SELECT df.grant_worker(%L);', session_user);
   end if;
-  delete from df_engine.workers w where w.last_seen_at < clock_timestamp() - interval '1 minute';
-  loop
-    insert into df_engine.workers (role) values (quote_ident(session_user)::pg_catalog.regrole)
-    returning worker into v_worker;
-    exit when pg_try_advisory_lock(1346982471, v_worker);
-    -- Anybody can hold such a lock: the next number, then.
-    delete from df_engine.workers w where w.worker = v_worker;
-  end loop;
-  return v_worker;
+  delete from df_engine.workers w
+  where w.last_seen_at < clock_timestamp() - interval '1 minute' and w.worker not in (select df_engine.live_workers());
+  insert into df_engine.workers as w (role) values (quote_ident(session_user)::pg_catalog.regrole) returning w.* into v_worker;
+  perform pg_advisory_lock(v_worker.alive);
+  return v_worker.worker;
 end
 $$;
 
 -- Granted to workers.
 create or replace function df_engine.unregister_worker(p_worker int) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_alive bigint;
 begin
   perform df_engine.release_leased(p_worker, array(
     select r.id from df_engine.queue r where r.lane in ('direct', 'http') and r.worker = p_worker));
-  delete from df_engine.workers w where w.worker = p_worker;
-  perform pg_advisory_unlock(1346982471, p_worker);
+  delete from df_engine.workers w where w.worker = p_worker returning w.alive into v_alive;
+  perform pg_advisory_unlock(v_alive);
 end
 $$;
 
@@ -9677,8 +9684,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select '''' || regexp_replace(p_value, '([''\\])', '\\\1', 'g') || ''''
 $$;
 
--- Takes a launch slot, a session-level advisory lock.
-create or replace function df_engine.take_launch_slot() returns int
+-- Takes a launch slot: locks its row, until the subtransaction of the caller ends.
+create or replace function df_engine.take_launch_slot() returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_slots int := df_engine.setting_number('max_new_transaction_starts');
@@ -9686,12 +9693,10 @@ declare
   v_deadline timestamptz := clock_timestamp() + v_seconds * interval '1 s';
 begin
   loop
-    for v_slot in 0 .. v_slots - 1 loop
-      if pg_try_advisory_lock(1346982470, v_slot) then
-        return v_slot;
-      end if;
-    end loop;
-    if clock_timestamp() >= v_deadline then
+    perform from df_engine.launch_slots s where s.slot <= v_slots limit 1 for update skip locked;
+    if found then
+      return;
+    elsif clock_timestamp() >= v_deadline then
       raise exception 'Timed out after %s waiting for a launch slot (max_new_transaction_starts=%)',
         trim_scale(v_seconds), v_slots using errcode = 'program_limit_exceeded';
     end if;
@@ -9700,9 +9705,9 @@ begin
 end
 $$;
 
--- Starts the run on the second session, after a look whether it is what it should be: the same role, and a session that
--- sees this one holding the slot, hence in the same database of the same server.
-create or replace function df_engine.start_on(p_dblink text, p_link text, p_slot int, p_start text) returns text
+-- Starts the run on the second session, after a look whether it is what it should be: the same role, and a session that sees this one,
+-- by a name that nobody else has, hence in the same database of the same server.
+create or replace function df_engine.start_on(p_dblink text, p_link text, p_start text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_same boolean;
@@ -9713,10 +9718,9 @@ begin
   execute format('select same from %s.dblink($1::text, $2::text) as t(same boolean)', p_dblink) into v_same
   using p_link, format(
     'select session_user = %1$L and current_user = %1$L and exists (
-       select from pg_catalog.pg_locks l
-       where l.locktype = ''advisory'' and l.classid = 1346982470 and l.objid = %2$L and l.pid = %3$L
-         and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()))',
-    session_user, p_slot, pg_backend_pid());
+       select from pg_catalog.pg_stat_activity a
+       where a.pid = %2$L and a.application_name = %3$L and a.usename = %1$L and a.datname = pg_catalog.current_database())',
+    session_user, pg_backend_pid(), current_setting('application_name'));
   if v_same is not true then
     raise exception 'loopback_dsn does not lead to a session of role "%" in database "%" of this server',
       session_user, current_database() using errcode = 'object_not_in_prerequisite_state';
@@ -9726,29 +9730,31 @@ begin
 end
 $$;
 
--- Starts the run within a slot.
+-- Starts the run within a slot, which is free again when this has ended: the subtransaction that holds it is always rolled back.
 -- Granted to users.
 create or replace function df_engine.launch(p_key text, p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_link constant text := 'pg_durable_start';
   v_loopback record;
-  v_slot int;
   v_id text;
 begin
   perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
   v_loopback := df_engine.loopback();
-  v_slot := df_engine.take_launch_slot();
   begin
+    perform df_engine.take_launch_slot();
+    perform set_config('application_name', concat('pg_durable_start ', gen_random_uuid()), true);
     perform df_engine.open_link(v_loopback.dblink, v_link, v_loopback.conninfo);
-    v_id := df_engine.start_on(v_loopback.dblink, v_link, v_slot, format(
+    v_id := df_engine.start_on(v_loopback.dblink, v_link, format(
       'select df.start(fut => %L, label => %L, database => %L, input => %L)', p_fut, p_label, p_database, p_input));
-    perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
-    return v_id;
+    raise exception 'started' using errcode = 'DF000';
   exception when others or query_canceled then
-    perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
-    raise;
+    perform df_engine.close_launch(v_loopback.dblink, v_link);
+    if v_id is null or sqlstate <> 'DF000' then
+      raise;
+    end if;
   end;
+  return v_id;
 end
 $$;
 
@@ -9765,12 +9771,11 @@ begin
 end
 $$;
 
-create or replace function df_engine.close_launch(p_dblink text, p_link text, p_slot int) returns void
+create or replace function df_engine.close_launch(p_dblink text, p_link text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   execute format('select %1$s.dblink_disconnect($1::text) where $1 = any (%1$s.dblink_get_connections())', p_dblink)
   using p_link;
-  perform pg_advisory_unlock(1346982470, p_slot);
 end
 $$;
 
@@ -10052,7 +10057,8 @@ begin
     select c.oid from pg_class c
     where c.relnamespace in ('df'::regnamespace, 'df_engine'::regnamespace) and c.relkind in ('r', 'S')
       -- these say what is true of the script that has run
-      and c.oid not in ('df_engine.release'::regclass, 'df_engine.upkeep'::regclass, 'df_engine.secret'::regclass)
+      and c.oid not in ('df_engine.release'::regclass, 'df_engine.upkeep'::regclass, 'df_engine.secret'::regclass,
+                        'df_engine.launch_slots'::regclass)
     order by c.oid
   loop
     perform pg_extension_config_dump(v_relation, '');

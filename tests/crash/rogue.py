@@ -244,6 +244,7 @@ def rounds(rogue: Rogue, options: argparse.Namespace) -> Iterator[tuple[list[Att
     if options.each:
         for attack in chosen:
             yield [attack], options.seconds / len(chosen)
+            rogue.calm()
         return
     yield chosen, options.seconds / (1 if options.only else 3)
     until = time.monotonic() + options.seconds * 2 / 3
