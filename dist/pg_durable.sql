@@ -6135,13 +6135,13 @@ end
 $$;
 
 -- What an error of a step says: the server's message with its SQLSTATE, then detail and hint. The JSON text of a composite value,
--- put where its type is wanted, is refused by PostgreSQL without a word on what it is.
+-- put where its type is wanted, is refused by PostgreSQL without a word on what it is. A step decides how long each part is.
 create or replace function df_engine.error_text(p_sqlstate text, p_message text, p_detail text, p_hint text)
 returns text
 language sql immutable set search_path = '' as $$
-  select 'SQL execution failed: ' || p_message || ' (SQLSTATE ' || p_sqlstate || ')'
-    || coalesce(chr(10) || 'DETAIL: ' || nullif(p_detail, ''), '')
-    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(p_hint, ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
+  select 'SQL execution failed: ' || left(p_message, 10000) || ' (SQLSTATE ' || p_sqlstate || ')'
+    || coalesce(chr(10) || 'DETAIL: ' || nullif(left(p_detail, 10000), ''), '')
+    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(left(p_hint, 10000), ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
       then 'This is the JSON text of a value of a composite type: read it with jsonb_populate_record(null::the_type, $name.column).'
     end), '');
 $$;
@@ -6418,6 +6418,7 @@ begin
     'sql', v_sql,
     'application_name', 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, (p_node).node),
     'block', case when not p_autocommit then df_engine.remote_block(v_sql, (p_node).typed) end,
+    'max_result_bytes', df_engine.setting_number('max_result_bytes'),
     'name_types', case when (p_node).typed then $sql$select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
         select from pg_catalog.pg_cast c
@@ -7801,6 +7802,7 @@ begin
     'interrupt', df_engine.doomed_sessions(),
     'held', df_engine.held_leases(p_worker),
     'server_started', extract(epoch from pg_postmaster_start_time()),
+    'notifications_pent_up', pg_notification_queue_usage() > 0.5,
     'max_sessions', df_engine.setting_number('max_user_connections'),
     'reserved', df_engine.setting_number('reserved_connections'));
 end
@@ -7852,16 +7854,15 @@ begin
 end
 $$;
 
--- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is held.
--- Granted to workers.
-create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+-- Fails the step that a session is in, from outside of it, and does not try it again. False: not now, its run is held.
+create or replace function df_engine.fail_from_outside(p_instance bigint, p_node text, p_sqlstate text, p_message text) returns boolean
+language plpgsql as $$
 declare
   i df_engine.instances;
   q df_engine.queue;
   g df_engine.graph_nodes;
 begin
-  select * into i from df_engine.instances x where x.id = p_instance;
+  select * into i from df_engine.instances x where x.instance = p_instance;
   if not df_engine.try_lock_run(i.instance) then
     return false;
   end if;
@@ -7873,11 +7874,33 @@ begin
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = q.submitter and x.id = q.id;
     if df_engine.may_go_on(i.instance, q.races) then
       perform df_engine.fail_node(i.id, i.graph, i.submitter, true,
-        row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g, df_engine.error_text(
-        '57014', 'canceling statement due to user request', null, null), df_engine.clock());
+        row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g,
+        df_engine.error_text(p_sqlstate, p_message, null, null), df_engine.clock(), p_sqlstate);
     end if;
   end if;
   return true;
+end
+$$;
+
+-- A step was cancelled by somebody else than pg_durable.
+-- Granted to workers.
+create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return df_engine.fail_from_outside((select i.instance from df_engine.instances i where i.id = p_instance), p_node,
+                                     '57014', 'canceling statement due to user request');
+end
+$$;
+
+-- The server ended the session that ran this step, for its transaction_timeout, with these words. False: not now, its run is held.
+-- Granted to workers.
+create or replace function df_engine.fail_timed_out(p_submitter oid, p_queue bigint, p_node text, p_said text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_instance bigint;
+begin
+  v_instance := (select q.instance from df_engine.queue q where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue);
+  return v_instance is null or df_engine.fail_from_outside(v_instance, p_node, '25P04', p_said);
 end
 $$;
 
@@ -8184,6 +8207,7 @@ declare
   v_status text;
 begin
   perform df_engine.require_key(p_key, p_role);
+  perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
   perform df_engine.require_right(p_role, p_instance);
   select i.status into v_status from df_engine.instances i where i.instance = p_instance for update;
   if v_status in ('pending', 'running') then
@@ -9593,7 +9617,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'sleep_until', 'tick', 'unregister_worker'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'sleep_until', 'tick', 'unregister_worker'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
