@@ -7892,7 +7892,8 @@ begin
 end
 $$;
 
--- The server ended the session that ran this step, for its transaction_timeout, with these words. False: not now, its run is held.
+-- The server ended the session that ran this step, for its transaction_timeout, with these words. False: not now, its run is held, or it
+-- runs again.
 -- Granted to workers.
 create or replace function df_engine.fail_timed_out(p_submitter oid, p_queue bigint, p_node text, p_said text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -7900,7 +7901,9 @@ declare
   v_instance bigint;
 begin
   v_instance := (select q.instance from df_engine.queue q where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue);
-  return v_instance is null or df_engine.fail_from_outside(v_instance, p_node, '25P04', p_said);
+  return v_instance is null or df_engine.fail_from_outside(v_instance, p_node, '25P04', p_said) and not exists (
+    select from df_engine.queue q
+    where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue and df_engine.is_at(q, p_node));
 end
 $$;
 

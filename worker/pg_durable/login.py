@@ -12,6 +12,7 @@ from pg_durable.step_settings import STEP_SETTINGS
 TRANSACTION_SETTINGS = {
     "default_transaction_isolation": r"read\ committed",
     "default_transaction_read_only": "off",
+    "standard_conforming_strings": "on",
 }
 
 # Of no use for a session that a worker looks after, whatever the defaults of the role or the database are.

@@ -19,8 +19,8 @@ class TooLargeError(psycopg.OperationalError):
 class BoundedConnection(psycopg.AsyncConnection[Any]):
     """Counts what arrives until a message is whole, which libpq would keep, and closes when that is too much.
 
-    A step decides how long its notices and errors are, and INFO is sent whatever client_min_messages says. What libpq reads beyond
-    that which had arrived when it began is not counted, so the bound is a rough one.
+    A step decides how long its notices and errors are, and INFO is sent whatever client_min_messages says. The bound is
+    a rough one: what arrives while libpq reads is not counted.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

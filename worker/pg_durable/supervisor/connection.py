@@ -119,7 +119,7 @@ class Supervisor:
         """Does what is due and asks what is to be done."""
         tick = Tick.parse(await self._value(statements.TICK, self.number))
         if tick.pent_up and monotonic() >= self._listen_again_at:
-            # A transaction that failed because the queue was full has told nobody to read. A new listener passes over it.
+            # A transaction that failed because the queue was full has told nobody to read. A new listener skips all.
             self._listen_again_at = monotonic() + LISTEN_AGAIN
             await self._conn.execute(statements.UNLISTEN)
             await self._conn.execute(statements.LISTEN)

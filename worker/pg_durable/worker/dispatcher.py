@@ -216,10 +216,8 @@ class Dispatcher:
 
     def _judge(self, session: Session, end: str, *step: str) -> bool:
         self._metrics.add("calls_total", end=end)
-        if end == "died":
+        if end in ("died", "timed out"):
             self._pool.died(session.role)
-            return True
-        if end == "timed out":
             return True
         if session.fresh and self._pool.unblock(session.role):
             event(INFO, "role reached again", role=session.role)
