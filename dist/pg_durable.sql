@@ -2984,7 +2984,12 @@ create or replace function df.to_flow(envelope text) returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4271,7 +4276,12 @@ create or replace function df.start(fut text, label text default null, database 
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4330,7 +4340,12 @@ create or replace function df.setvar(name text, value text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4347,7 +4362,12 @@ create or replace function df.getvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4362,7 +4382,12 @@ create or replace function df.unsetvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4379,7 +4404,12 @@ create or replace function df.clearvars() returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -7582,7 +7612,12 @@ declare
   v_report pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8041,7 +8076,12 @@ create or replace function df.status(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8055,7 +8095,12 @@ create or replace function df.result(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8083,7 +8128,12 @@ create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8163,7 +8213,12 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8184,7 +8239,12 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8241,7 +8301,12 @@ declare
   v_status text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8281,7 +8346,12 @@ declare
   v_instance bigint;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8421,7 +8491,12 @@ declare
   v_page bigint[];
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8477,7 +8552,12 @@ create or replace function df.instance_info(instance_id text) returns setof df_e
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8518,7 +8598,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8549,7 +8634,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8717,7 +8807,12 @@ create or replace function df.explain(input text) returns text
 language plpgsql strict as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9136,7 +9231,12 @@ create or replace function df.http(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9157,7 +9257,12 @@ declare
   v_problem text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9563,7 +9668,12 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9581,6 +9691,12 @@ begin
     execute format('grant execute on function %s to %I%s', v_routine, p_role, v_option);
   end loop;
   raise notice 'granted usage of pg_durable to %', quote_ident(p_role);
+  if exists (select from pg_roles r where r.rolname = p_role and r.rolbypassrls and not r.rolsuper
+      and (pg_has_role(r.oid, 'pg_read_all_data', 'usage') or pg_has_role(r.oid, 'pg_write_all_data', 'usage'))) then
+    raise warning 'role % reads or writes the runs of all roles', quote_ident(p_role)
+      using detail = 'It has BYPASSRLS and is a member of pg_read_all_data or pg_write_all_data: PostgreSQL lets nobody refuse that.',
+            hint = 'Let another role submit and serve runs, or take one of the two away.';
+  end if;
 end
 $$;
 comment on function df.grant_usage(text, boolean, boolean) is
@@ -9594,7 +9710,12 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10035,6 +10156,11 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.attempts'
     from df_engine.attempts o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    -- Nothing in a database can keep these roles from that.
+    select 'a role reads or writes what is of all', null, null, format('role %I has BYPASSRLS and is a member of pg_read_all_data or pg_write_all_data', r.rolname)
+    from pg_roles r where r.rolbypassrls and not r.rolsuper
+      and (pg_has_role(r.oid, 'pg_read_all_data', 'usage') or pg_has_role(r.oid, 'pg_write_all_data', 'usage'))
     union all
     select 'a run without its graph', i.id, null, 'graph ' || i.graph
     from df_engine.instances i where not exists (select from df_engine.graphs g where g.id = i.graph)

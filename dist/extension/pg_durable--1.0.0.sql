@@ -2965,7 +2965,12 @@ create or replace function df.to_flow(envelope text) returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4252,7 +4257,12 @@ create or replace function df.start(fut text, label text default null, database 
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4311,7 +4321,12 @@ create or replace function df.setvar(name text, value text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4328,7 +4343,12 @@ create or replace function df.getvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4343,7 +4363,12 @@ create or replace function df.unsetvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4360,7 +4385,12 @@ create or replace function df.clearvars() returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -7563,7 +7593,12 @@ declare
   v_report pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8022,7 +8057,12 @@ create or replace function df.status(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8036,7 +8076,12 @@ create or replace function df.result(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8064,7 +8109,12 @@ create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8144,7 +8194,12 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8165,7 +8220,12 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8222,7 +8282,12 @@ declare
   v_status text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8262,7 +8327,12 @@ declare
   v_instance bigint;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8402,7 +8472,12 @@ declare
   v_page bigint[];
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8458,7 +8533,12 @@ create or replace function df.instance_info(instance_id text) returns setof df_e
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8499,7 +8579,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8530,7 +8615,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8698,7 +8788,12 @@ create or replace function df.explain(input text) returns text
 language plpgsql strict as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9117,7 +9212,12 @@ create or replace function df.http(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9138,7 +9238,12 @@ declare
   v_problem text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9544,7 +9649,12 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9562,6 +9672,12 @@ begin
     execute format('grant execute on function %s to %I%s', v_routine, p_role, v_option);
   end loop;
   raise notice 'granted usage of pg_durable to %', quote_ident(p_role);
+  if exists (select from pg_roles r where r.rolname = p_role and r.rolbypassrls and not r.rolsuper
+      and (pg_has_role(r.oid, 'pg_read_all_data', 'usage') or pg_has_role(r.oid, 'pg_write_all_data', 'usage'))) then
+    raise warning 'role % reads or writes the runs of all roles', quote_ident(p_role)
+      using detail = 'It has BYPASSRLS and is a member of pg_read_all_data or pg_write_all_data: PostgreSQL lets nobody refuse that.',
+            hint = 'Let another role submit and serve runs, or take one of the two away.';
+  end if;
 end
 $$;
 comment on function df.grant_usage(text, boolean, boolean) is
@@ -9575,7 +9691,12 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10016,6 +10137,11 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.attempts'
     from df_engine.attempts o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    -- Nothing in a database can keep these roles from that.
+    select 'a role reads or writes what is of all', null, null, format('role %I has BYPASSRLS and is a member of pg_read_all_data or pg_write_all_data', r.rolname)
+    from pg_roles r where r.rolbypassrls and not r.rolsuper
+      and (pg_has_role(r.oid, 'pg_read_all_data', 'usage') or pg_has_role(r.oid, 'pg_write_all_data', 'usage'))
     union all
     select 'a run without its graph', i.id, null, 'graph ' || i.graph
     from df_engine.instances i where not exists (select from df_engine.graphs g where g.id = i.graph)

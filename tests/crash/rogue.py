@@ -104,7 +104,9 @@ class Rogue:
         self.db = own_database(self._server)
         self.db.admin("create role rogue login connection limit 100; create role vandal login connection limit 40")
         self.db.admin("create database elsewhere")
-        self.db.admin("select df.grant_usage('rogue', include_http => true), df.http_allow('127.0.0.1', allow_private => true)")
+        self.db.admin(
+            "select df.grant_usage('rogue', include_http => true), df.http_allow('127.0.0.1', allow_private => true)"
+        )
         self._web.__enter__()
         for _ in range(workers):
             self.workers.append(WorkerProcess(self.db, "--log-level", "info"))
@@ -233,7 +235,9 @@ def main() -> int:
         for attack in ALL if options.verbose else ():
             said = " ".join(rogue.said.get(attack.name, "").split())[:100]
             print(f"{rogue.done.get(attack.name, 0):6} x {attack.name}: {said}")
-    print(f"{app.completed} runs of app, the longest took {app.longest:.2f} s, {app.refused} starts refused by the server")
+    print(
+        f"{app.completed} runs of app, the longest took {app.longest:.2f} s, {app.refused} starts refused by the server"
+    )
     print("\n".join(wrong) or "every run of app completed, no worker ended, df.check() shows nothing")
     return bool(wrong)
 

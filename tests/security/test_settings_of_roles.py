@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from tests.crash.crew import problems
@@ -12,7 +13,6 @@ from tests.worker.process import SpawnWorker, await_end, error, run, start
 FLOW = r"""df.flow($f$'select ''a\b'' as v, ''{sys_label}'' as l' |=> x ~> 'select $x.v' ~> sleep(0) ~> ('select 1' & E'select\n2')
   ~> (wait_for_schedule('* * * * *') | 'select true' ?> 'select 3 as n' !> 'select 4')$f$)"""
 STRANGE = {
-    "standard_conforming_strings": "off",
     "row_security": "off",
     "jit": "on",
     "jit_above_cost": "0",
@@ -33,7 +33,8 @@ SHORT = ("idle_session_timeout", "idle_in_transaction_session_timeout", "stateme
 def altered(db: Database) -> Iterator[Database]:
     """A database whose settings are its own, as those of its roles in it are."""
     yield db
-    db.admin(f"set default_transaction_read_only = off; alter database {db.name} reset all")
+    with db.connect(options="-c default_transaction_read_only=off") as conn:
+        conn.execute(f"alter database {db.name} reset all".encode())
 
 
 def known(db: Database, setting: str) -> bool:
@@ -62,6 +63,25 @@ def test_everything_works_whatever_a_database_sets(
     assert problems(db) == []
 
 
+def test_escapes_in_literals_are_refused_in_one_message(altered: Database, spawn: SpawnWorker) -> None:  # noqa: F811
+    """Workers and steps have sessions in which they are off."""
+    db = altered
+    db.admin(f"alter database {db.name} set standard_conforming_strings = off")
+    spawn()
+    with db.connect("app") as conn:
+        for call in ("df.start('select 1')", "df.flow('break')"):
+            with pytest.raises(
+                psycopg.errors.ObjectNotInPrerequisiteState, match="standard_conforming_strings"
+            ) as caught:
+                conn.execute(f"select {call}".encode())
+            assert caught.value.diag.message_hint == "SET standard_conforming_strings = on;"
+        conn.execute("set standard_conforming_strings = on")
+        row = conn.execute(f"select df.start({FLOW})".encode()).fetchone()
+        assert row
+        assert await_end(db, str(row[0]), 90) == "completed", error(db, str(row[0]))
+    assert problems(db) == []
+
+
 @pytest.mark.parametrize("setting", SHORT)
 def test_time_outs_do_not_end_the_supervising_connection(
     altered: Database,
@@ -79,7 +99,9 @@ def test_time_outs_do_not_end_the_supervising_connection(
     assert "not connected" not in worker.log
 
 
-SUPERVISOR = "where application_name = 'pg_durable worker' and usename = 'durable_worker' and datname = current_database()"
+SUPERVISOR = (
+    "where application_name = 'pg_durable worker' and usename = 'durable_worker' and datname = current_database()"
+)
 
 
 def test_idle_sessions_of_a_role_are_kept(altered: Database, spawn: SpawnWorker) -> None:  # noqa: F811
