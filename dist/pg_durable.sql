@@ -2674,7 +2674,7 @@ end
 $$;
 
 create or replace function df.flow(source text) returns text
-language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 declare
   v_in record;
   v_parse record;
@@ -2981,7 +2981,7 @@ end
 $$;
 
 create or replace function df.to_flow(envelope text) returns text
-language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+language plpgsql strict set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
           and pg_catalog.has_table_privilege('df_engine.own_key', 'select')

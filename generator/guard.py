@@ -1,8 +1,8 @@
 """What every public function and procedure tells a role that was granted USAGE on df by hand, and needs df.grant_usage.
 
 A public function that acts with its caller's rights and reaches private objects, or the tables of df, begins with this
-check. It stands in the text of the function: a function that it called would be out of the caller's reach, too. In a session in
-which a backslash in a literal is an escape the engine's own texts would mean something else.
+check. It stands in the text of the function: a function that it called would be out of the caller's reach, too. In a
+session in which a backslash in a literal is an escape the engine's own texts would mean something else.
 """
 
 import re

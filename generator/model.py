@@ -74,7 +74,8 @@ SETTINGS = (
 )  # fmt: skip
 
 
-# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each part of an error.
+# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
+# part of an error.
 LIMITS = {"name": 63, "text": 1024, "error": 10_000}
 
 # What df.work makes of a session that is not a worker's.

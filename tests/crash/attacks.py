@@ -1,4 +1,5 @@
-"""What one role can do to hurt others: statements that its sessions send over and over. `vandal` holds no grant on df."""
+# ruff: noqa: E501, RUF005 - statements as they are sent
+"""What one role can do to hurt others: statements that its sessions send over and over. `vandal` has no grant on df."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""`python -m tests.crash.rogue`: one role attacks in every way it can, beside one that behaves, and what the latter notices."""
+"""`python -m tests.crash.rogue`: one role attacks in every way it can; what one that behaves notices of it."""
 
 import argparse
 import os
@@ -91,7 +91,7 @@ class Rogue:
         self.workers: list[WorkerProcess] = []
         self.done: dict[str, int] = {}  # how often each attack came to its end
         self.said: dict[str, str] = {}  # the last error that each met
-        options = {"max_notify_queue_pages": "256"}
+        options = {"max_notify_queue_pages": "16384"}
         self._server = Cluster(under_test(), options if self._queue_can_be_bounded() else None)
         try:
             self._set_up(workers)
@@ -156,7 +156,10 @@ class Rogue:
     def calm(self) -> None:
         """Ends what the attackers have begun, so that what is left can be judged."""
         self.db.admin("alter role rogue reset all")
-        cancel = "select count(df.cancel(id)) from df.instances where submitted_by = 'rogue'::regrole and status in ('pending', 'running')"
+        cancel = (
+            "select count(df.cancel(id)) from df.instances "
+            "where submitted_by = 'rogue'::regrole and status in ('pending', 'running')"
+        )
         self.db.admin(cancel)
 
     def wrong(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Roles that PostgreSQL lets past row security are named; members of pg_read_all_data and the like see and change nothing."""
+"""Roles that PostgreSQL lets past row security are named; members of pg_read_all_data see and change nothing."""
 
 from collections.abc import Iterator
 

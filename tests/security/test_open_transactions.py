@@ -16,8 +16,8 @@ from tests.state import (
     RETENTION_IS_DUE,
     RUNS_AGED,
     RUNS_HELD,
-    WORKER_LOCK,
     TIMERS_DUE,
+    WORKER_LOCK,
 )
 from tests.support import Database, Pump, Run, wait_until
 

@@ -1,4 +1,4 @@
-"""What a role or a database sets for its sessions changes neither what the engine means nor whether a worker serves others."""
+"""What a role or a database sets for its sessions changes neither what the engine means nor whom a worker serves."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,8 @@ from tests.support import Database, wait_until
 from tests.worker.conftest import spawn  # noqa: F401
 from tests.worker.process import SpawnWorker, await_end, error, run, start
 
-FLOW = r"""df.flow($f$'select ''a\b'' as v, ''{sys_label}'' as l' |=> x ~> 'select $x.v' ~> sleep(0) ~> ('select 1' & E'select\n2')
+FLOW = r"""df.flow($f$'select ''a\b'' as v, ''{sys_label}'' as l' |=> x ~> 'select $x.v' ~> sleep(0)
+  ~> ('select 1' & E'select\n2')
   ~> (wait_for_schedule('* * * * *') | 'select true' ?> 'select 3 as n' !> 'select 4')$f$)"""
 STRANGE = {
     "row_security": "off",
@@ -69,12 +70,13 @@ def test_escapes_in_literals_are_refused_in_one_message(altered: Database, spawn
     db.admin(f"alter database {db.name} set standard_conforming_strings = off")
     spawn()
     with db.connect("app") as conn:
-        for call in ("df.start('select 1')", "df.flow('break')"):
+        for call in ("df.start('select 1')", "df.list_instances()", "df.explain('select 1')"):
             with pytest.raises(
                 psycopg.errors.ObjectNotInPrerequisiteState, match="standard_conforming_strings"
             ) as caught:
                 conn.execute(f"select {call}".encode())
             assert caught.value.diag.message_hint == "SET standard_conforming_strings = on;"
+        assert conn.execute(f"select {FLOW}".encode()).fetchone()
         conn.execute("set standard_conforming_strings = on")
         row = conn.execute(f"select df.start({FLOW})".encode()).fetchone()
         assert row

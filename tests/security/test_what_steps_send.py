@@ -1,4 +1,4 @@
-"""What a step sends to the worker that runs it, notices and errors, is bounded: neither memory nor tables fill with it."""
+"""What a step sends to its worker, notices and errors, is bounded: neither memory nor tables fill with it."""
 
 from collections.abc import Iterator
 

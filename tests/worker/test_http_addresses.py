@@ -45,7 +45,7 @@ SPELLINGS = """
 ::ffff:0:a9fe:a9fe 64:ff9b::7f00:1 64:ff9b::169.254.169.254 64:ff9b:1::a9fe:a9fe 100::1 2001::1
 2001:0:7f00:1:: 2001:db8::1 2001:10::1 2002:7f00:1:: 2002:a9fe:a9fe:: 2002:a00:1::1 fc00::1 fd00:ec2::254
 fd00::1 fe80::1 fe80::1%eth0 fec0::1 ff02::1 ff05::2
-""".split()
+""".split()  # noqa: SIM905 - to be read
 
 
 @pytest.mark.parametrize("address", SPELLINGS)
