@@ -6649,7 +6649,7 @@ create or replace function df_engine.live_workers() returns setof int
 language sql stable set search_path = '' as $$
   select w.worker
   from df_engine.workers w
-  join pg_catalog.pg_locks l on l.classid = ((w.alive >> 32) & 4294967295)::oid and l.objid = (w.alive & 4294967295)::oid
+  join pg_catalog.pg_locks l on l.classid = ((w.alive >> 32) & 4294967295)::pg_catalog.oid and l.objid = (w.alive & 4294967295)::pg_catalog.oid
   join pg_catalog.pg_stat_activity a on a.pid = l.pid
   join df_engine.worker_roles r on r.role = a.usesysid
   where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
