@@ -474,6 +474,7 @@ if df_engine.migrating(1) then
     epoch_id uuid not null default gen_random_uuid() constraint workers_pkey primary key,
     worker int not null generated always as identity,
     role regrole not null,
+    alive bigint not null default ('x' || left(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint,  -- the advisory lock that its session holds
     started_at timestamptz not null default now(),
     last_seen_at timestamptz not null default now(),
     idle_until timestamptz             -- NULL while it has no room; a transaction with earlier work notifies
@@ -483,6 +484,12 @@ if df_engine.migrating(1) then
   create table df_engine.worker_roles (
     role regrole not null constraint worker_roles_pkey primary key
   );
+
+  -- Rows to lock while a start in transaction_mode 'new' is under way: as many as the setting allows are used.
+  create table df_engine.launch_slots (
+    slot int not null constraint launch_slots_pkey primary key
+  );
+  insert into df_engine.launch_slots select generate_series(1, 1000);
 
   -- Why no session runs the steps of a role now.
   create table df_engine.role_reasons (
@@ -891,7 +898,12 @@ create or replace function df.set_secret(name text, value text, encrypted boolea
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -923,7 +935,12 @@ create or replace function df.unset_secret(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -3177,7 +3194,7 @@ end
 $$;
 
 create or replace function df.flow(source text) returns text
-language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 declare
   v_in record;
   v_parse record;
@@ -3518,10 +3535,15 @@ end
 $$;
 
 create or replace function df.to_flow(envelope text) returns text
-language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+language plpgsql strict set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4856,7 +4878,12 @@ create or replace function df.start(fut text, label text default null, database 
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4915,7 +4942,12 @@ create or replace function df.setvar(name text, value text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4932,7 +4964,12 @@ create or replace function df.getvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4947,7 +4984,12 @@ create or replace function df.unsetvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4964,7 +5006,12 @@ create or replace function df.clearvars() returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -7053,13 +7100,13 @@ end
 $$;
 
 -- What an error of a step says: the server's message with its SQLSTATE, then detail and hint. The JSON text of a composite value,
--- put where its type is wanted, is refused by PostgreSQL without a word on what it is.
+-- put where its type is wanted, is refused by PostgreSQL without a word on what it is. A step decides how long each part is.
 create or replace function df_engine.error_text(p_sqlstate text, p_message text, p_detail text, p_hint text)
 returns text
 language sql immutable set search_path = '' as $$
-  select 'SQL execution failed: ' || p_message || ' (SQLSTATE ' || p_sqlstate || ')'
-    || coalesce(chr(10) || 'DETAIL: ' || nullif(p_detail, ''), '')
-    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(p_hint, ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
+  select 'SQL execution failed: ' || left(p_message, 10000) || ' (SQLSTATE ' || p_sqlstate || ')'
+    || coalesce(chr(10) || 'DETAIL: ' || nullif(left(p_detail, 10000), ''), '')
+    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(left(p_hint, 10000), ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
       then 'This is the JSON text of a value of a composite type: read it with jsonb_populate_record(null::the_type, $name.column).'
     end), '');
 $$;
@@ -7336,6 +7383,7 @@ begin
     'sql', v_sql,
     'application_name', 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, (p_node).node),
     'block', case when not p_autocommit then df_engine.remote_block(v_sql, (p_node).typed) end,
+    'max_result_bytes', df_engine.setting_number('max_result_bytes'),
     'name_types', case when (p_node).typed then $sql$select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
         select from pg_catalog.pg_cast c
@@ -7558,14 +7606,15 @@ $$;
 -- Leases: steps that are not run inside the database are claimed by a worker with a lease that holds as long as its
 -- supervising session does; the worker runs them itself and reports what came of it. At least once.
 
--- Workers that are alive: their session holds the advisory lock of their number, and is logged in as a worker role.
+-- Workers that are alive: their session holds their advisory lock, and is logged in as a worker role.
 create or replace function df_engine.live_workers() returns setof int
 language sql stable set search_path = '' as $$
-  select l.objid::int
-  from pg_catalog.pg_locks l
+  select w.worker
+  from df_engine.workers w
+  join pg_catalog.pg_locks l on l.classid = ((w.alive >> 32) & 4294967295)::pg_catalog.oid and l.objid = (w.alive & 4294967295)::pg_catalog.oid
   join pg_catalog.pg_stat_activity a on a.pid = l.pid
-  join df_engine.worker_roles w on w.role = a.usesysid
-  where l.locktype = 'advisory' and l.classid = 1346982471 and l.granted
+  join df_engine.worker_roles r on r.role = a.usesysid
+  where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
     and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
 $$;
 
@@ -8698,7 +8747,12 @@ declare
   v_report pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8737,39 +8791,38 @@ comment on procedure df.work(integer) is
 -- Supervision: what a worker's supervising connection calls. It tells the worker what to do next. It acts
 -- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order).
 
--- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts.
+-- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts. The
+-- advisory lock that says that it is alive has a random number, so that nobody can have taken it before.
 -- Granted to workers.
 create or replace function df_engine.register_worker() returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  v_worker int;
+  v_worker df_engine.workers;
 begin
   if not exists (select from df_engine.worker_roles w where w.role = quote_ident(session_user)::regrole) then
     raise exception 'role "%" is not authorised to run a worker', session_user
       using errcode = 'insufficient_privilege',
             hint = format('As an administrator: SELECT df.grant_worker(%L);', session_user);
   end if;
-  delete from df_engine.workers w where w.last_seen_at < clock_timestamp() - interval '1 minute';
-  loop
-    insert into df_engine.workers (role) values (quote_ident(session_user)::pg_catalog.regrole)
-    returning worker into v_worker;
-    exit when pg_try_advisory_lock(1346982471, v_worker);
-    -- Anybody can hold such a lock: the next number, then.
-    delete from df_engine.workers w where w.worker = v_worker;
-  end loop;
+  delete from df_engine.workers w
+  where w.last_seen_at < clock_timestamp() - interval '1 minute' and w.worker not in (select df_engine.live_workers());
+  insert into df_engine.workers as w (role) values (quote_ident(session_user)::pg_catalog.regrole) returning w.* into v_worker;
+  perform pg_advisory_lock(v_worker.alive);
   perform df_engine.poke_all();
-  return v_worker;
+  return v_worker.worker;
 end
 $$;
 
 -- Granted to workers.
 create or replace function df_engine.unregister_worker(p_worker int) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_alive bigint;
 begin
   perform df_engine.release_leased(p_worker, array(
     select r.id from df_engine.queue r where r.lane in ('direct', 'http') and r.worker = p_worker));
-  delete from df_engine.workers w where w.worker = p_worker;
-  perform pg_advisory_unlock(1346982471, p_worker);
+  delete from df_engine.workers w where w.worker = p_worker returning w.alive into v_alive;
+  perform pg_advisory_unlock(v_alive);
 end
 $$;
 
@@ -8928,6 +8981,7 @@ begin
     'interrupt', df_engine.doomed_sessions(),
     'leases', df_engine.valid_leases(p_worker),
     'server_started', extract(epoch from pg_postmaster_start_time()),
+    'notifications_pent_up', pg_notification_queue_usage() > 0.5,
     'max_sessions', df_engine.setting_number('max_user_connections'),
     'reserved', df_engine.setting_number('reserved_connections'));
 end
@@ -8979,16 +9033,15 @@ begin
 end
 $$;
 
--- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is locked.
--- Granted to workers.
-create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+-- Fails the step that a session is in, from outside of it, and does not try it again. False: not now, its run is locked.
+create or replace function df_engine.fail_from_outside(p_instance bigint, p_node text, p_sqlstate text, p_message text) returns boolean
+language plpgsql as $$
 declare
   i df_engine.instances;
   q df_engine.queue;
   g df_engine.graph_nodes;
 begin
-  select * into i from df_engine.instances x where x.id = p_instance;
+  select * into i from df_engine.instances x where x.instance = p_instance;
   if not df_engine.try_lock_run(i.instance) then
     return false;
   end if;
@@ -9000,11 +9053,36 @@ begin
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = q.submitter and x.id = q.id;
     if df_engine.may_go_on(i.instance, q.races) then
       perform df_engine.fail_node(i.id, i.graph, i.submitter, true,
-        row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g, df_engine.error_text(
-        '57014', 'canceling statement due to user request', null, null), df_engine.clock());
+        row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g,
+        df_engine.error_text(p_sqlstate, p_message, null, null), df_engine.clock(), p_sqlstate);
     end if;
   end if;
   return true;
+end
+$$;
+
+-- A step was cancelled by somebody else than pg_durable.
+-- Granted to workers.
+create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return df_engine.fail_from_outside((select i.instance from df_engine.instances i where i.id = p_instance), p_node,
+                                     '57014', 'canceling statement due to user request');
+end
+$$;
+
+-- The server ended the session that ran this step, for its transaction_timeout, with these words. False: not now, its run is locked, or it
+-- runs again.
+-- Granted to workers.
+create or replace function df_engine.fail_timed_out(p_submitter oid, p_queue bigint, p_node text, p_said text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_instance bigint;
+begin
+  v_instance := (select q.instance from df_engine.queue q where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue);
+  return v_instance is null or df_engine.fail_from_outside(v_instance, p_node, '25P04', p_said) and not exists (
+    select from df_engine.queue q
+    where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue and df_engine.is_at(q, p_node));
 end
 $$;
 
@@ -9142,7 +9220,12 @@ create or replace function df.status(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9156,7 +9239,12 @@ create or replace function df.result(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9184,7 +9272,12 @@ create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9264,7 +9357,12 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9285,7 +9383,12 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9311,6 +9414,7 @@ declare
   v_status text;
 begin
   perform df_engine.require_key(p_key, p_role);
+  perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
   perform df_engine.require_right(p_role, p_instance);
   select i.status into v_status from df_engine.instances i where i.instance = p_instance for update;
   if v_status in ('pending', 'running') then
@@ -9341,7 +9445,12 @@ declare
   v_status text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9381,7 +9490,12 @@ declare
   v_instance bigint;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9521,7 +9635,12 @@ declare
   v_page bigint[];
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9577,7 +9696,12 @@ create or replace function df.instance_info(instance_id text) returns setof df_e
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9618,7 +9742,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9649,7 +9778,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9822,7 +9956,12 @@ create or replace function df.explain(input text) returns text
 language plpgsql strict as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10264,7 +10403,12 @@ create or replace function df.http(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10285,7 +10429,12 @@ declare
   v_problem text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10688,7 +10837,12 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10706,6 +10860,12 @@ begin
     execute format('grant execute on function %s to %I%s', v_routine, p_role, v_option);
   end loop;
   raise notice 'granted usage of pg_durable to %', quote_ident(p_role);
+  if exists (select from pg_roles r where r.rolname = p_role and r.rolbypassrls and not r.rolsuper
+      and (pg_has_role(r.oid, 'pg_read_all_data', 'usage') or pg_has_role(r.oid, 'pg_write_all_data', 'usage'))) then
+    raise warning 'role % reads or writes the runs of all roles', quote_ident(p_role)
+      using detail = 'It has BYPASSRLS and is a member of pg_read_all_data or pg_write_all_data: PostgreSQL lets nobody refuse that.',
+            hint = 'Let another role submit and serve runs, or take one of the two away.';
+  end if;
 end
 $$;
 comment on function df.grant_usage(text, boolean, boolean) is
@@ -10719,7 +10879,12 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10745,7 +10910,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
@@ -10855,8 +11020,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select '''' || regexp_replace(p_value, '([''\\])', '\\\1', 'g') || ''''
 $$;
 
--- Takes a launch slot, a session-level advisory lock.
-create or replace function df_engine.take_launch_slot() returns int
+-- Takes a launch slot: locks its row, until the subtransaction of the caller ends.
+create or replace function df_engine.take_launch_slot() returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_slots int := df_engine.setting_number('max_new_transaction_starts');
@@ -10864,12 +11029,10 @@ declare
   v_deadline timestamptz := clock_timestamp() + v_seconds * interval '1 s';
 begin
   loop
-    for v_slot in 0 .. v_slots - 1 loop
-      if pg_try_advisory_lock(1346982470, v_slot) then
-        return v_slot;
-      end if;
-    end loop;
-    if clock_timestamp() >= v_deadline then
+    perform from df_engine.launch_slots s where s.slot <= v_slots limit 1 for update skip locked;
+    if found then
+      return;
+    elsif clock_timestamp() >= v_deadline then
       raise exception 'Timed out after %s waiting for a launch slot (max_new_transaction_starts=%)',
         trim_scale(v_seconds), v_slots using errcode = 'program_limit_exceeded';
     end if;
@@ -10878,9 +11041,9 @@ begin
 end
 $$;
 
--- Starts the run on the second session, after a check that it is what it should be: the same role, and a session that
--- sees this one holding the slot, hence in the same database of the same server.
-create or replace function df_engine.start_on(p_dblink text, p_link text, p_slot int, p_start text) returns text
+-- Starts the run on the second session, after a check that it is what it should be: the same role, and a session that sees this one,
+-- by a name that nobody else has, hence in the same database of the same server.
+create or replace function df_engine.start_on(p_dblink text, p_link text, p_start text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_same boolean;
@@ -10892,10 +11055,9 @@ begin
   execute format('select same from %s.dblink($1::text, $2::text) as t(same boolean)', p_dblink) into v_same
   using p_link, format(
     'select session_user = %1$L and current_user = %1$L and exists (
-       select from pg_catalog.pg_locks l
-       where l.locktype = ''advisory'' and l.classid = 1346982470 and l.objid = %2$L and l.pid = %3$L
-         and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()))',
-    session_user, p_slot, pg_backend_pid());
+       select from pg_catalog.pg_stat_activity a
+       where a.pid = %2$L and a.application_name = %3$L and a.usename = %1$L and a.datname = pg_catalog.current_database())',
+    session_user, pg_backend_pid(), current_setting('application_name'));
   if v_same is not true then
     raise exception 'loopback_dsn does not lead to a session of role "%" in database "%" of this server',
       session_user, current_database() using errcode = 'object_not_in_prerequisite_state';
@@ -10905,29 +11067,31 @@ begin
 end
 $$;
 
--- Starts the run within a slot.
+-- Starts the run within a slot, which is free again when this has ended: the subtransaction that holds it is always rolled back.
 -- Granted to users.
 create or replace function df_engine.launch(p_key text, p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_link constant text := 'pg_durable_start';
   v_loopback record;
-  v_slot int;
   v_id text;
 begin
   perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
   v_loopback := df_engine.loopback();
-  v_slot := df_engine.take_launch_slot();
   begin
+    perform df_engine.take_launch_slot();
+    perform set_config('application_name', concat('pg_durable_start ', gen_random_uuid()), true);
     perform df_engine.open_link(v_loopback.dblink, v_link, v_loopback.conninfo);
-    v_id := df_engine.start_on(v_loopback.dblink, v_link, v_slot, format(
+    v_id := df_engine.start_on(v_loopback.dblink, v_link, format(
       'select df.start(fut => %L, label => %L, database => %L, input => %L)', p_fut, p_label, p_database, p_input));
-    perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
-    return v_id;
+    raise exception 'started' using errcode = 'DF000';
   exception when others or query_canceled then
-    perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
-    raise;
+    perform df_engine.close_launch(v_loopback.dblink, v_link);
+    if v_id is null or sqlstate <> 'DF000' then
+      raise;
+    end if;
   end;
+  return v_id;
 end
 $$;
 
@@ -10944,12 +11108,11 @@ begin
 end
 $$;
 
-create or replace function df_engine.close_launch(p_dblink text, p_link text, p_slot int) returns void
+create or replace function df_engine.close_launch(p_dblink text, p_link text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   execute format('select %1$s.dblink_disconnect($1::text) where $1 = any (%1$s.dblink_get_connections())', p_dblink)
   using p_link;
-  perform pg_advisory_unlock(1346982470, p_slot);
 end
 $$;
 
@@ -11166,6 +11329,11 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
     from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')
+    union all
+    -- Nothing in a database can keep these roles from that.
+    select 'a role reads or writes what is of all', null, null, format('role %I has BYPASSRLS and is a member of pg_read_all_data or pg_write_all_data', r.rolname)
+    from pg_roles r where r.rolbypassrls and not r.rolsuper
+      and (pg_has_role(r.oid, 'pg_read_all_data', 'usage') or pg_has_role(r.oid, 'pg_write_all_data', 'usage'))
     union all
     select 'a run without its graph', i.id, null, 'graph ' || i.graph
     from df_engine.instances i where not exists (select from df_engine.graphs g where g.id = i.graph)

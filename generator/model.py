@@ -80,8 +80,9 @@ SETTINGS = (
 )  # fmt: skip
 
 
-# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals. The longest wait, in seconds.
-LIMITS = {"name": 63, "text": 1024, "seconds": 3_155_760_000}
+# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
+# part of an error. The longest wait, in seconds.
+LIMITS = {"name": 63, "text": 1024, "error": 10_000, "seconds": 3_155_760_000}
 
 # What df.work makes of a session that is not a worker's.
 VISIT_SETTINGS = STEP_SETTINGS | {

@@ -364,3 +364,11 @@ XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 UPKEEP = "select count(*) from df_engine.upkeep"
 # The table by which an installation is known, as somebody else might make it.
 RELEASE = "create table df_engine.release (version text primary key, layout int, installed_at timestamptz)"
+
+# Starts in transaction_mode 'new' that are under way; one that would be, as its transaction sees it.
+LAUNCHES = """
+select 1000 - count(*) from (select from df_engine.launch_slots for update skip locked) s"""
+SLOT_TAKEN = "select from df_engine.launch_slots order by slot limit 1 for update"
+
+LIVE_WORKERS = "select df_engine.live_workers()"
+WORKER_LOCK = "select alive from df_engine.workers where worker = %s"

@@ -90,7 +90,10 @@ GRAPH = [
     (wait_for('{"every":1,"key":5}'), "root", "key must be a text that is not empty"),
     (wait_for('{"every":1,"key":"%s"}' % ("k" * 1025)), "root", "key has 1025 bytes, and 1024 are allowed"),
     (wait_for('{"every":1,"often":true}'), "root", "unknown key often"),
-    (wait_for('{"every":1}', node("SLEEP", query="1")), "root", "condition_node in WAIT_FOR must be an SQL step, not SLEEP"),
+    (
+        wait_for('{"every":1}', node("SLEEP", query="1")), "root",
+        "condition_node in WAIT_FOR must be an SQL step, not SLEEP",
+    ),
     (wait_for('{"every":1}', node("SQL")), "root.condition_node", "query is missing"),
 ]  # fmt: skip
 

@@ -65,9 +65,8 @@ class Constructs:
             self.close(node, own, end)
             if own is not scope:
                 scope.take_names(own)
-            if end.kind != "failed":
-                if node.name and node.type not in KEEP_NO_NAME:
-                    scope.bind(node.name, end.value)
+            if end.kind != "failed" and node.name and node.type not in KEEP_NO_NAME:
+                scope.bind(node.name, end.value)
             then(end)
 
         constructs = {

@@ -10,12 +10,14 @@ import pytest
 
 from tests.state import (
     LEASED_BY_NOBODY,
+    LIVE_WORKERS,
     MORE_TIMERS,
     NEXT_TRY,
     RETENTION_IS_DUE,
     RUNS_AGED,
     RUNS_HELD,
     TIMERS_DUE,
+    WORKER_LOCK,
 )
 from tests.support import Database, Pump, Run, wait_until
 
@@ -256,14 +258,23 @@ def test_reports_about_a_held_run_wait_for_nobody(
     assert db.admin("select status from df.instances") == "failed"
 
 
-def test_advisory_locks_of_users_do_not_keep_a_worker_from_registering(db: Database, pumps: tuple[Pump, Pump]) -> None:
-    _, victim = pumps
-    with held(
-        db, ("other", f"select pg_advisory_xact_lock(1346982471, i) from generate_series({victim.worker + 1}, 500) i")
-    ):
+def test_advisory_locks_of_users_do_not_keep_a_worker_from_registering(db: Database) -> None:
+    """Its own has a number that nobody can know before."""
+    locks = "select pg_advisory_xact_lock(i), pg_advisory_xact_lock(1346982471, i) from generate_series(0, 500) i"
+    with held(db, ("other", locks)):
         pump = Pump(db)
-        assert pump.worker > 500
+        assert pump.worker < 500
         pump.close()
+
+
+def test_a_worker_is_alive_while_its_session_is(db: Database, pumps: tuple[Pump, Pump]) -> None:
+    """Others may know the number of its lock now, and have it after the worker: they are no workers."""
+    _, victim = pumps
+    assert (victim.worker,) in db.rows(LIVE_WORKERS, user=None)
+    key = db.admin(WORKER_LOCK, victim.worker)
+    victim.supervisor.close()
+    with held(db, ("other", f"select pg_advisory_xact_lock({key})")):
+        assert (victim.worker,) not in db.rows(LIVE_WORKERS, user=None)
 
 
 @pytest.mark.parametrize("hold", RUNS_HELD)

@@ -51,7 +51,7 @@ def test_the_worker_gets_the_secrets_of_the_step_that_it_holds_and_no_others(
     assert asked_by(app, pump.worker, ticket) == [{"name": "stripe", "value": VALUE, "encrypted": False}]
     assert asked_by(app, pump.worker, ticket + 1) is None
     assert asked_by(app, pump.worker + 1, ticket) is None
-    app.admin("select df_engine.finish_leased(%s, %s, '{\"value\": 1}')", pump.worker, ticket)
+    app.admin("select df_engine.complete_leased(%s, %s, '{\"value\": 1}')", pump.worker, ticket)
     assert asked_by(app, pump.worker, ticket) is None
 
 

@@ -50,7 +50,8 @@ def test_bodies_compile(db: Database) -> None:
         conn.execute("set check_function_bodies = on")
         conn.execute(
             f"""select case l.lanname when 'sql' then fmgr_sql_validator(p.oid) else plpgsql_validator(p.oid) end
-                from pg_proc p join pg_language l on l.oid = p.prolang where {OURS} and l.lanname <> 'internal'""".encode()
+                from pg_proc p join pg_language l on l.oid = p.prolang
+                where {OURS} and l.lanname <> 'internal'""".encode()
         )
 
 

@@ -12,16 +12,18 @@ from psycopg import sql
 
 from pg_durable import statements
 from pg_durable.login import reason
+from pg_durable.sessions.bounded import MOST_BYTES, BoundedConnection, TooLargeError
 
 NO_ROWS = '{"rows": [], "row_count": 0, "columns": null, "types": null}'
 NOT_IN_A_TRANSACTION = ("25001", "2D000")
 PSEUDO_TYPES = (2249, 2278)  # record and void: nothing can be cast to them
 
-Connection = psycopg.AsyncConnection[Any]
+Connection = BoundedConnection
 
 
 async def run_step(conn: Connection, request: dict[str, Any]) -> str:
     """Runs the step in a transaction if that is possible, else on its own."""
+    conn.most_bytes = MOST_BYTES + request["max_result_bytes"]
     try:
         await conn.execute(statements.NAME_STEP, (request["application_name"],))
         if request.get("block"):
@@ -37,6 +39,8 @@ async def run_step(conn: Connection, request: dict[str, Any]) -> str:
 
 def failure(error: psycopg.Error) -> str:
     """The outcome of a statement that failed; without an SQLSTATE it was the connection that did."""
+    if isinstance(error, TooLargeError):  # it may have committed, and would send as much again
+        return json.dumps({"error": f"SQL execution failed: {error}", "sqlstate": "DF012", "class": "refused"})
     if error.sqlstate is None:
         return connection_failure(reason(error))
     said = {"message": error.diag.message_primary, "detail": error.diag.message_detail, "hint": error.diag.message_hint}

@@ -3,13 +3,13 @@
 import asyncio
 from contextlib import suppress
 from time import monotonic
-from typing import Any
 
 import psycopg
 from psycopg.pq import ConnStatus, TransactionStatus
 
 from pg_durable import statements
 from pg_durable.login import Login
+from pg_durable.sessions.bounded import BoundedConnection
 
 BUDGET_MS = 1000
 ONE_STEP_MS = 20
@@ -18,7 +18,7 @@ ONE_STEP_MS = 20
 class Session:
     """A connection of one role, in the home database unless another was asked for."""
 
-    def __init__(self, role: str, oid: int, conn: psycopg.AsyncConnection[Any], budget: int) -> None:
+    def __init__(self, role: str, oid: int, conn: BoundedConnection, budget: int) -> None:
         self.role = role
         self.oid = oid
         self.conn = conn
@@ -27,6 +27,7 @@ class Session:
         self.idle_since = 0.0
         self._opened_at = monotonic()
         self.fresh = True  # has not made a call yet
+        self.names_steps = False  # always: the server will end it for a step that takes too long
         self.step: tuple[int, str] | None = None  # row of the queue and node of what runs, where the engine says so
         self.told: str | None = None  # the SQLSTATE with which the server said that it ends this session
         self._budget = budget
@@ -42,8 +43,10 @@ class Session:
         except BaseException:
             await conn.close()
             raise
-        oid, timeout = row or (0, "0")
-        return cls(role, oid, conn, BUDGET_MS if timeout == "0" else ONE_STEP_MS)
+        oid, timeout, transaction_timeout = row or (0, "0", None)
+        session = cls(role, oid, conn, BUDGET_MS if timeout == "0" else ONE_STEP_MS)
+        session.names_steps = transaction_timeout not in (None, "0")
+        return session
 
     @property
     def age(self) -> float:
@@ -54,9 +57,8 @@ class Session:
         """Lets the database run steps of this role for a while, or about one of them, and says how that ended."""
         self.interrupted = False
         self.step = None
-        row = await (
-            await self.conn.execute(statements.WORK, (ONE_STEP_MS if briefly else self._budget, careful))
-        ).fetchone()
+        arguments = ONE_STEP_MS if briefly else self._budget, careful or self.names_steps
+        row = await (await self.conn.execute(statements.WORK, arguments)).fetchone()
         return str(row[0]) if row else ""
 
     def _hear(self, notice: psycopg.errors.Diagnostic) -> None:

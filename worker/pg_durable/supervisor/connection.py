@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -28,6 +29,7 @@ class Tick:
     max_sessions: int = 1
     reserved: int = 0
     server_started: float = 0.0
+    pent_up: bool = False  # notifications that nobody is told of
 
     @classmethod
     def parse(cls, said: dict[str, Any]) -> "Tick":
@@ -42,6 +44,7 @@ class Tick:
             max_sessions=said.get("max_sessions") or 1,
             reserved=said.get("reserved") or 0,
             server_started=said.get("server_started") or 0.0,
+            pent_up=bool(said.get("notifications_pent_up")),
         )
 
 
@@ -76,6 +79,7 @@ HINT = re.compile("[ltxc]|r [0-9]{1,10}")
 CHANNEL_CHANGED = "c"
 SOMETHING = "t"
 MOST_HINTS = 1000
+LISTEN_AGAIN = 10.0  # seconds between two attempts to pass over what fills the queue of notifications
 
 
 class Supervisor:
@@ -85,6 +89,7 @@ class Supervisor:
         self.number = number
         self._conn = conn
         self._hints: dict[str, None] = {}  # what notifications have said, each once
+        self._listen_again_at = 0.0
         self.told: str | None = None  # the SQLSTATE with which the server said that it ends this session
         conn.add_notice_handler(self._hear)
         conn.add_notify_handler(lambda notify: self._note(notify.payload))
@@ -113,7 +118,13 @@ class Supervisor:
 
     async def tick(self) -> Tick:
         """Does what is due and asks what is to be done."""
-        return Tick.parse(await self._value(statements.TICK, self.number))
+        tick = Tick.parse(await self._value(statements.TICK, self.number))
+        if tick.pent_up and monotonic() >= self._listen_again_at:
+            # A transaction that failed because the queue was full has told nobody to read. A new listener skips all.
+            self._listen_again_at = monotonic() + LISTEN_AGAIN
+            await self._conn.execute(statements.UNLISTEN)
+            await self._conn.execute(statements.LISTEN)
+        return tick
 
     async def say_idle(self, milliseconds: int | None) -> None:
         """Says that the worker is idle and polls again in so many milliseconds; None: that it has no room."""
@@ -128,7 +139,7 @@ class Supervisor:
         """Says that this worker, which had another number, is alive although it lost these leases."""
         await self._value(statements.CLEAR_CRASH_SCORES, former, list(tickets))
 
-    # The next six answer False when the engine cannot do it now: somebody's open transaction has locked the run.
+    # The next seven answer False when the engine cannot do it now: somebody's open transaction has locked the run.
 
     async def complete(self, ticket: int, outcome: str) -> bool:
         """Stores the outcome, a JSON text, of a leased step."""
@@ -137,6 +148,10 @@ class Supervisor:
     async def raise_crash_score(self, role: int, queue_id: int, node: str, weight: int) -> bool:
         """Says that a session died while it ran a step, and how much that says."""
         return await self._value(statements.RAISE_CRASH_SCORE, role, queue_id, node, weight) is not False
+
+    async def fail_timed_out(self, role: int, ready: int, node: str, said: str) -> bool:
+        """Fails a step for which the server has ended its session."""
+        return await self._value(statements.FAIL_TIMED_OUT, role, ready, node, said) is not False
 
     async def release(self, tickets: Sequence[int]) -> bool:
         """Gives back steps that were not run."""

@@ -23,11 +23,16 @@ from pg_durable.supervisor.connection import Supervisor
 CONTENDED = ("40001", "40P01", "55P03")  # a lock that was not to be had in time, also by the role's own lock_timeout
 
 
+TRANSACTION_TIMEOUT = "25P04"
 PATIENCE = 2.0  # seconds that a role waits for a slot before its runs say why
 
 
 async def _say_why(role: str, why: str, db: Supervisor) -> bool:
     return await db.role_waits(role, why)
+
+
+async def _fail_timed_out(role: int, ready: int, node: str, said: str, db: Supervisor) -> bool:
+    return await db.fail_timed_out(role, ready, node, said)
 
 
 async def _say_reached(role: str, db: Supervisor) -> bool:
@@ -187,7 +192,9 @@ class Dispatcher:
             report = self._broken_off(session, error)
             if not report:
                 raise
-            if report == "died":
+            if report == "timed out":
+                self._timed_out(session, reason(error))
+            elif report == "died":
                 self._crashes.lost("call", error.sqlstate or session.told, session.oid, session.step)
             event(WARNING, "call broken off", role=session.role, pid=session.pid, reason=reason(error))
         finally:
@@ -199,13 +206,19 @@ class Dispatcher:
         """Why a call did not return; empty when the role will not fare better in the next one."""
         if session.interrupted:
             return "cancelled"
+        if error.sqlstate == TRANSACTION_TIMEOUT and session.names_steps:
+            return "timed out" if session.step else ""
         if session.conn.closed:
             return "died"
         return "contended" if error.sqlstate in CONTENDED else ""
 
+    def _timed_out(self, session: Session, said: str) -> None:
+        if session.step:
+            self._commands.put(partial(_fail_timed_out, session.oid, *session.step, said))
+
     def _judge(self, session: Session, end: str, *step: str) -> bool:
         self._metrics.add("calls_total", end=end)
-        if end == "died":
+        if end in ("died", "timed out"):
             self._pool.died(session.role)
             return True
         if session.fresh and self._pool.unblock(session.role):
