@@ -375,7 +375,7 @@ if df_engine.migrating(1) then
   create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to deliver
   create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
 
-  -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run; of $error, its CATCH.
+  -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run; of $error, the handler of its CATCH.
   create table df_engine.bindings (
     instance bigint not null,
     scope bigint not null default 0,
@@ -4591,7 +4591,7 @@ begin
           v_catches[i] := p;
           v_drops[i] := 0;
         elsif k = 'CATCH' then
-          v_scopes[i] := jsonb_insert(v_scopes[p], '{1}', to_jsonb(p));
+          v_scopes[i] := jsonb_insert(v_scopes[p], '{1}', to_jsonb(i));
         end if;
       elsif k = 'LOOP' then
         v_catches[i] := null;
@@ -5148,8 +5148,8 @@ $$;
 
 -- What outcomes keep of a failure: of a construct, that of the node which has brought it about.
 create or replace function df_engine.failure_at(p_node df_engine.graph_nodes, p_ending df_engine.ending) returns jsonb
-language sql immutable as $$
-  select jsonb_build_object('node', (p_node).node) || (p_ending).failure where (p_ending).error is not null
+language sql stable as $$
+  select case when (p_ending).error is not null then jsonb_build_object('node', (p_node).node) || (p_ending).failure end
 $$;
 
 -- A run has begun: shown as running.
@@ -5278,7 +5278,7 @@ begin
     from unnest(p_wanted) as w(name)
     left join lateral (
       select jsonb_build_object('value', b.value, 'columns', to_jsonb(df_engine.columns_of(b.value, b.columns)), 'types', to_jsonb(b.types))
-             || case when b.built_in then '{"built_in": true}' else '{}' end::jsonb as entry
+             || case when b.built_in then '{"built_in": true}' else '{}' end::pg_catalog.jsonb as entry
       from df_engine.bindings b
       where b.instance = p_instance and b.scope = p_scope and b.name_scope = any (p_name_scopes) and b.name = w.name
       order by array_position(p_name_scopes, b.name_scope) limit 1) n on true
@@ -6021,7 +6021,8 @@ begin
       v_ending.state := 'h';
       perform df_engine.put_outcome(p_thread, c, v_ending);
       insert into df_engine.bindings (instance, scope, name_scope, name, value, built_in)
-      values ((p_thread).instance, (p_thread).scope, c.node, 'error', df_engine.shown_failure(p_graph, p_thread, v_ending), true)
+      select (p_thread).instance, (p_thread).scope, h.node, 'error', df_engine.shown_failure(p_graph, p_thread, v_ending), true
+      from df_engine.graph_nodes h where h.graph = p_graph and h.parent = c.node and h.place = 2 and h.node > c.node
       on conflict (instance, scope, name_scope, name) do update set value = excluded.value;
       return c.inside[2];
     end if;
@@ -8246,20 +8247,23 @@ $triggers$;
 -- Makes the next checks of waits due. What is just being checked, or held by somebody, gets a timer that sees to it.
 create or replace function df_engine.poke_waits(p_waits bigint[]) returns void
 language plpgsql as $$
+declare
+  v_idle constant bigint[] := array(
+    select t.activation from df_engine.timers t
+    where t.kind = 'check' and (t.instance, t.activation) in (
+      select a.instance, a.id from df_engine.activations a where a.id = any (p_waits))
+    for update skip locked);
 begin
-  with idle as materialized (
-    select t.id, t.activation, df_engine.poked_due(t.since) as due
-    from df_engine.activations a
-    join df_engine.timers t on t.instance = a.instance and t.activation = a.id and t.kind = 'check'
-    where a.id = any (p_waits) for update of t skip locked
-  ), hastened as (
-    update df_engine.timers t set due_at = i.due, next_try_at = i.due
-    from idle i where t.id = i.id and t.next_try_at > i.due
-  )
+  update df_engine.timers t set due_at = i.due, next_try_at = i.due
+  from (select x.id, df_engine.poked_due(x.since) as due
+        from df_engine.activations a
+        join df_engine.timers x on x.instance = a.instance and x.activation = a.id and x.kind = 'check'
+        where a.id = any (v_idle)) i
+  where t.id = i.id and t.next_try_at > i.due;
   insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, kind, since, due_at, next_try_at)
   select nextval('df_engine.thread_ids'), i.submitter, a.instance, a.scope, a.node + 1, a.generations, a.id, 'poke', n.now, n.now, n.now
   from (select df_engine.clock()) n(now), df_engine.activations a join df_engine.instances i on i.instance = a.instance
-  where a.id = any (p_waits) and a.id not in (select d.activation from idle d)
+  where a.id = any (p_waits) and not a.id = any (v_idle)
     and not exists (select from df_engine.timers x where x.instance = a.instance and x.activation = a.id and x.kind = 'poke');
 end
 $$;

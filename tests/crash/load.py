@@ -6,7 +6,23 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.oracle.graphs import Node, break_, effect, fewer, if_, join, loop, race, signal, sleep, sql, then
+from tests.oracle.graphs import (
+    Node,
+    any_,
+    break_,
+    catch,
+    effect,
+    fewer,
+    if_,
+    join,
+    loop,
+    race,
+    signal,
+    sleep,
+    sql,
+    then,
+    timeout,
+)  # fmt: skip
 from tests.state import RUN_KEYS
 from tests.support import Database
 from tests.worker.http_server import HttpServer
@@ -109,6 +125,34 @@ def flaky() -> Flow:
     return Flow("retry", then(step, effect("end")), exactly("f", "end"))
 
 
+def handled() -> Flow:
+    """Branches that fail, one after an effect; each failure is handled once."""
+    branch = catch(then(effect("a"), sql("select 1/0")), effect("h"), "22012")
+    graph = then(join(branch, catch(join(sql("select 1/0"), effect("b")), effect("i"))), effect("end"))
+    return Flow("catch", graph, exactly("a", "h", "b", "i", "end"))
+
+
+def out_of_time() -> Flow:
+    """Time runs out at about the moment at which the body ends: one of the two counts."""
+    body = then(effect("a"), sleep(0.02), effect("b"))
+    return Flow(
+        "time-out",
+        then(timeout(body, 0.03, effect("late")), effect("end")),
+        lambda effects: (
+            effects.get("a", 0) <= 1 and effects["end"] == effects.get("b", 0) + effects.get("late", 0) == 1
+        ),
+    )
+
+
+def first_success() -> Flow:
+    """One of two that succeed decides; one that fails does not."""
+    return Flow(
+        "any",
+        then(any_(sql("select 1/0"), effect("a"), effect("b")), effect("end")),
+        lambda effects: effects in ({"a": 1, "end": 1}, {"b": 1, "end": 1}),
+    )
+
+
 def calling(url: str) -> Flow:
     """A request, at least once, then a step."""
     query = json.dumps({"url": url, "method": "POST", "body": "", "headers": {}, "timeout_seconds": 30})
@@ -127,6 +171,9 @@ FLOWS = [
     pausing(),
     signalled(),
     flaky(),
+    handled(),
+    out_of_time(),
+    first_success(),
 ]
 
 

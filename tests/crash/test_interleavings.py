@@ -14,10 +14,13 @@ from tests.state import (
     HELD_ENDS,
     MOVED_ON,
     ONE_STEP,
+    POKES_HEARD,
     QUEUE_LOCKED,
     QUEUE_ROWS,
     RESERVED,
     SIGNAL_IS_FRESH,
+    TIMERS,
+    TIMERS_DUE,
     TRY_SIGNAL,
     WAITS,
     WORK_IS_LEFT,
@@ -175,6 +178,32 @@ def test_a_run_goes_on_where_a_session_that_is_gone_has_left_it(fx: Database) ->
     assert effects(fx, run) == {"c": 1, "d": 1}
 
 
+def fires(supervisor: psycopg.Connection[Any]) -> bool:
+    """What is due, and its commit."""
+    supervisor.execute("select df_engine.fire_due(50)")
+    supervisor.commit()
+    return True
+
+
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+def test_a_step_that_is_just_committing_or_its_time_out_counts(fx: Database, decision: str) -> None:
+    """The step has written its end, and its transaction is open, when the time is over: the time-out waits for it."""
+    run = start(fx, f"'select 1' ~> df.timeout({effect('in time')}, 0.01, {effect('late')})")
+    with fx.connect("app", autocommit=False) as session, fx.connect("durable_worker", autocommit=False) as supervisor:
+        one_step(session)
+        session.execute(ONE_STEP)
+        wait_until(lambda: fx.admin(TIMERS_DUE), what="the time to be over")
+        fires(supervisor)
+        assert fx.admin(TIMERS_DUE) == 1
+        session.execute(decision)
+    pump = Pump(fx)
+    wait_until(lambda: pump.tick() and not fx.admin(TIMERS), what="the time-out, if it still counts")
+    pump.until(lambda: fx.sql("select df.status(%s)", run) == "completed")
+    late = fx.rows("select 1 from fx where t = 'late'")
+    assert len(late) == (decision == "rollback")
+    assert problems(fx) == []
+
+
 STEP_WAITS_FOR = """
 select wait_event from pg_stat_activity
 where datname = current_database() and usename = 'app' and wait_event_type = 'Lock'"""
@@ -202,24 +231,24 @@ def test_no_step_commits_while_a_cancel_is_undecided(fx: Database, decision: str
     assert (fx.sql("select df.status(%s)", run), left) == ended[decision]
 
 
-def test_no_step_of_a_branch_commits_while_its_race_is_undecided(fx: Database) -> None:
-    """The other branch has ended in a transaction that is still open, while this one's step ends."""
-    run = start(
-        fx,
-        "(df.sleep(0.01) | ('insert into fx select ''loser'' from pg_advisory_lock(7)' ~> 'select 1')) "
-        "~> df.wait_for_signal('go')",
-    )
+@pytest.mark.parametrize(
+    "race", ["(df.sleep(0.01) | {})", "df.timeout({}, 0.01, df.sleep(0))", "df.any(df.sleep(0.01), {})"]
+)
+def test_no_step_of_a_branch_commits_while_its_race_is_undecided(fx: Database, race: str) -> None:
+    """The other branch has ended, or its time, in a transaction that is still open, while this one's step ends."""
+    loser = "('insert into fx select ''loser'' from pg_advisory_lock(7)' ~> 'select 1')"
+    run = start(fx, race.format(loser) + " ~> df.wait_for_signal('go')")
     with fx.connect() as holder, fx.connect("durable_worker", autocommit=False) as decider, Crew(fx, 1, 0) as crew:
         holder.execute("select pg_advisory_lock(7)")
         wait_until(lambda: fx.admin(STEP_WAITS_FOR) == "advisory", what="the step to wait")
+        fx.admin(POKES_HEARD)
         wait_until(lambda: decider.execute("select df_engine.fire_due(50)").fetchone() == (1,), what="the sleep to end")
         holder.execute("select pg_advisory_unlock(7)")
         wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="its end to wait")
         decider.commit()
-        wait_until(lambda: not fx.admin(WORK_IS_LEFT), what="the loser to be dropped")
+        wait_until(lambda: fires(decider) and not fx.admin(WORK_IS_LEFT), what="the loser to be dropped")
         fx.sql("select df.signal(%s, 'go')", run)
-        decider.execute("select df_engine.fire_due(50)")
-        decider.commit()
+        fires(decider)
         crew.settled()
     assert fx.sql("select df.status(%s)", run) == "completed"
     assert fx.rows("select * from fx") == []

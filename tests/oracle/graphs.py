@@ -33,6 +33,20 @@ def race(left: Node, right: Node) -> Node:
     return {"node_type": "RACE", "left_node": left, "right_node": right}
 
 
+def any_(first: Node, second: Node, *extra: Node) -> Node:
+    return {**join(first, second, *extra), "node_type": "ANY"}
+
+
+def catch(body: Node, handler: Node, *errors: str) -> Node:
+    listed = {"query": json.dumps({"errors": errors})} if errors else {}
+    return {"node_type": "CATCH", "left_node": body, "right_node": handler, **listed}
+
+
+def timeout(body: Node, after: float, otherwise: Node) -> Node:
+    query = json.dumps({"after": after})
+    return {"node_type": "TIMEOUT", "left_node": body, "right_node": otherwise, "query": query}
+
+
 def loop(body: Node, condition: Node | None = None) -> Node:
     return {"node_type": "LOOP", "left_node": body, **({"condition_node": condition} if condition else {})}
 

@@ -15,7 +15,7 @@ TRANSACTION_SETTINGS = {
     "standard_conforming_strings": "on",
 }
 
-# Of no use for a session that a worker checks after, whatever the defaults of the role or the database are.
+# Of no use for a session that a worker keeps, whatever the defaults of the role or the database are.
 IDLE_SETTINGS = {"idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
 # The network is gone: the server notices within a minute, too. Without effect where there is no network.
