@@ -102,9 +102,9 @@ RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instanc
 TIMERS = "select count(*) from df_engine.timers"
 WAITS = "select count(*) from df_engine.waits"
 DUE_AGO = "update df_engine.timers set due_at = now() - %s::interval, next_try_at = now() - %s::interval"
-# Lets the schedules of the next two minutes come due, those of first iterations, and tells the workers.
-# Waits for a condition: how many have nothing but a timer that is due within an interval; all of them are due; their last checks were
-# begun a while ago; their time-outs are due. How many pokes nobody has heard, those of starts of workers, and outcomes there are.
+# Waits for a condition: how many have nothing but a timer that is due within an interval; all of them are due; their
+# last checks were begun a while ago; their time-outs are due. How many pokes nobody has heard, those of starts of
+# workers, and outcomes there are.
 CHECKS_DUE_WITHIN = (
     "select count(*) from df_engine.timers where kind = 'check' and due_at <= clock_timestamp() + %s::interval"
 )
@@ -115,6 +115,7 @@ POKES = "select count(*) from df_engine.pokes where hash <> 0"
 POKED_BY_START = "select count(*) from df_engine.pokes where hash = 0"
 OUTCOMES = "select count(*) from df_engine.outcomes"
 
+# Lets the schedules of the next two minutes come due, those of first iterations, and tells the workers.
 SCHEDULES_ARE_DUE = """
 with moved as (
   update df_engine.timers t set due_at = clock_timestamp(), next_try_at = clock_timestamp()
