@@ -2685,6 +2685,11 @@ begin
     if v_retry <> '' and v_value > 0 then
       perform df.retry(substring(p_parts[p_starts[v_value]] from '^\{"node_type":"[A-Z_]+"') || '}');
     end if;
+    if v_top > 0 and p_parts[p_starts[v_calls[v_top]]] like '{"node_type":"WAIT_FOR"%' then
+      v_token := p_tokens[v_calls[v_top]];  -- whose builder has not seen its condition
+      perform df.wait_for(case when v_value > 0 then substring(p_parts[p_starts[v_value]] from '^\{"node_type":"[A-Z_]+"') || '}'
+                               when p_heads[-v_value] is null then p_values[-v_value] else '' end);
+    end if;
     v_count := v_count + 1;
     if v_value > 0 then
       v_done := 0;
