@@ -279,7 +279,8 @@ def test_a_round_of_df_work_asks_without_a_worker(db: Database) -> None:
 
 def test_a_key_may_hold_references(flag: Pump) -> None:
     run = Run(flag.db, str(flag.db.sql(
-        "select df.start(df.sleep(0) ~> df.wait_for('select v from flag', '1 day', 'order-$input.id-{sys_label}'), 'l', "
+        "select df.start(df.sleep(0) ~> "
+        "df.wait_for('select v from flag', '1 day', 'order-$input.id-{sys_label}'), 'l', "
         "input => '{\"id\": 7}')")))  # fmt: skip
     idle(flag)
     flag.db.admin(LAST_CHECK_AGO, "2 s")
@@ -297,9 +298,10 @@ def test_a_key_may_hold_references(flag: Pump) -> None:
     ],
 )
 def test_a_key_that_cannot_be_made_fails_the_wait(flag: Pump, key: str, error: str) -> None:
-    run = Run(flag.db, str(flag.db.sql(
-        f"select df.start(df.wait_for('select true', key => '{key}'), input => jsonb_build_object('long', repeat('x', 600)))"
-    )))  # fmt: skip
+    start = (
+        f"df.start(df.wait_for('select true', key => '{key}'), input => jsonb_build_object('long', repeat('x', 600)))"
+    )
+    run = Run(flag.db, str(flag.db.sql(f"select {start}")))
     flag.until(run.ended)
     assert run.status == "failed" and run.error.startswith(error)
     assert run.node("WAIT_FOR")["status"] == "failed"
@@ -411,5 +413,5 @@ def test_a_poke_while_runs_are_held_is_not_lost(flag: Pump) -> None:
 
 
 def test_a_condition_is_one_sql_step(db: Database) -> None:
-    with pytest.raises(psycopg.Error, match="the condition of df.wait_for is one SQL step, not THEN"):
+    with pytest.raises(psycopg.Error, match=r"the condition of df\.wait_for is one SQL step, not THEN"):
         db.sql("select df.wait_for('select 1' ~> 'select 2')")

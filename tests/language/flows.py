@@ -60,7 +60,7 @@ def wait(rng: random.Random) -> Node:
         condition["result_name"] = rng.choice(NAMES)
     if rng.random() < 0.3:
         condition["retry"] = policy(rng)
-    config = {"every": rng.choice([60, 0.5, 86400])}
+    config: dict[str, Any] = {"every": rng.choice([60, 0.5, 86400])}
     config |= {k: v for k, v in {"key": rng.choice(SIGNALS), "timeout": 3600}.items() if rng.random() < 0.5}
     node = {"node_type": "WAIT_FOR", "condition_node": condition, "query": compact(config)}
     return {**node, "retry": policy(rng)} if rng.random() < 0.3 else node

@@ -44,7 +44,7 @@ SAME = [
     ("sleep(duration => '1 day')", "df.sleep(interval '1 day')"),
     ("wait_for_signal('go', 5)", "df.wait_for_signal('go', 5)"),
     ("wait_for('a')", "df.wait_for('a')"),
-    ("df.wait_for('a' |=> x, '5 s', \"key\", timeout => '1 day')", "df.wait_for(df.as('a', 'x'), '5 s', 'key', '1 day')"),
+    ("df.wait_for('a' |=> x, '5 s', 'key', timeout => '1 day')", "df.wait_for(df.as('a', 'x'), '5 s', 'key', '1 day')"),
     ("retry(wait_for('a', key => 'order-$input.id'), 3)", "df.retry(df.wait_for('a', key => 'order-$input.id'), 3)"),
     ("wait_for_schedule('@daily', timezone => 'Europe/Berlin')", "df.wait_for_schedule('@daily', 'Europe/Berlin')"),
     ("retry('a', max_attempts => 3, retry_on => [\"23505\"])", "df.retry('a', 3, retry_on => '{23505}')"),

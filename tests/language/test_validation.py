@@ -70,7 +70,7 @@ GRAPH = [
     (node("LOOP", left_node=SQL, query="x"), "root", "query in LOOP must be valid JSON config"),
     (pair("JOIN", query="[1]"), "root", "query in JOIN must be a JSON config object"),
     (node("SQL", query="a", condition_node=SQL), "root", "condition_node is not valid for SQL nodes"),
-    (pair("RACE", extra_nodes=[SQL]), "root", "extra_nodes is not valid for RACE nodes"),
+    (pair("CATCH", extra_nodes=[SQL]), "root", "extra_nodes is not valid for CATCH nodes"),
     (pair("THEN", retry=STEP), "root", "retry is not valid for THEN nodes"),
     (node("SLEEP", query="1", retry=STEP), "root", "retry is not valid for SLEEP nodes"),
     (SQL | {"retry": 3}, "root", "retry"),
@@ -90,7 +90,10 @@ GRAPH = [
     (wait_for('{"every":1,"key":5}'), "root", "key must be a text that is not empty"),
     (wait_for('{"every":1,"key":"%s"}' % ("k" * 1025)), "root", "key has 1025 bytes, and 1024 are allowed"),
     (wait_for('{"every":1,"often":true}'), "root", "unknown key often"),
-    (wait_for('{"every":1}', node("SLEEP", query="1")), "root", "condition_node in WAIT_FOR must be an SQL step, not SLEEP"),
+    (
+        wait_for('{"every":1}', node("SLEEP", query="1")), "root",
+        "condition_node in WAIT_FOR must be an SQL step, not SLEEP",
+    ),
     (wait_for('{"every":1}', node("SQL")), "root.condition_node", "query is missing"),
 ]  # fmt: skip
 
