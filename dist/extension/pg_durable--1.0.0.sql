@@ -8251,20 +8251,21 @@ $triggers$;
 -- Makes the next checks of waits due. What is just being checked, or held by somebody, gets a timer that sees to it.
 create or replace function df_engine.poke_waits(p_waits bigint[]) returns void
 language plpgsql as $$
+declare
+  v_timers bigint[];
+  v_idle bigint[];
 begin
-  with idle as materialized (
-    select t.id, t.activation, df_engine.poked_due(t.since) as due
-    from df_engine.activations a
-    join df_engine.timers t on t.instance = a.instance and t.activation = a.id and t.kind = 'check'
-    where a.id = any (p_waits) for update of t skip locked
-  ), hastened as (
-    update df_engine.timers t set due_at = i.due, next_try_at = i.due
-    from idle i where t.id = i.id and t.next_try_at > i.due
-  )
+  select coalesce(array_agg(d.id), '{}'), coalesce(array_agg(d.activation), '{}') into v_timers, v_idle
+  from (select t.id, t.activation
+        from df_engine.timers t
+        where t.kind = 'check' and t.activation = any (p_waits)
+          and t.instance in (select a.instance from df_engine.activations a where a.id = any (p_waits)) for update skip locked) d;
+  update df_engine.timers t set due_at = df_engine.poked_due(t.since), next_try_at = df_engine.poked_due(t.since)
+  where t.id = any (v_timers) and t.next_try_at > df_engine.poked_due(t.since);
   insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, kind, since, due_at, next_try_at)
   select nextval('df_engine.thread_ids'), i.submitter, a.instance, a.scope, a.node + 1, a.generations, a.id, 'poke', n.now, n.now, n.now
   from (select df_engine.clock()) n(now), df_engine.activations a join df_engine.instances i on i.instance = a.instance
-  where a.id = any (p_waits) and a.id not in (select d.activation from idle d)
+  where a.id = any (p_waits) and a.id <> all (v_idle)
     and not exists (select from df_engine.timers x where x.instance = a.instance and x.activation = a.id and x.kind = 'poke');
 end
 $$;

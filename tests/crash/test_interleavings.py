@@ -337,10 +337,11 @@ def test_a_poke_that_saw_no_worker_and_commits_after_one_has_started_is_not_lost
         conn.execute(DATA_COMES)
         assert fx.admin(POKES) == 0
         pump = Pump(fx)
+        pump.tick()
         run = pump.start("df.wait_for('select v from flag', '1 day', 'k')")
         pump.until(lambda: fx.admin(CHECKS_DUE_WITHIN, "100 years") == 1)
         pump.tick()
-        assert run.status == "running"
+        assert (run.status, fx.admin(CHECKS_DUE_WITHIN, "1 hour")) == ("running", 0)
         conn.commit()
     pump.until(run.ended)
     assert fx.admin(POKED_BY_START) == 0
