@@ -98,6 +98,13 @@ MUTANTS = (
            f"{MEETINGS}::test_a_signal_waits_for_an_older_one"),
     Mutant("a kept signal is for all waits of its name", "v_waits[:1]", "v_waits",
            f"{MEETINGS}::test_a_kept_signal_whose_wait_timed_out_goes_to_one_other_open_wait"),
+    # Pokes
+    Mutant("a check that was poked while it ran is the last for a while", "and a.poked;", "and false;",
+           f"{MEETINGS}::test_a_poke_while_a_check_runs_is_followed_by_one_more"),
+    Mutant("a poke is not noted while a check runs", "set poked = true", "set poked = false",
+           f"{MEETINGS}::test_a_poke_while_a_check_runs_is_followed_by_one_more"),
+    Mutant("what was open when a worker started has poked nobody", "elsif p.hash = 0", "elsif false",
+           f"{MEETINGS}::test_a_poke_that_saw_no_worker_and_commits_after_one_has_started_is_not_lost"),
     # Roles
     Mutant("the functions of the driver take any key", "is not true then", "is null then", ROLES),
     Mutant("a role cancels another role's runs", "if not exists", "if false and not exists", ROLES),

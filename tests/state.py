@@ -111,6 +111,7 @@ CHECKS_DUE_WITHIN = (
 CHECKS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() where kind = 'check'"
 LAST_CHECK_AGO = "update df_engine.timers set since = clock_timestamp() - %s::interval where kind = 'check'"
 TIMEOUT_IS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() where kind = 'timeout'"
+CHECKS_LOCKED = "select from df_engine.timers where kind = 'check' for update"
 POKES = "select count(*) from df_engine.pokes where hash <> 0"
 POKES_HEARD = "delete from df_engine.pokes"
 POKED_BY_START = "select count(*) from df_engine.pokes where hash = 0"

@@ -3130,6 +3130,11 @@ begin
     if v_retry <> '' and v_value > 0 then
       perform df.retry(substring(p_parts[p_starts[v_value]] from '^\{"node_type":"[A-Z_]+"') || '}');
     end if;
+    if v_top > 0 and p_parts[p_starts[v_calls[v_top]]] like '{"node_type":"WAIT_FOR"%' then
+      v_token := p_tokens[v_calls[v_top]];  -- whose builder has not seen its condition
+      perform df.wait_for(case when v_value > 0 then substring(p_parts[p_starts[v_value]] from '^\{"node_type":"[A-Z_]+"') || '}'
+                               when p_heads[-v_value] is null then p_values[-v_value] else '' end);
+    end if;
     v_count := v_count + 1;
     if v_value > 0 then
       v_done := 0;
@@ -8248,22 +8253,20 @@ $triggers$;
 create or replace function df_engine.poke_waits(p_waits bigint[]) returns void
 language plpgsql as $$
 declare
-  v_idle constant bigint[] := array(
-    select t.activation from df_engine.timers t
-    where t.kind = 'check' and (t.instance, t.activation) in (
-      select a.instance, a.id from df_engine.activations a where a.id = any (p_waits))
-    for update skip locked);
+  v_timers bigint[];
+  v_idle bigint[];
 begin
-  update df_engine.timers t set due_at = i.due, next_try_at = i.due
-  from (select x.id, df_engine.poked_due(x.since) as due
-        from df_engine.activations a
-        join df_engine.timers x on x.instance = a.instance and x.activation = a.id and x.kind = 'check'
-        where a.id = any (v_idle)) i
-  where t.id = i.id and t.next_try_at > i.due;
+  select coalesce(array_agg(d.id), '{}'), coalesce(array_agg(d.activation), '{}') into v_timers, v_idle
+  from (select t.id, t.activation
+        from df_engine.timers t
+        where t.kind = 'check' and t.activation = any (p_waits)
+          and t.instance in (select a.instance from df_engine.activations a where a.id = any (p_waits)) for update skip locked) d;
+  update df_engine.timers t set due_at = df_engine.poked_due(t.since), next_try_at = df_engine.poked_due(t.since)
+  where t.id = any (v_timers) and t.next_try_at > df_engine.poked_due(t.since);
   insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, kind, since, due_at, next_try_at)
   select nextval('df_engine.thread_ids'), i.submitter, a.instance, a.scope, a.node + 1, a.generations, a.id, 'poke', n.now, n.now, n.now
   from (select df_engine.clock()) n(now), df_engine.activations a join df_engine.instances i on i.instance = a.instance
-  where a.id = any (p_waits) and not a.id = any (v_idle)
+  where a.id = any (p_waits) and a.id <> all (v_idle)
     and not exists (select from df_engine.timers x where x.instance = a.instance and x.activation = a.id and x.kind = 'poke');
 end
 $$;

@@ -8,17 +8,23 @@ import pytest
 
 from tests.crash.crew import Crew, problems
 from tests.state import (
+    CHECKS_DUE_WITHIN,
+    CHECKS_LOCKED,
     CLAIM,
     GENERATION,
     HELD,
     HELD_ENDS,
     MOVED_ON,
     ONE_STEP,
+    POKED_BY_START,
+    POKES,
     POKES_HEARD,
     QUEUE_LOCKED,
     QUEUE_ROWS,
+    RACES_LOCKED,
     RESERVED,
     SIGNAL_IS_FRESH,
+    TIMEOUT_IS_DUE,
     TIMERS,
     TIMERS_DUE,
     TRY_SIGNAL,
@@ -317,3 +323,102 @@ def test_a_step_that_ends_while_its_run_is_marked_as_running_stays_ended(fx: Dat
     assert run.node("select 1")["status"] == "completed"
     assert run.status == "running"
     assert problems(fx) == []
+
+
+FLAG = "create table flag (v boolean); insert into flag values (false); grant all on flag to public"
+DATA_COMES = "update flag set v = true; select df.poke('k')"
+
+
+def waiting_pump(fx: Database) -> Pump:
+    """A worker that nothing is to be heard of any more, and the table that is waited for."""
+    fx.sql(FLAG)
+    pump = Pump(fx)
+    pump.until(lambda: fx.admin(POKED_BY_START) == 0)
+    return pump
+
+
+@pytest.mark.parametrize("where", ["in its statement", "before its commit"])
+def test_a_poke_while_a_check_runs_is_followed_by_one_more(fx: Database, where: str) -> None:
+    """The check does not see what the poke is about; the next one would be due a day later."""
+    pump = waiting_pump(fx)
+    lock = 7 if where == "in its statement" else 42
+    if lock == 42:
+        fx.admin(HELD_ENDS)
+    with fx.connect() as holder, ThreadPoolExecutor(1) as pool:
+        holder.execute("select pg_advisory_lock(%s)", [lock])
+        run = pump.start("df.wait_for('select v from flag where pg_advisory_lock_shared(7) is not null', '1 day', 'k')")
+        working = pool.submit(pump.work)
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) == "advisory", what="the check to wait")
+        fx.sql(DATA_COMES)
+        pump.tick()
+        pump.tick()
+        assert fx.admin(POKES) == 0
+        holder.execute("select pg_advisory_unlock(%s)", [lock])
+        working.result()
+    assert run.status == "running"
+    pump.until(run.ended)
+    assert (run.status, problems(fx)) == ("completed", [])
+
+
+def test_a_poke_that_saw_no_worker_and_commits_after_one_has_started_is_not_lost(fx: Database) -> None:
+    fx.sql(FLAG)
+    with fx.connect("app", autocommit=False) as conn:
+        conn.execute(DATA_COMES)
+        assert fx.admin(POKES) == 0
+        pump = Pump(fx)
+        pump.tick()
+        run = pump.start("df.wait_for('select v from flag', '1 day', 'k')")
+        pump.until(lambda: fx.admin(CHECKS_DUE_WITHIN, "100 years") == 1)
+        pump.tick()
+        assert (run.status, fx.admin(CHECKS_DUE_WITHIN, "1 hour")) == ("running", 0)
+        conn.commit()
+    pump.until(run.ended)
+    assert fx.admin(POKED_BY_START) == 0
+
+
+def test_a_poke_waits_for_nobody_and_is_heard_when_they_are_done(fx: Database) -> None:
+    """Another session has locked the timer and the wait itself."""
+    pump = waiting_pump(fx)
+    run = pump.start("df.wait_for('select v from flag', '1 day', 'k')")
+    pump.until(lambda: fx.admin(CHECKS_DUE_WITHIN, "100 years") == 1)
+    with fx.connect(autocommit=False) as holder:
+        for locks in (RACES_LOCKED, CHECKS_LOCKED):
+            holder.execute(locks.encode())
+        with fx.connect("app", options="-c statement_timeout=20s") as poker:
+            poker.execute(DATA_COMES)
+        pump.tick()
+        pump.tick()
+        assert run.status == "running"
+    pump.until(run.ended)
+    assert (run.status, problems(fx)) == ("completed", [])
+
+
+def test_a_time_out_and_a_check_that_is_true_do_not_both_count(fx: Database) -> None:
+    """The check is recorded, but not committed, when the time is up: it counts, and the supervisor waits for nobody."""
+    pump = waiting_pump(fx)
+    fx.admin(HELD_ENDS)
+    with fx.connect() as holder, ThreadPoolExecutor(1) as pool:
+        holder.execute("select pg_advisory_lock(42)")
+        run = pump.start("df.wait_for('select true', timeout => '1 hour') |=> 'w' ~> 'select $w.timed_out'")
+        working = pool.submit(pump.work)
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) == "advisory", what="the check to wait")
+        fx.admin(TIMEOUT_IS_DUE)
+        pump.tick()
+        assert run.status == "running"
+        holder.execute("select pg_advisory_unlock(42)")
+        working.result()
+    pump.until(run.ended)
+    assert (run.value(), problems(fx)) == (False, [])
+
+
+def test_waits_and_pokes_by_many_sessions_lose_nothing(fx: Database) -> None:
+    """Each run is woken by data that others bring; nothing would be asked again within a day."""
+    fx.sql("create table box (run text); grant all on box to public")
+    flow = "df.wait_for('select true from box where run = ''{sys_instance_id}''', '1 day', 'box-{sys_instance_id}')"
+    with Crew(fx, 4, 2) as crew:
+        runs = [start(fx, flow) for _ in range(40)]
+        for run in runs:
+            fx.sql("insert into box values (%s)", run)
+            fx.sql("select df.poke('box-' || %s)", run)
+        crew.settled(60)
+    assert fx.admin("select count(*) from df.instances where status = 'completed'") == 40

@@ -110,6 +110,7 @@ BUILDERS_SAY = [
     ("'a' ~> as('b', '')", "cannot be empty", "22023", 8),
     ("wait_for_schedule('61 * * * *')", "^Invalid cron expression", "22023", 1),
     ("wait_for_signal('x', 0)", "Timeout must be positive", "22023", 1),
+    ("'a' ~> wait_for('b' ~> 'c')", "is one SQL step, not THEN", "22023", 8),
     ("'a' ~> wait_for('b', '0 s')", "argument every of df.wait_for must be positive", "22023", 8),
     ("'a' ~> retry('a' ~> 'b')", "retry is not valid for THEN nodes", "22023", 8),
     ("retry(sleep(5))", "retry is not valid for SLEEP nodes", "22023", 1),
