@@ -77,10 +77,6 @@ MUTANTS = (
     Mutant("a CATCH catches what it does not list",
            "df_engine.is_caught(c.query::pg_catalog.jsonb -> 'errors', v_ending.failure)", "true",
            "tests/language/test_failure.py::test_what_is_not_listed_is_not_caught"),
-    Mutant("a poke that comes while a check runs is forgotten", " and a.poked;", " and false;",
-           "tests/engine/test_wait_for.py"),
-    Mutant("a poke is forgotten while a check runs", "set poked = true", "set poked = false",
-           "tests/engine/test_wait_for.py"),
     Mutant("a time-out counts beside a step that has ended in time", "t.races || (p_timer).id", "t.races",
            f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"),
     # Cancel
