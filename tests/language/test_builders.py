@@ -34,6 +34,7 @@ ENVELOPES = [
     ("df.loop('a', 'b')", f'{{"node_type":"LOOP","left_node":{A},"condition_node":{B}}}'),
     ("df.loop(body => 'a', condition => null)", f'{{"node_type":"LOOP","left_node":{A}}}'),
     ("df.if('c', 'a', 'b')", f'{{"node_type":"IF","left_node":{A},"right_node":{B},"condition_node":{C}}}'),
+    ("df.if('c', 'a')", f'{{"node_type":"IF","left_node":{A},"condition_node":{C}}}'),
     ("df.if_rows('n!', 'a', 'b')", f'{{"node_type":"IF","left_node":{A},"right_node":{B},"query":'
      r'"{\"condition_type\":\"result_has_rows\",\"result_name\":\"n!\"}"}'),
     ("df.as('a', 'x')", '{"node_type":"SQL","query":"a","result_name":"x"}'),

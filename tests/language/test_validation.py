@@ -89,6 +89,8 @@ SHAPES = [
     (pair("SQL", query="a"), "left_node is not valid for SQL nodes"),
     (node("SIGNAL", right_node=SQL, query="{}"), "right_node is not valid for SIGNAL nodes"),
     (pair("IF"), "condition_node is missing"),
+    (node("IF", left_node=SQL, query='{"condition_type":"result_has_rows"}'), "right_node is missing"),
+    (node("IF", condition_node=SQL), "left_node is missing"),
     (pair("LOOP"), "right_node is not valid for LOOP nodes"),
     (SQL | {"result_name": "1x"}, "result_name"),
     (SQL | {"result_name": ""}, "result_name"),

@@ -95,16 +95,23 @@ class Constructs:
         self.enter(node.left, scope, lambda end: self.enter(right, scope, then) if end.kind == "ok" else then(end))
 
     def if_(self, node: Node, scope: Scope, then: Then) -> None:
-        assert node.left and node.right
+        assert node.left
         branches = {True: node.left, False: node.right}
+
+        def branch(taken: bool) -> None:
+            chosen = branches[taken]
+            if chosen:
+                self.enter(chosen, scope, then)
+            else:
+                then(Ending("ok", Value(None)))
+
         if node.condition:
-            self.enter(node.condition, scope, lambda end: self.enter(branches[truth(end.value)], scope, then)
-                       if end.kind == "ok" else then(end))  # fmt: skip
+            self.enter(node.condition, scope, lambda end: branch(truth(end.value)) if end.kind == "ok" else then(end))
             return
         value = self.names(scope).get(node.config["result_name"])
         count = value.json.get("row_count") if value and isinstance(value.json, dict) else None
         if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
-            self.enter(branches[count > 0], scope, then)
+            branch(count > 0)
         else:
             self.pending[node] = Pending(node, scope, then)
 

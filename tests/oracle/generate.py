@@ -111,7 +111,8 @@ class Builder:
         return Node("THEN", self.node(depth), self.node(depth))
 
     def if_(self, depth: int) -> Node:
-        return Node("IF", self.node(depth), self.node(depth), self.node(depth))
+        otherwise = self.pick(self.node, self.node, None)
+        return Node("IF", self.node(depth), otherwise and otherwise(depth), self.node(depth))
 
     def if_rows(self, depth: int) -> Node:
         config = {"condition_type": "result_has_rows", "result_name": self.pick(*NAMES, "z")}
