@@ -1135,6 +1135,25 @@ language sql immutable as $$
   end
 $$;
 
+-- Why the query of a SLEEP that is an object says no time; NULL: it does, or only the run can tell.
+-- Granted to users.
+create or replace function df_engine.sleep_problem(p_query text) returns text
+language plpgsql stable as $$
+declare
+  v_config constant pg_catalog.jsonb := df_engine.json_or_null(p_query);
+  v_text constant pg_catalog.text := coalesce(v_config ->> 'until', v_config ->> 'duration');
+begin
+  if (select count(*) from jsonb_object_keys(case when jsonb_typeof(v_config) = 'object' then v_config end)) <> 1
+     or jsonb_typeof(coalesce(v_config -> 'until', v_config -> 'duration')) is distinct from 'string' then
+    return 'query in SLEEP must be seconds, {"until": text} or {"duration": text}';
+  end if;
+  perform case when v_config ? 'until' then df.sleep_until(v_text) else df.sleep(v_text) end;
+  return null;
+exception when data_exception then
+  return 'SLEEP: ' || sqlerrm;
+end
+$$;
+
 -- What of a node is missing or too much, NULL when it has what its type needs.
 -- Granted to users.
 create or replace function df_engine.shape_problem(p_node jsonb, p_type text) returns text
@@ -1167,6 +1186,7 @@ language sql immutable as $$
       case when p_node ? 'retry' then df_engine.retry_problem(p_node -> 'retry') end,
       case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN') then
         df_engine.config_problem(p_type, p_node ->> 'query') end,
+      case when p_type = 'SLEEP' and p_node ->> 'query' ~ '^\s*[{]' then df_engine.sleep_problem(p_node ->> 'query') end,
       case when p_node ? 'result_name' or p_type in ('WAIT_SCHEDULE', 'SIGNAL') then df_engine.size_problem(p_node, p_type) end,
       df_engine.shape_problem(p_node, p_type))
   end
@@ -1637,6 +1657,9 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
+  if duration ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
+    return '{"node_type":"SLEEP","query":' || pg_catalog.to_json('{"duration":' || pg_catalog.to_json(duration) || '}') || '}';
+  end if;
   begin
     v_seconds := case when duration ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then duration::pg_catalog.numeric
                       else extract(epoch from duration::pg_catalog.interval) end;
@@ -1645,6 +1668,47 @@ begin
       using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
   end;
   return df.sleep(v_seconds);
+end
+$$;
+
+create or replace function df.sleep_until(due timestamptz) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if due is null then
+    raise exception 'argument due of df.sleep_until is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if due > pg_catalog.now() + interval '36525 days' then
+    raise exception 'a sleep must end within 100 years, not at %', due
+      using errcode = 'invalid_parameter_value', hint = 'A wait without a limit is one for a signal.';
+  end if;
+  return '{"node_type":"SLEEP","query":' || pg_catalog.to_json(
+    '{"until":"' || (pg_catalog.to_json(due at time zone 'UTC') #>> '{}') || 'Z"}') || '}';
+end
+$$;
+
+-- Untyped literals and parameters resolve to this one.
+create or replace function df.sleep_until(due text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_due pg_catalog.timestamptz;
+begin
+  if due is null then
+    raise exception 'argument due of df.sleep_until is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if due ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
+    return '{"node_type":"SLEEP","query":' || pg_catalog.to_json('{"until":' || pg_catalog.to_json(due) || '}') || '}';
+  end if;
+  begin
+    v_due := due::pg_catalog.timestamptz;
+  exception when data_exception then
+    raise exception '"%" is no time', due
+      using errcode = 'invalid_parameter_value', hint = 'Write a date and a time, such as 2030-01-31 08:00:00+01.';
+  end;
+  return df.sleep_until(v_due);
 end
 $$;
 
@@ -1816,7 +1880,11 @@ comment on function df.sleep(double precision) is
 comment on function df.sleep(interval) is
   'Waits for the interval, in which a month counts 30 days; up to 100 years';
 comment on function df.sleep(text) is
-  'Waits for a duration given as text: seconds (0.5) or an interval (5 minutes). Raises for any other text';
+  'Waits for a duration given as text: seconds (0.5) or an interval (5 minutes). Raises for any other text. One that holds references is read when the node starts';
+comment on function df.sleep_until(timestamptz) is
+  'Waits until that time; if it has passed, goes on at once';
+comment on function df.sleep_until(text) is
+  'The same, given as text. Raises for a text that is no time. One that holds references is read when the node starts';
 comment on function df.wait_for_schedule(text, text) is
   'Waits for the next minute that matches a cron expression of five fields, in the named time zone or that of the setting timezone. Raises for an expression that is invalid or never comes due';
 comment on function df.loop(text, text, boolean) is
@@ -1836,7 +1904,7 @@ comment on function df.join3(text, text, text) is
 comment on function df.race(text, text) is
   'Runs both in parallel; the one that finishes first decides, and the other is cancelled';
 comment on function df.wait_for_signal(text, integer) is
-  'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data';
+  'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data. The name may hold references';
 comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
   'Sets how a step is tried again when it fails; what is NULL keeps its default. retry_on lists SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient; NULL is every error that may be retried';
 
@@ -2308,19 +2376,20 @@ begin
     when 3 then return df.as(fut => p_args[1], name => p_args[2]);
     when 4 then return df.sleep(seconds => p_args[1]::numeric);
     when 5 then return df.sleep(duration => p_args[1]);
-    when 6 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
-    when 7 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
-    when 8 then return df.break(value => p_args[1]);
-    when 9 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 10 then return df.if(condition => p_args[1], then_branch => p_args[2]);
-    when 11 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 12 then return df.join(a => p_args[1], b => p_args[2]);
-    when 13 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
-    when 14 then return df.race(a => p_args[1], b => p_args[2]);
-    when 15 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 16 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 17 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
-    when 18 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+    when 6 then return df.sleep_until(due => p_args[1]);
+    when 7 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
+    when 8 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
+    when 9 then return df.break(value => p_args[1]);
+    when 10 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 11 then return df.if(condition => p_args[1], then_branch => p_args[2]);
+    when 12 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 13 then return df.join(a => p_args[1], b => p_args[2]);
+    when 14 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
+    when 15 then return df.race(a => p_args[1], b => p_args[2]);
+    when 16 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 17 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 18 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+    when 19 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
   end case;
 end
 $$;
@@ -2330,7 +2399,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]},{"number":10,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":11,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":12,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":13,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":14,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":15,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":16,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":17,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":18,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":16,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":17,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":18,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":19,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth) as parameters,
@@ -2363,7 +2432,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]},{"number":10,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":11,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":12,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":13,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":14,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":15,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":16,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":17,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":18,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":16,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":17,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":18,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":19,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -2513,7 +2582,7 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (3, 16) then
+  if (p_plan -> 'number')::int in (3, 17) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
@@ -2738,7 +2807,13 @@ language sql immutable as $$
   select case p_type
     when 'SQL' then array[case when p_query ~ '^\s*\{' and df_engine.json_or_null(p_query) ->> 'node_type' <> '' then 'sql' else '' end,
                           df_engine.flow_quote(p_query)]
-    when 'SLEEP' then case when p_query ~ '^[0-9]{1,10}(\.[0-9]*[1-9])?$' then array['sleep', p_query] end
+    when 'SLEEP' then case when p_query ~ '^[0-9]{1,10}(\.[0-9]*[1-9])?$' then array['sleep', p_query]
+      -- Only what the builders themselves write.
+      when p_query = '{"duration":' || to_json(c ->> 'duration') || '}' and c ->> 'duration' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
+        array['sleep', df_engine.flow_quote(c ->> 'duration')]
+      when p_query = '{"until":' || to_json(c ->> 'until') || '}'
+           and (c ->> 'until' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ or c ->> 'until' ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}([.][0-9]*[1-9])?Z$') then
+        array['sleep_until', df_engine.flow_quote(c ->> 'until')] end
     when 'BREAK' then case
       when p_query = '{"break_value":null}' then '{"",break}'
       when p_query = '{"break_value":' || to_json(c ->> 'break_value') || '}' then
@@ -2755,7 +2830,7 @@ language sql immutable as $$
       'headers => ' || nullif(c -> 'headers', 'null')::pg_catalog.text,
       'timeout_seconds => ' || nullif(c ->> 'timeout_seconds', '30')], null) end
   end
-  from (select case when p_type in ('BREAK', 'SIGNAL', 'WAIT_SCHEDULE', 'HTTP', 'HTTP_MULTIPART')
+  from (select case when p_type <> 'SQL'
                  then df_engine.json_or_null(p_query) end) q(c)
 $$;
 
@@ -3980,6 +4055,19 @@ begin
 end
 $fn$;
 
+-- The text of a node in which references are replaced; of a request that is all it holds.
+create or replace function df_engine.replaced_text(p_kind text, p_query text) returns text
+language plpgsql immutable as $$
+begin
+  return case
+    when p_kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') then p_query
+    when p_kind = 'BREAK' then df_engine.json_or_null(p_query) ->> 'break_value'
+    when p_kind = 'SIGNAL' then df_engine.json_or_null(p_query) ->> 'signal_name'
+    when p_kind = 'SLEEP' then coalesce(df_engine.json_or_null(p_query) ->> 'until', df_engine.json_or_null(p_query) ->> 'duration')
+  end;
+end
+$$;
+
 -- Compiles and stores a graph of p_submitter.
 create or replace function df_engine.compile(p_submitter oid, p_hash bytea, p_graph jsonb, p_prefix text) returns bigint
 language plpgsql as $fn$
@@ -3990,6 +4078,7 @@ declare
   v_ups int[]; v_branches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
   v_plain boolean[]; v_sizes int[]; v_until int[]; v_batch int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
   v_wanted text[];
+  v_texts text[];  -- in which references are replaced
   v_count int;
   v_graph bigint;
   k text;
@@ -4096,6 +4185,7 @@ begin
       v_binds[i] := v_binds[i] || to_jsonb(v_named[i]);
       v_passed[i] := v_passed[i] || to_jsonb(v_named[i]);
     end if;
+    v_texts[i] := df_engine.replaced_text(v_kinds[i], v_queries[i]);
     v_typed[i] := coalesce(v_typed[p], false) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted));
   end loop;
 
@@ -4115,6 +4205,9 @@ begin
     end if;
   end loop;
   for i in reverse v_count..1 loop
+    -- What follows may end at once, and decide.
+    v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false)
+                    or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false);
     v_plain[i] := v_kinds[i] = 'SQL' and v_afters[i] = 'n' and v_kinds[v_nexts[i]] = 'SQL' and v_entered[v_nexts[i]] = 1;
   end loop;
   -- Batches: 32 steps of a segment at most, or 100 kB of statements.
@@ -4136,9 +4229,8 @@ begin
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
-         case when v_kinds[n] in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'BREAK') then df_engine.template_names(v_queries[n], 'sql') end,
-         coalesce(strpos(case v_kinds[n] when 'BREAK' then df_engine.json_or_null(v_queries[n]) ->> 'break_value'
-                         when 'SQL' then v_queries[n] end, '{') > 0, false),
+         df_engine.template_names(v_texts[n], 'sql'),
+         coalesce(v_kinds[n] not like 'HTTP%' and strpos(v_texts[n], '{') > 0, false),
          case when v_kinds[n] = 'SQL' then df_engine.plain_kind(v_queries[n]) end, v_typed[n],
          jsonb_array_length(v_tops[n]), v_opens[n],
          array(select e::int from jsonb_array_elements_text(v_tops[n]) e),
@@ -4903,29 +4995,88 @@ begin
 end
 $$;
 
--- Begins to wait. Answers an ending only when the node's content, checked here for hand-written envelopes, is unusable.
+-- Begins to wait. Answers an ending only when there is nothing to wait for, or the node's content, which may come from data or from
+-- a hand-written envelope, is unusable.
 create or replace function df_engine.park(p_thread df_engine.thread, p_node df_engine.graph_nodes) returns df_engine.ending
 language plpgsql as $$
 declare
   v_config jsonb;
 begin
-  if (p_node).kind = 'SLEEP' then
-    perform df_engine.set_timer(p_thread, 'sleep',
-                                df_engine.clock() + df_engine.sleep_seconds((p_node).query) * interval '1 s');
-    return null;
-  end if;
   v_config := (p_node).query::pg_catalog.jsonb;
+  if (p_node).kind = 'SLEEP' then
+    return df_engine.fall_asleep(p_thread, p_node, v_config);
+  end if;
   if (p_node).kind = 'WAIT_SCHEDULE' then
     perform df_engine.set_timer(p_thread, 'schedule', df_engine.cron_next(
       v_config ->> 'cron_expr', coalesce(v_config ->> 'timezone', df_engine.setting('timezone')), df_engine.clock()));
   else
-    perform df_engine.open_wait(p_thread, v_config ->> 'signal_name', (v_config ->> 'timeout_seconds')::numeric);
+    perform df_engine.open_wait(p_thread, df_engine.render_wait(p_thread, p_node, v_config ->> 'signal_name'), (v_config ->> 'timeout_seconds')::numeric);
   end if;
   return null;
 exception
-  when data_exception or program_limit_exceeded or not_null_violation then
-    return df_engine.failed(format('%s: %s', (p_node).kind, sqlerrm));
+  when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded or not_null_violation then
+    return df_engine.failed(format('%s: %s', (p_node).kind, sqlerrm), null, sqlstate);
 end
+$$;
+
+-- The text of a wait with its references replaced. What comes of them is as long as a text that is written.
+create or replace function df_engine.render_wait(p_thread df_engine.thread, p_node df_engine.graph_nodes, p_text text) returns text
+language plpgsql stable as $$
+declare
+  v_text text;
+begin
+  if (p_node).refs is null and not (p_node).vars then
+    return p_text;
+  end if;
+  v_text := df_engine.render(p_thread, (p_node).name_scopes, p_text, 'raw');
+  if v_text = '' then
+    raise exception '% has given an empty text', p_text using errcode = 'invalid_parameter_value';
+  elsif octet_length(v_text) > 1024 then
+    raise exception '% has given a text of % bytes, and 1024 are allowed', p_text, octet_length(v_text)
+      using errcode = 'program_limit_exceeded';
+  end if;
+  return v_text;
+end
+$$;
+
+-- Sleeps for so many seconds, or as long as its text says: {"duration"} or {"until"}. What has come from data is read as the builders
+-- read it, and holds no references, whatever it looks like.
+create or replace function df_engine.fall_asleep(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, p_config jsonb
+) returns df_engine.ending
+language plpgsql as $$
+declare
+  v_now constant timestamptz := df_engine.clock();
+  v_kind constant text := case when p_config ? 'until' then 'until' else 'duration' end;
+  v_text text := (p_node).query;
+  v_due timestamptz;
+begin
+  if jsonb_typeof(p_config) = 'object' then
+    v_text := df_engine.render_wait(p_thread, p_node, p_config ->> v_kind);
+    if v_text ~ '[${]' then
+      raise exception '"%" is no %', v_text, case v_kind when 'until' then 'time' else 'duration' end
+        using errcode = 'invalid_parameter_value';
+    end if;
+    v_text := (case v_kind when 'until' then df.sleep_until(v_text) else df.sleep(v_text) end)::pg_catalog.json ->> 'query';
+  end if;
+  v_due := case v_kind when 'until' then (v_text::pg_catalog.json ->> 'until')::timestamptz
+                       else v_now + df_engine.sleep_seconds(v_text) * interval '1 s' end;
+  if v_kind = 'until' and v_due <= v_now then
+    return df_engine.ended_well(df_engine.slept((p_node).query, v_now, v_due)::json, null, null, v_now);
+  end if;
+  perform df_engine.set_timer(p_thread, 'sleep', v_due, null, v_now);
+  return null;
+end
+$$;
+
+-- The value of a SLEEP that began and ended at those times.
+create or replace function df_engine.slept(p_query text, p_since timestamptz, p_due timestamptz) returns jsonb
+language sql stable as $$
+  select jsonb_build_object('slept', true) || case
+    when jsonb_typeof(c) = 'number' then jsonb_build_object('seconds', c)
+    when c ? 'until' then jsonb_build_object('until', (to_json(p_due at time zone 'UTC') #>> '{}') || 'Z')
+    else jsonb_build_object('seconds', trim_scale(extract(epoch from p_due - p_since))) end
+  from (select p_query::pg_catalog.jsonb) q(c)
 $$;
 
 create or replace function df_engine.sleep_seconds(p_query text) returns numeric
@@ -5475,7 +5626,8 @@ $$;
 
 -- Moves a run on from an event: p_thread stands at a node that has ended so, or, without p_ending, is to be entered. p_queue is the
 -- caller's claim: its row goes with the first step that is entered, and is deleted when there is none. p_home: SQL steps run in this
--- database. Answers the steps that the caller can go on with.
+-- database. Answers the steps that the caller can go on with. Without a claim the caller acts for every role, and reads no text of
+-- a user: a node whose text holds references is left to a session of the submitter.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -5514,7 +5666,7 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or g.kind = 'BREAK' and p_queue is null and (g.refs is not null or g.vars) then
+    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars) then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
       end if;
@@ -7277,13 +7429,14 @@ declare
   t constant df_engine.thread := row((p_timer).instance, (p_timer).scope, (p_timer).node, (p_timer).generations,
                                      (p_timer).activation, (p_timer).races);
   v_query text;
+  v_signal text;
 begin
   delete from df_engine.timers x where x.id = (p_timer).id;
   if not found then
     return;  -- one that fired before it has taken it away
   end if;
   if (p_timer).kind = 'timeout' then
-    delete from df_engine.waits w where w.id = (p_timer).id;
+    delete from df_engine.waits w where w.id = (p_timer).id returning w.signal_name into v_signal;
   end if;
   if not df_engine.may_go_on(t.instance, t.races) then
     return;
@@ -7296,9 +7449,9 @@ begin
   select n.query into v_query
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = t.node where i.instance = t.instance;
   perform df_engine.end_wait(t, case (p_timer).kind
-    when 'sleep' then jsonb_build_object('slept', true, 'seconds', v_query::pg_catalog.jsonb)
+    when 'sleep' then df_engine.slept(v_query, (p_timer).since, (p_timer).due_at)
     when 'schedule' then '{"scheduled": true}'
-    else jsonb_build_object('signal_name', v_query::pg_catalog.jsonb -> 'signal_name', 'timed_out', true, 'data', null) end, (p_timer).since);
+    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end, (p_timer).since);
 end
 $$;
 
@@ -8912,7 +9065,10 @@ create or replace function df_engine.node_text(p_type text, p_query text, p_conf
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case p_type
     when 'SQL' then 'SQL: ' || df_engine.one_line(p_query, 50)
-    when 'SLEEP' then 'SLEEP ' || df_engine.one_line(p_query, null) || 's'
+    when 'SLEEP' then 'SLEEP ' || case
+      when p_config ? 'until' then 'until ' || df_engine.one_line(p_config ->> 'until', 50)
+      when p_config ? 'duration' then '''' || df_engine.one_line(p_config ->> 'duration', 50) || ''''
+      else df_engine.one_line(p_query, null) || 's' end
     when 'WAIT_SCHEDULE' then 'WAIT ''' || coalesce(p_config ->> 'cron_expr', p_query) || ''''
                               || coalesce(' ' || (p_config ->> 'timezone'), '')
     when 'SIGNAL' then 'SIGNAL ''' || coalesce(p_config ->> 'signal_name', p_query) || ''''
@@ -8953,7 +9109,7 @@ $$;
 -- Granted to users.
 create or replace function df_engine.node_config(p_type text, p_query text) returns jsonb
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'SLEEP') then df_engine.json_or_null(p_query) end
+  select case when p_type <> 'SQL' then df_engine.json_or_null(p_query) end
 $$;
 
 -- The line under which a child is shown; NULL in a sequence.
@@ -9530,7 +9686,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_run', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_run', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.

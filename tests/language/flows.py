@@ -64,7 +64,9 @@ def leaf(rng: random.Random) -> Node:
         node: Node = {"node_type": "SQL", "query": rng.choice(TEXTS)}
         return {**node, "retry": policy(rng)} if kind == "RETRY" else node
     query: Any = {
-        "SLEEP": rng.choice(["0", "0.25", "5", "3600", "3155760000"]),
+        "SLEEP": rng.choice(
+            ["0", "0.25", "5", "3600", "3155760000", {"duration": "$x.pause"}, {"until": "2030-01-01T00:00:00Z"}]
+        ),
         "SIGNAL": {"signal_name": rng.choice(SIGNALS), "timeout_seconds": rng.choice([None, 1, 600])},
         "BREAK": {"break_value": rng.choice([None, *TEXTS])},
         "WAIT_SCHEDULE": {"cron_expr": "*/5 * * * *"} | rng.choice([{}, {"timezone": "Europe/Berlin"}]),
@@ -196,6 +198,9 @@ class Writer:
         return self.call({"THEN": "seq", "RACE": "race"}.get(kind, "join3" if extra else "join"), written)
 
     def leaf(self, kind: str, query: str) -> str:
+        if kind == "SLEEP" and query.startswith("{"):
+            config = json.loads(query)
+            return self.call("sleep" if "duration" in config else "sleep_until", [self.quoted(*config.values())])
         if kind == "SLEEP":
             # up to PostgreSQL 14 the text of an interval may say no more than 2^31 seconds
             spellings = [query, self.quoted(query + " s")] if float(query) < 2**31 else [query]

@@ -81,13 +81,18 @@ class Constructs:
         if node is self.held:
             leaf.due = float("inf")
         elif node.type == "SLEEP":
-            leaf.due = self.now + float(node.config)
+            leaf.seconds = self.seconds(leaf)
+            leaf.due = self.now + (leaf.seconds or 0)
         elif node.type == "WAIT_SCHEDULE":
             minutes = int(node.config["cron_expr"].split()[0].removeprefix("*/").replace("*", "1"))
             leaf.due = (self.now // (60 * minutes) + 1) * 60 * minutes
         elif node.type == "SIGNAL":
             timeout = node.config["timeout_seconds"]
             leaf.due = float("inf") if timeout is None else self.now + timeout
+
+    def seconds(self, leaf: Pending) -> float | None:
+        """How long a SLEEP sleeps."""
+        raise NotImplementedError
 
     def sequence(self, node: Node, scope: Scope, then: Then) -> None:
         assert node.left and node.right
