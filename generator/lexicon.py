@@ -57,11 +57,11 @@ def token(grammar: str, rule: str) -> str:
     return "|".join(known[r.expansion[0].name] for r in parser(grammar).rules if r.origin.name == rule)
 
 
-def cron_field(position: int, name: str, value: str, every: str, step: str) -> CronField:
-    """The field whose values the regular expression `value` accepts."""
+def cron_field(position: int, name: str, value: str, every: str, step: str, last: str = "") -> CronField:
+    """The field whose values the regular expression `value` accepts; `last` stands alone for a value of its own."""
     accepted = [number for number in range(100) if re.fullmatch(value, str(number))]
     names = tuple(re.findall(r"[A-Z]{3}", value))
-    item = f"^(?:({every})|({value})(?:-({value}))?)(?:/({step}))?$"
+    item = f"^(?:({every})|({value})(?:-({value}))?)(?:/({step}))?$" + (f"|^{last}$" if last else "")
     return CronField(position, name, accepted[0], accepted[-1], names, item)
 
 
@@ -70,7 +70,14 @@ def cron_fields() -> list[CronField]:
     known = terminals("cron")
     day_wildcard = f"{known['EVERY']}|{known['ANY_DAY']}"
     return [
-        cron_field(position, name, known[value], day_wildcard if "day" in name else known["EVERY"], known["STEP"])
+        cron_field(
+            position,
+            name,
+            known[value],
+            day_wildcard if "day" in name else known["EVERY"],
+            known["STEP"],
+            known["LAST_DAY"] if value == "DAY" else "",
+        )
         for position, (name, value) in enumerate(CRON_FIELDS.items(), start=1)
     ]
 

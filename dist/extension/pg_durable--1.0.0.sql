@@ -769,7 +769,7 @@ language sql immutable as $$
     (2, 'hour', 0, 23, array[]::pg_catalog.text[],
       E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
     (3, 'day of month', 1, 31, array[]::pg_catalog.text[],
-      E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+      E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$|^L$'),
     (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::pg_catalog.text[],
       E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
     (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::pg_catalog.text[],
@@ -777,13 +777,15 @@ language sql immutable as $$
   ) g(field, name, low, high, names, item)
   cross join lateral regexp_split_to_table((p_fields)[g.field], ',') with ordinality i(item, ord)
   left join lateral regexp_match(i.item, g.item) p(part) on true
+  cross join lateral (select case when i.item = 'L' then 32 end) l(last_day)
   cross join lateral (select
-      coalesce(case
+      coalesce(l.last_day, case
         when false and p.part[2] = 'SUN' then 7
         when p.part[2] ~ '^[A-Z]' then array_position(g.names, p.part[2]) - 1 + g.low
         else p.part[2]::int
       end, g.low),
-      case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+      case when l.last_day is not null then l.last_day
+        when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
         else case
           when p.part[3] is not null and coalesce(p.part[3], p.part[2]) = 'SUN' then 7
           when coalesce(p.part[3], p.part[2]) ~ '^[A-Z]' then array_position(g.names, coalesce(p.part[3], p.part[2])) - 1 + g.low
@@ -819,7 +821,7 @@ begin
     select coalesce(
       (array_agg(i.problem) filter (where i.problem is not null))[1],
       case when ((v_fields)[3] ~ '^[*?]' or (v_fields)[5] ~ '^[*?]')
-                and min(i.first_value) filter (where i.field = 3) > max(m.days) then
+                and min(i.first_value % 32) filter (where i.field = 3) > max(m.days) then
         'no month in it has such a day, so it never comes due' end)
     from (select g.field, r.first_value, r.last_value, r.step, case
         when p.part is null
@@ -834,7 +836,7 @@ begin
       (2, 'hour', 0, 23, array[]::pg_catalog.text[],
         E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
       (3, 'day of month', 1, 31, array[]::pg_catalog.text[],
-        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$|^L$'),
       (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::pg_catalog.text[],
         E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
       (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::pg_catalog.text[],
@@ -842,13 +844,15 @@ begin
     ) g(field, name, low, high, names, item)
     cross join lateral regexp_split_to_table((v_fields)[g.field], ',') with ordinality i(item, ord)
     left join lateral regexp_match(i.item, g.item) p(part) on true
+    cross join lateral (select case when i.item = 'L' then 32 end) l(last_day)
     cross join lateral (select
-        coalesce(case
+        coalesce(l.last_day, case
           when false and p.part[2] = 'SUN' then 7
           when p.part[2] ~ '^[A-Z]' then array_position(g.names, p.part[2]) - 1 + g.low
           else p.part[2]::int
         end, g.low),
-        case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+        case when l.last_day is not null then l.last_day
+          when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
           else case
             when p.part[3] is not null and coalesce(p.part[3], p.part[2]) = 'SUN' then 7
             when coalesce(p.part[3], p.part[2]) ~ '^[A-Z]' then array_position(g.names, coalesce(p.part[3], p.part[2])) - 1 + g.low
@@ -868,10 +872,11 @@ $$;
 create or replace function df_engine.cron_day_matches(p_plan df_engine.cron_plan, p_day date) returns boolean
 language sql immutable as $$
   select extract(month from p_day)::int = any (p_plan.months) and case
-    when p_plan.either_day
-      then extract(day from p_day)::int = any (p_plan.days) or extract(dow from p_day)::int = any (p_plan.weekdays)
-    else extract(day from p_day)::int = any (p_plan.days) and extract(dow from p_day)::int = any (p_plan.weekdays)
+    when p_plan.either_day then m.matches or extract(dow from p_day)::int = any (p_plan.weekdays)
+    else m.matches and extract(dow from p_day)::int = any (p_plan.weekdays)
   end
+  from (select extract(day from p_day)::int = any (p_plan.days)
+               or 32 = any (p_plan.days) and extract(day from p_day + 1) = 1) m(matches)
 $$;
 
 -- The first matching day from p_from on. 29 February falls on a given weekday at least once in 40 years.
@@ -1723,7 +1728,7 @@ begin
     select coalesce(
       (array_agg(i.problem) filter (where i.problem is not null))[1],
       case when ((v_fields)[3] ~ '^[*?]' or (v_fields)[5] ~ '^[*?]')
-                and min(i.first_value) filter (where i.field = 3) > max(m.days) then
+                and min(i.first_value % 32) filter (where i.field = 3) > max(m.days) then
         'no month in it has such a day, so it never comes due' end)
     from (select g.field, r.first_value, r.last_value, r.step, case
         when p.part is null
@@ -1738,7 +1743,7 @@ begin
       (2, 'hour', 0, 23, array[]::pg_catalog.text[],
         E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
       (3, 'day of month', 1, 31, array[]::pg_catalog.text[],
-        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$|^L$'),
       (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::pg_catalog.text[],
         E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
       (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::pg_catalog.text[],
@@ -1746,13 +1751,15 @@ begin
     ) g(field, name, low, high, names, item)
     cross join lateral regexp_split_to_table((v_fields)[g.field], ',') with ordinality i(item, ord)
     left join lateral regexp_match(i.item, g.item) p(part) on true
+    cross join lateral (select case when i.item = 'L' then 32 end) l(last_day)
     cross join lateral (select
-        coalesce(case
+        coalesce(l.last_day, case
           when false and p.part[2] = 'SUN' then 7
           when p.part[2] ~ '^[A-Z]' then array_position(g.names, p.part[2]) - 1 + g.low
           else p.part[2]::int
         end, g.low),
-        case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+        case when l.last_day is not null then l.last_day
+          when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
           else case
             when p.part[3] is not null and coalesce(p.part[3], p.part[2]) = 'SUN' then 7
             when coalesce(p.part[3], p.part[2]) ~ '^[A-Z]' then array_position(g.names, coalesce(p.part[3], p.part[2])) - 1 + g.low
@@ -1867,7 +1874,7 @@ comment on function df.sleep_until(timestamptz) is
 comment on function df.sleep_until(text) is
   'The same, given as text. Raises for a text that is no time. One that holds references is read when the node starts';
 comment on function df.wait_for_schedule(text, text) is
-  'Waits for the next minute that matches a cron expression of five fields, in the named time zone or that of the setting timezone. Raises for an expression that is invalid or never comes due';
+  'Waits for the next minute that matches a cron expression of five fields (L as day of month is its last day), in the named time zone or that of the setting timezone. Raises for an expression that is invalid or never comes due';
 comment on function df.loop(text, text, boolean) is
   'Repeats the body as long as the condition, judged after it, is true; without a condition until df.break ends it. With continue_on_failure a failure of the body is recorded and, after a pause that grows with each failure in a row, the next iteration begins';
 comment on function df.break(text) is
