@@ -1,7 +1,7 @@
 """From the terminals of the Lark grammars to PostgreSQL regular expressions and rows of SQL data."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,11 @@ def token(grammar: str, rule: str) -> str:
     return "|".join(known[r.expansion[0].name] for r in parser(grammar).rules if r.origin.name == rule)
 
 
-def cron_field(position: int, name: str, value: str, every: str, step: str, last: str = "") -> CronField:
-    """The field whose values the regular expression `value` accepts; `last` stands alone for a value of its own."""
+def cron_field(position: int, name: str, value: str, every: str, step: str) -> CronField:
+    """The field whose values the regular expression `value` accepts."""
     accepted = [number for number in range(100) if re.fullmatch(value, str(number))]
     names = tuple(re.findall(r"[A-Z]{3}", value))
-    item = f"^(?:({every})|({value})(?:-({value}))?)(?:/({step}))?$" + (f"|^{last}$" if last else "")
+    item = f"^(?:({every})|({value})(?:-({value}))?)(?:/({step}))?$"
     return CronField(position, name, accepted[0], accepted[-1], names, item)
 
 
@@ -69,17 +69,11 @@ def cron_fields() -> list[CronField]:
     """The five fields in the order in which a line holds them."""
     known = terminals("cron")
     day_wildcard = f"{known['EVERY']}|{known['ANY_DAY']}"
-    return [
-        cron_field(
-            position,
-            name,
-            known[value],
-            day_wildcard if "day" in name else known["EVERY"],
-            known["STEP"],
-            known["LAST_DAY"] if value == "DAY" else "",
-        )
+    fields = [
+        cron_field(position, name, known[value], day_wildcard if "day" in name else known["EVERY"], known["STEP"])
         for position, (name, value) in enumerate(CRON_FIELDS.items(), start=1)
     ]
+    return [replace(f, item=f"{f.item}|^{known['LAST_DAY']}$") if f.name == "day of month" else f for f in fields]
 
 
 def context() -> dict[str, Any]:

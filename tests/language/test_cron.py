@@ -13,8 +13,8 @@ ACCEPTED = [
     "* * * * *", "0 0 1 1 0", "59 23 31 12 7", "*/59 */23 */31 */12 */7", "5-10,20,*/30 1-5/2 3/4 * *",
     "0 0 ? * MON-FRI",
     "0 0 1 JAN,mar-Apr ?", "0 0 * * SUN-SUN", "0 0 * * fri-SUN", "0 0 * * 5-7/2", "00 05 01 02 03", " 1\t2  3 4 5\n",
-    "0 0 L * *", "0 0 1,15,l 2 *", "0 0 L 2 MON", "0 0 29 2 *", "0 0 30 2 MON", "0 0 ?/2 * *", "@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly",
-    "@annually",
+    "0 0 29 2 *", "0 0 30 2 MON", "0 0 ?/2 * *", "@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly",
+    "@annually", "0 0 L * *", "0 0 1,15,l 2 *", "0 0 L 2 MON",
 ]  # fmt: skip
 REFUSED = {
     "": "five fields", "* * * *": "five fields", "* * * * * *": "five fields", "@reboot": "five fields",
