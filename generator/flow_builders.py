@@ -18,13 +18,14 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter: its name in the database, its type, and the default when it may be left out."""
+    """A parameter: its name in the database, its type, the default when it may be left out, whether it takes all that follow."""
 
     name: str
     type: str
     default: str | None = None
     optional: bool = False
     alias: str | None = None
+    variadic: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Signature:
 
 
 def argument(parameter: Parameter, index: int) -> str:
+    if parameter.variadic:
+        return "variadic p_args"
     value = f"p_args[{index}]"
     if parameter.type == "text[]":
         value = f"df_engine.flow_list({value})"
@@ -64,7 +67,7 @@ def shown(parameter: Parameter) -> str:
     label = parameter.alias or parameter.name
     kind = {"graph": "flow", "text[]": "list", "jsonb": "json", "numeric": "number"}.get(parameter.type, parameter.type)
     default = f" = {parameter.default}" if parameter.default else " = null" if parameter.optional else ""
-    return f"{label} {kind}{default}"
+    return f"{kind}, {kind}, ..." if parameter.variadic else f"{label} {kind}{default}"
 
 
 def parse(line: str) -> tuple[str, tuple[Parameter, ...]]:
@@ -74,17 +77,19 @@ def parse(line: str) -> tuple[str, tuple[Parameter, ...]]:
     for part in filter(None, rest.rstrip(")").split(", ")):
         declaration, optional, default = part.partition(" = ")
         label, kind = declaration.split(" ")
+        variadic, kind = kind.endswith("..."), kind.removesuffix("...")
         if kind not in TYPES:
             raise ValueError(f"{line}: unknown type {kind}")
         alias, _, name = label.rpartition("/")
         value = None if default in ("", "null") else default
-        parameters.append(Parameter(name, kind, value, bool(optional), alias or None))
+        parameters.append(Parameter(name, kind, value, bool(optional), alias or None, variadic))
     return builder, tuple(parameters)
 
 
 # The first signature that fits the arguments is called.
 SIGNATURES = """
 sql(query text)
+block(statements text...)
 seq(a graph, b graph)
 as(fut graph, name text)
 sleep(seconds numeric)
@@ -135,4 +140,5 @@ def described(parameter: Parameter) -> dict[str, Any]:
         "graph": parameter.type == "graph",
         "default": parameter.default,
         "optional": parameter.optional,
+        "variadic": parameter.variadic,
     }
