@@ -480,8 +480,7 @@ if df_engine.migrating(1) then
   create type df_engine.step as (
     node int, name text, text text, statement text, typed boolean, refs text[], vars boolean, name_scopes int[], after "char",
     binds text[], closes int, plain boolean, decides boolean,
-    fresh boolean,                     -- whether the node can have no outcome yet
-    block boolean                      -- whether text lists several statements
+    fresh boolean                      -- whether the node can have no outcome yet
   );
   -- A row of the queue that a session has locked, and its version.
   create type df_engine.claim as (claimed df_engine.queue, version xid);
@@ -1054,8 +1053,8 @@ $$;
 -- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
-    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, LOOP, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, HTTP, HTTP_MULTIPART, BLOCK' end
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, LOOP, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, HTTP, HTTP_MULTIPART' end
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
@@ -1160,27 +1159,17 @@ exception when data_exception then
 end
 $$;
 
--- Why the query of a BLOCK lists no statements, NULL when it does.
--- Granted to users.
-create or replace function df_engine.block_problem(p_query text) returns text
-language sql immutable as $$
-  select case when jsonb_path_match(c,
-      '$.statements.type() == "array" && $.statements.size() > 0 && !exists($.statements[*] ? (@.type() != "string"))', silent => true)
-    is not true or c - 'statements' <> '{}' then 'query in BLOCK must be {"statements": [text, ...]}' end
-  from (select df_engine.json_or_null(p_query)) q(c)
-$$;
-
 -- What of a node is missing or too much, NULL when it has what its type needs.
 -- Granted to users.
 create or replace function df_engine.shape_problem(p_node jsonb, p_type text) returns text
 language sql immutable as $$
   select case
-    when not p_node ? 'query' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'query is missing'
+    when not p_node ? 'query' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'query is missing'
     when p_node ? 'query' and p_type in ('THEN', 'RACE') then 'query is not valid for ' || p_type || ' nodes'
-    when p_node ? 'left_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'left_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'left_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'left_node is missing'
-    when p_node ? 'right_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'right_node' and not (p_type = 'IF' and p_node ? 'condition_node') and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP') then 'right_node is missing'
+    when p_node ? 'left_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'left_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'left_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'left_node is missing'
+    when p_node ? 'right_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'right_node' and not (p_type = 'IF' and p_node ? 'condition_node') and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP') then 'right_node is missing'
     when p_type = 'IF' and not p_node ?| '{condition_node,query}' then 'condition_node is missing'
     when p_node ->> 'result_name' !~ '^[A-Za-z_][A-Za-z0-9_]*$' then 'result_name must be a letter or _, then letters, digits or _'
   end
@@ -1195,14 +1184,13 @@ language sql immutable as $$
     when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP') then
       'condition_node is not valid for ' || p_type || ' nodes'
     when p_node ? 'extra_nodes' and p_type <> 'JOIN' then 'extra_nodes is not valid for ' || p_type || ' nodes'
-    when p_node ? 'retry' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || p_type || ' nodes'
+    when p_node ? 'retry' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || p_type || ' nodes'
     else coalesce(
       df_engine.unknown_type(p_type),
       df_engine.malformed(p_node),
       case when p_node ? 'retry' then df_engine.retry_problem(p_node -> 'retry') end,
       case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN') then
         df_engine.config_problem(p_type, p_node ->> 'query') end,
-      case when p_type = 'BLOCK' then df_engine.block_problem(p_node ->> 'query') end,
       case when p_type = 'SLEEP' and p_node ->> 'query' ~ '^\s*[{]' then df_engine.sleep_problem(p_node ->> 'query') end,
       case when p_node ? 'result_name' or p_type in ('WAIT_SCHEDULE', 'SIGNAL') then df_engine.size_problem(p_node, p_type) end,
       df_engine.shape_problem(p_node, p_type))
@@ -1341,26 +1329,6 @@ begin
 end
 $$;
 
-create or replace function df.block(variadic statements text[]) returns text
-language plpgsql set search_path = '' as $$
-declare
-  v_problem constant pg_catalog.text := case
-    when coalesce(pg_catalog.cardinality(statements), 0) = 0 then 'df.block needs at least one statement'
-    when pg_catalog.array_position(statements, null) > 0 then
-      'statement ' || pg_catalog.array_position(statements, null) || ' of df.block is NULL' end;
-begin
-  if v_problem is not null then
-    raise exception '%', v_problem using errcode = 'null_value_not_allowed';
-  elsif exists (select from pg_catalog.unnest(statements) s(text) where s.text ~ '^\s*[{]"(node_type|_partial_if)"') then
-    raise exception 'df.block takes SQL statements, not a graph' using errcode = 'invalid_parameter_value',
-      hint = 'It is one step. Steps that follow each other are joined with ~>.';
-  end if;
-  return '{"node_type":"BLOCK","query":' || pg_catalog.to_json('{"statements":' || (
-    select '[' || pg_catalog.string_agg(pg_catalog.to_json(s.text)::pg_catalog.text, ',' order by s.place) || ']'
-    from pg_catalog.unnest(statements) with ordinality s(text, place)) || '}') || '}';
-end
-$$;
-
 create or replace function df.loop(body text, condition text default null, continue_on_failure boolean default false)
 returns text
 language plpgsql set search_path = '' as $$
@@ -1407,7 +1375,7 @@ begin
     end if;
   end if;
   return '{"node_type":"LOOP","left_node":'
-    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then body
+    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then body
          when v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
            df.if(body::pg_catalog.json ->> 'condition', body::pg_catalog.json ->> 'then_branch')
          else df.sql(body) end
@@ -1610,7 +1578,7 @@ begin
     '"backoff":' || pg_catalog.to_json(pg_catalog.trim_scale(backoff)),
     '"max_delay":' || pg_catalog.to_json(pg_catalog.trim_scale(extract(epoch from max_delay))),
     '"retry_on":' || pg_catalog.to_json(retry_on)) || '}';
-  v_problem := case when v_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || v_type || ' nodes'
+  v_problem := case when v_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || v_type || ' nodes'
     else case
       when pg_catalog.jsonb_typeof(v_policy::pg_catalog.jsonb) <> 'object' then 'retry must be a JSON object'
       else (
@@ -1629,7 +1597,7 @@ begin
     end end;
   if v_problem is not null then
     raise exception '%', v_problem using errcode = 'invalid_parameter_value',
-      hint = 'df.retry takes one SQL or HTTP step, or a block: put it around each step that is to be tried again.';
+      hint = 'df.retry takes one SQL or HTTP step: put it around each step that is to be tried again.';
   end if;
   return (
     select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
@@ -1904,8 +1872,6 @@ $$;
 
 comment on function df.sql(text) is
   'The node of an SQL statement. The text is taken verbatim, even if it looks like an envelope';
-comment on function df.block(text[]) is
-  'The node of several SQL statements that are one step and one transaction: they take effect together, are tried again together, and the value is that of the last one';
 comment on function df.literal(text) is
   'A text as a constant for SQL code in which no {name} and no $name is replaced; NULL gives NULL. Where a step can read it as $input, that is the better way';
 comment on function df.literal(anyelement) is
@@ -2413,25 +2379,24 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   case p_signature
     when 1 then return df.sql(query => p_args[1]);
-    when 2 then return df.block(variadic p_args);
-    when 3 then return df.seq(a => p_args[1], b => p_args[2]);
-    when 4 then return df.as(fut => p_args[1], name => p_args[2]);
-    when 5 then return df.sleep(seconds => p_args[1]::numeric);
-    when 6 then return df.sleep(duration => p_args[1]);
-    when 7 then return df.sleep_until(due => p_args[1]);
-    when 8 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
-    when 9 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
-    when 10 then return df.break(value => p_args[1]);
-    when 11 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 12 then return df.if(condition => p_args[1], then_branch => p_args[2]);
-    when 13 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 14 then return df.join(a => p_args[1], b => p_args[2]);
-    when 15 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
-    when 16 then return df.race(a => p_args[1], b => p_args[2]);
-    when 17 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 18 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 19 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
-    when 20 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+    when 2 then return df.seq(a => p_args[1], b => p_args[2]);
+    when 3 then return df.as(fut => p_args[1], name => p_args[2]);
+    when 4 then return df.sleep(seconds => p_args[1]::numeric);
+    when 5 then return df.sleep(duration => p_args[1]);
+    when 6 then return df.sleep_until(due => p_args[1]);
+    when 7 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
+    when 8 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
+    when 9 then return df.break(value => p_args[1]);
+    when 10 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 11 then return df.if(condition => p_args[1], then_branch => p_args[2]);
+    when 12 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 13 then return df.join(a => p_args[1], b => p_args[2]);
+    when 14 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
+    when 15 then return df.race(a => p_args[1], b => p_args[2]);
+    when 16 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 17 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 18 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+    when 19 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
   end case;
 end
 $$;
@@ -2441,15 +2406,15 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"wait_for_signal":[{"number":17,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":18,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":19,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}],"http_multipart":[{"number":20,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":16,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":17,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":18,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":19,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
-                                        'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
+                                        'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth) as parameters,
            coalesce(bool_and(coalesce(p.is -> 'takes' ? a.class, (p.is ->> 'optional')::boolean)), true) as fits,
-           count(a.nth) as taken, count(distinct p.nth) as listed
+           count(a.nth) as taken, count(*) as listed
     from jsonb_array_elements(s.parameters) with ordinality p("is", nth)
     left join unnest(p_labels, p_classes) with ordinality a(label, class, nth)
-      on case when a.label is null then a.nth = p.nth or p.is -> 'variadic' = 'true' and a.nth > p.nth else p.is -> 'names' ? a.label end) r
+      on case when a.label is null then a.nth = p.nth else p.is -> 'names' ? a.label end) r
   where r.fits and r.taken = cardinality(p_classes) and r.listed = jsonb_array_length(s.parameters)
   order by s.number limit 1
 $$;
@@ -2474,7 +2439,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"wait_for_signal":[{"number":17,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":18,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":19,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}],"http_multipart":[{"number":20,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":16,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":17,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":18,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":19,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -2624,7 +2589,7 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (4, 18) then
+  if (p_plan -> 'number')::int in (3, 17) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
@@ -2856,12 +2821,6 @@ language sql immutable as $$
       when p_query = '{"until":' || to_json(c ->> 'until') || '}'
            and (c ->> 'until' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ or c ->> 'until' ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}([.][0-9]*[1-9])?Z$') then
         array['sleep_until', df_engine.flow_quote(c ->> 'until')] end
-    when 'BLOCK' then (
-      select array_agg(word order by place)
-      from (select 0 as place, 'block' as word
-            union all
-            select s.place, df_engine.flow_quote(s.text)
-            from jsonb_array_elements_text(c -> 'statements') with ordinality s(text, place)) w)
     when 'BREAK' then case
       when p_query = '{"break_value":null}' then '{"",break}'
       when p_query = '{"break_value":' || to_json(c ->> 'break_value') || '}' then
@@ -2964,7 +2923,7 @@ language sql immutable as $$
     where p_type = 'LOOP' and (c ? 'condition_node' or c -> 'continue_on_failure' = 'true') and num_nonnulls(s.child, s.word) = 1
     union all
     select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
-    where p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+    where p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
   ) o(form, level, sign, child, word, need)
 $$;
 
@@ -3337,11 +3296,9 @@ declare
 begin
   select df_engine.node_path(g.graph, g.node) as path, u.name into v_step
   from df_engine.graph_nodes g
-  cross join lateral unnest(case g.kind when 'SQL' then array[g.query] else
-    array(select s from jsonb_array_elements_text(g.query::jsonb -> 'statements') s) end) with ordinality s(text, place)
-  cross join lateral df_engine.unknown_variable(s.text, v_vars) u(name)
-  where g.graph = p_graph and g.kind in ('SQL', 'BLOCK') and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
-  order by g.node, s.place limit 1;
+  cross join lateral df_engine.unknown_variable(g.query, v_vars) u(name)
+  where g.graph = p_graph and g.kind = 'SQL' and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
+  order by g.node limit 1;
   if found then
     raise exception '%: the run has no variable %; it has %', p_prefix || v_step.path, '{' || v_step.name || '}',
       (select string_agg('{' || k.name || '}', ', ' order by k.name) from jsonb_object_keys(v_vars) k(name))
@@ -3918,7 +3875,7 @@ begin
   return case df_engine.count_statements(p_sql)
     when 0 then 'the step holds no SQL statement'
     when 1 then df_engine.refused_statement(p_sql)
-    else 'the step holds more than one SQL statement; make a step of each, or one of all with df.block'
+    else 'the step holds more than one SQL statement; make a step of each, or a DO block of all'
   end;
 end
 $$;
@@ -4110,9 +4067,7 @@ create or replace function df_engine.replaced_text(p_kind text, p_query text) re
 language plpgsql immutable as $$
 begin
   return case
-    when p_kind = 'BLOCK' then (
-      select string_agg(s, E'\n') from jsonb_array_elements_text(df_engine.json_or_null(p_query) -> 'statements') s)
-    when p_kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then p_query
+    when p_kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') then p_query
     when p_kind = 'BREAK' then df_engine.json_or_null(p_query) ->> 'break_value'
     when p_kind = 'SIGNAL' then df_engine.json_or_null(p_query) ->> 'signal_name'
     when p_kind = 'SLEEP' then coalesce(df_engine.json_or_null(p_query) ->> 'until', df_engine.json_or_null(p_query) ->> 'duration')
@@ -4260,8 +4215,7 @@ begin
     -- What follows may end at once, and decide.
     v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false)
                     or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false);
-    v_plain[i] := v_kinds[i] in ('SQL', 'BLOCK') and v_afters[i] = 'n'
-                  and v_kinds[v_nexts[i]] in ('SQL', 'BLOCK') and v_entered[v_nexts[i]] = 1;
+    v_plain[i] := v_kinds[i] = 'SQL' and v_afters[i] = 'n' and v_kinds[v_nexts[i]] = 'SQL' and v_entered[v_nexts[i]] = 1;
   end loop;
   -- Batches: 32 steps of a segment at most, or 100 kB of statements.
   for i in 1..v_count loop
@@ -5614,9 +5568,9 @@ begin
   return array(
     select row(g.node, 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, g.node), g.query, g.statement, g.typed, g.refs, g.vars,
                g.name_scopes, g.after, g.binds, g.closes, g.plain, g.decides,
-               not (g.in_loop or p_tried and g.node = p_node), g.kind = 'BLOCK')::df_engine.step
+               not (g.in_loop or p_tried and g.node = p_node))::df_engine.step
     from df_engine.graph_nodes g
-    where g.graph = p_graph and g.node between p_node and p_batch and g.kind in ('SQL', 'BLOCK')
+    where g.graph = p_graph and g.node between p_node and p_batch and g.kind = 'SQL'
     order by g.node);
 end
 $$;
@@ -5719,7 +5673,7 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars) then
+    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars) then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
       end if;
@@ -5729,7 +5683,7 @@ begin
         perform df_engine.wake('r ' || p_submitter, null);
       else
         -- Between two turns a run goes to the back of the queue.
-        v_offered := g.kind in ('SQL', 'BLOCK') and p_home and not v_event.turned;
+        v_offered := g.kind = 'SQL' and p_home and not v_event.turned;
         perform df_engine.requeue(
           p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end, v_offered);
         if v_offered then
@@ -5942,8 +5896,6 @@ begin
   elsif pg_catalog.texteq(p_kind, 'call') then
     execute p_sql into v_row;
     v_rows := pg_catalog.row_to_json(v_row);
-  elsif pg_catalog.texteq(p_kind, 'block') then
-    return df_engine.run_block(p_sql, p_typed, p_limit);
   else
     begin
       for v_row in execute p_sql loop
@@ -5984,82 +5936,27 @@ begin
 end
 $fn$;
 
--- Runs the statements of a block, given as a JSON array after the kind of the last of them, whose result is that of the block.
--- Granted to users.
-create or replace function df_engine.run_block(p_statements text, p_typed boolean, p_limit bigint) returns df_engine.result
-language plpgsql as $fn$
-declare
-  v_statements constant pg_catalog.json := p_statements::pg_catalog.json;
-  v_last constant int := pg_catalog.int4mi(pg_catalog.json_array_length(v_statements), 1);
-  v_text constant pg_catalog.text := pg_catalog.json_array_element_text(v_statements, v_last);
-  v_kind pg_catalog.text := pg_catalog.json_array_element_text(v_statements, 0);
-begin
-  for v_place in 1 .. pg_catalog.int4mi(v_last, 1) loop
-    execute pg_catalog.json_array_element_text(v_statements, v_place);
-  end loop;
-  loop
-    if pg_catalog.texteq(v_kind, 'command') then
-      execute v_text;
-      return df_engine.no_rows(null);
-    end if;
-    begin
-      return df_engine.run_statement(v_text, v_kind, p_typed, p_limit);
-    exception when others then
-      v_kind := df_engine.other_kind(v_kind, sqlstate);
-      if v_kind is null then
-        raise;
-      end if;
-    end;
-  end loop;
-end
-$fn$;
-
 -- Preparing: a step whose text holds references, or may hold something else than one statement, in its own session.
 
--- The statements of a step with their references replaced where they may hold any. Raises DF010, DF011 or DF013 where one cannot be run.
-create or replace function df_engine.rendered_statements(
-  p_thread df_engine.thread, p_name_scopes int[], p_text text, p_block boolean, p_references boolean
-) returns text[]
-language plpgsql stable as $$
-declare
-  v_statements text[] := case
-    when p_block then array(select s from json_array_elements_text(p_text::pg_catalog.json -> 'statements') s) else array[p_text] end;
-  v_problem text;
-begin
-  for i in 1..cardinality(v_statements) loop
-    v_statements[i] := df_engine.bare_statement(
-      case when p_references then df_engine.render(p_thread, p_name_scopes, v_statements[i], 'sql') else v_statements[i] end);
-    v_problem := df_engine.single_statement_problem(v_statements[i]);
-    if v_problem is not null then
-      raise exception 'SQL execution failed: %', case when p_block then 'statement ' || i || ': ' else '' end || v_problem
-        using errcode = 'DF011';
-    end if;
-  end loop;
-  return v_statements;
-end
-$$;
-
--- The text of a step with its references replaced, and its kind; of a block a JSON array of the kind of
--- its last statement and all of them.
+-- The text of a step with its references replaced, and its kind. Raises DF010, DF011 or DF013 where it cannot be run.
 -- Granted to users.
 create or replace function df_engine.prepare_step(
   p_key text, p_graph bigint, p_thread df_engine.thread, p_step df_engine.step, out sql text, out statement text
 )
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
-  v_statements text[];
+  v_problem text;
 begin
   perform df_engine.require_key(p_key, (
     select i.submitter from df_engine.instances i where i.instance = (p_thread).instance and i.graph = p_graph));
-  v_statements := df_engine.rendered_statements(
-    p_thread, (p_step).name_scopes, (p_step).text, (p_step).block, (p_step).refs is not null or (p_step).vars);
-  if (p_step).block then
-    sql := to_json(df_engine.statement_kind(v_statements[cardinality(v_statements)]) || v_statements);
-    statement := 'block';
-  else
-    sql := v_statements[1];
-    statement := df_engine.statement_kind(sql);
+  sql := df_engine.bare_statement(
+    case when (p_step).refs is null and not (p_step).vars then (p_step).text
+         else df_engine.render(p_thread, (p_step).name_scopes, (p_step).text, 'sql') end);
+  v_problem := df_engine.single_statement_problem(sql);
+  if v_problem is not null then
+    raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
   end if;
+  statement := df_engine.statement_kind(sql);
 end
 $$;
 
@@ -6185,15 +6082,15 @@ begin
       v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)));
     return v_place;
   end if;
-  if (g.kind not in ('SQL', 'BLOCK') or not r.home or q.crash_score >= 12) and not df_engine.lock_thread(t) then
+  if (g.kind <> 'SQL' or not r.home or q.crash_score >= 12) and not df_engine.lock_thread(t) then
     return v_place;  -- to be claimed, and dropped, again
-  elsif g.kind not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then
+  elsif g.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
     v_place := df_engine.advance(r.id, r.graph, v_role, r.home, t, q.id, null);
     v_place.report := 'again';
   elsif q.crash_score >= 12 then
     perform df_engine.fail_node(r.id, r.graph, v_role, r.home, t, q.id, g,
       'SQL execution failed: the session that ran this step died, again and again', df_engine.clock());
-  elsif g.kind in ('SQL', 'BLOCK') and r.home then
+  elsif g.kind = 'SQL' and r.home then
     v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.batch end, exists (
       select from df_engine.outcomes o where o.instance = q.instance and o.scope = q.scope and o.node = g.node));
     v_place.report := null;
@@ -6390,9 +6287,7 @@ declare
   v_role constant oid := quote_ident(session_user)::regrole;
   v_refused constant boolean := p_refused and p_sqlstate ~ '^(DF01|22|54)';
   v_verdict constant text := case when v_refused then 'fail' else df_engine.judge_error(p_sqlstate, p_started) end;
-  v_error constant text := case when v_refused then p_message else df_engine.error_text(
-    p_sqlstate, p_message, p_detail,
-    case when v_verdict = 'divert' then 'PostgreSQL runs this only outside of a transaction: make it a step of its own.' else p_hint end) end;
+  v_error constant text := case when v_refused then p_message else df_engine.error_text(p_sqlstate, p_message, p_detail, p_hint) end;
   t df_engine.thread := p_thread;
   g df_engine.graph_nodes;
 begin
@@ -6410,7 +6305,7 @@ begin
     return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_started);
   end if;
   t.node := g.node;
-  if v_verdict = 'divert' and g.kind = 'SQL' then
+  if v_verdict = 'divert' then
     perform df_engine.open_request(p_id, p_graph, v_role, true, t, p_queue, g, true);
   elsif not v_refused and df_engine.retry_step(t, g, v_error, p_sqlstate, df_engine.sql_retryable(p_sqlstate, g.retry), null, p_started) then
     delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
@@ -6695,13 +6590,16 @@ create or replace function df_engine.direct_request(
 ) returns jsonb
 language plpgsql stable as $$
 declare
-  v_statements constant text[] := df_engine.rendered_statements(
-    p_thread, (p_node).name_scopes, (p_node).query, (p_node).kind = 'BLOCK', true);
+  v_sql constant text := df_engine.bare_statement(df_engine.render(p_thread, (p_node).name_scopes, (p_node).query, 'sql'));
+  v_problem constant text := df_engine.single_statement_problem(v_sql);
 begin
+  if v_problem is not null then
+    raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
+  end if;
   return jsonb_build_object(
-    'sql', case when (p_node).kind = 'SQL' then v_statements[1] end,
+    'sql', v_sql,
     'application_name', 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, (p_node).node),
-    'block', case when not p_autocommit then df_engine.remote_block(v_statements, (p_node).typed) end,
+    'block', case when not p_autocommit then df_engine.remote_block(v_sql, (p_node).typed) end,
     'name_types', case when (p_node).typed then $sql$select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
         select from pg_catalog.pg_cast c
@@ -6720,13 +6618,12 @@ end
 $$;
 
 -- df_engine.run_statement for a database in which pg_durable is not installed, as a DO block; names are made final at home.
-create or replace function df_engine.remote_block(p_statements text[], p_typed boolean) returns text
+create or replace function df_engine.remote_block(p_sql text, p_typed boolean) returns text
 language plpgsql stable set search_path = '' as $$
 begin
   return 'do ' || quote_literal(replace(replace(replace(replace($block$
 declare
-  p_statements constant pg_catalog.text[] := @SQL@;
-  p_sql constant pg_catalog.text := p_statements[pg_catalog.cardinality(p_statements)];
+  p_sql constant pg_catalog.text := @SQL@;
   p_kind pg_catalog.text := @KIND@;
   p_typed constant boolean := @TYPED@;
   p_limit constant bigint := @LIMIT@;
@@ -6738,9 +6635,6 @@ declare
   v_list pg_catalog.text[];
   v_size bigint := 0;
 begin
-  for v_place in 1 .. pg_catalog.int4mi(pg_catalog.cardinality(p_statements), 1) loop
-    execute p_statements[v_place];
-  end loop;
   if pg_catalog.texteq(p_kind, 'command') then
     execute p_sql;
   else
@@ -6854,8 +6748,8 @@ begin
     'rows', pg_catalog.concat('[', v_rows, ']')::pg_catalog.json,
     'row_count', pg_catalog.json_array_length(pg_catalog.concat('[', v_rows, ']')::pg_catalog.json),
     'columns', p_columns, 'types', p_types)::pg_catalog.text, true);
-end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_statements[cardinality(p_statements)]))), '@TYPED@', p_typed::pg_catalog.text),
-    '@LIMIT@', df_engine.setting('max_result_bytes')), '@SQL@', quote_literal(p_statements::pg_catalog.text)));
+end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_sql))), '@TYPED@', p_typed::pg_catalog.text),
+    '@LIMIT@', df_engine.setting('max_result_bytes')), '@SQL@', quote_literal(p_sql)));
 end
 $$;
 
@@ -6901,13 +6795,13 @@ language plpgsql as $$
 declare
   v_request jsonb;
 begin
-  if (p_node).kind in ('SQL', 'BLOCK') then
+  if (p_node).kind = 'SQL' then
     v_request := df_engine.direct_request(p_id, p_thread, p_node, p_autocommit);
   else
     v_request := df_engine.http_step(p_submitter, p_thread, p_node);
   end if;
   update df_engine.queue q
-  set lane = case when (p_node).kind in ('SQL', 'BLOCK') then 'direct' else 'http' end, request = v_request, picked = true,
+  set lane = case (p_node).kind when 'SQL' then 'direct' else 'http' end, request = v_request, picked = true,
       next_try_at = df_engine.clock(),
       node = (p_node).node
   where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue;
@@ -7101,7 +6995,7 @@ create or replace function df_engine.leased_retryable(p_node df_engine.graph_nod
 language sql stable as $$
   select case
     when p_outcome ->> 'class' = 'refused' then false
-    when (p_node).kind in ('SQL', 'BLOCK') then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
+    when (p_node).kind = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
     when (p_node).retry is not null and not (p_node).retry ? 'retry_on' then true
     else df_engine.http_retryable(p_outcome ->> 'class',
       case when (p_node).retry ? 'retry_on'
@@ -8297,7 +8191,7 @@ begin
     left join lateral (
       select o.node, o.error
       from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
-      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
       order by o.ended_at desc limit 1) leaf on true), '[]'));
 end
 $$;
@@ -8909,7 +8803,7 @@ create or replace view df.failed_steps with (security_barrier) as
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
@@ -8953,7 +8847,7 @@ create or replace view df.throughput with (security_barrier) as
     from df_engine.outcomes o
     join df_engine.instances i on i.instance = o.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
@@ -9190,8 +9084,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     when 'LOOP' then 'LOOP (' || case when p_children > 1 then 'while' else 'infinite' end
                      || case when p_config -> 'continue_on_failure' = 'true' then ', continues on failure' else '' end || ')'
     when 'JOIN' then 'JOIN (' || p_children || ')'
-    when 'BLOCK' then 'BLOCK (' || jsonb_array_length(p_config -> 'statements') || '): '
-                      || df_engine.one_line(p_config -> 'statements' ->> 0, 50)
     when 'HTTP' then df_engine.request_text(p_type, p_config)
     when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
     else p_type
@@ -9801,7 +9693,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_run', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_run', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -10250,7 +10142,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
       when t.what like 'wait%' then t.kind <> 'SIGNAL'
       when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
       when t.what = 'timer, schedule' then t.kind <> 'WAIT_SCHEDULE'
-      when t.what in ('queue, lane direct', 'timer, retry') then t.kind not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART')
+      when t.what in ('queue, lane direct', 'timer, retry') then t.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART')
       when t.what = 'queue, lane http' then t.kind not like 'HTTP%' end
     union all
     select 'a thread is not where its generations say', t.run, t.node_id, t.what from thread t

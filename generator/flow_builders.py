@@ -18,14 +18,13 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter: its name in the database, its type, the default when it may be left out, whether it takes all that follow."""
+    """A parameter: its name in the database, its type, and the default when it may be left out."""
 
     name: str
     type: str
     default: str | None = None
     optional: bool = False
     alias: str | None = None
-    variadic: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,6 @@ class Signature:
 
 
 def argument(parameter: Parameter, index: int) -> str:
-    if parameter.variadic:
-        return "variadic p_args"
     value = f"p_args[{index}]"
     if parameter.type == "text[]":
         value = f"df_engine.flow_list({value})"
@@ -67,7 +64,7 @@ def shown(parameter: Parameter) -> str:
     label = parameter.alias or parameter.name
     kind = {"graph": "flow", "text[]": "list", "jsonb": "json", "numeric": "number"}.get(parameter.type, parameter.type)
     default = f" = {parameter.default}" if parameter.default else " = null" if parameter.optional else ""
-    return f"{kind}, {kind}, ..." if parameter.variadic else f"{label} {kind}{default}"
+    return f"{label} {kind}{default}"
 
 
 def parse(line: str) -> tuple[str, tuple[Parameter, ...]]:
@@ -77,19 +74,17 @@ def parse(line: str) -> tuple[str, tuple[Parameter, ...]]:
     for part in filter(None, rest.rstrip(")").split(", ")):
         declaration, optional, default = part.partition(" = ")
         label, kind = declaration.split(" ")
-        variadic, kind = kind.endswith("..."), kind.removesuffix("...")
         if kind not in TYPES:
             raise ValueError(f"{line}: unknown type {kind}")
         alias, _, name = label.rpartition("/")
         value = None if default in ("", "null") else default
-        parameters.append(Parameter(name, kind, value, bool(optional), alias or None, variadic))
+        parameters.append(Parameter(name, kind, value, bool(optional), alias or None))
     return builder, tuple(parameters)
 
 
 # The first signature that fits the arguments is called.
 SIGNATURES = """
 sql(query text)
-block(statements text...)
 seq(a graph, b graph)
 as(fut graph, name text)
 sleep(seconds numeric)
@@ -140,5 +135,4 @@ def described(parameter: Parameter) -> dict[str, Any]:
         "graph": parameter.type == "graph",
         "default": parameter.default,
         "optional": parameter.optional,
-        "variadic": parameter.variadic,
     }

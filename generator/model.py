@@ -24,11 +24,10 @@ class Setting:
 # The oldest version whose installation this one can upgrade in place. The installer refuses any that is older.
 OLDEST_UPGRADABLE = "1.0.0"
 
-SESSION_STEPS = ("SQL", "BLOCK")  # that run in a session of their submitter, if they can
-STEPS = (*SESSION_STEPS, "HTTP", "HTTP_MULTIPART")
+STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
 NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "LOOP", "BREAK", "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "HTTP",
-              "HTTP_MULTIPART", "BLOCK")  # fmt: skip
+              "HTTP_MULTIPART")  # fmt: skip
 TERMINAL = ("completed", "failed", "cancelled")
 STATUSES = ("pending", "running", *TERMINAL)
 
@@ -89,7 +88,6 @@ def context() -> dict[str, Any]:
     """What every template sees."""
     return {
         "steps": STEPS,
-        "session_steps": SESSION_STEPS,
         "leaves": LEAVES,
         "node_types": NODE_TYPES,
         "terminal": TERMINAL,

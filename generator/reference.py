@@ -17,7 +17,7 @@ from generator.render import ROOT
 
 PAGE = ROOT / "docs" / "reference.md"
 TOPICS = {
-    "Building graphs": """sql block seq as if if_rows join join3 race loop break sleep sleep_until wait_for_schedule
+    "Building graphs": """sql seq as if if_rows join join3 race loop break sleep sleep_until wait_for_schedule
                           wait_for_signal retry http http_multipart flow literal""",
     "Running": "start signal cancel status result await_instance wait_for_completion run work",
     "Variables": "setvar getvar unsetvar clearvars",

@@ -28,7 +28,7 @@ async def run_step(conn: Connection, request: dict[str, Any]) -> str:
             try:
                 return await _in_block(conn, request["block"])
             except psycopg.Error as error:
-                if error.sqlstate not in NOT_IN_A_TRANSACTION or request["sql"] is None:  # several statements
+                if error.sqlstate not in NOT_IN_A_TRANSACTION:
                     raise
         return await _alone(conn, request["sql"], request.get("name_types"))
     except psycopg.Error as error:
