@@ -64,7 +64,7 @@ def sizes(bed: Bed) -> dict[str, dict[str, int]]:
 
 
 def multitude(bed: Bed, scale: Scale) -> list[Figure]:
-    """A worker's throughput beside very many timers, against that in a new database; and one look of its supervisor."""
+    """A worker's throughput beside very many timers, against that in a new database; and one poll of its supervisor."""
     empty = bed.twin(artifacts()["dist/pg_durable.sql"])
     [sleeper] = bed.start("df.sleep(86400)")
     bed.drain(1)
@@ -79,11 +79,11 @@ def multitude(bed: Bed, scale: Scale) -> list[Figure]:
     raw["timers"] = bed.ask("select count(*) from df_engine.timers")
     return [
         at_least(f"worker's throughput beside {scale.timers:,} timers / without", value, 0.9, raw),
-        Figure(f"one look of a worker beside {scale.timers:,} timers, ms", look(bed)),
+        Figure(f"one poll of a worker beside {scale.timers:,} timers, ms", poll(bed)),
     ]
 
 
-def look(bed: Bed) -> float:
+def poll(bed: Bed) -> float:
     """Milliseconds of the call that a worker makes when it has been idle."""
     times = []
     with bed.connect("bench_worker", prepare_threshold=None) as conn:

@@ -14,17 +14,17 @@ def idle(bed: Bed, scale: Scale) -> list[Figure]:
     bed.ask(f"alter database {bed.name} set track_functions = 'all'")
     with bed.worker() as process:
         time.sleep(3)
-        calls, began, cpu = looks(bed), time.perf_counter(), cpu_seconds(process.pid)
+        calls, began, cpu = polls(bed), time.perf_counter(), cpu_seconds(process.pid)
         time.sleep(scale.idle_seconds)
         took = time.perf_counter() - began
-        rate, share = (looks(bed) - calls) / took, (cpu_seconds(process.pid) - cpu) / took * 100
+        rate, share = (polls(bed) - calls) / took, (cpu_seconds(process.pid) - cpu) / took * 100
     bed.ask(f"alter database {bed.name} reset track_functions")
-    return [at_most("idle worker, looks a second", rate, 1), at_most("idle worker, % of a core", share, 0.5)]
+    return [at_most("idle worker, polls a second", rate, 1), at_most("idle worker, % of a core", share, 0.5)]
 
 
-def looks(bed: Bed) -> int:
-    """How often workers have looked."""
-    query = "select coalesce(sum(calls), 0) from pg_stat_user_functions where funcname in ('agenda', 'sleep_until')"
+def polls(bed: Bed) -> int:
+    """How often workers have polled."""
+    query = "select coalesce(sum(calls), 0) from pg_stat_user_functions where funcname in ('work_list', 'say_idle')"
     return int(bed.ask(query))
 
 

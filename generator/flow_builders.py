@@ -18,13 +18,14 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter: its name in the database, its type, and the default when it may be left out."""
+    """A parameter: its name in the database, its type, its default, and whether it takes all arguments that follow."""
 
     name: str
     type: str
     default: str | None = None
     optional: bool = False
     alias: str | None = None
+    variadic: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Signature:
 
 
 def argument(parameter: Parameter, index: int) -> str:
+    if parameter.variadic:
+        return "variadic p_args"
     value = f"p_args[{index}]"
     if parameter.type == "text[]":
         value = f"df_engine.flow_list({value})"
@@ -64,7 +67,7 @@ def shown(parameter: Parameter) -> str:
     label = parameter.alias or parameter.name
     kind = {"graph": "flow", "text[]": "list", "jsonb": "json", "numeric": "number"}.get(parameter.type, parameter.type)
     default = f" = {parameter.default}" if parameter.default else " = null" if parameter.optional else ""
-    return f"{label} {kind}{default}"
+    return f"{kind}, {kind}, ..." if parameter.variadic else f"{label} {kind}{default}"
 
 
 def parse(line: str) -> tuple[str, tuple[Parameter, ...]]:
@@ -74,11 +77,12 @@ def parse(line: str) -> tuple[str, tuple[Parameter, ...]]:
     for part in filter(None, rest.rstrip(")").split(", ")):
         declaration, optional, default = part.partition(" = ")
         label, kind = declaration.split(" ")
+        variadic, kind = kind.endswith("..."), kind.removesuffix("...")
         if kind not in TYPES:
             raise ValueError(f"{line}: unknown type {kind}")
         alias, _, name = label.rpartition("/")
         value = None if default in ("", "null") else default
-        parameters.append(Parameter(name, kind, value, bool(optional), alias or None))
+        parameters.append(Parameter(name, kind, value, bool(optional), alias or None, variadic))
     return builder, tuple(parameters)
 
 
@@ -99,11 +103,21 @@ if_rows(result_name text, then_branch graph, else_branch graph)
 join(a graph, b graph)
 join3(a graph, b graph, c graph)
 race(a graph, b graph)
+all(branches graph...)
+race_all(branches graph...)
+any(branches graph...)
+chain(steps graph...)
+catch(body graph, handler graph, errors text[] = null)
+timeout(body graph, after numeric, otherwise graph = null)
+timeout(body graph, after text, otherwise graph = null)
 wait_for_signal(name text, timeout_seconds integer = null)
+wait_for(condition graph, every interval = 1 minute, key text = null, timeout interval = null)
 retry(fut graph, max_attempts integer = null, initial_delay interval = null, backoff numeric = null, \
 max_delay interval = null, retry_on text[] = null)
-http(url text, method text = POST, body text = null, headers jsonb = null, timeout_seconds integer = 30)
-http_multipart(url text, method text = POST, parts jsonb = null, headers jsonb = null, timeout_seconds integer = 30)
+http(url text, method text = POST, body text = null, headers jsonb = null, timeout_seconds integer = 30, \
+expect text = null)
+http_multipart(url text, method text = POST, parts jsonb = null, headers jsonb = null, timeout_seconds integer = 30, \
+expect text = null)
 """
 
 BUILDERS: dict[str, list[Signature]] = {}
@@ -135,4 +149,5 @@ def described(parameter: Parameter) -> dict[str, Any]:
         "graph": parameter.type == "graph",
         "default": parameter.default,
         "optional": parameter.optional,
+        "variadic": parameter.variadic,
     }

@@ -4,6 +4,13 @@ ENVELOPE_KEYS = (
     "node_type", "left_node", "right_node", "condition_node", "extra_nodes", "query", "result_name", "retry",
 )  # fmt: skip
 
+# What a list of errors must satisfy, and how that is said.
+ERROR_LIST = (
+    '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex '
+    '"^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))',
+    "must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx",
+)
+
 # Key of a retry policy, the jsonpath predicate its value must satisfy, and how that is said.
 RETRY_KEYS = (
     ("max_attempts", '$.type() == "number" && $ >= 1 && $ <= 1000 && $.floor() == $',
@@ -11,10 +18,7 @@ RETRY_KEYS = (
     ("initial_delay", '$.type() == "number" && $ >= 0 && $ <= 86400', "must be from 0 to 86400 s"),
     ("backoff", '$.type() == "number" && $ >= 1', "must be a number of at least 1"),
     ("max_delay", '$.type() == "number" && $ >= 0 && $ <= 86400', "must be from 0 to 86400 s"),
-    ("retry_on",
-     '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex '
-     '"^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))',
-     "must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx"),
+    ("retry_on", *ERROR_LIST),
 )  # fmt: skip
 
 # Names that a run binds itself.

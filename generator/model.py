@@ -25,9 +25,13 @@ class Setting:
 OLDEST_UPGRADABLE = "1.0.0"
 
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
+RETRIED = (*STEPS, "WAIT_FOR")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
-NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "LOOP", "BREAK", "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "HTTP",
-              "HTTP_MULTIPART")  # fmt: skip
+NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "BREAK", "SLEEP", "WAIT_SCHEDULE",
+              "SIGNAL", "WAIT_FOR", "HTTP", "HTTP_MULTIPART")  # fmt: skip
+# What runs its branches at the same time, and those of them that one branch decides.
+PARALLEL = ("JOIN", "RACE", "ANY")
+DECIDED_BY_ONE = ("RACE", "ANY")
 TERMINAL = ("completed", "failed", "cancelled")
 STATUSES = ("pending", "running", *TERMINAL)
 
@@ -71,11 +75,14 @@ SETTINGS = (
             "largest HTTP response body, in bytes"),
     Setting("http_retry_after_max", "86400", "duration", 0, 604_800,
             "longest Retry-After that is honoured, in seconds"),
+    Setting("secrets_encrypted", "off", "boolean", None, None,
+            "whether secrets must be encrypted by the client: df.set_secret then refuses plain text"),
 )  # fmt: skip
 
 
-# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals.
-LIMITS = {"name": 63, "text": 1024}
+# Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
+# part of an error. The longest wait, in seconds.
+LIMITS = {"name": 63, "text": 1024, "error": 10_000, "seconds": 3_155_760_000}
 
 # What df.work makes of a session that is not a worker's.
 VISIT_SETTINGS = STEP_SETTINGS | {
@@ -88,8 +95,11 @@ def context() -> dict[str, Any]:
     """What every template sees."""
     return {
         "steps": STEPS,
+        "retried": RETRIED,
         "leaves": LEAVES,
         "node_types": NODE_TYPES,
+        "parallel": PARALLEL,
+        "decided_by_one": DECIDED_BY_ONE,
         "terminal": TERMINAL,
         "statuses": STATUSES,
         "language": language,

@@ -15,7 +15,7 @@ from psycopg import errors, sql
 
 from generator.render import artifacts
 from tests.cluster import Cluster, under_test
-from tests.support import Database, Server, install
+from tests.support import Database, Pump, Server, install
 
 # A job in the background of a script ignores interrupts, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -75,3 +75,12 @@ def shared(server: Server, template: str) -> Iterator[Database]:
     database = Database.clone(server, template)
     yield database
     database.drop()
+
+
+@pytest.fixture
+def pump(db: Database) -> Iterator[Pump]:
+    """Runs flows of the role `app`; table fx(i int, t text) is there for effects."""
+    db.sql("create table fx (i int, t text)")
+    pump = Pump(db)
+    yield pump
+    pump.close()

@@ -39,38 +39,39 @@ CANCELS = f"{STORMS}::test_steps_that_meet_a_cancel_are_done_whole_or_not_at_all
 TAKEN_OVER = f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another_has_taken_over"
 UNDECIDED_RACE = f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"
 UNDECIDED_CANCEL = f"{MEETINGS}::test_no_step_commits_while_a_cancel_is_undecided"
+SECRETS = "tests/security/test_secrets.py"
 COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each_role"
 
 MUTANTS = (
     # Claims
-    Mutant("a step is held without its lock", "for update skip locked)", ")", BESIDE),
+    Mutant("the next step is claimed without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),
-    Mutant("a session goes on with a run that another has taken over", " and q.xmin = p_version", "", TAKEN_OVER),
-    Mutant("who takes a run over leaves its row as it was", "perform df_engine.requeue(v_role, q.id, t, q.id, false);",
+    Mutant("a session goes on with a run that another has claimed", " and q.xmin = p_version", "", TAKEN_OVER),
+    Mutant("who claims a run leaves its row as it was", "perform df_engine.requeue(v_role, q.id, t, q.id, false);",
            "null;", TAKEN_OVER),
-    Mutant("who takes a run over begins its segment again", "t.node := df_engine.next_node(q, g);", "null;",
+    Mutant("who claims a run begins its segment again", "t.node := df_engine.next_node(q, g);", "null;",
            f"{MEETINGS}::test_a_run_goes_on_where_a_session_that_is_gone_has_left_it"),
-    Mutant("a claimed thread is moved on without its locks", "not df_engine.lock_thread(t)", "false",
+    Mutant("a claimed thread goes on without its locks", "not df_engine.lock_thread(t)", "false",
            f"{MEETINGS}::test_no_construct_opens_while_it_is_undecided_whether_its_run_goes_on"),
     Mutant("what a step had locked of a cancelled run is left", "where a.instance = q.instance", "where false",
            CANCELS),
     Mutant("a run begins whoever it says it is", "if not q.picked", "if false",
            "tests/engine/test_control.py::test_a_superuser_may_not_submit_any_more_at_pick_up"),
     # Ends of steps
-    Mutant("a step moves on without holding its run", "for key share", "", UNDECIDED_CANCEL),
-    Mutant("a step moves a run on that has ended", " and i.status = any ('{pending,running}')", "", CANCELS),
+    Mutant("a step is recorded without locking its run", "for key share", "", UNDECIDED_CANCEL),
+    Mutant("a step of a run that has ended is recorded", " and i.status = any ('{pending,running}')", "", CANCELS),
     Mutant("who records a step names any run", "and p_key =", "and '' <>", ROLES),
     Mutant("a step that is lost is kept", "rollback;", "commit;", UNDECIDED_RACE),
     Mutant("a name is bound only at the end of a segment", "is not null then",
            "is not null and not (p_step).plain then", "tests/engine/test_names.py"),
-    Mutant("what was seen of a step that was lost is held against the run, wherever it is", "= p_node", "is not null",
+    Mutant("what was seen of a step that was lost counts wherever the run is", "= p_node", "is not null",
            "tests/crash/test_poison.py::test_what_a_worker_saw_of_commits_that_were_lost_moves_nothing"),
     # Constructs
     Mutant("a JOIN ends with its first branch", "if v_activation.open > 0 then", "if false then", BESIDE),
     Mutant("what has lost a race may still start", "perform df_engine.withdraw((p_thread).instance, (p_thread).scope, "
            "(p_race).node + 1, (p_race).last, p_queue);", "null;",
            f"{MEETINGS}::test_a_wait_that_opens_and_the_end_of_its_race_do_not_block_each_other"),
-    Mutant("a step commits without holding its race", " for key share;", ";", UNDECIDED_RACE),
+    Mutant("a step commits without locking its race", " for key share;", ";", UNDECIDED_RACE),
     Mutant("a step commits although its race is lost", "return v_open = cardinality(p_races);", "return true;",
            UNDECIDED_RACE),
     # Cancel
@@ -79,7 +80,7 @@ MUTANTS = (
     Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);",
            "null;", CANCELS),
     # Timers and signals
-    Mutant("a supervisor waits for whoever holds a run", " skip locked;", ";",
+    Mutant("a supervisor waits for whoever has locked a run", " skip locked;", ";",
            "tests/security/test_open_transactions.py::test_an_outcome_for_a_held_run_is_refused_for_now"),
     Mutant("a wait opens while a signal is delivered",
            "perform from df_engine.instances i where i.instance = (p_thread).instance for no key update;", "",
@@ -97,6 +98,13 @@ MUTANTS = (
     Mutant("a graph is compiled again for each start", "and g.hash = v_hash", "and false", COMPILED),
     Mutant("a node may lack what its type needs", "df_engine.shape_problem(p_node, p_type)", "null",
            "tests/language/test_validation.py"),
+    Mutant("any traceparent is sent on", "if p_text ~", "if true or p_text ~",
+           "tests/language/test_secrets.py::test_a_trace_of_another_form_is_left_out_with_a_warning"),
+    # Secrets
+    Mutant("a flow may bring marks of its own", "p_config - '{mark,secrets}'::text[]", "p_config",
+           f"{SECRETS}::test_the_keys_that_the_engine_adds_to_a_request_are_not_taken_from_a_flow"),
+    Mutant("a worker gets the secrets of steps that it does not hold", " and q.worker = p_worker", "",
+           f"{SECRETS}::test_the_worker_gets_the_secrets_of_the_step_that_it_holds_and_no_others"),
 )  # fmt: skip
 
 MARKER = re.compile(r"^ *\{# mutant: (?P<what>.+) #\}\n", re.M)

@@ -102,6 +102,19 @@ RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instanc
 TIMERS = "select count(*) from df_engine.timers"
 WAITS = "select count(*) from df_engine.waits"
 DUE_AGO = "update df_engine.timers set due_at = now() - %s::interval, next_try_at = now() - %s::interval"
+# Waits for a condition: how many have nothing but a timer that is due within an interval; all of them are due; their
+# last checks were begun a while ago; their time-outs are due. How many pokes nobody has heard, those of starts of
+# workers, and outcomes there are.
+CHECKS_DUE_WITHIN = (
+    "select count(*) from df_engine.timers where kind = 'check' and due_at <= clock_timestamp() + %s::interval"
+)
+CHECKS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() where kind = 'check'"
+LAST_CHECK_AGO = "update df_engine.timers set since = clock_timestamp() - %s::interval where kind = 'check'"
+TIMEOUT_IS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() where kind = 'timeout'"
+POKES = "select count(*) from df_engine.pokes where hash <> 0"
+POKED_BY_START = "select count(*) from df_engine.pokes where hash = 0"
+OUTCOMES = "select count(*) from df_engine.outcomes"
+
 # Lets the schedules of the next two minutes come due, those of first iterations, and tells the workers.
 SCHEDULES_ARE_DUE = """
 with moved as (
@@ -157,13 +170,13 @@ cross join lateral df_engine.record_step(
 MOVED_ON = ONE_STEP.replace(
     "c.queue, c.version, c.steps[1].name, c.steps[2].name", "r.queue, r.version, r.steps[1].name"
 )
-HELD = "select df_engine.hold_step(%s, %s, %s)"
+HELD = "select df_engine.claim_next(%s, %s, %s)"
 QUEUE_ROWS = "select submitter, id, node, crash_score from df_engine.queue order by id"
 QUEUE_LOCKED = "select from df_engine.queue for update"
 QUEUED_NODES = """
 select q.id, n.id, n.node_type from df_engine.queue q join df_engine.instances i using (instance)
 join df.nodes n on n.instance_id = i.id"""
-ACCUSE = "select df_engine.accuse(%s, %s, %s, 4)"
+RAISE_CRASH_SCORE = "select df_engine.raise_crash_score(%s, %s, %s, 4)"
 LEASED_STEPS = "select count(*) from df_engine.queue where worker is not null"
 LEASED_SCORE = "select coalesce(max(crash_score), 0) from df_engine.queue where worker is not null"
 GENERATION = "select generation from df_engine.instances where id = %s"
@@ -231,8 +244,8 @@ QUEUED_STEPS = "select count(*) from df_engine.queue"
 BOUND_VARIABLE = "select vars ->> 'a' from df_engine.instances"
 FAILED_ATTEMPTS = "select attempt, sqlstate from df_engine.attempts order by 1"
 STEPS_IN_SESSIONS = "select count(*) from df_engine.steps_in_sessions where id = %s"
-ACCUSE_ALL = """
-select df_engine.accuse(q.submitter, q.id, df_engine.node_id(i.id, q.node), 4)
+RAISE_ALL_CRASH_SCORES = """
+select df_engine.raise_crash_score(q.submitter, q.id, df_engine.node_id(i.id, q.node), 4)
 from df_engine.queue q join df_engine.instances i using (instance)"""
 A_WORKER_SEEN = "insert into df_engine.workers (role, last_seen_at) values ('durable_worker', now() - %s::interval)"
 HISTORY_SPAN = "select max(finished_at) - min(finished_at) >= %s::interval from df_engine.executions"
@@ -242,6 +255,11 @@ TABLES_OF_RUNS = """
 select a.attrelid::regclass::text from pg_attribute a join pg_class c on c.oid = a.attrelid
 where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'"""
 ROWS = "select count(*) from {}"
+# The rows of a table in which a text is, as JSON.
+ROWS_WITH = "select to_jsonb(t) from {} t where strpos(to_jsonb(t)::text, %s) > 0"
+SECRETS_TABLE = "df_engine.kept_secrets"
+SECRET_VALUES = "select value from df_engine.kept_secrets"
+QUEUED_REQUEST = "select request from df_engine.queue where lane = 'http'"
 
 # What is inferred of the nodes of a run, given signs (node, state, generations of each), its generation and its status.
 FOLDED = """
@@ -346,3 +364,11 @@ XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 UPKEEP = "select count(*) from df_engine.upkeep"
 # The table by which an installation is known, as somebody else might make it.
 RELEASE = "create table df_engine.release (version text primary key, layout int, installed_at timestamptz)"
+
+# Starts in transaction_mode 'new' that are under way; one that would be, as its transaction sees it.
+LAUNCHES = """
+select 1000 - count(*) from (select from df_engine.launch_slots for update skip locked) s"""
+SLOT_TAKEN = "select from df_engine.launch_slots order by slot limit 1 for update"
+
+LIVE_WORKERS = "select df_engine.live_workers()"
+WORKER_LOCK = "select alive from df_engine.workers where worker = %s"

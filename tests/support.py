@@ -159,11 +159,11 @@ class Pump:
         return str(row[0])
 
     def tick(self) -> dict[str, Any]:
-        """Fires what is due; answers the agenda."""
+        """Fires what is due; answers the work."""
         row = self.supervisor.execute("call df_engine.tick(%s, null)", [self.worker]).fetchone()
         assert row is not None
-        agenda: dict[str, Any] = row[0]
-        return agenda
+        work: dict[str, Any] = row[0]
+        return work
 
     def until(self, condition: Callable[[], Any], seconds: float = 10.0) -> None:
         """Works and ticks until the condition holds."""

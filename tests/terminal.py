@@ -21,11 +21,18 @@ def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT / "worker"), "PYTHONUNBUFFERED": ""} | variables
 
 
-def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command in a pipe, to its end."""
+def command(*arguments: str, given: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command in a pipe, to its end; `given` is its standard input."""
     line = (sys.executable, "-m", "pg_durable", *arguments)
     return subprocess.run(
-        line, env=environment(**variables), capture_output=True, text=True, check=False, timeout=60, errors="replace"
+        line,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        errors="replace",
+        input=given,
     )
 
 

@@ -151,6 +151,7 @@ if df_engine.migrating(1) then
     names text[] not null,             -- that its nodes bind
     envelope jsonb not null,
     placeholders boolean not null,     -- whether it holds {name}, which df.start checks
+    secrets text[],                    -- that its HTTP steps name, which df.start checks; NULL: none
     used_at timestamptz not null default now()
   );
   create index graphs_hash_idx on df_engine.graphs (submitter, hash);       -- df.start
@@ -181,9 +182,9 @@ if df_engine.migrating(1) then
     in_loop boolean not null,
     forever boolean not null,          -- a LOOP that nothing in it can end
     continues boolean not null,        -- a LOOP that goes on after a failure of its body
-    -- what follows when it has ended well
+    -- what follows when it has completed
     after "char" not null,             -- n next is entered; v the same, and the value is kept; c next if it is true, else other;
-                                       -- w the same for a LOOP; t end of a turn; b end of a branch; e end of the run
+                                       -- w the same for a LOOP, p for a WAIT_FOR; t end of an iteration; b end of a branch; e end of the run
     next int,
     other int,                         -- NULL: the loop ends; an IF without else: that IF
     binds text[],                      -- names under which somebody looks for its value
@@ -191,11 +192,12 @@ if df_engine.migrating(1) then
     plain boolean not null,            -- nothing but the next step of the same segment follows
     until int not null,                -- last node of its segment: a chain of plain steps and the step that ends it
     batch int not null,                -- last node of what a session takes at once of the segment
-    decides boolean not null,          -- its good end may decide a RACE
+    decides boolean not null,          -- its completion may decide a RACE
     -- whom its failure or its BREAK concerns
-    up int not null,                   -- LOOP, JOIN or RACE; 0: the run
+    up int not null,                   -- the construct around it; 0: the run
     branch int not null,               -- of up in which it is
-    drops int not null,                -- sequences and IFs between it and up
+    catch int,                         -- CATCH between it and up that is told of its failure first
+    drops int not null,                -- sequences and IFs between it and that CATCH, or up
     break_binds text[],                -- names under which somebody looks for the value of a BREAK that passes through
     -- of a construct
     inside int[],                      -- entries: of the branches, of the body, of then and else where an IF asks for rows
@@ -214,6 +216,7 @@ if df_engine.migrating(1) then
     database text,                         -- NULL: the home database
     vars jsonb,                            -- NULL: none
     input jsonb,                           -- what df.start was given for $input
+    traceparent text,                      -- of the trace that its HTTP steps belong to
     result int,                            -- the node whose value is the run's, once it has completed
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -231,7 +234,7 @@ if df_engine.migrating(1) then
   create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
-  -- loop continues, b completed by a BREAK that goes on upwards, d completed and
+  -- loop continues, h handled: what is on the right of a CATCH or TIMEOUT runs, b completed by a BREAK that goes on upwards, d completed and
   -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP that was left open.
   create table df_engine.outcomes (
     instance bigint not null,
@@ -247,6 +250,7 @@ if df_engine.migrating(1) then
     columns text[],                    -- where no row of value shows them
     types text[],                      -- of the columns, where somebody looks for the value
     error text,
+    failure jsonb,                     -- of one that failed, what $error shows: {node, sqlstate, class, message, detail, hint}
     constraint outcomes_pkey primary key (instance, scope, node)
   ) with (fillfactor = 85);
   create index outcomes_failed_idx on df_engine.outcomes (ended_at) where state in ('f', 'x', 'e');       -- df.failed_steps
@@ -256,7 +260,7 @@ if df_engine.migrating(1) then
     instance bigint, scope bigint, node int,
     generations int[],                 -- of the scopes around node, as in outcomes
     activation bigint,                 -- innermost open construct
-    races bigint[]                     -- RACEs around it, from the outside in; NULL: none
+    races bigint[]                     -- RACEs, ANYs and TIMEOUTs around it, from the outside in; NULL: none
   );
 
   -- Threads that can run now; the claim is the lock on the row.
@@ -271,10 +275,10 @@ if df_engine.migrating(1) then
     activation bigint,
     races bigint[],
     picked boolean not null default false,     -- false: the run has not begun, and is checked before it does
-    offered boolean not null default false,    -- whether the session that moved the thread here was told its steps
+    offered boolean not null default false,    -- whether the session that made the transition to it was told its steps
     worker int,                        -- who holds the lease, and since when
     leased_at timestamptz,
-    next_try_at timestamptz,           -- of a leased step: now, or later when its run was held
+    next_try_at timestamptz,           -- of a leased step: now, or later when its run was locked
     request jsonb,                     -- what a leased step is to do
     crash_score smallint not null default 0,   -- evidence that it kills what runs it
     constraint queue_pkey primary key (lane, submitter, id)
@@ -284,8 +288,9 @@ if df_engine.migrating(1) then
   create index queue_leased_idx on df_engine.queue (lane, submitter, next_try_at, id) where lane <> 'sql' and worker is null;  -- to be leased
   create index queue_worker_idx on df_engine.queue (lane, submitter) where worker is not null;     -- leases of a role
 
-  -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id; retry and pace
-  -- put the thread back into the queue. next_try_at: due_at, or later when the run was held.
+  -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
+  -- TIMEOUT whose activation has the same id; retry, pace and check put the thread back into the queue. poke is no thread: a poke has come
+  -- for a WAIT_FOR whose check may just be running. next_try_at: due_at, or later when the run was locked.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
     submitter oid not null,
@@ -295,7 +300,7 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'retry', 'pace')),
+    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke')),
     since timestamptz not null,
     due_at timestamptz not null,
     next_try_at timestamptz not null,
@@ -327,17 +332,29 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    open int,                          -- JOIN: branches that have not ended
-    body int,                          -- LOOP: the node with which the last turn of the body ended, where it varies
-    turned_at timestamptz,             -- LOOP: the beginning of this turn, where somebody asks
-    failures int not null default 0,   -- LOOP that continues on failure: turns in a row that have failed
+    open int,                          -- JOIN, ANY: branches that have not ended
+    body int,                          -- LOOP: the node with which the last iteration of the body ended, where it varies
+    turned_at timestamptz,             -- LOOP: the beginning of this iteration, where somebody asks
+    failures int not null default 0,   -- LOOP that continues on failure: iterations in a row that have failed
     error text,                        -- why the last one did
+    key text,                          -- WAIT_FOR: on which df.poke wakes it
+    poked boolean not null default false,      -- WAIT_FOR: while its check was running
     since timestamptz not null
   ) with (fillfactor = 50);
   create index activations_instance_idx on df_engine.activations (instance);
+  create index activations_key_idx on df_engine.activations (hashtextextended(key, 0), id) where key is not null;  -- df.poke
   create sequence df_engine.thread_ids;  -- of timers, waits and activations
 
-  -- Every signal sent. fresh: no worker has looked at it yet; then it is delivered, kept or undeliverable.
+  -- Pokes that no worker has seen yet, one row a transaction and key. Not logged: each time a worker starts, all keys are poked.
+  create unlogged table df_engine.pokes (
+    hash bigint not null,              -- of the key; 0: all keys
+    sent_in xid8 not null,
+    upto bigint not null default 0,    -- activations that have heard of it
+    again xid8,                        -- of all keys: to be heard once more when all transactions before this one have ended
+    constraint pokes_pkey primary key (hash, sent_in)
+  );
+
+  -- Every signal sent. fresh: no worker has seen it yet; then it is delivered, kept or undeliverable.
   create table df_engine.inbox (
     signal_id bigint generated always as identity constraint inbox_pkey primary key,
     instance bigint not null,
@@ -355,10 +372,10 @@ if df_engine.migrating(1) then
     delivered_at timestamptz,
     delivered_to int[]                 -- nodes
   );
-  create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to look at
+  create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to deliver
   create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
 
-  -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run.
+  -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run; of $error, its CATCH.
   create table df_engine.bindings (
     instance bigint not null,
     scope bigint not null default 0,
@@ -367,6 +384,7 @@ if df_engine.migrating(1) then
     value json,
     columns text[],
     types text[],
+    built_in boolean not null default false,   -- not the result of a node: $error
     constraint bindings_pkey primary key (instance, scope, name_scope, name)
   ) with (fillfactor = 70);
 
@@ -402,6 +420,17 @@ if df_engine.migrating(1) then
     constraint vars_pkey primary key (owner, name)
   );
 
+  -- What roles keep to send and nobody reads. encrypted: by the client, with a key that only workers have.
+  create table df_engine.kept_secrets (
+    owner regrole not null,
+    name text not null,
+    value text not null,
+    encrypted boolean not null,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint kept_secrets_pkey primary key (owner, name)
+  );
+
   create table df_engine.settings (
     name text not null constraint settings_pkey primary key,
     value text not null,
@@ -426,6 +455,7 @@ if df_engine.migrating(1) then
     epoch_id uuid not null default gen_random_uuid() constraint workers_pkey primary key,
     worker int not null generated always as identity,
     role regrole not null,
+    alive bigint not null default ('x' || left(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint,  -- the advisory lock that its session holds
     started_at timestamptz not null default now(),
     last_seen_at timestamptz not null default now(),
     idle_until timestamptz             -- NULL while it has no room; a transaction with earlier work notifies
@@ -435,6 +465,12 @@ if df_engine.migrating(1) then
   create table df_engine.worker_roles (
     role regrole not null constraint worker_roles_pkey primary key
   );
+
+  -- Rows to lock while a start in transaction_mode 'new' is under way: as many as the setting allows are used.
+  create table df_engine.launch_slots (
+    slot int not null constraint launch_slots_pkey primary key
+  );
+  insert into df_engine.launch_slots select generate_series(1, 1000);
 
   -- Why no session runs the steps of a role now.
   create table df_engine.role_reasons (
@@ -473,7 +509,7 @@ if df_engine.migrating(1) then
   create type df_engine.result as (value json, columns text[], types text[]);
   -- How a node ended. state as in outcomes; NULL: it has not, it is to be entered.
   create type df_engine.ending as (
-    state "char", value json, columns text[], types text[], error text, started_at timestamptz
+    state "char", value json, columns text[], types text[], error text, started_at timestamptz, failure jsonb
   );
 
 end if;
@@ -557,7 +593,8 @@ insert into df_engine.settings (name, value, description) values
   ('http_max_timeout', '300', 'largest timeout_seconds of an HTTP step'),
   ('http_max_request_bytes', '10485760', 'largest HTTP request body, in bytes'),
   ('http_max_response_bytes', '10485760', 'largest HTTP response body, in bytes'),
-  ('http_retry_after_max', '86400', 'longest Retry-After that is honoured, in seconds')
+  ('http_retry_after_max', '86400', 'longest Retry-After that is honoured, in seconds'),
+  ('secrets_encrypted', 'off', 'whether secrets must be encrypted by the client: df.set_secret then refuses plain text')
 on conflict (name) do update set description = excluded.description
   where settings.description is distinct from excluded.description;
 
@@ -624,7 +661,8 @@ from (values
   ('http_max_timeout', '300', 'duration', 1::numeric, 86400::numeric, array[]::text[]),
   ('http_max_request_bytes', '10485760', 'integer', 0::numeric, 104857600::numeric, array[]::text[]),
   ('http_max_response_bytes', '10485760', 'integer', 0::numeric, 104857600::numeric, array[]::text[]),
-  ('http_retry_after_max', '86400', 'duration', 0::numeric, 604800::numeric, array[]::text[])
+  ('http_retry_after_max', '86400', 'duration', 0::numeric, 604800::numeric, array[]::text[]),
+  ('secrets_encrypted', 'off', 'boolean', 0::numeric, 0::numeric, array[]::text[])
 ) as r(name, default_value, kind, low, high, choices);
 
 -- Why a connection string cannot be loopback_dsn; NULL: it can. pg_durable appends user and database, so that neither may
@@ -730,6 +768,188 @@ end
 $$;
 comment on function df.setting(text) is
   'The effective value of a setting, as text; raises for an unknown name. loopback_dsn is NULL for all but administrators';
+
+-- Secrets: values that a role keeps and nobody reads. A flow holds {secret:name}; the worker that sends a request asks for the
+-- value then, and puts it in. What counts is the flow's own text: before references and variables are inserted each place
+-- gets a mark that nobody can guess, and only a place with that mark is replaced.
+
+create or replace function df.secret(name text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  if name is null then
+    raise exception 'argument name of df.secret is NULL' using errcode = 'null_value_not_allowed';
+  elsif name !~ '^[A-Za-z_][A-Za-z0-9_.-]{0,62}$' then
+    raise exception 'df.secret: invalid name "%"', name using errcode = 'invalid_parameter_value',
+      hint = 'A name is a letter or _, then up to 62 letters, digits, _, . or -.';
+  end if;
+  return '{secret:' || name || '}';
+end
+$$;
+comment on function df.secret(text) is
+  'Where a secret goes in header values, path and query of the URL, body and data_b64 of HTTP steps: {secret:name}, which may be written as it is. The worker puts the value in when it sends the request. Raises on a bad name';
+
+-- The names in a text, once each.
+create or replace function df_engine.secret_names(p_text text) returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select array(select distinct m.part[1] from regexp_matches(p_text, '[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]', 'g') m(part) order by 1)
+$$;
+
+-- Where in the config of an HTTP node a secret stands that cannot; NULL: nowhere.
+-- Granted to users.
+create or replace function df_engine.secret_problem(p_config jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case
+    when p_config ->> 'url' ~* '^[a-z]+://[^/?#]*[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]' then
+      'url: a secret can stand in the path and the query, not in the host or before it; credentials go into a header'
+    else (
+      select format('parts: part %s: ', p.n) || case f.key
+        when 'data_b64' then 'a secret must be all of data_b64, which is then its value'
+        else format('%s cannot hold a secret', f.key) end
+      from jsonb_array_elements(case when jsonb_typeof(p_config -> 'parts') = 'array' then p_config -> 'parts' end) with ordinality p(part, n)
+      cross join unnest(array['name', 'filename', 'content_type', 'data_b64']) f(key)
+      where p.part ->> f.key ~ '[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]' and (f.key <> 'data_b64' or p.part ->> f.key !~ '^[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]$')
+      order by p.n limit 1) end
+$$;
+
+-- A config with a mark at each secret, and under keys of its own the mark and the names. They are what the worker goes by, so
+-- that a config that somebody has written with these keys loses them.
+create or replace function df_engine.mark_secrets(p_config jsonb) returns jsonb
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_config constant jsonb := p_config - '{mark,secrets}'::text[];
+  v_names constant text[] := df_engine.secret_names(v_config::text);
+  v_mark constant text := replace(gen_random_uuid()::text, '-', '');
+begin
+  if v_names = '{}' then
+    return v_config;
+  end if;
+  return regexp_replace(v_config::text, '[{]secret:([A-Za-z_][A-Za-z0-9_.-]{0,62})[}]', '{secret:\1:' || v_mark || '}', 'g')::jsonb
+    || jsonb_build_object('mark', v_mark, 'secrets', v_names);
+end
+$$;
+
+-- Whether a text is a marked secret and nothing else.
+create or replace function df_engine.is_secret(p_text text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(p_text ~ '^[{]secret:[A-Za-z_][A-Za-z0-9_.-]{0,62}:[0-9a-f]{32}[}]$', false)
+$$;
+
+-- The first of these secrets that a role has not.
+create or replace function df_engine.missing_secret(p_role oid, p_names text[]) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select n.name from unnest(p_names) n(name)
+  where not exists (select from df_engine.kept_secrets s where s.owner = p_role::regrole and s.name = n.name)
+  order by n.name limit 1
+$$;
+
+-- Raises when a role lacks a secret of a flow that it starts.
+create or replace function df_engine.check_secrets(p_role oid, p_names text[]) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_missing constant text := df_engine.missing_secret(p_role, p_names);
+begin
+  if v_missing is not null then
+    raise exception 'role % has no secret "%"', p_role::regrole, v_missing
+      using errcode = 'undefined_object', hint = format('Set it before the run starts: pg-durable secret set %s', v_missing);
+  end if;
+end
+$$;
+
+-- Sets a secret of p_role, or removes it if the value is NULL. p_encrypted: the client has encrypted it.
+-- Granted to users.
+create or replace function df_engine.change_secret(p_key text, p_role oid, p_name text, p_value text, p_encrypted boolean) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform df_engine.require_key(p_key, p_role);
+  if p_value is null then
+    delete from df_engine.kept_secrets s where s.owner = p_role::regrole and s.name = p_name;
+    return;
+  elsif not p_encrypted and df_engine.setting_on('secrets_encrypted') then
+    raise exception 'df.set_secret: secrets_encrypted is on, and this value is plain text'
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('Let the client encrypt it: pg-durable secret set %s --secret-key-file FILE', p_name);
+  end if;
+  insert into df_engine.kept_secrets as s (owner, name, value, encrypted) values (p_role::regrole, p_name, p_value, p_encrypted)
+  on conflict on constraint kept_secrets_pkey
+    do update set value = excluded.value, encrypted = excluded.encrypted, updated_at = now();
+end
+$$;
+
+create or replace function df.set_secret(name text, value text, encrypted boolean default false) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null or value is null or encrypted is null then
+    raise exception 'argument % of df.set_secret is NULL',
+      case when name is null then 'name' when value is null then 'value' else 'encrypted' end
+      using errcode = 'null_value_not_allowed', hint = 'df.unset_secret removes a secret.';
+  end if;
+  perform df_engine.reject_in_workflow('set_secret');
+  perform df.secret(name);
+  if value = '' or pg_catalog.octet_length(value) > 65536 then
+    raise exception 'df.set_secret: a value has from 1 to 65536 bytes, and this one has %', pg_catalog.octet_length(value)
+      using errcode = 'invalid_parameter_value';
+  elsif encrypted and value !~ '^aes256gcm:[0-9a-f]{8}:[A-Za-z0-9+/]{38,}={0,2}$' then
+    raise exception 'df.set_secret: this is not what pg-durable secret set makes of a value'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  perform df_engine.change_secret((select k.key from df_engine.own_key k), pg_catalog.quote_ident(current_user)::pg_catalog.regrole,
+                                  name, value, encrypted);
+  perform df_engine.note_helper('set_secret', 'OK');
+  return 'OK';
+end
+$$;
+comment on function df.set_secret(text, text, boolean) is
+  'Keeps a secret of the current user, which nobody can read again; HTTP steps use it by df.secret(name). This statement shows the value to the server''s log: prefer pg-durable secret set. encrypted: the value is what that command has made of it. Returns OK; raises for plain text when secrets_encrypted is on';
+
+create or replace function df.unset_secret(name text) returns text
+language plpgsql strict set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.reject_in_workflow('unset_secret');
+  perform df_engine.change_secret((select k.key from df_engine.own_key k), pg_catalog.quote_ident(current_user)::pg_catalog.regrole,
+                                  name, null, false);
+  perform df_engine.note_helper('unset_secret', 'OK');
+  return 'OK';
+end
+$$;
+comment on function df.unset_secret(text) is 'Removes a secret of the current user; returns OK, also if there was none';
+
+-- What the worker puts into a request: the secrets of a step that it holds the lease of, and no others. NULL: it holds none, or the
+-- secrets are gone. Volatile, so that it sees a lease that its own statement has taken.
+-- Granted to workers.
+create or replace function df_engine.leased_secrets(p_worker int, p_ticket bigint) returns json
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    select json_agg(json_build_object('name', s.name, 'value', s.value, 'encrypted', s.encrypted))
+    from df_engine.queue q
+    join df_engine.workers w on w.worker = q.worker and w.role = quote_ident(session_user)::regrole
+    cross join lateral jsonb_array_elements_text(q.request -> 'secrets') n(name)
+    join df_engine.kept_secrets s on s.owner = q.submitter::regrole and s.name = n.name
+    where q.id = p_ticket and q.worker = p_worker and q.lane = 'http');
+end
+$$;
 
 -- Cron: five fields by the rules of Vixie's cron, read in a time zone. Used when a schedule is built and when its node
 -- starts. cron_problem and cron_next are what others call; they run as the owner so that the parts need no grants.
@@ -1034,8 +1254,8 @@ $$;
 -- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then
-    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, LOOP, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, HTTP, HTTP_MULTIPART' end
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, HTTP, HTTP_MULTIPART' end
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
@@ -1089,13 +1309,13 @@ begin
 end
 $$;
 
--- Why the ids of its children cannot be merged into the query of an IF, LOOP or JOIN, NULL when they can.
+-- What is wrong with the query of a construct, into which the ids of its children must be able to be merged; NULL: nothing.
 -- Granted to users.
 create or replace function df_engine.config_problem(p_type text, p_query text) returns text
 language plpgsql immutable set search_path = '' as $$
 declare
   v_config pg_catalog.jsonb := df_engine.json_or_null(p_query);
-  v_key pg_catalog.text := case p_type when 'JOIN' then 'extra_nodes' else 'condition_node' end;
+  v_key pg_catalog.text := case when p_type in ('IF', 'LOOP') then 'condition_node' else 'extra_nodes' end;
 begin
   return case
     when v_config is null then 'query in ' || p_type || ' must be valid JSON config'
@@ -1103,6 +1323,12 @@ begin
     when v_config ? v_key then v_key || ' in ' || p_type || ' must be a first-class Durofut field'
     when p_type = 'LOOP' and pg_catalog.jsonb_typeof(v_config -> 'continue_on_failure') <> 'boolean' then
       'continue_on_failure in LOOP must be true or false'
+    when p_type = 'CATCH' then case when not pg_catalog.jsonb_path_match(v_config -> 'errors', '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex "^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))') then 'errors ' || 'must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx' end
+    when p_type = 'TIMEOUT' then case
+      when pg_catalog.jsonb_typeof(v_config -> 'after') = 'number' and (v_config -> 'after')::pg_catalog.numeric > 0
+           and (v_config -> 'after')::pg_catalog.numeric <= 3155760000 then null
+      when pg_catalog.jsonb_typeof(v_config -> 'after') = 'string' and v_config -> 'after' #>> '{}' ~ '[$]|[{]' then null
+      else 'after in TIMEOUT must be a number of seconds above 0, or a text with references' end
   end;
 end
 $$;
@@ -1145,15 +1371,41 @@ $$;
 create or replace function df_engine.shape_problem(p_node jsonb, p_type text) returns text
 language sql immutable as $$
   select case
-    when not p_node ? 'query' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'query is missing'
-    when p_node ? 'query' and p_type in ('THEN', 'RACE') then 'query is not valid for ' || p_type || ' nodes'
-    when p_node ? 'left_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'left_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'left_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then 'left_node is missing'
-    when p_node ? 'right_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'right_node' and not (p_type = 'IF' and p_node ? 'condition_node') and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'LOOP') then 'right_node is missing'
+    when not p_node ? 'query' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'TIMEOUT', 'WAIT_FOR') then 'query is missing'
+    when p_node ? 'query' and p_type in ('THEN', 'RACE', 'ANY') then 'query is not valid for ' || p_type || ' nodes'
+    when p_node ? 'left_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'left_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR')         then 'left_node is missing'
+    when p_node ? 'right_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'right_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes')         then 'right_node is missing'
     when p_type = 'IF' and not p_node ?| '{condition_node,query}' then 'condition_node is missing'
     when p_node ->> 'result_name' !~ '^[A-Za-z_][A-Za-z0-9_]*$' then 'result_name must be a letter or _, then letters, digits or _'
   end
+$$;
+
+-- What of a WAIT_FOR is wrong that has all it needs; NULL: nothing.
+-- Granted to users.
+create or replace function df_engine.wait_for_problem(p_node jsonb) returns text
+language sql immutable as $$
+  select case
+    when not p_node ? 'condition_node' then 'condition_node is missing'
+    when p_node #>> '{condition_node,node_type}' <> 'SQL' then
+      'condition_node in WAIT_FOR must be an SQL step, not ' || (p_node #>> '{condition_node,node_type}')
+    when jsonb_typeof(q.config) is distinct from 'object' then 'query in WAIT_FOR must be a JSON config object'
+    when not q.config ? 'every' then 'every is missing'
+    else (
+      select case
+        when c.key = 'key' and (jsonb_typeof(c.value) <> 'string' or c.value = '""') then 'key must be a text that is not empty'
+        when c.key = 'key' and octet_length(c.value #>> '{}') > 1024 then
+          format('key has %s bytes, and 1024 are allowed', octet_length(c.value #>> '{}'))
+        when c.key in ('every', 'timeout')
+             and not jsonb_path_match(c.value, '$.type() == "number" && $ > 0 && $ <= 3155760000') then
+          c.key || ' must be a number of seconds above 0, and at most 3155760000'
+        when c.key not in ('every', 'key', 'timeout') then 'unknown key ' || c.key
+      end as says
+      from jsonb_each(q.config) c
+      order by says limit 1)
+  end
+  from (select jsonb_strip_nulls(df_engine.json_or_null(p_node ->> 'query'))) q(config)
 $$;
 
 -- Why a node breaks the rules of a graph, NULL when it does not. An expression, so that the walk has it inlined.
@@ -1162,19 +1414,22 @@ create or replace function df_engine.node_problem(p_node jsonb, p_type text) ret
 language sql immutable as $$
   select case
     when p_type is null then 'a node must be a Durofut JSON object with a node_type'
-    when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP') then
+    when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP', 'WAIT_FOR') then
       'condition_node is not valid for ' || p_type || ' nodes'
-    when p_node ? 'extra_nodes' and p_type <> 'JOIN' then 'extra_nodes is not valid for ' || p_type || ' nodes'
-    when p_node ? 'retry' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || p_type || ' nodes'
+    when p_node ? 'extra_nodes' and p_type not in ('JOIN', 'RACE', 'ANY') then 'extra_nodes is not valid for ' || p_type || ' nodes'
+    when p_node ? 'retry' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || p_type || ' nodes'
     else coalesce(
       df_engine.unknown_type(p_type),
       df_engine.malformed(p_node),
       case when p_node ? 'retry' then df_engine.retry_problem(p_node -> 'retry') end,
-      case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN') then
+      case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN', 'CATCH', 'TIMEOUT') then
         df_engine.config_problem(p_type, p_node ->> 'query') end,
       case when p_type = 'SLEEP' and p_node ->> 'query' ~ '^\s*[{]' then df_engine.sleep_problem(p_node ->> 'query') end,
       case when p_node ? 'result_name' or p_type in ('WAIT_SCHEDULE', 'SIGNAL') then df_engine.size_problem(p_node, p_type) end,
-      df_engine.shape_problem(p_node, p_type))
+      case when p_type in ('HTTP', 'HTTP_MULTIPART') and strpos(p_node ->> 'query', '{secret:') > 0 then
+        df_engine.secret_problem(df_engine.json_or_null(p_node ->> 'query')) end,
+      df_engine.shape_problem(p_node, p_type),
+      case when p_type = 'WAIT_FOR' then df_engine.wait_for_problem(p_node) end)
   end
 $$;
 
@@ -1356,7 +1611,7 @@ begin
     end if;
   end if;
   return '{"node_type":"LOOP","left_node":'
-    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'LOOP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'HTTP', 'HTTP_MULTIPART') then body
+    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then body
          when v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
            df.if(body::pg_catalog.json ->> 'condition', body::pg_catalog.json ->> 'then_branch')
          else df.sql(body) end
@@ -1436,6 +1691,210 @@ begin
   return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text
     || ',"extra_nodes":[' || (df.loop(c)::pg_catalog.json -> 'left_node')::pg_catalog.text || ']}';
+end
+$$;
+
+create or replace function df.all(variadic branches text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_nodes pg_catalog.text[];
+begin
+  if branches is null then
+    return null;  -- an aggregate of no rows
+  elsif pg_catalog.cardinality(branches) not between 1 and 1000 then
+    raise exception 'df.all takes 1 to 1000 branches, and got %', pg_catalog.cardinality(branches)
+      using errcode = case pg_catalog.cardinality(branches) when 0 then 'invalid_parameter_value' else 'program_limit_exceeded' end;
+  elsif pg_catalog.array_position(branches, null) is not null then
+    raise exception 'argument % of df.all is NULL', pg_catalog.array_position(branches, null)
+      using errcode = 'null_value_not_allowed',
+            hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  if pg_catalog.cardinality(v_nodes) = 1 then
+    return '{"node_type":"JOIN","left_node":' || v_nodes[1] || '}';
+  end if;
+  return '{"node_type":"JOIN","left_node":' || v_nodes[1] || ',"right_node":' || v_nodes[2]
+    || case when pg_catalog.cardinality(v_nodes) > 2 then
+         ',"extra_nodes":[' || pg_catalog.array_to_string(v_nodes[3:], ',') || ']' else '' end || '}';
+end
+$$;
+
+create or replace function df.race_all(variadic branches text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_nodes pg_catalog.text[];
+begin
+  if branches is null then
+    return null;  -- an aggregate of no rows
+  elsif pg_catalog.cardinality(branches) not between 1 and 1000 then
+    raise exception 'df.race_all takes 1 to 1000 branches, and got %', pg_catalog.cardinality(branches)
+      using errcode = case pg_catalog.cardinality(branches) when 0 then 'invalid_parameter_value' else 'program_limit_exceeded' end;
+  elsif pg_catalog.array_position(branches, null) is not null then
+    raise exception 'argument % of df.race_all is NULL', pg_catalog.array_position(branches, null)
+      using errcode = 'null_value_not_allowed',
+            hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  if pg_catalog.cardinality(v_nodes) = 1 then
+    return v_nodes[1];
+  end if;
+  return '{"node_type":"RACE","left_node":' || v_nodes[1] || ',"right_node":' || v_nodes[2]
+    || case when pg_catalog.cardinality(v_nodes) > 2 then
+         ',"extra_nodes":[' || pg_catalog.array_to_string(v_nodes[3:], ',') || ']' else '' end || '}';
+end
+$$;
+
+create or replace function df.any(variadic branches text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_nodes pg_catalog.text[];
+begin
+  if branches is null then
+    return null;  -- an aggregate of no rows
+  elsif pg_catalog.cardinality(branches) not between 1 and 1000 then
+    raise exception 'df.any takes 1 to 1000 branches, and got %', pg_catalog.cardinality(branches)
+      using errcode = case pg_catalog.cardinality(branches) when 0 then 'invalid_parameter_value' else 'program_limit_exceeded' end;
+  elsif pg_catalog.array_position(branches, null) is not null then
+    raise exception 'argument % of df.any is NULL', pg_catalog.array_position(branches, null)
+      using errcode = 'null_value_not_allowed',
+            hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  if pg_catalog.cardinality(v_nodes) = 1 then
+    return v_nodes[1];
+  end if;
+  return '{"node_type":"ANY","left_node":' || v_nodes[1] || ',"right_node":' || v_nodes[2]
+    || case when pg_catalog.cardinality(v_nodes) > 2 then
+         ',"extra_nodes":[' || pg_catalog.array_to_string(v_nodes[3:], ',') || ']' else '' end || '}';
+end
+$$;
+
+-- A balanced tree: a sequence that is nested to one side would soon be too deep.
+create or replace function df.chain(variadic steps text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_nodes pg_catalog.text[];
+begin
+  if steps is null then
+    return null;  -- an aggregate of no rows
+  elsif pg_catalog.cardinality(steps) not between 1 and 5000 then
+    raise exception 'df.chain takes 1 to 5000 steps, and got %', pg_catalog.cardinality(steps)
+      using errcode = case pg_catalog.cardinality(steps) when 0 then 'invalid_parameter_value' else 'program_limit_exceeded' end;
+  elsif pg_catalog.array_position(steps, null) is not null then
+    raise exception 'argument % of df.chain is NULL', pg_catalog.array_position(steps, null)
+      using errcode = 'null_value_not_allowed',
+            hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
+  while pg_catalog.cardinality(v_nodes) > 1 loop
+    v_nodes := array(
+      select case when b.node is null then a.node
+                  else '{"node_type":"THEN","left_node":' || a.node || ',"right_node":' || b.node || '}' end
+      from pg_catalog.unnest(v_nodes) with ordinality a(node, place)
+      left join pg_catalog.unnest(v_nodes) with ordinality b(node, place) on b.place = a.place + 1
+      where a.place % 2 = 1
+      order by a.place);
+  end loop;
+  return v_nodes[1];
+end
+$$;
+
+create or replace aggregate df.all_agg(text) (sfunc = pg_catalog.array_append, stype = text[], finalfunc = df.all);
+comment on aggregate df.all_agg(text) is
+  'df.all of all rows, in the order of ORDER BY inside; no rows give NULL';
+create or replace aggregate df.chain_agg(text) (sfunc = pg_catalog.array_append, stype = text[], finalfunc = df.chain);
+comment on aggregate df.chain_agg(text) is
+  'df.chain of all rows, in the order of ORDER BY inside; no rows give NULL';
+
+create or replace function df.catch(body text, handler text, errors text[] default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_config constant pg_catalog.text := '{"errors":' || pg_catalog.to_json(errors) || '}';
+  v_problem pg_catalog.text;
+begin
+  if body is null then
+    raise exception 'argument body of df.catch is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if handler is null then
+    raise exception 'argument handler of df.catch is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  v_problem := case when not pg_catalog.jsonb_path_match(pg_catalog.to_jsonb(errors), '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex "^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))') then 'errors ' || 'must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx' end;
+  if v_problem is not null then
+    raise exception 'df.catch: %', v_problem using errcode = 'invalid_parameter_value',
+      hint = 'Such as array[''23505'', ''40'', ''http:5xx'', ''DF408'']; without a list every failure is caught.';
+  end if;
+  return '{"node_type":"CATCH","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"right_node":' || (df.loop(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || coalesce(',"query":' || pg_catalog.to_json(v_config), '') || '}';
+end
+$$;
+
+create or replace function df.timeout(body text, after numeric, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if body is null then
+    raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if after is null then
+    raise exception 'argument after of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if not (after > 0 and after <= 3155760000) then
+    raise exception 'the time of df.timeout must be above 0 and at most 3155760000 s (100 years), not % s', after
+      using errcode = 'invalid_parameter_value';
+  end if;
+  return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.trim_scale(after) || '}') || '}';
+end
+$$;
+
+create or replace function df.timeout(body text, after double precision, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  return df.timeout(body, after::pg_catalog.numeric, otherwise);
+end
+$$;
+
+create or replace function df.timeout(body text, after interval, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  return df.timeout(body, extract(epoch from after)::pg_catalog.numeric, otherwise);
+end
+$$;
+
+-- Untyped literals and parameters resolve to this one. A time with references is known when the body begins.
+create or replace function df.timeout(body text, after text, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_seconds pg_catalog.numeric;
+begin
+  if body is null then
+    raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if after is null then
+    raise exception 'argument after of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if after ~ '[$]|[{]' then
+    return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
+      || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+      || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.to_json(after) || '}') || '}';
+  end if;
+  begin
+    v_seconds := case when after ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then after::pg_catalog.numeric
+                      else extract(epoch from after::pg_catalog.interval) end;
+  exception when data_exception then
+    raise exception '"%" is no duration', after
+      using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
+  end;
+  return df.timeout(body, v_seconds, otherwise);
 end
 $$;
 
@@ -1559,7 +2018,7 @@ begin
     '"backoff":' || pg_catalog.to_json(pg_catalog.trim_scale(backoff)),
     '"max_delay":' || pg_catalog.to_json(pg_catalog.trim_scale(extract(epoch from max_delay))),
     '"retry_on":' || pg_catalog.to_json(retry_on)) || '}';
-  v_problem := case when v_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then 'retry is not valid for ' || v_type || ' nodes'
+  v_problem := case when v_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || v_type || ' nodes'
     else case
       when pg_catalog.jsonb_typeof(v_policy::pg_catalog.jsonb) <> 'object' then 'retry must be a JSON object'
       else (
@@ -1806,6 +2265,46 @@ begin
 end
 $$;
 
+create or replace function df.wait_for(condition text, every interval default '1 minute', key text default null,
+  timeout interval default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_type pg_catalog.text;
+begin
+  if condition is null then
+    raise exception 'argument condition of df.wait_for is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if every is null then
+    raise exception 'argument every of df.wait_for is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  v_type := df.loop(condition)::pg_catalog.json #>> '{left_node,node_type}';
+  if v_type <> 'SQL' then
+    raise exception 'the condition of df.wait_for is one SQL step, not %', v_type using errcode = 'invalid_parameter_value',
+      hint = 'Write what is to be done before it as a step before the wait, and what is to be done after it as a step after it.';
+  elsif key = '' then
+    raise exception 'the key of a wait cannot be empty' using errcode = 'invalid_parameter_value';
+  elsif pg_catalog.octet_length(key) > 1024 then
+    raise exception 'the key of a wait has % bytes, and 1024 are allowed', pg_catalog.octet_length(key)
+      using errcode = 'program_limit_exceeded';
+  end if;
+  if not extract(epoch from every) > 0 or extract(epoch from every) > 3155760000 then
+    raise exception 'argument every of df.wait_for must be positive, and at most 100 years, not %', every
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if not extract(epoch from timeout) > 0 or extract(epoch from timeout) > 3155760000 then
+    raise exception 'argument timeout of df.wait_for must be positive, and at most 100 years, not %', timeout
+      using errcode = 'invalid_parameter_value';
+  end if;
+  return '{"node_type":"WAIT_FOR","condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"query":' || pg_catalog.to_json(
+    '{"every":' || pg_catalog.trim_scale(extract(epoch from every))
+    || coalesce(',"key":' || pg_catalog.to_json(key), '')
+    || coalesce(',"timeout":' || pg_catalog.trim_scale(extract(epoch from timeout)), '') || '}') || '}';
+end
+$$;
+
 create or replace function df.break(value text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
@@ -1891,8 +2390,28 @@ comment on function df.join3(text, text, text) is
   'Runs the three in parallel and waits for all; the result is the array of theirs';
 comment on function df.race(text, text) is
   'Runs both in parallel; the one that finishes first decides, and the other is cancelled';
+comment on function df.all(text[]) is
+  'Runs all branches in parallel and waits for all of them; the result is the array of theirs. 1 to 1000 branches';
+comment on function df.race_all(text[]) is
+  'Runs all branches in parallel; the one that ends first decides, and the others are cancelled';
+comment on function df.any(text[]) is
+  'Runs all branches in parallel; the first one that succeeds decides, and the others are cancelled. Fails when all have failed, with all errors';
+comment on function df.chain(text[]) is
+  'Runs the steps one after the other; the result is that of the last';
+comment on function df.catch(text, text, text[]) is
+  'Runs the body; when it fails for good with one of the errors (SQLSTATEs, their classes, connection, timeout, http:404, http:4xx, transient; NULL is any), the handler runs, in which $error is the failure. The result is that of the body or of the handler. Raises for an element that is no such error';
+comment on function df.timeout(text, numeric, text) is
+  'Stops the body when so many seconds have passed since it began, then runs otherwise; without it the node fails with DF408, which can be caught. Raises for a time that is not above 0';
+comment on function df.timeout(text, double precision, text) is
+  'The same, with a number of any other type';
+comment on function df.timeout(text, interval, text) is
+  'The same with an interval, in which a month counts 30 days';
+comment on function df.timeout(text, text, text) is
+  'The same with a duration as text: seconds (0.5), an interval (5 minutes), or one with references (2 * $cfg.pause), which are resolved when the body begins';
 comment on function df.wait_for_signal(text, integer) is
   'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data. The name may hold references';
+comment on function df.wait_for(text, interval, text, interval) is
+  'Asks the condition, an SQL step, at once, then each time the interval has passed, and when df.poke has named the key, until it is true. The result is its rows and timed_out; at the time-out those of the last time';
 comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
   'Sets how a step is tried again when it fails; what is NULL keeps its default. retry_on lists SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient; NULL is every error that may be retried';
 
@@ -2374,10 +2893,18 @@ begin
     when 13 then return df.join(a => p_args[1], b => p_args[2]);
     when 14 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
     when 15 then return df.race(a => p_args[1], b => p_args[2]);
-    when 16 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 17 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 18 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
-    when 19 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer);
+    when 16 then return df.all(variadic p_args);
+    when 17 then return df.race_all(variadic p_args);
+    when 18 then return df.any(variadic p_args);
+    when 19 then return df.chain(variadic p_args);
+    when 20 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
+    when 21 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
+    when 22 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
+    when 23 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 24 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
+    when 25 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 26 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 27 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -2387,15 +2914,15 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":16,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":17,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":18,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":19,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":16,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":17,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":18,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":19,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":20,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":21,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":22,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":23,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":24,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":25,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":26,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":27,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
-                                        'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth) as parameters,
+                                        'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
            coalesce(bool_and(coalesce(p.is -> 'takes' ? a.class, (p.is ->> 'optional')::boolean)), true) as fits,
-           count(a.nth) as taken, count(*) as listed
+           count(a.nth) as taken, count(distinct p.nth) as listed
     from jsonb_array_elements(s.parameters) with ordinality p("is", nth)
     left join unnest(p_labels, p_classes) with ordinality a(label, class, nth)
-      on case when a.label is null then a.nth = p.nth else p.is -> 'names' ? a.label end) r
+      on case when a.label is null then a.nth = p.nth or p.is -> 'variadic' = 'true' and a.nth > p.nth else p.is -> 'names' ? a.label end) r
   where r.fits and r.taken = cardinality(p_classes) and r.listed = jsonb_array_length(s.parameters)
   order by s.number limit 1
 $$;
@@ -2420,7 +2947,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false}]}],"wait_for_signal":[{"number":16,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true}]}],"retry":[{"number":17,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true}]}],"http":[{"number":18,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}],"http_multipart":[{"number":19,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":16,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":17,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":18,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":19,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":20,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":21,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":22,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":23,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":24,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":25,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":26,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":27,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -2570,13 +3097,13 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (3, 17) then
+  if (p_plan -> 'number')::int in (3, 25) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
-    parts := regexp_split_to_array(left(v_shape, -1), '\{"node_type":"SQL","query":"\\u0001[0-9]"\}');
+    parts := regexp_split_to_array(left(v_shape, -1), '\{"node_type":"SQL","query":"\\u0001[0-9]+"\}');
     slots := array(select (p_plan -> 'parameters' -> m[1]::int - 1 -> 'slot')::int
-                   from regexp_matches(v_shape, '\{"node_type":"SQL","query":"\\u0001([0-9])"\}', 'g') m) || 0;
+                   from regexp_matches(v_shape, '\{"node_type":"SQL","query":"\\u0001([0-9]+)"\}', 'g') m) || 0;
   else
     parts := array[left(v_shape, -1)];
     slots := '{0}';
@@ -2748,7 +3275,7 @@ end
 $$;
 
 create or replace function df.flow(source text) returns text
-language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable strict security definer set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 declare
   v_in record;
   v_parse record;
@@ -2816,13 +3343,15 @@ language sql immutable as $$
       'body => ' || df_engine.flow_quote(c ->> 'body'),
       'parts => ' || nullif(c -> 'parts', 'null')::pg_catalog.text,
       'headers => ' || nullif(c -> 'headers', 'null')::pg_catalog.text,
-      'timeout_seconds => ' || nullif(c ->> 'timeout_seconds', '30')], null) end
+      'timeout_seconds => ' || nullif(c ->> 'timeout_seconds', '30'),
+      'expect => ' || df_engine.flow_quote(c ->> 'expect')], null) end
   end
   from (select case when p_type <> 'SQL'
                  then df_engine.json_or_null(p_query) end) q(c)
 $$;
 
--- The nodes of a graph, from an envelope (or a statement) or, by its id, from a run that the caller may see.
+-- The nodes of a graph, from an envelope (or a statement) or, by its id, from a run that the caller may see. A WAIT_FOR that is tried again
+-- is two: the call of retry, and what it is put around.
 -- Granted to users.
 create or replace function df_engine.flow_nodes(p_input text)
 returns table (id text, depth int, node_type text, query text, result_name text, left_node text, right_node text, retry jsonb)
@@ -2847,9 +3376,17 @@ begin
              array_agg(c.node::text order by c.place) filter (where c.place > 2) as extras
       from graph c group by c.parent
     )
-    select g.node::text, g.depth, g.kind, df_engine.shown_query(g.body ->> 'query', k.condition, k.extras), g.body ->> 'result_name',
-           k.lefts, k.rights, g.body -> 'retry'
-    from graph g left join children k on k.parent = g.node
+    select n.*
+    from graph g
+    left join children k on k.parent = g.node
+    cross join lateral (select df_engine.shown_query(g.body ->> 'query', k.condition, k.extras),
+                               g.kind = 'WAIT_FOR' and g.body ? 'retry') w(query, twice)
+    cross join lateral (
+      select g.node::text, 2 * g.depth, case when w.twice then 'RETRY' else g.kind end, w.query, g.body ->> 'result_name',
+             case when w.twice then g.node || 'w' else k.lefts end, k.rights, g.body -> 'retry'
+      union all
+      select g.node || 'w', 2 * g.depth + 1, g.kind, w.query, null, k.lefts, k.rights, null where w.twice
+    ) n
     order by g.node;
 end
 $$;
@@ -2880,15 +3417,29 @@ create or replace function df_engine.flow_operands(p_type text, p_query text, p_
 returns table (nth int, form text, level int, sign text, child text, word text, need int)
 language sql immutable as $$
   select row_number() over ()::int, o.form, o.level, o.sign, o.child, o.word, o.need
-  from (select case when p_type in ('IF', 'JOIN', 'LOOP') then df_engine.json_or_null(p_query) end) q(c)
+  from (select case when p_type not in ('THEN', 'SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then df_engine.json_or_null(p_query) end) q(c)
   cross join lateral (
     select '', 2, s.* from (values ('', p_left, null, 2), ('~> ', p_right, null, 3)) s where p_type = 'THEN'
     union all
-    select '', 3, s.* from (values ('', p_left, null, 3), ('| ', p_right, null, 4)) s where p_type = 'RACE'
+    select '', 3, s.* from (values ('', p_left, null, 3), ('| ', p_right, null, 4)) s where p_type = 'RACE' and not coalesce(c ? 'extra_nodes', false)
     union all
-    select '', 4, s.* from (values ('', p_left, null, 5), ('& ', p_right, null, 5)) s where p_type = 'JOIN'
+    select '', 4, s.* from (values ('', p_left, null, 5), ('& ', p_right, null, 5)) s where p_type = 'JOIN' and p_right is not null
     union all
     select '', 4, '& ', e.id, null, 5 from jsonb_array_elements_text(c -> 'extra_nodes') e(id) where p_type = 'JOIN'
+    union all
+    select case p_type when 'JOIN' then 'all' when 'RACE' then 'race_all' else 'any' end, 6, '', s.child, null, 0
+    from (values (p_left), (p_right)) s(child)
+    where s.child is not null and (p_type = 'ANY' or p_type = 'RACE' and c ? 'extra_nodes' or p_type = 'JOIN' and p_right is null)
+    union all
+    select case p_type when 'RACE' then 'race_all' else 'any' end, 6, '', e.id, null, 0
+    from jsonb_array_elements_text(c -> 'extra_nodes') e(id) where p_type in ('RACE', 'ANY')
+    union all
+    select lower(p_type), 6, s.* from (values
+      ('', p_left, null, 0), ('', case p_type when 'CATCH' then p_right end, null, 0),
+      ('', null, case jsonb_typeof(c -> 'after') when 'number' then c ->> 'after' when 'string' then df_engine.flow_quote(c ->> 'after') end, 0),
+      ('', case p_type when 'TIMEOUT' then p_right end, null, 0),
+      ('errors => ', null, (c -> 'errors')::pg_catalog.text, 0)) s(sign, child, word, need)
+    where p_type in ('CATCH', 'TIMEOUT') and num_nonnulls(s.child, s.word) = 1
     union all
     select '', 1, s.* from (values ('', c ->> 'condition_node', null, 2), ('?> ', p_left, null, 2), ('!> ', p_right, null, 0)) s(sign, child)
     where p_type = 'IF' and c ? 'condition_node' and s.child is not null
@@ -2902,6 +3453,16 @@ language sql immutable as $$
     select 'loop', 6, s.* from (values ('', p_left, null, 0), ('while => ', c ->> 'condition_node', null, 0),
                                        ('continue_on_failure => ', null, nullif(c ->> 'continue_on_failure', 'false'), 0)) s(sign, child, word, need)
     where p_type = 'LOOP' and (c ? 'condition_node' or c -> 'continue_on_failure' = 'true') and num_nonnulls(s.child, s.word) = 1
+    union all
+    select 'wait_for', 6, s.* from (values ('', c ->> 'condition_node', null, 0),
+                                           ('every => ', null, df_engine.flow_quote(nullif(c ->> 'every', '60') || ' s'), 0),
+                                           ('key => ', null, df_engine.flow_quote(c ->> 'key'), 0),
+                                           ('timeout => ', null, df_engine.flow_quote((c ->> 'timeout') || ' s'), 0)) s(sign, child, word, need)
+    where p_type = 'WAIT_FOR' and num_nonnulls(s.child, s.word) = 1
+    union all
+    select 'retry', 6, '', p_left, null, 0 where p_type = 'RETRY'
+    union all
+    select 'retry', 6, '', null, w.word, 6 from unnest(df_engine.flow_retry_arguments(p_retry)) w(word) where p_type = 'RETRY'
     union all
     select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
     where p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
@@ -3061,10 +3622,15 @@ end
 $$;
 
 create or replace function df.to_flow(envelope text) returns text
-language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+language plpgsql strict set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -3193,7 +3759,7 @@ language sql immutable as $$
   select '"' || replace(p_name, '"', '""') || '"'
 $$;
 
--- Variables: {name} in the text of a step, replaced before anything else looks at the text.
+-- Variables: {name} in the text of a step, replaced before anything else reads the text.
 -- Called for every step, so text without a brace returns at once.
 
 create or replace function df_engine.fill_placeholders(p_text pg_catalog.text, p_vars pg_catalog.jsonb)
@@ -3379,13 +3945,14 @@ $$;
 
 -- What a reference other than $n.* stands for: a value, or what is missing (which ? turns into NULL), or a mistake. p_path is what
 -- is written behind the name. Of a row set it goes on through a column that holds JSON; behind any other column it is no part
--- of the reference: used says how much of it is.
+-- of the reference: used says how much of it is. The rows of a WAIT_FOR have timed_out beside them.
 create or replace function df_engine.resolve(
   p_name pg_catalog.text, p_path pg_catalog.text[], p_entry pg_catalog.jsonb,
   out value pg_catalog.jsonb, out missing pg_catalog.text, out mistake pg_catalog.text, out used int
 ) language plpgsql immutable as $$
 declare
-  v_rows constant pg_catalog.bool := df_engine.is_row_set(p_entry);
+  v_rows constant pg_catalog.bool := df_engine.is_row_set(p_entry)
+    and not (coalesce(p_path[1], '') = 'timed_out' and p_entry -> 'value' ? 'timed_out');
   v_key pg_catalog.text;
 begin
   used := 0;
@@ -4025,7 +4592,7 @@ begin
 end
 $$;
 
--- Compiling: a graph becomes rows that answer, without a look at data, what follows when a node has ended and whom its failure
+-- Compiling: a graph becomes rows that answer, without reading data, what follows when a node has ended and whom its failure
 -- concerns. Called by df.start for a text that its caller has not started before; never by a worker.
 
 -- Which names somebody looks for: those that follow a $ in any text of the graph, and those that an if_rows names. NULL: perhaps
@@ -4050,6 +4617,8 @@ begin
   return case
     when p_kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') then p_query
     when p_kind = 'BREAK' then df_engine.json_or_null(p_query) ->> 'break_value'
+    when p_kind = 'TIMEOUT' then df_engine.json_or_null(p_query) ->> 'after'
+    when p_kind = 'WAIT_FOR' then df_engine.json_or_null(p_query) ->> 'key'
     when p_kind = 'SIGNAL' then df_engine.json_or_null(p_query) ->> 'signal_name'
     when p_kind = 'SLEEP' then coalesce(df_engine.json_or_null(p_query) ->> 'until', df_engine.json_or_null(p_query) ->> 'duration')
   end;
@@ -4063,7 +4632,7 @@ declare
   v_kinds text[]; v_parents int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
   v_lasts int[]; v_entries int[]; v_valued int[];
   v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[]; v_passed jsonb[];
-  v_ups int[]; v_branches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
+  v_ups int[]; v_branches int[]; v_catches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
   v_plain boolean[]; v_sizes int[]; v_until int[]; v_batch int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
   v_wanted text[];
   v_texts text[];  -- in which references are replaced
@@ -4072,6 +4641,7 @@ declare
   k text;
   p int;
   w int;
+  v_branch boolean;
 begin
   select array_agg(n.kind), array_agg(n.parent), array_agg(n.place), array_agg(n.body ->> 'query'),
          array_agg(n.body ->> 'result_name'), array_agg(n.body -> 'retry'), count(*)
@@ -4084,9 +4654,11 @@ begin
     p := v_parents[i];
     v_lasts[i] := coalesce(v_lasts[i], i);
     v_breaks[i] := coalesce(v_breaks[i], v_kinds[i] = 'BREAK');
-    v_entries[i] := case when v_kinds[i] = 'THEN' or v_kinds[i] = 'IF' and v_places[i + 1] = 0 and v_parents[i + 1] = i
+    v_entries[i] := case when v_kinds[i] in ('THEN', 'CATCH') or v_kinds[i] = 'IF' and v_places[i + 1] = 0 and v_parents[i + 1] = i
                          then v_entries[i + 1] else i end;
-    v_valued[i] := case v_kinds[i] when 'THEN' then v_valued[v_lasts[i + 1] + 1] when 'IF' then null else i end;
+    v_valued[i] := case when v_kinds[i] = 'THEN' then v_valued[v_lasts[i + 1] + 1]
+                        when v_kinds[i] in ('IF', 'CATCH') or v_kinds[i] = 'TIMEOUT' and v_lasts[i + 1] < v_lasts[i] then null
+                        else i end;
     if p is not null then
       v_lasts[p] := coalesce(v_lasts[p], v_lasts[i]);
       v_breaks[p] := coalesce(v_breaks[p], false) or v_breaks[i] and v_kinds[i] <> 'LOOP';
@@ -4111,11 +4683,13 @@ begin
       v_scopes[i] := '[0]';
     else
       k := v_kinds[p];
-      v_passed[i] := case when k in ('THEN', 'IF') then v_passed[p] else '[]' end;
       w := v_places[i];
+      v_branch := k in ('JOIN', 'RACE', 'ANY') or k = 'TIMEOUT' and w = 1;
+      v_passed[i] := case when k in ('LOOP', 'WAIT_FOR') or v_branch then '[]' else v_passed[p] end;
       v_ups[i] := v_ups[p];
       v_branches[i] := v_branches[p];
       v_drops[i] := v_drops[p] + 1;
+      v_catches[i] := v_catches[p];
       v_loops[i] := v_loops[p];
       v_tops[i] := v_tops[p];
       v_scopes[i] := v_scopes[p];
@@ -4131,14 +4705,21 @@ begin
           v_others[i] := p;
           v_decides[i] := v_decides[p];
         end if;
-      elsif k in ('THEN', 'IF') then
+      elsif k not in ('LOOP', 'WAIT_FOR') and not v_branch then
         v_afters[i] := v_afters[p];
         v_nexts[i] := v_nexts[p];
         v_others[i] := v_others[p];
         v_closes[i] := v_closes[p] + 1;
         v_binds[i] := v_binds[p];
         v_decides[i] := v_decides[p];
+        if k = 'CATCH' and w = 1 then
+          v_catches[i] := p;
+          v_drops[i] := 0;
+        elsif k = 'CATCH' then
+          v_scopes[i] := jsonb_insert(v_scopes[p], '{1}', to_jsonb(p));
+        end if;
       elsif k = 'LOOP' then
+        v_catches[i] := null;
         v_ups[i] := p;
         v_branches[i] := 1;
         v_drops[i] := 0;
@@ -4154,16 +4735,25 @@ begin
           v_afters[i] := 't';
           v_nexts[i] := v_entries[i];
         end if;
+      elsif k = 'WAIT_FOR' then
+        v_afters[i] := 'p';
+        v_catches[i] := null;
+        v_ups[i] := p;
+        v_branches[i] := 1;
+        v_drops[i] := 0;
+        v_decides[i] := true;  -- the race between a check and the time-out
+        v_retries[i] := coalesce(v_retries[i], v_retries[p]);
       else  -- a branch
         v_afters[i] := 'b';
+        v_catches[i] := null;
         v_ups[i] := p;
         v_branches[i] := w;
         v_drops[i] := 0;
         v_tops[i] := v_tops[p] || to_jsonb(i);
         v_scopes[i] := to_jsonb(i) || v_scopes[p];
-        v_decides[i] := v_decides[p] or k = 'RACE';
+        v_decides[i] := v_decides[p] or k <> 'JOIN';
       end if;
-      if v_kinds[i] = 'LOOP' and k not in ('JOIN', 'RACE') then
+      if v_kinds[i] = 'LOOP' and not v_branch then
         v_opens[i] := true;
         v_tops[i] := v_tops[i] || to_jsonb(i);
       end if;
@@ -4210,10 +4800,13 @@ begin
     v_batch[i] := case when v_plain[i] and v_sizes[v_nexts[i]] > 0 then v_batch[v_nexts[i]] else i end;
   end loop;
 
-  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders)
+  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, secrets)
   values (p_submitter, pg_get_userbyid(p_submitter), p_hash, v_entries[1],
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
-          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$)
+          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$,
+          nullif(array(select distinct s.name from unnest(v_kinds, v_queries) n(kind, query)
+                       cross join lateral unnest(df_engine.secret_names(df_engine.json_or_null(n.query)::pg_catalog.text)) s(name)
+                       where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'))
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
@@ -4228,9 +4821,9 @@ begin
          coalesce(v_kinds[n] = 'LOOP' and df_engine.json_or_null(v_queries[n]) -> 'continue_on_failure' = 'true', false),
          v_afters[n], v_nexts[n], v_others[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
-         v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_drops[n],
+         v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_catches[n], v_drops[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
-         case when v_kinds[n] in ('JOIN', 'RACE', 'LOOP') or v_kinds[n] = 'IF' and v_places[n + 1] > 0
+         case when v_kinds[n] not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
               then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
          case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end
   from generate_series(1, v_count) n;
@@ -4296,23 +4889,37 @@ end
 $$;
 
 -- The graph of a text: one of the role's own that it can see, else a new one.
-create or replace function df_engine.graph_of(p_role oid, p_text text, out p_graph bigint, out p_entry int, out p_placeholders boolean)
+create or replace function df_engine.graph_of(p_role oid, p_text text, out p_graph bigint, out p_entry int, out p_placeholders boolean,
+                                              out p_secrets text[])
 language plpgsql as $$
 declare
   v_hash constant bytea := sha256(convert_to(p_text, 'UTF8'));
   v_used timestamptz;
 begin
-  select g.id, g.entry, g.placeholders, g.used_at into p_graph, p_entry, p_placeholders, v_used
+  select g.id, g.entry, g.placeholders, g.secrets, g.used_at into p_graph, p_entry, p_placeholders, p_secrets, v_used
   from df_engine.graphs g where g.submitter = p_role and g.hash = v_hash order by g.id desc limit 1;
   if p_graph is null then
     perform df_engine.check_size('a flow', octet_length(p_text), df_engine.setting('max_flow_bytes')::bigint);
     p_graph := df_engine.compile(p_role, v_hash, df_engine.parse_graph(p_text, 'Invalid durable function: '),
                                  'Invalid durable function graph: ');
-    select g.entry, g.placeholders into p_entry, p_placeholders from df_engine.graphs g where g.id = p_graph;
+    select g.entry, g.placeholders, g.secrets into p_entry, p_placeholders, p_secrets from df_engine.graphs g where g.id = p_graph;
   elsif v_used < now() - interval '1 day' then
     update df_engine.graphs g set used_at = now()
     from (select f.id from df_engine.graphs f where f.id = p_graph for no key update skip locked) f where g.id = f.id;
   end if;
+end
+$$;
+
+-- A traceparent of W3C Trace Context. Any other is left out with a warning: a mistake in tracing stops no work.
+create or replace function df_engine.valid_traceparent(p_text text) returns text
+language plpgsql stable as $$
+begin
+  if p_text ~ '^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$' then
+    return p_text;
+  end if;
+  raise warning 'df.traceparent is not the traceparent of a trace, and is left out: "%"', left(p_text, 100)
+    using hint = 'It has the form 00-<32 hexadecimal digits>-<16>-<2>, in lower case; neither id is all zeros.';
+  return null;
 end
 $$;
 
@@ -4327,6 +4934,7 @@ declare
   v_vars jsonb;
   v_instance bigint;
   v_id text;
+  v_trace text := nullif(current_setting('df.traceparent', true), '');
 begin
   perform df_engine.require_key(p_key, p_role);
   if octet_length(p_label) > 1024 then
@@ -4340,10 +4948,16 @@ begin
   if v_graph.p_placeholders then
     perform df_engine.check_variables(v_graph.p_graph, coalesce(v_vars, '{}'), 'Invalid durable function graph: ');
   end if;
+  if v_graph.p_secrets is not null then
+    perform df_engine.check_secrets(p_role, v_graph.p_secrets);
+  end if;
+  if v_trace is not null then
+    v_trace := df_engine.valid_traceparent(v_trace);
+  end if;
   loop
-    insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, version, run_key)
+    insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, version, run_key)
     overriding system value
-    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, '1.0.0',
+    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0',
            hashint8extended(s.n, (random() * 9007199254740991)::bigint)
     from (select nextval('df_engine.instances_instance_seq') as n offset 0) s
     where s.n < 4294967296  -- later ids come round, and one that a kept run still has is passed over
@@ -4371,7 +4985,12 @@ create or replace function df.start(fut text, label text default null, database 
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4430,7 +5049,12 @@ create or replace function df.setvar(name text, value text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4447,7 +5071,12 @@ create or replace function df.getvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4462,7 +5091,12 @@ create or replace function df.unsetvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4479,7 +5113,12 @@ create or replace function df.clearvars() returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -4501,7 +5140,7 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 -- Locks and their order, in every transaction of the engine:
 --   1. the row that is the claim: of queue, timers, waits or inbox;
 --   2. the RACEs around the thread, from the outside in: their rows of activations;
---   3. the instance, FOR KEY SHARE; whatever stops or moves a run takes it FOR UPDATE first, so that a step that is just
+--   3. the instance, FOR KEY SHARE; whatever ends a run or makes a transition for it takes it FOR UPDATE first, so that a step that is just
 --      committing is waited for, and none commits after;
 --   4. the JOIN that a branch ends in: its row of activations.
 --
@@ -4535,7 +5174,7 @@ begin
 end
 $$;
 
--- Locks what must still be open while a thread is moved on, and says whether it is: the RACEs around it, and its run.
+-- Locks what must still be open while a thread goes on, and says whether it is: the RACEs around it, and its run.
 create or replace function df_engine.lock_thread(p_thread df_engine.thread) returns boolean
 language plpgsql as $$
 begin
@@ -4556,8 +5195,7 @@ begin
 end
 $$;
 
--- Whether a run can be moved on without waiting for anybody: no open transaction of a user holds it. It is held from then on. Also true
--- of a run that is no longer there.
+-- Locks a run if no open transaction of a user has locked it, and says whether it did. Also true of a run that is no longer there.
 create or replace function df_engine.try_lock_run(p_instance bigint) returns boolean
 language plpgsql as $$
 begin
@@ -4579,19 +5217,22 @@ end
 $$;
 
 -- The three ways in which a node ends.
-create or replace function df_engine.ended_well(
+create or replace function df_engine.completed(
   p_value json, p_columns text[] default null, p_types text[] default null, p_started timestamptz default null
 )
 returns df_engine.ending
-language sql immutable as $$ select row('c', p_value, p_columns, p_types, null, p_started)::df_engine.ending $$;
+language sql immutable as $$ select row('c', p_value, p_columns, p_types, null, p_started, null)::df_engine.ending $$;
 
 create or replace function df_engine.broke(p_value json) returns df_engine.ending
-language sql immutable as $$ select row('b', p_value, null, null, null, null)::df_engine.ending $$;
+language sql immutable as $$ select row('b', p_value, null, null, null, null, null)::df_engine.ending $$;
 
-create or replace function df_engine.failed(p_error text, p_started timestamptz default null, p_sqlstate text default null)
-returns df_engine.ending
+-- p_failure: what is known of the error beyond its text, as in outcomes.failure.
+create or replace function df_engine.failed(
+  p_error text, p_started timestamptz default null, p_sqlstate text default null, p_failure jsonb default '{}'
+) returns df_engine.ending
 language sql immutable as $$
-  select row(case p_sqlstate when 'DF013' then 'x' else 'f' end, null, null, null, p_error, p_started)::df_engine.ending
+  select row(case p_sqlstate when 'DF013' then 'x' else 'f' end, null, null, null, p_error, p_started,
+             p_failure || case when p_sqlstate is null then '{}' else jsonb_build_object('sqlstate', p_sqlstate) end)::df_engine.ending
 $$;
 
 -- Generations of the scopes around a node that has p_levels of them below the root scope. NULL: {1}.
@@ -4601,7 +5242,7 @@ language sql immutable as $$
 $$;
 
 -- How many changes of status an ending stands for: its node's own two, those of the sequences and IFs that end with it, and of a loop
--- one for each further turn.
+-- one for each further iteration.
 create or replace function df_engine.ending_events(p_node df_engine.graph_nodes, p_state "char", p_generations int[]) returns int
 language sql immutable as $$
   select 2 * (1 + case p_state when 'c' then (p_node).closes else (p_node).drops end)
@@ -4615,20 +5256,26 @@ create or replace function df_engine.put_outcome(
 language plpgsql as $$
 begin
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types,
-    error)
+    error, failure)
   select (p_thread).instance, (p_thread).scope, (p_node).node, g.generations, (p_ending).state,
          df_engine.ending_events(p_node, (p_ending).state, g.generations),
          coalesce((p_ending).started_at, df_engine.clock()), df_engine.clock(), (p_ending).value, (p_ending).columns, (p_ending).types,
-         (p_ending).error
+         (p_ending).error, df_engine.failure_at(p_node, p_ending)
   from (select df_engine.at_level((p_thread).generations, (p_node).levels)) g(generations)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
 end
+$$;
+
+-- What outcomes keep of a failure: of a construct, that of the node which has brought it about.
+create or replace function df_engine.failure_at(p_node df_engine.graph_nodes, p_ending df_engine.ending) returns jsonb
+language sql immutable as $$
+  select jsonb_build_object('node', (p_node).node) || (p_ending).failure where (p_ending).error is not null
 $$;
 
 -- A run has begun: shown as running.
@@ -4653,7 +5300,7 @@ begin
 end
 $$;
 
--- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it, and what its next turn
+-- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it, and what its next iteration
 -- will begin with is not open yet.
 create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int)
 returns table (node int, kind text, generations int[], since timestamptz)
@@ -4664,7 +5311,7 @@ begin
       select q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
       where q.instance = p_instance and q.scope = p_scope and q.node between p_from and p_last
       union all
-      select x.node, x.generations, case when x.kind <> 'pace' then x.since end from df_engine.timers x
+      select x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke') then x.since end from df_engine.timers x
       where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
       union all
       select x.node, x.generations, x.since from df_engine.waits x
@@ -4697,7 +5344,7 @@ begin
     from df_engine.open_nodes(p_instance, p_scope, p_from, p_last) n where n.kind = 'LOOP'
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -4732,7 +5379,7 @@ begin
   from df_engine.open_nodes(p_instance, 0, 1, 2147483647) n
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -4756,7 +5403,8 @@ begin
     select coalesce(jsonb_object_agg(w.name, coalesce(n.entry, b.entry)), '{}')
     from unnest(p_wanted) as w(name)
     left join lateral (
-      select jsonb_build_object('value', b.value, 'columns', to_jsonb(df_engine.columns_of(b.value, b.columns)), 'types', to_jsonb(b.types)) as entry
+      select jsonb_build_object('value', b.value, 'columns', to_jsonb(df_engine.columns_of(b.value, b.columns)), 'types', to_jsonb(b.types))
+             || case when b.built_in then '{"built_in": true}' else '{}' end::jsonb as entry
       from df_engine.bindings b
       where b.instance = p_instance and b.scope = p_scope and b.name_scope = any (p_name_scopes) and b.name = w.name
       order by array_position(p_name_scopes, b.name_scope) limit 1) n on true
@@ -5041,16 +5689,16 @@ declare
 begin
   if jsonb_typeof(p_config) = 'object' then
     v_text := df_engine.render_wait(p_thread, p_node, p_config ->> v_kind);
-    if v_text ~ '[${]' then
-      raise exception '"%" is no %', v_text, case v_kind when 'until' then 'time' else 'duration' end
-        using errcode = 'invalid_parameter_value';
+    if v_kind = 'until' and v_text ~ '[${]' then
+      raise exception '"%" is no time', left(v_text, 100) using errcode = 'invalid_parameter_value';
     end if;
-    v_text := (case v_kind when 'until' then df.sleep_until(v_text) else df.sleep(v_text) end)::pg_catalog.json ->> 'query';
   end if;
-  v_due := case v_kind when 'until' then (v_text::pg_catalog.json ->> 'until')::timestamptz
-                       else v_now + df_engine.sleep_seconds(v_text) * interval '1 s' end;
+  v_due := case
+    when v_kind = 'until' then ((df.sleep_until(v_text)::pg_catalog.json ->> 'query')::pg_catalog.json ->> 'until')::timestamptz
+    else v_now + interval '1 s' * case when jsonb_typeof(p_config) = 'object' then df_engine.duration_seconds(v_text, true)
+                                       else df_engine.sleep_seconds(v_text) end end;
   if v_kind = 'until' and v_due <= v_now then
-    return df_engine.ended_well(df_engine.slept((p_node).query, v_now, v_due)::json, null, null, v_now);
+    return df_engine.completed(df_engine.slept((p_node).query, v_now, v_due)::json, null, null, v_now);
   end if;
   perform df_engine.set_timer(p_thread, 'sleep', v_due, null, v_now);
   return null;
@@ -5067,6 +5715,26 @@ language sql stable as $$
   from (select p_query::pg_catalog.jsonb) q(c)
 $$;
 
+-- A duration that comes from data: seconds, or an interval, above 0 or, with p_zero, not below it.
+create or replace function df_engine.duration_seconds(p_text text, p_zero boolean default false) returns numeric
+language plpgsql stable set search_path = '' as $$
+declare
+  v_seconds numeric;
+begin
+  begin
+    v_seconds := case when p_text ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then p_text::pg_catalog.numeric
+                      else extract(epoch from p_text::pg_catalog.interval) end;
+  exception when data_exception then
+    v_seconds := null;
+  end;
+  if v_seconds is null or not ((v_seconds > 0 or p_zero and v_seconds = 0) and v_seconds <= 3155760000) then
+    raise exception '"%" is no duration%', left(p_text, 100), case when p_zero then '' else ' above 0' end
+      using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
+  end if;
+  return v_seconds;
+end
+$$;
+
 create or replace function df_engine.sleep_seconds(p_query text) returns numeric
 language plpgsql immutable set search_path = '' as $$
 declare
@@ -5080,7 +5748,7 @@ begin
 end
 $$;
 
--- Says of each signal of a name that was sent and not looked at yet whom it is for, before another wait opens: the waits that
+-- Says of each signal of a name that was sent and not delivered yet whom it is for, before another wait opens: the waits that
 -- are open, or none, and then it is kept. The first of several takes those waits from the later ones.
 create or replace function df_engine.reserve_signals(p_instance bigint, p_signal text) returns void
 language plpgsql as $$
@@ -5105,7 +5773,7 @@ begin
 end
 $$;
 
--- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and looked at again.
+-- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and tried again.
 create or replace function df_engine.open_wait(p_thread df_engine.thread, p_signal text, p_timeout numeric) returns void
 language plpgsql as $$
 declare
@@ -5145,11 +5813,20 @@ language sql stable set search_path = '' as $$
     when p_sqlstate ~ '^DF' or p_sqlstate = '57014' then false
     when p_policy is null then df_engine.transient(p_sqlstate)
     when not p_policy ? 'retry_on' then true
-    else exists (
-      select from jsonb_array_elements_text(p_policy -> 'retry_on') as e(item)
-      where e.item = p_sqlstate or (length(e.item) = 2 and starts_with(p_sqlstate, e.item))
-         or (e.item = 'transient' and df_engine.transient(p_sqlstate)))
+    else df_engine.error_listed(array(select jsonb_array_elements_text(p_policy -> 'retry_on')), p_sqlstate, null)
   end;
+$$;
+
+-- Whether an error is in a list of SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient. p_class: of a
+-- request, connection, timeout, http:503 or refused.
+create or replace function df_engine.error_listed(p_list text[], p_sqlstate text, p_class text) returns boolean
+language sql immutable set search_path = '' as $$
+  select exists (
+    select from unnest(p_list) as e(item)
+    where e.item in (p_sqlstate, p_class) or length(e.item) = 2 and starts_with(p_sqlstate, e.item)
+       or e.item = left(p_class, 6) || 'xx' and p_class ~ '^http:'
+       or e.item = 'transient' and (df_engine.transient(p_sqlstate)
+         or p_class in ('connection', 'timeout') or p_class ~ '^http:(408|425|429|5[0-9][0-9])$'))
 $$;
 
 create or replace function df_engine.transient(p_sqlstate text) returns boolean
@@ -5201,13 +5878,14 @@ begin
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, 'r', 0, p_started, v_due, p_error)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
-  delete from df_engine.attempts a  -- of earlier generations: history does not grow with a loop
-  where a.instance = (p_thread).instance and a.node = (p_node).node and a.generations is distinct from (p_thread).generations;
+  delete from df_engine.attempts a  -- of earlier generations, and of earlier checks: history does not grow with a loop or a wait
+  where a.instance = (p_thread).instance and a.node = (p_node).node
+    and (v_attempt = 1 or a.generations is distinct from (p_thread).generations);
   insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, sqlstate, error)
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, v_attempt, df_engine.clock(), p_code, p_error);
   perform df_engine.note_running((p_thread).instance);
@@ -5216,7 +5894,7 @@ begin
 end
 $$;
 
--- Constructs: what LOOP, JOIN and RACE do when a part of them has ended. Each function gets the thread that arrives, the construct,
+-- Constructs: what LOOP, JOIN, RACE, ANY, TIMEOUT and CATCH do when a part of them has ended. Each function gets the thread that arrives, the construct,
 -- the node that it arrives from and how that ended, and answers with the event that follows: the construct's own ending, a node to be
 -- entered, or none, because others are waited for.
 
@@ -5246,7 +5924,7 @@ begin
 end
 $$;
 
--- When the next turn of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause, which
+-- When the next iteration of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause, which
 -- is doubled for each further failure in a row, up to 5 minutes.
 create or replace function df_engine.next_turn(p_forever boolean, p_begun timestamptz, p_failures int) returns timestamptz
 language plpgsql as $$
@@ -5276,9 +5954,9 @@ begin
 end
 $$;
 
--- The next turn of a loop: at the back of the queue, or when its pace allows it. p_error: why the body has failed; NULL: it has not.
+-- The next iteration of a loop: at the back of the queue, or when its pace allows it. p_error: why the body has failed; NULL: it has not.
 -- No thread: it waits.
-create or replace function df_engine.turn(p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_error text default null)
+create or replace function df_engine.next_iteration(p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_error text default null)
 returns df_engine.thread
 language plpgsql as $$
 declare
@@ -5365,19 +6043,19 @@ begin
     return null;
   end if;
   delete from df_engine.activations a where a.id = v_activation.id;
-  with ends as materialized (
-    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error
+  with ends as materialized (    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error, o.failure
     from df_engine.instances i
-    join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_join).node and g.node <= (p_join).last and g.up = (p_join).node
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_join).node and g.node <= (p_join).last
+      and g.up = (p_join).node
     join df_engine.outcomes o on o.instance = i.instance and o.scope = (p_thread).scope and o.node = g.node
     where i.instance = (p_thread).instance
-      and (o.state in ('f', 'x', 'b') or o.state = 'c' and g.after = 'b')
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')
       and o.generations[:(p_join).levels + 1] = (coalesce((p_thread).generations, '{1}'))[:(p_join).levels + 1]
   ), decider as (
     select e.* from ends e where e.state <> 'c' order by e.branch limit 1
   )
-  select d.branch, d.state, d.value, d.error,
-         (select array_agg(e.top) from ends e where e.branch <= coalesce(d.branch, e.branch)) as tops,
+  select d.branch, d.state, d.value, d.error, d.failure,
+         (select array_agg(e.top) from ends e where e.branch <= coalesce(d.branch, e.branch) and (e.branch <> d.branch or d.state = 'b') is not false) as tops,
          case when d.branch is null and n.bytes <= n.allowed then (select json_agg(e.value order by e.branch) from ends e) end as value_list,
          n.bytes, n.allowed
   into v_first
@@ -5388,8 +6066,10 @@ begin
   if v_first.state in ('f', 'x') then
     v_ending.state := v_first.state;
     v_ending.error := format('JOIN branch %s failed: %s', v_first.branch, v_first.error);
+    v_ending.failure := v_first.failure;
   elsif v_first.branch is null and v_first.bytes > v_first.allowed then
     v_ending.state := 'f';
+    v_ending.failure := '{"sqlstate": "54000"}';
     v_ending.error := format('JOIN: the results of its branches have %s bytes, and max_result_bytes allows %s', v_first.bytes, v_first.allowed);
   else
     v_ending.state := coalesce(v_first.state, 'c');
@@ -5399,7 +6079,14 @@ begin
 end
 $$;
 
--- A branch of a RACE has ended, and so decided it: the caller holds the lock. p_queue is the row of the thread that arrives.
+-- How an error names a branch of a RACE or ANY.
+create or replace function df_engine.branch_name(p_branch int) returns text
+language sql immutable as $$
+  select case p_branch when 1 then 'left branch' when 2 then 'right branch' else 'branch ' || p_branch end
+$$;
+
+-- A branch of a RACE, of an ANY or the body of a TIMEOUT has ended, and so decided it, unless it is one of an ANY that has failed while
+-- others have not: the caller holds the lock. p_queue is the row of the thread that arrives.
 create or replace function df_engine.end_race_branch(
   p_thread df_engine.thread, p_queue bigint, p_race df_engine.graph_nodes, p_node df_engine.graph_nodes, p_ending df_engine.ending
 ) returns df_engine.event
@@ -5409,25 +6096,263 @@ declare
   v_ending df_engine.ending := p_ending;
   v_winner constant int := (p_node).name_scopes[1];
 begin
+  if (p_race).kind = 'ANY' and v_ending.error is not null then
+    update df_engine.activations a set open = a.open - 1 where a.id = (p_thread).activation and a.instance = (p_thread).instance and a.open > 1;
+    if found then
+      return null;
+    end if;
+  end if;
   delete from df_engine.activations a where a.id = (p_thread).activation and a.instance = (p_thread).instance
   returning * into v_activation;
   if not found then
     raise exception 'a thread of instance % has lost its race', (p_thread).instance using errcode = 'DF001';
   end if;
-  perform df_engine.withdraw((p_thread).instance, (p_thread).scope, (p_race).node + 1, (p_race).last, p_queue);
-  perform df_engine.put_outcome(
-    row((p_thread).instance, (p_thread).scope, l.node, (coalesce((p_thread).generations, '{1}'))[:(p_race).levels + 1] || 1,
-        null, null)::df_engine.thread,
-    l, df_engine.failed(format('lost the race %s', df_engine.node_id(i.id, (p_race).node))))
-  from df_engine.instances i
-  join df_engine.graph_nodes l on l.graph = i.graph and l.parent = (p_race).node and l.kind = 'LOOP' and l.node <> v_winner
-  where i.instance = (p_thread).instance;
-  perform df_engine.wake('x', null);
+  if (p_race).kind = 'TIMEOUT' then
+    delete from df_engine.timers t where t.id = v_activation.id;
+  else
+    perform df_engine.withdraw((p_thread).instance, (p_thread).scope, (p_race).node + 1, (p_race).last, p_queue);
+    perform df_engine.lose_loops(p_thread, p_race, v_winner);
+    perform df_engine.wake('x', null);
+  end if;
   perform df_engine.merge_names(p_thread, p_race, case when v_ending.error is not null then '{}' else array[v_winner] end);
-  if v_ending.error is not null then
-    v_ending.error := format('RACE %s branch failed: %s', case (p_node).branch when 1 then 'left' else 'right' end, v_ending.error);
+  if v_ending.error is not null and (p_race).kind = 'RACE' then
+    v_ending.error := format('RACE %s failed: %s', df_engine.branch_name((p_node).branch), v_ending.error);
+  elsif v_ending.error is not null and (p_race).kind = 'ANY' then
+    select string_agg(format('ANY %s failed: %s', df_engine.branch_name(e.branch), e.error), '; ' order by e.branch)
+    into v_ending.error
+    from (    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error, o.failure
+    from df_engine.instances i
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_race).node and g.node <= (p_race).last
+      and g.up = (p_race).node
+    join df_engine.outcomes o on o.instance = i.instance and o.scope = (p_thread).scope and o.node = g.node
+    where i.instance = (p_thread).instance
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')
+      and o.generations[:(p_race).levels + 1] = (coalesce((p_thread).generations, '{1}'))[:(p_race).levels + 1]) e;
   end if;
   return df_engine.close_construct(p_thread, p_race, v_activation, v_ending);
+end
+$$;
+
+-- Branches that are LOOPs and have not ended when a race is decided: they have failed, and say which race it was.
+create or replace function df_engine.lose_loops(p_thread df_engine.thread, p_race df_engine.graph_nodes, p_winner int) returns void
+language plpgsql as $$
+declare
+  v_generations constant int[] := (coalesce((p_thread).generations, '{1}'))[:(p_race).levels + 1] || 1;
+begin
+  perform df_engine.put_outcome(
+    row((p_thread).instance, (p_thread).scope, l.node, v_generations, null, null)::df_engine.thread, l,
+    df_engine.failed(format('lost the race %s', df_engine.node_id(i.id, (p_race).node))))
+  from df_engine.instances i
+  join df_engine.graph_nodes l on l.graph = i.graph and l.parent = (p_race).node and l.kind = 'LOOP' and l.node <> p_winner
+  where i.instance = (p_thread).instance and not exists (
+    select from df_engine.outcomes o
+    where o.instance = i.instance and o.scope = (p_thread).scope and o.node = l.node and o.state in ('f', 'x')
+      and o.generations[:(p_race).levels + 1] = v_generations[:(p_race).levels + 1]);
+end
+$$;
+
+-- The time of a TIMEOUT is over, and its activation is locked: what is inside is stopped. Its otherwise is next, or it fails.
+create or replace function df_engine.time_out(p_thread df_engine.thread, p_activation bigint, p_seconds numeric) returns void
+language plpgsql as $$
+declare
+  i df_engine.instances;
+  g df_engine.graph_nodes;
+  t df_engine.thread := p_thread;
+  v_activation df_engine.activations;
+  v_ending df_engine.ending := df_engine.failed(format('timeout after %s s', trim_scale(p_seconds)), null, 'DF408');
+begin
+  select * into i from df_engine.instances x where x.instance = t.instance;
+  select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = t.node;
+  delete from df_engine.activations a where a.id = p_activation returning * into v_activation;
+  perform df_engine.withdraw(t.instance, t.scope, g.node + 1, b.last, null)
+  from df_engine.graph_nodes b where b.graph = i.graph and b.node = g.node + 1;
+  perform df_engine.wake('x', null);
+  perform df_engine.merge_names(t, g, '{}');
+  v_ending.started_at := v_activation.since;
+  v_ending.failure := df_engine.failure_at(g, v_ending);
+  if g.inside[2] is not null then
+    v_ending.state := 'h';
+    perform df_engine.put_outcome(t, g, v_ending);
+    v_ending := null;
+    t.node := g.inside[2];
+  else
+    perform df_engine.put_outcome(t, g, v_ending);
+  end if;
+  perform df_engine.advance(i.id, i.graph, i.submitter, true, t, null, v_ending);
+end
+$$;
+
+-- Whether a failure is one of those that a CATCH lists; without a list it is.
+create or replace function df_engine.is_caught(p_errors jsonb, p_failure jsonb) returns boolean
+language sql immutable as $$
+  select p_errors is null or df_engine.error_listed(
+    array(select jsonb_array_elements_text(p_errors)), p_failure ->> 'sqlstate', p_failure ->> 'class')
+$$;
+
+-- A failure that has come to p_catch, the innermost CATCH around: the node with which the handler begins of the first one that catches
+-- it, where $error is bound. Those that do not have failed. NULL: none does.
+create or replace function df_engine.catch_failure(
+  p_graph bigint, p_thread df_engine.thread, p_catch int, p_ending df_engine.ending
+) returns int
+language plpgsql as $$
+declare
+  c df_engine.graph_nodes;
+  v_ending df_engine.ending := p_ending;
+  v_next int := p_catch;
+begin
+  while v_next is not null loop
+    select * into c from df_engine.graph_nodes n where n.graph = p_graph and n.node = v_next;
+    if df_engine.is_caught(c.query::pg_catalog.jsonb -> 'errors', v_ending.failure) then
+      v_ending.state := 'h';
+      perform df_engine.put_outcome(p_thread, c, v_ending);
+      insert into df_engine.bindings (instance, scope, name_scope, name, value, built_in)
+      values ((p_thread).instance, (p_thread).scope, c.node, 'error', df_engine.shown_failure(p_graph, p_thread, v_ending), true)
+      on conflict (instance, scope, name_scope, name) do update set value = excluded.value;
+      return c.inside[2];
+    end if;
+    perform df_engine.put_outcome(p_thread, c, v_ending);
+    v_next := c.catch;
+  end loop;
+  return null;
+end
+$$;
+
+-- What $error stands for.
+create or replace function df_engine.shown_failure(p_graph bigint, p_thread df_engine.thread, p_ending df_engine.ending) returns json
+language plpgsql stable as $$
+declare
+  f constant jsonb := (p_ending).failure;
+begin
+  return (
+    select json_build_object(
+      'message', coalesce(f ->> 'message', df_engine.cause((p_ending).error)),
+      'sqlstate', coalesce(f ->> 'sqlstate', case when f ->> 'class' in ('connection', 'timeout') then 'DF404' else 'DF000' end),
+      'detail', f -> 'detail', 'hint', f -> 'hint', 'node_id', df_engine.node_id(i.id, n.node), 'query', n.query,
+      'attempts', (select o.attempts from df_engine.outcomes o
+                   where o.instance = i.instance and o.scope = (p_thread).scope and o.node = n.node),
+      'status', substring(f ->> 'class' from '^http:([0-9]+)$')::int)
+    from df_engine.instances i
+    join df_engine.graph_nodes n on n.graph = p_graph and n.node = (f ->> 'node')::int
+    where i.instance = (p_thread).instance);
+end
+$$;
+
+-- WAIT_FOR: a condition that is asked again and again. It is a construct with one step in it, the check, which races with the time-out:
+-- its thread has the wait among its races, so either a check that commits or the time-out ends it. Between two checks there is
+-- nothing but a timer. A poke moves that timer; see supervisor/pokes.
+
+-- Opens a wait: the thread that goes on with the first check, or how the wait has failed.
+create or replace function df_engine.open_wait_for(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, out thread df_engine.thread, out ending df_engine.ending
+)
+language plpgsql as $$
+declare
+  v_config constant jsonb := (p_node).query::pg_catalog.jsonb;
+  v_id constant bigint := nextval('df_engine.thread_ids');
+  v_key text;
+begin
+  v_key := df_engine.render(p_thread, (p_node).name_scopes, v_config ->> 'key', 'raw');
+  if v_key = '' then
+    raise exception 'the key of a wait is empty' using errcode = 'DF010';
+  end if;
+  perform df_engine.check_size('the key of a wait', octet_length(v_key), 1024);
+  thread := p_thread;
+  insert into df_engine.activations (id, instance, scope, node, generations, activation, races, key, since)
+  values (v_id, thread.instance, thread.scope, thread.node, thread.generations, thread.activation, thread.races, v_key,
+          df_engine.clock());
+  perform df_engine.note_running(thread.instance);
+  if v_config ? 'timeout' then
+    perform df_engine.set_timer(thread, 'timeout', df_engine.clock() + (v_config ->> 'timeout')::numeric * interval '1 s', v_id);
+  end if;
+  thread.activation := v_id;
+  thread.races := thread.races || v_id;
+  thread.node := (p_node).inside[1];
+exception
+  when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded or not_null_violation then
+    thread := p_thread;
+    ending := df_engine.failed('WAIT_FOR: ' || sqlerrm, null, sqlstate);
+    perform df_engine.put_outcome(thread, p_node, ending);
+end
+$$;
+
+-- A check has ended: with it the wait, if it was true or has failed; else there is another one. The caller has locked the wait.
+create or replace function df_engine.end_check(
+  p_thread df_engine.thread, p_queue bigint, p_wait df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  v_wait df_engine.activations;
+  v_ending df_engine.ending := p_ending;
+begin
+  if v_ending.state = 'c' and not df_engine.truth(v_ending.value) then
+    perform df_engine.set_check(p_thread, p_wait, v_ending.started_at);
+    return null;
+  end if;
+  delete from df_engine.activations a where a.id = (p_thread).activation and a.instance = (p_thread).instance
+  returning * into v_wait;
+  if not found then
+    raise exception 'a check of instance % has lost against its time-out', (p_thread).instance using errcode = 'DF001';
+  end if;
+  perform df_engine.withdraw((p_thread).instance, (p_thread).scope, (p_wait).node, (p_wait).last, p_queue);
+  if v_ending.state = 'c' then
+    v_ending.value := df_engine.with_timed_out(v_ending.value, false);
+  end if;
+  return df_engine.close_construct(p_thread, p_wait, v_wait, v_ending);
+end
+$$;
+
+-- The value of a wait: the rows of a check, and whether the time was up.
+create or replace function df_engine.with_timed_out(p_value json, p_timed_out boolean) returns json
+language sql immutable set search_path = '' as $$
+  select (rtrim(p_value::pg_catalog.text, E'} \n') || ',"timed_out":' || p_timed_out::pg_catalog.text || '}')::pg_catalog.json
+$$;
+
+-- Sets the timer of the next check, counted from the beginning of the last one, which may have been before or after the engine's clock was set.
+create or replace function df_engine.set_check(p_thread df_engine.thread, p_wait df_engine.graph_nodes, p_started timestamptz) returns void
+language plpgsql as $$
+declare
+  v_now constant timestamptz := df_engine.clock();
+  v_began constant timestamptz := least(v_now, v_now - (clock_timestamp() - p_started));
+  v_due timestamptz := greatest(v_now, v_began + ((p_wait).query::pg_catalog.jsonb ->> 'every')::numeric * interval '1 s');
+begin
+  update df_engine.activations a set poked = false
+  where a.id = (p_thread).activation and a.instance = (p_thread).instance and a.poked;
+  if found then
+    v_due := least(v_due, df_engine.poked_due(v_began));
+  end if;
+  perform df_engine.set_timer(p_thread, 'check', v_due, null, v_began);
+end
+$$;
+
+-- When the check that follows a poke is due, given when the last one began: pokes make a wait check at most once a second.
+create or replace function df_engine.poked_due(p_began timestamptz) returns timestamptz
+language plpgsql as $$
+begin
+  return greatest(df_engine.clock(), p_began + interval '1 s');
+end
+$$;
+
+-- The time of a wait is up, whose run is locked. A check that is running is interrupted: it finds that it has lost.
+create or replace function df_engine.time_out_wait_for(p_thread df_engine.thread, p_wait bigint, p_since timestamptz) returns void
+language plpgsql as $$
+declare
+  g df_engine.graph_nodes;
+  v_last df_engine.outcomes;
+begin
+  delete from df_engine.activations a where a.id = p_wait and a.instance = (p_thread).instance;
+  if not found then
+    return;
+  end if;
+  select n.* into g
+  from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_thread).node
+  where i.instance = (p_thread).instance;
+  select * into v_last from df_engine.outcomes o
+  where o.instance = (p_thread).instance and o.scope = (p_thread).scope and o.node = g.node + 1 and o.state = 'c'
+    and o.generations is not distinct from (p_thread).generations;
+  perform df_engine.withdraw((p_thread).instance, (p_thread).scope, g.node, g.last, null);
+  perform df_engine.wake('x', null);
+  perform df_engine.end_wait(p_thread, df_engine.with_timed_out(coalesce(v_last.value, '{"rows":[],"row_count":0}'), true), p_since,
+                             v_last.columns, v_last.types);
 end
 $$;
 
@@ -5445,13 +6370,21 @@ begin
   thread := p_thread;
   thread.generations := df_engine.at_level(thread.generations, (p_node).levels - (p_node).opens::int);
   case
-    when (p_node).kind in ('LOOP', 'JOIN', 'RACE') then
+    when (p_node).kind = 'TIMEOUT' then
+      v_opened := df_engine.open_timeout(thread, p_node);
+      thread := v_opened.thread;
+      ending := v_opened.ending;
+    when (p_node).kind in ('LOOP', 'JOIN', 'RACE', 'ANY') then
       v_opened := df_engine.open_construct(thread, p_node);
       thread := v_opened.thread;
       others := v_opened.others;
     when (p_node).kind = 'IF' and (p_node).inside is null then  -- its condition is false, and it has no else
-      ending := df_engine.ended_well('null');
+      ending := df_engine.completed('null');
       perform df_engine.put_outcome(thread, p_node, ending);
+    when (p_node).kind = 'WAIT_FOR' then
+      v_opened := df_engine.open_wait_for(thread, p_node);
+      thread := v_opened.thread;
+      ending := v_opened.ending;
     when (p_node).kind = 'IF' then
       ending := df_engine.if_rows_ending(thread, p_node);
       if ending.error is not null then
@@ -5486,22 +6419,50 @@ begin
   thread := p_thread;
   insert into df_engine.activations (id, instance, scope, node, generations, activation, races, open, turned_at, since)
   values (v_id, thread.instance, thread.scope, (p_node).node, thread.generations, thread.activation, thread.races,
-          case (p_node).kind when 'JOIN' then cardinality((p_node).inside) end,
+          case when (p_node).kind in ('JOIN', 'ANY') then cardinality((p_node).inside) end,
           case (p_node).kind when 'LOOP' then df_engine.clock() end, df_engine.clock());
   perform df_engine.note_running(thread.instance);
   thread.activation := v_id;
-  if (p_node).kind = 'RACE' then
+  if (p_node).kind in ('RACE', 'ANY', 'TIMEOUT') then
     thread.races := thread.races || v_id;
   end if;
   if (p_node).opens or (p_node).kind <> 'LOOP' then
     thread.generations := coalesce(thread.generations, '{1}') || 1;
   end if;
   thread.node := (p_node).inside[1];
-  if (p_node).kind <> 'LOOP' then
+  if (p_node).kind in ('JOIN', 'RACE', 'ANY') then
     others := array(
       select row(thread.instance, thread.scope, b.node, thread.generations, thread.activation, thread.races)::df_engine.thread
       from unnest((p_node).inside[2:]) with ordinality b(node, place) order by b.place);
   end if;
+end
+$$;
+
+-- Opens a TIMEOUT: its body, and the timer that ends it. A time that comes from data may be none.
+create or replace function df_engine.open_timeout(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, out thread df_engine.thread, out ending df_engine.ending
+)
+language plpgsql as $$
+declare
+  v_after text := (p_node).query::pg_catalog.jsonb ->> 'after';
+  v_outer df_engine.thread := p_thread;
+  v_now constant timestamptz := df_engine.clock();
+  v_seconds numeric;
+begin
+  begin
+    if (p_node).refs is not null or (p_node).vars then
+      v_after := df_engine.render(p_thread, (p_node).name_scopes, v_after, 'raw');
+    end if;
+    v_seconds := df_engine.duration_seconds(v_after);
+  exception when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
+    ending := df_engine.failed('TIMEOUT: ' || sqlerrm, null, sqlstate);
+    perform df_engine.put_outcome(p_thread, p_node, ending);
+    thread := p_thread;
+    return;
+  end;
+  v_outer.node := (p_node).node;
+  thread := (df_engine.open_construct(p_thread, p_node)).thread;
+  perform df_engine.set_timer(v_outer, 'deadline', v_now + v_seconds * interval '1 s', thread.activation, v_now);
 end
 $$;
 
@@ -5519,7 +6480,7 @@ begin
     return df_engine.failed(format('if_rows: result "%s" %s', v_name,
                                    case when v_value is null then 'does not exist' else 'has no row_count' end));
   end if;
-  return df_engine.ended_well(v_count::json);
+  return df_engine.completed(v_count::json);
 end
 $$;
 
@@ -5556,7 +6517,7 @@ begin
 end
 $$;
 
--- The end of a node that has no successor of its own: told to the LOOP, JOIN or RACE around it.
+-- The end of a node that has no successor of its own: told to the construct around it.
 create or replace function df_engine.tell_construct(
   p_graph bigint, p_thread df_engine.thread, p_queue bigint, p_node df_engine.graph_nodes, p_ending df_engine.ending
 ) returns df_engine.event
@@ -5567,13 +6528,15 @@ begin
   select * into u from df_engine.graph_nodes n where n.graph = p_graph and n.node = (p_node).up;
   if u.kind = 'JOIN' then
     return df_engine.end_join_branch(p_thread, u);
-  elsif u.kind = 'RACE' then
+  elsif u.kind in ('RACE', 'ANY', 'TIMEOUT') then
     return df_engine.end_race_branch(p_thread, p_queue, u, p_node, p_ending);
+  elsif u.kind = 'WAIT_FOR' then
+    return df_engine.end_check(p_thread, p_queue, u, p_ending);
   elsif (p_ending).state = 'f' and u.continues and (p_node).node < coalesce(u.inside[2], u.last + 1) then
-    return row(df_engine.turn(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
+    return row(df_engine.next_iteration(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
   elsif (p_ending).state = 'c' and (p_node).after in ('t', 'w')
         and ((p_node).after = 't' or df_engine.truth((p_ending).value)) then
-    return row(df_engine.turn(p_thread, u), null::df_engine.ending, true);
+    return row(df_engine.next_iteration(p_thread, u), null::df_engine.ending, true);
   end if;
   return df_engine.end_loop(p_thread, u, p_ending);
 end
@@ -5586,8 +6549,9 @@ create or replace function df_engine.after_ending(
 language plpgsql as $$
 declare
   t df_engine.thread := p_thread;
+  e df_engine.ending := p_ending;
 begin
-  if (p_ending).state = 'c' then
+  if e.state = 'c' then
     if (p_node).binds is not null then
       perform df_engine.bind(t, (p_node).name_scopes[1], (p_node).binds, (p_ending).value, (p_ending).columns,
                              (p_ending).types);
@@ -5601,21 +6565,28 @@ begin
         else (p_node).next end;
       return row(t, null::df_engine.ending, false);
     end if;
-  elsif (p_ending).state = 'b' and (p_node).break_binds is not null then
+  elsif e.state = 'b' and (p_node).break_binds is not null then
     perform df_engine.bind(t, (p_node).name_scopes[1], (p_node).break_binds, (p_ending).value, null, null);
+  elsif e.error is not null then
+    e.failure := df_engine.failure_at(p_node, e);
+    t.node := df_engine.catch_failure(p_graph, t, (p_node).catch, e);
+    if t.node is not null then
+      return row(t, null::df_engine.ending, false);
+    end if;
+    t.node := (p_node).node;
   end if;
   if (p_node).up > 0 then
-    return df_engine.tell_construct(p_graph, t, p_queue, p_node, p_ending);
+    return df_engine.tell_construct(p_graph, t, p_queue, p_node, e);
   end if;
   perform df_engine.end_run(t.instance, case when (p_ending).error is not null then 'failed' else 'completed' end, (p_ending).error, t.node);
   return null;
 end
 $$;
 
--- Moves a run on from an event: p_thread stands at a node that has ended so, or, without p_ending, is to be entered. p_queue is the
--- caller's claim: its row goes with the first step that is entered, and is deleted when there is none. p_home: SQL steps run in this
--- database. Answers the steps that the caller can go on with. Without a claim the caller acts for every role, and reads no text of
--- a user: a node whose text holds references is left to a session of the submitter.
+-- Makes the transition that follows an event: p_thread stands at a node that has ended so, or, without p_ending, is to be
+-- entered. p_queue is the caller's claim: its row goes with the first step that is entered, and is deleted when there is none.
+-- p_home: SQL steps run in this database. Answers the steps that the caller can go on with. Without a claim the caller acts
+-- for every role, and reads no text of a user: a node whose text holds references is left to a session of the submitter.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -5663,7 +6634,7 @@ begin
         values (p_submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true);
         perform df_engine.wake('r ' || p_submitter, null);
       else
-        -- Between two turns a run goes to the back of the queue.
+        -- Between two iterations a run goes to the back of the queue.
         v_offered := g.kind = 'SQL' and p_home and not v_event.turned;
         perform df_engine.requeue(
           p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end, v_offered);
@@ -6005,10 +6976,10 @@ $$;
 
 -- Claims a thread of session_user: row p_queue if it is still there, else the longest-waiting one. report: empty, nothing can run;
 -- again, a transition was made, to be committed; without either the steps are to be run in order, the first of them now, each of the
--- others once hold_step has said so.
+-- others once claim_next has said so.
 -- p_low is a low-water mark: while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are
--- not to be walked over again. p_careful: tell the worker which step is about to run, so that it knows whose the death of this
--- session is. INFO goes out at once, whatever the settings.
+-- not to be walked over again. p_careful: tell the worker which step is about to run, so that it can attribute a crash of
+-- this session. INFO goes out at once, whatever the settings.
 -- Granted to users.
 create or replace function df_engine.claim_step(p_key text, p_queue bigint, p_low bigint, p_careful boolean) returns df_engine.place
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
@@ -6048,7 +7019,7 @@ begin
     if t.node <> g.node then
       select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = t.node;
     end if;
-    -- The session that has moved the thread here goes on with it as long as the row is as it left it, which a plain step leaves it, too.
+    -- The session that made the transition to this node goes on with the thread as long as the row is as it left it, which a plain step leaves it, too.
     if q.offered or t.node <> q.node then
       perform df_engine.requeue(v_role, q.id, t, q.id, false);
       v_place.version := pg_current_xact_id()::xid;
@@ -6086,11 +7057,11 @@ begin
 end
 $$;
 
--- Goes on with a thread that this session has just moved on to the step named p_name, if nobody was faster: then the row in the
+-- Claims the next step, named p_name, of a thread whose last step this session has just run, if nobody was faster: then the row in the
 -- queue is still the version that was claimed. There is nothing to check again, because whoever ends a run takes away the rows that
 -- are not locked.
 -- Granted to users.
-create or replace function df_engine.hold_step(p_queue bigint, p_version xid, p_name text) returns boolean
+create or replace function df_engine.claim_next(p_queue bigint, p_version xid, p_name text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
@@ -6099,7 +7070,7 @@ begin
   from (select from df_engine.queue q
         where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue and q.xmin = p_version and q.crash_score = 0
           and has_schema_privilege(v_role, 'df', 'usage')
-        for update skip locked) as held;
+        for update skip locked) as claimed;
   return found;
 end
 $$;
@@ -6107,7 +7078,7 @@ $$;
 -- Completing: a step's result, or its error, and the transition that follows, in the step's own transaction. Called by the
 -- driver, in the session of the submitter.
 
--- Records the good end of a step and moves the run on. NULL: the next step of the same segment follows; else a place with the steps
+-- Records that a step has completed, and makes the transition. NULL: the next step of the same segment follows; else a place with the steps
 -- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. p_more: another step
 -- follows in this transaction; the run is not locked yet, or a cancel would wait for that step instead of interrupting it.
 -- Granted to users.
@@ -6118,7 +7089,7 @@ create or replace function df_engine.record_step(
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
   if (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
-    return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
   end if;
   if (p_step).fresh and not p_more then
     insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
@@ -6145,7 +7116,7 @@ begin
     for key share
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -6159,7 +7130,7 @@ begin
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -6179,13 +7150,13 @@ begin
     return row('again', p_queue, null, null, null, null, null)::df_engine.place;
   end if;
   return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, (p_step).node, p_queue,
-                         df_engine.ended_well((p_result).value, (p_result).columns, (p_result).types, p_started));
+                         df_engine.completed((p_result).value, (p_result).columns, (p_result).types, p_started));
 end
 $$;
 
 -- Whether what has been recorded without a lock on the run may be committed: the run has not ended meanwhile, and does not before that.
 -- Granted to users.
-create or replace function df_engine.hold_run(p_instance bigint) returns boolean
+create or replace function df_engine.lock_own_run(p_instance bigint) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
   perform from df_engine.instances i
@@ -6232,7 +7203,7 @@ begin
   end if;
   perform df_engine.put_outcome(p_thread, g,
     row(case when p_error is null then 'd' else 'e' end, (p_result).value, (p_result).columns, (p_result).types, p_error,
-        p_started)::df_engine.ending);
+        p_started, '{}')::df_engine.ending);
   if g.node = 1 and p_error is null then
     update df_engine.instances i set result = g.node where i.instance = (p_thread).instance;  -- it is the root, which has completed
   end if;
@@ -6244,12 +7215,12 @@ $$;
 create or replace function df_engine.fail_node(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint,
   p_node df_engine.graph_nodes, p_error text, p_started timestamptz,
-  p_sqlstate text default null
+  p_sqlstate text default null, p_failure jsonb default '{}'
 ) returns df_engine.place
 language plpgsql as $$
 declare
   t df_engine.thread := p_thread;
-  v_ending constant df_engine.ending := df_engine.failed(p_error, p_started, p_sqlstate);
+  v_ending constant df_engine.ending := df_engine.failed(p_error, p_started, p_sqlstate, p_failure);
 begin
   t.node := (p_node).node;
   perform df_engine.put_outcome(t, p_node, v_ending);
@@ -6276,7 +7247,7 @@ begin
   if v_verdict = 'interrupted' then
     return row('interrupted', p_queue, null, null, null, null, null)::df_engine.place;
   elsif t.races is not null and not df_engine.lock_own_races(v_role, t, true) then
-    return row('lost', p_queue, null, null, null, null, null)::df_engine.place;
+    return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_started);
   end if;
   select n.* into g
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
@@ -6291,20 +7262,21 @@ begin
   elsif not v_refused and df_engine.retry_step(t, g, v_error, p_sqlstate, df_engine.sql_retryable(p_sqlstate, g.retry), null, p_started) then
     delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
   else
-    return df_engine.fail_node(p_id, p_graph, v_role, true, t, p_queue, g, v_error, p_started, p_sqlstate);
+    return df_engine.fail_node(p_id, p_graph, v_role, true, t, p_queue, g, v_error, p_started, p_sqlstate,
+      jsonb_build_object('message', p_message, 'detail', nullif(p_detail, ''), 'hint', nullif(p_hint, '')));
   end if;
   return row('again', p_queue, null, null, null, null, null)::df_engine.place;
 end
 $$;
 
 -- What an error of a step says: the server's message with its SQLSTATE, then detail and hint. The JSON text of a composite value,
--- put where its type is wanted, is refused by PostgreSQL without a word on what it is.
+-- put where its type is wanted, is refused by PostgreSQL without a word on what it is. A step decides how long each part is.
 create or replace function df_engine.error_text(p_sqlstate text, p_message text, p_detail text, p_hint text)
 returns text
 language sql immutable set search_path = '' as $$
-  select 'SQL execution failed: ' || p_message || ' (SQLSTATE ' || p_sqlstate || ')'
-    || coalesce(chr(10) || 'DETAIL: ' || nullif(p_detail, ''), '')
-    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(p_hint, ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
+  select 'SQL execution failed: ' || left(p_message, 10000) || ' (SQLSTATE ' || p_sqlstate || ')'
+    || coalesce(chr(10) || 'DETAIL: ' || nullif(left(p_detail, 10000), ''), '')
+    || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(left(p_hint, 10000), ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
       then 'This is the JSON text of a value of a composite type: read it with jsonb_populate_record(null::the_type, $name.column).'
     end), '');
 $$;
@@ -6431,7 +7403,7 @@ begin
     if pg_catalog.int4gt(v_group, 0) then
       perform pg_catalog.set_config('application_name', v_place.steps[v_at].name, true);
     elsif v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_deadline)
-          or not df_engine.hold_step(v_place.queue, v_place.version, v_place.steps[v_at].name) then
+          or not df_engine.claim_next(v_place.queue, v_place.version, v_place.steps[v_at].name) then
       if pg_catalog.timestamptz_gt(v_started, v_deadline) then
         p_report := 'budget';
         exit;
@@ -6526,7 +7498,7 @@ begin
       v_at := pg_catalog.int4mi(v_at, 1);
       v_code := null;
       v_refused := false;
-      if df_engine.hold_run((v_place.thread).instance) then
+      if df_engine.lock_own_run((v_place.thread).instance) then
         set local synchronous_commit = off;
         commit;
       else
@@ -6581,6 +7553,7 @@ begin
     'sql', v_sql,
     'application_name', 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, (p_node).node),
     'block', case when not p_autocommit then df_engine.remote_block(v_sql, (p_node).typed) end,
+    'max_result_bytes', df_engine.setting_number('max_result_bytes'),
     'name_types', case when (p_node).typed then $sql$select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
         select from pg_catalog.pg_cast c
@@ -6734,8 +7707,8 @@ end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_sql))), '@TYPED@'
 end
 $$;
 
--- The key under which the other side knows a request again: all attempts of one execution of a node share it, and no two
--- executions do.
+-- The key under which the other side knows a request again: all attempts of a node in one generation share it, and no two
+-- generations do.
 create or replace function df_engine.idempotency_key(p_instance bigint, p_node df_engine.graph_nodes, p_generations int[]) returns text
 language plpgsql stable as $$
 begin
@@ -6746,23 +7719,31 @@ begin
 end
 $$;
 
--- What an HTTP step sends, after substitution and the checks of the policy.
+-- What an HTTP step sends, after substitution and the checks of the policy. Of its secrets it has the names only.
 create or replace function df_engine.http_step(
   p_submitter oid, p_thread df_engine.thread, p_node df_engine.graph_nodes
 ) returns jsonb
 language plpgsql stable as $$
 declare
+  v_config constant jsonb := df_engine.mark_secrets(df_engine.http_config((p_node).kind, (p_node).query));
   v_vars constant jsonb := df_engine.variables_of((p_thread).instance);
-  v_wanted constant text[] := df_engine.http_names((p_node).kind, (p_node).query, v_vars);
+  v_wanted constant text[] := df_engine.http_names((p_node).kind, v_config::pg_catalog.text, v_vars);
   v_known constant text[] := df_engine.known_names((p_thread).instance);
+  v_missing constant text := case when v_config ? 'mark' then
+    df_engine.missing_secret(p_submitter, array(select jsonb_array_elements_text(v_config -> 'secrets'))) end;
 begin
+  if v_missing is not null then
+    raise exception 'role % has no secret "%"; set it: pg-durable secret set %', p_submitter::pg_catalog.regrole, v_missing, v_missing
+      using errcode = 'DF020';
+  end if;
   return df_engine.http_request(
     (p_node).kind,
-    df_engine.render_http((p_node).kind, (p_node).query, v_vars,
+    df_engine.render_http((p_node).kind, v_config::pg_catalog.text, v_vars,
                           df_engine.names((p_thread).instance, (p_thread).scope, (p_node).name_scopes, v_wanted, v_known), v_known),
     p_submitter,
     jsonb_build_object(
       'idempotency_key', df_engine.idempotency_key((p_thread).instance, p_node, (p_thread).generations),
+      'traceparent', (select i.traceparent from df_engine.instances i where i.instance = (p_thread).instance),
       'retry_on', (p_node).retry -> 'retry_on'));
 end
 $$;
@@ -6795,18 +7776,19 @@ $$;
 -- Leases: steps that are not run inside the database are claimed by a worker with a lease that holds as long as its
 -- supervising session does; the worker runs them itself and reports what came of it. At least once.
 
--- Workers that are alive: their session holds the advisory lock of their number, and is logged in as a worker role.
+-- Workers that are alive: their session holds their advisory lock, and is logged in as a worker role.
 create or replace function df_engine.live_workers() returns setof int
 language sql stable set search_path = '' as $$
-  select l.objid::int
-  from pg_catalog.pg_locks l
+  select w.worker
+  from df_engine.workers w
+  join pg_catalog.pg_locks l on l.classid = ((w.alive >> 32) & 4294967295)::pg_catalog.oid and l.objid = (w.alive & 4294967295)::pg_catalog.oid
   join pg_catalog.pg_stat_activity a on a.pid = l.pid
-  join df_engine.worker_roles w on w.role = a.usesysid
-  where l.locktype = 'advisory' and l.classid = 1346982471 and l.granted
+  join df_engine.worker_roles r on r.role = a.usesysid
+  where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
     and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
 $$;
 
--- Claims one step of a lane, if it may still run. False: it was dropped, or somebody holds its run, and it is looked at again later.
+-- Claims one step of a lane, if it may still run. False: it was dropped, or somebody has locked its run, and it is tried again later.
 create or replace function df_engine.lease_step(p_worker int, p_queue df_engine.queue) returns boolean
 language plpgsql as $$
 declare
@@ -6829,7 +7811,7 @@ begin
 end
 $$;
 
--- Claims up to p_limit steps of a lane for a worker, passing over those of runs that somebody holds. One that has killed its workers again and again fails.
+-- Claims up to p_limit steps of a lane for a worker, passing over those of runs that somebody has locked. One that has killed its workers again and again fails.
 -- Granted to workers.
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
 returns table (ticket bigint, role text, database text, request jsonb)
@@ -6859,7 +7841,7 @@ begin
     exit when v_claimed >= p_limit;
     continue when not df_engine.lease_step(p_worker, v_queue);
     if v_queue.crash_score >= 12 then
-      perform df_engine.finish_leased(p_worker, v_queue.id, json_build_object(
+      perform df_engine.complete_leased(p_worker, v_queue.id, json_build_object(
         'error', 'the worker that ran this step died, again and again', 'class', 'refused', 'sqlstate', 'DF011'));
       continue;
     end if;
@@ -6874,8 +7856,8 @@ begin
 end
 $$;
 
--- Records the outcome of a leased step and moves its run on. False: the run is over or the lease was lost, and the outcome
--- is dropped. NULL: not now, somebody holds the run. p_outcome: {"rows", "row_count", "columns", "types"} of a statement,
+-- Records the outcome of a leased step and makes the transition. False: the run is over or the lease was lost, and the outcome
+-- is dropped. NULL: not now, somebody has locked the run. p_outcome: {"rows", "row_count", "columns", "types"} of a statement,
 -- {"value"} of a request, or {"error", "class", "sqlstate", "retry_after"}, where a statement's error is {"message", "detail", "hint"}.
 create or replace function df_engine.record_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
 language plpgsql as $$
@@ -6916,7 +7898,7 @@ $$;
 
 -- The same. What cannot be recorded for its own reasons fails its run, and nothing else.
 -- Granted to workers.
-create or replace function df_engine.finish_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
+create or replace function df_engine.complete_leased(p_worker int, p_ticket bigint, p_outcome json) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off as $$
 declare
@@ -6949,19 +7931,21 @@ declare
 begin
   if p_outcome ->> 'message' is not null then
     return df_engine.failed(df_engine.error_text(
-      p_outcome ->> 'sqlstate', p_outcome ->> 'message', p_outcome ->> 'detail', p_outcome ->> 'hint'));
+      p_outcome ->> 'sqlstate', p_outcome ->> 'message', p_outcome ->> 'detail', p_outcome ->> 'hint'), null, p_outcome ->> 'sqlstate',
+      jsonb_build_object('message', p_outcome ->> 'message', 'detail', p_outcome ->> 'detail', 'hint', p_outcome ->> 'hint'));
   elsif p_outcome ->> 'error' is not null then
-    return df_engine.failed(p_outcome ->> 'error', null, p_outcome ->> 'sqlstate');
+    return df_engine.failed(p_outcome ->> 'error', null, p_outcome ->> 'sqlstate', case
+      when p_outcome ->> 'class' is null then '{}' else jsonb_build_object('class', p_outcome ->> 'class') end);
   elsif octet_length(v_result::pg_catalog.text) > v_limit then
     return df_engine.failed(format('the result has %s bytes of JSON, and max_result_bytes allows %s' || chr(10)
       || 'HINT: Return keys, and leave the data in a table that the next step reads.',
       octet_length(v_result::pg_catalog.text), v_limit));
   elsif p_outcome -> 'rows' is null then
-    return df_engine.ended_well(v_result);
+    return df_engine.completed(v_result);
   elsif v_names <> v_columns then
     v_result := df_engine.renamed_rows(v_result, v_names);
   end if;
-  return df_engine.ended_well(json_build_object('rows', v_result, 'row_count', p_outcome -> 'row_count'), v_names,
+  return df_engine.completed(json_build_object('rows', v_result, 'row_count', p_outcome -> 'row_count'), v_names,
                         df_engine.texts(p_outcome -> 'types'));
 end
 $$;
@@ -6979,8 +7963,8 @@ language sql stable as $$
     when (p_node).kind = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
     when (p_node).retry is not null and not (p_node).retry ? 'retry_on' then true
     else df_engine.http_retryable(p_outcome ->> 'class',
-      case when (p_node).retry ? 'retry_on'
-           then array(select jsonb_array_elements_text((p_node).retry -> 'retry_on')) end)
+      case when (p_node).retry ? 'retry_on' then array(select jsonb_array_elements_text((p_node).retry -> 'retry_on'))
+           else '{transient}' end)  -- an expected status that did not come is no reason to ask again
   end;
 $$;
 
@@ -7001,7 +7985,7 @@ $$;
 
 -- The worker that was p_former is alive: it had lost its connection while it ran these steps, which was not their doing.
 -- Granted to workers.
-create or replace function df_engine.acquit_leased(p_former int, p_tickets bigint[]) returns void
+create or replace function df_engine.clear_crash_scores(p_former int, p_tickets bigint[]) returns void
 language sql security definer set search_path = pg_catalog, pg_temp as $$
   update df_engine.queue r set crash_score = 0, worker = nullif(r.worker, p_former)
   from (select q.lane, q.submitter, q.id from df_engine.queue q
@@ -7009,7 +7993,7 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
   where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
 $$;
 
--- Frees the leases of workers that are gone. Each is weak evidence that the step has killed the worker (df_engine.accuse),
+-- Frees the leases of workers that are gone. Each is weak evidence that the step has killed the worker (as in df_engine.raise_crash_score),
 -- unless the server has been restarted since the worker was last seen.
 -- Granted to workers.
 create or replace function df_engine.reclaim_leases() returns int
@@ -7079,7 +8063,7 @@ return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from gene
 
 -- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
 --
--- From the leaves: a sequence or IF is what its last touched part is. A part counts when it was touched in the newest generation of
+-- From the leaves: a sequence, IF or CATCH is what its last touched part is. A part counts when it was touched in the newest generation of
 -- the scopes around. From the root: a stamp is superseded when its scope, or one around it, has a newer generation; what can no longer
 -- run is skipped, and the nearest ancestor that has ended for good decides so.
 -- Granted to users.
@@ -7098,7 +8082,8 @@ declare
   v_began int[]; v_ended int[];
   v_live boolean[]; v_old boolean[]; v_deciders int[]; v_origins int[]; v_highest int[];
   v_count int := 0;
-  v_part int; v_next int; v_prefix text; v_width int; v_state "char"; v_top int; v_open boolean; v_whole boolean;
+  v_handlers boolean[];
+  v_part int; v_next int; v_prefix text; v_width int; v_state "char"; v_top int; v_open boolean; v_whole boolean; v_handled boolean;
   r df_engine.node_state;
 begin
   foreach n in array p_shapes loop
@@ -7127,21 +8112,22 @@ begin
     v_width := 8 * (v_levels[i] + 1);
     v_began[i] := i;
     v_ended[i] := i;
-    if v_kinds[i] in ('THEN', 'IF') then
+    v_handled := coalesce(v_states[i] = 'h' and v_keys[i] = left(v_newest[i], v_width), false);
+    if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled then
       v_prefix := left(v_newest[i], v_width);
-      v_state := null;
+      v_state := case when v_handled then 'r' end;  -- the right side of a CATCH or TIMEOUT runs
       v_part := i + 1;
       while v_prefix <> '' and v_part <= v_lasts[i] loop
-        if left(v_newest[v_part], v_width) = v_prefix then
+        if left(v_newest[v_part], v_width) = v_prefix and not (v_handled and v_places[v_part] = 1) then
           v_open := left(v_keys[v_part], v_width) is distinct from v_prefix;  -- it has only been queued
           if v_state is null then
             v_began[i] := v_began[v_part];
           end if;
           v_ended[i] := v_ended[v_part];
-          -- A part that has ended well ends the whole if it is a branch, or the second of a sequence.
+          -- A part that has completed ends the whole if it is a branch, or the second of a sequence.
           v_state := case
             when not v_open and v_states[v_part] = any (c_ended)
-              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 else 0 end
+              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 when 'IF' then 0 end
                         then 'r' else v_states[v_part] end
             when v_state is null and (v_open or v_states[v_part] is null) then 'q'
             else 'r' end;
@@ -7153,6 +8139,7 @@ begin
         v_ended[i] := i;
       end if;
       v_states[i] := nullif(v_state, 'q');
+      v_handlers[i] := v_handled;
       v_keys[i] := case when v_states[i] is not null then v_prefix end;
     elsif v_kinds[i] = 'LOOP' and v_states[i] = 'r' then
       v_keys[i] := left(v_newest[i], v_width);  -- a thread in it may be further on than the row of the LOOP says
@@ -7177,7 +8164,8 @@ begin
       case when v_top = 0 then v_keys[i] = lpad(to_hex(p_generation), 8, '0')
            else v_live[v_top] and v_keys[i] = left(v_newest[v_top], v_width) end);
     if v_part is not null then
-      v_deciders[i] := case when v_states[v_part] = any (c_ended) and not v_old[v_part] then v_part else v_deciders[v_part] end;
+      v_deciders[i] := case when (v_states[v_part] = any (c_ended) or v_handlers[v_part] and v_places[i] = 1) and not v_old[v_part]
+                            then v_part else v_deciders[v_part] end;
       v_next := ('x' || right(v_keys[v_part], 8))::bit(32)::int;
       v_origins[i] := case when v_next >= coalesce(v_highest[v_part], 0) then v_part else v_origins[v_part] end;
       v_highest[i] := greatest(v_next, v_highest[v_part]);
@@ -7224,8 +8212,8 @@ create or replace view df_engine.node_rows as
     with graph as materialized (
       select n.* from df_engine.graph_nodes n where n.graph = i.graph
     ), waiting as materialized (
-      select t.node, case when t.kind in ('retry', 'pace') then 'q' else 'w' end::"char" as state, t.generations, t.since
-      from df_engine.timers t where t.instance = i.instance
+      select t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
+      from df_engine.timers t where t.instance = i.instance and t.kind <> 'deadline'
       union all
       select x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
       union all
@@ -7290,7 +8278,7 @@ create or replace view df_engine.wait_reasons as
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
-         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input
+         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input, i.traceparent
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -7329,6 +8317,10 @@ create or replace view df.nodes with (security_barrier) as
 
 create or replace view df.vars with (security_barrier) as
   select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
+
+create or replace view df.secrets with (security_barrier) as
+  select s.name, s.created_at, s.updated_at from df_engine.kept_secrets s
+  where s.owner::oid = (select quote_ident(current_user)::regrole::oid);
 
 create or replace view df._worker_epoch as
   select w.epoch_id, w.started_at, w.last_seen_at from df_engine.workers w;
@@ -7377,22 +8369,181 @@ create or replace view df_engine.visible_events with (security_barrier) as
 comment on view df.instances is 'One row a run; error says why it failed or was cancelled, wait_reason why it does not progress';
 comment on view df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
 comment on view df.vars is 'Variables, read in workflows as {name}; each role has its own, copied into a run when it starts';
+comment on view df.secrets is 'The names of the current users secrets; their values are shown to nobody';
 comment on view df._worker_epoch is 'One row a running worker; max(last_seen_at) less than 15 s ago means that one is alive';
 comment on view df.settings is 'The settings; change them with df.set_setting';
 comment on view df.http_allowlist is 'Hosts that HTTP steps may reach; change it with df.http_allow and df.http_disallow';
 comment on view df.signals is 'Signals of the runs the reader can see: pending in the inbox, delivered (and to which nodes), or undeliverable';
 
+-- Pokes: how those that wait for data learn that there is some. df.poke leaves a row, which is seen once it is committed; a
+-- supervising connection takes it away and makes the checks of all waits with that key due, a part at a time. A check begins after that, so
+-- it sees what the poke is about; one that is running is followed by another. Nobody waits for anybody's locks.
+--
+-- A poke is not kept: while no worker is alive df.poke writes nothing, and when a worker starts all keys are poked, once more when all
+-- transactions have ended that may have seen no worker.
+
+create or replace function df.poke(key text) returns void
+language plpgsql strict security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  -- What this transaction has done last, which a rollback to a savepoint undoes, too. Empty: nothing.
+  v_done constant text := coalesce(current_setting('df_engine.poked', true), '');
+  v_hash constant bigint := hashtextextended(key, 0);
+begin
+  if v_done = v_hash::text or v_done = 'no worker' then
+    return;
+  end if;
+  perform df_engine.check_size('the key of a poke', octet_length(key), 1024);
+  if v_done = '' then
+    perform pg_current_xact_id();  -- before looking for a worker: see df_engine.hear_pokes
+    if current_setting('transaction_isolation') = 'read committed' and not df_engine.worker_may_be_alive() then
+      perform set_config('df_engine.poked', 'no worker', true);
+      return;
+    end if;
+  end if;
+  insert into df_engine.pokes (hash, sent_in) values (v_hash, pg_current_xact_id()) on conflict do nothing;
+  perform set_config('df_engine.poked', v_hash::text, true);
+end
+$$;
+comment on function df.poke(text) is
+  'Makes every df.wait_for with that key, of any role, check its condition when the caller commits, at most once a second. It writes one row a transaction and key, waits for no locks, and may stand in a trigger. A hint: it is kept for nobody.';
+
+-- Whether a worker has been seen not long ago. A worker that has been away for longer pokes all keys.
+create or replace function df_engine.worker_may_be_alive() returns boolean
+language plpgsql stable as $$
+begin
+  return exists (select from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '10 minutes');
+end
+$$;
+
+create or replace function df_engine.wake_for_poke() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (select from df_engine.activations a where a.key is not null) then
+    perform df_engine.wake('t', null);
+  end if;
+  return null;
+end
+$$;
+
+-- At the commit of the first poke of a transaction.
+do $triggers$
+begin
+  if not exists (select from pg_trigger where tgname = 'pokes_wake') then
+    create constraint trigger pokes_wake after insert on df_engine.pokes deferrable initially deferred
+      for each row when (coalesce(current_setting('df_engine.poked', true), '') = '') execute function df_engine.wake_for_poke();
+  end if;
+end
+$triggers$;
+
+-- Makes the next checks of waits due. What is just being checked, or held by somebody, gets a timer that sees to it.
+create or replace function df_engine.poke_waits(p_waits bigint[]) returns void
+language plpgsql as $$
+begin
+  with idle as materialized (
+    select t.id, t.activation, df_engine.poked_due(t.since) as due
+    from df_engine.activations a
+    join df_engine.timers t on t.instance = a.instance and t.activation = a.id and t.kind = 'check'
+    where a.id = any (p_waits) for update of t skip locked
+  ), hastened as (
+    update df_engine.timers t set due_at = i.due, next_try_at = i.due
+    from idle i where t.id = i.id and t.next_try_at > i.due
+  )
+  insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, kind, since, due_at, next_try_at)
+  select nextval('df_engine.thread_ids'), i.submitter, a.instance, a.scope, a.node + 1, a.generations, a.id, 'poke', n.now, n.now, n.now
+  from (select df_engine.clock()) n(now), df_engine.activations a join df_engine.instances i on i.instance = a.instance
+  where a.id = any (p_waits) and a.id not in (select d.activation from idle d)
+    and not exists (select from df_engine.timers x where x.instance = a.instance and x.activation = a.id and x.kind = 'poke');
+end
+$$;
+
+-- Sees to a wait that was poked and had no timer that could be moved. A check that has not been claimed begins later than the poke. Raises
+-- where it cannot be told yet.
+create or replace function df_engine.fire_poke(p_instance bigint, p_wait bigint) returns void
+language plpgsql as $$
+begin
+  update df_engine.timers t set due_at = d.due, next_try_at = d.due
+  from (select x.id, least(x.next_try_at, df_engine.poked_due(x.since)) as due from df_engine.timers x
+        where x.instance = p_instance and x.activation = p_wait and x.kind = 'check' for update skip locked) d
+  where t.id = d.id;
+  if found then
+    return;
+  end if;
+  perform from df_engine.queue q
+  where q.instance = p_instance and q.activation = p_wait and q.worker is null for update skip locked;
+  if found then
+    return;
+  end if;
+  update df_engine.activations a set poked = true
+  where a.id in (select x.id from df_engine.activations x where x.id = p_wait and x.instance = p_instance for update skip locked);
+  if not found and exists (select from df_engine.activations a where a.id = p_wait) then
+    raise lock_not_available;
+  end if;
+end
+$$;
+
+-- Hears pokes that have been committed, from any key on, so that none waits for the many waits of another; answers how many it has tried. That of all
+-- keys is heard again: a transaction that was open when the worker registered may have seen no worker, and commits later.
+create or replace function df_engine.hear_pokes(p_limit int) returns int
+language plpgsql as $$
+declare
+  v_from constant bigint := hashint8extended(extract(epoch from clock_timestamp())::bigint, 0);
+  v_waits bigint[];
+  v_count int := 0;
+  p record;
+begin
+  if not exists (select from df_engine.pokes) then
+    return 0;
+  end if;
+  for v_round in 1..2 loop
+    for p in
+      select x.*, pg_snapshot_xmin(pg_current_snapshot()) as oldest, pg_snapshot_xmax(pg_current_snapshot()) as next
+      from df_engine.pokes x
+      where x.hash between case v_round when 1 then v_from else -9223372036854775808 end
+        and case v_round when 1 then 9223372036854775807 else v_from - 1 end
+        and (x.again is null or x.again <= pg_snapshot_xmin(pg_current_snapshot()))
+      order by x.hash, x.sent_in limit p_limit - v_count for update skip locked
+    loop
+      v_count := v_count + 1;
+      v_waits := case when p.hash = 0
+        then array(select a.id from df_engine.activations a where a.key is not null and a.id > p.upto order by a.id limit 20 * p_limit)
+        else array(select a.id from df_engine.activations a
+                   where a.key is not null and hashtextextended(a.key, 0) = p.hash and a.id > p.upto
+                   order by a.id limit 20 * p_limit) end;
+      perform df_engine.poke_waits(v_waits);
+      if cardinality(v_waits) = 20 * p_limit then
+        update df_engine.pokes x set upto = v_waits[20 * p_limit] where x.hash = p.hash and x.sent_in = p.sent_in;
+      elsif p.hash = 0 and p.again is null and p.oldest < p.next then
+        update df_engine.pokes x set upto = 0, again = p.next where x.hash = p.hash and x.sent_in = p.sent_in;
+      else
+        delete from df_engine.pokes x where x.hash = p.hash and x.sent_in = p.sent_in;
+      end if;
+    end loop;
+  end loop;
+  return v_count;
+end
+$$;
+
+-- Pokes all keys.
+create or replace function df_engine.poke_all() returns void
+language plpgsql as $$
+begin
+  insert into df_engine.pokes (hash, sent_in) values (0, pg_current_xact_id()) on conflict do nothing;
+end
+$$;
+
 -- Due: what happens when the time of a timer has come or a signal has been sent. Nothing here runs a user's SQL or reads a user's text, so
 -- a worker's supervising connection does it for every role, and waits for nobody's locks. Each item is tried in a subtransaction of its
--- own; one whose run is held is looked at again later.
+-- own; one whose run is locked is tried again later.
 
--- The transition that follows when a waiting thread's node ends. Its rows are gone, and its run is held.
-create or replace function df_engine.end_wait(p_thread df_engine.thread, p_value jsonb, p_since timestamptz) returns void
+-- The transition that follows when a waiting thread's node ends. Its rows are gone, and its run is locked.
+create or replace function df_engine.end_wait(
+  p_thread df_engine.thread, p_value json, p_since timestamptz, p_columns text[] default null, p_types text[] default null
+) returns void
 language plpgsql as $$
 declare
   i df_engine.instances;
   g df_engine.graph_nodes;
-  v_ending constant df_engine.ending := df_engine.ended_well(p_value::json, null, null, p_since);
+  v_ending constant df_engine.ending := df_engine.completed(p_value, p_columns, p_types, p_since);
 begin
   select * into i from df_engine.instances x where x.instance = (p_thread).instance;
   select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = (p_thread).node;
@@ -7401,7 +8552,7 @@ begin
 end
 $$;
 
--- Whether a waiting thread may still go on; its run is held by the caller.
+-- Whether a waiting thread may still go on; the caller has locked its run.
 create or replace function df_engine.may_go_on(p_instance bigint, p_races bigint[]) returns boolean
 language plpgsql as $$
 begin
@@ -7416,6 +8567,7 @@ language plpgsql as $$
 declare
   t constant df_engine.thread := row((p_timer).instance, (p_timer).scope, (p_timer).node, (p_timer).generations,
                                      (p_timer).activation, (p_timer).races);
+  v_kind text;
   v_query text;
   v_signal text;
 begin
@@ -7423,23 +8575,35 @@ begin
   if not found then
     return;  -- one that fired before it has taken it away
   end if;
-  if (p_timer).kind = 'timeout' then
+  if (p_timer).kind = 'poke' then
+    perform df_engine.fire_poke(t.instance, t.activation);
+    return;
+  elsif (p_timer).kind = 'timeout' then
     delete from df_engine.waits w where w.id = (p_timer).id returning w.signal_name into v_signal;
   end if;
-  if not df_engine.may_go_on(t.instance, t.races) then
+  if (p_timer).kind = 'deadline' then
+    if df_engine.may_go_on(t.instance, t.races || (p_timer).id) then
+      perform df_engine.time_out(t, (p_timer).id, extract(epoch from (p_timer).due_at - (p_timer).since));
+    end if;
     return;
-  elsif (p_timer).kind in ('retry', 'pace') then
+  elsif not df_engine.may_go_on(t.instance, t.races) then
+    return;
+  elsif (p_timer).kind in ('retry', 'pace', 'check') then
     insert into df_engine.queue (submitter, instance, scope, node, generations, activation, races, picked)
     select i.submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true
     from df_engine.instances i where i.instance = t.instance;
     return;
   end if;
-  select n.query into v_query
+  select n.kind, n.query into v_kind, v_query
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = t.node where i.instance = t.instance;
+  if v_kind = 'WAIT_FOR' then
+    perform df_engine.time_out_wait_for(t, (p_timer).id, (p_timer).since);
+    return;
+  end if;
   perform df_engine.end_wait(t, case (p_timer).kind
     when 'sleep' then df_engine.slept(v_query, (p_timer).since, (p_timer).due_at)
     when 'schedule' then '{"scheduled": true}'
-    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end, (p_timer).since);
+    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end::json, (p_timer).since);
 end
 $$;
 
@@ -7465,7 +8629,7 @@ begin
 end
 $$;
 
--- Delivers one fresh signal to open waits, keeps it, or gives it up. Its run is held.
+-- Delivers one fresh signal to open waits, keeps it, or gives it up. Its run is locked.
 create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) returns void
 language plpgsql as $$
 declare
@@ -7493,7 +8657,7 @@ begin
       v_nodes := v_nodes || w.node;
       perform df_engine.end_wait(
         row(w.instance, w.scope, w.node, w.generations, w.activation, w.races)::df_engine.thread,
-        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data), w.since);
+        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data)::json, w.since);
     end if;
   end loop;
   update df_engine.inbox s
@@ -7528,7 +8692,7 @@ begin
 end
 $$;
 
--- One due timer or fresh signal, whose row the caller has locked. False: not now, its run is held, or a step of it is just ending.
+-- One due timer or fresh signal, whose row the caller has locked. False: not now, its run is locked, or a step of it is just ending.
 create or replace function df_engine.try_timer(p_timer df_engine.timers) returns boolean
 language plpgsql as $$
 begin
@@ -7575,7 +8739,7 @@ exception
 end
 $$;
 
--- Of each role, when its next timer and its next fresh signal are to be looked at; a probe of an index a role.
+-- Of each role, when its next timer and its next fresh signal are to be tried; a probe of an index a role.
 create or replace function df_engine.next_by_role() returns table (submitter oid, next_try_at timestamptz)
 language plpgsql stable as $$
 begin
@@ -7604,7 +8768,7 @@ begin
 end
 $$;
 
--- Fires due timers and fresh signals of a role, at most p_limit of each; answers how many it looked at.
+-- Fires due timers and fresh signals of a role, at most p_limit of each; answers how many it tried.
 create or replace function df_engine.fire_role(p_submitter oid, p_limit int) returns int
 language plpgsql as $$
 declare
@@ -7642,11 +8806,12 @@ create or replace function df_engine.fire_due(p_limit int) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
-  v_roles constant oid[] := array(
-    select distinct n.submitter from df_engine.next_by_role() n where n.next_try_at <= greatest(clock_timestamp(), df_engine.clock()));
+  v_roles oid[];
   v_role oid;
-  v_count int := 0;
+  v_count int := df_engine.hear_pokes(p_limit);
 begin
+  v_roles := array(
+    select distinct n.submitter from df_engine.next_by_role() n where n.next_try_at <= greatest(clock_timestamp(), df_engine.clock()));
   foreach v_role in array v_roles loop
     v_count := v_count + df_engine.fire_role(v_role, 1 + p_limit / cardinality(v_roles));
   end loop;
@@ -7654,13 +8819,18 @@ begin
 end
 $$;
 
--- The same for the calling role: see df.work.
+-- The same for the calling role: see df.work. p_begins: it has just been called, which is as good as the start of a worker.
 -- Granted to users.
-create or replace function df_engine.fire_own(p_key text, p_limit int) returns int
+create or replace function df_engine.fire_own(p_key text, p_limit int, p_begins boolean) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 begin
   perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
+  if p_begins and not df_engine.worker_may_be_alive() then
+    perform df_engine.poke_waits(array(
+      select a.id from df_engine.activations a join df_engine.instances i on i.instance = a.instance
+      where a.key is not null and i.submitter = quote_ident(session_user)::regrole));
+  end if;
   return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit);
 end
 $$;
@@ -7687,7 +8857,7 @@ begin
 end
 $$;
 
--- In how many milliseconds something is due. What is due and locked, by a cancel that is not committed, is looked at again after a while.
+-- In how many milliseconds something is due. What is due and locked, by a cancel that is not committed, is tried again after a while.
 -- Granted to workers.
 create or replace function df_engine.next_due_ms() returns numeric
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
@@ -7696,6 +8866,9 @@ declare
     select greatest(0, ceil(extract(epoch from n.next_try_at - df_engine.clock()) * 1000))
     from df_engine.next_by_role() n order by n.next_try_at limit 1);  -- NULL: nothing is
 begin
+  if exists (select from df_engine.pokes x where x.again is null or x.again <= pg_snapshot_xmin(pg_current_snapshot())) then
+    return least(v_ms, 20);
+  end if;
   return case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
 end
 $$;
@@ -7748,7 +8921,12 @@ declare
   v_report pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -7769,7 +8947,7 @@ begin
   perform df_engine.set_step_settings();
   commit;  -- the next transaction has them
   loop
-    v_fired := df_engine.fire_own(v_key, 50);
+    v_fired := df_engine.fire_own(v_key, 50, v_fired is null);
     commit;
     call df_engine.work(least(df_engine.milliseconds(pg_catalog.clock_timestamp(), v_until), 1000)::int, false, v_report, true);
     if pg_catalog.starts_with(v_report, 'interrupted') then
@@ -7784,47 +8962,47 @@ $$;
 comment on procedure df.work(integer) is
   'Works for the calling role without a worker: fires due timers and signals, and runs ready SQL steps, until none is ready or max_seconds have passed. Every step commits. The session is reset before and after each step, so call it in one of its own. HTTP steps, and steps in other databases or outside of transactions, wait for a worker. Raises 25001 in a transaction block, function or DO block, and 55000 after SET ROLE and for superusers.';
 
--- Supervision: what a worker's supervising connection calls. It tells the worker what to do next; the worker obeys. It acts
+-- Supervision: what a worker's supervising connection calls. It tells the worker what to do next. It acts
 -- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order).
 
--- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts.
+-- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts. The
+-- advisory lock that says that it is alive has a random number, so that nobody can have taken it before.
 -- Granted to workers.
 create or replace function df_engine.register_worker() returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  v_worker int;
+  v_worker df_engine.workers;
 begin
   if not exists (select from df_engine.worker_roles w where w.role = quote_ident(session_user)::regrole) then
     raise exception 'role "%" is not authorised to run a worker', session_user
       using errcode = 'insufficient_privilege',
             hint = format('As an administrator: SELECT df.grant_worker(%L);', session_user);
   end if;
-  delete from df_engine.workers w where w.last_seen_at < clock_timestamp() - interval '1 minute';
-  loop
-    insert into df_engine.workers (role) values (quote_ident(session_user)::pg_catalog.regrole)
-    returning worker into v_worker;
-    exit when pg_try_advisory_lock(1346982471, v_worker);
-    -- Anybody can hold such a lock: the next number, then.
-    delete from df_engine.workers w where w.worker = v_worker;
-  end loop;
-  return v_worker;
+  delete from df_engine.workers w
+  where w.last_seen_at < clock_timestamp() - interval '1 minute' and w.worker not in (select df_engine.live_workers());
+  insert into df_engine.workers as w (role) values (quote_ident(session_user)::pg_catalog.regrole) returning w.* into v_worker;
+  perform pg_advisory_lock(v_worker.alive);
+  perform df_engine.poke_all();
+  return v_worker.worker;
 end
 $$;
 
 -- Granted to workers.
 create or replace function df_engine.unregister_worker(p_worker int) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_alive bigint;
 begin
   perform df_engine.release_leased(p_worker, array(
     select r.id from df_engine.queue r where r.lane in ('direct', 'http') and r.worker = p_worker));
-  delete from df_engine.workers w where w.worker = p_worker;
-  perform pg_advisory_unlock(1346982471, p_worker);
+  delete from df_engine.workers w where w.worker = p_worker returning w.alive into v_alive;
+  perform pg_advisory_unlock(v_alive);
 end
 $$;
 
--- The worker has room, and does not look again before p_ms have passed; NULL: it has no room.
+-- The worker is idle, and does not poll before p_ms have passed; NULL: it has no room.
 -- Granted to workers.
-create or replace function df_engine.sleep_until(p_worker int, p_ms int) returns void
+create or replace function df_engine.say_idle(p_worker int, p_ms int) returns void
 language sql security definer set search_path = pg_catalog, pg_temp as $$
   update df_engine.workers w
   set idle_until = clock_timestamp() + p_ms * interval '1 ms', last_seen_at = clock_timestamp()
@@ -7835,6 +9013,9 @@ $$;
 create or replace function df_engine.heartbeat(p_worker int) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+  if not df_engine.worker_may_be_alive() then
+    perform df_engine.poke_all();
+  end if;
   update df_engine.workers w set last_seen_at = clock_timestamp()
   where w.worker = p_worker and w.last_seen_at < clock_timestamp() - interval '2 s';
 end
@@ -7921,7 +9102,8 @@ $$;
 
 -- Backends whose step belongs to a run that was cancelled or has failed, or to a branch that lost its race. Not to one that has
 -- completed: nothing of that runs. A session shows the name of its step for a moment after the step's commit, and may be in the
--- next step when a cancel request arrives: a step that has ended itself, before the session's present transaction, does not count.
+-- next step when a cancel request arrives: a step that has ended itself, before the session's present transaction, does not count, unless a thread
+-- has come to it again.
 create or replace function df_engine.doomed_sessions() returns jsonb
 language plpgsql stable as $$
 begin
@@ -7933,6 +9115,10 @@ begin
     where not s.ended and not exists (
       select from df_engine.outcomes o
       where o.instance = i.instance and o.node = m.node and o.state in ('c', 'b', 'd', 'f', 'x', 'e') and coalesce(s.xact_start >= o.ended_at, true)
+        and not exists (
+          select from df_engine.queue q join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
+          where q.instance = i.instance and q.lane = 'sql' and m.node between q.node and b.until
+            and (m.after = 'p' or q.generations is distinct from o.generations))
     ) and (i.status in ('failed', 'cancelled') or exists (
       select from df_engine.queue q
       join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
@@ -7942,8 +9128,8 @@ begin
 end
 $$;
 
--- Leased steps that a worker still holds, and whose outcome still counts: it abandons all others.
-create or replace function df_engine.held_leases(p_worker int) returns jsonb
+-- The leases of a worker whose outcome still counts: it abandons all other steps.
+create or replace function df_engine.valid_leases(p_worker int) returns jsonb
 language plpgsql stable as $$
 begin
   return (
@@ -7955,9 +9141,9 @@ begin
 end
 $$;
 
--- What is to be done now, and when to look again.
+-- What is to be done now, and when to poll again.
 -- Granted to workers.
-create or replace function df_engine.agenda(p_worker int) returns jsonb
+create or replace function df_engine.work_list(p_worker int) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 begin
   perform pg_stat_clear_snapshot();
@@ -7967,16 +9153,17 @@ begin
     'http', (select count(*) from (select from df_engine.queue r where r.lane = 'http' and r.worker is null and r.next_try_at <= (select df_engine.clock()) limit 500) q),
     'next_ms', df_engine.next_due_ms(),
     'interrupt', df_engine.doomed_sessions(),
-    'held', df_engine.held_leases(p_worker),
+    'leases', df_engine.valid_leases(p_worker),
     'server_started', extract(epoch from pg_postmaster_start_time()),
+    'notifications_pent_up', pg_notification_queue_usage() > 0.5,
     'max_sessions', df_engine.setting_number('max_user_connections'),
     'reserved', df_engine.setting_number('reserved_connections'));
 end
 $$;
 
--- Does what is due, in short transactions, and answers with the agenda. A look that finds nothing is one transaction.
+-- Does what is due, in short transactions, and answers with the work list. A poll that finds nothing is one transaction.
 -- Granted to workers.
-create or replace procedure df_engine.tick(p_worker int, inout p_agenda jsonb)
+create or replace procedure df_engine.tick(p_worker int, inout p_work jsonb)
 language plpgsql as $$
 declare
   v_deadline pg_catalog.timestamptz := df_engine.deadline(200);
@@ -8003,7 +9190,7 @@ begin
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
   end if;
-  p_agenda := df_engine.agenda(p_worker);
+  p_work := df_engine.work_list(p_worker);
 end
 $$;
 
@@ -8020,16 +9207,15 @@ begin
 end
 $$;
 
--- A step was cancelled by somebody else than pg_durable: it fails, and is not tried again. False: not now, its run is held.
--- Granted to workers.
-create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+-- Fails the step that a session is in, from outside of it, and does not try it again. False: not now, its run is locked.
+create or replace function df_engine.fail_from_outside(p_instance bigint, p_node text, p_sqlstate text, p_message text) returns boolean
+language plpgsql as $$
 declare
   i df_engine.instances;
   q df_engine.queue;
   g df_engine.graph_nodes;
 begin
-  select * into i from df_engine.instances x where x.id = p_instance;
+  select * into i from df_engine.instances x where x.instance = p_instance;
   if not df_engine.try_lock_run(i.instance) then
     return false;
   end if;
@@ -8041,11 +9227,36 @@ begin
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = q.submitter and x.id = q.id;
     if df_engine.may_go_on(i.instance, q.races) then
       perform df_engine.fail_node(i.id, i.graph, i.submitter, true,
-        row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g, df_engine.error_text(
-        '57014', 'canceling statement due to user request', null, null), df_engine.clock());
+        row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g,
+        df_engine.error_text(p_sqlstate, p_message, null, null), df_engine.clock(), p_sqlstate);
     end if;
   end if;
   return true;
+end
+$$;
+
+-- A step was cancelled by somebody else than pg_durable.
+-- Granted to workers.
+create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return df_engine.fail_from_outside((select i.instance from df_engine.instances i where i.id = p_instance), p_node,
+                                     '57014', 'canceling statement due to user request');
+end
+$$;
+
+-- The server ended the session that ran this step, for its transaction_timeout, with these words. False: not now, its run is locked, or it
+-- runs again.
+-- Granted to workers.
+create or replace function df_engine.fail_timed_out(p_submitter oid, p_queue bigint, p_node text, p_said text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_instance bigint;
+begin
+  v_instance := (select q.instance from df_engine.queue q where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue);
+  return v_instance is null or df_engine.fail_from_outside(v_instance, p_node, '25P04', p_said) and not exists (
+    select from df_engine.queue q
+    where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue and df_engine.is_at(q, p_node));
 end
 $$;
 
@@ -8053,7 +9264,7 @@ $$;
 -- died with it and nothing explains why, or when it was terminated by pg_terminate_backend; at 12 the step fails. False: not
 -- now, it is being tried again.
 -- Granted to workers.
-create or replace function df_engine.accuse(p_submitter oid, p_queue bigint, p_node text, p_weight int) returns boolean
+create or replace function df_engine.raise_crash_score(p_submitter oid, p_queue bigint, p_node text, p_weight int) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   q df_engine.queue;
@@ -8105,11 +9316,11 @@ begin
 end
 $$;
 
--- The census: how many runs there are, counted for a worker that is asked for its metrics. Reads what lives, and what has
--- ended since the last census, by index; the runs that are kept are never counted. Nothing here writes.
+-- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
+-- the last count, by index; the runs that are kept are never counted. Nothing here writes.
 
 -- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
--- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next census.
+-- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count.
 create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
@@ -8138,7 +9349,7 @@ $$;
 
 -- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
 -- Granted to workers.
-create or replace function df_engine.census(p_place jsonb) returns jsonb
+create or replace function df_engine.run_metrics(p_place jsonb) returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
   select jsonb_build_object(
@@ -8183,7 +9394,12 @@ create or replace function df.status(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8197,7 +9413,12 @@ create or replace function df.result(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8225,7 +9446,12 @@ create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8269,7 +9495,7 @@ begin
 end
 $$;
 
--- Waits for a terminal status and returns it: looks after 1 ms, then less and less often, but 20 times a second at least.
+-- Waits for a terminal status and returns it: polls after 1 ms, then less and less often, but 20 times a second at least.
 -- Granted to users.
 create or replace function df_engine.await_end(p_instance_id text, p_timeout int) returns text
 language plpgsql set search_path = '' as $$
@@ -8305,7 +9531,12 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8326,7 +9557,12 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8352,6 +9588,7 @@ declare
   v_status text;
 begin
   perform df_engine.require_key(p_key, p_role);
+  perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
   perform df_engine.require_right(p_role, p_instance);
   select i.status into v_status from df_engine.instances i where i.instance = p_instance for update;
   if v_status in ('pending', 'running') then
@@ -8382,7 +9619,12 @@ declare
   v_status text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8422,7 +9664,12 @@ declare
   v_instance bigint;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8462,7 +9709,7 @@ $$;
 create or replace function df_engine.cause(p_error text) returns text
 language sql immutable strict set search_path = pg_catalog, pg_temp as $$
   select regexp_replace(
-    p_error, '^((JOIN|RACE left|RACE right|RACE) branch (\d+ )?failed: )*(SQL execution failed: )?', '')
+    p_error, '^((JOIN|(RACE|ANY)( left| right)?) branch (\d+ )?failed: )*(SQL execution failed: )?', '')
 $$;
 
 -- The largest page a session may ask for: the setting, or what the session lowered it to.
@@ -8562,7 +9809,12 @@ declare
   v_page bigint[];
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8618,7 +9870,12 @@ create or replace function df.instance_info(instance_id text) returns setof df_e
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8659,7 +9916,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8690,7 +9952,12 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -8791,7 +10058,10 @@ comment on view df.failed_steps is
 create or replace view df.waiting with (security_barrier) as
   with wait as (
     select t.instance, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
-    from df_engine.timers t where t.kind <> 'timeout'
+    from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'check', 'poke')
+    union all
+    select a.instance, a.node, 'condition', a.key, t.due_at, a.since, null
+    from df_engine.timers t join df_engine.activations a on a.id = t.activation where t.kind = 'check'
     union all
     select w.instance, w.node, 'signal', w.signal_name, t.due_at, w.since, null
     from df_engine.waits w left join df_engine.timers t on t.id = w.id
@@ -8804,6 +10074,8 @@ create or replace view df.waiting with (security_barrier) as
            when 'sleep' then format('%s s', g.query)
            when 'schedule' then g.query::jsonb ->> 'cron_expr'
            when 'signal' then w.signal_name
+           when 'condition' then coalesce('poke ' || w.signal_name || ' or ', '') || (
+             select c.query from df_engine.graph_nodes c where c.graph = i.graph and c.node = w.node + 1)
            when 'retry' then df_engine.cause(o.error)
            when 'pace' then 'next iteration' || coalesce(' after: ' || df_engine.cause(
              (select a.error from df_engine.activations a where a.id = w.activation)), '')
@@ -8816,7 +10088,7 @@ create or replace view df.waiting with (security_barrier) as
   left join df_engine.outcomes o on o.instance = w.instance and o.scope = 0 and o.node = w.node and o.state = 'r'
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
-  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
+  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
@@ -8858,7 +10130,12 @@ create or replace function df.explain(input text) returns text
 language plpgsql strict as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9061,10 +10338,18 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
                               || coalesce(' ' || (p_config ->> 'timezone'), '')
     when 'SIGNAL' then 'SIGNAL ''' || coalesce(p_config ->> 'signal_name', p_query) || ''''
                        || coalesce(' (' || (p_config ->> 'timeout_seconds') || 's)', '')
+    when 'WAIT_FOR' then 'WAIT_FOR (every ' || (p_config ->> 'every') || 's'
+                         || coalesce(', key ''' || df_engine.one_line(p_config ->> 'key', 40) || '''', '')
+                         || coalesce(', ' || (p_config ->> 'timeout') || 's at most', '') || ')'
     when 'BREAK' then 'BREAK' || coalesce(' ''' || df_engine.one_line(p_config ->> 'break_value', 20) || '''', '')
     when 'LOOP' then 'LOOP (' || case when p_children > 1 then 'while' else 'infinite' end
                      || case when p_config -> 'continue_on_failure' = 'true' then ', continues on failure' else '' end || ')'
     when 'JOIN' then 'JOIN (' || p_children || ')'
+    when 'ANY' then 'ANY (' || p_children || ')'
+    when 'CATCH' then 'CATCH' || coalesce(' ' || array_to_string(array(
+      select jsonb_array_elements_text(nullif(p_config -> 'errors', 'null'))), ', '), '')
+    when 'TIMEOUT' then 'TIMEOUT ' || case jsonb_typeof(p_config -> 'after') when 'number' then (p_config ->> 'after') || 's'
+                                       else '''' || (p_config ->> 'after') || '''' end
     when 'HTTP' then df_engine.request_text(p_type, p_config)
     when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
     else p_type
@@ -9106,8 +10391,12 @@ create or replace function df_engine.section(p_type text, p_place int) returns t
 language sql immutable as $$
   select case
     when p_type = 'THEN' then null
+    when p_type = 'WAIT_FOR' then '? until:'
     when p_type = 'IF' then case p_place when 0 then '? condition:' when 1 then '✓ then:' else '✗ else:' end
     when p_type = 'LOOP' then case p_place when 0 then '? while:' else '↻ body:' end
+    when p_type in ('CATCH', 'TIMEOUT') and p_place = 1 then '↳ body:'
+    when p_type = 'CATCH' then '✗ handler:'
+    when p_type = 'TIMEOUT' then '✗ otherwise:'
     else '║ branch ' || p_place || ':' end
 $$;
 
@@ -9127,7 +10416,7 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
     select n.node as parent, n.node_type = 'THEN' as in_sequence,
            case when n.node_type = 'LOOP' and c.place = 0 then 3 else c.place end as place,
            df_engine.section(n.node_type, c.place) as section, c.node as child,
-           n.node_type in ('JOIN', 'RACE') and c.place < max(c.place) over (partition by n.node) as goes_on
+           n.node_type in ('JOIN', 'RACE', 'ANY') and c.place < max(c.place) over (partition by n.node) as goes_on
     from node n join node c on c.parent = n.node
   ),
   walk as (
@@ -9217,10 +10506,18 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
       order by p.n limit 1) end
 $$;
 
+-- Granted to users.
+create or replace function df_engine.http_expect_problem(p_expect jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when p_expect not in ('"ok"', 'null') then
+    format('expect must be ''ok'' or NULL, and is %s', left(p_expect::text, 100)) end
+$$;
+
 -- What the two builders check; df.http_multipart adds its parts.
 -- Granted to users.
 create or replace function df_engine.check_http(
-  p_node_type text, p_function text, p_url text, p_method text, p_headers jsonb, p_timeout_seconds int) returns void
+  p_node_type text, p_function text, p_url text, p_method text, p_headers jsonb, p_timeout_seconds int,
+  p_expect text) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_problem text;
@@ -9228,19 +10525,20 @@ begin
   if p_url is null or p_method is null or p_timeout_seconds is null then
     raise exception 'argument % of % is NULL',
       case when p_url is null then 'url' when p_method is null then 'method' else 'timeout_seconds' end, p_function
-      using errcode = 'null_value_not_allowed', hint = 'Of the arguments only body and headers may be NULL.';
+      using errcode = 'null_value_not_allowed', hint = 'Of the arguments only body, headers and expect may be NULL.';
   end if;
   if df_engine.setting('http_mode') = 'off' then
     raise exception '%() is disabled: http_mode is off', p_function
       using errcode = 'object_not_in_prerequisite_state';
   end if;
   v_problem := coalesce(
-    case when p_url ~ '^\$[A-Za-z_]' or position('{' in p_url) = 0 then df_engine.http_scheme_problem(p_url) end,
+    case when p_url ~ '^\$[A-Za-z_]' or position('{' in replace(p_url, '{secret:', '')) = 0 then df_engine.http_scheme_problem(p_url) end,
+    df_engine.secret_problem(jsonb_build_object('url', p_url)),
     df_engine.http_method_problem(p_node_type, p_method),
     case when p_timeout_seconds < 1 then 'Timeout must be positive'
          when p_timeout_seconds > df_engine.setting_number('http_max_timeout') then
            'timeout_seconds must not exceed http_max_timeout' end,
-    df_engine.http_headers_problem(p_headers));
+    df_engine.http_headers_problem(p_headers), df_engine.http_expect_problem(to_jsonb(p_expect)));
   if v_problem is not null then
     raise exception '%: %', p_function, v_problem using errcode = 'invalid_parameter_value';
   end if;
@@ -9267,60 +10565,72 @@ $$;
 
 -- Granted to users.
 create or replace function df_engine.http_node(
-  p_node_type text, p_url text, p_method text, p_content text, p_headers jsonb, p_timeout_seconds int) returns text
+  p_node_type text, p_url text, p_method text, p_content text, p_headers jsonb, p_timeout_seconds int,
+  p_expect text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format('{"node_type":"%s","query":%s}', p_node_type, to_json(format(
-    '{"url":%s,"method":%s,%s,"headers":%s,"timeout_seconds":%s}', to_json(p_url),
-    to_json(upper(p_method collate "C")), p_content, df_engine.http_headers_text(p_headers), p_timeout_seconds)))
+    '{"url":%s,"method":%s,%s,"headers":%s,"timeout_seconds":%s%s}', to_json(p_url),
+    to_json(upper(p_method collate "C")), p_content, df_engine.http_headers_text(p_headers), p_timeout_seconds,
+    ',"expect":' || to_json(p_expect))))
 $$;
 
 create or replace function df.http(
   url text, method text default 'POST', body text default null, headers jsonb default null,
-  timeout_seconds integer default 30) returns text
+  timeout_seconds integer default 30, expect text default null) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  perform df_engine.check_http('HTTP', 'df.http', url, method, headers, timeout_seconds);
+  perform df_engine.check_http('HTTP', 'df.http', url, method, headers, timeout_seconds, expect);
   return df_engine.http_node('HTTP', url, method, '"body":' || coalesce(to_json(body)::text, 'null'), headers,
-                             timeout_seconds);
+                             timeout_seconds, expect);
 end
 $$;
-comment on function df.http(text, text, text, jsonb, integer) is
-  'A step that makes an HTTP request; {name} and $name are replaced in url, body and header values. The result has status, body, encoding, headers, ok and duration_ms. Raises on a bad URL scheme, method, time-out or header';
+comment on function df.http(text, text, text, jsonb, integer, text) is
+  'A step that makes an HTTP request; {name} and $name are replaced in url, body and header values. a secret goes where df.secret(name) stands. The result has status, body, encoding, headers, ok and duration_ms. expect ''ok'': a status outside of 200 to 299 fails the step. Raises on a bad URL scheme, method, time-out or header';
 
 create or replace function df.http_multipart(
   url text, method text default 'POST', parts jsonb default null, headers jsonb default null,
-  timeout_seconds integer default 30) returns text
+  timeout_seconds integer default 30, expect text default null) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_problem text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  perform df_engine.check_http('HTTP_MULTIPART', 'df.http_multipart', url, method, headers, timeout_seconds);
-  v_problem := df_engine.http_parts_problem(parts);
+  perform df_engine.check_http('HTTP_MULTIPART', 'df.http_multipart', url, method, headers, timeout_seconds, expect);
+  v_problem := coalesce(df_engine.http_parts_problem(parts), df_engine.secret_problem(jsonb_build_object('parts', parts)));
   if v_problem is not null then
     raise exception 'df.http_multipart: %', v_problem
       using errcode = case when parts is null then 'null_value_not_allowed' else 'invalid_parameter_value' end;
   end if;
   return df_engine.http_node('HTTP_MULTIPART', url, method, '"parts":' || df_engine.http_parts_text(parts), headers,
-                             timeout_seconds);
+                             timeout_seconds, expect);
 end
 $$;
-comment on function df.http_multipart(text, text, jsonb, jsonb, integer) is
-  'A step that uploads multipart/form-data; parts is an array of objects with name, data_b64 and, if wanted, filename and content_type. The result is that of df.http. Raises on bad arguments';
+comment on function df.http_multipart(text, text, jsonb, jsonb, integer, text) is
+  'A step that uploads multipart/form-data; parts is an array of objects with name, data_b64 and, if wanted, filename and content_type. The result and expect are those of df.http. Raises on bad arguments';
 
-revoke execute on function df.http(text, text, text, jsonb, integer), df.http_multipart(text, text, jsonb, jsonb, integer)
-  from public;
+revoke execute on function df.http(text, text, text, jsonb, integer, text),
+  df.http_multipart(text, text, jsonb, jsonb, integer, text) from public;
 
 -- The HTTP allow-list: what its entries may be, how administrators change it, and whether it lets a host pass.
 
@@ -9455,8 +10765,8 @@ create or replace function df_engine.http_privilege_problem(p_node_type text, p_
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format('role %s does not have EXECUTE privilege on %s', p_submitter, f.name)
   from (select case p_node_type when 'HTTP' then 'df.http' else 'df.http_multipart' end,
-               case p_node_type when 'HTTP' then 'df.http(text, text, text, jsonb, integer)'
-                                else 'df.http_multipart(text, text, jsonb, jsonb, integer)' end) f(name, signature)
+               case p_node_type when 'HTTP' then 'df.http(text, text, text, jsonb, integer, text)'
+                                else 'df.http_multipart(text, text, jsonb, jsonb, integer, text)' end) f(name, signature)
   where not has_function_privilege(p_submitter, f.signature::regprocedure, 'execute')
 $$;
 
@@ -9485,10 +10795,11 @@ begin
   if p_node_type = 'HTTP' then
     v_bytes := octet_length(p_config->>'body');
   else
-    select sum(df_engine.base64_length(part->>'data_b64')),
-           min(n) filter (where df_engine.base64_length(part->>'data_b64') is null)
+    select sum(l.bytes), min(n) filter (where l.bytes is null)
     into v_bytes, v_bad
-    from jsonb_array_elements(p_config->'parts') with ordinality p(part, n);
+    from jsonb_array_elements(p_config->'parts') with ordinality p(part, n),
+      lateral (select case when df_engine.is_secret(part->>'data_b64') and part->>'data_b64' like '%:' || (p_config->>'mark') || '}' then 0
+                           else df_engine.base64_length(part->>'data_b64') end) l(bytes);
   end if;
   return case
     when v_bad is not null then format('parts: part %s: data_b64 is not valid base64', v_bad)
@@ -9509,12 +10820,13 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     df_engine.http_method_problem(p_node_type, coalesce(p_config->>'method', 'POST')),
     case when jsonb_typeof(p_config->'timeout_seconds') not in ('number', 'null') then 'timeout_seconds must be a number'
          when (p_config->>'timeout_seconds')::numeric < 1 then 'Timeout must be positive' end,
+    df_engine.http_expect_problem(p_config->'expect'),
     df_engine.http_content_problem(p_node_type, p_config))
   from (select df_engine.setting('http_mode')) m(mode)
 $$;
 
 -- The headers to send: the caller's, and ours where the caller set none of that name.
-create or replace function df_engine.http_headers(p_node_type text, p_headers jsonb, p_idempotency_key text)
+create or replace function df_engine.http_headers(p_node_type text, p_headers jsonb, p_idempotency_key text, p_traceparent text)
 returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
   select coalesce(jsonb_object_agg(h.name, h.value), '{}')
   from (
@@ -9522,13 +10834,15 @@ returns jsonb language sql immutable set search_path = pg_catalog, pg_temp as $$
     where p_node_type = 'HTTP' or lower(key collate "C") <> 'content-type'
     union all
     select d.name, d.value
-    from (values ('User-Agent', 'pg_durable/1.0.0'), ('Idempotency-Key', p_idempotency_key)) d(name, value)
+    from (values ('User-Agent', 'pg_durable/1.0.0'), ('Idempotency-Key', p_idempotency_key),
+                 ('traceparent', p_traceparent)) d(name, value)
     where d.value is not null
       and lower(d.name) <> all (select lower(key collate "C") from jsonb_object_keys(p_headers) key)
   ) h(name, value)
 $$;
 
--- What the worker is to send, from a config after substitution. p_context: idempotency_key, and retry_on of the step.
+-- What the worker is to send, from a config after substitution. p_context: idempotency_key, traceparent, and retry_on of the step.
+-- secrets and mark: which secrets the worker is to put in, and where.
 create or replace function df_engine.http_request(
   p_node_type text, p_config jsonb, p_submitter regrole, p_context jsonb default '{}') returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -9543,7 +10857,7 @@ begin
       'url', p_config->'url',
       'method', upper(coalesce(p_config->>'method', 'POST') collate "C"),
       'headers', df_engine.http_headers(p_node_type, coalesce(nullif(p_config->'headers', 'null'), '{}'),
-                                        p_context->>'idempotency_key'),
+                                        p_context->>'idempotency_key', p_context->>'traceparent'),
       'body', case p_node_type when 'HTTP' then p_config->'body' end,
       'parts', case p_node_type when 'HTTP_MULTIPART' then p_config->'parts' end,
       'timeout_seconds', least(coalesce((p_config->>'timeout_seconds')::numeric, 30),
@@ -9554,27 +10868,19 @@ begin
       'allow_private', coalesce(df_engine.http_allowed(t.host, t.port, t.address), false),
       'error_statuses', (select coalesce(jsonb_agg(substr(e, 6)), '[]')
                          from jsonb_array_elements_text(nullif(p_context->'retry_on', 'null')) e
-                         where e like 'http:%'))
+                         where e like 'http:%')
+                        || case p_config->>'expect' when 'ok' then '["1xx", "3xx", "4xx", "5xx"]' else '[]' end::jsonb)
+      || case when p_config ? 'mark' then jsonb_build_object('mark', p_config->'mark', 'secrets', p_config->'secrets')
+              else '{}' end
     from df_engine.http_target(p_config->>'url') t);
 end
-$$;
-
--- Whether a status matches http:404 or http:4xx.
-create or replace function df_engine.http_status_listed(p_status text, p_retry_on text[]) returns boolean
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select coalesce('http:' || p_status = any (p_retry_on) or 'http:' || left(p_status, 1) || 'xx' = any (p_retry_on), false)
 $$;
 
 -- Whether an HTTP error of a class (connection, timeout, http:503, refused) may be tried again; without retry_on all but
 -- refusals may.
 create or replace function df_engine.http_retryable(p_class text, p_retry_on text[]) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select p_class is not null and p_class <> 'refused' and (
-    p_retry_on is null
-    or p_class = any (p_retry_on)
-    or ('transient' = any (p_retry_on)
-        and (p_class in ('connection', 'timeout') or p_class ~ '^http:(408|425|429|5[0-9][0-9])$'))
-    or df_engine.http_status_listed(substring(p_class from '^http:(.*)$'), p_retry_on))
+  select p_class is not null and p_class <> 'refused' and (p_retry_on is null or df_engine.error_listed(p_retry_on, null, p_class))
 $$;
 
 -- References in HTTP nodes: the places in which they are replaced, and how.
@@ -9605,7 +10911,7 @@ returns table (mode text, value text) language sql immutable set search_path = p
   select f.mode, f.value
   from jsonb_array_elements(case when jsonb_typeof(p_config->'parts') = 'array' then p_config->'parts' end) part,
     lateral (values ('raw', part->>'name'), ('raw', part->>'filename'), ('whole', part->>'data_b64')) f(mode, value)
-  where p_node_type = 'HTTP_MULTIPART'
+  where p_node_type = 'HTTP_MULTIPART' and not (f.mode = 'whole' and df_engine.is_secret(f.value))
 $$;
 
 -- The names that a node's texts refer to, once variables are in: those whose values render_http needs.
@@ -9640,7 +10946,8 @@ returns jsonb language sql stable set search_path = pg_catalog, pg_temp as $$
       select coalesce(jsonb_agg(case when jsonb_typeof(part) = 'object' then part || jsonb_build_object(
                'name', df_engine.render_string(part->'name', 'raw', p_vars, p_names, p_known),
                'filename', df_engine.render_string(part->'filename', 'raw', p_vars, p_names, p_known),
-               'data_b64', df_engine.render_string(part->'data_b64', 'whole', p_vars, p_names, p_known))
+               'data_b64', case when df_engine.is_secret(part->>'data_b64') then part->'data_b64'
+                                else df_engine.render_string(part->'data_b64', 'whole', p_vars, p_names, p_known) end)
              else part end order by n), '[]')
       from jsonb_array_elements(p_parts) with ordinality p(part, n))
     else p_parts end
@@ -9674,7 +10981,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'hold_run', 'hold_step', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -9701,13 +11008,18 @@ create or replace function df.grant_usage(p_role text, include_http boolean defa
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_option text := case when with_grant then ' with grant option' else '' end;
-  v_routines text[] := case when include_http then array['df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)'] else '{}' end
+  v_routines text[] := case when include_http then array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)'] else '{}' end
                        || case when with_grant then array['df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] else '{}' end;
   v_routine text;
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9725,6 +11037,12 @@ begin
     execute format('grant execute on function %s to %I%s', v_routine, p_role, v_option);
   end loop;
   raise notice 'granted usage of pg_durable to %', quote_ident(p_role);
+  if exists (select from pg_roles r where r.rolname = p_role and r.rolbypassrls and not r.rolsuper
+      and (pg_has_role(r.oid, 'pg_read_all_data', 'usage') or pg_has_role(r.oid, 'pg_write_all_data', 'usage'))) then
+    raise warning 'role % reads or writes the runs of all roles', quote_ident(p_role)
+      using detail = 'It has BYPASSRLS and is a member of pg_read_all_data or pg_write_all_data: PostgreSQL lets nobody refuse that.',
+            hint = 'Let another role submit and serve runs, or take one of the two away.';
+  end if;
 end
 $$;
 comment on function df.grant_usage(text, boolean, boolean) is
@@ -9738,7 +11056,12 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
+          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
+    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
+      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
+        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
+    end if;
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9746,7 +11069,7 @@ begin
   if p_role is null then
     raise exception 'df.revoke_usage: p_role must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
-  foreach v_routine in array array['df.http(text, text, text, jsonb, integer)', 'df.http_multipart(text, text, jsonb, jsonb, integer)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] loop
+  foreach v_routine in array array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] loop
     if has_function_privilege(v_routine::regprocedure, 'execute with grant option') then
       execute format('revoke execute on function %s from %I cascade', v_routine, p_role);
     end if;
@@ -9764,7 +11087,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'sleep_until', 'tick', 'unregister_worker'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
@@ -9874,8 +11197,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select '''' || regexp_replace(p_value, '([''\\])', '\\\1', 'g') || ''''
 $$;
 
--- Takes a launch slot, a session-level advisory lock.
-create or replace function df_engine.take_launch_slot() returns int
+-- Takes a launch slot: locks its row, until the subtransaction of the caller ends.
+create or replace function df_engine.take_launch_slot() returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_slots int := df_engine.setting_number('max_new_transaction_starts');
@@ -9883,12 +11206,10 @@ declare
   v_deadline timestamptz := clock_timestamp() + v_seconds * interval '1 s';
 begin
   loop
-    for v_slot in 0 .. v_slots - 1 loop
-      if pg_try_advisory_lock(1346982470, v_slot) then
-        return v_slot;
-      end if;
-    end loop;
-    if clock_timestamp() >= v_deadline then
+    perform from df_engine.launch_slots s where s.slot <= v_slots limit 1 for update skip locked;
+    if found then
+      return;
+    elsif clock_timestamp() >= v_deadline then
       raise exception 'Timed out after %s waiting for a launch slot (max_new_transaction_starts=%)',
         trim_scale(v_seconds), v_slots using errcode = 'program_limit_exceeded';
     end if;
@@ -9897,23 +11218,23 @@ begin
 end
 $$;
 
--- Starts the run on the second session, after a look whether it is what it should be: the same role, and a session that
--- sees this one holding the slot, hence in the same database of the same server.
-create or replace function df_engine.start_on(p_dblink text, p_link text, p_slot int, p_start text) returns text
+-- Starts the run on the second session, after a check that it is what it should be: the same role, and a session that sees this one,
+-- by a name that nobody else has, hence in the same database of the same server.
+create or replace function df_engine.start_on(p_dblink text, p_link text, p_start text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_same boolean;
   v_id text;
 begin
   execute format('select %s.dblink_exec($1::text, $2::text)', p_dblink)
-  using p_link, 'set lock_timeout = ''30s''; set statement_timeout = ''30s''';
+  using p_link, format('set lock_timeout = ''30s''; set statement_timeout = ''30s''; set df.traceparent = %L',
+                        coalesce(current_setting('df.traceparent', true), ''));
   execute format('select same from %s.dblink($1::text, $2::text) as t(same boolean)', p_dblink) into v_same
   using p_link, format(
     'select session_user = %1$L and current_user = %1$L and exists (
-       select from pg_catalog.pg_locks l
-       where l.locktype = ''advisory'' and l.classid = 1346982470 and l.objid = %2$L and l.pid = %3$L
-         and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database()))',
-    session_user, p_slot, pg_backend_pid());
+       select from pg_catalog.pg_stat_activity a
+       where a.pid = %2$L and a.application_name = %3$L and a.usename = %1$L and a.datname = pg_catalog.current_database())',
+    session_user, pg_backend_pid(), current_setting('application_name'));
   if v_same is not true then
     raise exception 'loopback_dsn does not lead to a session of role "%" in database "%" of this server',
       session_user, current_database() using errcode = 'object_not_in_prerequisite_state';
@@ -9923,29 +11244,31 @@ begin
 end
 $$;
 
--- Starts the run within a slot.
+-- Starts the run within a slot, which is free again when this has ended: the subtransaction that holds it is always rolled back.
 -- Granted to users.
 create or replace function df_engine.launch(p_key text, p_fut text, p_label text, p_database text, p_input jsonb) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_link constant text := 'pg_durable_start';
   v_loopback record;
-  v_slot int;
   v_id text;
 begin
   perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
   v_loopback := df_engine.loopback();
-  v_slot := df_engine.take_launch_slot();
   begin
+    perform df_engine.take_launch_slot();
+    perform set_config('application_name', concat('pg_durable_start ', gen_random_uuid()), true);
     perform df_engine.open_link(v_loopback.dblink, v_link, v_loopback.conninfo);
-    v_id := df_engine.start_on(v_loopback.dblink, v_link, v_slot, format(
+    v_id := df_engine.start_on(v_loopback.dblink, v_link, format(
       'select df.start(fut => %L, label => %L, database => %L, input => %L)', p_fut, p_label, p_database, p_input));
-    perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
-    return v_id;
+    raise exception 'started' using errcode = 'DF000';
   exception when others or query_canceled then
-    perform df_engine.close_launch(v_loopback.dblink, v_link, v_slot);
-    raise;
+    perform df_engine.close_launch(v_loopback.dblink, v_link);
+    if v_id is null or sqlstate <> 'DF000' then
+      raise;
+    end if;
   end;
+  return v_id;
 end
 $$;
 
@@ -9962,12 +11285,11 @@ begin
 end
 $$;
 
-create or replace function df_engine.close_launch(p_dblink text, p_link text, p_slot int) returns void
+create or replace function df_engine.close_launch(p_dblink text, p_link text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   execute format('select %1$s.dblink_disconnect($1::text) where $1 = any (%1$s.dblink_get_connections())', p_dblink)
   using p_link;
-  perform pg_advisory_unlock(1346982470, p_slot);
 end
 $$;
 
@@ -10088,7 +11410,7 @@ create or replace view df_engine.threads as
   from df_engine.queue q
   union all
   select t.instance, t.scope, t.node, t.generations, t.activation, t.races, 'timer, ' || t.kind, t.id
-  from df_engine.timers t where t.kind <> 'timeout'
+  from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke')
   union all
   select w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'wait for signal ' || w.signal_name, w.id
   from df_engine.waits w
@@ -10119,11 +11441,11 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'work on a node that cannot have it', t.run, t.node_id, t.what || ', at a ' || t.kind from thread t
     where case
-      when t.what = 'open construct' then t.kind not in ('LOOP', 'JOIN', 'RACE')
+      when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'WAIT_FOR', 'JOIN', 'RACE', 'ANY')
       when t.what like 'wait%' then t.kind <> 'SIGNAL'
       when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
       when t.what = 'timer, schedule' then t.kind <> 'WAIT_SCHEDULE'
-      when t.what in ('queue, lane direct', 'timer, retry') then t.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART')
+      when t.what in ('queue, lane direct', 'timer, retry', 'timer, check') then t.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART')
       when t.what = 'queue, lane http' then t.kind not like 'HTTP%' end
     union all
     select 'a thread is not where its generations say', t.run, t.node_id, t.what from thread t
@@ -10144,7 +11466,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     join df_engine.activations o on o.id = a.id
     cross join lateral (select count(*) from thread t where t.activation = a.id) c
     where a.what = 'open construct' and a.status in ('pending', 'running') and not (a.races is not null and df_engine.has_lost(a.races))
-      and c.count <> case a.kind when 'LOOP' then 1 when 'JOIN' then o.open
+      and c.count <> case when a.kind in ('LOOP', 'TIMEOUT', 'WAIT_FOR') then 1 when a.kind in ('JOIN', 'ANY') then o.open
                      else (select cardinality(g.inside) from df_engine.graph_nodes g where g.graph = a.graph and g.node = a.node) end
     union all
     select 'a run has ended and its root has not', i.id, df_engine.node_id(i.id, 1), 'the run is completed'
@@ -10155,7 +11477,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select 'a name that no node binds', i.id, null, b.name
     from df_engine.bindings b
     join df_engine.instances i on i.instance = b.instance join df_engine.graphs g on g.id = i.graph
-    where b.name <> all (g.names)
+    where b.name <> all (g.names) and not b.built_in
     union all
     select 'a kept signal and an open wait have not met', i.id, df_engine.node_id(i.id, w.node), 'signal ' || s.signal_id
     from df_engine.inbox s
@@ -10182,6 +11504,14 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select 'a row without its run', o.instance::text, null, 'df_engine.attempts'
     from df_engine.attempts o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
+    select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
+    from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')
+    union all
+    -- Nothing in a database can keep these roles from that.
+    select 'a role reads or writes what is of all', null, null, format('role %I has BYPASSRLS and is a member of pg_read_all_data or pg_write_all_data', r.rolname)
+    from pg_roles r where r.rolbypassrls and not r.rolsuper
+      and (pg_has_role(r.oid, 'pg_read_all_data', 'usage') or pg_has_role(r.oid, 'pg_write_all_data', 'usage'))
+    union all
     select 'a run without its graph', i.id, null, 'graph ' || i.graph
     from df_engine.instances i where not exists (select from df_engine.graphs g where g.id = i.graph)
   )
@@ -10202,6 +11532,7 @@ begin
       when 'instances' then 'Start runs with df.start, end them with df.cancel.'
       when 'nodes' then 'Nodes are what df.start was given; df.cancel ends a run.'
       when 'vars' then 'Change variables with df.setvar, df.unsetvar and df.clearvars.'
+      when 'secrets' then 'Change secrets with pg-durable secret, or df.set_secret and df.unset_secret.'
       when 'signals' then 'Send signals with df.signal.'
       when 'settings' then 'Change settings with df.set_setting.'
       when 'http_allowlist' then 'Change the list with df.http_allow and df.http_disallow.'
@@ -10249,7 +11580,8 @@ begin
     select c.oid from pg_class c
     where c.relnamespace in ('df'::regnamespace, 'df_engine'::regnamespace) and c.relkind in ('r', 'S')
       -- these say what is true of the script that has run
-      and c.oid not in ('df_engine.release'::regclass, 'df_engine.upkeep'::regclass, 'df_engine.secret'::regclass)
+      and c.oid not in ('df_engine.release'::regclass, 'df_engine.upkeep'::regclass, 'df_engine.secret'::regclass,
+                        'df_engine.launch_slots'::regclass)
     order by c.oid
   loop
     perform pg_extension_config_dump(v_relation, '');

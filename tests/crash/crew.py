@@ -61,9 +61,9 @@ class Crew:
             self._stop.wait(0.002)
 
     def _tick(self, pump: Pump) -> None:
-        agenda: dict[str, Any] = pump.tick()
+        work: dict[str, Any] = pump.tick()
         if self._interrupts:
-            for pid in agenda["interrupt"]:
+            for pid in work["interrupt"]:
                 self._cancel(pid)
         self._stop.wait(0.005)
 

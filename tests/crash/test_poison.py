@@ -7,12 +7,20 @@ import psycopg
 import pytest
 from pg_durable.embedded import EmbeddedServer
 
-from tests.state import ACCUSE, LEASED_SCORE, LEASED_STEPS, QUEUE_LOCKED, QUEUE_ROWS, QUEUED_NODES, RUN_LOCKED
+from tests.state import (
+    LEASED_SCORE,
+    LEASED_STEPS,
+    QUEUE_LOCKED,
+    QUEUE_ROWS,
+    QUEUED_NODES,
+    RAISE_CRASH_SCORE,
+    RUN_LOCKED,
+)
 from tests.support import Database, Pump, wait_until
 from tests.worker.conftest import own_server, spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess, await_end, error, own_database, start
 
-SESSIONS = 10  # each may meet the step once before the first death is known
+SESSIONS = 10  # each may meet the step once before the first crash is known
 DIED = "SQL execution failed: the session that ran this step died, again and again"
 TERMINATES = "pg_terminate_backend(pg_backend_pid())"
 IN_A_STEP = "application_name ~ '^pg_durable:[0-9a-f]{8}:'"
@@ -84,18 +92,18 @@ def test_a_careful_call_says_which_step_it_runs(fx: Database) -> None:
     assert len(said) == 4 == 2 * len(runs)
 
 
-def test_a_step_is_accused_only_while_it_is_the_one_that_is_ready(fx: Database) -> None:
+def test_a_crash_counts_against_a_step_only_while_it_is_the_next_one(fx: Database) -> None:
     pump = Pump(fx)
     pump.start("'select 1' ~> df.sleep(0)")
     step = fx.admin("select id from df.nodes where node_type = 'SQL'")
     submitter, row, node, _ = fx.rows(QUEUE_ROWS, user=None)[0]
     with fx.connect(None, autocommit=False) as conn:
         conn.execute(QUEUE_LOCKED)
-        assert fx.admin(ACCUSE, submitter, row, step) is False
-    assert fx.admin(ACCUSE, submitter, row, step) is True
+        assert fx.admin(RAISE_CRASH_SCORE, submitter, row, step) is False
+    assert fx.admin(RAISE_CRASH_SCORE, submitter, row, step) is True
     assert fx.rows(QUEUE_ROWS, user=None) == [(submitter, row, node, 4)]
     pump.work()
-    assert fx.admin(ACCUSE, submitter, row, step) is True
+    assert fx.admin(RAISE_CRASH_SCORE, submitter, row, step) is True
 
 
 def test_what_a_worker_saw_of_commits_that_were_lost_moves_nothing(fx: Database) -> None:
@@ -104,7 +112,7 @@ def test_what_a_worker_saw_of_commits_that_were_lost_moves_nothing(fx: Database)
     run = pump.start("df.loop('select 1' & 'select 2', 'select false')")
     before = fx.rows(QUEUE_ROWS, user=None)
     for (step,) in fx.rows("select id from df.nodes where node_type <> 'LOOP'", user=None):
-        assert fx.admin(ACCUSE, *before[0][:2], step) is True
+        assert fx.admin(RAISE_CRASH_SCORE, *before[0][:2], step) is True
         assert fx.admin("select df_engine.fail_interrupted(%s, %s)", run.id, step) is True
     assert fx.rows(QUEUE_ROWS, user=None) == before
     pump.until(run.ended)
@@ -179,9 +187,9 @@ def test_an_innocent_long_step_survives_the_termination_of_all_sessions(own_serv
 def test_an_innocent_step_survives_an_administrator_who_ends_its_session(fx: Database, worker: WorkerProcess) -> None:  # noqa: F811
     run = start(fx, "'insert into fx select ''done'' from pg_sleep(2)'")
     end = f"select pg_terminate_backend(pid) from pg_stat_activity where {IN_A_STEP}"
-    for deaths in range(1, 7):
+    for crashes in range(1, 7):
         wait_until(lambda: fx.admin(end), 10, "the step to run")
-        wait_until(lambda: worker.log.count("call broken off") == deaths, 10, worker.log)  # noqa: B023
+        wait_until(lambda: worker.log.count("call broken off") == crashes, 10, worker.log)  # noqa: B023
     assert await_end(fx, run, 20) == "completed", error(fx, run)
     assert worker.log.count("weight=1") >= 4, worker.log
 

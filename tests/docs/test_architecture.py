@@ -33,3 +33,8 @@ def test_every_room_is_on_the_tour() -> None:
     rooms = {part.split("/")[0] for part in contents.PARTS} - {"install"}
     named = set(re.findall(r"templates/(\w+)/", PAGE)) | set(re.findall(r"`(\w+)/\w+`", PAGE))
     assert rooms <= named
+
+
+def test_every_part_of_the_worker_is_on_the_tour() -> None:
+    parts = {path.parent.name for path in (ROOT / "worker/pg_durable").glob("*/__init__.py")}
+    assert parts <= set(re.findall(r"worker/pg_durable/(\w+)/", PAGE))

@@ -7,7 +7,7 @@ from pg_durable import login, statements
 from generator.render import ROOT
 
 PAGE = (ROOT / "docs/why.md").read_text("utf-8")
-SENT = (statements.WORK, statements.REGISTER, statements.TICK, statements.SLEEP_UNTIL, statements.LISTEN)
+SENT = (statements.WORK, statements.REGISTER, statements.TICK, statements.SAY_IDLE, statements.LISTEN)
 
 
 def test_the_statements_are_the_workers() -> None:

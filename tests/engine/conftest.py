@@ -1,19 +1,8 @@
 """The engine is driven in-process: the same calls a worker makes, one at a time."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support import Database, Pump
-
-
-@pytest.fixture
-def pump(db: Database) -> Iterator[Pump]:
-    """Runs flows of the role `app`; table fx(i int, t text) is there for effects."""
-    db.sql("create table fx (i int, t text)")
-    pump = Pump(db)
-    yield pump
-    pump.close()
+from tests.support import Database
 
 
 @pytest.fixture

@@ -42,7 +42,8 @@ def test_no_kind_of_damage_is_left_out(db: Database) -> None:
     source = db.admin("select prosrc from pg_proc where oid = 'df.check()'::regprocedure")
     kinds = {re.sub(r"a ' \|\| a.kind \|\| ' ", "a JOIN ", kind) for kind in re.findall(
         r"(?:select|union all\s+select) '((?:a|work|nothing)[^\n]*?)'(?: as|,)", source)}  # fmt: skip
-    assert kinds - {problem for _, problem in DAMAGE} == set()
+    elsewhere = {"a role reads or writes what is of all"}  # no damage: tests/security/test_all_seeing_roles.py
+    assert kinds - {problem for _, problem in DAMAGE} == elsewhere
 
 
 def test_only_administrators_may_look(db: Database) -> None:

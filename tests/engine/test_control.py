@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tests.state import ACCUSE_ALL, FAILED_ATTEMPTS, STEPS_IN_SESSIONS, TIMERS
+from tests.state import FAILED_ATTEMPTS, RAISE_ALL_CRASH_SCORES, STEPS_IN_SESSIONS, TIMERS
 from tests.support import Database, Pump, Run, wait_until
 
 
@@ -206,7 +206,7 @@ def test_a_step_that_kills_its_session_fails_in_the_end(pump: Pump) -> None:
         with pytest.raises(psycopg.OperationalError):
             pump.work(careful=True)
         pump.session = pump.db.connect("app", prepare_threshold=None, options=pump.OPTIONS)
-        assert run.db.admin(ACCUSE_ALL) is True
+        assert run.db.admin(RAISE_ALL_CRASH_SCORES) is True
     pump.work(careful=True)
     assert run.status == "failed"
     assert "died" in run.error
@@ -237,8 +237,8 @@ def test_a_superuser_may_not_submit_any_more_at_pick_up(fickle: Pump) -> None:
 def test_a_role_without_login_waits(fickle: Pump) -> None:
     run = fickle.db.sql("select df.start('select 1')", user="fickle")
     fickle.db.admin("alter role fickle nologin")
-    agenda = fickle.tick()
-    assert [role["role"] for role in agenda["roles"]] == ["fickle"]
+    work = fickle.tick()
+    assert [role["role"] for role in work["roles"]] == ["fickle"]
     assert fickle.db.admin("select status from df.instances where id = %s", run) == "pending"
 
 

@@ -16,7 +16,7 @@ ODD_NAMES = ['Mixed "Case" role', "semi;colon", "o'clock", "back\\slash", "selec
 BASIC = {
     ("df", "", "USAGE"),
     *((relation, "", "SELECT") for relation in (
-        "instances", "nodes", "vars", "signals", "settings", "http_allowlist", "_worker_epoch",
+        "instances", "nodes", "vars", "secrets", "signals", "settings", "http_allowlist", "_worker_epoch",
         "failed_steps", "running_steps", "throughput", "waiting", "workers")),
 }  # fmt: skip
 HTTP = {("http", "", "EXECUTE"), ("http_multipart", "", "EXECUTE")}

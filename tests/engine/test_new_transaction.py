@@ -10,7 +10,7 @@ import pytest
 
 from generator.render import artifacts
 from tests.cluster import Cluster
-from tests.state import BOUND_VARIABLE
+from tests.state import BOUND_VARIABLE, LAUNCHES, SLOT_TAKEN
 from tests.support import Database, Server, install, wait_until
 
 WRONG_CONTEXT = psycopg.errors.ObjectNotInPrerequisiteState
@@ -110,7 +110,15 @@ def test_the_run_survives_a_rollback(linked: Database) -> None:
         conn.rollback()
     rows = linked.rows("select id, label, submitted_by::text from df.instances")
     assert rows == [(row[0] if row else None, "apart", "app")]
-    assert linked.admin("select count(*) from pg_locks where locktype = 'advisory' and classid = 1346982470") == 0
+    assert linked.admin(LAUNCHES) == 0
+
+
+def test_the_run_belongs_to_the_trace_of_the_caller(linked: Database) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with linked.connect("app") as conn:
+        conn.execute("select set_config('df.traceparent', %s, false)", [trace])
+        conn.execute(START.encode())
+    assert linked.sql("select traceparent from df.instances") == trace
 
 
 def test_only_committed_variables_are_seen(linked: Database) -> None:
@@ -134,16 +142,33 @@ def test_errors_of_the_start_come_through_and_free_the_slot(linked: Database) ->
             with pytest.raises(psycopg.Error, match="does not exist") as caught:
                 conn.execute("select df.start('SELECT 1', null, 'no_such_db', 'new')")
             assert caught.value.sqlstate == "3D000"
-        locks = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1346982470"
-        assert linked.admin(locks) == 0
+        assert linked.admin(LAUNCHES) == 0
         conn.execute(START.encode())
+
+
+def test_a_start_frees_its_slot_before_the_caller_ends(linked: Database) -> None:
+    linked.admin("select df.set_setting('max_new_transaction_starts', '1')")
+    with linked.connect("app", autocommit=False) as conn:
+        conn.execute(START.encode())
+        conn.execute(START.encode())
+        assert linked.admin(LAUNCHES) == 0
+
+
+def test_nobody_can_take_the_slots_of_others(linked: Database) -> None:
+    linked.admin("select df.set_setting('max_new_transaction_starts', '1')")
+    with linked.connect("other") as holder:
+        for keys in ("i", "1346982470, i"):
+            holder.execute(f"select count(pg_advisory_lock({keys})) from generate_series(0, 100) i".encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            holder.execute(SLOT_TAKEN)
+        assert len(linked.sql(START)) == 8
 
 
 def test_without_a_slot_it_times_out_and_opens_no_session(linked: Database) -> None:
     linked.admin("select df.set_setting('max_new_transaction_starts', '1')")
     linked.admin("select df.set_setting('new_transaction_start_timeout', '1')")
-    with linked.connect("other") as holder:
-        holder.execute("select pg_advisory_lock(1346982470, 0)")
+    with linked.connect(autocommit=False) as holder:
+        holder.execute(SLOT_TAKEN)
         with pytest.raises(
             psycopg.errors.ProgramLimitExceeded, match="Timed out after 1s waiting for a launch slot"
         ) as e:
@@ -158,7 +183,7 @@ def test_a_canceled_start_frees_its_slot(linked: Database) -> None:
         conn.execute("set statement_timeout = '500ms'")
         with pytest.raises(psycopg.Error):
             conn.execute(START.encode())
-        assert linked.admin("select count(*) from pg_locks where locktype = 'advisory' and classid = 1346982470") == 0
+        assert linked.admin(LAUNCHES) == 0
 
 
 def test_the_setting_is_asked_for_by_name(linked: Database) -> None:

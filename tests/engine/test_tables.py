@@ -10,12 +10,13 @@ REFUSED = psycopg.errors.InsufficientPrivilege
 COLUMNS = {
     "instances": """id varchar(8), label text, root_node varchar(8), status text, submitted_by regrole, database text,
         created_at timestamptz, updated_at timestamptz, completed_at timestamptz, finished_at timestamptz, error text,
-        wait_reason text, input jsonb""",
+        wait_reason text, input jsonb, traceparent text""",
     "nodes": """id varchar(8), instance_id varchar(8), node_type text, query text, result_name text,
         left_node varchar(8), right_node varchar(8), status text, result jsonb, error text, submitted_by regrole,
         database text, created_at timestamptz, updated_at timestamptz, status_details jsonb, result_columns text[],
         retry_policy jsonb, attempts integer, started_at timestamptz, completed_at timestamptz""",
     "vars": "name text, value text, owner regrole",
+    "secrets": "name text, created_at timestamptz, updated_at timestamptz",
     "settings": "name text, value text, description text",
     "http_allowlist": "pattern text, allow_private boolean, note text",
     "signals": """signal_id bigint, instance_id varchar(8), signal_name text, signal_data jsonb, status text,
@@ -95,7 +96,7 @@ def test_nobody_writes_through_a_view_not_even_a_superuser(db: Database) -> None
     pump.close()
 
 
-@pytest.mark.parametrize("view", ["instances", "nodes", "vars", "signals", "settings", "http_allowlist"])
+@pytest.mark.parametrize("view", ["instances", "nodes", "vars", "secrets", "signals", "settings", "http_allowlist"])
 def test_what_can_be_changed_says_with_which_function(db: Database, view: str) -> None:
     with pytest.raises(REFUSED) as refused:
         db.admin(f"insert into df.{view} default values")

@@ -33,7 +33,9 @@ def graph(rng: random.Random, size: int) -> Node:
 
 
 def inner(rng: random.Random, size: int) -> Node:
-    kind = rng.choice(["THEN"] * 5 + ["IF", "IF", "WHEN", "JOIN", "JOIN", "RACE", "LOOP", "WHILE", "ROWS"])
+    kind = rng.choice(["THEN"] * 5 + ["IF", "IF", "WHEN", "JOIN", "JOIN", "RACE", "LOOP", "WHILE", "ROWS", "WAIT"])
+    if kind == "WAIT":
+        return wait(rng)
     if kind == "LOOP":
         return {"node_type": "LOOP", "left_node": graph(rng, size - 1)}
     counts = {"THEN": 2, "RACE": 2, "WHILE": 2, "ROWS": 2, "WHEN": 2, "IF": 3, "JOIN": rng.choice([2, 2, 3, 4, 5])}
@@ -51,6 +53,19 @@ def inner(rng: random.Random, size: int) -> Node:
     elif children[2:]:
         node["extra_nodes"] = children[2:]
     return node
+
+
+def wait(rng: random.Random) -> Node:
+    """A wait for a condition, which is one SQL step."""
+    condition: Node = {"node_type": "SQL", "query": rng.choice(TEXTS)}
+    if rng.random() < 0.3:
+        condition["result_name"] = rng.choice(NAMES)
+    if rng.random() < 0.3:
+        condition["retry"] = policy(rng)
+    config: dict[str, Any] = {"every": rng.choice([60, 0.5, 86400])}
+    config |= {k: v for k, v in {"key": rng.choice(SIGNALS), "timeout": 3600}.items() if rng.random() < 0.5}
+    node = {"node_type": "WAIT_FOR", "condition_node": condition, "query": compact(config)}
+    return {**node, "retry": policy(rng)} if rng.random() < 0.3 else node
 
 
 def shares(rng: random.Random, size: int, count: int) -> list[int]:
@@ -141,6 +156,11 @@ class Writer:
         kind = node["node_type"]
         if kind in ("THEN", "RACE", "JOIN", "IF", "LOOP"):
             return self.operator(node)
+        if kind == "WAIT_FOR":
+            config = json.loads(node["query"])
+            given = {key: self.quoted(f"{config[key]} s") for key in ("every", "timeout") if key in config}
+            given |= {"key": self.quoted(config["key"])} if "key" in config else {}
+            return 6, self.call("wait_for", [self.write(node["condition_node"])], **given)
         if kind == "SQL":
             return 6, self.statement(node["query"])
         return 6, self.leaf(kind, node["query"])

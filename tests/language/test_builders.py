@@ -61,6 +61,11 @@ ENVELOPES = [
      r'{"node_type":"WAIT_SCHEDULE","query":"{\"cron_expr\":\"@daily\",\"timezone\":\"Europe/Berlin\"}"}'),
     ("df.wait_for_signal('go')", r'{"node_type":"SIGNAL","query":"{\"signal_name\":\"go\",\"timeout_seconds\":null}"}'),
     ("df.wait_for_signal('go', 5)", r'{"node_type":"SIGNAL","query":"{\"signal_name\":\"go\",\"timeout_seconds\":5}"}'),
+    ("df.wait_for('a')", f'{{"node_type":"WAIT_FOR","condition_node":{A},"query":"{{\\"every\\":60}}"}}'),
+    ("df.wait_for('a', '500 ms', 'k', interval '1 hour')", f'{{"node_type":"WAIT_FOR","condition_node":{A},'
+     r'"query":"{\"every\":0.5,\"key\":\"k\",\"timeout\":3600}"}'),
+    ("df.retry(df.wait_for('a'), 3)", f'{{"node_type":"WAIT_FOR","condition_node":{A},'
+     r'"query":"{\"every\":60}","retry":{"max_attempts":3}}'),
     ("df.break()", r'{"node_type":"BREAK","query":"{\"break_value\":null}"}'),
     ("df.break('x')", r'{"node_type":"BREAK","query":"{\"break_value\":\"x\"}"}'),
     ("df.break(df.sql('a'))", '{"node_type":"BREAK","query":'
@@ -141,6 +146,15 @@ REFUSED = [
     ("df.wait_for_signal('')", "22023", ""),
     ("df.wait_for_signal('x', 0)", "22023", "Timeout must be positive"),
     ("df.wait_for_signal(null)", "22004", ""),
+    ("df.wait_for(null)", "22004", "argument condition of df.wait_for is NULL"),
+    ("df.wait_for('a', null)", "22004", "argument every of df.wait_for is NULL"),
+    ("df.wait_for(df.sleep(1))", "22023", "is one SQL step, not SLEEP"),
+    ("df.wait_for('a', '0 s')", "22023", "argument every of df.wait_for must be positive"),
+    ("df.wait_for('a', '-1 s')", "22023", "argument every of df.wait_for must be positive"),
+    ("df.wait_for('a', timeout => '0 s')", "22023", "argument timeout of df.wait_for must be positive"),
+    ("df.wait_for('a', timeout => '101 years')", "22023", "argument timeout of df.wait_for must be positive"),
+    ("df.wait_for('a', key => '')", "22023", "the key of a wait cannot be empty"),
+    ("df.wait_for('a', key => repeat('k', 1025))", "54000", "the key of a wait has 1025 bytes"),
     ("df.loop(null)", "22004", ""),
     ("df.retry(null)", "22004", ""),
     ("df.retry(df.sleep(1))", "22023", "retry is not valid for SLEEP nodes"),

@@ -194,6 +194,14 @@ def test_sequences_are_flattened_and_have_no_name(db: Database) -> None:
     assert draw(db, **graph) == "SQL: a\n→ SQL: b\n→ SQL: c\n→ SQL: d |=> 'last'"
 
 
+def test_waits_for_a_condition(db: Database) -> None:
+    wait = {"node_type": "WAIT_FOR", "condition_node": sql("a"), "result_name": "w"}
+    assert draw(db, **wait, query='{"every":60}') == "WAIT_FOR (every 60s) |=> 'w'\n    ? until:\n      └─SQL: a"
+    assert draw(db, **wait, query='{"every":0.5,"key":"%s","timeout":9}' % ("k" * 41)).split("\n")[0] == (
+        f"WAIT_FOR (every 0.5s, key '{'k' * 37}...', 9s at most) |=> 'w'"
+    )
+
+
 def test_loops(db: Database) -> None:
     forever = {"node_type": "LOOP", "left_node": sql("a"), "result_name": "n"}
     assert draw(db, **forever) == "LOOP (infinite) |=> 'n'\n    ↻ body:\n      └─SQL: a"

@@ -20,6 +20,10 @@ def pair(kind: str, left: Any = SQL, right: Any = SQL, **keys: Any) -> dict[str,
     return node(kind, left_node=left, right_node=right, **keys)
 
 
+def wait_for(query: str, condition: Any = SQL) -> dict[str, Any]:
+    return node("WAIT_FOR", condition_node=condition, query=query)
+
+
 def chain(depth: int) -> dict[str, Any]:
     graph = SQL
     for _ in range(depth):
@@ -66,7 +70,7 @@ GRAPH = [
     (node("LOOP", left_node=SQL, query="x"), "root", "query in LOOP must be valid JSON config"),
     (pair("JOIN", query="[1]"), "root", "query in JOIN must be a JSON config object"),
     (node("SQL", query="a", condition_node=SQL), "root", "condition_node is not valid for SQL nodes"),
-    (pair("RACE", extra_nodes=[SQL]), "root", "extra_nodes is not valid for RACE nodes"),
+    (pair("CATCH", extra_nodes=[SQL]), "root", "extra_nodes is not valid for CATCH nodes"),
     (pair("THEN", retry=STEP), "root", "retry is not valid for THEN nodes"),
     (node("SLEEP", query="1", retry=STEP), "root", "retry is not valid for SLEEP nodes"),
     (SQL | {"retry": 3}, "root", "retry"),
@@ -76,6 +80,21 @@ GRAPH = [
     (SQL | {"retry": {"backoff": 0}}, "root", "backoff"),
     (SQL | {"retry": {"retry_on": [5]}}, "root", "retry_on"),
     (SQL | {"retry": {"retries": 5}}, "root", "retries"),
+    (wait_for('{"every":60}') | {"retry": {"retries": 5}}, "root", "retries"),
+    (wait_for("[]"), "root", "query in WAIT_FOR must be a JSON config object"),
+    (wait_for("{}"), "root", "every is missing"),
+    (wait_for('{"every":0}'), "root", "every must be a number of seconds above 0"),
+    (wait_for('{"every":"1"}'), "root", "every must be a number of seconds above 0"),
+    (wait_for('{"every":1,"timeout":3155760001}'), "root", "timeout must be a number of seconds above 0, and at most"),
+    (wait_for('{"every":1,"key":""}'), "root", "key must be a text that is not empty"),
+    (wait_for('{"every":1,"key":5}'), "root", "key must be a text that is not empty"),
+    (wait_for('{"every":1,"key":"%s"}' % ("k" * 1025)), "root", "key has 1025 bytes, and 1024 are allowed"),
+    (wait_for('{"every":1,"often":true}'), "root", "unknown key often"),
+    (
+        wait_for('{"every":1}', node("SLEEP", query="1")), "root",
+        "condition_node in WAIT_FOR must be an SQL step, not SLEEP",
+    ),
+    (wait_for('{"every":1}', node("SQL")), "root.condition_node", "query is missing"),
 ]  # fmt: skip
 
 SHAPES = [
@@ -95,6 +114,9 @@ SHAPES = [
     (node("SLEEP", query='{"duration":"soon"}'), 'SLEEP: "soon" is no duration'),
     (node("SLEEP", query='{"duration":"1 s","until":"now"}'), "query in SLEEP must be seconds"),
     (node("SLEEP", query='{"until":5}'), "query in SLEEP must be seconds"),
+    (node("WAIT_FOR", query="{}"), "condition_node is missing"),
+    (node("WAIT_FOR", condition_node=SQL), "query is missing"),
+    (node("WAIT_FOR", condition_node=SQL, left_node=SQL, query="{}"), "left_node is not valid for WAIT_FOR nodes"),
     (pair("LOOP"), "right_node is not valid for LOOP nodes"),
     (SQL | {"result_name": "1x"}, "result_name"),
     (SQL | {"result_name": ""}, "result_name"),

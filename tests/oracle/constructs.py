@@ -12,6 +12,11 @@ KEEP_NO_NAME = ("SLEEP", "WAIT_SCHEDULE", "BREAK")
 Then = Callable[[Ending], None]
 
 
+def branch_name(number: int) -> str:
+    """How an error names a branch of a race."""
+    return ("left branch", "right branch", f"branch {number + 1}")[min(number, 2)]
+
+
 @dataclass
 class Constructs:
     """A graph that is being run. `now` is the time, in seconds; `pending` is what may happen next."""
@@ -26,6 +31,8 @@ class Constructs:
     entered: set[Node] = field(default_factory=set)
     history: list[tuple[str, str, str]] = field(default_factory=list)
     unclear: str = ""
+    handled: dict[Node, str] = field(default_factory=dict)
+    """CATCHes and TIMEOUTs whose right side has begun, and their stamps then."""
     held: Node | None = None
 
     def __post_init__(self) -> None:
@@ -56,14 +63,16 @@ class Constructs:
 
         def leave(end: Ending) -> None:
             self.close(node, own, end)
-            if end.kind != "failed":
-                if own is not scope:
-                    scope.take_names(own)
-                if node.name and node.type not in KEEP_NO_NAME:
-                    scope.bind(node.name, end.value)
+            if own is not scope:
+                scope.take_names(own)
+            if end.kind != "failed" and node.name and node.type not in KEEP_NO_NAME:
+                scope.bind(node.name, end.value)
             then(end)
 
-        constructs = {"THEN": self.sequence, "IF": self.if_, "LOOP": self.loop, "JOIN": self.join, "RACE": self.race}
+        constructs = {
+            "THEN": self.sequence, "IF": self.if_, "LOOP": self.loop, "JOIN": self.join, "RACE": self.race,
+            "ANY": self.any_, "CATCH": self.catch, "TIMEOUT": self.timeout,
+        }  # fmt: skip
         constructs.get(node.type, self.leaf)(node, own, leave)
 
     def open(self, parent: Scope, top: Node) -> Scope:
@@ -180,22 +189,82 @@ class Constructs:
                     return end
             return Ending("ok", Value([ends[number].value.json for number in range(len(scopes))]))
 
-        for number, branch in enumerate(scopes):
-            self.enter(branch.top, branch, partial(arrive, number))
+        self.enter_branches(scopes, arrive)
 
     def race(self, node: Node, scope: Scope, then: Then) -> None:
         scopes = [self.open(scope, branch) for branch in node.branches]
 
         def arrive(winner: int, end: Ending) -> None:
-            self.lose(scopes[1 - winner])
+            for loser in scopes:
+                if loser is not scopes[winner]:
+                    self.lose(loser)
             if end.error:
-                end = Ending("failed", error=end.error.within(f"RACE {('left', 'right')[winner]} branch failed: "))
+                end = Ending("failed", error=end.error.within(f"RACE {branch_name(winner)} failed: "))
             else:
                 scope.take_names(scopes[winner])
             then(end)
 
+        self.enter_branches(scopes, arrive)
+
+    def enter_branches(self, scopes: list[Scope], arrive: Callable[[int, Ending], None]) -> None:
         for number, branch in enumerate(scopes):
             self.enter(branch.top, branch, partial(arrive, number))
+
+    def any_(self, node: Node, scope: Scope, then: Then) -> None:
+        scopes = [self.open(scope, branch) for branch in node.branches]
+        failed: dict[int, Error] = {}
+
+        def arrive(number: int, end: Ending) -> None:
+            if not end.error:
+                for other in range(len(scopes)):
+                    if other != number and other not in failed:
+                        self.lose(scopes[other])
+                scope.take_names(scopes[number])
+                then(end)
+                return
+            failed[number] = end.error.within(f"ANY {branch_name(number)} failed: ")
+            if len(failed) == len(scopes):
+                parts = tuple(failed[place] for place in sorted(failed))
+                fatal = any(part.fatal for part in parts)
+                then(Ending("failed", error=Error(node, "", (), False, fatal, parts[0].code, parts)))
+
+        self.enter_branches(scopes, arrive)
+
+    def catch(self, node: Node, scope: Scope, then: Then) -> None:
+        assert node.left and node.right
+        body, handler = node.left, node.right
+        errors = node.config["errors"] if node.config else None
+
+        def after_body(end: Ending) -> None:
+            if end.error and (errors is None or any(item in (end.error.code, end.error.code[:2]) for item in errors)):
+                self.handled[node] = scope.stamp
+                self.enter(handler, scope, then)
+            else:
+                then(end)
+
+        self.enter(body, scope, after_body)
+
+    def timeout(self, node: Node, scope: Scope, then: Then) -> None:
+        assert node.left
+        inside = self.open(scope, node.left)
+        otherwise = node.right
+
+        def after_body(end: Ending) -> None:
+            del self.pending[node]
+            if not end.error:
+                scope.take_names(inside)
+            then(end)
+
+        def time_is_over(end: Ending) -> None:
+            self.drop(inside.top)
+            if otherwise:
+                self.handled[node] = scope.stamp
+                self.enter(otherwise, scope, then)
+            else:
+                then(end)
+
+        self.pending[node] = Pending(node, scope, time_is_over, self.now + node.config["after"])
+        self.enter(inside.top, inside, after_body)
 
     def lose(self, scope: Scope) -> None:
         """Drops what a branch was about to do."""

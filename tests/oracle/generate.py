@@ -91,6 +91,7 @@ class Builder:
 
     def constructs(self) -> list[Any]:
         nested = [self.if_, self.if_rows, self.loop, self.loop, self.join, self.join, self.race, self.race]
+        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout]
         return [self.sql, *[self.then] * 6, *nested, *([self.break_] if self.loops else [])]
 
     def sql(self, _: int) -> Node:
@@ -143,7 +144,20 @@ class Builder:
         return Node("JOIN", self.node(depth), self.node(depth), extras=extras)
 
     def race(self, depth: int) -> Node:
-        return Node("RACE", self.node(depth), self.node(depth))
+        extras = [self.node(depth) for _ in range(self.pick(0, 0, 0, 1, 2))]
+        return Node("RACE", self.node(depth), self.node(depth), extras=extras)
+
+    def any_(self, depth: int) -> Node:
+        extras = [self.node(depth) for _ in range(self.pick(0, 0, 1))]
+        return Node("ANY", self.node(depth), self.node(depth), extras=extras)
+
+    def catch(self, depth: int) -> Node:
+        config = self.pick(None, None, {"errors": ["22012"]}, {"errors": ["40", "23505"]}, {"errors": ["22", "42"]})
+        return Node("CATCH", self.node(depth), self.node(depth), config=config)
+
+    def timeout(self, depth: int) -> Node:
+        otherwise = self.node(depth) if self.pick(True, False) else None
+        return Node("TIMEOUT", self.node(depth), otherwise, config={"after": self.pick(0.25, 1.5, 3, 20)})
 
 
 SENT = st.tuples(st.just("signal"), st.sampled_from(SIGNALS), st.sampled_from(DATA))
@@ -179,6 +193,13 @@ class Independent(Builder):
         never = Node("SIGNAL", config={"signal_name": "never", "timeout_seconds": None})
         return Node("RACE", *self.pick([self.node(depth), never], [never, self.node(depth)]))
 
+    def any_(self, depth: int) -> Node:
+        race = self.race(depth)
+        return Node("ANY", race.left, race.right)
+
+    def timeout(self, depth: int) -> Node:
+        return Node("TIMEOUT", self.node(depth), self.pick(None, self.sql(depth)), config={"after": 86400})
+
 
 class Retrying(Builder):
     """Steps that are tried again, beside waits, in branches and in races that are run again."""
@@ -187,7 +208,8 @@ class Retrying(Builder):
         return [*[self.sql] * 6, *[self.signal] * 4, self.sleep, *([self.break_] * 2 if self.loops else [])]
 
     def constructs(self) -> list[Any]:
-        return [*[self.then] * 2, *[self.join] * 2, *[self.race] * 2, *[self.loop] * 4]
+        handled = [self.catch, self.any_, self.timeout]
+        return [*[self.then] * 2, *[self.join] * 2, *[self.race] * 2, *[self.loop] * 4, *handled]
 
     def loop(self, depth: int) -> Node:
         self.loops += 1

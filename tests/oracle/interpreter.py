@@ -142,7 +142,7 @@ class Oracle(Constructs):
         if node in self.pending:
             del self.pending[node]
             leaf.then(end)
-        else:
+        elif node.type != "TIMEOUT":
             self.close(node, leaf.scope, end)  # it has cancelled its own run
 
     def end_step(self, step: Pending) -> Ending:
@@ -171,6 +171,7 @@ class Oracle(Constructs):
             end = self.failure(node, "SQL execution failed", *failed.args)
             assert end.error
             end.error.retryable = node.step.retryable(failed.args[0])
+            end.error.code = failed.args[0]
             return end
         self.tries[node] = moment.tries + 1
         self.effects.append((node.label, moment.seen() if node.step.sees else ""))
@@ -194,6 +195,8 @@ class Oracle(Constructs):
             raise Disagreement(f"{node.label} ends at {leaf.due}, not at {self.now}")
         if node.type == "SLEEP" and leaf.seconds is not None:
             return Ending("ok", Value({"slept": True, "seconds": as_json(f"{leaf.seconds:g}")}))
+        if node.type == "TIMEOUT":
+            return self.failure(node, "timeout after")
         if node.type == "WAIT_SCHEDULE":
             return Ending("ok", Value({"scheduled": True}))
         return self.failure(node) if node.type in ("IF", "SLEEP") else self.break_ending(leaf)

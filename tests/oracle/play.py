@@ -1,7 +1,7 @@
 """One case: a graph and what is done to its run, played on the engine with the oracle following."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.oracle.engine import Change, Engine
@@ -34,12 +34,14 @@ def follow(oracle: Oracle, change: Change) -> None:
     node = change.node
     oracle.shown[node] = change.stamp
     if change.status in ("completed", "failed"):
-        if node.type in LEAVES or (node in oracle.pending and node.type == "IF"):
+        if node.type in LEAVES or (node in oracle.pending and node.type in ("IF", "TIMEOUT")):
             try:
                 oracle.ended_leaf(node)
             except Disagreement as error:
                 raise Disagreement(f"{error}; the engine says {change.status}: {json_text(change.result)}") from None
             row = oracle.rows[node]
+            if node.type == "TIMEOUT" and node.right:
+                return
             same(f"status and stamp of {node.label}", (change.status, change.stamp), (row.status, row.stamp))
             if change.status == "completed":
                 same(f"value of {node.label}", json_text(change.result), json_text(row.value.json))
@@ -163,8 +165,12 @@ class Play:
         self.compare_signals()
 
     def recorded(self, history: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-        """Without sequences and IFs: what became of them is worked out when somebody asks."""
-        structure = {node.label for node in self.case.root.walk() if node.type in ("THEN", "IF")}
+        """Without what may have no outcome of its own: what became of them is worked out when somebody asks."""
+        structure = {
+            node.label
+            for node in self.case.root.walk()
+            if node.type in ("THEN", "IF", "CATCH") or (node.type == "TIMEOUT" and node.right)
+        }
         return sorted(entry for entry in history if entry[0] not in structure)
 
     def compare_rows(self) -> None:
@@ -187,12 +193,23 @@ class Play:
         if not error:
             same(f"error of {what}", text, None)
             return
+        if error.parts:
+            error = replace(
+                error, source=None, prefix=error.prefix + self.joined(error, texts), fragments=("",), parts=()
+            )
         core = texts[error.source] if error.source else error.fragments[0]
         if not core and text and text.startswith(error.prefix):
             return  # the node that failed first is in a later iteration
         same(f"error of {what}", text, error.prefix + core)
         missing = [fragment for fragment in error.fragments if fragment not in core]
         same(f"fragments not in {core}", missing, [])
+
+    def joined(self, error: Error, texts: dict[Node, str]) -> str:
+        """The errors of the branches of an ANY, all in one."""
+        return "; ".join(
+            part.prefix + (self.joined(part, texts) if part.parts else texts[part.source] if part.source else "")
+            for part in error.parts
+        )
 
     def compare_signals(self) -> None:
         rows = self.engine.db.rows(

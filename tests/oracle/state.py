@@ -20,6 +20,10 @@ class Error:
     retryable: bool = False
     fatal: bool = False
     """No loop continues after it."""
+    code: str = ""
+    """The SQLSTATE, where it is known."""
+    parts: tuple["Error", ...] = ()
+    """Of an ANY: the errors of its branches."""
 
     def within(self, prefix: str) -> "Error":
         return replace(self, prefix=prefix + self.prefix)

@@ -46,9 +46,9 @@ class Holding(Engine):
             self.stuck = {pump: thread for pump, thread in self.stuck.items() if thread.is_alive()}
             if len(self.stuck) < 2:
                 self.work()
-            agenda = self.pump.tick()
+            work = self.pump.tick()
             if self.interrupts:
-                self.interrupt(agenda["interrupt"])
+                self.interrupt(work["interrupt"])
             assert self.failures == []
             if len(self.stuck) == 2 or not self.db.admin(UNLOCKED_WORK_IS_LEFT):
                 return

@@ -10,16 +10,18 @@ import pytest
 
 from tests.state import (
     LEASED_BY_NOBODY,
+    LIVE_WORKERS,
     MORE_TIMERS,
     NEXT_TRY,
     RETENTION_IS_DUE,
     RUNS_AGED,
     RUNS_HELD,
     TIMERS_DUE,
+    WORKER_LOCK,
 )
 from tests.support import Database, Pump, Run, wait_until
 
-MANY = 60  # more than one look fires
+MANY = 60  # more than one poll fires
 HOLDS = [*(("", statement) for statement in RUNS_HELD), ("other", "select df.cancel(id) from df.instances")]
 CANCELS = HOLDS[-1]
 
@@ -112,14 +114,14 @@ def test_a_look_at_many_held_timers_is_bounded_and_another_role_does_not_wait_be
     victim.work(), attacker.work()
     db.admin(MORE_TIMERS, "-1 hour", 2500, attack)
     with held(db, HOLDS[0]):
-        assert 0 < look(victim) <= 50 + 2  # a share a role, rounded up
+        assert 0 < poll(victim) <= 50 + 2  # a share a role, rounded up
         assert run.status == "completed"
         for _ in range(3):
-            assert 0 < look(victim) <= 50 + 1
+            assert 0 < poll(victim) <= 50 + 1
 
 
-def look(pump: Pump) -> int:
-    """How many timers one look has taken up; it has read no more of them than it may."""
+def poll(pump: Pump) -> int:
+    """How many timers one poll has taken up; it has read no more of them than it may."""
     with pump.supervisor.transaction():
         before = scanned(pump)
         row = pump.supervisor.execute("select df_engine.fire_due(50)").fetchone()
@@ -143,7 +145,7 @@ def test_a_look_does_not_read_timers_that_are_not_due(db: Database, pumps: tuple
     db.admin(MORE_TIMERS, "1 day", 5000, run.id)
     with victim.supervisor.transaction():
         before = scanned(victim)
-        victim.supervisor.execute("select df_engine.fire_due(50), df_engine.agenda(1)")
+        victim.supervisor.execute("select df_engine.fire_due(50), df_engine.work_list(1)")
         assert scanned(victim) - before <= 10
 
 
@@ -160,7 +162,7 @@ def test_leased_steps_of_held_runs_do_not_hold_up_others(
         victim.tick()
         claimed = claim(victim)
         assert [role for _, role in claimed] == ["app"]
-        victim.supervisor.execute("select df_engine.finish_leased(%s, %s, %s)", [victim.worker, claimed[0][0], DONE])
+        victim.supervisor.execute("select df_engine.complete_leased(%s, %s, %s)", [victim.worker, claimed[0][0], DONE])
         assert run.status == "completed"
     wait_until(lambda: len(claim(victim)) == 10)
 
@@ -185,7 +187,7 @@ def leased(pumps: tuple[Pump, Pump]) -> tuple[Pump, Run, int]:
 @pytest.mark.parametrize("hold", HOLDS)
 def test_an_outcome_for_a_held_run_is_refused_for_now(leased: tuple[Pump, Run, int], hold: tuple[str, str]) -> None:
     pump, run, ticket = leased
-    finish = "select df_engine.finish_leased(%s, %s, %s)"
+    finish = "select df_engine.complete_leased(%s, %s, %s)"
     with held(pump.db, hold):
         assert pump.supervisor.execute(finish, [pump.worker, ticket, DONE]).fetchone() == (None,)
     assert pump.supervisor.execute(finish, [pump.worker, ticket, DONE]).fetchone() == (True,)
@@ -256,14 +258,23 @@ def test_reports_about_a_held_run_wait_for_nobody(
     assert db.admin("select status from df.instances") == "failed"
 
 
-def test_advisory_locks_of_users_do_not_keep_a_worker_from_registering(db: Database, pumps: tuple[Pump, Pump]) -> None:
-    _, victim = pumps
-    with held(
-        db, ("other", f"select pg_advisory_xact_lock(1346982471, i) from generate_series({victim.worker + 1}, 500) i")
-    ):
+def test_advisory_locks_of_users_do_not_keep_a_worker_from_registering(db: Database) -> None:
+    """Its own has a number that nobody can know before."""
+    locks = "select pg_advisory_xact_lock(i), pg_advisory_xact_lock(1346982471, i) from generate_series(0, 500) i"
+    with held(db, ("other", locks)):
         pump = Pump(db)
-        assert pump.worker > 500
+        assert pump.worker < 500
         pump.close()
+
+
+def test_a_worker_is_alive_while_its_session_is(db: Database, pumps: tuple[Pump, Pump]) -> None:
+    """Others may know the number of its lock now, and have it after the worker: they are no workers."""
+    _, victim = pumps
+    assert (victim.worker,) in db.rows(LIVE_WORKERS, user=None)
+    key = db.admin(WORKER_LOCK, victim.worker)
+    victim.supervisor.close()
+    with held(db, ("other", f"select pg_advisory_xact_lock({key})")):
+        assert (victim.worker,) not in db.rows(LIVE_WORKERS, user=None)
 
 
 @pytest.mark.parametrize("hold", RUNS_HELD)

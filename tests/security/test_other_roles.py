@@ -22,13 +22,14 @@ DEFINER_FOR_USERS = {
     "df_engine.fail_step": NEEDS_THE_KEY,
     "df_engine.insert_instance": NEEDS_THE_KEY,
     "df_engine.change_vars": NEEDS_THE_KEY,
+    "df_engine.change_secret": NEEDS_THE_KEY,
     "df_engine.cancel_run": NEEDS_THE_KEY,
     "df_engine.send_signal": NEEDS_THE_KEY,
     "df_engine.launch": NEEDS_THE_KEY,
     "df_engine.page_of_instances": NEEDS_THE_KEY,
     "df_engine.fire_own": NEEDS_THE_KEY,
-    "df_engine.hold_step": "locks a row of session_user, tells nothing",
-    "df_engine.hold_run": "locks a run of session_user, tells whether it goes on",
+    "df_engine.claim_next": "locks a row of session_user, tells nothing",
+    "df_engine.lock_own_run": "locks a run of session_user, tells whether it goes on",
     "df_engine.wake_idle_workers": "notifies workers that say they are idle",
     "df_engine.group_limit": "tells how many steps may share a transaction",
     "df_engine.cron_next": "computes",
@@ -318,7 +319,12 @@ def test_a_worker_call_by_a_user_does_nothing_for_others(db: Database, victim: s
 
 
 def test_only_workers_call_what_workers_call(db: Database) -> None:
-    for call in ("df_engine.agenda(1)", "df_engine.retain()", "df_engine.fire_due(1)", "df_engine.register_worker()"):
+    for call in (
+        "df_engine.work_list(1)",
+        "df_engine.retain()",
+        "df_engine.fire_due(1)",
+        "df_engine.register_worker()",
+    ):
         with pytest.raises(REFUSED):
             attack(db, f"select {call}")
 

@@ -50,7 +50,8 @@ def test_bodies_compile(db: Database) -> None:
         conn.execute("set check_function_bodies = on")
         conn.execute(
             f"""select case l.lanname when 'sql' then fmgr_sql_validator(p.oid) else plpgsql_validator(p.oid) end
-                from pg_proc p join pg_language l on l.oid = p.prolang where {OURS}""".encode()
+                from pg_proc p join pg_language l on l.oid = p.prolang
+                where {OURS} and l.lanname <> 'internal'""".encode()
         )
 
 
@@ -64,7 +65,7 @@ ENTRIES = f"""
 select oid::regprocedure::text, proname, prosrc, coalesce(proconfig, '{{}}'), prosqlbody is not null as parsed,
        pronamespace = 'df'::regnamespace or prorettype = 'trigger'::regtype or proname = any (%s)
        or exists (select from pg_depend d where d.refobjid = p.oid and d.classid = 'pg_rewrite'::regclass) as entry
-from pg_proc p where {OURS}"""
+from pg_proc p where {OURS} and prokind <> 'a'"""
 
 
 def test_entry_points_are_pinned_or_excepted_for_a_reason(db: Database) -> None:
@@ -126,7 +127,7 @@ def test_public_has_nothing_on_schemas_and_relations(db: Database) -> None:
 def test_marked_functions_and_only_those_are_definer(db: Database) -> None:
     rows = db.rows("select proname from pg_proc where pronamespace = 'df'::regnamespace and prosecdef", user=None)
     marked = {"set_setting", "setting", "http_allow", "http_disallow", "grant_worker", "revoke_worker",
-              "rotate_wake_channel"}  # fmt: skip
+              "rotate_wake_channel", "poke"}  # fmt: skip
     reads_all_runs, needs_usage_of_df_only = {"metrics", "check"}, {"flow"}
     assert {name for (name,) in rows} == marked | reads_all_runs | needs_usage_of_df_only
 

@@ -10,8 +10,11 @@ import pytest
 from pg_durable.embedded import EmbeddedServer
 
 from tests.support import Database
+from tests.worker.clock import clock, sessions
 from tests.worker.http_server import HttpServer
 from tests.worker.process import SpawnWorker, WorkerProcess
+
+__all__ = ["clock", "sessions"]
 
 
 @pytest.fixture

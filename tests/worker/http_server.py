@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
@@ -126,6 +126,24 @@ class HttpServer:
         headers = [f"Retry-After: {request.query['retry_after']}"] if "retry_after" in request.query else []
         writer.write(reply(int(request.path.split("/")[2]), request.query.get("body", "").encode(), *headers))
 
+    async def _do_echo(self, request: Received, writer: Writer) -> None:
+        """/echo/500?pad=n: what it was authorized with in all the ways in which it may be written, after n bytes."""
+        told = request.headers.get("authorization", "").removeprefix("Bearer ")
+        packed = [base64.b64encode(f"{'x' * n}{told}y".encode()).decode() for n in range(3)]
+        ways = [
+            told,
+            json.dumps(told),
+            json.dumps(told).replace("/", "\\/"),
+            quote(told, safe=""),
+            quote_plus(told),
+            *packed,
+        ]
+        body = "." * int(request.query.get("pad", "0")) + " ".join(ways)
+        kind = f"Content-Type: {request.query.get('type', 'text/plain')}"
+        writer.write(
+            reply(int(request.path.split("/")[2]), body.encode(), kind, f"X-Told: {quote(told)}", f"Set-Cookie: {told}")
+        )
+
     async def _do_typed(self, request: Received, writer: Writer) -> None:
         """/typed?type=text/plain&b64=...: a body of any type."""
         types = [f"Content-Type: {request.query['type']}"] if "type" in request.query else []
@@ -158,6 +176,10 @@ class HttpServer:
             writer.write(b"x" * min(size, 65536))
             size -= 65536
             await writer.drain()
+
+    async def _do_control(self, request: Received, writer: Writer) -> None:
+        """/control?bytes=n: as many control characters, each of which takes six in JSON."""
+        writer.write(reply(200, b"\x01" * int(request.query["bytes"]), "Content-Type: text/plain"))
 
     async def _do_endless(self, request: Received, writer: Writer) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -34,6 +34,36 @@ def test_addresses_in_disguise_are_refused(address: str) -> None:
     assert restricted(address)
 
 
+# The metadata services, the loopback and private networks of clouds, and IPv6 addresses that carry an IPv4 one.
+SPELLINGS = """
+0.0.0.0 0.0.0.1 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 100.127.255.255 127.0.0.1 127.0.1.1
+127.127.127.127 127.255.255.254 168.63.129.16 169.254.0.1 169.254.169.254 169.254.170.2 169.254.169.253
+169.254.169.123 172.16.0.1 172.17.0.1 172.31.255.254 192.0.0.1 192.0.0.192 192.0.2.1 192.88.99.1 192.168.0.1
+192.168.255.255 198.18.0.1 198.19.255.255 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.250 240.0.0.1
+255.255.255.255 :: ::1 0:0:0:0:0:0:0:1 ::7f00:1 ::127.0.0.1 ::10.0.0.1 ::a9fe:a9fe ::ffff:127.0.0.1
+::ffff:7f00:1 ::FFFF:10.0.0.1 0:0:0:0:0:ffff:a9fe:a9fe ::ffff:169.254.169.254 ::ffff:0:127.0.0.1
+::ffff:0:a9fe:a9fe 64:ff9b::7f00:1 64:ff9b::169.254.169.254 64:ff9b:1::a9fe:a9fe 100::1 2001::1
+2001:0:7f00:1:: 2001:db8::1 2001:10::1 2002:7f00:1:: 2002:a9fe:a9fe:: 2002:a00:1::1 fc00::1 fd00:ec2::254
+fd00::1 fe80::1 fe80::1%eth0 fec0::1 ff02::1 ff05::2
+""".split()  # noqa: SIM905 - to be read
+
+
+@pytest.mark.parametrize("address", SPELLINGS)
+async def test_no_spelling_of_a_restricted_address_passes(address: str) -> None:
+    """Nothing is connected to: the resolver of the test gives the address, and the filter decides."""
+    assert restricted(address)
+    runner = HttpRunner(FixedResolver(**{"inner.test": [address]}))
+    outcome = await runner.run(request("http://inner.test/", allow_private=False))
+    assert (outcome["class"], "Blocked:" in outcome["error"]) == ("refused", True)
+
+
+async def test_the_address_of_a_refused_name_is_told_to_administrators_only(caplog: pytest.LogCaptureFixture) -> None:
+    runner = HttpRunner(FixedResolver(**{"inner.test": ["10.1.2.3"]}))
+    outcome = await runner.run(request("http://inner.test/", allow_private=False))
+    assert "10.1.2.3" not in str(outcome)
+    assert [record.fields for record in caplog.records] == [{"host": "inner.test", "addresses": "10.1.2.3"}]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["10.1.2.3", "::1"], ["::ffff:127.0.0.1"], ["64:ff9b::7f00:1"]])
 async def test_a_name_with_only_restricted_addresses_connects_to_nothing(web: HttpServer, addresses: list[str]) -> None:
     before = web.connections

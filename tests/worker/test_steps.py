@@ -57,7 +57,7 @@ def test_a_long_step_is_shown_running(db: Database, worker: WorkerProcess) -> No
     instance = start(db, "'select pg_sleep(60)'")
     seen = "select count(*) from df.nodes where instance_id = %s and status = 'running'"
     wait_until(lambda: db.admin(seen, instance))
-    wait_until(lambda: status(db, instance) == "running", what="the worker to look")
+    wait_until(lambda: status(db, instance) == "running", what="the worker to poll")
 
 
 def test_cancel_interrupts_a_running_step(db: Database, worker: WorkerProcess) -> None:
@@ -87,7 +87,7 @@ def test_a_step_that_somebody_else_cancels_fails_and_is_not_tried_again(db: Data
     assert "57014" in error(db, instance)
 
 
-def test_a_step_that_kills_its_session_fails_after_a_few_deaths(db: Database, worker: WorkerProcess) -> None:
+def test_a_step_that_kills_its_session_fails_after_a_few_crashes(db: Database, worker: WorkerProcess) -> None:
     instance = start(db, "'select pg_terminate_backend(pg_backend_pid())'")
     assert await_end(db, instance, 15) == "failed"
     assert "died" in error(db, instance)

@@ -13,7 +13,7 @@ from tests.support import Database, wait_until
 from tests.worker.process import Gate, PatientWorker, SpawnWorker, WorkerProcess, await_end, run, start
 from tests.worker.test_metrics import Page
 
-NAP = 6  # seconds; a worker that looks every two seconds, and shortly after it became idle, polls fewer than 12 times
+NAP = 6  # seconds; a worker that polls every two seconds, and shortly after it became idle, does so fewer than 12 times
 POLLS = "pg_durable_worker_ticks_total"
 
 
@@ -46,7 +46,7 @@ def test_a_start_that_commits_late_wakes_the_worker(db: Database, patient: Patie
     with db.connect("app", autocommit=False) as conn:
         row = conn.execute("select df.start('select 1')").fetchone()
         assert row
-        run(db, "'select 1'")  # by which the worker has looked, and has not seen the other one
+        run(db, "'select 1'")  # by which the worker has polled, and has not seen the other one
         conn.commit()
     assert await_end(db, row[0]) == "completed"
 
@@ -80,7 +80,7 @@ def test_a_setting_is_noticed(db: Database, spawn: SpawnWorker) -> None:
     runs = [start(db, f"'{Gate.STEP}'") for _ in range(3)]
     wait_until(lambda: gate.waiting)
     polls = page.metrics()[POLLS]
-    wait_until(lambda: page.metrics()[POLLS] > polls + 1)  # it has looked with all three in the queue
+    wait_until(lambda: page.metrics()[POLLS] > polls + 1)  # it has polled with all three in the queue
     assert gate.waiting == 1
     gate.open()
     assert [await_end(db, instance) for instance in runs] == ["completed"] * 3

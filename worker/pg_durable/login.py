@@ -5,24 +5,45 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from pg_durable.sessions.bounded import BoundedConnection
 from pg_durable.step_settings import STEP_SETTINGS
 
 # What the engine relies on.
 TRANSACTION_SETTINGS = {
     "default_transaction_isolation": r"read\ committed",
     "default_transaction_read_only": "off",
+    "standard_conforming_strings": "on",
+}
+
+# Of no use for a session that a worker checks after, whatever the defaults of the role or the database are.
+IDLE_SETTINGS = {"idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+
+# The network is gone: the server notices within a minute, too. Without effect where there is no network.
+SERVER_KEEPALIVES = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "50s",
 }
 
 # The supervising connection serves all roles: should the engine have it wait for a lock that a user holds, it gives up.
-SUPERVISOR_SETTINGS = TRANSACTION_SETTINGS | {"lock_timeout": "1s"}
+SUPERVISOR_SETTINGS = (
+    TRANSACTION_SETTINGS | IDLE_SETTINGS | SERVER_KEEPALIVES | {"lock_timeout": "1s", "statement_timeout": "0"}
+)
 
-# Counting waits for nobody, and takes no long time.
-CENSUS_SETTINGS = SUPERVISOR_SETTINGS | {"statement_timeout": "3s"}
+# Collecting metrics waits for nobody, and takes no long time.
+COLLECTOR_SETTINGS = SUPERVISOR_SETTINGS | {"statement_timeout": "3s"}
+
+# Of servers that know it, from 17 on.
+NO_TRANSACTION_TIMEOUT = {"transaction_timeout": "0"}
 
 # Of the sessions in which steps run; RESET ALL comes back to these.
-SESSION_SETTINGS = STEP_SETTINGS | {
-    "client_connection_check_interval": "500ms",  # a step whose worker died is rolled back, not finished hours later
-}
+SESSION_SETTINGS = (
+    STEP_SETTINGS
+    | IDLE_SETTINGS
+    | SERVER_KEEPALIVES
+    | {"client_connection_check_interval": "500ms"}  # a step whose worker died is rolled back, not finished hours later
+)
 
 # A connection that has gone silent is noticed within a minute.
 CONNECTION_DEFAULTS = {
@@ -30,6 +51,7 @@ CONNECTION_DEFAULTS = {
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
+    "tcp_user_timeout": "50000",
     "target_session_attrs": "read-write",
     "application_name": "pg_durable worker",
 }
@@ -41,23 +63,29 @@ class Login:
     def __init__(self, dsn: str) -> None:
         self._own = CONNECTION_DEFAULTS | {k: str(v) for k, v in conninfo_to_dict(dsn).items() if v is not None}
         self._home: dict[str, str] = {}
+        self._newer: dict[str, str] = {}  # settings that the server is known to have
         self._me = ""
 
     async def supervisor(self) -> psycopg.AsyncConnection[Any]:
         """Opens the supervising connection, and learns from it who and where the worker is."""
-        conn = await self._connect(self._with_settings(self._own, SUPERVISOR_SETTINGS))
+        conn = await self._connect(self._with_settings(self._own, SUPERVISOR_SETTINGS | self._newer))
+        if conn.info.server_version >= 170000 and not self._newer:
+            self._newer = NO_TRANSACTION_TIMEOUT
+            await conn.close()
+            return await self.supervisor()
         self._me = conn.info.user
         self._home = {"dbname": conn.info.dbname}
         return conn
 
-    async def census(self) -> psycopg.AsyncConnection[Any]:
-        """Opens the connection that counts."""
-        own = self._own | {"application_name": "pg_durable census"}
-        return await self._connect(self._with_settings(own, CENSUS_SETTINGS))
+    async def collector(self) -> psycopg.AsyncConnection[Any]:
+        """Opens the connection of the metrics collector."""
+        own = self._own | {"application_name": "pg_durable collector"}
+        return await self._connect(self._with_settings(own, COLLECTOR_SETTINGS | self._newer))
 
-    async def role(self, role: str, database: str | None = None) -> psycopg.AsyncConnection[Any]:
+    async def role(self, role: str, database: str | None = None) -> BoundedConnection:
         """Opens a session logged in as `role`, in the home database or another one."""
-        return await self._connect(self.for_role(role, database))
+        parameters: dict[str, Any] = self.for_role(role, database)
+        return await BoundedConnection.connect("", autocommit=True, prepare_threshold=None, **parameters)
 
     def for_role(self, role: str, database: str | None = None) -> dict[str, str]:
         """The connection parameters of a role: the worker's with the user replaced and its password left out."""

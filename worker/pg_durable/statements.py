@@ -4,30 +4,33 @@
 REGISTER = "select df_engine.register_worker()"
 UNREGISTER = "select df_engine.unregister_worker(%s)"
 TICK = "call df_engine.tick(%s, null)"
-SLEEP_UNTIL = "select df_engine.sleep_until(%s, %s)"
+SAY_IDLE = "select df_engine.say_idle(%s, %s)"
 FAIL_INTERRUPTED = "select df_engine.fail_interrupted(%s, %s)"
-ACCUSE = "select df_engine.accuse(%s, %s, %s, %s)"
-ACQUIT_LEASED = "select df_engine.acquit_leased(%s, %s::bigint[])"
+FAIL_TIMED_OUT = "select df_engine.fail_timed_out(%s, %s, %s, %s)"
+RAISE_CRASH_SCORE = "select df_engine.raise_crash_score(%s, %s, %s, %s)"
+CLEAR_CRASH_SCORES = "select df_engine.clear_crash_scores(%s, %s::bigint[])"
 ROLE_UNREACHABLE = "select df_engine.role_unreachable(%s, %s, %s)"
 ROLE_WAITS = "select df_engine.role_waits(%s, %s)"
 ROLE_REACHABLE = "select df_engine.role_reachable(%s)"
 CLAIM_LEASED = """
 select l.ticket, l.role, l.database,
-       l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database), l.request
+       l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database), l.request,
+       case when l.request operator(pg_catalog.?) 'secrets' then df_engine.leased_secrets(%s, l.ticket) end
 from df_engine.claim_leased(%s, %s, %s) l"""
-FINISH_LEASED = "select df_engine.finish_leased(%s, %s, %s::json)"
+COMPLETE_LEASED = "select df_engine.complete_leased(%s, %s, %s::json)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
 FAILED_RUNS = "select df_engine.failed_since(%s)"
 LISTEN = "select df_engine.listen_for_work()"
+UNLISTEN = "unlisten *"
 
-# On the connection that counts.
-CENSUS = "select df_engine.census(%s::jsonb)"
+# On the connection of the metrics collector.
+RUN_METRICS = "select df_engine.run_metrics(%s::jsonb)"
 
 # In the session of a role.
 WORK = "call df_engine.work(%s, %s, null)"
-IDENTIFY = (
-    "select oid, pg_catalog.current_setting('statement_timeout') from pg_catalog.pg_roles where rolname = session_user"
-)
+IDENTIFY = """
+select oid, pg_catalog.current_setting('statement_timeout'), pg_catalog.current_setting('transaction_timeout', true)
+from pg_catalog.pg_roles where rolname = session_user"""
 
 # In the session of a role, for a step that cannot be in a transaction.
 NAME_STEP = "select pg_catalog.set_config('application_name', %s, false)"

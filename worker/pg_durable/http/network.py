@@ -1,11 +1,13 @@
 """Connections to checked addresses: the name is resolved once, and what passed the filter is what is connected to."""
 
 from collections.abc import Iterable
+from logging import WARNING
 
 import httpcore
 
 from pg_durable.http.addresses import Resolver, restricted
 from pg_durable.http.errors import RequestFailed
+from pg_durable.log import event
 
 
 class CheckedNetwork(httpcore.AsyncNetworkBackend):
@@ -41,6 +43,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
             raise RequestFailed("connection", f'cannot resolve "{host}": {error}') from error
         allowed = [address for address in found if self._allow_private or not restricted(address)]
         if not allowed:
-            listed = ", ".join(found)
-            raise RequestFailed("refused", f'Blocked: "{host}" resolves to a restricted address ({listed})')
+            # Which one is for administrators: a role that may not go there could map the network with it.
+            event(WARNING, "http request blocked", host=host, addresses=", ".join(found))
+            raise RequestFailed("refused", f'Blocked: "{host}" resolves to a restricted address')
         return allowed

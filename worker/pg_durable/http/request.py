@@ -1,6 +1,7 @@
 """What is sent: the request that the database approved, as bytes."""
 
 import base64
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from pg_durable.http.multipart import encode_parts
 
 DEFAULTS = ((b"Accept", b"*/*"), (b"Accept-Encoding", b"gzip, deflate"), (b"Connection", b"close"))
 WITH_BODY = ("POST", "PUT", "PATCH")
+ESCAPED_PLACE = re.compile(r"%7B(secret:[\w.-]+)%7D")
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -27,6 +29,7 @@ class Request:
     max_response_bytes: int
     allow_private: bool
     error_statuses: frozenset[str]
+    shown_url: str | None = None  # without the secrets that `url` has
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Request":
@@ -48,6 +51,7 @@ class Request:
             max_response_bytes=int(data["max_response_bytes"]),
             allow_private=data["allow_private"],
             error_statuses=frozenset(data.get("error_statuses") or ()),
+            shown_url=data.get("shown_url"),
         )
 
     @property
@@ -56,8 +60,11 @@ class Request:
 
     @property
     def title(self) -> str:
-        """How errors name the request: without credentials."""
-        return f"{self.method} {self.url.scheme}://{self.url.netloc.decode()}{self.url.raw_path.decode()}"
+        """How errors name the request: without credentials and secrets."""
+        target = self.url.raw_path.decode()
+        if self.shown_url:
+            target = ESCAPED_PLACE.sub(r"{\1}", httpx.URL(self.shown_url).raw_path.decode())
+        return f"{self.method} {self.url.scheme}://{self.url.netloc.decode()}{target}"
 
     def is_failure(self, status: int) -> bool:
         """Whether a response with this status is an error of the step."""

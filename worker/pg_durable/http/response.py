@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from pg_durable.http.mask import Mask
+
 QUOTED_BYTES = 512
 
 TEXT_TYPE = re.compile(
@@ -76,12 +78,12 @@ def _codec(charset: str) -> str:
     return name
 
 
-def quoted_body(body: bytes, content_type: str) -> str:
-    """At most 512 bytes of a body, for an error text."""
+def quoted_body(body: bytes, content_type: str, mask: Mask) -> str:
+    """At most 512 bytes of a body, for an error text. Masked before it is cut: half of a secret is not known again."""
     text = as_text(body, content_type)
     if text is None:
-        text = body[:QUOTED_BYTES].decode("utf-8", "ignore").replace("\0", "")
-    return text.encode()[:QUOTED_BYTES].decode("utf-8", "ignore").strip()
+        text = body.decode("utf-8", "ignore").replace("\0", "")
+    return mask.text(text).encode()[:QUOTED_BYTES].decode("utf-8", "ignore").strip()
 
 
 def retry_after(headers: Headers, now: datetime | None = None) -> float | None:

@@ -14,6 +14,7 @@ import httpx
 from pg_durable.http.addresses import Resolver, SystemResolver
 from pg_durable.http.errors import RequestFailed
 from pg_durable.http.inflate import decoder_for
+from pg_durable.http.mask import Mask
 from pg_durable.http.network import CheckedNetwork
 from pg_durable.http.request import Request
 from pg_durable.http.response import (
@@ -25,6 +26,7 @@ from pg_durable.http.response import (
     response_object,
     retry_after,
 )
+from pg_durable.http.secrets import Secrets
 
 # What reading and writing may raise when the other side or the network misbehaves; OSError includes those of TLS.
 BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError)
@@ -41,29 +43,35 @@ class HttpRunner:
         self._resolver = resolver or SystemResolver()
         self._tls: ssl.SSLContext = httpx.create_ssl_context()
 
-    async def run(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, request: dict[str, Any], secrets: Secrets | None = None) -> dict[str, Any]:
         """Sends what df_engine.http_request approved: {"value": ...}, or {"error", "class", "retry_after", "sqlstate"}.
 
-        Cancelling the task abandons the request.
+        Of its secrets none is in what comes back. Cancelling the task abandons the request.
         """
+        secrets = secrets or Secrets()
         try:
-            return {"value": await self._run(Request.from_json(request))}
+            approved = Request.from_json(secrets.put_into(request))
+            return {"value": secrets.mask.response(await self._run(approved, secrets.mask))}
         except RequestFailed as failure:
             return {
-                "error": str(failure),
+                "error": secrets.mask.text(str(failure)),
                 "class": failure.kind,
                 "retry_after": failure.retry_after,
                 "sqlstate": None,
             }
+        except Exception as error:
+            if not request.get("secrets"):
+                raise
+            raise RuntimeError(secrets.mask.text(repr(error))) from None
 
     async def close(self) -> None:
         """Frees the resolver's threads; requests in flight are their tasks' business."""
         self._resolver.close()
 
-    async def _run(self, request: Request) -> dict[str, Any]:
+    async def _run(self, request: Request, mask: Mask) -> dict[str, Any]:
         try:
             async with asyncio.timeout(request.timeout) as deadline:
-                return await self._exchange(request)
+                return await self._exchange(request, mask)
         except RequestFailed as failure:
             raise RequestFailed(failure.kind, f"{request.title}: {failure}", failure.retry_after) from failure
         except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
@@ -81,7 +89,7 @@ class HttpRunner:
             message = f"{request.title}: the connection broke, or what came is not HTTP ({type(error).__name__})"
             raise RequestFailed("connection", message) from error
 
-    async def _exchange(self, request: Request) -> dict[str, Any]:
+    async def _exchange(self, request: Request, mask: Mask) -> dict[str, Any]:
         started = time.monotonic()
         url = httpcore.URL(
             scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.port, target=request.url.raw_path
@@ -93,7 +101,7 @@ class HttpRunner:
         ):
             headers = header_map(response.headers)
             if request.is_failure(response.status):
-                raise await _status_failure(response, headers)
+                raise await _status_failure(response, headers, mask)
             bodiless = request.method == "HEAD" or response.status == 304  # Content-Length is of what would be sent
             body = b"" if bodiless else await _read(response, headers, request.max_response_bytes)
             return response_object(response.status, headers, body, time.monotonic() - started)
@@ -114,15 +122,15 @@ async def _read(response: httpcore.Response, headers: Headers, limit: int) -> by
     raise RequestFailed("refused", f"the response is larger than http_max_response_bytes allows ({limit})")
 
 
-async def _status_failure(response: httpcore.Response, headers: Headers) -> RequestFailed:
+async def _status_failure(response: httpcore.Response, headers: Headers, mask: Mask) -> RequestFailed:
     body = b""
     with contextlib.suppress(zlib.error, *BROKEN):
         async with contextlib.aclosing(_pieces(response, headers)) as pieces:
             async for piece in pieces:
                 body += piece
-                if len(body) >= QUOTED_BYTES:
+                if len(body) >= QUOTED_BYTES + mask.longest:
                     break
-    quote = quoted_body(body, header(headers, "content-type"))
+    quote = quoted_body(body, header(headers, "content-type"), mask)
     message = f"HTTP status {response.status}" + (f": {quote}" if quote else "")
     return RequestFailed(f"http:{response.status}", message, retry_after(headers))
 

@@ -1,0 +1,104 @@
+"""The `pg-durable` command: each sub-command is a module with register(subparsers)."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from pg_durable.errors import CommandError
+
+COMMANDS = (
+    "cli.worker_command",
+    "cli.install",
+    "dev.command",
+    "cli.flow_commands",
+    "cli.operator_commands",
+    "cli.secret_commands",
+)
+EXIT_CODES = """exit codes:
+  0    done
+  1    not done, or the answer is no: a run failed, a file is not formatted
+  2    the command line is wrong, or must say more: fmt of a file with comments
+  130  interrupted by Ctrl-C
+  141  nobody read the output to its end
+"""
+FAILED, INTERRUPTED, UNREAD = 1, 130, 141
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; register() of each module adds a sub-command and its `run`, arguments -> exit code."""
+    root = argparse.ArgumentParser(
+        prog="pg-durable",
+        description="Durable functions for PostgreSQL, written as SQL.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=f"pg-durable {version('pg-durable')}")
+    subparsers = root.add_subparsers(required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        import_module(f"pg_durable.{name}").register(subparsers)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a sub-command; what a user can put right is a line on stderr, not a traceback."""
+    prepare_streams()
+    try:
+        return perform(argv)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        silence_stdout()
+
+
+def perform(argv: Sequence[str] | None) -> int:
+    """The exit code of a sub-command. Imports stand here, where an interrupt is quiet."""
+    import psycopg  # noqa: PLC0415
+
+    from pg_durable.cli.asking import explained, printable  # noqa: PLC0415
+
+    try:
+        code = run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return UNREAD
+    except psycopg.Error as error:
+        message = explained(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"{error.filename}: {reason}" if error.filename else reason
+    except UnicodeEncodeError as error:
+        message = f"{error.object!r} is not UTF-8"
+    except CommandError as error:
+        message = str(error)
+    sys.stderr.write(f"pg-durable: {printable(message)}\n")
+    return FAILED
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Reads the command line and does what it says."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as done:  # --help, --version, or a wrong line that argparse has explained
+        return int(done.code or 0)
+    return int(arguments.run(arguments))
+
+
+def prepare_streams() -> None:
+    """Output that is closed, or whose encoding has no ✓, is no reason to fail."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def silence_stdout() -> None:
+    """Where output could not be written, Python would try again on its way out, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

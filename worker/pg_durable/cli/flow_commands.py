@@ -1,0 +1,163 @@
+"""`pg-durable start`, `fmt` and `explain`: flows from files, which the database reads; here is what a shell needs."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import IsolationLevel, errors
+
+from pg_durable.cli.asking import connect, printable
+from pg_durable.errors import CommandError
+
+WAIT_SECONDS = 3600
+MOST_TRIES = 10
+NOTHING_DRAWN = ("Invalid durable function graph: ", "Instance '", "The expression is NULL")
+NOT_UNDERSTOOD = "Nothing to explain"
+
+GET_VARIABLE = "select df.getvar(%s)"
+SET_VARIABLE = "select df.setvar(%s, %s)"
+UNSET_VARIABLE = "select df.unsetvar(%s)"
+START = "select df.start(df.flow(%s), %s)"
+AWAIT = "select df.await_instance(%s, %s)"
+RESULT = """
+select i.status, df.result(i.id), case when i.status = 'failed' then df_engine.cause(i.error) else i.error end
+from df.instances i
+where i.id = %s"""
+COMMENTS = "select df_engine.flow_comments(%s)"
+FORMAT = "select df.to_flow(df.flow(%s))"
+EXPLAIN_FLOW = "select df.explain(df.flow(%s))"
+EXPLAIN_RUN = "select df.explain(%s)"
+
+
+def register(subparsers: Any) -> None:
+    """Adds the sub-commands."""
+    start = subparsers.add_parser("start", help="start the flow in a file", description="Starts the flow in a file.")
+    start.add_argument("file", type=Path, metavar="FILE.flow")
+    start.add_argument("--label", help="the label of the run")
+    start.add_argument(
+        "--var", action="append", default=[], type=variable, metavar="K=V", help="a variable of this run; repeatable"
+    )
+    start.add_argument(
+        "--wait", action="store_true", help="wait for the end and print the result; Ctrl-C lets it go on"
+    )
+    fmt = subparsers.add_parser(
+        "fmt", help="write a flow in its canonical form", description="Formats a file in place."
+    )
+    fmt.add_argument("file", type=Path, metavar="FILE.flow")
+    fmt.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file would change")
+    fmt.add_argument("--drop-comments", action="store_true", help="format a file with comments, which are lost")
+    explain = subparsers.add_parser("explain", help="draw a flow or a run", description="Draws a flow or a run.")
+    explain.add_argument("what", metavar="FILE.flow|ID")
+    for command, run in ((start, run_start), (fmt, run_fmt), (explain, run_explain)):
+        command.add_argument("--dsn", default="", help="the database; what is left out libpq takes from PG*")
+        command.set_defaults(run=run)
+
+
+def variable(text: str) -> tuple[str, str]:
+    """Reads K=V."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form K=V")
+    return name, value
+
+
+def ask(conn: psycopg.Connection[Any], statement: str, *arguments: Any) -> Any:
+    """The one row of a statement; its value when it has one column."""
+    row = conn.execute(statement.encode(), arguments).fetchone()
+    return row[0] if row and len(row) == 1 else row
+
+
+def read(path: Path) -> str:
+    """A file that holds a flow, with or without a byte order mark."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise CommandError(f"{path} is not UTF-8: line {line} has the byte 0x{content[error.start]:02x}") from error
+    if "\0" in text:
+        raise CommandError(f"{path} is not text: it has NUL bytes")
+    return text
+
+
+def run_start(arguments: argparse.Namespace) -> int:
+    """Starts the flow, and waits for its end when told so."""
+    text = read(arguments.file)
+    with connect(arguments.dsn) as conn:
+        instance = start(conn, text, arguments.label, dict(arguments.var))
+        sys.stdout.write(f"{instance}\n")
+        sys.stdout.flush()
+        return outcome(conn, instance) if arguments.wait else 0
+
+
+def start(conn: psycopg.Connection[Any], text: str, label: str | None, variables: dict[str, str]) -> str:
+    """Starts a flow with variables that no other run sees: a run keeps those of its start, and the transaction puts
+    back what there was before. It fails, and is tried again, when somebody else has changed one of them meanwhile."""
+    conn.isolation_level = IsolationLevel.REPEATABLE_READ if variables else None
+    for attempt in range(1, MOST_TRIES + 1):
+        try:
+            with conn.transaction():
+                before = {name: ask(conn, GET_VARIABLE, name) for name in sorted(variables)}
+                for name in before:
+                    ask(conn, SET_VARIABLE, name, variables[name])
+                instance = str(ask(conn, START, text, label))
+                for name, value in before.items():
+                    ask(conn, *((UNSET_VARIABLE, name) if value is None else (SET_VARIABLE, name, value)))
+            break
+        except errors.SerializationFailure:
+            if attempt == MOST_TRIES:
+                raise
+    conn.isolation_level = None
+    return instance
+
+
+def outcome(conn: psycopg.Connection[Any], instance: str) -> int:
+    """Waits for the end of a run and says what it was."""
+    ask(conn, AWAIT, instance, WAIT_SECONDS)
+    status, result, error = ask(conn, RESULT, instance)
+    if status == "completed":
+        sys.stdout.write(f"{result}\n")
+        return 0
+    sys.stderr.write(printable(f"{status}: {error}\n"))
+    return 1
+
+
+def run_fmt(arguments: argparse.Namespace) -> int:
+    """Rewrites the file, or says whether it would; a file with comments only when told so."""
+    text = read(arguments.file)
+    with connect(arguments.dsn) as conn:
+        if not arguments.drop_comments and ask(conn, COMMENTS, text) > 0:
+            sys.stderr.write(f"{arguments.file} has comments, which formatting loses; --drop-comments allows it\n")
+            return 2
+        formatted = ask(conn, FORMAT, text) + "\n"
+    if formatted == text:
+        return 0
+    if arguments.check:
+        sys.stderr.write(f"{arguments.file} is not formatted\n")
+        return 1
+    arguments.file.write_bytes(formatted.encode())
+    return 0
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    """Draws the flow in a file, or the run with an id. Where there is nothing to draw, df.explain says why."""
+    file = flow_file(arguments.what)
+    text = read(file) if file else None
+    with connect(arguments.dsn) as conn:
+        drawn = ask(conn, EXPLAIN_RUN, arguments.what) if text is None else ask(conn, EXPLAIN_FLOW, text)
+    if text is None and drawn.startswith(NOT_UNDERSTOOD):
+        raise CommandError(f"{arguments.what!r} is no file, no id of a run, and no flow")
+    if drawn.startswith(NOTHING_DRAWN):
+        raise CommandError(drawn.strip())
+    sys.stdout.write(printable("".join(f"{line.rstrip()}\n" for line in drawn.splitlines())))
+    return 0
+
+
+def flow_file(what: str) -> Path | None:
+    """The file of that name; None when there is none, as for an id or an expression of any length."""
+    try:
+        return Path(what) if what and Path(what).exists() else None
+    except OSError:
+        return None

@@ -1,0 +1,69 @@
+"""What the operator commands ask: functions and views of schema df, with the rights of whoever asks. An error is shown
+as its cause: what the constructs around a failed step put before that could be all that a terminal has room for."""
+
+LIST = """
+select l.instance_id, l.label, l.status, l.execution_count as iteration, l.created_at,
+       case when l.status = 'failed' then df_engine.cause(l.output) else l.output end as output
+from df.list_instances(%(status)s, %(limit)s, %(label)s) l"""
+RUN = """
+select i.instance_id, i.label, i.status, i.current_execution_id as iteration, i.function_version as version,
+       case when i.status = 'failed' then df_engine.cause(i.output) else i.output end as output
+from df.instance_info(%(id)s) i"""
+TREE = "select df.explain(%(id)s) as tree"
+STEPS = """
+select s.node_id, n.node_type, n.query, s.inferred_status as status, n.attempts, n.started_at, n.completed_at,
+       n.completed_at - n.started_at as took, df_engine.cause(n.error) as error, n.result
+from df.instance_nodes(%(id)s) s
+join df.nodes n on n.instance_id = %(id)s and n.id = s.node_id
+where n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+order by n.started_at nulls last, n.created_at, n.id"""
+SIGNALS = """
+select s.signal_name, s.status, s.signal_data, s.sent_by::text, s.sent_at, s.delivered_at
+from df.signals s
+where s.instance_id = %(id)s
+order by s.signal_id"""
+CHECK = "select c.problem, c.instance_id, c.node_id, c.detail from df.check() c"
+CANCEL = "select df.cancel(%(id)s, %(reason)s) as answer"
+SIGNAL = "select df.signal(%(id)s, %(name)s, %(data)s) as answer"
+
+# Secrets: a plain value is copied into a table that ends with the transaction, so that no statement holds it.
+SECRETS = "select s.name, s.created_at, s.updated_at from df.secrets s order by s.name"
+WHO_AM_I = "select current_user::text as role"
+SET_ENCRYPTED_SECRET = "select df.set_secret(%(name)s, %(value)s, encrypted => true)"
+SECRET_TABLE = "create temporary table pg_durable_secret (value text) on commit drop"
+COPY_SECRET = "copy pg_temp.pg_durable_secret (value) from stdin"
+SET_COPIED_SECRET = "select df.set_secret(%(name)s, s.value) from pg_temp.pg_durable_secret s"
+UNSET_SECRET = """
+select exists (select from df.secrets s where s.name = %(name)s) as found, df.unset_secret(%(name)s)"""
+
+# What `top` shows, by heading.
+TOP = {
+    "runs": "select i.status, count(*) as runs from df.instances i group by i.status order by i.status",
+    "done in the last 10 s": """
+select count(distinct i.id) filter (where i.finished_at > now() - interval '10 s') as runs,
+       count(n.id) as steps, round(count(n.id) / 10.0, 1) as steps_per_second
+from df.instances i
+left join df.nodes n on n.instance_id = i.id and n.completed_at > now() - interval '10 s'
+                    and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART')
+where i.status in ('pending', 'running') or i.finished_at > now() - interval '10 s'""",
+    "longest running steps": """
+select r.instance_id, r.label, r.node_type, r.query, r.running_for, r.attempts, r.pid, r.worker
+from df.running_steps r
+order by r.running_for desc nulls last
+limit 10""",
+    "waiting": """
+select w.kind, w.waits_for, count(*) as waits, min(w.due_at) as first_due
+from df.waiting w
+group by w.kind, w.waits_for
+order by count(*) desc, w.kind, w.waits_for
+limit 10""",
+    "failed last": """
+select f.instance_id, f.label, f.failed_at, f.attempts, f.query, f.error
+from df.failed_steps f
+order by f.failed_at desc
+limit 5""",
+    "workers": """
+select w.worker, w.role::text, w.alive, w.started_at, w.silent_for, w.leases
+from df.workers w
+order by w.worker""",
+}

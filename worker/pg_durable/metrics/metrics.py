@@ -1,0 +1,127 @@
+"""What the worker counts, and the small HTTP server that shows it: /metrics for Prometheus, /healthz for everybody."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from pg_durable.errors import CommandError
+
+# What this worker does: pg_durable_worker_...
+WORKER = {
+    "calls_total": ("counter", "calls that ran SQL steps, by how they ended"),
+    "leased_total": ("counter", "steps run outside a transaction, by lane"),
+    "login_failures_total": ("counter", "sessions that could not be opened"),
+    "sessions_opened_total": ("counter", "sessions opened"),
+    "sessions_lost_total": ("counter", "sessions that died while they ran steps"),
+    "interrupts_total": ("counter", "cancel requests sent to running steps"),
+    "ticks_total": ("counter", "polls: the worker asked what is due"),
+    "wakeups_total": ("counter", "notifications received"),
+    "server_lost_total": ("counter", "losses of the supervising connection"),
+    "sessions": ("gauge", "open sessions, by state"),
+    "session_limit": ("gauge", "sessions that may be open at the same time"),
+    "leased": ("gauge", "leased steps in flight, by lane"),
+    "up": ("gauge", "1 while the supervising connection works"),
+}
+
+# What is in the database, the same whichever worker is asked, and absent while it cannot be asked: pg_durable_...
+DATABASE = {
+    "runs": ("gauge", "runs that have not ended, by status"),
+    "runs_blocked": ("gauge", "runs that cannot go on, and say why in wait_reason"),
+    "timers_overdue": ("gauge", "timers that were due more than 10 seconds ago"),
+    "runs_ended_total": ("counter", "runs that have ended since this worker was first asked, by how they ended"),
+}
+
+
+class Metrics:
+    """Counters and gauges, each under a name from above and a set of labels."""
+
+    def __init__(self) -> None:
+        self._values: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+
+    def add(self, name: str, number: int = 1, **labels: str) -> None:
+        """Counts one more, or so many."""
+        self._values[name, tuple(labels.items())] += number
+
+    def set(self, name: str, value: int, **labels: str) -> None:
+        """Sets a gauge."""
+        self._values[name, tuple(labels.items())] = value
+
+    def forget(self, *names: str) -> None:
+        """Takes gauges away whose values are not known any more."""
+        for key in [key for key in self._values if key[0] in names]:
+            del self._values[key]
+
+    def total(self, name: str) -> int:
+        """The sum over all labels."""
+        return sum(value for (key, _), value in self._values.items() if key == name)
+
+    def render(self) -> str:
+        """The Prometheus text format."""
+        lines = [line for name, about in WORKER.items() for line in self._lines("pg_durable_worker_", name, *about, 0)]
+        lines += [line for name, about in DATABASE.items() for line in self._lines("pg_durable_", name, *about)]
+        return "\n".join(lines) + "\n"
+
+    def _lines(self, prefix: str, name: str, kind: str, meaning: str, *default: int) -> list[str]:
+        found = sorted((labels, value) for (key, labels), value in self._values.items() if key == name)
+        values = found or [((), value) for value in default]
+        head = [f"# HELP {prefix}{name} {meaning}", f"# TYPE {prefix}{name} {kind}"]
+        return head + [f"{prefix}{name}{_labels(labels)} {value}" for labels, value in values]
+
+
+def _labels(labels: tuple[tuple[str, str], ...]) -> str:
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels) + "}" if labels else ""
+
+
+class MetricsServer:
+    """Answers GET /metrics and GET /healthz; `healthy` says whether the worker is in touch with the database.
+
+    `refresh` brings up to date what is only counted when somebody asks.
+    """
+
+    def __init__(self, metrics: Metrics, healthy: Callable[[], bool], refresh: Callable[[], Awaitable[None]]) -> None:
+        self._metrics = metrics
+        self._refresh = refresh
+        self._healthy = healthy
+        self._server: asyncio.Server | None = None
+
+    async def start(self, address: str) -> None:
+        """Listens on PORT or HOST:PORT; only on this machine when no host is given."""
+        host, _, port = address.rpartition(":")
+        try:
+            self._server = await asyncio.start_server(self._answer, host.strip("[]") or "127.0.0.1", int(port))
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise CommandError(
+                f"cannot serve metrics on {address}: {why}. Choose another --metrics [HOST:]PORT"
+            ) from error
+
+    async def close(self) -> None:
+        """Stops listening."""
+        if self._server:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(5):
+                request = await reader.readline()
+                while (await reader.readline()).strip():
+                    pass
+                writer.write(await self._respond(request.decode("latin-1").split()))
+                await writer.drain()
+        writer.close()
+
+    async def _respond(self, request: list[str]) -> bytes:
+        status, body = await self._page(request[1].split("?")[0] if len(request) == 3 and request[0] == "GET" else "")
+        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nConnection: close\r\n"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    async def _page(self, path: str) -> tuple[str, str]:
+        if path == "/metrics":
+            await self._refresh()
+            return "200 OK", self._metrics.render()
+        if path != "/healthz":
+            return "404 Not Found", "there are /metrics and /healthz\n"
+        return ("200 OK", "ok\n") if self._healthy() else ("503 Service Unavailable", "no database\n")

@@ -1,0 +1,243 @@
+"""The dispatcher: gives the worker's slots to roles that have work. The call finds the step, in the database."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from functools import partial
+from logging import INFO, WARNING
+from math import inf
+from time import monotonic
+from typing import Any
+
+import psycopg
+
+from pg_durable.log import event
+from pg_durable.login import reason
+from pg_durable.metrics.metrics import Metrics
+from pg_durable.sessions.crash_attribution import CrashAttribution
+from pg_durable.sessions.pool import LoginFailed, Pool
+from pg_durable.sessions.session import Session
+from pg_durable.supervisor.command_queue import CommandQueue
+from pg_durable.supervisor.connection import Supervisor
+
+CONTENDED = ("40001", "40P01", "55P03")  # a lock that was not to be had in time, also by the role's own lock_timeout
+
+
+TRANSACTION_TIMEOUT = "25P04"
+PATIENCE = 2.0  # seconds that a role waits for a slot before its runs say why
+
+
+async def _say_why(role: str, why: str, db: Supervisor) -> bool:
+    return await db.role_waits(role, why)
+
+
+async def _fail_timed_out(role: int, ready: int, node: str, said: str, db: Supervisor) -> bool:
+    return await db.fail_timed_out(role, ready, node, said)
+
+
+async def _say_reached(role: str, db: Supervisor) -> bool:
+    return await db.role_reachable(role)
+
+
+class Dispatcher:
+    """One asyncio task a slot in use; each makes one call of df_engine.work in a session of its role."""
+
+    def __init__(
+        self, pool: Pool, commands: CommandQueue, metrics: Metrics, wake: asyncio.Event, crashes: CrashAttribution
+    ) -> None:
+        self.limit = 1
+        self.reserve = 0  # of these slots: for roles that have nothing running, one step each
+        self.taken = 0  # slots in use by, or kept for, steps that run outside a transaction
+        self.accepting = False
+        self._pool = pool
+        self._commands = commands
+        self._crashes = crashes
+        self._metrics = metrics
+        self._wake = wake
+        self._demand: dict[str, int] = {}  # steps that can run, by role, the role that has waited longest first
+        self._running: Counter[str] = Counter()
+        self._reserved = 0  # slots of the reserve in use
+        self._waiting_since: dict[str, float] = {}  # of roles that have nothing running and get no slot
+        self._told: set[str] = set()  # roles whose runs say that they wait for a slot
+        self._turns: Counter[str] = Counter()
+        self._turn = 0
+        self._sessions: dict[int, Session] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> int:
+        """Calls under way."""
+        return self._running.total()
+
+    @property
+    def room(self) -> int:
+        """Slots that are free."""
+        return max(self.limit - self.busy - self.taken, 0) if self.accepting else 0
+
+    @property
+    def common_room(self) -> int:
+        """Free slots that are not of the reserve."""
+        return max(self.room - (self.reserve - self._reserved), 0)
+
+    def retry_at(self) -> float:
+        """When a login may be tried again for which steps are waiting; infinity when none are."""
+        times = [at for role in self._demand if (at := self._pool.try_at(role)) > monotonic()]
+        return min(times, default=inf)
+
+    def plan(self, ready: dict[str, int]) -> None:
+        """Notes how many steps of each role can run, as the engine says, and fills the free slots."""
+        self._demand = dict(ready)
+        self.assign()
+        self._note_waiting()
+
+    def offer(self, oid: int) -> bool:
+        """Serves a role that, as a transaction has just said, has work; false when the role is not known yet."""
+        role = self._pool.roles.get(oid)
+        if role is None:
+            return False
+        self._want(role)
+        self.assign()
+        return True
+
+    def assign(self) -> None:
+        """Fills the free slots."""
+        while self.room and (role := self._neediest()):
+            reserved = not self.common_room
+            self._reserved += reserved
+            self._take(role)
+            self._running[role] += 1
+            self._turn += 1
+            self._turns[role] = self._turn
+            self._spawn(self._serve(role, reserved))
+
+    def interrupt(self, pid: int) -> None:
+        """Sends a cancel request to a call of this worker: its step's run was cancelled, or has lost a race."""
+        session = self._sessions.get(pid)
+        if session is None:
+            return
+        if not session.interrupted:
+            self._metrics.add("interrupts_total")
+            event(INFO, "step interrupted", role=session.role, pid=pid)
+        self._spawn(session.interrupt())
+
+    async def cancel(self) -> None:
+        """Cancels all calls under way: their steps roll back."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _neediest(self) -> str | None:
+        """Of the roles that may have a slot, the one with the fewest; then the one whose turn was longest ago.
+
+        No role gets all slots: the reserve is for those that have nothing running.
+        """
+        now = monotonic()
+        most = self.limit - self.reserve if self.common_room else 1
+        waiting = [role for role in self._demand if self._pool.try_at(role) <= now and self._running[role] < most]
+        return min(waiting, key=lambda role: (self._running[role], self._turns[role]), default=None)
+
+    def _note_waiting(self) -> None:
+        """Says on the runs of roles that have waited for a slot for a while why they do not go on."""
+        now = monotonic()
+        waiting = {role for role in self._demand if not self._running[role] and self._pool.try_at(role) <= now}
+        self._waiting_since = {role: self._waiting_since.get(role, now) for role in waiting}
+        holders = sum(1 for count in self._running.values() if count)
+        why = f"all {self.limit} sessions are busy, {self.reserve} of them reserved, held by {holders} roles"
+        for role, since in self._waiting_since.items():
+            if now - since > PATIENCE and role not in self._told:
+                self._told.add(role)
+                self._commands.put(partial(_say_why, role, why))
+        for role in self._told - waiting:
+            self._told.discard(role)
+            self._commands.put(partial(_say_reached, role))
+
+    def _want(self, role: str) -> None:
+        self._demand[role] = min(self._demand.get(role, 0) + 1, self.limit)
+
+    def _take(self, role: str) -> None:
+        self._demand[role] -= 1
+        if self._demand[role] <= 0:
+            del self._demand[role]
+
+    async def _serve(self, role: str, reserved: bool) -> None:
+        more = False
+        try:
+            session = await self._pool.acquire(role)
+            try:
+                more = await self._call(session, reserved)
+            finally:
+                await self._pool.release(session)
+        except LoginFailed as failure:
+            if failure.alone:
+                self._unreachable(role, str(failure), failure.login)
+        except psycopg.Error as error:
+            self._pool.avoid(role, reason(error))
+            self._unreachable(role, reason(error), login=False)  # the session is there
+        finally:
+            self._reserved -= reserved
+            self._free(role, more)
+
+    async def _call(self, session: Session, briefly: bool) -> bool:
+        """One call; true when there may be more for this role. Raises when the role may not make such calls at all."""
+        self._sessions[session.pid] = session
+        try:
+            report = await session.work(self._pool.careful(session.role), briefly)
+        except psycopg.Error as error:
+            report = self._broken_off(session, error)
+            if not report:
+                raise
+            if report == "timed out":
+                self._timed_out(session, reason(error))
+            elif report == "died":
+                self._crashes.lost("call", error.sqlstate or session.told, session.oid, session.step)
+            event(WARNING, "call broken off", role=session.role, pid=session.pid, reason=reason(error))
+        finally:
+            del self._sessions[session.pid]
+        return self._judge(session, *report.split(":"))
+
+    @staticmethod
+    def _broken_off(session: Session, error: psycopg.Error) -> str:
+        """Why a call did not return; empty when the role will not fare better in the next one."""
+        if session.interrupted:
+            return "cancelled"
+        if error.sqlstate == TRANSACTION_TIMEOUT and session.names_steps:
+            return "timed out" if session.step else ""
+        if session.conn.closed:
+            return "died"
+        return "contended" if error.sqlstate in CONTENDED else ""
+
+    def _timed_out(self, session: Session, said: str) -> None:
+        if session.step:
+            self._commands.put(partial(_fail_timed_out, session.oid, *session.step, said))
+
+    def _judge(self, session: Session, end: str, *step: str) -> bool:
+        self._metrics.add("calls_total", end=end)
+        if end in ("died", "timed out"):
+            self._pool.died(session.role)
+            return True
+        if session.fresh and self._pool.unblock(session.role):
+            event(INFO, "role reached again", role=session.role)
+            self._commands.put(lambda db: db.role_reachable(session.role))
+        session.fresh = False
+        if end == "interrupted" and not session.interrupted:
+            event(WARNING, "step interrupted by somebody else", role=session.role, step=":".join(step))
+            self._commands.put(lambda db: db.fail_interrupted(*step))
+            return False
+        return end != "empty"
+
+    def _unreachable(self, role: str, why: str, login: bool) -> None:
+        self._pool.block(role)
+        self._commands.put(lambda db: db.role_unreachable(role, why, login))
+
+    def _free(self, role: str, more: bool) -> None:
+        self._running[role] -= 1
+        if more:
+            self._want(role)
+        self.assign()
+        self._wake.set()
