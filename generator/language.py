@@ -53,7 +53,7 @@ OPERATORS = (
     ("|=>", "as_op", "text", "names the result of a graph: df.as(a, name)"),
     ("&", "join", "text", "both in parallel: df.join(a, b)"),
     ("|", "race", "text", "in parallel, the first one decides: df.race(a, b)"),
-    ("?>", "if_then_op", "text", "condition and then-branch of an IF, to be completed with !>"),
+    ("?>", "if_then_op", "text", "an IF: b if a is true, else null, or what !> adds: df.if(condition, then_branch)"),
     ("!>", "if_else_op", "text", "the else-branch of an IF: df.if(condition, then_branch, else_branch)"),
     ("@>", "loop_prefix_op", "none", "repeats a graph: df.loop(a)"),
 )

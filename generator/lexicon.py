@@ -1,7 +1,7 @@
 """From the terminals of the Lark grammars to PostgreSQL regular expressions and rows of SQL data."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,11 @@ def cron_fields() -> list[CronField]:
     """The five fields in the order in which a line holds them."""
     known = terminals("cron")
     day_wildcard = f"{known['EVERY']}|{known['ANY_DAY']}"
-    return [
+    fields = [
         cron_field(position, name, known[value], day_wildcard if "day" in name else known["EVERY"], known["STEP"])
         for position, (name, value) in enumerate(CRON_FIELDS.items(), start=1)
     ]
+    return [replace(f, item=f"{f.item}|^{known['LAST_DAY']}$") if f.name == "day of month" else f for f in fields]
 
 
 def context() -> dict[str, Any]:

@@ -186,7 +186,7 @@ if df_engine.migrating(1) then
     after "char" not null,             -- n next is entered; v the same, and the value is kept; c next if it is true, else other;
                                        -- w the same for a LOOP, p for a WAIT_FOR; t end of an iteration; b end of a branch; e end of the run
     next int,
-    other int,                         -- NULL: the loop ends
+    other int,                         -- NULL: the loop ends; an IF without else: that IF
     binds text[],                      -- names under which somebody looks for its value
     closes int not null,               -- sequences and IFs that end with it
     plain boolean not null,            -- nothing but the next step of the same segment follows
@@ -200,7 +200,7 @@ if df_engine.migrating(1) then
     drops int not null,                -- sequences and IFs between it and that CATCH, or up
     break_binds text[],                -- names under which somebody looks for the value of a BREAK that passes through
     -- of a construct
-    inside int[],                      -- entries: of the branches, of the body, of then and else
+    inside int[],                      -- entries: of the branches, of the body, of then and else where an IF asks for rows
     valued int,                        -- LOOP: the node whose outcome is the value of the body, if that is known beforehand
     constraint graph_nodes_pkey primary key (graph, node)
   );
@@ -989,7 +989,7 @@ language sql immutable as $$
     (2, 'hour', 0, 23, array[]::pg_catalog.text[],
       E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
     (3, 'day of month', 1, 31, array[]::pg_catalog.text[],
-      E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+      E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$|^L$'),
     (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::pg_catalog.text[],
       E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
     (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::pg_catalog.text[],
@@ -997,13 +997,15 @@ language sql immutable as $$
   ) g(field, name, low, high, names, item)
   cross join lateral regexp_split_to_table((p_fields)[g.field], ',') with ordinality i(item, ord)
   left join lateral regexp_match(i.item, g.item) p(part) on true
+  cross join lateral (select case when i.item = 'L' then 32 end) l(last_day)
   cross join lateral (select
-      coalesce(case
+      coalesce(l.last_day, case
         when false and p.part[2] = 'SUN' then 7
         when p.part[2] ~ '^[A-Z]' then array_position(g.names, p.part[2]) - 1 + g.low
         else p.part[2]::int
       end, g.low),
-      case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+      case when l.last_day is not null then l.last_day
+        when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
         else case
           when p.part[3] is not null and coalesce(p.part[3], p.part[2]) = 'SUN' then 7
           when coalesce(p.part[3], p.part[2]) ~ '^[A-Z]' then array_position(g.names, coalesce(p.part[3], p.part[2])) - 1 + g.low
@@ -1039,7 +1041,7 @@ begin
     select coalesce(
       (array_agg(i.problem) filter (where i.problem is not null))[1],
       case when ((v_fields)[3] ~ '^[*?]' or (v_fields)[5] ~ '^[*?]')
-                and min(i.first_value) filter (where i.field = 3) > max(m.days) then
+                and min(i.first_value % 32) filter (where i.field = 3) > max(m.days) then
         'no month in it has such a day, so it never comes due' end)
     from (select g.field, r.first_value, r.last_value, r.step, case
         when p.part is null
@@ -1054,7 +1056,7 @@ begin
       (2, 'hour', 0, 23, array[]::pg_catalog.text[],
         E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
       (3, 'day of month', 1, 31, array[]::pg_catalog.text[],
-        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$|^L$'),
       (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::pg_catalog.text[],
         E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
       (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::pg_catalog.text[],
@@ -1062,13 +1064,15 @@ begin
     ) g(field, name, low, high, names, item)
     cross join lateral regexp_split_to_table((v_fields)[g.field], ',') with ordinality i(item, ord)
     left join lateral regexp_match(i.item, g.item) p(part) on true
+    cross join lateral (select case when i.item = 'L' then 32 end) l(last_day)
     cross join lateral (select
-        coalesce(case
+        coalesce(l.last_day, case
           when false and p.part[2] = 'SUN' then 7
           when p.part[2] ~ '^[A-Z]' then array_position(g.names, p.part[2]) - 1 + g.low
           else p.part[2]::int
         end, g.low),
-        case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+        case when l.last_day is not null then l.last_day
+          when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
           else case
             when p.part[3] is not null and coalesce(p.part[3], p.part[2]) = 'SUN' then 7
             when coalesce(p.part[3], p.part[2]) ~ '^[A-Z]' then array_position(g.names, coalesce(p.part[3], p.part[2])) - 1 + g.low
@@ -1088,10 +1092,11 @@ $$;
 create or replace function df_engine.cron_day_matches(p_plan df_engine.cron_plan, p_day date) returns boolean
 language sql immutable as $$
   select extract(month from p_day)::int = any (p_plan.months) and case
-    when p_plan.either_day
-      then extract(day from p_day)::int = any (p_plan.days) or extract(dow from p_day)::int = any (p_plan.weekdays)
-    else extract(day from p_day)::int = any (p_plan.days) and extract(dow from p_day)::int = any (p_plan.weekdays)
+    when p_plan.either_day then m.matches or extract(dow from p_day)::int = any (p_plan.weekdays)
+    else m.matches and extract(dow from p_day)::int = any (p_plan.weekdays)
   end
+  from (select extract(day from p_day)::int = any (p_plan.days)
+               or 32 = any (p_plan.days) and extract(day from p_day + 1) = 1) m(matches)
 $$;
 
 -- The first matching day from p_from on. 29 February falls on a given weekday at least once in 40 years.
@@ -1265,6 +1270,9 @@ begin
   if p_text ~ '^\s*\{' then
     v_graph := pg_catalog.jsonb_strip_nulls(df_engine.json_or_null(p_text));
   end if;
+  if v_graph -> '_partial_if' = 'true' and v_graph ?& array['condition', 'then_branch'] then
+    v_graph := df.if(v_graph ->> 'condition', v_graph ->> 'then_branch')::pg_catalog.jsonb;
+  end if;
   if pg_catalog.jsonb_typeof(v_graph -> 'node_type') is distinct from 'string' then
     return pg_catalog.jsonb_build_object('node_type', 'SQL', 'query', p_text);
   end if;
@@ -1339,6 +1347,25 @@ language sql immutable as $$
   end
 $$;
 
+-- Why the query of a SLEEP that is an object says no time; NULL: it does, or only the run can tell.
+-- Granted to users.
+create or replace function df_engine.sleep_problem(p_query text) returns text
+language plpgsql stable as $$
+declare
+  v_config constant pg_catalog.jsonb := df_engine.json_or_null(p_query);
+  v_text constant pg_catalog.text := coalesce(v_config ->> 'until', v_config ->> 'duration');
+begin
+  if (select count(*) from jsonb_object_keys(case when jsonb_typeof(v_config) = 'object' then v_config end)) <> 1
+     or jsonb_typeof(coalesce(v_config -> 'until', v_config -> 'duration')) is distinct from 'string' then
+    return 'query in SLEEP must be seconds, {"until": text} or {"duration": text}';
+  end if;
+  perform case when v_config ? 'until' then df.sleep_until(v_text) else df.sleep(v_text) end;
+  return null;
+exception when data_exception then
+  return 'SLEEP: ' || sqlerrm;
+end
+$$;
+
 -- What of a node is missing or too much, NULL when it has what its type needs.
 -- Granted to users.
 create or replace function df_engine.shape_problem(p_node jsonb, p_type text) returns text
@@ -1397,6 +1424,7 @@ language sql immutable as $$
       case when p_node ? 'retry' then df_engine.retry_problem(p_node -> 'retry') end,
       case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN', 'CATCH', 'TIMEOUT') then
         df_engine.config_problem(p_type, p_node ->> 'query') end,
+      case when p_type = 'SLEEP' and p_node ->> 'query' ~ '^\s*[{]' then df_engine.sleep_problem(p_node ->> 'query') end,
       case when p_node ? 'result_name' or p_type in ('WAIT_SCHEDULE', 'SIGNAL') then df_engine.size_problem(p_node, p_type) end,
       case when p_type in ('HTTP', 'HTTP_MULTIPART') and strpos(p_node ->> 'query', '{secret:') > 0 then
         df_engine.secret_problem(df_engine.json_or_null(p_node ->> 'query')) end,
@@ -1583,7 +1611,10 @@ begin
     end if;
   end if;
   return '{"node_type":"LOOP","left_node":'
-    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then body else df.sql(body) end
+    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then body
+         when v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
+           df.if(body::pg_catalog.json ->> 'condition', body::pg_catalog.json ->> 'then_branch')
+         else df.sql(body) end
     || case when condition is null then '' else ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || case when continue_on_failure then ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text)
          else '' end || '}';
@@ -1889,6 +1920,23 @@ begin
 end
 $$;
 
+create or replace function df.if(condition text, then_branch text) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if condition is null then
+    raise exception 'argument condition of df.if is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if then_branch is null then
+    raise exception 'argument then_branch of df.if is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+end
+$$;
+
 create or replace function df.if_rows(result_name text, then_branch text, else_branch text) returns text
 language plpgsql set search_path = '' as $$
 begin
@@ -2054,6 +2102,9 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
+  if duration ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
+    return '{"node_type":"SLEEP","query":' || pg_catalog.to_json('{"duration":' || pg_catalog.to_json(duration) || '}') || '}';
+  end if;
   begin
     v_seconds := case when duration ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then duration::pg_catalog.numeric
                       else extract(epoch from duration::pg_catalog.interval) end;
@@ -2062,6 +2113,47 @@ begin
       using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
   end;
   return df.sleep(v_seconds);
+end
+$$;
+
+create or replace function df.sleep_until(due timestamptz) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if due is null then
+    raise exception 'argument due of df.sleep_until is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if due > pg_catalog.now() + interval '36525 days' then
+    raise exception 'a sleep must end within 100 years, not at %', due
+      using errcode = 'invalid_parameter_value', hint = 'A wait without a limit is one for a signal.';
+  end if;
+  return '{"node_type":"SLEEP","query":' || pg_catalog.to_json(
+    '{"until":"' || (pg_catalog.to_json(due at time zone 'UTC') #>> '{}') || 'Z"}') || '}';
+end
+$$;
+
+-- Untyped literals and parameters resolve to this one.
+create or replace function df.sleep_until(due text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_due pg_catalog.timestamptz;
+begin
+  if due is null then
+    raise exception 'argument due of df.sleep_until is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if due ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
+    return '{"node_type":"SLEEP","query":' || pg_catalog.to_json('{"until":' || pg_catalog.to_json(due) || '}') || '}';
+  end if;
+  begin
+    v_due := due::pg_catalog.timestamptz;
+  exception when data_exception then
+    raise exception '"%" is no time', due
+      using errcode = 'invalid_parameter_value', hint = 'Write a date and a time, such as 2030-01-31 08:00:00+01.';
+  end;
+  return df.sleep_until(v_due);
 end
 $$;
 
@@ -2095,7 +2187,7 @@ begin
     select coalesce(
       (array_agg(i.problem) filter (where i.problem is not null))[1],
       case when ((v_fields)[3] ~ '^[*?]' or (v_fields)[5] ~ '^[*?]')
-                and min(i.first_value) filter (where i.field = 3) > max(m.days) then
+                and min(i.first_value % 32) filter (where i.field = 3) > max(m.days) then
         'no month in it has such a day, so it never comes due' end)
     from (select g.field, r.first_value, r.last_value, r.step, case
         when p.part is null
@@ -2110,7 +2202,7 @@ begin
       (2, 'hour', 0, 23, array[]::pg_catalog.text[],
         E'^(?:(\\*)|(0*(?:1?[0-9]|2[0-3]))(?:-(0*(?:1?[0-9]|2[0-3])))?)(?:/(0*[1-9][0-9]?))?$'),
       (3, 'day of month', 1, 31, array[]::pg_catalog.text[],
-        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$'),
+        E'^(?:(\\*|\\?)|(0*(?:[1-9]|[12][0-9]|3[01]))(?:-(0*(?:[1-9]|[12][0-9]|3[01])))?)(?:/(0*[1-9][0-9]?))?$|^L$'),
       (4, 'month', 1, 12, array['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', 'OCT', 'NOV', 'DEC']::pg_catalog.text[],
         E'^(?:(\\*)|((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC))(?:-((?:0*(?:[1-9]|1[0-2])|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)))?)(?:/(0*[1-9][0-9]?))?$'),
       (5, 'day of week', 0, 7, array['SUN', 'MON', 'TUE', 'WED', 'THU', 'FRI', 'SAT']::pg_catalog.text[],
@@ -2118,13 +2210,15 @@ begin
     ) g(field, name, low, high, names, item)
     cross join lateral regexp_split_to_table((v_fields)[g.field], ',') with ordinality i(item, ord)
     left join lateral regexp_match(i.item, g.item) p(part) on true
+    cross join lateral (select case when i.item = 'L' then 32 end) l(last_day)
     cross join lateral (select
-        coalesce(case
+        coalesce(l.last_day, case
           when false and p.part[2] = 'SUN' then 7
           when p.part[2] ~ '^[A-Z]' then array_position(g.names, p.part[2]) - 1 + g.low
           else p.part[2]::int
         end, g.low),
-        case when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
+        case when l.last_day is not null then l.last_day
+          when p.part[2] is null or p.part[3] is null and p.part[4] is not null then g.high
           else case
             when p.part[3] is not null and coalesce(p.part[3], p.part[2]) = 'SUN' then 7
             when coalesce(p.part[3], p.part[2]) ~ '^[A-Z]' then array_position(g.names, coalesce(p.part[3], p.part[2])) - 1 + g.low
@@ -2273,15 +2367,21 @@ comment on function df.sleep(double precision) is
 comment on function df.sleep(interval) is
   'Waits for the interval, in which a month counts 30 days; up to 100 years';
 comment on function df.sleep(text) is
-  'Waits for a duration given as text: seconds (0.5) or an interval (5 minutes). Raises for any other text';
+  'Waits for a duration given as text: seconds (0.5) or an interval (5 minutes). Raises for any other text. One that holds references is read when the node starts';
+comment on function df.sleep_until(timestamptz) is
+  'Waits until that time; if it has passed, goes on at once';
+comment on function df.sleep_until(text) is
+  'The same, given as text. Raises for a text that is no time. One that holds references is read when the node starts';
 comment on function df.wait_for_schedule(text, text) is
-  'Waits for the next minute that matches a cron expression of five fields, in the named time zone or that of the setting timezone. Raises for an expression that is invalid or never comes due';
+  'Waits for the next minute that matches a cron expression of five fields (L as day of month is its last day), in the named time zone or that of the setting timezone. Raises for an expression that is invalid or never comes due';
 comment on function df.loop(text, text, boolean) is
   'Repeats the body as long as the condition, judged after it, is true; without a condition until df.break ends it. With continue_on_failure a failure of the body is recorded and, after a pause that grows with each failure in a row, the next iteration begins';
 comment on function df.break(text) is
   'Ends the nearest enclosing loop, whose result becomes the value: JSON if it parses, else a string';
 comment on function df.if(text, text, text) is
   'Runs the condition, then one of the branches; the result is that of the branch';
+comment on function df.if(text, text) is
+  'Runs the condition and, if it is true, the branch; if it is not, the result is null';
 comment on function df.if_rows(text, text, text) is
   'Runs the first branch if the named result has rows, else the second';
 comment on function df.join(text, text) is
@@ -2309,7 +2409,7 @@ comment on function df.timeout(text, interval, text) is
 comment on function df.timeout(text, text, text) is
   'The same with a duration as text: seconds (0.5), an interval (5 minutes), or one with references (2 * $cfg.pause), which are resolved when the body begins';
 comment on function df.wait_for_signal(text, integer) is
-  'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data';
+  'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data. The name may hold references';
 comment on function df.wait_for(text, interval, text, interval) is
   'Asks the condition, an SQL step, at once, then each time the interval has passed, and when df.poke has named the key, until it is true. The result is its rows and timed_out; at the time-out those of the last time';
 comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
@@ -2363,8 +2463,7 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  if (partial_if::pg_catalog.jsonb -> '_partial_if' = 'true'
-      and partial_if::pg_catalog.jsonb ?& array['condition', 'then_branch']) is not true then
+  if (partial_if::pg_catalog.jsonb -> '_partial_if' = 'true' and partial_if::pg_catalog.jsonb ?& array['condition', 'then_branch']) is not true then
     raise exception 'Invalid if-then-else: the left operand of !> is not what ?> returns'
       using errcode = 'invalid_text_representation',
             hint = 'Operators group from left to right: put a branch that uses operators itself in parentheses.';
@@ -2418,7 +2517,7 @@ begin
     execute format(
       'create operator %I.?> (function = df.if_then_op, leftarg = text, rightarg = text)',
       v_schema);
-    execute format('comment on operator %I.?> (text, text) is %L', v_schema, 'condition and then-branch of an IF, to be completed with !>');
+    execute format('comment on operator %I.?> (text, text) is %L', v_schema, 'an IF: b if a is true, else null, or what !> adds: df.if(condition, then_branch)');
   end if;
   if not exists (select from pg_operator where oprcode = 'df.if_else_op'::regproc) then
     execute format(
@@ -2438,7 +2537,7 @@ $operators$;
 comment on function df.as_op(text, text) is
   'Behind the operator |=>: names the result of a graph: df.as(a, name)';
 comment on function df.if_then_op(text, text) is
-  'Behind the operator ?>: condition and then-branch of an IF, to be completed with !>';
+  'Behind the operator ?>: an IF: b if a is true, else null, or what !> adds: df.if(condition, then_branch)';
 comment on function df.if_else_op(text, text) is
   'Behind the operator !>: the else-branch of an IF: df.if(condition, then_branch, else_branch)';
 comment on function df.loop_prefix_op(text) is
@@ -2495,7 +2594,7 @@ $$;
 
 -- One row a state, one column a symbol: the row to go to, minus the rule to reduce by, or 0.
 create or replace function df_engine.flow_table() returns int[] language sql immutable as $$
-  select '{51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,561,612,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-26,-26,-26,-26,-26,-26,0,-26,-26,0,0,0,0,0,0,-26,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-27,-27,-27,-27,-27,-27,0,-27,-27,0,0,0,0,0,0,-27,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-28,-28,-28,-28,-28,-28,0,-28,-28,0,0,0,0,0,0,-28,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1275,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1326,0,0,1377,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,0,0,0,0,0,0,0,0,0,-23,-23,-23,-23,-23,-23,1428,-23,-23,0,0,0,0,0,0,-23,0,0,0,0,0,0,0,0,0,0,0,1479,0,0,0,0,0,0,0,0,0,0,0,51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,1530,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,1581,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,0,0,0,1632,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1683,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1734,1785,0,0,0,0,0,0,1836,0,0,1887,0,1938,1989,2040,0,0,0,0,0,0,0,0,0,0,0,459,0,0,510,2091,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2142,0,0,2193,2244,2295,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,561,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-2,0,0,0,0,0,-2,-2,0,0,0,0,0,0,-2,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2346,-4,2397,0,0,0,0,-4,-4,0,0,0,0,0,0,-4,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-6,-6,-6,2448,0,0,0,-6,-6,0,0,0,0,0,0,-6,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-8,-8,-8,-8,0,0,0,-8,-8,0,0,0,0,0,0,-8,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-12,-12,-12,-12,2499,0,0,-12,-12,0,0,0,0,0,0,-12,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-10,-10,-10,-10,2550,2601,0,-10,-10,0,0,0,0,0,0,-10,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-15,-15,-15,-15,-15,-15,0,-15,-15,0,0,0,0,0,0,-15,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-20,-20,-20,-20,-20,-20,0,-20,-20,0,0,0,0,0,0,-20,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-22,-22,-22,-22,-22,-22,0,-22,-22,0,0,0,0,0,0,-22,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-21,-21,-21,-21,-21,-21,0,-21,-21,0,0,0,0,0,0,-21,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-47,-47,-47,-47,-47,-47,0,-47,-47,0,0,0,0,0,0,-47,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-48,-48,-48,-48,-48,-48,0,-48,-48,0,0,0,0,0,0,-48,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,2958,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,3060,3111,3162,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3213,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3264,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,3315,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,3366,3111,3162,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-24,-24,-24,-24,-24,-24,0,-24,-24,0,0,0,0,0,0,-24,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-3,0,0,0,0,0,-3,-3,0,0,0,0,0,0,-3,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3417,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3468,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-49,-49,-49,-49,-49,-49,0,-49,-49,0,0,-49,0,0,-49,-49,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3519,0,0,3570,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-51,0,0,-51,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-60,0,0,-60,0,0,-60,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-61,0,0,-61,0,0,-61,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-62,0,0,-62,0,0,-62,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-63,0,0,-63,0,0,-63,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-64,0,0,-64,0,0,-64,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-54,-54,-54,-54,-54,-54,0,-54,-54,0,0,-54,0,0,-54,-54,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-58,0,0,-58,0,0,-58,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-59,0,0,-59,0,0,-59,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3621,0,0,0,0,0,3672,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-56,0,0,0,0,0,-56,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,3723,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,3774,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,3825,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,3876,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,3927,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,3978,0,0,4029,4080,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4131,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-46,-46,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1275,0,0,4182,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-42,-42,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-43,-43,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-44,-44,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-45,-45,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-31,-31,-31,-31,-31,-31,0,-31,-31,0,0,0,0,0,0,-31,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-41,-41,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4233,4284,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-37,-37,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-39,-39,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,4335,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,4386,3111,3162,1122,1173,0,0,1224,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,4437,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,4488,3111,3162,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-32,-32,-32,-32,-32,-32,0,-32,-32,0,0,0,0,0,0,-32,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4539,4284,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-25,-25,-25,-25,-25,-25,0,-25,-25,0,0,0,0,0,0,-25,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1836,0,0,1887,0,1938,1989,2040,0,0,0,0,0,0,0,0,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2142,0,0,2193,0,4590,0,0,0,1632,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4641,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-50,-50,-50,-50,-50,-50,0,-50,-50,0,0,-50,0,0,-50,-50,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1836,0,0,1887,0,1938,1989,2040,0,0,0,0,0,0,0,0,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2142,0,0,2193,0,4692,0,0,0,0,0,0,0,0,0,0,0,0,-55,-55,-55,-55,-55,-55,0,-55,-55,0,0,-55,0,0,-55,-55,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4743,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-7,-7,-7,2448,0,0,0,-7,-7,0,0,0,0,0,0,-7,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-9,-9,-9,-9,0,0,0,-9,-9,0,0,0,0,0,0,-9,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-14,-14,-14,-14,-14,2601,0,-14,-14,0,0,0,0,0,0,-14,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-11,-11,-11,-11,4794,2601,0,-11,-11,0,0,0,0,0,0,-11,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-18,-18,-18,-18,-18,-18,0,-18,-18,0,0,0,0,0,0,-18,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-19,-19,-19,-19,-19,-19,0,-19,-19,0,0,0,0,0,0,-19,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-17,-17,-17,-17,-17,-17,0,-17,-17,0,0,0,0,0,0,-17,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-16,-16,-16,-16,-16,-16,0,-16,-16,0,0,0,0,0,0,-16,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,204,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,0,0,4845,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-35,-35,-35,-35,-35,-35,0,-35,-35,0,0,0,0,0,0,-35,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,0,4896,3162,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-29,-29,-29,-29,-29,-29,0,-29,-29,0,0,0,0,0,0,-29,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4947,4284,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-30,-30,-30,-30,-30,-30,0,-30,-30,0,0,0,0,0,0,-30,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4998,4284,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-36,-36,-36,-36,-36,-36,0,-36,-36,0,0,0,0,0,0,-36,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-53,0,0,-53,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-52,0,0,-52,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-57,0,0,0,0,0,-57,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,5049,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,5100,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-40,-40,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-38,-38,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-33,-33,-33,-33,-33,-33,0,-33,-33,0,0,0,0,0,0,-33,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-34,-34,-34,-34,-34,-34,0,-34,-34,0,0,0,0,0,0,-34,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-5,0,0,0,0,0,-5,-5,0,0,0,0,0,0,-5,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-13,-13,-13,-13,-13,2601,0,-13,-13,0,0,0,0,0,0,-13,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}'::int[]
+  select '{51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,561,612,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-27,-27,-27,-27,-27,-27,0,-27,-27,0,0,0,0,0,0,-27,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-28,-28,-28,-28,-28,-28,0,-28,-28,0,0,0,0,0,0,-28,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-29,-29,-29,-29,-29,-29,0,-29,-29,0,0,0,0,0,0,-29,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1275,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1326,0,0,1377,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,0,0,0,0,0,0,0,0,0,-24,-24,-24,-24,-24,-24,1428,-24,-24,0,0,0,0,0,0,-24,0,0,0,0,0,0,0,0,0,0,0,1479,0,0,0,0,0,0,0,0,0,0,0,51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,1530,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,1581,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,0,0,0,1632,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1683,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1734,1785,0,0,0,0,0,0,1836,0,0,1887,0,1938,1989,2040,0,0,0,0,0,0,0,0,0,0,0,459,0,0,510,2091,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2142,0,0,2193,2244,2295,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,561,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-2,0,0,0,0,0,-2,-2,0,0,0,0,0,0,-2,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2346,-4,2397,0,0,0,0,-4,-4,0,0,0,0,0,0,-4,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-7,-7,-7,2448,0,0,0,-7,-7,0,0,0,0,0,0,-7,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-9,-9,-9,-9,0,0,0,-9,-9,0,0,0,0,0,0,-9,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-13,-13,-13,-13,2499,0,0,-13,-13,0,0,0,0,0,0,-13,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-11,-11,-11,-11,2550,2601,0,-11,-11,0,0,0,0,0,0,-11,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-16,-16,-16,-16,-16,-16,0,-16,-16,0,0,0,0,0,0,-16,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-21,-21,-21,-21,-21,-21,0,-21,-21,0,0,0,0,0,0,-21,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-23,-23,-23,-23,-23,-23,0,-23,-23,0,0,0,0,0,0,-23,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-22,-22,-22,-22,-22,-22,0,-22,-22,0,0,0,0,0,0,-22,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-48,-48,-48,-48,-48,-48,0,-48,-48,0,0,0,0,0,0,-48,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-49,-49,-49,-49,-49,-49,0,-49,-49,0,0,0,0,0,0,-49,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,2958,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,3060,3111,3162,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3213,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3264,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,3315,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,3366,3111,3162,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-25,-25,-25,-25,-25,-25,0,-25,-25,0,0,0,0,0,0,-25,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-3,0,0,0,0,0,-3,-3,0,0,0,0,0,0,-3,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3417,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3468,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-50,-50,-50,-50,-50,-50,0,-50,-50,0,0,-50,0,0,-50,-50,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3519,0,0,3570,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-52,0,0,-52,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-61,0,0,-61,0,0,-61,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-62,0,0,-62,0,0,-62,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-63,0,0,-63,0,0,-63,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-64,0,0,-64,0,0,-64,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-65,0,0,-65,0,0,-65,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-55,-55,-55,-55,-55,-55,0,-55,-55,0,0,-55,0,0,-55,-55,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-59,0,0,-59,0,0,-59,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-60,0,0,-60,0,0,-60,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,3621,0,0,0,0,0,3672,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-57,0,0,0,0,0,-57,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,3723,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,3774,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,3825,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,3876,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,3927,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,3978,0,0,4029,4080,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4131,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-47,-47,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1275,0,0,4182,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-43,-43,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-44,-44,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-45,-45,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-46,-46,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-32,-32,-32,-32,-32,-32,0,-32,-32,0,0,0,0,0,0,-32,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-42,-42,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4233,4284,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-38,-38,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-40,-40,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,4335,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,4386,3111,3162,1122,1173,0,0,1224,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,4437,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,4488,3111,3162,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-33,-33,-33,-33,-33,-33,0,-33,-33,0,0,0,0,0,0,-33,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4539,4284,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-26,-26,-26,-26,-26,-26,0,-26,-26,0,0,0,0,0,0,-26,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1836,0,0,1887,0,1938,1989,2040,0,0,0,0,0,0,0,0,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2142,0,0,2193,0,4590,0,0,0,1632,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4641,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-51,-51,-51,-51,-51,-51,0,-51,-51,0,0,-51,0,0,-51,-51,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1836,0,0,1887,0,1938,1989,2040,0,0,0,0,0,0,0,0,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,2142,0,0,2193,0,4692,0,0,0,0,0,0,0,0,0,0,0,0,-56,-56,-56,-56,-56,-56,0,-56,-56,0,0,-56,0,0,-56,-56,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4743,0,0,0,0,0,-6,-6,0,0,0,0,0,0,-6,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-8,-8,-8,2448,0,0,0,-8,-8,0,0,0,0,0,0,-8,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-10,-10,-10,-10,0,0,0,-10,-10,0,0,0,0,0,0,-10,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-15,-15,-15,-15,-15,2601,0,-15,-15,0,0,0,0,0,0,-15,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-12,-12,-12,-12,4794,2601,0,-12,-12,0,0,0,0,0,0,-12,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-19,-19,-19,-19,-19,-19,0,-19,-19,0,0,0,0,0,0,-19,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-20,-20,-20,-20,-20,-20,0,-20,-20,0,0,0,0,0,0,-20,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-18,-18,-18,-18,-18,-18,0,-18,-18,0,0,0,0,0,0,-18,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-17,-17,-17,-17,-17,-17,0,-17,-17,0,0,0,0,0,0,-17,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,204,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,0,0,4845,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-36,-36,-36,-36,-36,-36,0,-36,-36,0,0,0,0,0,0,-36,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,2652,2703,255,2754,306,2805,2856,2907,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,3009,663,714,765,816,867,918,0,969,1020,1071,0,4896,3162,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-30,-30,-30,-30,-30,-30,0,-30,-30,0,0,0,0,0,0,-30,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4947,4284,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-31,-31,-31,-31,-31,-31,0,-31,-31,0,0,0,0,0,0,-31,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,4998,4284,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-37,-37,-37,-37,-37,-37,0,-37,-37,0,0,0,0,0,0,-37,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-54,0,0,-54,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-53,0,0,-53,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-58,0,0,0,0,0,-58,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,51,102,153,0,204,255,0,306,0,0,0,357,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,5049,663,714,765,816,867,918,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,51,102,153,0,204,255,0,306,0,0,0,0,0,0,0,0,0,0,408,0,0,0,459,0,0,510,0,0,0,0,0,0,0,0,0,0,5100,0,969,1020,1071,0,0,0,1122,1173,0,0,1224,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-41,-41,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-39,-39,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-34,-34,-34,-34,-34,-34,0,-34,-34,0,0,0,0,0,0,-34,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-35,-35,-35,-35,-35,-35,0,-35,-35,0,0,0,0,0,0,-35,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-5,0,0,0,0,0,-5,-5,0,0,0,0,0,0,-5,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,-14,-14,-14,-14,-14,2601,0,-14,-14,0,0,0,0,0,0,-14,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}'::int[]
 $$;
 
 -- Parses tokens. The tree comes out as its nodes in post-order: the item (0: a token) and the tokens it spans.
@@ -2505,9 +2604,9 @@ create or replace function df_engine.flow_parse(
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
   c_table constant int[] := df_engine.flow_table();
-  c_items constant int[] := '{0,0,1,0,2,0,3,0,4,0,5,0,6,7,0,8,0,0,0,0,0,0,9,9,0,0,0,0,9,9,9,9,9,9,9,9,0,0,0,10,0,0,0,0,0,0,11,11,0,0,0,0,0,0,0,0,0,11,11,0,0,0,0,0}';
-  c_lengths constant int[] := '{1,1,2,1,5,1,3,1,3,1,3,1,5,3,1,3,1,1,1,1,1,1,1,2,3,1,1,1,4,4,3,3,5,5,4,4,1,3,1,3,1,1,1,1,1,1,1,1,2,3,1,3,3,2,3,1,3,1,1,1,1,1,1,1}';
-  c_heads constant int[] := '{30,31,31,32,32,33,33,34,34,35,35,35,36,36,37,37,38,38,38,39,39,39,39,39,39,40,40,40,41,41,41,41,41,41,41,41,42,42,43,43,44,44,44,44,44,44,45,45,46,46,47,47,48,49,49,50,50,51,51,51,51,51,51,51}';
+  c_items constant int[] := '{0,0,1,0,2,2,0,3,0,4,0,5,0,6,7,0,8,0,0,0,0,0,0,9,9,0,0,0,0,9,9,9,9,9,9,9,9,0,0,0,10,0,0,0,0,0,0,11,11,0,0,0,0,0,0,0,0,0,11,11,0,0,0,0,0}';
+  c_lengths constant int[] := '{1,1,2,1,5,3,1,3,1,3,1,3,1,5,3,1,3,1,1,1,1,1,1,1,2,3,1,1,1,4,4,3,3,5,5,4,4,1,3,1,3,1,1,1,1,1,1,1,1,2,3,1,3,3,2,3,1,3,1,1,1,1,1,1,1}';
+  c_heads constant int[] := '{30,31,31,32,32,32,33,33,34,34,35,35,35,36,36,37,37,38,38,38,39,39,39,39,39,39,40,40,40,41,41,41,41,41,41,41,41,42,42,43,43,44,44,44,44,44,44,45,45,46,46,47,47,48,49,49,50,50,51,51,51,51,51,51,51}';
   c_kept constant int[] := '{1,1,1,1,1,0,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}';
   v_begins int[] := '{1}';
   v_top int := 1;
@@ -2559,8 +2658,8 @@ create or replace function df_engine.flow_expected(p_states int[]) returns int[]
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
   c_table constant int[] := df_engine.flow_table();
-  c_lengths constant int[] := '{1,1,2,1,5,1,3,1,3,1,3,1,5,3,1,3,1,1,1,1,1,1,1,2,3,1,1,1,4,4,3,3,5,5,4,4,1,3,1,3,1,1,1,1,1,1,1,1,2,3,1,3,3,2,3,1,3,1,1,1,1,1,1,1}';
-  c_heads constant int[] := '{30,31,31,32,32,33,33,34,34,35,35,35,36,36,37,37,38,38,38,39,39,39,39,39,39,40,40,40,41,41,41,41,41,41,41,41,42,42,43,43,44,44,44,44,44,44,45,45,46,46,47,47,48,49,49,50,50,51,51,51,51,51,51,51}';
+  c_lengths constant int[] := '{1,1,2,1,5,3,1,3,1,3,1,3,1,5,3,1,3,1,1,1,1,1,1,1,2,3,1,1,1,4,4,3,3,5,5,4,4,1,3,1,3,1,1,1,1,1,1,1,1,2,3,1,3,3,2,3,1,3,1,1,1,1,1,1,1}';
+  c_heads constant int[] := '{30,31,31,32,32,32,33,33,34,34,35,35,35,36,36,37,37,38,38,38,39,39,39,39,39,39,40,40,40,41,41,41,41,41,41,41,41,42,42,43,43,44,44,44,44,44,44,45,45,46,46,47,47,48,49,49,50,50,51,51,51,51,51,51,51}';
   v_expected int[] := '{}';
   v_states int[];
   v_top int;
@@ -2649,7 +2748,6 @@ language sql immutable as $$
     when p_kind = 29 and p_found ~ '^(''|"|[eE]''|\$|/)' then 'What begins here never ends.'
     when p_found = ';' then 'A flow is one expression, without a semicolon.'
     when p_found = '=>' and '"|=>"' = any(p_expected) then 'A result is named with |=>.'
-    when '"!>"' = any(p_expected) then 'Every ?> needs its !>: condition ?> then !> else.'
     when p_found = '!>' then 'Every !> belongs to a ?>; a branch that is a longer flow may need parentheses.'
     when p_found = ')' then 'No parenthesis is open here.'
     when p_found = '@>' then 'A loop inside a flow needs parentheses: a ~> (@> b).'
@@ -2785,26 +2883,28 @@ begin
     when 3 then return df.as(fut => p_args[1], name => p_args[2]);
     when 4 then return df.sleep(seconds => p_args[1]::numeric);
     when 5 then return df.sleep(duration => p_args[1]);
-    when 6 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
-    when 7 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
-    when 8 then return df.break(value => p_args[1]);
-    when 9 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 10 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 11 then return df.join(a => p_args[1], b => p_args[2]);
-    when 12 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
-    when 13 then return df.race(a => p_args[1], b => p_args[2]);
-    when 14 then return df.all(variadic p_args);
-    when 15 then return df.race_all(variadic p_args);
-    when 16 then return df.any(variadic p_args);
-    when 17 then return df.chain(variadic p_args);
-    when 18 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
-    when 19 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
-    when 20 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
-    when 21 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 22 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
-    when 23 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 24 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
-    when 25 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 6 then return df.sleep_until(due => p_args[1]);
+    when 7 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
+    when 8 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
+    when 9 then return df.break(value => p_args[1]);
+    when 10 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 11 then return df.if(condition => p_args[1], then_branch => p_args[2]);
+    when 12 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 13 then return df.join(a => p_args[1], b => p_args[2]);
+    when 14 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
+    when 15 then return df.race(a => p_args[1], b => p_args[2]);
+    when 16 then return df.all(variadic p_args);
+    when 17 then return df.race_all(variadic p_args);
+    when 18 then return df.any(variadic p_args);
+    when 19 then return df.chain(variadic p_args);
+    when 20 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
+    when 21 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
+    when 22 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
+    when 23 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 24 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
+    when 25 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 26 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 27 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -2814,7 +2914,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":22,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":23,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":24,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":25,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":16,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":17,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":18,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":19,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":20,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":21,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":22,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":23,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":24,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":25,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":26,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":27,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
@@ -2847,7 +2947,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":6,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":7,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":8,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":9,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":10,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":11,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":12,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":13,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":14,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":15,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":16,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":17,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":18,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":19,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":20,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":21,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":22,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":23,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":24,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":25,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":16,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":17,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":18,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":19,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":20,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":21,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":22,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":23,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":24,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":25,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":26,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":27,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -2997,7 +3097,7 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (3, 23) then
+  if (p_plan -> 'number')::int in (3, 25) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
@@ -3227,7 +3327,13 @@ language sql immutable as $$
   select case p_type
     when 'SQL' then array[case when p_query ~ '^\s*\{' and df_engine.json_or_null(p_query) ->> 'node_type' <> '' then 'sql' else '' end,
                           df_engine.flow_quote(p_query)]
-    when 'SLEEP' then case when p_query ~ '^[0-9]{1,10}(\.[0-9]*[1-9])?$' then array['sleep', p_query] end
+    when 'SLEEP' then case when p_query ~ '^[0-9]{1,10}(\.[0-9]*[1-9])?$' then array['sleep', p_query]
+      -- Only what the builders themselves write.
+      when p_query = '{"duration":' || to_json(c ->> 'duration') || '}' and c ->> 'duration' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
+        array['sleep', df_engine.flow_quote(c ->> 'duration')]
+      when p_query = '{"until":' || to_json(c ->> 'until') || '}'
+           and (c ->> 'until' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ or c ->> 'until' ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}([.][0-9]*[1-9])?Z$') then
+        array['sleep_until', df_engine.flow_quote(c ->> 'until')] end
     when 'BREAK' then case
       when p_query = '{"break_value":null}' then '{"",break}'
       when p_query = '{"break_value":' || to_json(c ->> 'break_value') || '}' then
@@ -3245,7 +3351,7 @@ language sql immutable as $$
       'timeout_seconds => ' || nullif(c ->> 'timeout_seconds', '30'),
       'expect => ' || df_engine.flow_quote(c ->> 'expect')], null) end
   end
-  from (select case when p_type in ('BREAK', 'SIGNAL', 'WAIT_SCHEDULE', 'HTTP', 'HTTP_MULTIPART')
+  from (select case when p_type <> 'SQL'
                  then df_engine.json_or_null(p_query) end) q(c)
 $$;
 
@@ -3340,8 +3446,8 @@ language sql immutable as $$
       ('errors => ', null, (c -> 'errors')::pg_catalog.text, 0)) s(sign, child, word, need)
     where p_type in ('CATCH', 'TIMEOUT') and num_nonnulls(s.child, s.word) = 1
     union all
-    select '', 1, s.* from (values ('', c ->> 'condition_node', null, 2), ('?> ', p_left, null, 2), ('!> ', p_right, null, 0)) s
-    where p_type = 'IF' and c ? 'condition_node'
+    select '', 1, s.* from (values ('', c ->> 'condition_node', null, 2), ('?> ', p_left, null, 2), ('!> ', p_right, null, 0)) s(sign, child)
+    where p_type = 'IF' and c ? 'condition_node' and s.child is not null
     union all
     select 'if_rows', 6, s.* from (values ('', null, df_engine.flow_quote(c ->> 'result_name'), 0), ('', p_left, null, 0),
                                           ('', p_right, null, 0)) s
@@ -4291,9 +4397,7 @@ declare
   v_problem constant text := 'syntax error at or near "{" (SQLSTATE 42601)' || E'\nHINT: ';
   v_name constant text := substring(df_engine.bare_sql(p_sql) from $re$\{([A-Za-z_][A-Za-z0-9_]*)\}$re$);
 begin
-  if starts_with(p_sql, '{"_partial_if"') then
-    return v_problem || '?> has no !> beside it: c ?> a !> b, with parentheses around a or b when it uses operators.';
-  elsif starts_with(p_sql, '{"node_type"') then
+  if p_sql ~ '^[{]"(node_type|_partial_if)"' then
     return v_problem || 'Text is joined to a graph: || and the operators of a flow bind alike, so a || b stands in parentheses.';
   elsif v_name is not null then
     return v_problem || 'The run has no variable {' || v_name || '}: call df.setvar before df.start. A result is written $'
@@ -4511,6 +4615,21 @@ begin
 end
 $fn$;
 
+-- The text of a node in which references are replaced; of a request that is all it holds.
+create or replace function df_engine.replaced_text(p_kind text, p_query text) returns text
+language plpgsql immutable as $$
+begin
+  return case
+    when p_kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') then p_query
+    when p_kind = 'BREAK' then df_engine.json_or_null(p_query) ->> 'break_value'
+    when p_kind = 'TIMEOUT' then df_engine.json_or_null(p_query) ->> 'after'
+    when p_kind = 'WAIT_FOR' then df_engine.json_or_null(p_query) ->> 'key'
+    when p_kind = 'SIGNAL' then df_engine.json_or_null(p_query) ->> 'signal_name'
+    when p_kind = 'SLEEP' then coalesce(df_engine.json_or_null(p_query) ->> 'until', df_engine.json_or_null(p_query) ->> 'duration')
+  end;
+end
+$$;
+
 -- Compiles and stores a graph of p_submitter.
 create or replace function df_engine.compile(p_submitter oid, p_hash bytea, p_graph jsonb, p_prefix text) returns bigint
 language plpgsql as $fn$
@@ -4521,6 +4640,7 @@ declare
   v_ups int[]; v_branches int[]; v_catches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
   v_plain boolean[]; v_sizes int[]; v_until int[]; v_batch int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
   v_wanted text[];
+  v_texts text[];  -- in which references are replaced
   v_count int;
   v_graph bigint;
   k text;
@@ -4584,7 +4704,12 @@ begin
       elsif k = 'IF' and w = 0 then
         v_afters[i] := 'c';
         v_nexts[i] := v_entries[v_lasts[i] + 1];
-        v_others[i] := v_entries[v_lasts[v_lasts[i] + 1] + 1];
+        if v_lasts[v_lasts[i] + 1] < v_lasts[p] then
+          v_others[i] := v_entries[v_lasts[v_lasts[i] + 1] + 1];
+        else  -- without an else the IF itself is entered, and ends with null
+          v_others[i] := p;
+          v_decides[i] := v_decides[p];
+        end if;
       elsif k not in ('LOOP', 'WAIT_FOR') and not v_branch then
         v_afters[i] := v_afters[p];
         v_nexts[i] := v_nexts[p];
@@ -4643,13 +4768,14 @@ begin
       v_binds[i] := v_binds[i] || to_jsonb(v_named[i]);
       v_passed[i] := v_passed[i] || to_jsonb(v_named[i]);
     end if;
+    v_texts[i] := df_engine.replaced_text(v_kinds[i], v_queries[i]);
     v_typed[i] := coalesce(v_typed[p], false) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted));
   end loop;
 
   -- Segments: a node with two predecessors begins one, else a place in it could not be told from outcomes.
   v_entered := array_fill(0, array[v_count]);
   for i in 1..v_count loop
-    if v_kinds[i] <> 'THEN' and v_entries[i] = i then
+    if v_kinds[i] <> 'THEN' and (v_entries[i] = i or v_others[i + 1] = i) then
       if v_nexts[i] is not null then
         v_entered[v_nexts[i]] := v_entered[v_nexts[i]] + 1;
       end if;
@@ -4662,6 +4788,9 @@ begin
     end if;
   end loop;
   for i in reverse v_count..1 loop
+    -- What follows may end at once, and decide.
+    v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false)
+                    or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false);
     v_plain[i] := v_kinds[i] = 'SQL' and v_afters[i] = 'n' and v_kinds[v_nexts[i]] = 'SQL' and v_entered[v_nexts[i]] = 1;
   end loop;
   -- Batches: 32 steps of a segment at most, or 100 kB of statements.
@@ -4686,11 +4815,8 @@ begin
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
-         case when v_kinds[n] in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'BREAK', 'TIMEOUT', 'WAIT_FOR') then df_engine.template_names(v_queries[n], 'sql') end,
-         coalesce(strpos(case v_kinds[n] when 'BREAK' then df_engine.json_or_null(v_queries[n]) ->> 'break_value'
-                         when 'TIMEOUT' then df_engine.json_or_null(v_queries[n]) ->> 'after'
-                         when 'WAIT_FOR' then df_engine.json_or_null(v_queries[n]) ->> 'key'
-                         when 'SQL' then v_queries[n] end, '{') > 0, false),
+         df_engine.template_names(v_texts[n], 'sql'),
+         coalesce(v_kinds[n] not like 'HTTP%' and strpos(v_texts[n], '{') > 0, false),
          case when v_kinds[n] = 'SQL' then df_engine.plain_kind(v_queries[n]) end, v_typed[n],
          jsonb_array_length(v_tops[n]), v_opens[n],
          array(select e::int from jsonb_array_elements_text(v_tops[n]) e),
@@ -4702,7 +4828,7 @@ begin
          nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
          v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_catches[n], v_drops[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
-         case when v_kinds[n] not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'THEN')
+         case when v_kinds[n] not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
               then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
          case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end
   from generate_series(1, v_count) n;
@@ -5510,33 +5636,92 @@ begin
 end
 $$;
 
--- Begins to wait. Answers an ending only when the node's content, checked here for hand-written envelopes, is unusable.
+-- Begins to wait. Answers an ending only when there is nothing to wait for, or the node's content, which may come from data or from
+-- a hand-written envelope, is unusable.
 create or replace function df_engine.park(p_thread df_engine.thread, p_node df_engine.graph_nodes) returns df_engine.ending
 language plpgsql as $$
 declare
   v_config jsonb;
 begin
-  if (p_node).kind = 'SLEEP' then
-    perform df_engine.set_timer(p_thread, 'sleep',
-                                df_engine.clock() + df_engine.sleep_seconds((p_node).query) * interval '1 s');
-    return null;
-  end if;
   v_config := (p_node).query::pg_catalog.jsonb;
+  if (p_node).kind = 'SLEEP' then
+    return df_engine.fall_asleep(p_thread, p_node, v_config);
+  end if;
   if (p_node).kind = 'WAIT_SCHEDULE' then
     perform df_engine.set_timer(p_thread, 'schedule', df_engine.cron_next(
       v_config ->> 'cron_expr', coalesce(v_config ->> 'timezone', df_engine.setting('timezone')), df_engine.clock()));
   else
-    perform df_engine.open_wait(p_thread, v_config ->> 'signal_name', (v_config ->> 'timeout_seconds')::numeric);
+    perform df_engine.open_wait(p_thread, df_engine.render_wait(p_thread, p_node, v_config ->> 'signal_name'), (v_config ->> 'timeout_seconds')::numeric);
   end if;
   return null;
 exception
-  when data_exception or program_limit_exceeded or not_null_violation then
-    return df_engine.failed(format('%s: %s', (p_node).kind, sqlerrm));
+  when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded or not_null_violation then
+    return df_engine.failed(format('%s: %s', (p_node).kind, sqlerrm), null, sqlstate);
 end
 $$;
 
--- A duration that comes from data: seconds, or an interval, above 0.
-create or replace function df_engine.duration_seconds(p_text text) returns numeric
+-- The text of a wait with its references replaced. What comes of them is as long as a text that is written.
+create or replace function df_engine.render_wait(p_thread df_engine.thread, p_node df_engine.graph_nodes, p_text text) returns text
+language plpgsql stable as $$
+declare
+  v_text text;
+begin
+  if (p_node).refs is null and not (p_node).vars then
+    return p_text;
+  end if;
+  v_text := df_engine.render(p_thread, (p_node).name_scopes, p_text, 'raw');
+  if v_text = '' then
+    raise exception '% has given an empty text', p_text using errcode = 'invalid_parameter_value';
+  elsif octet_length(v_text) > 1024 then
+    raise exception '% has given a text of % bytes, and 1024 are allowed', p_text, octet_length(v_text)
+      using errcode = 'program_limit_exceeded';
+  end if;
+  return v_text;
+end
+$$;
+
+-- Sleeps for so many seconds, or as long as its text says: {"duration"} or {"until"}. What has come from data is read as the builders
+-- read it, and holds no references, whatever it looks like.
+create or replace function df_engine.fall_asleep(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, p_config jsonb
+) returns df_engine.ending
+language plpgsql as $$
+declare
+  v_now constant timestamptz := df_engine.clock();
+  v_kind constant text := case when p_config ? 'until' then 'until' else 'duration' end;
+  v_text text := (p_node).query;
+  v_due timestamptz;
+begin
+  if jsonb_typeof(p_config) = 'object' then
+    v_text := df_engine.render_wait(p_thread, p_node, p_config ->> v_kind);
+    if v_kind = 'until' and v_text ~ '[${]' then
+      raise exception '"%" is no time', left(v_text, 100) using errcode = 'invalid_parameter_value';
+    end if;
+  end if;
+  v_due := case
+    when v_kind = 'until' then ((df.sleep_until(v_text)::pg_catalog.json ->> 'query')::pg_catalog.json ->> 'until')::timestamptz
+    else v_now + interval '1 s' * case when jsonb_typeof(p_config) = 'object' then df_engine.duration_seconds(v_text, true)
+                                       else df_engine.sleep_seconds(v_text) end end;
+  if v_kind = 'until' and v_due <= v_now then
+    return df_engine.completed(df_engine.slept((p_node).query, v_now, v_due)::json, null, null, v_now);
+  end if;
+  perform df_engine.set_timer(p_thread, 'sleep', v_due, null, v_now);
+  return null;
+end
+$$;
+
+-- The value of a SLEEP that began and ended at those times.
+create or replace function df_engine.slept(p_query text, p_since timestamptz, p_due timestamptz) returns jsonb
+language sql stable as $$
+  select jsonb_build_object('slept', true) || case
+    when jsonb_typeof(c) = 'number' then jsonb_build_object('seconds', c)
+    when c ? 'until' then jsonb_build_object('until', (to_json(p_due at time zone 'UTC') #>> '{}') || 'Z')
+    else jsonb_build_object('seconds', trim_scale(extract(epoch from p_due - p_since))) end
+  from (select p_query::pg_catalog.jsonb) q(c)
+$$;
+
+-- A duration that comes from data: seconds, or an interval, above 0 or, with p_zero, not below it.
+create or replace function df_engine.duration_seconds(p_text text, p_zero boolean default false) returns numeric
 language plpgsql stable set search_path = '' as $$
 declare
   v_seconds numeric;
@@ -5547,8 +5732,8 @@ begin
   exception when data_exception then
     v_seconds := null;
   end;
-  if v_seconds is null or not (v_seconds > 0 and v_seconds <= 3155760000) then
-    raise exception '"%" is no duration above 0', left(p_text, 100)
+  if v_seconds is null or not ((v_seconds > 0 or p_zero and v_seconds = 0) and v_seconds <= 3155760000) then
+    raise exception '"%" is no duration%', left(p_text, 100), case when p_zero then '' else ' above 0' end
       using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
   end if;
   return v_seconds;
@@ -6199,6 +6384,9 @@ begin
       v_opened := df_engine.open_construct(thread, p_node);
       thread := v_opened.thread;
       others := v_opened.others;
+    when (p_node).kind = 'IF' and (p_node).inside is null then  -- its condition is false, and it has no else
+      ending := df_engine.completed('null');
+      perform df_engine.put_outcome(thread, p_node, ending);
     when (p_node).kind = 'WAIT_FOR' then
       v_opened := df_engine.open_wait_for(thread, p_node);
       thread := v_opened.thread;
@@ -6403,7 +6591,8 @@ $$;
 
 -- Makes the transition that follows an event: p_thread stands at a node that has ended so, or, without p_ending, is to be
 -- entered. p_queue is the caller's claim: its row goes with the first step that is entered, and is deleted when there is none.
--- p_home: SQL steps run in this database. Answers the steps that the caller can go on with.
+-- p_home: SQL steps run in this database. Answers the steps that the caller can go on with. Without a claim the caller acts
+-- for every role, and reads no text of a user: a node whose text holds references is left to a session of the submitter.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -7932,8 +8121,7 @@ begin
     v_handled := coalesce(v_states[i] = 'h' and v_keys[i] = left(v_newest[i], v_width), false);
     if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled then
       v_prefix := left(v_newest[i], v_width);
-      -- An IF that could not be judged; a CATCH or TIMEOUT whose right side runs.
-      v_state := case when v_handled then 'r' when v_states[i] = 'f' and v_keys[i] = v_prefix then 'f' end;
+      v_state := case when v_handled then 'r' end;  -- the right side of a CATCH or TIMEOUT runs
       v_part := i + 1;
       while v_prefix <> '' and v_part <= v_lasts[i] loop
         if left(v_newest[v_part], v_width) = v_prefix and not (v_handled and v_places[v_part] = 1) then
@@ -7952,6 +8140,10 @@ begin
         end if;
         v_part := v_lasts[v_part] + 1;
       end loop;
+      if v_states[i] in ('f', 'c') and v_keys[i] = v_prefix then  -- an IF that could not be judged, or had nothing else to do
+        v_state := v_states[i];
+        v_ended[i] := i;
+      end if;
       v_states[i] := nullif(v_state, 'q');
       v_handlers[i] := v_handled;
       v_keys[i] := case when v_states[i] is not null then v_prefix end;
@@ -8384,6 +8576,7 @@ declare
                                      (p_timer).activation, (p_timer).races);
   v_kind text;
   v_query text;
+  v_signal text;
 begin
   delete from df_engine.timers x where x.id = (p_timer).id;
   if not found then
@@ -8393,7 +8586,7 @@ begin
     perform df_engine.fire_poke(t.instance, t.activation);
     return;
   elsif (p_timer).kind = 'timeout' then
-    delete from df_engine.waits w where w.id = (p_timer).id;
+    delete from df_engine.waits w where w.id = (p_timer).id returning w.signal_name into v_signal;
   end if;
   if (p_timer).kind = 'deadline' then
     if df_engine.may_go_on(t.instance, t.races || (p_timer).id) then
@@ -8415,9 +8608,9 @@ begin
     return;
   end if;
   perform df_engine.end_wait(t, case (p_timer).kind
-    when 'sleep' then jsonb_build_object('slept', true, 'seconds', v_query::pg_catalog.jsonb)
+    when 'sleep' then df_engine.slept(v_query, (p_timer).since, (p_timer).due_at)
     when 'schedule' then '{"scheduled": true}'
-    else jsonb_build_object('signal_name', v_query::pg_catalog.jsonb -> 'signal_name', 'timed_out', true, 'data', null) end::json, (p_timer).since);
+    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end::json, (p_timer).since);
 end
 $$;
 
@@ -9986,7 +10179,7 @@ create or replace function df_engine.explain_kind(p_input text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case
     when p_input ~ '^[0-9A-Fa-f]{8}$' then 'instance'
-    when p_input ~ '^\{' and jsonb_typeof(df_engine.node_config('', p_input) -> 'node_type') = 'string' then 'graph'
+    when p_input ~ '^\{' and (jsonb_typeof(df_engine.node_config('', p_input) -> 'node_type') = 'string' or starts_with(p_input, '{"_partial_if"')) then 'graph'
     when p_input ~ '~>|\|=>|\?>|!>|@>|df\.' then 'expression'
     when p_input ~* '^(select|insert|update|delete|merge|with|values|create|alter|drop|call|do|truncate|grant|revoke|explain)\M'
       then 'graph'
@@ -10144,7 +10337,10 @@ create or replace function df_engine.node_text(p_type text, p_query text, p_conf
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case p_type
     when 'SQL' then 'SQL: ' || df_engine.one_line(p_query, 50)
-    when 'SLEEP' then 'SLEEP ' || df_engine.one_line(p_query, null) || 's'
+    when 'SLEEP' then 'SLEEP ' || case
+      when p_config ? 'until' then 'until ' || df_engine.one_line(p_config ->> 'until', 50)
+      when p_config ? 'duration' then '''' || df_engine.one_line(p_config ->> 'duration', 50) || ''''
+      else df_engine.one_line(p_query, null) || 's' end
     when 'WAIT_SCHEDULE' then 'WAIT ''' || coalesce(p_config ->> 'cron_expr', p_query) || ''''
                               || coalesce(' ' || (p_config ->> 'timezone'), '')
     when 'SIGNAL' then 'SIGNAL ''' || coalesce(p_config ->> 'signal_name', p_query) || ''''
@@ -10193,7 +10389,7 @@ $$;
 -- Granted to users.
 create or replace function df_engine.node_config(p_type text, p_query text) returns jsonb
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'SLEEP') then df_engine.json_or_null(p_query) end
+  select case when p_type <> 'SQL' then df_engine.json_or_null(p_query) end
 $$;
 
 -- The line under which a child is shown; NULL in a sequence.
@@ -10792,7 +10988,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.

@@ -48,6 +48,16 @@ def test_the_branch_not_taken_is_skipped(pump: Pump) -> None:
     assert shown(run)["select 2"] == ("skipped", "IF")
 
 
+def test_an_if_that_has_nothing_else_to_do_is_completed(pump: Pump) -> None:
+    run = pump.run("'select false' ?> 'select 1' ~> 'select 2'")
+    assert shown(run) == {
+        "THEN": ("completed", None), "IF": ("completed", None), "select false": ("completed", None),
+        "select 1": ("skipped", "IF"), "select 2": ("completed", None),
+    }  # fmt: skip
+    value = run.db.sql("select result from df.nodes where instance_id = %s and node_type = 'IF'", run.id)
+    assert value is None
+
+
 def test_a_failed_node_stays_failed_and_the_rest_of_its_sequence_is_skipped(pump: Pump) -> None:
     run = pump.run("('select 1/0' ~> 'select 2' |=> 'b') & 'select 3'")
     assert shown(run) == {

@@ -18,7 +18,7 @@ def hint(db: Database, statement: str, *args: Any) -> str:
     ("step", "says"),
     [
         ("'select 1' ~> 'select ' || '2'", "a || b stands in parentheses"),
-        ("'select true' ?> 'select 2'", "?> has no !> beside it"),
+        ("df.sql('select true' ?> 'select 2')", "Text is joined to a graph"),
     ],
 )
 def test_a_brace_in_a_step_says_what_was_meant(pump: Pump, step: str, says: str) -> None:

@@ -25,6 +25,51 @@ def test_a_signal_ends_an_open_wait(pump: Pump) -> None:
     assert row == [("delivered", [node["id"]], "app")]
 
 
+@pytest.mark.parametrize(("value", "wait", "result"), [
+    ("0.01", "df.sleep('$a')", {"slept": True, "seconds": 0.01}),
+    ("'10 ms'", "df.sleep('$a.v')", {"slept": True, "seconds": 0.01}),
+    ("timestamptz '2001-01-01 01:00:00+01'", "df.sleep_until('$a')", {"slept": True, "until": "2001-01-01T00:00:00Z"}),
+    ("7", "df.wait_for_signal('order-$a', 1)", {"signal_name": "order-7", "timed_out": True, "data": None}),
+])  # fmt: skip
+def test_how_long_and_for_what_may_come_from_data(pump: Pump, value: str, wait: str, result: object) -> None:
+    run = pump.run(f"$$select {value} as v$$ |=> 'a' ~> {wait}")
+    assert (run.status, run.error, run.result) == ("completed", "", result)
+
+
+@pytest.mark.parametrize(("value", "wait", "error"), [
+    ("'soon'", "df.sleep('$a')", 'SLEEP: "soon" is no duration'),
+    ("'$z'", "df.sleep('$a')", 'SLEEP: "$z" is no duration'),
+    ("-1", "df.sleep('$a')", "SLEEP: the duration of a sleep must be non-negative, not -1 s"),
+    ("'soon'", "df.sleep_until('$a')", 'SLEEP: "soon" is no time'),
+    ("'{due}'", "df.sleep_until('$a')", 'SLEEP: "{due}" is no time'),
+    ("repeat('x', 1025)", "df.wait_for_signal('$a')", "SIGNAL: $a has given a text of 1025 bytes"),
+    ("''", "df.wait_for_signal('$a')", "SIGNAL: $a has given an empty text"),
+    ("1", "df.wait_for_signal('$a.nope')", "SIGNAL: reference $a.nope: "),
+])  # fmt: skip
+def test_what_is_no_time_and_no_name_fails_the_wait(pump: Pump, value: str, wait: str, error: str) -> None:
+    run = pump.run(f"$q$select {value} as v$q$ |=> 'a' ~> {wait}")
+    assert run.status == "failed"
+    assert run.error.startswith(error)
+
+
+def test_only_a_session_of_the_submitter_reads_the_text_of_a_wait(pump: Pump) -> None:
+    run = pump.start("'select 7 as v' |=> 'a' ~> df.wait_for_signal('go') ~> df.wait_for_signal('order-$a')")
+    pump.until(lambda: run.status == "running")
+    send(run, "go")
+    pump.tick()
+    assert run.db.admin(WAITS) == 0
+    pump.work()
+    send(run, "order-7")
+    pump.until(run.ended)
+    assert run.result["signal_name"] == "order-7"
+
+
+def test_a_time_that_has_passed_ends_the_sleep_at_once(pump: Pump) -> None:
+    run = pump.start("df.sleep_until('2001-01-01Z') ~> 'select 1'")
+    pump.work()
+    assert run.status == "completed"
+
+
 def test_a_signal_sent_before_the_wait_is_kept(pump: Pump) -> None:
     run = pump.start("df.sleep(0.2) ~> df.wait_for_signal('go')")
     send(run, "go", "plain text")

@@ -33,16 +33,18 @@ def graph(rng: random.Random, size: int) -> Node:
 
 
 def inner(rng: random.Random, size: int) -> Node:
-    kind = rng.choice(["THEN"] * 5 + ["IF", "IF", "JOIN", "JOIN", "RACE", "LOOP", "WHILE", "ROWS", "WAIT"])
+    kind = rng.choice(["THEN"] * 5 + ["IF", "IF", "WHEN", "JOIN", "JOIN", "RACE", "LOOP", "WHILE", "ROWS", "WAIT"])
     if kind == "WAIT":
         return wait(rng)
     if kind == "LOOP":
         return {"node_type": "LOOP", "left_node": graph(rng, size - 1)}
-    counts = {"THEN": 2, "RACE": 2, "WHILE": 2, "ROWS": 2, "IF": 3, "JOIN": rng.choice([2, 2, 3, 4, 5])}
+    counts = {"THEN": 2, "RACE": 2, "WHILE": 2, "ROWS": 2, "WHEN": 2, "IF": 3, "JOIN": rng.choice([2, 2, 3, 4, 5])}
     sizes = shares(rng, size - 1, counts[kind])
     children = [graph(rng, share) for share in sizes]
     if kind == "WHILE":
         return {"node_type": "LOOP", "left_node": children[0], "condition_node": children[1]}
+    if kind == "WHEN":
+        return {"node_type": "IF", "left_node": children[0], "condition_node": children[1]}
     node: Node = {"node_type": "IF" if kind == "ROWS" else kind, "left_node": children[0], "right_node": children[1]}
     if kind == "ROWS":
         node["query"] = compact({"condition_type": "result_has_rows", "result_name": rng.choice([*NAMES, *SIGNALS])})
@@ -77,7 +79,9 @@ def leaf(rng: random.Random) -> Node:
         node: Node = {"node_type": "SQL", "query": rng.choice(TEXTS)}
         return {**node, "retry": policy(rng)} if kind == "RETRY" else node
     query: Any = {
-        "SLEEP": rng.choice(["0", "0.25", "5", "3600", "3155760000"]),
+        "SLEEP": rng.choice(
+            ["0", "0.25", "5", "3600", "3155760000", {"duration": "$x.pause"}, {"until": "2030-01-01T00:00:00Z"}]
+        ),
         "SIGNAL": {"signal_name": rng.choice(SIGNALS), "timeout_seconds": rng.choice([None, 1, 600])},
         "BREAK": {"break_value": rng.choice([None, *TEXTS])},
         "WAIT_SCHEDULE": {"cron_expr": "*/5 * * * *"} | rng.choice([{}, {"timezone": "Europe/Berlin"}]),
@@ -179,7 +183,8 @@ class Writer:
         kind = node["node_type"]
         if kind == "LOOP":
             return self.loop(node)
-        left, right, condition = node["left_node"], node["right_node"], node.get("condition_node")
+        left, condition = node["left_node"], node.get("condition_node")
+        right: Any = node.get("right_node")
         extra = node.get("extra_nodes", [])
         if "query" in node:
             name = json.loads(node["query"])["result_name"]
@@ -194,9 +199,10 @@ class Writer:
         label = self.rng.choice(["while", "condition"])
         return 6, self.call("loop", [self.write(node["left_node"])], **{label: self.write(node["condition_node"])})
 
-    def infix(self, kind: str, left: Node, right: Node, condition: Any, extra: list[Node]) -> tuple[int, str]:
+    def infix(self, kind: str, left: Node, right: Any, condition: Any, extra: list[Node]) -> tuple[int, str]:
         if kind == "IF":
-            return 1, self.join(self.write(condition, 2), "?>", self.write(left), "!>", self.write(right))
+            otherwise = ["!>", self.write(right)] if right else []
+            return 1, self.join(self.write(condition, 2), "?>", self.write(left, 2 if right else 0), *otherwise)
         if kind == "THEN":
             return 2, self.join(self.write(left, 2), "~>", self.write(right, 3))
         if kind == "RACE":
@@ -205,12 +211,16 @@ class Writer:
         return 4, f"{self.gap()}&{self.gap()}".join(branches)
 
     def builder(self, kind: str, left: Any, right: Any, condition: Any, extra: list[Node]) -> str:
-        written = [self.write(child) for child in (left, right, *extra)]
+        written = [self.write(child) for child in (left, right, *extra) if child]
         if kind == "IF":
-            return self.call("if", [self.write(condition)], then_branch=written[0], else_branch=written[1])
+            branches = dict(zip(("then_branch", "else_branch"), written, strict=False))
+            return self.call("if", [self.write(condition)], **branches)
         return self.call({"THEN": "seq", "RACE": "race"}.get(kind, "join3" if extra else "join"), written)
 
     def leaf(self, kind: str, query: str) -> str:
+        if kind == "SLEEP" and query.startswith("{"):
+            config = json.loads(query)
+            return self.call("sleep" if "duration" in config else "sleep_until", [self.quoted(*config.values())])
         if kind == "SLEEP":
             # up to PostgreSQL 14 the text of an interval may say no more than 2^31 seconds
             spellings = [query, self.quoted(query + " s")] if float(query) < 2**31 else [query]

@@ -14,7 +14,7 @@ ACCEPTED = [
     "0 0 ? * MON-FRI",
     "0 0 1 JAN,mar-Apr ?", "0 0 * * SUN-SUN", "0 0 * * fri-SUN", "0 0 * * 5-7/2", "00 05 01 02 03", " 1\t2  3 4 5\n",
     "0 0 29 2 *", "0 0 30 2 MON", "0 0 ?/2 * *", "@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly",
-    "@annually",
+    "@annually", "0 0 L * *", "0 0 1,15,l 2 *", "0 0 L 2 MON",
 ]  # fmt: skip
 REFUSED = {
     "": "five fields", "* * * *": "five fields", "* * * * * *": "five fields", "@reboot": "five fields",
@@ -22,7 +22,8 @@ REFUSED = {
     "1, * * * *": "minute",
     "1.5 * * * *": "minute", "*-5 * * * *": "minute", "1--2 * * * *": "minute", "*/0 * * * *": "minute",
     "*/60 * * * *": "above 59", "10-5 * * * *": "descends", "* 24 * * *": "hour", "* ? * * *": "hour",
-    "0 0 0 * *": "day of month", "0 0 32 * *": "day of month", "0 0 L * *": "day of month",
+    "0 0 0 * *": "day of month", "0 0 32 * *": "day of month", "0 0 L-3 * *": "day of month",
+    "0 0 L/2 * *": "day of month", "0 L * * *": "hour", "0 0 * L *": "month", "0 0 1-L * *": "day of month",
     "0 0 15W * *": "day of month",
     "0 0 * 0 *": "month", "0 0 * 13 *": "month", "0 0 * JANUARY *": "month", "0 0 * MON *": "month",
     "0 0 * * 8": "day of week", "0 0 * * MON#2": "day of week", "0 0 * * 5L": "day of week",
@@ -64,6 +65,10 @@ def test_refuses(shared: Database, expr: str, reason: str) -> None:
         ("0 0 29 2 *", "2096-03-01 00:00Z", "2104-02-29T00:00+00:00"),
         ("0 0 29 2 */7", "2096-03-01 00:00Z", "2128-02-29T00:00+00:00"),  # a 29 February that is a Sunday
         ("0 0 29 2 MON", "2096-03-01 00:00Z", "2097-02-04T00:00+00:00"),
+        ("0 12 L * *", "2026-02-01 00:00Z", "2026-02-28T12:00+00:00"),
+        ("0 12 L 2 *", "2027-03-01 00:00Z", "2028-02-29T12:00+00:00"),
+        ("0 12 15,L * *", "2026-04-15 13:00Z", "2026-04-30T12:00+00:00"),
+        ("0 12 L * MON", "2026-04-28 00:00Z", "2026-04-30T12:00+00:00"),
         ("@weekly", "2026-05-01 00:00Z", "2026-05-03T00:00+00:00"),
         ("@annually", "2026-05-01 00:00Z", "2027-01-01T00:00+00:00"),
     ],
@@ -125,6 +130,7 @@ def random_line(rng: random.Random) -> str:
         else ",".join(random_item(rng, low, high) for _ in range(rng.choice([1, 1, 2, 3])))
         for position, (low, high) in enumerate(RANGES)
     ]
+    fields[2] = rng.choice([fields[2], fields[2], f"{fields[2]},L", "L"])
     for position in rng.sample((2, 4), rng.choice([0, 1, 2])):
         fields[position] = "*"
     return " ".join(fields)

@@ -36,6 +36,7 @@ def inner(node: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     kinds: list[st.SearchStrategy[Any]] = [
         st.fixed_dictionaries({"node_type": st.sampled_from(["THEN", "RACE", "JOIN"]), **pair}),
         st.fixed_dictionaries({"node_type": st.just("IF"), **pair, "condition_node": node}),
+        st.fixed_dictionaries({"node_type": st.just("IF"), "left_node": node, "condition_node": node}),
         st.fixed_dictionaries({"node_type": st.just("IF"), **pair, "query": st.just('{"result_name":"r"}')}),
         st.fixed_dictionaries({"node_type": st.just("LOOP"), "left_node": node}, optional={"condition_node": node}),
         st.fixed_dictionaries(

@@ -77,7 +77,6 @@ REFUSED = [
     ("'a'\n  ~> ('b' & (sleep(1) | 'c')", "2, column 29", '")"', "opened at line 2, column 6"),
     ("'a') ~> 'b'", "1, column 4", "the end", "No parenthesis is open"),
     ("'a' => x", "1, column 5", '"|=>"', "named with |=>"),
-    ("'a' ?> 'b'", "1, column 11", '"!>"', "Every ?> needs its !>"),
     ("'a' !> 'b'", "1, column 5", '"?>"', "belongs to a ?>"),
     ("'a' ~>\n'b", "2, column 1", "SQL in quotes", "never ends"),
     ("'a' /* b", "1, column 5", '"~>"', "never ends"),

@@ -69,9 +69,19 @@ def test_a_partial_may_hold_objects(pure: Ask) -> None:
     assert pure("select %s::text !> 'b'", partial) == pure("select df.if('c', df.sleep(1), 'b')")
 
 
-def test_a_partial_that_is_left_over_is_a_statement(pure: Ask) -> None:
-    left = pure("select ('c' ?> 'a' ~> 'b')::jsonb -> 'left_node'")
-    assert left == {"node_type": "SQL", "query": pure("select 'c' ?> 'a'")}
+def test_a_partial_that_is_left_over_has_no_else(pure: Ask) -> None:
+    alone = pure("select df.if('c', 'a')")
+    branch, condition = pure("select df.sql('a')"), pure("select df.sql('c')")
+    assert alone == f'{{"node_type":"IF","left_node":{branch},"condition_node":{condition}}}'
+    assert pure("select 'c' ?> 'a' ~> 'b'") == pure("select df.seq(%s, 'b')", alone)
+    assert pure("select 'c' ?> 'a' |=> 'n'") == pure("select df.as(%s, 'n')", alone)
+
+
+def test_an_else_after_more_operators_is_refused_with_the_remedy(pure: Ask) -> None:
+    for written in ("('c' ?> 'a') ~> 'x' !> 'b'", "('c' ?> 'a') |=> 'n' !> 'b'"):
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=r"^Invalid if-then-else") as refused:
+            pure(f"select {written}")
+        assert "parentheses" in (refused.value.diag.message_hint or "")
 
 
 @pytest.mark.parametrize(

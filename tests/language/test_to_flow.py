@@ -31,6 +31,14 @@ WRITTEN = [
     ("'a' ~> ('b' ~> 'c')", "'a' ~> ('b' ~> 'c')"),
     ("('a' & 'b') & 'c'", "('a' & 'b') & 'c'"),
     ("('a' | 'b') |=> x", "('a' | 'b') |=> x"),
+    ("'c' ?> 'a' ~> 'b'", "'c' ?> 'a' ~> 'b'"),
+    ("sleep('$a') ~> sleep_until('$b')", "sleep('$a') ~> sleep_until('$b')"),
+    ("sleep_until('2030-01-01 01:00:00+01')", "sleep_until('2030-01-01T00:00:00Z')"),
+    *[(sleep, sleep) for sleep in ['{"node_type":"SLEEP","query":"{\\"until\\":\\"tomorrow\\"}"}']],
+    ("('c' ?> 'a') |=> n ~> ('d' ?> 'b')", "('c' ?> 'a') |=> n ~> ('d' ?> 'b')"),
+    ("'c' ?> ('d' ?> 'a') !> 'b'", "'c' ?> ('d' ?> 'a') !> 'b'"),
+    ("'c' ?> 'd' ?> 'a' !> 'b'", "'c' ?> ('d' ?> 'a' !> 'b')"),
+    ("if('c', 'a')", "'c' ?> 'a'"),
     ("'a' |=> \"break\"", "'a' |=> 'break'"),
     ("'it''s'", "$$it's$$"),
     ("E'it''s $$'", "'it''s $$'"),
@@ -63,6 +71,7 @@ def test_a_graph_that_is_not_valid_is_refused(ask: Ask) -> None:
 
 
 def test_a_run_is_written_from_its_nodes_for_those_who_may_see_it(app: Database) -> None:
+    app.sql("select df.setvar('v', '1')")
     rng = random.Random(7)
     for _ in range(5):
         node = graph(rng, 20)

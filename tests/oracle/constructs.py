@@ -90,7 +90,8 @@ class Constructs:
         if node is self.held:
             leaf.due = float("inf")
         elif node.type == "SLEEP":
-            leaf.due = self.now + float(node.config)
+            leaf.seconds = self.seconds(leaf)
+            leaf.due = self.now + (leaf.seconds or 0)
         elif node.type == "WAIT_SCHEDULE":
             minutes = int(node.config["cron_expr"].split()[0].removeprefix("*/").replace("*", "1"))
             leaf.due = (self.now // (60 * minutes) + 1) * 60 * minutes
@@ -98,22 +99,33 @@ class Constructs:
             timeout = node.config["timeout_seconds"]
             leaf.due = float("inf") if timeout is None else self.now + timeout
 
+    def seconds(self, leaf: Pending) -> float | None:
+        """How long a SLEEP sleeps."""
+        raise NotImplementedError
+
     def sequence(self, node: Node, scope: Scope, then: Then) -> None:
         assert node.left and node.right
         right = node.right
         self.enter(node.left, scope, lambda end: self.enter(right, scope, then) if end.kind == "ok" else then(end))
 
     def if_(self, node: Node, scope: Scope, then: Then) -> None:
-        assert node.left and node.right
+        assert node.left
         branches = {True: node.left, False: node.right}
+
+        def branch(taken: bool) -> None:
+            chosen = branches[taken]
+            if chosen:
+                self.enter(chosen, scope, then)
+            else:
+                then(Ending("ok", Value(None)))
+
         if node.condition:
-            self.enter(node.condition, scope, lambda end: self.enter(branches[truth(end.value)], scope, then)
-                       if end.kind == "ok" else then(end))  # fmt: skip
+            self.enter(node.condition, scope, lambda end: branch(truth(end.value)) if end.kind == "ok" else then(end))
             return
         value = self.names(scope).get(node.config["result_name"])
         count = value.json.get("row_count") if value and isinstance(value.json, dict) else None
         if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
-            self.enter(branches[count > 0], scope, then)
+            branch(count > 0)
         else:
             self.pending[node] = Pending(node, scope, then)
 

@@ -17,6 +17,7 @@ BREAK_VALUES = (
 )  # fmt: skip
 SIGNALS = ("go", "go", "stop")
 DATA = ("{}", "7", "it's text", '{"ok": [true]}')
+DURATIONS = ("$a", "{v_num}", "$b.v?")
 POLICIES = (
     None, {"max_attempts": 1}, {"max_attempts": 2, "initial_delay": 0}, {"max_attempts": 3, "retry_on": ["22"]},
     {"max_attempts": 3, "initial_delay": 2, "backoff": 3, "retry_on": ["transient", "23505"]},
@@ -97,7 +98,7 @@ class Builder:
         return Node("SQL", step=self.draw(step()))
 
     def sleep(self, _: int) -> Node:
-        return Node("SLEEP", config=self.pick("0", "0.5", "2", "10"))
+        return Node("SLEEP", config=self.pick("0", "0.5", "2", "10", *({"duration": text} for text in DURATIONS)))
 
     def signal(self, _: int) -> Node:
         return Node("SIGNAL", config={"signal_name": self.pick(*SIGNALS), "timeout_seconds": self.pick(None, 1, 5)})
@@ -112,7 +113,8 @@ class Builder:
         return Node("THEN", self.node(depth), self.node(depth))
 
     def if_(self, depth: int) -> Node:
-        return Node("IF", self.node(depth), self.node(depth), self.node(depth))
+        otherwise = self.pick(self.node, self.node, None)
+        return Node("IF", self.node(depth), otherwise and otherwise(depth), self.node(depth))
 
     def if_rows(self, depth: int) -> Node:
         config = {"condition_type": "result_has_rows", "result_name": self.pick(*NAMES, "z")}

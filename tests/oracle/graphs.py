@@ -15,8 +15,8 @@ def then(first: Node, *rest: Node) -> Node:
     return {"node_type": "THEN", "left_node": first, "right_node": then(*rest)} if rest else first
 
 
-def if_(condition: Node, yes: Node, no: Node) -> Node:
-    return {"node_type": "IF", "left_node": yes, "right_node": no, "condition_node": condition}
+def if_(condition: Node, yes: Node, no: Node | None = None) -> Node:
+    return {"node_type": "IF", "left_node": yes, **({"right_node": no} if no else {}), "condition_node": condition}
 
 
 def if_rows(name: str, yes: Node, no: Node) -> Node:

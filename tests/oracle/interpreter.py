@@ -5,6 +5,7 @@ oracle is told what did: `opened`, `tried` and `ended_leaf` name a node, which m
 follows from it, it works out itself.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from tests.oracle.constructs import Constructs
@@ -13,6 +14,7 @@ from tests.oracle.steps import Moment, StepFailed
 from tests.oracle.tree import Node, ancestors, parents
 from tests.oracle.values import Refused, Unknown, Value, as_json
 
+SECONDS = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)\s*")
 MICROSECOND = 1e-6  # times are kept in whole ones
 
 
@@ -191,13 +193,23 @@ class Oracle(Constructs):
         node = leaf.node
         if leaf.due > self.now:
             raise Disagreement(f"{node.label} ends at {leaf.due}, not at {self.now}")
+        if node.type == "SLEEP" and leaf.seconds is not None:
+            return Ending("ok", Value({"slept": True, "seconds": as_json(f"{leaf.seconds:g}")}))
         if node.type == "TIMEOUT":
             return self.failure(node, "timeout after")
-        if node.type == "SLEEP":
-            return Ending("ok", Value({"slept": True, "seconds": as_json(node.config)}))
         if node.type == "WAIT_SCHEDULE":
             return Ending("ok", Value({"scheduled": True}))
-        return self.failure(node) if node.type == "IF" else self.break_ending(leaf)
+        return self.failure(node) if node.type in ("IF", "SLEEP") else self.break_ending(leaf)
+
+    def seconds(self, leaf: Pending) -> float | None:
+        if isinstance(leaf.node.config, str):
+            return float(leaf.node.config)
+        try:
+            text = Moment(self.names(leaf.scope), self.variables).text(leaf.node.config["duration"])
+        except Refused:
+            return None
+        seconds = float(text) if SECONDS.fullmatch(text) else -1
+        return seconds if seconds >= 0 else None
 
     def break_ending(self, leaf: Pending) -> Ending:
         text = leaf.node.config["break_value"]

@@ -100,6 +100,7 @@ class Sent:
 class Pending:
     """What may happen next: a leaf that may end, an IF that cannot be judged, a loop whose next iteration is due.
 
+    `seconds` is how long a SLEEP sleeps; None: what it was given is no duration.
     A wait is `open` once a worker has begun with it; `answer` is the signal that ends it.
     """
 
@@ -108,5 +109,6 @@ class Pending:
     then: Callable[[Ending], None]
     due: float = 0
     attempts: int = 0
+    seconds: float | None = None
     open: bool = False
     answer: Sent | None = None

@@ -28,6 +28,7 @@ from pg_durable.errors import CommandError
 
 ENDED = ("completed", "failed", "cancelled")
 CONFIGURED = {  # what of a configuration says what a step does
+    "SLEEP": ("until", "duration"),
     "SIGNAL": ("signal_name",),
     "WAIT_SCHEDULE": ("cron_expr", "timezone"),
     "HTTP": ("method", "url"),
@@ -142,7 +143,7 @@ def brief(step: Row) -> Row:
 def what(step: Row) -> str:
     """What a step does, without the form in which that is stored."""
     kind, query = step["node_type"], step["query"] or ""
-    if kind == "SLEEP":
+    if kind == "SLEEP" and not query.startswith("{"):
         return f"{query} s"
     if kind in CONFIGURED:
         with suppress(ValueError, TypeError, AttributeError):  # rows inserted by hand
