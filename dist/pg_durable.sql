@@ -326,6 +326,7 @@ if df_engine.migrating(1) then
   -- Threads that wait for a signal.
   create table df_engine.waits (
     id bigint not null constraint waits_pkey primary key,
+    submitter oid not null,
     instance bigint not null,
     scope bigint not null default 0,
     node int not null,
@@ -336,6 +337,7 @@ if df_engine.migrating(1) then
     since timestamptz not null
   );
   create index waits_instance_idx on df_engine.waits (instance, signal_name);
+  create index waits_submitter_idx on df_engine.waits (submitter);                      -- live runs of a role that has a limit
 
   -- Constructs that are open: threads that wait for what is inside. Inserted on entry, deleted at the end, never reused.
   create table df_engine.activations (
@@ -455,6 +457,14 @@ if df_engine.migrating(1) then
     role regrole not null constraint worker_roles_pkey primary key
   );
 
+  -- How much of what all share a role may have at a time; NULL: no limit.
+  create table df_engine.role_limits (
+    role regrole not null constraint role_limits_pkey primary key,
+    sessions int check (sessions >= 0),
+    http int check (http >= 0),
+    live_instances int check (live_instances >= 0)
+  );
+
   -- Why no session runs the steps of a role now.
   create table df_engine.role_reasons (
     submitter oid not null constraint role_reasons_pkey primary key,
@@ -559,6 +569,8 @@ insert into df_engine.settings (name, value, description) values
   ('timezone', 'UTC', 'time zone of schedules that name none'),
   ('max_user_connections', '10', 'SQL steps that one worker runs at the same time'),
   ('reserved_connections', '2', 'of max_user_connections: for roles of which nothing runs; two at least are for all'),
+  ('max_http_requests', '500', 'HTTP requests that one worker makes at the same time'),
+  ('reserved_http_requests', '10', 'of max_http_requests: for roles that have none under way at that worker'),
   ('max_new_transaction_starts', '2', 'starts in transaction_mode ''new'' that may be under way at the same time'),
   ('new_transaction_start_timeout', '5', 'how long a start in transaction_mode ''new'' waits for a slot, in seconds'),
   ('loopback_dsn', '', 'how transaction_mode ''new'' reaches this server: host, port and means to authenticate'),
@@ -626,6 +638,8 @@ from (values
   ('timezone', 'UTC', 'zone', 0::numeric, 0::numeric, array[]::text[]),
   ('max_user_connections', '10', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
   ('reserved_connections', '2', 'integer', 0::numeric, 1000::numeric, array[]::text[]),
+  ('max_http_requests', '500', 'integer', 1::numeric, 10000::numeric, array[]::text[]),
+  ('reserved_http_requests', '10', 'integer', 0::numeric, 10000::numeric, array[]::text[]),
   ('max_new_transaction_starts', '2', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
   ('new_transaction_start_timeout', '5', 'duration', 1::numeric, 3600::numeric, array[]::text[]),
   ('loopback_dsn', '', 'conninfo', 0::numeric, 0::numeric, array[]::text[]),
@@ -4218,6 +4232,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set plan
 declare
   v_graph record;
   v_vars jsonb;
+  v_live int;
   v_instance bigint;
   v_id text;
 begin
@@ -4228,8 +4243,12 @@ begin
     perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
   end if;
   v_graph := df_engine.graph_of(p_role, p_text);
-  select jsonb_object_agg(v.name, v.value) into v_vars
+  select jsonb_object_agg(v.name, v.value), (select l.live_instances from df_engine.role_limits l where l.role = p_role::regrole)
+  into v_vars, v_live
   from df_engine.vars v where v.owner = p_role::regrole and v.value is not null;
+  if v_live is not null then
+    perform df_engine.check_live_runs(p_role, v_live);
+  end if;
   if v_graph.p_placeholders then
     perform df_engine.check_variables(v_graph.p_graph, coalesce(v_vars, '{}'), 'Invalid durable function graph: ');
   end if;
@@ -4944,11 +4963,12 @@ create or replace function df_engine.open_wait(p_thread df_engine.thread, p_sign
 language plpgsql as $$
 declare
   v_id constant bigint := nextval('df_engine.thread_ids');
+  v_submitter oid;
 begin
-  perform from df_engine.instances i where i.instance = (p_thread).instance for no key update;
+  select i.submitter into v_submitter from df_engine.instances i where i.instance = (p_thread).instance for no key update;
   perform df_engine.reserve_signals((p_thread).instance, p_signal);
-  insert into df_engine.waits (id, instance, scope, node, generations, activation, races, signal_name, since)
-  values (v_id, (p_thread).instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation,
+  insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, signal_name, since)
+  values (v_id, v_submitter, (p_thread).instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation,
           (p_thread).races, p_signal, df_engine.clock());
   if p_timeout is not null then
     perform df_engine.set_timer(p_thread, 'timeout', df_engine.clock() + p_timeout * interval '1 s', v_id);
@@ -6659,6 +6679,46 @@ begin
 end
 $$;
 
+-- The steps of a lane that a worker may lease now, in their order: each role's in theirs; between roles the one with the fewest leases
+-- is next. At most p_limit; p_common of them for roles that hold leases of this worker already, the others one each for those that hold none (first).
+create or replace function df_engine.leasable(p_worker int, p_lane text, p_limit int, p_common int)
+returns table (submitter oid, id bigint, turn bigint, next_try_at timestamptz, first boolean)
+language plpgsql stable as $$
+begin
+  return query
+    select s.role, f.id, f.place + s.leased, f.next_try_at, f.place = 1 and s.here = 0
+    from (
+      select r.role, count(l.worker) as leased, count(*) filter (where l.worker = p_worker) as here
+      from df_engine.submitters(p_lane) r(role)
+      left join df_engine.queue l on l.lane = p_lane and l.submitter = r.role and l.worker is not null
+      group by r.role) s
+    left join df_engine.role_shares(p_worker) x on x.role = s.role
+    cross join lateral (
+      select w.id, w.next_try_at, row_number() over (order by w.next_try_at, w.id) as place
+      from df_engine.queue w
+      where w.lane = p_lane and w.lane <> 'sql' and w.submitter = s.role and w.worker is null
+        and w.next_try_at <= (select df_engine.clock())
+      order by w.next_try_at, w.id
+      limit greatest(0, least(case when p_common > 0 then p_limit + 100 else (s.here = 0)::int end,
+                              case p_lane when 'http' then x.http else x.sessions end - s.here))) f
+    where p_limit > 0
+    order by 3, 4, 2;
+end
+$$;
+
+-- How many steps of the lane http a worker has room for; of these, for roles that hold some already.
+create or replace function df_engine.http_room(p_worker int, out room int, out common int)
+language plpgsql stable as $$
+declare
+  v_most constant int := df_engine.setting_number('max_http_requests');
+begin
+  room := greatest(0, v_most - (
+    select count(*) from df_engine.submitters('http') r(role)
+    join df_engine.queue q on q.lane = 'http' and q.submitter = r.role and q.worker = p_worker));
+  common := greatest(0, room - least(df_engine.setting_number('reserved_http_requests')::int, v_most - 1));
+end
+$$;
+
 -- Claims up to p_limit steps of a lane for a worker, passing over those of runs that somebody holds. One that has killed its workers again and again fails.
 -- Granted to workers.
 create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
@@ -6666,28 +6726,24 @@ returns table (ticket bigint, role text, database text, request jsonb)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
+  v_common int := p_limit;
+  v_next record;
   v_queue df_engine.queue;
   v_claimed int := 0;
 begin
-  for v_queue in
-    select q.* from df_engine.queue q
-    join (
-      -- Each role's in their order; between roles the one with the fewest leases is next.
-      select f.id, row_number() over (partition by s.submitter order by f.next_try_at, f.id) + s.leased as turn, f.next_try_at
-      from (select r.submitter, (select count(*) from df_engine.queue l
-                                 where l.lane = p_lane and l.submitter = r.submitter and l.worker is not null) as leased
-            from df_engine.submitters(p_lane) r(submitter)) s
-      cross join lateral (
-        select w.id, w.next_try_at from df_engine.queue w
-        where w.lane = p_lane and w.lane <> 'sql' and w.submitter = s.submitter and w.worker is null
-          and w.next_try_at <= (select df_engine.clock())
-        order by w.next_try_at, w.id limit p_limit + 100) f
-    ) n on n.id = q.id
-    where q.lane = p_lane and q.lane <> 'sql'
+  if p_lane = 'http' then
+    select least(p_limit, h.room), least(p_limit, h.common) into p_limit, v_common from df_engine.http_room(p_worker) h;
+  end if;
+  for v_next in
+    select q as queue, n.first
+    from df_engine.leasable(p_worker, p_lane, p_limit, v_common) n
+    join df_engine.queue q on q.lane = p_lane and q.submitter = n.submitter and q.id = n.id
+    where q.lane <> 'sql'
     order by n.turn, n.next_try_at, n.id for update of q skip locked
   loop
     exit when v_claimed >= p_limit;
-    continue when not df_engine.lease_step(p_worker, v_queue);
+    v_queue := v_next.queue;
+    continue when v_claimed >= v_common and not v_next.first or not df_engine.lease_step(p_worker, v_queue);
     if v_queue.crash_score >= 12 then
       perform df_engine.finish_leased(p_worker, v_queue.id, json_build_object(
         'error', 'the worker that ran this step died, again and again', 'class', 'refused', 'sqlstate', 'DF011'));
@@ -7096,6 +7152,101 @@ create or replace view df_engine.node_rows as
     and (s.status in ('completed', 'failed') or o.state in ('r', 'o'))
   left join df_engine.outcomes b on b.instance = i.instance and b.scope = 0 and b.node = s.began_with and s.key is not null;
 
+-- Limits of roles: how many sessions, HTTP steps and live instances a role may have at a time. The workers share the first two among
+-- themselves, so that none has to ask another; the third is checked by df.start.
+
+-- The runs of a role that have not ended: each of their threads is in one of these places.
+create or replace function df_engine.live_runs(p_role oid) returns bigint
+language plpgsql stable as $$
+begin
+  return (
+    select count(distinct t.instance)
+    from (select q.instance from df_engine.queue q where q.lane in ('sql', 'direct', 'http') and q.submitter = p_role
+          union all
+          select m.instance from df_engine.timers m where m.submitter = p_role
+          union all
+          select w.instance from df_engine.waits w where w.submitter = p_role) t);
+end
+$$;
+
+-- Raises when a role may not have one more live instance. Sees what is committed and what this transaction has started, and waits for
+-- nobody: starts that commit at the same time can exceed the limit together.
+create or replace function df_engine.check_live_runs(p_role oid, p_limit int) returns void
+language plpgsql stable as $$
+declare
+  v_live constant bigint := df_engine.live_runs(p_role);
+begin
+  if v_live >= p_limit then
+    raise exception 'role "%" may have % live instances, and has %', pg_get_userbyid(p_role), p_limit, v_live
+      using errcode = 'program_limit_exceeded', hint = 'df.role_limits shows the limits of a role; administrators change them with df.set_role_limit.';
+  end if;
+end
+$$;
+
+-- What of the limits of roles is a worker's: an equal share of the workers that are alive; what is left over goes to another worker for each role.
+create or replace function df_engine.role_shares(p_worker int) returns table (role oid, sessions int, http int)
+language plpgsql stable as $$
+begin
+  if exists (select from df_engine.role_limits) then
+    return query
+      with alive as materialized (
+        select w.worker, (row_number() over (order by w.worker) - 1) as place, count(*) over () as workers
+        from df_engine.live_workers() w(worker)
+      )
+      select l.role::oid, (l.sessions / a.workers + ((a.place + l.role::oid::bigint) % a.workers < l.sessions % a.workers)::int)::int,
+             (l.http / a.workers + ((a.place + l.role::oid::bigint) % a.workers < l.http % a.workers)::int)::int
+      from df_engine.role_limits l join alive a on a.worker = p_worker;
+  end if;
+end
+$$;
+
+-- The limits of sessions, by role, that hold for a worker; NULL: there are none.
+create or replace function df_engine.session_limits(p_worker int) returns jsonb
+language plpgsql stable as $$
+begin
+  return (
+    select jsonb_object_agg(u.rolname, s.sessions)
+    from df_engine.role_shares(p_worker) s join pg_catalog.pg_roles u on u.oid = s.role
+    where s.sessions is not null);
+end
+$$;
+
+create or replace function df.set_role_limit(
+  role text, sessions integer default null, http integer default null, live_instances integer default null
+) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_role regrole;
+begin
+  if set_role_limit.role is null then
+    raise exception 'df.set_role_limit: role must not be NULL' using errcode = 'null_value_not_allowed';
+  elsif least(sessions, http, live_instances) < 0 then
+    raise exception 'df.set_role_limit: a limit must not be negative' using errcode = 'invalid_parameter_value',
+      hint = 'NULL removes a limit.';
+  end if;
+  v_role := quote_ident(set_role_limit.role)::regrole;
+  delete from df_engine.role_limits l
+  where l.role = v_role or not exists (select from pg_roles u where u.oid = l.role);
+  if coalesce(sessions, http, live_instances) is not null then
+    insert into df_engine.role_limits values (v_role, sessions, http, live_instances);
+  end if;
+  perform df_engine.notify('x');
+  return 'OK';
+end
+$$;
+revoke execute on function df.set_role_limit(text, integer, integer, integer) from public;
+comment on function df.set_role_limit(text, integer, integer, integer) is
+  'Limits how many sessions and how many HTTP requests of a role the workers have at a time, all workers together, and how many live instances it may have: df.start raises 54000 beyond that. Sets all three; NULL removes a limit. What runs goes on. Returns OK. For administrators';
+
+create or replace view df.role_limits with (security_barrier) as
+  select l.role, l.sessions, (select count(distinct s.pid) from df_engine.steps_in_sessions s where s.submitter = l.role) as sessions_in_use,
+         l.http, (select count(*) from df_engine.queue q where q.lane = 'http' and q.submitter = l.role and q.worker is not null) as http_in_use,
+         l.live_instances, (select count(*) from df_engine.instances i where i.submitter = l.role and i.status in ('pending', 'running')) as live_instances_in_use
+  from df_engine.role_limits l
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or l.role::oid = (select quote_ident(current_user)::regrole::oid));
+comment on view df.role_limits is
+  'The limits of roles (df.set_role_limit; NULL: none), and what is in use of each; a role sees its own';
+
 -- The views that clients read: read-only, with the owner's rights, filtered to what the reader may see. Their columns are public.
 
 -- Why runs do not progress that have not ended.
@@ -7111,7 +7262,32 @@ create or replace view df_engine.wait_reasons as
   union all
   select q.instance, format('no worker can log in as role "%s": it has no LOGIN', u.rolname)
   from df_engine.queue q join pg_roles u on u.oid = q.submitter
-  where not u.rolcanlogin;
+  where not u.rolcanlogin
+  union all
+  select q.instance, format('role "%s" may have %s sessions at a time (df.set_role_limit), and all of them are busy', l.role::text, l.sessions)
+  from df_engine.queue q join df_engine.role_limits l on l.role = q.submitter
+  where q.lane in ('sql', 'direct') and q.worker is null
+    and q.submitter = any (array(
+      select f.role::oid from df_engine.role_limits f
+      where f.sessions <= (select count(distinct s.pid) from df_engine.steps_in_sessions s where s.submitter = f.role)))
+    and not q.instance = any (array(select i.instance from df_engine.steps_in_sessions s join df_engine.instances i on i.id = s.id))
+  union all
+  select q.instance, format('role "%s" may have %s HTTP requests under way at a time (df.set_role_limit), and has', l.role::text, l.http)
+  from df_engine.queue q join df_engine.role_limits l on l.role = q.submitter
+  where q.lane = 'http' and q.worker is null
+    and q.submitter = any (array(
+      select f.role::oid from df_engine.role_limits f
+      where f.http <= (select count(*) from df_engine.queue x where x.lane = 'http' and x.submitter = f.role and x.worker is not null)))
+  union all
+  select q.instance, format('all %s HTTP requests of a worker are under way, %s of them reserved, held by %s roles',
+    df_engine.setting('max_http_requests'), df_engine.setting('reserved_http_requests'),
+    (select count(distinct x.submitter) from df_engine.queue x where x.lane = 'http' and x.worker is not null))
+  from df_engine.queue q
+  where q.lane = 'http' and q.worker is null
+    and (select bool_and(b.busy >= df_engine.setting_number('max_http_requests') - df_engine.setting_number('reserved_http_requests'))
+         from (select count(x.worker) as busy
+               from df_engine.workers w left join df_engine.queue x on x.lane = 'http' and x.worker = w.worker
+               where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b);
 
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
@@ -7784,18 +7960,23 @@ $$;
 -- Granted to workers.
 create or replace function df_engine.agenda(p_worker int) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_http record;
 begin
   perform pg_stat_clear_snapshot();
+  v_http := df_engine.http_room(p_worker);
   return jsonb_build_object(
     'roles', df_engine.waiting_roles(),
-    'direct', (select count(*) from (select from df_engine.queue r where r.lane = 'direct' and r.worker is null and r.next_try_at <= (select df_engine.clock()) limit 100) q),
-    'http', (select count(*) from (select from df_engine.queue r where r.lane = 'http' and r.worker is null and r.next_try_at <= (select df_engine.clock()) limit 500) q),
+    'direct', (select count(*) from (select from df_engine.leasable(p_worker, 'direct', 100, 100) limit 100) q),
+    'http', (select count(*) from (select from df_engine.leasable(p_worker, 'http', v_http.room, v_http.common) limit v_http.room) q),
+    'limits', df_engine.session_limits(p_worker),
     'next_ms', df_engine.next_due_ms(),
     'interrupt', df_engine.doomed_sessions(),
     'held', df_engine.held_leases(p_worker),
     'server_started', extract(epoch from pg_postmaster_start_time()),
     'max_sessions', df_engine.setting_number('max_user_connections'),
-    'reserved', df_engine.setting_number('reserved_connections'));
+    'reserved', df_engine.setting_number('reserved_connections'),
+    'max_http', df_engine.setting_number('max_http_requests'));
 end
 $$;
 

@@ -43,6 +43,7 @@ PARTS = (
     "leases/requests",
     "leases/leases",
     "observe/node_states",
+    "admin/role_limits",
     "observe/public_views",
     "supervisor/due",
     "api/work",

@@ -346,3 +346,4 @@ XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 UPKEEP = "select count(*) from df_engine.upkeep"
 # The table by which an installation is known, as somebody else might make it.
 RELEASE = "create table df_engine.release (version text primary key, layout int, installed_at timestamptz)"
+OTHER_WORKERS_GONE = "delete from df_engine.workers where worker <> %s"
