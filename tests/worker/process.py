@@ -63,8 +63,9 @@ class PatientWorker(WorkerProcess):
 
     program = (
         "-c",
-        "from pg_durable import cadence, cli\n"
-        "cadence.SWEEP, cadence.LOOK_BACK = 3600.0, ()\n"
+        "from pg_durable import cli\n"
+        "from pg_durable.worker import polling\n"
+        "polling.SWEEP, polling.LOOK_BACK = 3600.0, ()\n"
         "raise SystemExit(cli.main())",
     )
 

@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
-from pg_durable import install
+from pg_durable.cli import install
 
 from generator.render import ROOT, artifacts
 from tests import state

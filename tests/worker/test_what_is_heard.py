@@ -4,8 +4,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pg_durable.session import Session
-from pg_durable.supervisor import MOST_HINTS, Supervisor
+from pg_durable.sessions.session import Session
+from pg_durable.supervisor.connection import MOST_HINTS, Supervisor
 
 
 @pytest.fixture

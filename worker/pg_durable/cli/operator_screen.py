@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pg_durable.asking import printable
+from pg_durable.cli.asking import printable
 
 Row = Mapping[str, Any]
 

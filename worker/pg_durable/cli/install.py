@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pg_durable import statements
-from pg_durable.asking import connect
+from pg_durable.cli.asking import connect
 
-HERE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def register(subparsers: Any) -> None:
@@ -29,8 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def script() -> str:
     """The installer: carried by the package, or in the source tree around it."""
-    packaged = HERE / "pg_durable.sql"
-    path = packaged if packaged.exists() else HERE.parent.parent / "dist" / "pg_durable.sql"
+    packaged = PACKAGE / "pg_durable.sql"
+    path = packaged if packaged.exists() else PACKAGE.parent.parent / "dist" / "pg_durable.sql"
     return path.read_bytes().decode()
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-COMMANDS = ("worker_command", "install", "dev", "flow_commands", "operator_commands")
+from pg_durable.errors import CommandError
+
+COMMANDS = ("cli.worker_command", "cli.install", "dev.command", "cli.flow_commands", "cli.operator_commands")
 EXIT_CODES = """exit codes:
   0    done
   1    not done, or the answer is no: a run failed, a file is not formatted
@@ -16,10 +18,6 @@ EXIT_CODES = """exit codes:
   141  nobody read the output to its end
 """
 FAILED, INTERRUPTED, UNREAD = 1, 130, 141
-
-
-class CommandError(Exception):
-    """Something that whoever typed the command can put right."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +50,7 @@ def perform(argv: Sequence[str] | None) -> int:
     """The exit code of a sub-command. Imports stand here, where an interrupt is quiet."""
     import psycopg  # noqa: PLC0415
 
-    from pg_durable.asking import explained, printable  # noqa: PLC0415
+    from pg_durable.cli.asking import explained, printable  # noqa: PLC0415
 
     try:
         code = run(argv)

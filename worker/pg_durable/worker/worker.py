@@ -10,18 +10,18 @@ from time import monotonic
 
 import psycopg
 
-from pg_durable.cadence import SHORTEST, Cadence
-from pg_durable.census import Census
-from pg_durable.dispatch import Dispatcher
-from pg_durable.failures import Failures
-from pg_durable.inquest import Accusation, Inquest
-from pg_durable.leased import DIRECT, HTTP, LeasedSteps
+from pg_durable.leases.leased_steps import DIRECT, HTTP, LeasedSteps
 from pg_durable.log import event
 from pg_durable.login import Login, reason
-from pg_durable.metrics import Metrics, MetricsServer
-from pg_durable.outbox import Outbox
-from pg_durable.pool import Pool
-from pg_durable.supervisor import RefusedError, Supervisor, Tick
+from pg_durable.metrics.collector import Census
+from pg_durable.metrics.metrics import Metrics, MetricsServer
+from pg_durable.sessions.crash_attribution import Accusation, Inquest
+from pg_durable.sessions.pool import Pool
+from pg_durable.supervisor.command_queue import Outbox
+from pg_durable.supervisor.connection import RefusedError, Supervisor, Tick
+from pg_durable.supervisor.failures import Failures
+from pg_durable.worker.dispatcher import Dispatcher
+from pg_durable.worker.polling import SHORTEST, Cadence
 
 MOST_SESSIONS = 1000
 MOST_REQUESTS = 500

@@ -8,11 +8,11 @@ from logging import INFO, WARNING
 
 import psycopg
 
-from pg_durable.inquest import WINDOW, Inquest
 from pg_durable.log import event
 from pg_durable.login import Login, reason
-from pg_durable.metrics import Metrics
-from pg_durable.session import Session
+from pg_durable.metrics.metrics import Metrics
+from pg_durable.sessions.crash_attribution import WINDOW, Inquest
+from pg_durable.sessions.session import Session
 
 KEEP_IDLE = 30.0
 CAREFUL_FOR = 60.0

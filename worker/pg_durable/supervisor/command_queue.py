@@ -11,7 +11,7 @@ import psycopg
 
 from pg_durable.log import event
 from pg_durable.login import reason
-from pg_durable.supervisor import Supervisor
+from pg_durable.supervisor.connection import Supervisor
 
 Message = Callable[[Supervisor], Awaitable[bool | None]]  # False: the engine cannot take it now
 

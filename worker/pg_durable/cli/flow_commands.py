@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 from psycopg import IsolationLevel, errors
 
-from pg_durable.asking import connect, printable
-from pg_durable.cli import CommandError
+from pg_durable.cli.asking import connect, printable
+from pg_durable.errors import CommandError
 
 WAIT_SECONDS = 3600
 MOST_TRIES = 10

@@ -4,7 +4,7 @@ from logging import WARNING
 from time import monotonic
 
 from pg_durable.log import event
-from pg_durable.supervisor import Supervisor
+from pg_durable.supervisor.connection import Supervisor
 
 EVERY = 1.0  # seconds between two questions
 

@@ -7,9 +7,9 @@ import signal
 from typing import Any
 
 from pg_durable import log
-from pg_durable.cli import CommandError
-from pg_durable.supervisor import RefusedError
-from pg_durable.worker import Options, Worker
+from pg_durable.errors import CommandError
+from pg_durable.supervisor.connection import RefusedError
+from pg_durable.worker.worker import Options, Worker
 
 
 def register(subparsers: Any) -> None:

@@ -1,6 +1,6 @@
 """When the worker looks and when it lets itself be woken. Times are seconds of an imagined clock."""
 
-from pg_durable.cadence import FLAG_MARGIN, LOOK_BACK, LOOK_BUSY, LOOK_SATURATED, SWEEP, Cadence
+from pg_durable.worker.polling import FLAG_MARGIN, LOOK_BACK, LOOK_BUSY, LOOK_SATURATED, SWEEP, Cadence
 
 
 def flagged() -> Cadence:

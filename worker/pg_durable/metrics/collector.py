@@ -11,7 +11,7 @@ import psycopg
 from pg_durable import statements
 from pg_durable.log import event
 from pg_durable.login import Login, reason
-from pg_durable.metrics import Metrics
+from pg_durable.metrics.metrics import Metrics
 
 LONGEST = 4.0
 SHARE = 5  # after counting it rests for so many times as long as that took

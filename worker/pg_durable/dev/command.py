@@ -16,12 +16,12 @@ from typing import Any
 from psycopg import errors
 
 from pg_durable import log, statements
-from pg_durable.asking import connect, explained
-from pg_durable.cli import CommandError
-from pg_durable.embedded import EmbeddedServer, is_running, running_server
-from pg_durable.install import install
-from pg_durable.worker import Options
-from pg_durable.worker_command import serve
+from pg_durable.cli.asking import connect, explained
+from pg_durable.cli.install import install
+from pg_durable.cli.worker_command import serve
+from pg_durable.embedded.server import EmbeddedServer, is_running, running_server
+from pg_durable.errors import CommandError
+from pg_durable.worker.worker import Options
 
 DATABASE, ADMIN, USER, WORKER = "durable", "postgres", "app", "durable_worker"
 LOCK = "dev.pid"

@@ -15,7 +15,7 @@ from typing import Any
 
 from psycopg.conninfo import make_conninfo
 
-from pg_durable.cli import CommandError
+from pg_durable.errors import CommandError
 
 TUNING = {
     "max_connections": "200",

@@ -11,14 +11,14 @@ from typing import Any
 
 import psycopg
 
-from pg_durable.inquest import Inquest
 from pg_durable.log import event
 from pg_durable.login import reason
-from pg_durable.metrics import Metrics
-from pg_durable.outbox import Outbox
-from pg_durable.pool import LoginFailed, Pool
-from pg_durable.session import Session
-from pg_durable.supervisor import Supervisor
+from pg_durable.metrics.metrics import Metrics
+from pg_durable.sessions.crash_attribution import Inquest
+from pg_durable.sessions.pool import LoginFailed, Pool
+from pg_durable.sessions.session import Session
+from pg_durable.supervisor.command_queue import Outbox
+from pg_durable.supervisor.connection import Supervisor
 
 CONTENDED = ("40001", "40P01", "55P03")  # a lock that was held too long, also by the role's own lock_timeout
 

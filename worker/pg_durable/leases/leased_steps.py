@@ -9,15 +9,16 @@ from time import monotonic
 
 import psycopg
 
-from pg_durable import direct, statements
+from pg_durable import statements
 from pg_durable.http.runner import HttpRunner
+from pg_durable.leases import direct
 from pg_durable.log import event
 from pg_durable.login import Login, reason
-from pg_durable.metrics import Metrics
-from pg_durable.outbox import Outbox
-from pg_durable.pool import LoginFailed, Pool
-from pg_durable.session import Session
-from pg_durable.supervisor import Lease, Supervisor
+from pg_durable.metrics.metrics import Metrics
+from pg_durable.sessions.pool import LoginFailed, Pool
+from pg_durable.sessions.session import Session
+from pg_durable.supervisor.command_queue import Outbox
+from pg_durable.supervisor.connection import Lease, Supervisor
 
 DIRECT, HTTP = "direct", "http"
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from pg_durable.cli import CommandError
+from pg_durable.errors import CommandError
 
 # What this worker does: pg_durable_worker_...
 WORKER = {

@@ -1,0 +1,1 @@
+"""The steps that a worker leases because they cannot be in a transaction."""

@@ -1,0 +1,1 @@
+"""The sessions of the roles whose steps the worker runs."""

@@ -1,0 +1,1 @@
+"""The worker itself: what it does when, and which session serves which role."""
