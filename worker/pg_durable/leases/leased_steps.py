@@ -16,6 +16,7 @@ from pg_durable.log import event
 from pg_durable.login import Login, reason
 from pg_durable.metrics.metrics import Metrics
 from pg_durable.sessions.pool import LoginFailed, Pool
+from pg_durable.sessions.role_limits import RoleLimits
 from pg_durable.sessions.session import Session
 from pg_durable.supervisor.command_queue import Outbox
 from pg_durable.supervisor.connection import Lease, Supervisor
@@ -26,9 +27,10 @@ DIRECT, HTTP = "direct", "http"
 class LeasedSteps:
     """One task a step; what came of it goes to the outbox."""
 
-    def __init__(self, login: Login, pool: Pool, outbox: Outbox, metrics: Metrics) -> None:
+    def __init__(self, login: Login, pool: Pool, limits: RoleLimits, outbox: Outbox, metrics: Metrics) -> None:
         self._login = login
         self._pool = pool
+        self._limits = limits
         self._outbox = outbox
         self._metrics = metrics
         self._http = HttpRunner()
@@ -89,8 +91,11 @@ class LeasedSteps:
     async def _statement(self, lease: Lease) -> str:
         if not lease.database_exists:
             return direct.no_database(str(lease.database))
-        if not self._login.at_home(lease.database):
-            return await self._elsewhere(lease)
+        async with self._limits.session(lease.role):
+            at_home = self._login.at_home(lease.database)
+            return await (self._at_home(lease) if at_home else self._elsewhere(lease))
+
+    async def _at_home(self, lease: Lease) -> str:
         session = await self._pool.acquire(lease.role)
         try:
             outcome = await direct.run_step(session.conn, lease.request)

@@ -27,6 +27,8 @@ class Tick:
     held: frozenset[int] = frozenset()
     max_sessions: int = 1
     reserved: int = 0
+    max_http: int = 1
+    limits: dict[str, int] = field(default_factory=dict)  # of sessions, by role
     server_started: float = 0.0
 
     @classmethod
@@ -41,6 +43,8 @@ class Tick:
             held=frozenset(said.get("held") or ()),
             max_sessions=said.get("max_sessions") or 1,
             reserved=said.get("reserved") or 0,
+            max_http=said.get("max_http") or 1,
+            limits=said.get("limits") or {},
             server_started=said.get("server_started") or 0.0,
         )
 

@@ -17,6 +17,7 @@ from pg_durable.metrics.collector import Census
 from pg_durable.metrics.metrics import Metrics, MetricsServer
 from pg_durable.sessions.crash_attribution import Accusation, Inquest
 from pg_durable.sessions.pool import Pool
+from pg_durable.sessions.role_limits import RoleLimits
 from pg_durable.supervisor.command_queue import Outbox
 from pg_durable.supervisor.connection import RefusedError, Supervisor, Tick
 from pg_durable.supervisor.failures import Failures
@@ -24,7 +25,6 @@ from pg_durable.worker.dispatcher import Dispatcher
 from pg_durable.worker.polling import SHORTEST, Cadence
 
 MOST_SESSIONS = 1000
-MOST_REQUESTS = 500
 RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AFTER_A_REFUSAL = 0.2
 LEFT_BEHIND = 0.25  # when to look again for leased steps that could not be claimed
@@ -54,8 +54,11 @@ class Worker:
         self._inquest = Inquest()
         self._pool = Pool(self._login, self._metrics, self._inquest, options.session_age)
         self._outbox = Outbox(self._wake)
-        self._dispatcher = Dispatcher(self._pool, self._outbox, self._metrics, self._wake, self._inquest)
-        self._leased = LeasedSteps(self._login, self._pool, self._outbox, self._metrics)
+        self._limits = RoleLimits()
+        self._dispatcher = Dispatcher(
+            self._pool, self._limits, self._outbox, self._metrics, self._wake, self._inquest
+        )
+        self._leased = LeasedSteps(self._login, self._pool, self._limits, self._outbox, self._metrics)
         self._stopping = asyncio.Event()
         self._stop_at = inf
         self._limit: asyncio.Timeout | None = None
@@ -170,12 +173,13 @@ class Worker:
 
     async def _obey(self, db: Supervisor, tick: Tick) -> None:
         self._limit_sessions(tick.max_sessions, tick.reserved)
+        self._limits.apply(tick.limits)
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
         self._leased.abandon_except(tick.held)
         self._left_behind = False
         if not self._stopping.is_set():
-            await self._claim(db, HTTP, min(tick.http, MOST_REQUESTS - self._leased.running(HTTP)))
+            await self._claim(db, HTTP, min(tick.http, tick.max_http - self._leased.running(HTTP)))
             await self._claim(db, DIRECT, self._direct_slots(tick))
             self._keep_slot(tick)
             self._dispatcher.plan(tick.ready)
