@@ -571,6 +571,7 @@ insert into df_engine.settings (name, value, description) values
   ('reserved_connections', '2', 'of max_user_connections: for roles of which nothing runs; two at least are for all'),
   ('max_http_requests', '500', 'HTTP requests that one worker makes at the same time'),
   ('reserved_http_requests', '10', 'of max_http_requests: for roles that have none under way at that worker'),
+  ('worker_bytes_in_flight', '268435456', 'requests and results of steps outside of transactions that one worker holds in memory, in bytes'),
   ('max_new_transaction_starts', '2', 'starts in transaction_mode ''new'' that may be under way at the same time'),
   ('new_transaction_start_timeout', '5', 'how long a start in transaction_mode ''new'' waits for a slot, in seconds'),
   ('loopback_dsn', '', 'how transaction_mode ''new'' reaches this server: host, port and means to authenticate'),
@@ -640,6 +641,7 @@ from (values
   ('reserved_connections', '2', 'integer', 0::numeric, 1000::numeric, array[]::text[]),
   ('max_http_requests', '500', 'integer', 1::numeric, 10000::numeric, array[]::text[]),
   ('reserved_http_requests', '10', 'integer', 0::numeric, 10000::numeric, array[]::text[]),
+  ('worker_bytes_in_flight', '268435456', 'integer', 1048576::numeric, 1099511627776::numeric, array[]::text[]),
   ('max_new_transaction_starts', '2', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
   ('new_transaction_start_timeout', '5', 'duration', 1::numeric, 3600::numeric, array[]::text[]),
   ('loopback_dsn', '', 'conninfo', 0::numeric, 0::numeric, array[]::text[]),
@@ -6431,6 +6433,7 @@ begin
     'sql', v_sql,
     'application_name', 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, (p_node).node),
     'block', case when not p_autocommit then df_engine.remote_block(v_sql, (p_node).typed) end,
+    'max_result_bytes', df_engine.setting_number('max_result_bytes'),
     'name_types', case when (p_node).typed then $sql$select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
         select from pg_catalog.pg_cast c
@@ -6720,9 +6723,11 @@ end
 $$;
 
 -- Claims up to p_limit steps of a lane for a worker, passing over those of runs that somebody holds. One that has killed its workers again and again fails.
+-- One at least, and no more requests than fit into p_bytes; none of the roles p_sated, whose steps fill the worker's memory.
 -- Granted to workers.
-create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
-returns table (ticket bigint, role text, database text, request jsonb)
+create or replace function df_engine.claim_leased(
+  p_worker int, p_lane text, p_limit int, p_bytes bigint default null, p_sated name[] default null
+) returns table (ticket bigint, role text, database text, request jsonb, bytes bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
@@ -6730,6 +6735,7 @@ declare
   v_next record;
   v_queue df_engine.queue;
   v_claimed int := 0;
+  v_bytes bigint := 0;
 begin
   if p_lane = 'http' then
     select least(p_limit, h.room), least(p_limit, h.common) into p_limit, v_common from df_engine.http_room(p_worker) h;
@@ -6738,10 +6744,10 @@ begin
     select q as queue, n.first
     from df_engine.leasable(p_worker, p_lane, p_limit, v_common) n
     join df_engine.queue q on q.lane = p_lane and q.submitter = n.submitter and q.id = n.id
-    where q.lane <> 'sql'
+    where q.lane <> 'sql' and not coalesce(pg_get_userbyid(q.submitter) = any (p_sated), false)
     order by n.turn, n.next_try_at, n.id for update of q skip locked
   loop
-    exit when v_claimed >= p_limit;
+    exit when v_claimed >= p_limit or v_bytes > p_bytes;
     v_queue := v_next.queue;
     continue when v_claimed >= v_common and not v_next.first or not df_engine.lease_step(p_worker, v_queue);
     if v_queue.crash_score >= 12 then
@@ -6754,6 +6760,8 @@ begin
     database := case when p_lane = 'direct' then coalesce(
       (select i.database from df_engine.instances i where i.instance = v_queue.instance), current_database()) end;
     request := v_queue.request;
+    bytes := octet_length(request::text);
+    v_bytes := v_bytes + bytes;
     v_claimed := v_claimed + 1;
     return next;
   end loop;
@@ -6771,7 +6779,8 @@ declare
   g df_engine.graph_nodes;
   t df_engine.thread;
   v_ending df_engine.ending;
-  v_outcome constant jsonb := p_outcome::pg_catalog.jsonb;
+  v_outcome constant jsonb := (
+    select coalesce(jsonb_object_agg(o.key, o.value), '{}') from json_each(p_outcome) o where o.key not in ('rows', 'value'));
 begin
   select * into q from df_engine.queue x
   where x.id = p_ticket and x.worker = p_worker and x.lane in ('direct', 'http');
@@ -6825,30 +6834,38 @@ exception
 end
 $$;
 
+-- Read once: a result can be large.
 create or replace function df_engine.leased_ending(p_outcome json) returns df_engine.ending
 language plpgsql stable as $$
 declare
   v_limit constant bigint := df_engine.setting('max_result_bytes')::bigint;
-  v_columns constant pg_catalog.text[] := df_engine.texts(p_outcome -> 'columns');
-  v_names constant pg_catalog.text[] := df_engine.final_names(v_columns);
-  v_result pg_catalog.json := coalesce(p_outcome -> 'rows', p_outcome -> 'value');
+  r record;
+  v_columns pg_catalog.text[];
+  v_names pg_catalog.text[];
+  v_result pg_catalog.json;
+  v_size bigint;
 begin
-  if p_outcome ->> 'message' is not null then
-    return df_engine.failed(df_engine.error_text(
-      p_outcome ->> 'sqlstate', p_outcome ->> 'message', p_outcome ->> 'detail', p_outcome ->> 'hint'));
-  elsif p_outcome ->> 'error' is not null then
-    return df_engine.failed(p_outcome ->> 'error', null, p_outcome ->> 'sqlstate');
-  elsif octet_length(v_result::pg_catalog.text) > v_limit then
+  select * into r from json_to_record(p_outcome) as x(
+    rows pg_catalog.json, row_count pg_catalog.json, columns pg_catalog.json, types pg_catalog.json, value pg_catalog.json,
+    error pg_catalog.text, sqlstate pg_catalog.text, message pg_catalog.text, detail pg_catalog.text, hint pg_catalog.text);
+  v_result := coalesce(r.rows, r.value);
+  v_size := octet_length(v_result::pg_catalog.text);
+  if r.message is not null then
+    return df_engine.failed(df_engine.error_text(r.sqlstate, r.message, r.detail, r.hint));
+  elsif r.error is not null then
+    return df_engine.failed(r.error, null, r.sqlstate);
+  elsif v_size > v_limit then
     return df_engine.failed(format('the result has %s bytes of JSON, and max_result_bytes allows %s' || chr(10)
-      || 'HINT: Return keys, and leave the data in a table that the next step reads.',
-      octet_length(v_result::pg_catalog.text), v_limit));
-  elsif p_outcome -> 'rows' is null then
+      || 'HINT: Return keys, and leave the data in a table that the next step reads.', v_size, v_limit), null, 'DF012');
+  elsif r.rows is null then
     return df_engine.ended_well(v_result);
-  elsif v_names <> v_columns then
+  end if;
+  v_columns := df_engine.texts(r.columns);
+  v_names := df_engine.final_names(v_columns);
+  if v_names <> v_columns then
     v_result := df_engine.renamed_rows(v_result, v_names);
   end if;
-  return df_engine.ended_well(json_build_object('rows', v_result, 'row_count', p_outcome -> 'row_count'), v_names,
-                        df_engine.texts(p_outcome -> 'types'));
+  return df_engine.ended_well(json_build_object('rows', v_result, 'row_count', r.row_count), v_names, df_engine.texts(r.types));
 end
 $$;
 
@@ -6862,6 +6879,7 @@ create or replace function df_engine.leased_retryable(p_node df_engine.graph_nod
 language sql stable as $$
   select case
     when p_outcome ->> 'class' = 'refused' then false
+    when p_outcome ->> 'error' is null and p_outcome ->> 'message' is null then false  -- it has ended, and its result is too large
     when (p_node).kind = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
     when (p_node).retry is not null and not (p_node).retry ? 'retry_on' then true
     else df_engine.http_retryable(p_outcome ->> 'class',
@@ -7976,7 +7994,10 @@ begin
     'server_started', extract(epoch from pg_postmaster_start_time()),
     'max_sessions', df_engine.setting_number('max_user_connections'),
     'reserved', df_engine.setting_number('reserved_connections'),
-    'max_http', df_engine.setting_number('max_http_requests'));
+    'max_http', df_engine.setting_number('max_http_requests'),
+    'max_bytes', df_engine.setting_number('worker_bytes_in_flight'),
+    'left', array(select l.lane from unnest('{direct,http}'::text[]) l(lane)
+                  where exists (select from df_engine.queue q where q.lane = l.lane and q.worker is null and q.lane <> 'sql')));
 end
 $$;
 
@@ -9552,6 +9573,7 @@ begin
       'timeout_seconds', least(coalesce((p_config->>'timeout_seconds')::numeric, 30),
                                df_engine.setting_number('http_max_timeout')),
       'max_response_bytes', df_engine.setting_number('http_max_response_bytes'),
+      'max_result_bytes', df_engine.setting_number('max_result_bytes'),
       'host', t.host,
       'port', t.port,
       'allow_private', coalesce(df_engine.http_allowed(t.host, t.port, t.address), false),

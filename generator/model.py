@@ -45,6 +45,8 @@ SETTINGS = (
     Setting("max_http_requests", "500", "integer", 1, 10_000, "HTTP requests that one worker makes at the same time"),
     Setting("reserved_http_requests", "10", "integer", 0, 10_000,
             "of max_http_requests: for roles that have none under way at that worker"),
+    Setting("worker_bytes_in_flight", "268435456", "integer", 1_048_576, 1_099_511_627_776,
+            "requests and results of steps outside of transactions that one worker holds in memory, in bytes"),
     Setting("max_new_transaction_starts", "2", "integer", 1, 1000,
             "starts in transaction_mode 'new' that may be under way at the same time"),
     Setting("new_transaction_start_timeout", "5", "duration", 1, 3600,

@@ -23,8 +23,8 @@ TOPICS = {
     "Variables": "setvar getvar unsetvar clearvars",
     "Watching": "explain to_flow list_instances instance_info instance_executions instance_nodes metrics check version "
     "target_database",
-    "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_role_limit set_setting setting http_allow
-                         http_disallow rotate_wake_channel""",
+    "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_role_limit set_setting setting
+                         http_allow http_disallow rotate_wake_channel""",
     "Behind the operators": "as_op if_then_op if_else_op loop_prefix_op",
 }
 HEAD = """\

@@ -1,4 +1,4 @@
-"""What a role may have at a time: sessions, HTTP requests, live instances; and how HTTP requests are shared between roles."""
+"""What a role may have at a time: sessions, HTTP requests, live instances; and how roles share HTTP requests."""
 
 from collections.abc import Iterator
 
@@ -142,7 +142,8 @@ def test_the_last_http_requests_are_kept_for_who_has_none(db: Database, pumps: t
     assert lease(pumps[0]) == ["app"] * 3
     assert pumps[0].tick()["http"] == 0
     db.admin(state.OTHER_WORKERS_GONE, pumps[0].worker)
-    assert db.admin(REASON, runs[4].id) == "all 4 HTTP requests of a worker are under way, 1 of them reserved, held by 1 roles"
+    reason = "all 4 HTTP requests of a worker are under way, 1 of them reserved, held by 1 roles"
+    assert db.admin(REASON, runs[4].id) == reason
     requests(db, pumps[1], 2, "other")
     assert lease(pumps[0]) == ["other"]
     assert lease(pumps[0]) == []
@@ -192,7 +193,8 @@ def test_a_role_has_as_many_sessions_as_its_limit(db: Database, spawn: SpawnWork
 
 
 def test_statements_and_steps_outside_of_transactions_take_turns_in_one_session(
-    db: Database, spawn: SpawnWorker  # noqa: F811
+    db: Database,
+    spawn: SpawnWorker,  # noqa: F811
 ) -> None:
     limit(db, "sessions => 1")
     spawn("--sessions", "6")

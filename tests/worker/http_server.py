@@ -159,6 +159,10 @@ class HttpServer:
             size -= 65536
             await writer.drain()
 
+    async def _do_control(self, request: Received, writer: Writer) -> None:
+        """/control?bytes=n: so many control characters, each of which is six in JSON."""
+        writer.write(reply(200, b"\x01" * int(request.query["bytes"]), "Content-Type: text/plain"))
+
     async def _do_endless(self, request: Received, writer: Writer) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:

@@ -13,9 +13,10 @@ ROLE_WAITS = "select df_engine.role_waits(%s, %s)"
 ROLE_REACHABLE = "select df_engine.role_reachable(%s)"
 CLAIM_LEASED = """
 select l.ticket, l.role, l.database,
-       l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database), l.request
-from df_engine.claim_leased(%s, %s, %s) l"""
-FINISH_LEASED = "select df_engine.finish_leased(%s, %s, %s::json)"
+       l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database),
+       l.request, l.bytes
+from df_engine.claim_leased(%s, %s, %s, %s, %s::name[]) l"""
+FINISH_LEASED = "select df_engine.finish_leased(%s, %s, pg_catalog.convert_from(%b, 'UTF8')::pg_catalog.json)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
 FAILED_RUNS = "select df_engine.failed_since(%s)"
 LISTEN = "select df_engine.listen_for_work()"
@@ -32,6 +33,7 @@ IDENTIFY = (
 # In the session of a role, for a step that cannot be in a transaction.
 NAME_STEP = "select pg_catalog.set_config('application_name', %s, false)"
 STEP_RESULT = "select pg_catalog.current_setting('df.step_result')"
+STEP_RESULT_SIZE = "select pg_catalog.octet_length(pg_catalog.current_setting('df.step_result'))"
 DISCARD_ALL = "discard all"
 TYPE_NAMES = """
 select pg_catalog.format_type(t.oid, t.modifier)

@@ -25,6 +25,7 @@ class Request:
     content: bytes | None
     timeout: float
     max_response_bytes: int
+    max_result_bytes: int
     allow_private: bool
     error_statuses: frozenset[str]
 
@@ -46,6 +47,7 @@ class Request:
             content=content,
             timeout=float(data["timeout_seconds"]),
             max_response_bytes=int(data["max_response_bytes"]),
+            max_result_bytes=int(data["max_result_bytes"]),
             allow_private=data["allow_private"],
             error_statuses=frozenset(data.get("error_statuses") or ()),
         )

@@ -22,6 +22,9 @@ WORKER = {
     "sessions": ("gauge", "open sessions, by state"),
     "session_limit": ("gauge", "sessions that may be open at the same time"),
     "leased": ("gauge", "leased steps in flight, by lane"),
+    "http_limit": ("gauge", "HTTP requests that may be in flight at the same time"),
+    "bytes_in_flight": ("gauge", "bytes of requests and results of leased steps that are held in memory"),
+    "bytes_in_flight_limit": ("gauge", "bytes that leased steps may hold in memory"),
     "up": ("gauge", "1 while the supervising connection works"),
 }
 

@@ -28,6 +28,8 @@ class Tick:
     max_sessions: int = 1
     reserved: int = 0
     max_http: int = 1
+    max_bytes: int = 1
+    left: tuple[str, ...] = ()  # lanes with steps that are not leased
     limits: dict[str, int] = field(default_factory=dict)  # of sessions, by role
     server_started: float = 0.0
 
@@ -44,6 +46,8 @@ class Tick:
             max_sessions=said.get("max_sessions") or 1,
             reserved=said.get("reserved") or 0,
             max_http=said.get("max_http") or 1,
+            max_bytes=said.get("max_bytes") or 1,
+            left=tuple(said.get("left") or ()),
             limits=said.get("limits") or {},
             server_started=said.get("server_started") or 0.0,
         )
@@ -58,6 +62,7 @@ class Lease:
     database: str | None
     database_exists: bool
     request: dict[str, Any]
+    bytes: int  # of the request
 
 
 @dataclass(frozen=True)
@@ -122,9 +127,9 @@ class Supervisor:
         """Says that there is room and the next look is so far away; None: that there is no room."""
         await self._value(statements.SLEEP_UNTIL, self.number, milliseconds)
 
-    async def claim(self, lane: str, limit: int) -> list[Lease]:
-        """Leases steps of a lane."""
-        cursor = await self._conn.execute(statements.CLAIM_LEASED, (self.number, lane, limit))
+    async def claim(self, lane: str, limit: int, room: int, sated: list[str]) -> list[Lease]:
+        """Leases steps of a lane, with about so many bytes of requests, but of no role that is sated."""
+        cursor = await self._conn.execute(statements.CLAIM_LEASED, (self.number, lane, limit, room, sated))
         return [Lease(*row) for row in await cursor.fetchall()]
 
     async def acquit(self, former: int, tickets: Sequence[int]) -> None:
@@ -133,7 +138,7 @@ class Supervisor:
 
     # The next six answer False when the engine cannot do it now, because somebody's open transaction holds the run.
 
-    async def finish(self, ticket: int, outcome: str) -> bool:
+    async def finish(self, ticket: int, outcome: bytes) -> bool:
         """Stores the outcome, a JSON text, of a leased step."""
         return await self._value(statements.FINISH_LEASED, self.number, ticket, outcome) is not None
 

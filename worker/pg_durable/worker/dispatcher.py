@@ -16,7 +16,6 @@ from pg_durable.login import reason
 from pg_durable.metrics.metrics import Metrics
 from pg_durable.sessions.crash_attribution import Inquest
 from pg_durable.sessions.pool import LoginFailed, Pool
-from pg_durable.sessions.role_limits import RoleLimits
 from pg_durable.sessions.session import Session
 from pg_durable.supervisor.command_queue import Outbox
 from pg_durable.supervisor.connection import Supervisor
@@ -38,21 +37,13 @@ async def _say_reached(role: str, db: Supervisor) -> bool:
 class Dispatcher:
     """One task a slot in use; each makes one call of df_engine.work in a session of its role."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        limits: RoleLimits,
-        outbox: Outbox,
-        metrics: Metrics,
-        wake: asyncio.Event,
-        inquest: Inquest,
-    ) -> None:
+    def __init__(self, pool: Pool, outbox: Outbox, metrics: Metrics, wake: asyncio.Event, inquest: Inquest) -> None:
         self.limit = 1
         self.reserve = 0  # of these slots: for roles that have nothing running, one step each
         self.taken = 0  # slots in use by, or kept for, steps that run outside a transaction
         self.accepting = False
         self._pool = pool
-        self._limits = limits
+        self._limits = pool.role_limits
         self._outbox = outbox
         self._inquest = inquest
         self._metrics = metrics

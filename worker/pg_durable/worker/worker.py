@@ -17,7 +17,6 @@ from pg_durable.metrics.collector import Census
 from pg_durable.metrics.metrics import Metrics, MetricsServer
 from pg_durable.sessions.crash_attribution import Accusation, Inquest
 from pg_durable.sessions.pool import Pool
-from pg_durable.sessions.role_limits import RoleLimits
 from pg_durable.supervisor.command_queue import Outbox
 from pg_durable.supervisor.connection import RefusedError, Supervisor, Tick
 from pg_durable.supervisor.failures import Failures
@@ -27,6 +26,7 @@ from pg_durable.worker.polling import SHORTEST, Cadence
 MOST_SESSIONS = 1000
 RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AFTER_A_REFUSAL = 0.2
+CLAIMED_BYTES = 16 << 20  # of requests that are leased at once
 LEFT_BEHIND = 0.25  # when to look again for leased steps that could not be claimed
 NO_ANSWER = 5.0  # how long after the grace time a server that does not answer is left alone
 HEALTHY_FOR = 15.0
@@ -54,11 +54,8 @@ class Worker:
         self._inquest = Inquest()
         self._pool = Pool(self._login, self._metrics, self._inquest, options.session_age)
         self._outbox = Outbox(self._wake)
-        self._limits = RoleLimits()
-        self._dispatcher = Dispatcher(
-            self._pool, self._limits, self._outbox, self._metrics, self._wake, self._inquest
-        )
-        self._leased = LeasedSteps(self._login, self._pool, self._limits, self._outbox, self._metrics)
+        self._dispatcher = Dispatcher(self._pool, self._outbox, self._metrics, self._wake, self._inquest)
+        self._leased = LeasedSteps(self._login, self._pool, self._outbox, self._metrics)
         self._stopping = asyncio.Event()
         self._stop_at = inf
         self._limit: asyncio.Timeout | None = None
@@ -136,6 +133,7 @@ class Worker:
             self._dispatcher.accepting = False  # calls under way need no supervision; leases do
             await self._leased.cancel()
             self._outbox.clear()
+            self._leased.forget()
             await db.close()
 
     async def _serve(self, db: Supervisor) -> None:
@@ -173,7 +171,10 @@ class Worker:
 
     async def _obey(self, db: Supervisor, tick: Tick) -> None:
         self._limit_sessions(tick.max_sessions, tick.reserved)
-        self._limits.apply(tick.limits)
+        self._pool.role_limits.apply(tick.limits)
+        self._leased.budget.resize(tick.max_bytes)
+        self._leased.left = tick.left
+        self._metrics.set("http_limit", tick.max_http)
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
         self._leased.abandon_except(tick.held)
@@ -195,8 +196,9 @@ class Worker:
         self._dispatcher.reserve = max(0, min(reserved, self._dispatcher.limit - 2))
 
     async def _claim(self, db: Supervisor, lane: str, limit: int) -> None:
-        if limit > 0:
-            leases = await db.claim(lane, limit)
+        budget = self._leased.budget
+        if limit > 0 and budget.room:
+            leases = await db.claim(lane, limit, min(budget.room, CLAIMED_BYTES), budget.sated)
             event(DEBUG, "leased", lane=lane, steps=len(leases))
             self._leased.start(lane, leases)
             self._left_behind = self._left_behind or len(leases) < limit
