@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from pg_durable.errors import CommandError
+from pg_durable.printing import printable
 
 # What this worker does: pg_durable_worker_...
 WORKER = {
@@ -74,7 +75,11 @@ class Metrics:
 
 
 def _labels(labels: tuple[tuple[str, str], ...]) -> str:
-    return "{" + ",".join(f'{name}="{value}"' for name, value in labels) + "}" if labels else ""
+    return "{" + ",".join(f'{name}="{_quoted(value)}"' for name, value in labels) + "}" if labels else ""
+
+
+def _quoted(value: str) -> str:
+    return printable(value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
 
 
 class MetricsServer:
