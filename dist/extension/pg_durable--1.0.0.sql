@@ -553,6 +553,9 @@ insert into df_engine.settings (name, value, description) values
   ('max_http_requests', '500', 'HTTP requests that one worker makes at the same time'),
   ('reserved_http_requests', '10', 'of max_http_requests: for roles that have none under way at that worker'),
   ('worker_bytes_in_flight', '268435456', 'requests and results of steps outside of transactions that one worker holds in memory, in bytes'),
+  ('max_transition_rows', '1000', 'branches that a worker opens in one transition; a session of the role opens what has more'),
+  ('tick_timers', '50', 'timers and signals, of all roles together, that a worker fires in one transaction'),
+  ('tick_time', '0.2', 'how long a worker fires timers, and removes old runs, before it asks again what is ready, in seconds'),
   ('max_new_transaction_starts', '2', 'starts in transaction_mode ''new'' that may be under way at the same time'),
   ('new_transaction_start_timeout', '5', 'how long a start in transaction_mode ''new'' waits for a slot, in seconds'),
   ('loopback_dsn', '', 'how transaction_mode ''new'' reaches this server: host, port and means to authenticate'),
@@ -623,6 +626,9 @@ from (values
   ('max_http_requests', '500', 'integer', 1::numeric, 10000::numeric, array[]::text[]),
   ('reserved_http_requests', '10', 'integer', 0::numeric, 10000::numeric, array[]::text[]),
   ('worker_bytes_in_flight', '268435456', 'integer', 1048576::numeric, 1099511627776::numeric, array[]::text[]),
+  ('max_transition_rows', '1000', 'integer', 1::numeric, 1000000::numeric, array[]::text[]),
+  ('tick_timers', '50', 'integer', 1::numeric, 10000::numeric, array[]::text[]),
+  ('tick_time', '0.2', 'duration', 0.01::numeric, 10::numeric, array[]::text[]),
   ('max_new_transaction_starts', '2', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
   ('new_transaction_start_timeout', '5', 'duration', 1::numeric, 3600::numeric, array[]::text[]),
   ('loopback_dsn', '', 'conninfo', 0::numeric, 0::numeric, array[]::text[]),
@@ -5448,7 +5454,8 @@ $$;
 
 -- Moves a run on from an event: p_thread stands at a node that has ended so, or, without p_ending, is to be entered. p_queue is the
 -- caller's claim: its row goes with the first step that is entered, and is deleted when there is none. p_home: SQL steps run in this
--- database. Answers the steps that the caller can go on with.
+-- database. Answers the steps that the caller can go on with. Without a claim it is a worker that acts for all roles, which opens few
+-- branches at a time: a construct that has more is put into the queue, for a session of the submitter to open.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -5463,6 +5470,8 @@ declare
   v_queue bigint := p_queue;
   v_offered boolean;
   v_place df_engine.place;
+  v_most constant int := case when p_queue is null then df_engine.setting_number('max_transition_rows') end;
+  v_rows int := 0;
 begin
   v_event.turned := false;
   loop
@@ -5487,7 +5496,8 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or g.kind = 'BREAK' and p_queue is null and (g.refs is not null or g.vars) then
+    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or g.kind = 'BREAK' and p_queue is null and (g.refs is not null or g.vars)
+       or v_rows + cardinality(g.inside) > v_most then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
       end if;
@@ -5510,6 +5520,7 @@ begin
       v_event.turned := false;
     else
       v_entered := df_engine.enter(t, g);
+      v_rows := v_rows + coalesce(cardinality(g.inside), 0);
       t := v_entered.thread;
       e := v_entered.ending;
       v_waiting := v_entered.others || v_waiting;
@@ -7976,10 +7987,19 @@ begin
     'max_sessions', df_engine.setting_number('max_user_connections'),
     'reserved', df_engine.setting_number('reserved_connections'),
     'max_http', df_engine.setting_number('max_http_requests'),
+    'reserved_http', df_engine.setting_number('reserved_http_requests'),
+    'max_rows', df_engine.setting_number('max_transition_rows'),
     'max_bytes', df_engine.setting_number('worker_bytes_in_flight'),
     'left', array(select l.lane from unnest('{direct,http}'::text[]) l(lane)
                   where exists (select from df_engine.queue q where q.lane = l.lane and q.worker is null and q.lane <> 'sql')));
 end
+$$;
+
+-- How much a poll does before it asks again what is ready.
+-- Granted to workers.
+create or replace function df_engine.tick_limits(out timers int, out ms int)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select df_engine.setting_number('tick_timers')::int, (1000 * df_engine.setting_number('tick_time'))::int
 $$;
 
 -- Does what is due, in short transactions, and answers with the agenda. A look that finds nothing is one transaction.
@@ -7987,10 +8007,17 @@ $$;
 create or replace procedure df_engine.tick(p_worker int, inout p_agenda jsonb)
 language plpgsql as $$
 declare
-  v_deadline pg_catalog.timestamptz := df_engine.deadline(200);
+  v_began constant pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+  v_most constant pg_catalog.record := df_engine.tick_limits();
+  v_deadline constant pg_catalog.timestamptz := df_engine.deadline(v_most.ms);
+  v_fired int;
+  v_timers int := 0;
 begin
   perform df_engine.heartbeat(p_worker);
-  while pg_catalog.int4gt(df_engine.fire_due(50), 0) and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(), v_deadline) loop
+  loop
+    v_fired := df_engine.fire_due(v_most.timers);
+    v_timers := pg_catalog.int4pl(v_timers, v_fired);
+    exit when pg_catalog.int4eq(v_fired, 0) or pg_catalog.timestamptz_ge(pg_catalog.clock_timestamp(), v_deadline);
     commit;
   end loop;
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
@@ -8011,7 +8038,9 @@ begin
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
   end if;
-  p_agenda := df_engine.agenda(p_worker);
+  p_agenda := pg_catalog.jsonb_set(df_engine.agenda(p_worker), '{tick}', pg_catalog.jsonb_build_object(
+    'timers', v_timers, 'most_timers', v_most.timers, 'most_ms', v_most.ms,
+    'ms', pg_catalog.round(pg_catalog.numeric_mul(1000, pg_catalog.extract('epoch', pg_catalog.timestamptz_mi(pg_catalog.clock_timestamp(), v_began))))));
 end
 $$;
 
@@ -9770,7 +9799,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'sleep_until', 'tick', 'unregister_worker'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['accuse', 'acquit_leased', 'agenda', 'census', 'claim_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'failed_since', 'finish_leased', 'fire_due', 'heartbeat', 'listen_for_work', 'mark_running', 'next_due_ms', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'sleep_until', 'tick', 'tick_limits', 'unregister_worker'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void

@@ -28,6 +28,9 @@ class Tick:
     max_sessions: int = 1
     reserved: int = 0
     max_http: int = 1
+    reserved_http: int = 0
+    max_rows: int = 1
+    tick: dict[str, int] = field(default_factory=dict)  # what this look did, and how much it might have done
     max_bytes: int = 1
     left: tuple[str, ...] = ()  # lanes with steps that are not leased
     limits: dict[str, int] = field(default_factory=dict)  # of sessions, by role
@@ -46,6 +49,9 @@ class Tick:
             max_sessions=said.get("max_sessions") or 1,
             reserved=said.get("reserved") or 0,
             max_http=said.get("max_http") or 1,
+            reserved_http=said.get("reserved_http") or 0,
+            max_rows=said.get("max_rows") or 1,
+            tick=said.get("tick") or {},
             max_bytes=said.get("max_bytes") or 1,
             left=tuple(said.get("left") or ()),
             limits=said.get("limits") or {},

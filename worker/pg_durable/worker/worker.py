@@ -174,7 +174,7 @@ class Worker:
         self._pool.role_limits.apply(tick.limits)
         self._leased.budget.resize(tick.max_bytes)
         self._leased.left = tick.left
-        self._metrics.set("http_limit", tick.max_http)
+        self._show_budgets(tick)
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
         self._leased.abandon_except(tick.held)
@@ -184,6 +184,15 @@ class Worker:
             await self._claim(db, DIRECT, self._direct_slots(tick))
             self._keep_slot(tick)
             self._dispatcher.plan(tick.ready)
+
+    def _show_budgets(self, tick: Tick) -> None:
+        self._metrics.set("session_reserve", self._dispatcher.reserve)
+        self._metrics.set("http_limit", tick.max_http)
+        self._metrics.set("http_reserve", min(tick.reserved_http, tick.max_http - 1))
+        self._metrics.set("transition_rows_limit", tick.max_rows)
+        for name, what in (("timers", "timers"), ("milliseconds", "ms")):
+            self._metrics.set(f"tick_{name}", tick.tick.get(what, 0))
+            self._metrics.set(f"tick_{name}_limit", tick.tick.get(f"most_{what}", 0))
 
     def _limit_sessions(self, most: int, reserved: int) -> None:
         """As many sessions as were asked for, and no more than the setting allows, which is said when it changes."""
