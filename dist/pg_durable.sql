@@ -647,7 +647,7 @@ from (values
   ('worker_bytes_in_flight', '268435456', 'integer', 1048576::numeric, 1099511627776::numeric, array[]::text[]),
   ('max_transition_rows', '1000', 'integer', 1::numeric, 1000000::numeric, array[]::text[]),
   ('tick_timers', '50', 'integer', 1::numeric, 10000::numeric, array[]::text[]),
-  ('tick_time', '0.2', 'duration', 0.01::numeric, 10::numeric, array[]::text[]),
+  ('tick_time', '0.2', 'duration', 0::numeric, 10::numeric, array[]::text[]),
   ('max_new_transaction_starts', '2', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
   ('new_transaction_start_timeout', '5', 'duration', 1::numeric, 3600::numeric, array[]::text[]),
   ('loopback_dsn', '', 'conninfo', 0::numeric, 0::numeric, array[]::text[]),

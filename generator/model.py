@@ -51,7 +51,7 @@ SETTINGS = (
             "branches that a worker opens in one transition; a session of the role opens what has more"),
     Setting("tick_timers", "50", "integer", 1, 10_000,
             "timers and signals, of all roles together, that a worker fires in one transaction"),
-    Setting("tick_time", "0.2", "duration", 0.01, 10,
+    Setting("tick_time", "0.2", "duration", 0, 10,
             "how long a worker fires timers, and removes old runs, before it asks again what is ready, in seconds"),
     Setting("max_new_transaction_starts", "2", "integer", 1, 1000,
             "starts in transaction_mode 'new' that may be under way at the same time"),
