@@ -42,7 +42,7 @@ SETTINGS = (
     Setting("max_user_connections", "10", "integer", 1, 1000, "SQL steps that one worker runs at the same time"),
     Setting("reserved_connections", "2", "integer", 0, 1000,
             "of max_user_connections: for roles of which nothing runs; two at least are for all"),
-    Setting("max_http_requests", "500", "integer", 1, 10_000, "HTTP requests that one worker makes at the same time"),
+    Setting("max_http_requests", "510", "integer", 1, 10_000, "HTTP requests that one worker makes at the same time"),
     Setting("reserved_http_requests", "10", "integer", 0, 10_000,
             "of max_http_requests: for roles that have none under way at that worker"),
     Setting("worker_bytes_in_flight", "268435456", "integer", 1_048_576, 1_099_511_627_776,
