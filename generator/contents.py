@@ -45,6 +45,7 @@ PARTS = (
     "leases/requests",
     "leases/leases",
     "observe/node_states",
+    "admin/role_limits",
     "observe/public_views",
     "supervisor/pokes",
     "supervisor/due",

@@ -25,8 +25,8 @@ TOPICS = {
     "Secrets": "secret set_secret unset_secret",
     "Watching": "explain to_flow list_instances instance_info instance_executions instance_nodes metrics check version "
     "target_database",
-    "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_setting setting http_allow
-                         http_disallow rotate_wake_channel""",
+    "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_role_limit set_setting setting
+                         http_allow http_disallow rotate_wake_channel""",
     "Behind the operators": "as_op if_then_op if_else_op loop_prefix_op",
 }
 HEAD = """\

@@ -374,3 +374,4 @@ SLOT_TAKEN = "select from df_engine.launch_slots order by slot limit 1 for updat
 
 LIVE_WORKERS = "select df_engine.live_workers()"
 WORKER_LOCK = "select alive from df_engine.workers where worker = %s"
+OTHER_WORKERS_GONE = "delete from df_engine.workers where worker <> %s"

@@ -312,6 +312,7 @@ if df_engine.migrating(1) then
   -- Threads that wait for a signal.
   create table df_engine.waits (
     id bigint not null constraint waits_pkey primary key,
+    submitter oid not null,
     instance bigint not null,
     scope bigint not null default 0,
     node int not null,
@@ -322,6 +323,7 @@ if df_engine.migrating(1) then
     since timestamptz not null
   );
   create index waits_instance_idx on df_engine.waits (instance, signal_name);
+  create index waits_submitter_idx on df_engine.waits (submitter);                      -- live runs of a role that has a limit
 
   -- Constructs that are open: threads that wait for what is inside. Inserted on entry, deleted at the end, never reused.
   create table df_engine.activations (
@@ -471,6 +473,13 @@ if df_engine.migrating(1) then
     slot int not null constraint launch_slots_pkey primary key
   );
   insert into df_engine.launch_slots select generate_series(1, 1000);
+  -- How much of what all share a role may have at a time; NULL: no limit.
+  create table df_engine.role_limits (
+    role regrole not null constraint role_limits_pkey primary key,
+    sessions int check (sessions >= 0),
+    http int check (http >= 0),
+    live_instances int check (live_instances >= 0)
+  );
 
   -- Why no session runs the steps of a role now.
   create table df_engine.role_reasons (
@@ -576,6 +585,12 @@ insert into df_engine.settings (name, value, description) values
   ('timezone', 'UTC', 'time zone of schedules that name none'),
   ('max_user_connections', '10', 'SQL steps that one worker runs at the same time'),
   ('reserved_connections', '2', 'of max_user_connections: for roles of which nothing runs; two at least are for all'),
+  ('max_http_requests', '510', 'HTTP requests that one worker makes at the same time'),
+  ('reserved_http_requests', '10', 'of max_http_requests: for roles that have none under way at that worker'),
+  ('worker_bytes_in_flight', '268435456', 'requests and results of steps outside of transactions that one worker holds in memory, in bytes'),
+  ('max_transition_rows', '1000', 'branches that a worker opens in one transition; a session of the role opens what has more'),
+  ('tick_timers', '50', 'timers and signals, of all roles together, that a worker fires in one transaction'),
+  ('tick_time', '0.2', 'how long a worker fires timers, and removes old runs, before it asks again what is ready, in seconds'),
   ('max_new_transaction_starts', '2', 'starts in transaction_mode ''new'' that may be under way at the same time'),
   ('new_transaction_start_timeout', '5', 'how long a start in transaction_mode ''new'' waits for a slot, in seconds'),
   ('loopback_dsn', '', 'how transaction_mode ''new'' reaches this server: host, port and means to authenticate'),
@@ -644,6 +659,12 @@ from (values
   ('timezone', 'UTC', 'zone', 0::numeric, 0::numeric, array[]::text[]),
   ('max_user_connections', '10', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
   ('reserved_connections', '2', 'integer', 0::numeric, 1000::numeric, array[]::text[]),
+  ('max_http_requests', '510', 'integer', 1::numeric, 10000::numeric, array[]::text[]),
+  ('reserved_http_requests', '10', 'integer', 0::numeric, 10000::numeric, array[]::text[]),
+  ('worker_bytes_in_flight', '268435456', 'integer', 1048576::numeric, 1099511627776::numeric, array[]::text[]),
+  ('max_transition_rows', '1000', 'integer', 1::numeric, 1000000::numeric, array[]::text[]),
+  ('tick_timers', '50', 'integer', 1::numeric, 10000::numeric, array[]::text[]),
+  ('tick_time', '0.2', 'duration', 0::numeric, 10::numeric, array[]::text[]),
   ('max_new_transaction_starts', '2', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
   ('new_transaction_start_timeout', '5', 'duration', 1::numeric, 3600::numeric, array[]::text[]),
   ('loopback_dsn', '', 'conninfo', 0::numeric, 0::numeric, array[]::text[]),
@@ -4937,6 +4958,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set plan
 declare
   v_graph record;
   v_vars jsonb;
+  v_live int;
   v_instance bigint;
   v_id text;
   v_trace text := nullif(current_setting('df.traceparent', true), '');
@@ -4948,8 +4970,12 @@ begin
     perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
   end if;
   v_graph := df_engine.graph_of(p_role, p_text);
-  select jsonb_object_agg(v.name, v.value) into v_vars
+  select jsonb_object_agg(v.name, v.value), (select l.live_instances from df_engine.role_limits l where l.role = p_role::regrole)
+  into v_vars, v_live
   from df_engine.vars v where v.owner = p_role::regrole and v.value is not null;
+  if v_live is not null then
+    perform df_engine.check_live_runs(p_role, v_live);
+  end if;
   if v_graph.p_placeholders then
     perform df_engine.check_variables(v_graph.p_graph, coalesce(v_vars, '{}'), 'Invalid durable function graph: ');
   end if;
@@ -5783,11 +5809,12 @@ create or replace function df_engine.open_wait(p_thread df_engine.thread, p_sign
 language plpgsql as $$
 declare
   v_id constant bigint := nextval('df_engine.thread_ids');
+  v_submitter oid;
 begin
-  perform from df_engine.instances i where i.instance = (p_thread).instance for no key update;
+  select i.submitter into v_submitter from df_engine.instances i where i.instance = (p_thread).instance for no key update;
   perform df_engine.reserve_signals((p_thread).instance, p_signal);
-  insert into df_engine.waits (id, instance, scope, node, generations, activation, races, signal_name, since)
-  values (v_id, (p_thread).instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation,
+  insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, signal_name, since)
+  values (v_id, v_submitter, (p_thread).instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation,
           (p_thread).races, p_signal, df_engine.clock());
   if p_timeout is not null then
     perform df_engine.set_timer(p_thread, 'timeout', df_engine.clock() + p_timeout * interval '1 s', v_id);
@@ -6592,7 +6619,8 @@ $$;
 -- Makes the transition that follows an event: p_thread stands at a node that has ended so, or, without p_ending, is to be
 -- entered. p_queue is the caller's claim: its row goes with the first step that is entered, and is deleted when there is none.
 -- p_home: SQL steps run in this database. Answers the steps that the caller can go on with. Without a claim the caller acts
--- for every role, and reads no text of a user: a node whose text holds references is left to a session of the submitter.
+-- for every role, reads no text of a user and opens few branches at a time: a node whose text holds references, and a construct with more
+-- branches, are left to a session of the submitter.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -6607,6 +6635,8 @@ declare
   v_queue bigint := p_queue;
   v_offered boolean;
   v_place df_engine.place;
+  v_most constant int := case when p_queue is null then df_engine.setting_number('max_transition_rows') end;
+  v_rows int := 0;
 begin
   v_event.turned := false;
   loop
@@ -6631,7 +6661,8 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars) then
+    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars)
+       or v_rows + cardinality(g.inside) > v_most then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
       end if;
@@ -6654,6 +6685,7 @@ begin
       v_event.turned := false;
     else
       v_entered := df_engine.enter(t, g);
+      v_rows := v_rows + coalesce(cardinality(g.inside), 0);
       t := v_entered.thread;
       e := v_entered.ending;
       v_waiting := v_entered.others || v_waiting;
@@ -7817,35 +7849,74 @@ begin
 end
 $$;
 
+-- The steps of a lane that a worker may lease now, in their order: each role's in theirs; between roles the one with the fewest leases
+-- is next. At most p_limit; p_common of them for roles that hold leases of this worker already, the others one each for those that hold none (first).
+create or replace function df_engine.leasable(p_worker int, p_lane text, p_limit int, p_common int)
+returns table (submitter oid, id bigint, turn bigint, next_try_at timestamptz, first boolean)
+language plpgsql stable as $$
+begin
+  return query
+    select s.role, f.id, f.place + s.leased, f.next_try_at, f.place = 1 and s.here = 0
+    from (
+      select r.role, count(l.worker) as leased, count(*) filter (where l.worker = p_worker) as here
+      from df_engine.submitters(p_lane) r(role)
+      left join df_engine.queue l on l.lane = p_lane and l.submitter = r.role and l.worker is not null
+      group by r.role) s
+    left join df_engine.role_shares(p_worker) x on x.role = s.role
+    cross join lateral (
+      select w.id, w.next_try_at, row_number() over (order by w.next_try_at, w.id) as place
+      from df_engine.queue w
+      where w.lane = p_lane and w.lane <> 'sql' and w.submitter = s.role and w.worker is null
+        and w.next_try_at <= (select df_engine.clock())
+      order by w.next_try_at, w.id
+      limit greatest(0, least(case when p_common > 0 then p_limit + 100 else (s.here = 0)::int end,
+                              case p_lane when 'http' then x.http else x.sessions end - s.here))) f
+    where p_limit > 0
+    order by 3, 4, 2;
+end
+$$;
+
+-- How many steps of the lane http a worker has room for; of these, for roles that hold some already.
+create or replace function df_engine.http_room(p_worker int, out room int, out common int)
+language plpgsql stable as $$
+declare
+  v_most constant int := df_engine.setting_number('max_http_requests');
+begin
+  room := greatest(0, v_most - (
+    select count(*) from df_engine.submitters('http') r(role)
+    join df_engine.queue q on q.lane = 'http' and q.submitter = r.role and q.worker = p_worker));
+  common := greatest(0, room - least(df_engine.setting_number('reserved_http_requests')::int, v_most - 1));
+end
+$$;
+
 -- Claims up to p_limit steps of a lane for a worker, passing over those of runs that somebody has locked. One that has killed its workers again and again fails.
+-- One at least, and no more requests than fit into p_bytes; none of the roles p_sated, whose steps fill the worker's memory.
 -- Granted to workers.
-create or replace function df_engine.claim_leased(p_worker int, p_lane text, p_limit int)
-returns table (ticket bigint, role text, database text, request jsonb)
+create or replace function df_engine.claim_leased(
+  p_worker int, p_lane text, p_limit int, p_bytes bigint default null, p_sated name[] default null
+) returns table (ticket bigint, role text, database text, request jsonb, bytes bigint)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
+  v_common int := p_limit;
+  v_next record;
   v_queue df_engine.queue;
   v_claimed int := 0;
+  v_bytes bigint := 0;
 begin
-  for v_queue in
-    select q.* from df_engine.queue q
-    join (
-      -- Each role's in their order; between roles the one with the fewest leases is next.
-      select f.id, row_number() over (partition by s.submitter order by f.next_try_at, f.id) + s.leased as turn, f.next_try_at
-      from (select r.submitter, (select count(*) from df_engine.queue l
-                                 where l.lane = p_lane and l.submitter = r.submitter and l.worker is not null) as leased
-            from df_engine.submitters(p_lane) r(submitter)) s
-      cross join lateral (
-        select w.id, w.next_try_at from df_engine.queue w
-        where w.lane = p_lane and w.lane <> 'sql' and w.submitter = s.submitter and w.worker is null
-          and w.next_try_at <= (select df_engine.clock())
-        order by w.next_try_at, w.id limit p_limit + 100) f
-    ) n on n.id = q.id
-    where q.lane = p_lane and q.lane <> 'sql'
+  if p_lane = 'http' then
+    select least(p_limit, h.room), least(p_limit, h.common) into p_limit, v_common from df_engine.http_room(p_worker) h;
+  end if;
+  for v_next in
+    select q as queue, n.first
+    from df_engine.leasable(p_worker, p_lane, p_limit, v_common) n
+    join df_engine.queue q on q.lane = p_lane and q.submitter = n.submitter and q.id = n.id
+    where q.lane <> 'sql' and not coalesce(pg_get_userbyid(q.submitter) = any (p_sated), false)
     order by n.turn, n.next_try_at, n.id for update of q skip locked
   loop
-    exit when v_claimed >= p_limit;
-    continue when not df_engine.lease_step(p_worker, v_queue);
+    exit when v_claimed >= p_limit or v_bytes > p_bytes;
+    v_queue := v_next.queue;
+    continue when v_claimed >= v_common and not v_next.first or not df_engine.lease_step(p_worker, v_queue);
     if v_queue.crash_score >= 12 then
       perform df_engine.complete_leased(p_worker, v_queue.id, json_build_object(
         'error', 'the worker that ran this step died, again and again', 'class', 'refused', 'sqlstate', 'DF011'));
@@ -7856,6 +7927,8 @@ begin
     database := case when p_lane = 'direct' then coalesce(
       (select i.database from df_engine.instances i where i.instance = v_queue.instance), current_database()) end;
     request := v_queue.request;
+    bytes := octet_length(request::text);
+    v_bytes := v_bytes + bytes;
     v_claimed := v_claimed + 1;
     return next;
   end loop;
@@ -7873,7 +7946,8 @@ declare
   g df_engine.graph_nodes;
   t df_engine.thread;
   v_ending df_engine.ending;
-  v_outcome constant jsonb := p_outcome::pg_catalog.jsonb;
+  v_outcome constant jsonb := (
+    select coalesce(jsonb_object_agg(o.key, o.value), '{}') from json_each(p_outcome) o where o.key not in ('rows', 'value'));
 begin
   select * into q from df_engine.queue x
   where x.id = p_ticket and x.worker = p_worker and x.lane in ('direct', 'http');
@@ -7927,32 +8001,39 @@ exception
 end
 $$;
 
+-- Read once: a result can be large.
 create or replace function df_engine.leased_ending(p_outcome json) returns df_engine.ending
 language plpgsql stable as $$
 declare
   v_limit constant bigint := df_engine.setting('max_result_bytes')::bigint;
-  v_columns constant pg_catalog.text[] := df_engine.texts(p_outcome -> 'columns');
-  v_names constant pg_catalog.text[] := df_engine.final_names(v_columns);
-  v_result pg_catalog.json := coalesce(p_outcome -> 'rows', p_outcome -> 'value');
+  r record;
+  v_columns pg_catalog.text[];
+  v_names pg_catalog.text[];
+  v_result pg_catalog.json;
+  v_size bigint;
 begin
-  if p_outcome ->> 'message' is not null then
-    return df_engine.failed(df_engine.error_text(
-      p_outcome ->> 'sqlstate', p_outcome ->> 'message', p_outcome ->> 'detail', p_outcome ->> 'hint'), null, p_outcome ->> 'sqlstate',
-      jsonb_build_object('message', p_outcome ->> 'message', 'detail', p_outcome ->> 'detail', 'hint', p_outcome ->> 'hint'));
-  elsif p_outcome ->> 'error' is not null then
-    return df_engine.failed(p_outcome ->> 'error', null, p_outcome ->> 'sqlstate', case
-      when p_outcome ->> 'class' is null then '{}' else jsonb_build_object('class', p_outcome ->> 'class') end);
-  elsif octet_length(v_result::pg_catalog.text) > v_limit then
+  select * into r from json_to_record(p_outcome) as x(
+    rows pg_catalog.json, row_count pg_catalog.json, columns pg_catalog.json, types pg_catalog.json, value pg_catalog.json,
+    error pg_catalog.text, class pg_catalog.text, sqlstate pg_catalog.text, message pg_catalog.text, detail pg_catalog.text, hint pg_catalog.text);
+  v_result := coalesce(r.rows, r.value);
+  v_size := octet_length(v_result::pg_catalog.text);
+  if r.message is not null then
+    return df_engine.failed(df_engine.error_text(r.sqlstate, r.message, r.detail, r.hint), null, r.sqlstate,
+      jsonb_build_object('message', r.message, 'detail', r.detail, 'hint', r.hint));
+  elsif r.error is not null then
+    return df_engine.failed(r.error, null, r.sqlstate, case when r.class is null then '{}' else jsonb_build_object('class', r.class) end);
+  elsif v_size > v_limit then
     return df_engine.failed(format('the result has %s bytes of JSON, and max_result_bytes allows %s' || chr(10)
-      || 'HINT: Return keys, and leave the data in a table that the next step reads.',
-      octet_length(v_result::pg_catalog.text), v_limit));
-  elsif p_outcome -> 'rows' is null then
+      || 'HINT: Return keys, and leave the data in a table that the next step reads.', v_size, v_limit), null, 'DF012');
+  elsif r.rows is null then
     return df_engine.completed(v_result);
-  elsif v_names <> v_columns then
+  end if;
+  v_columns := df_engine.texts(r.columns);
+  v_names := df_engine.final_names(v_columns);
+  if v_names <> v_columns then
     v_result := df_engine.renamed_rows(v_result, v_names);
   end if;
-  return df_engine.completed(json_build_object('rows', v_result, 'row_count', p_outcome -> 'row_count'), v_names,
-                        df_engine.texts(p_outcome -> 'types'));
+  return df_engine.completed(json_build_object('rows', v_result, 'row_count', r.row_count), v_names, df_engine.texts(r.types));
 end
 $$;
 
@@ -7966,6 +8047,7 @@ create or replace function df_engine.leased_retryable(p_node df_engine.graph_nod
 language sql stable as $$
   select case
     when p_outcome ->> 'class' = 'refused' then false
+    when p_outcome ->> 'error' is null and p_outcome ->> 'message' is null then false  -- it has ended, and its result is too large
     when (p_node).kind = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
     when (p_node).retry is not null and not (p_node).retry ? 'retry_on' then true
     else df_engine.http_retryable(p_outcome ->> 'class',
@@ -8264,6 +8346,101 @@ create or replace view df_engine.node_rows as
     and (s.status in ('completed', 'failed') or o.state in ('r', 'o'))
   left join df_engine.outcomes b on b.instance = i.instance and b.scope = 0 and b.node = s.began_with and s.key is not null;
 
+-- Limits of roles: how many sessions, HTTP steps and live instances a role may have at a time. The workers share the first two among
+-- themselves, so that none has to ask another; the third is checked by df.start.
+
+-- The runs of a role that have not ended: each of their threads is in one of these places.
+create or replace function df_engine.live_runs(p_role oid) returns bigint
+language plpgsql stable as $$
+begin
+  return (
+    select count(distinct t.instance)
+    from (select q.instance from df_engine.queue q where q.lane in ('sql', 'direct', 'http') and q.submitter = p_role
+          union all
+          select m.instance from df_engine.timers m where m.submitter = p_role
+          union all
+          select w.instance from df_engine.waits w where w.submitter = p_role) t);
+end
+$$;
+
+-- Raises when a role may not have one more live instance. Sees what is committed and what this transaction has started, and waits for
+-- nobody: starts that commit at the same time can exceed the limit together.
+create or replace function df_engine.check_live_runs(p_role oid, p_limit int) returns void
+language plpgsql stable as $$
+declare
+  v_live constant bigint := df_engine.live_runs(p_role);
+begin
+  if v_live >= p_limit then
+    raise exception 'role "%" may have % live instances, and has %', pg_get_userbyid(p_role), p_limit, v_live
+      using errcode = 'program_limit_exceeded', hint = 'df.role_limits shows the limits of a role; administrators change them with df.set_role_limit.';
+  end if;
+end
+$$;
+
+-- What of the limits of roles is a worker's: an equal share of the workers that are alive; what is left over goes to another worker for each role.
+create or replace function df_engine.role_shares(p_worker int) returns table (role oid, sessions int, http int)
+language plpgsql stable as $$
+begin
+  if exists (select from df_engine.role_limits) then
+    return query
+      with alive as materialized (
+        select w.worker, (row_number() over (order by w.worker) - 1) as place, count(*) over () as workers
+        from df_engine.live_workers() w(worker)
+      )
+      select l.role::oid, (l.sessions / a.workers + ((a.place + l.role::oid::bigint) % a.workers < l.sessions % a.workers)::int)::int,
+             (l.http / a.workers + ((a.place + l.role::oid::bigint) % a.workers < l.http % a.workers)::int)::int
+      from df_engine.role_limits l join alive a on a.worker = p_worker;
+  end if;
+end
+$$;
+
+-- The limits of sessions, by role, that hold for a worker; NULL: there are none.
+create or replace function df_engine.session_limits(p_worker int) returns jsonb
+language plpgsql stable as $$
+begin
+  return (
+    select jsonb_object_agg(u.rolname, s.sessions)
+    from df_engine.role_shares(p_worker) s join pg_catalog.pg_roles u on u.oid = s.role
+    where s.sessions is not null);
+end
+$$;
+
+create or replace function df.set_role_limit(
+  role text, sessions integer default null, http integer default null, live_instances integer default null
+) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_role regrole;
+begin
+  if set_role_limit.role is null then
+    raise exception 'df.set_role_limit: role must not be NULL' using errcode = 'null_value_not_allowed';
+  elsif least(sessions, http, live_instances) < 0 then
+    raise exception 'df.set_role_limit: a limit must not be negative' using errcode = 'invalid_parameter_value',
+      hint = 'NULL removes a limit.';
+  end if;
+  v_role := quote_ident(set_role_limit.role)::regrole;
+  delete from df_engine.role_limits l
+  where l.role = v_role or not exists (select from pg_roles u where u.oid = l.role);
+  if coalesce(sessions, http, live_instances) is not null then
+    insert into df_engine.role_limits values (v_role, sessions, http, live_instances);
+  end if;
+  perform df_engine.notify('x');
+  return 'OK';
+end
+$$;
+revoke execute on function df.set_role_limit(text, integer, integer, integer) from public;
+comment on function df.set_role_limit(text, integer, integer, integer) is
+  'Limits how many sessions and how many HTTP requests of a role the workers have at a time, all workers together, and how many live instances it may have: df.start raises 54000 beyond that. Sets all three; NULL removes a limit. What runs goes on. Returns OK. For administrators';
+
+create or replace view df.role_limits with (security_barrier) as
+  select l.role, l.sessions, (select count(distinct s.pid) from df_engine.steps_in_sessions s where s.submitter = l.role) as sessions_in_use,
+         l.http, (select count(*) from df_engine.queue q where q.lane = 'http' and q.submitter = l.role and q.worker is not null) as http_in_use,
+         l.live_instances, (select count(*) from df_engine.instances i where i.submitter = l.role and i.status in ('pending', 'running')) as live_instances_in_use
+  from df_engine.role_limits l
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or l.role::oid = (select quote_ident(current_user)::regrole::oid));
+comment on view df.role_limits is
+  'The limits of roles (df.set_role_limit; NULL: none), and what is in use of each; a role sees its own';
+
 -- The views that clients read: read-only, with the owner's rights, filtered to what the reader may see. Their columns are public.
 
 -- Why runs do not progress that have not ended.
@@ -8279,7 +8456,32 @@ create or replace view df_engine.wait_reasons as
   union all
   select q.instance, format('no worker can log in as role "%s": it has no LOGIN', u.rolname)
   from df_engine.queue q join pg_roles u on u.oid = q.submitter
-  where not u.rolcanlogin;
+  where not u.rolcanlogin
+  union all
+  select q.instance, format('role "%s" may have %s sessions at a time (df.set_role_limit), and all of them are busy', l.role::text, l.sessions)
+  from df_engine.queue q join df_engine.role_limits l on l.role = q.submitter
+  where q.lane in ('sql', 'direct') and q.worker is null
+    and q.submitter = any (array(
+      select f.role::oid from df_engine.role_limits f
+      where f.sessions <= (select count(distinct s.pid) from df_engine.steps_in_sessions s where s.submitter = f.role)))
+    and not q.instance = any (array(select i.instance from df_engine.steps_in_sessions s join df_engine.instances i on i.id = s.id))
+  union all
+  select q.instance, format('role "%s" may have %s HTTP requests under way at a time (df.set_role_limit), and has', l.role::text, l.http)
+  from df_engine.queue q join df_engine.role_limits l on l.role = q.submitter
+  where q.lane = 'http' and q.worker is null
+    and q.submitter = any (array(
+      select f.role::oid from df_engine.role_limits f
+      where f.http <= (select count(*) from df_engine.queue x where x.lane = 'http' and x.submitter = f.role and x.worker is not null)))
+  union all
+  select q.instance, format('all %s HTTP requests of a worker are under way, %s of them reserved, held by %s roles',
+    df_engine.setting('max_http_requests'), df_engine.setting('reserved_http_requests'),
+    (select count(distinct x.submitter) from df_engine.queue x where x.lane = 'http' and x.worker is not null))
+  from df_engine.queue q
+  where q.lane = 'http' and q.worker is null
+    and (select bool_and(b.busy >= df_engine.setting_number('max_http_requests') - df_engine.setting_number('reserved_http_requests'))
+         from (select count(x.worker) as busy
+               from df_engine.workers w left join df_engine.queue x on x.lane = 'http' and x.worker = w.worker
+               where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b);
 
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
@@ -9152,20 +9354,37 @@ $$;
 -- Granted to workers.
 create or replace function df_engine.work_list(p_worker int) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_http record;
 begin
   perform pg_stat_clear_snapshot();
+  v_http := df_engine.http_room(p_worker);
   return jsonb_build_object(
     'roles', df_engine.waiting_roles(),
-    'direct', (select count(*) from (select from df_engine.queue r where r.lane = 'direct' and r.worker is null and r.next_try_at <= (select df_engine.clock()) limit 100) q),
-    'http', (select count(*) from (select from df_engine.queue r where r.lane = 'http' and r.worker is null and r.next_try_at <= (select df_engine.clock()) limit 500) q),
+    'direct', (select count(*) from (select from df_engine.leasable(p_worker, 'direct', 100, 100) limit 100) q),
+    'http', (select count(*) from (select from df_engine.leasable(p_worker, 'http', v_http.room, v_http.common) limit v_http.room) q),
+    'limits', df_engine.session_limits(p_worker),
     'next_ms', df_engine.next_due_ms(),
     'interrupt', df_engine.doomed_sessions(),
     'leases', df_engine.valid_leases(p_worker),
     'server_started', extract(epoch from pg_postmaster_start_time()),
     'notifications_pent_up', pg_notification_queue_usage() > 0.5,
     'max_sessions', df_engine.setting_number('max_user_connections'),
-    'reserved', df_engine.setting_number('reserved_connections'));
+    'reserved', df_engine.setting_number('reserved_connections'),
+    'max_http', df_engine.setting_number('max_http_requests'),
+    'reserved_http', df_engine.setting_number('reserved_http_requests'),
+    'max_rows', df_engine.setting_number('max_transition_rows'),
+    'max_bytes', df_engine.setting_number('worker_bytes_in_flight'),
+    'left', array(select l.lane from unnest('{direct,http}'::text[]) l(lane)
+                  where exists (select from df_engine.queue q where q.lane = l.lane and q.worker is null and q.lane <> 'sql')));
 end
+$$;
+
+-- How much a poll does before it asks again what is ready.
+-- Granted to workers.
+create or replace function df_engine.tick_limits(out timers int, out ms int)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select df_engine.setting_number('tick_timers')::int, (1000 * df_engine.setting_number('tick_time'))::int
 $$;
 
 -- Does what is due, in short transactions, and answers with the work list. A poll that finds nothing is one transaction.
@@ -9173,10 +9392,17 @@ $$;
 create or replace procedure df_engine.tick(p_worker int, inout p_work jsonb)
 language plpgsql as $$
 declare
-  v_deadline pg_catalog.timestamptz := df_engine.deadline(200);
+  v_began constant pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+  v_most constant pg_catalog.record := df_engine.tick_limits();
+  v_deadline constant pg_catalog.timestamptz := df_engine.deadline(v_most.ms);
+  v_fired int;
+  v_timers int := 0;
 begin
   perform df_engine.heartbeat(p_worker);
-  while pg_catalog.int4gt(df_engine.fire_due(50), 0) and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(), v_deadline) loop
+  loop
+    v_fired := df_engine.fire_due(v_most.timers);
+    v_timers := pg_catalog.int4pl(v_timers, v_fired);
+    exit when pg_catalog.int4eq(v_fired, 0) or pg_catalog.timestamptz_ge(pg_catalog.clock_timestamp(), v_deadline);
     commit;
   end loop;
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
@@ -9197,7 +9423,9 @@ begin
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
   end if;
-  p_work := df_engine.work_list(p_worker);
+  p_work := pg_catalog.jsonb_set(df_engine.work_list(p_worker), '{tick}', pg_catalog.jsonb_build_object(
+    'timers', v_timers, 'most_timers', v_most.timers, 'most_ms', v_most.ms,
+    'ms', pg_catalog.round(pg_catalog.numeric_mul(1000, pg_catalog.extract('epoch', pg_catalog.timestamptz_mi(pg_catalog.clock_timestamp(), v_began))))));
 end
 $$;
 
@@ -10870,6 +11098,7 @@ begin
       'timeout_seconds', least(coalesce((p_config->>'timeout_seconds')::numeric, 30),
                                df_engine.setting_number('http_max_timeout')),
       'max_response_bytes', df_engine.setting_number('http_max_response_bytes'),
+      'max_result_bytes', df_engine.setting_number('max_result_bytes'),
       'host', t.host,
       'port', t.port,
       'allow_private', coalesce(df_engine.http_allowed(t.host, t.port, t.address), false),
@@ -11094,7 +11323,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void

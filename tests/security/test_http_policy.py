@@ -228,6 +228,7 @@ def test_the_request(web: Database) -> None:
         "parts": None,
         "timeout_seconds": 300,
         "max_response_bytes": 10485760,
+        "max_result_bytes": 16777216,
         "host": "h.test",
         "port": 8,
         "allow_private": False,

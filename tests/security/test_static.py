@@ -19,7 +19,7 @@ UNPINNED = {
 
 # Functions that PUBLIC may not execute although they are public (1.1).
 RESTRICTED = {"check", "http", "http_multipart", "metrics", "grant_usage", "revoke_usage", "set_setting", "http_allow",
-              "http_disallow", "grant_worker", "revoke_worker", "rotate_wake_channel"}  # fmt: skip
+              "http_disallow", "grant_worker", "revoke_worker", "rotate_wake_channel", "set_role_limit"}  # fmt: skip
 
 # Private routines that only the installer calls, once it has made them.
 INSTALLER = {"migrating", "renew_grants"}
@@ -127,7 +127,8 @@ def test_public_has_nothing_on_schemas_and_relations(db: Database) -> None:
 def test_marked_functions_and_only_those_are_definer(db: Database) -> None:
     rows = db.rows("select proname from pg_proc where pronamespace = 'df'::regnamespace and prosecdef", user=None)
     marked = {"set_setting", "setting", "http_allow", "http_disallow", "grant_worker", "revoke_worker",
-              "rotate_wake_channel", "poke"}  # fmt: skip
+              "rotate_wake_channel", "poke",
+              "set_role_limit"}  # fmt: skip
     reads_all_runs, needs_usage_of_df_only = {"metrics", "check"}, {"flow"}
     assert {name for (name,) in rows} == marked | reads_all_runs | needs_usage_of_df_only
 

@@ -15,6 +15,7 @@ def request(url: str, **changes: Any) -> dict[str, Any]:
         "parts": None,
         "timeout_seconds": 10,
         "max_response_bytes": 1 << 20,
+        "max_result_bytes": 1 << 24,
         "host": split.hostname,
         "port": split.port or (443 if split.scheme == "https" else 80),
         "allow_private": True,

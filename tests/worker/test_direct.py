@@ -94,3 +94,51 @@ def test_a_database_that_is_gone_fails_the_step_at_once(db: Database, elsewhere:
     finally:
         db.admin(f"alter database {name}_gone rename to {name}")
     assert f'database "{name}" does not exist' in error(db, instance)
+
+
+@pytest.fixture
+def small(db: Database) -> None:
+    """Results have 2 kB at most."""
+    db.admin("select df.set_setting('max_result_bytes', '2048')")
+    db.sql("create table done (at timestamptz default clock_timestamp())")
+
+
+LARGE = """
+create procedure work(inout text text) language plpgsql as $$
+begin insert into public.done default values; commit; text := repeat({}, {}); end $$"""
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("character", "times"), [("'x'", 5000), ("e'\\x01'", 500), ("'x'", 2040)])
+def test_a_committed_step_whose_result_is_too_large_is_not_run_again(db: Database, character: str, times: int) -> None:
+    db.sql(LARGE.format(character, times))
+    instance = start(db, "df.retry('call work('''')', 5, '10 ms')")
+    assert await_end(db, instance) == "failed"
+    assert "max_result_bytes allows" in error(db, instance)
+    assert db.sql("select count(*) from done") == 1
+    assert db.admin("select attempts from df.nodes where instance_id = %s", instance) == 1
+
+
+@pytest.mark.usefixtures("small")
+def test_a_result_of_another_database_that_is_too_large_is_not_retried(db: Database, elsewhere: Database) -> None:
+    elsewhere.admin("create sequence tries; grant usage on tries to app")
+    step = "with t as (insert into there select nextval(''tries'') returning i) select repeat(''x'', 5000), i from t"
+    instance = start(db, f"df.retry('{step}', 5, '10 ms')", database=elsewhere.name)
+    assert await_end(db, instance) == "failed"
+    assert "max_result_bytes allows" in error(db, instance)
+    assert elsewhere.admin("select last_value from tries") == 1
+    assert db.admin("select attempts from df.nodes where instance_id = %s", instance) == 1
+
+
+@pytest.mark.usefixtures("small")
+def test_a_committed_step_of_another_database_whose_result_is_too_large_is_not_run_again(
+    db: Database, elsewhere: Database
+) -> None:
+    elsewhere.admin("create table done (i int default 1); grant all on done to app")
+    elsewhere.admin("grant create on schema public to app")
+    elsewhere.sql(LARGE.format("'x'", 5000))
+    instance = start(db, "df.retry('call work('''')', 5, '10 ms')", database=elsewhere.name)
+    assert await_end(db, instance) == "failed"
+    assert "max_result_bytes allows" in error(db, instance)
+    assert elsewhere.admin("select count(*) from done") == 1
+    assert db.admin("select attempts from df.nodes where instance_id = %s", instance) == 1

@@ -103,3 +103,27 @@ def test_a_database_that_cannot_be_asked_has_no_figures(db: Database, page: Page
         assert page.ended() != {}, "a counter stays"
         assert "not counted" in page.worker.log
     wait_until(lambda: page.in_progress() == (0, 0, 0, 0), 30)
+
+
+def test_every_budget_has_a_limit_and_what_is_used_of_it(db: Database, page: Page) -> None:
+    for name, value in (
+        ("max_http_requests", "40"), ("reserved_http_requests", "4"), ("worker_bytes_in_flight", "2000000"),
+        ("tick_timers", "7"), ("tick_time", "0.3"), ("max_transition_rows", "90"), ("reserved_connections", "3"),
+    ):  # fmt: skip
+        db.admin("select df.set_setting(%s, %s)", name, value)
+    limits = {
+        "http_limit": 40, "http_reserve": 4, "bytes_in_flight_limit": 2_000_000, "tick_timers_limit": 7,
+        "tick_milliseconds_limit": 300, "transition_rows_limit": 90, "session_reserve": 3, "session_limit": 10,
+    }  # fmt: skip
+
+    def shown() -> dict[str, int]:
+        found = page.metrics()
+        return {name: found[f"pg_durable_worker_{name}"] for name in limits}
+
+    wait_until(lambda: shown() == limits, what=f"{limits}, not {shown()}")
+    run(db, "'vacuum' ~> df.sleep(0)")
+    used = page.metrics()
+    assert {"tick_timers", "tick_milliseconds", "bytes_in_flight"} <= {
+        name.removeprefix("pg_durable_worker_") for name in used
+    }
+    wait_until(lambda: page.metrics()["pg_durable_worker_bytes_in_flight"] == 0)

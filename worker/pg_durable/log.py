@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from pg_durable.printing import printable_json
+
 LOGGER = logging.getLogger("pg_durable")
 
 
@@ -46,7 +48,7 @@ class TextFormatter(logging.Formatter):
     @staticmethod
     def _quoted(value: Any) -> str:
         text = str(value)
-        return text if text and text.isprintable() and not set(text) & set(' "=') else json.dumps(text)
+        return text if text and text.isprintable() and not set(text) & set(' "=') else printable_json(json.dumps(text))
 
 
 class JsonFormatter(logging.Formatter):
@@ -54,4 +56,4 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         head = {"time": moment(record), "level": record.levelname.lower(), "event": record.getMessage()}
-        return json.dumps(head | details(record), default=str)
+        return printable_json(json.dumps(head | details(record), default=str))

@@ -14,10 +14,11 @@ ROLE_WAITS = "select df_engine.role_waits(%s, %s)"
 ROLE_REACHABLE = "select df_engine.role_reachable(%s)"
 CLAIM_LEASED = """
 select l.ticket, l.role, l.database,
-       l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database), l.request,
+       l.database is null or exists (select from pg_catalog.pg_database d where d.datname = l.database),
+       l.request, l.bytes,
        case when l.request operator(pg_catalog.?) 'secrets' then df_engine.leased_secrets(%s, l.ticket) end
-from df_engine.claim_leased(%s, %s, %s) l"""
-COMPLETE_LEASED = "select df_engine.complete_leased(%s, %s, %s::json)"
+from df_engine.claim_leased(%s, %s, %s, %s, %s::name[]) l"""
+COMPLETE_LEASED = "select df_engine.complete_leased(%s, %s, pg_catalog.convert_from(%b, 'UTF8')::pg_catalog.json)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
 FAILED_RUNS = "select df_engine.failed_since(%s)"
 LISTEN = "select df_engine.listen_for_work()"
@@ -35,6 +36,7 @@ from pg_catalog.pg_roles where rolname = session_user"""
 # In the session of a role, for a step that cannot be in a transaction.
 NAME_STEP = "select pg_catalog.set_config('application_name', %s, false)"
 STEP_RESULT = "select pg_catalog.current_setting('df.step_result')"
+STEP_RESULT_SIZE = "select pg_catalog.octet_length(pg_catalog.current_setting('df.step_result'))"
 DISCARD_ALL = "discard all"
 TYPE_NAMES = """
 select pg_catalog.format_type(t.oid, t.modifier)

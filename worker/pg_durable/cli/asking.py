@@ -1,6 +1,5 @@
 """What the commands share that ask a database: the connection, and how an error of the server is told."""
 
-import re
 from typing import Any
 
 import psycopg
@@ -8,7 +7,6 @@ from psycopg import errors
 
 MISSING = (errors.InvalidSchemaName, errors.UndefinedTable, errors.UndefinedFunction)
 EXCERPT = 72  # characters shown of the line in which an error is
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def connect(dsn: str, **options: Any) -> psycopg.Connection[Any]:
@@ -47,8 +45,3 @@ def place(diag: errors.Diagnostic) -> str | None:
     start = before.rpartition("\n")[2][-EXCERPT // 2 :]
     line = start + after.partition("\n")[0][: EXCERPT // 2]
     return f"{line}\n{' ' * len(start)}^"
-
-
-def printable(text: str) -> str:
-    """Text that others wrote, whose control characters a terminal must not obey."""
-    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)

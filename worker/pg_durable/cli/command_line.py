@@ -57,7 +57,8 @@ def perform(argv: Sequence[str] | None) -> int:
     """The exit code of a sub-command. Imports stand here, where an interrupt is quiet."""
     import psycopg  # noqa: PLC0415
 
-    from pg_durable.cli.asking import explained, printable  # noqa: PLC0415
+    from pg_durable.cli.asking import explained  # noqa: PLC0415
+    from pg_durable.printing import complain  # noqa: PLC0415
 
     try:
         code = run(argv)
@@ -74,7 +75,7 @@ def perform(argv: Sequence[str] | None) -> int:
         message = f"{error.object!r} is not UTF-8"
     except CommandError as error:
         message = str(error)
-    sys.stderr.write(f"pg-durable: {printable(message)}\n")
+    complain(f"pg-durable: {message}")
     return FAILED
 
 

@@ -1,15 +1,15 @@
 """`pg-durable start`, `fmt` and `explain`: flows from files, which the database reads; here is what a shell needs."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import IsolationLevel, errors
 
-from pg_durable.cli.asking import connect, printable
+from pg_durable.cli.asking import connect
 from pg_durable.errors import CommandError
+from pg_durable.printing import complain, say, say_json
 
 WAIT_SECONDS = 3600
 MOST_TRIES = 10
@@ -87,8 +87,7 @@ def run_start(arguments: argparse.Namespace) -> int:
     text = read(arguments.file)
     with connect(arguments.dsn) as conn:
         instance = start(conn, text, arguments.label, dict(arguments.var))
-        sys.stdout.write(f"{instance}\n")
-        sys.stdout.flush()
+        say(instance)
         return outcome(conn, instance) if arguments.wait else 0
 
 
@@ -118,9 +117,9 @@ def outcome(conn: psycopg.Connection[Any], instance: str) -> int:
     ask(conn, AWAIT, instance, WAIT_SECONDS)
     status, result, error = ask(conn, RESULT, instance)
     if status == "completed":
-        sys.stdout.write(f"{result}\n")
+        say_json(result)
         return 0
-    sys.stderr.write(printable(f"{status}: {error}\n"))
+    complain(f"{status}: {error}")
     return 1
 
 
@@ -129,13 +128,13 @@ def run_fmt(arguments: argparse.Namespace) -> int:
     text = read(arguments.file)
     with connect(arguments.dsn) as conn:
         if not arguments.drop_comments and ask(conn, COMMENTS, text) > 0:
-            sys.stderr.write(f"{arguments.file} has comments, which formatting loses; --drop-comments allows it\n")
+            complain(f"{arguments.file} has comments, which formatting loses; --drop-comments allows it")
             return 2
         formatted = ask(conn, FORMAT, text) + "\n"
     if formatted == text:
         return 0
     if arguments.check:
-        sys.stderr.write(f"{arguments.file} is not formatted\n")
+        complain(f"{arguments.file} is not formatted")
         return 1
     arguments.file.write_bytes(formatted.encode())
     return 0
@@ -151,7 +150,7 @@ def run_explain(arguments: argparse.Namespace) -> int:
         raise CommandError(f"{arguments.what!r} is no file, no id of a run, and no flow")
     if drawn.startswith(NOTHING_DRAWN):
         raise CommandError(drawn.strip())
-    sys.stdout.write(printable("".join(f"{line.rstrip()}\n" for line in drawn.splitlines())))
+    say("\n".join(line.rstrip() for line in drawn.removesuffix("\n").split("\n")))
     return 0
 
 

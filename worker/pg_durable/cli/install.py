@@ -1,12 +1,12 @@
 """`pg-durable install`: installs or upgrades schema df in a database, without psql."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from pg_durable import statements
 from pg_durable.cli.asking import connect
+from pg_durable.printing import say
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -23,7 +23,7 @@ def register(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Installs and says so."""
     installed = install(arguments.dsn, arguments.operator_schema, arguments.worker_role)
-    sys.stdout.write(f"{installed}\n")
+    say(installed)
     return 0
 
 

@@ -22,9 +22,10 @@ from rich.live import Live
 from rich.text import Text
 
 from pg_durable.cli import operator_statements as statements
-from pg_durable.cli.asking import connect, printable
+from pg_durable.cli.asking import connect
 from pg_durable.cli.operator_screen import Row, console, overview, print_json, table, tree
 from pg_durable.errors import CommandError
+from pg_durable.printing import printable
 
 ENDED = ("completed", "failed", "cancelled")
 CONFIGURED = {  # what of a configuration says what a step does

@@ -1,7 +1,6 @@
 """How the operator commands show what they found: tables and trees on a terminal, JSON on request."""
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pg_durable.cli.asking import printable
+from pg_durable.printing import printable, printable_json, say_json
 
 Row = Mapping[str, Any]
 
@@ -42,7 +41,7 @@ def console() -> Console:
 def tree(text: str, height: int | None = None) -> RenderableType:
     """What df.explain draws, coloured line by line by the mark at its end; of a tall one, where the run is. Lines that
     are too long are cut, but for those above the tree: they say why the run failed."""
-    lines = excerpt([printable(line.rstrip()) for line in text.splitlines()], height)
+    lines = excerpt([printable(line.rstrip()) for line in text.removesuffix("\n").split("\n")], height)
     head = lines.index("") if "" in lines else 0
     drawn = [Text(line, STYLES.get(line[-1:], ""), overflow="fold") for line in lines]
     for line in drawn[head:]:
@@ -112,7 +111,7 @@ def cell(value: Any, whole: bool = False) -> Text:
     elif isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, dict | list):
-        text = json.dumps(value, ensure_ascii=False)
+        text = printable_json(json.dumps(value, ensure_ascii=False))
     else:
         text = "" if value is None else printable(" ".join(str(value).split()))
     return Text(text, STYLES.get(text, ""), no_wrap=not whole, overflow="fold" if whole else "ellipsis")
@@ -187,7 +186,7 @@ def workers_line(workers: Sequence[Row]) -> Text:
 
 def print_json(value: Row | Iterable[Row]) -> None:
     """One JSON document; times in ISO 8601, durations in seconds."""
-    sys.stdout.write(json.dumps(value, default=plain, ensure_ascii=False, indent=2) + "\n")
+    say_json(json.dumps(value, default=plain, ensure_ascii=False, indent=2))
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,6 @@ import fcntl
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from pg_durable.cli.install import install
 from pg_durable.cli.worker_command import serve
 from pg_durable.embedded.server import EmbeddedServer, is_running, running_server
 from pg_durable.errors import CommandError
+from pg_durable.printing import say
 from pg_durable.secret_keys import KeyRing
 from pg_durable.worker.worker import Options
 
@@ -61,8 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     data = arguments.data / "data"
     with alone(arguments.data), EmbeddedServer(data, arguments.version, port=arguments.port) as server:
         prepare(server)
-        sys.stdout.write(welcome(data))
-        sys.stdout.flush()
+        say(welcome(data))
         asyncio.run(serve(Options(server.dsn(DATABASE, WORKER), grace=2.0, keys=keys)))
     return 0
 
@@ -115,7 +114,6 @@ A first run:
 
   select df.start('select 1' ~> 'select 2', 'hello');
   select * from df.list_instances();
-
 """
 
 

@@ -27,6 +27,7 @@ class Request:
     content: bytes | None
     timeout: float
     max_response_bytes: int
+    max_result_bytes: int
     allow_private: bool
     error_statuses: frozenset[str]
     shown_url: str | None = None  # without the secrets that `url` has
@@ -49,6 +50,7 @@ class Request:
             content=content,
             timeout=float(data["timeout_seconds"]),
             max_response_bytes=int(data["max_response_bytes"]),
+            max_result_bytes=int(data["max_result_bytes"]),
             allow_private=data["allow_private"],
             error_statuses=frozenset(data.get("error_statuses") or ()),
             shown_url=data.get("shown_url"),

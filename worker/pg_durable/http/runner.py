@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import ssl
+import sys
 import time
 import zlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httpcore
@@ -24,9 +26,24 @@ from pg_durable.http.response import (
     header_map,
     quoted_body,
     response_object,
+    response_size,
     retry_after,
 )
+from pg_durable.http.room import Room, Unlimited
 from pg_durable.http.secrets import Secrets
+
+Hold = Callable[[int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A whole response."""
+
+    status: int
+    headers: Headers
+    body: bytearray
+    seconds: float
+
 
 # What reading and writing may raise when the other side or the network misbehaves; OSError includes those of TLS.
 BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError)
@@ -43,15 +60,18 @@ class HttpRunner:
         self._resolver = resolver or SystemResolver()
         self._tls: ssl.SSLContext = httpx.create_ssl_context()
 
-    async def run(self, request: dict[str, Any], secrets: Secrets | None = None) -> dict[str, Any]:
+    async def run(
+        self, request: dict[str, Any], room: Room | None = None, secrets: Secrets | None = None
+    ) -> dict[str, Any]:
         """Sends what df_engine.http_request approved: {"value": ...}, or {"error", "class", "retry_after", "sqlstate"}.
 
-        Of its secrets none is in what comes back. Cancelling the task abandons the request.
+        Of its secrets none is in what comes back, and nothing is read for which there is no `room`. Cancelling the task
+        abandons the request.
         """
         secrets = secrets or Secrets()
         try:
             approved = Request.from_json(secrets.put_into(request))
-            return {"value": secrets.mask.response(await self._run(approved, secrets.mask))}
+            return {"value": secrets.mask.response(await self._run(approved, room or Unlimited(), secrets.mask))}
         except RequestFailed as failure:
             return {
                 "error": secrets.mask.text(str(failure)),
@@ -68,10 +88,19 @@ class HttpRunner:
         """Frees the resolver's threads; requests in flight are their tasks' business."""
         self._resolver.close()
 
-    async def _run(self, request: Request, mask: Mask) -> dict[str, Any]:
+    async def _run(self, request: Request, room: Room, mask: Mask) -> dict[str, Any]:
+        received = await self._received(request, room, mask)
+        size, held = response_size(received.status, received.headers, received.body), sys.getsizeof(received.body)
+        if size > request.max_result_bytes:
+            text = f"the result has {size} bytes of JSON, and max_result_bytes allows {request.max_result_bytes}"
+            raise RequestFailed("refused", f"{request.title}: {text}\nHINT: Ask for a smaller response.")
+        await room.hold(held + size)
+        return response_object(received.status, received.headers, received.body, received.seconds)
+
+    async def _received(self, request: Request, room: Room, mask: Mask) -> Received:
         try:
             async with asyncio.timeout(request.timeout) as deadline:
-                return await self._exchange(request, mask)
+                return await self._exchange(request, lambda size: _hold(room, size, deadline), mask)
         except RequestFailed as failure:
             raise RequestFailed(failure.kind, f"{request.title}: {failure}", failure.retry_after) from failure
         except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
@@ -89,7 +118,7 @@ class HttpRunner:
             message = f"{request.title}: the connection broke, or what came is not HTTP ({type(error).__name__})"
             raise RequestFailed("connection", message) from error
 
-    async def _exchange(self, request: Request, mask: Mask) -> dict[str, Any]:
+    async def _exchange(self, request: Request, hold: Hold, mask: Mask) -> Received:
         started = time.monotonic()
         url = httpcore.URL(
             scheme=request.url.raw_scheme, host=request.url.raw_host, port=request.port, target=request.url.raw_path
@@ -103,11 +132,24 @@ class HttpRunner:
             if request.is_failure(response.status):
                 raise await _status_failure(response, headers, mask)
             bodiless = request.method == "HEAD" or response.status == 304  # Content-Length is of what would be sent
-            body = b"" if bodiless else await _read(response, headers, request.max_response_bytes)
-            return response_object(response.status, headers, body, time.monotonic() - started)
+            body = bytearray() if bodiless else await _read(response, headers, request.max_response_bytes, hold)
+            return Received(response.status, headers, body, time.monotonic() - started)
 
 
-async def _read(response: httpcore.Response, headers: Headers, limit: int) -> bytes:
+async def _hold(room: Room, size: int, deadline: asyncio.Timeout) -> None:
+    """Waits for room; that is not time that the other side takes."""
+    clock = asyncio.get_running_loop().time
+    left = (deadline.when() or clock()) - clock()
+    if not deadline.expired():
+        deadline.reschedule(None)
+    try:
+        await room.hold(size)
+    finally:
+        if not deadline.expired():
+            deadline.reschedule(clock() + left)
+
+
+async def _read(response: httpcore.Response, headers: Headers, limit: int, hold: Hold) -> bytearray:
     """The whole body; fails as soon as it is known to be larger than the limit."""
     length = header(headers, "content-length")
     body = bytearray()
@@ -117,8 +159,9 @@ async def _read(response: httpcore.Response, headers: Headers, limit: int) -> by
                 body += piece
                 if len(body) > limit:
                     break
+                await hold(sys.getsizeof(body))
             else:
-                return bytes(body)
+                return body
     raise RequestFailed("refused", f"the response is larger than http_max_response_bytes allows ({limit})")
 
 

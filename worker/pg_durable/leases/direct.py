@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from pg_durable import statements
+from pg_durable.http.room import Room
 from pg_durable.login import reason
 from pg_durable.sessions.bounded import MOST_BYTES, BoundedConnection, TooLargeError
 
@@ -21,18 +22,18 @@ PSEUDO_TYPES = (2249, 2278)  # record and void: nothing can be cast to them
 Connection = BoundedConnection
 
 
-async def run_step(conn: Connection, request: dict[str, Any]) -> str:
+async def run_step(conn: Connection, request: dict[str, Any], room: Room) -> str:
     """Runs the step in a transaction if that is possible, else on its own."""
     conn.most_bytes = MOST_BYTES + request["max_result_bytes"]
     try:
         await conn.execute(statements.NAME_STEP, (request["application_name"],))
         if request.get("block"):
             try:
-                return await _in_block(conn, request["block"])
+                return await _in_block(conn, request["block"], room)
             except psycopg.Error as error:
                 if error.sqlstate not in NOT_IN_A_TRANSACTION:
                     raise
-        return await _alone(conn, request["sql"], request.get("name_types"))
+        return await _alone(conn, request, room)
     except psycopg.Error as error:
         return failure(error)
 
@@ -59,21 +60,37 @@ def no_database(name: str) -> str:
     return json.dumps({"error": text, "sqlstate": "3D000", "class": "sql"})
 
 
-async def _in_block(conn: Connection, block: str) -> str:
+def too_large(limit: int) -> str:
+    """The outcome of a statement that has ended, and whose result is refused: it is not run again."""
+    text = f"SQL execution failed: the result has more bytes of JSON than max_result_bytes allows ({limit})"
+    hint = "HINT: Return keys, and leave the data in a table that the next step reads."
+    return json.dumps({"error": f"{text} (SQLSTATE DF012)\n{hint}", "sqlstate": "DF012", "class": "refused"})
+
+
+async def _in_block(conn: Connection, block: str, room: Room) -> str:
     async with conn.transaction():
         await conn.execute(block.encode())
+        size = await (await conn.execute(statements.STEP_RESULT_SIZE)).fetchone()
+        await room.hold(2 * size[0] if size else 0)
         row = await (await conn.execute(statements.STEP_RESULT)).fetchone()
     return str(row[0]) if row else NO_ROWS
 
 
-async def _alone(conn: Connection, statement: str, name_types: str | None) -> str:
+async def _alone(conn: Connection, request: dict[str, Any], room: Room) -> str:
     # With an argument list, even an empty one, the server takes a single statement only.
     cursor = psycopg.AsyncRawCursor(conn)
-    await cursor.execute(statement.encode(), ())
-    return await _render(conn, cursor.pgresult, name_types) if cursor.description and cursor.pgresult else NO_ROWS
+    await cursor.execute(request["sql"].encode(), ())
+    if not cursor.description or not cursor.pgresult:
+        return NO_ROWS
+    limit, result = request["max_result_bytes"], cursor.pgresult
+    size = sum(len(cell) for index in range(result.ntuples) for cell in _row(result, index) if cell)
+    if size > limit:
+        return too_large(limit)
+    await room.hold(2 * size)
+    return await _render(conn, cursor.pgresult, request.get("name_types"), limit)
 
 
-async def _render(conn: Connection, result: psycopg.pq.abc.PGresult, name_types: str | None) -> str:
+async def _render(conn: Connection, result: psycopg.pq.abc.PGresult, name_types: str | None, limit: int) -> str:
     """A result with rows, as the server renders values of those types; their names, where the engine asks for them."""
     columns = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
     oids = [result.ftype(i) for i in range(result.nfields)]
@@ -81,7 +98,12 @@ async def _render(conn: Connection, result: psycopg.pq.abc.PGresult, name_types:
     cells = [sql.SQL("{}::{}").format(sql.Placeholder(), sql.SQL(name)) for name in types]
     named = [sql.SQL("{} as {}").format(cell, sql.Identifier(name)) for cell, name in zip(cells, columns, strict=True)]
     render = sql.SQL(statements.RENDER_ROW).format(sql.SQL(", ").join(named))
-    rows = [await _value(conn, render, _row(result, index)) for index in range(result.ntuples)]
+    rows, size = [], 0
+    for index in range(result.ntuples):
+        rows.append(await _value(conn, render, _row(result, index)))
+        size += len(rows[-1].encode())
+        if size > limit:
+            return too_large(limit)
     known = await (await conn.execute(name_types.encode(), (oids,))).fetchone() if name_types else None
     shape = {"row_count": len(rows), "columns": columns, "types": known[0] if known else None}
     return f'{{"rows": [{", ".join(rows)}], {json.dumps(shape)[1:]}'

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from logging import ERROR, INFO
 from time import monotonic
+from typing import Any
 
 import psycopg
 
@@ -13,6 +14,7 @@ from pg_durable import statements
 from pg_durable.http.runner import HttpRunner
 from pg_durable.http.secrets import Secrets
 from pg_durable.leases import direct
+from pg_durable.leases.byte_budget import ByteBudget, Bytes
 from pg_durable.log import event
 from pg_durable.login import Login, reason
 from pg_durable.metrics.metrics import Metrics
@@ -31,12 +33,16 @@ class LeasedSteps:
     def __init__(self, login: Login, pool: Pool, commands: CommandQueue, metrics: Metrics, keys: KeyRing) -> None:
         self._login = login
         self._pool = pool
+        self._limits = pool.role_limits
         self._commands = commands
         self._metrics = metrics
         self._keys = keys
         self._http = HttpRunner()
+        self.budget = ByteBudget(metrics)
+        self.left: tuple[str, ...] = ()  # lanes with steps that wait for room
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._running: Counter[str] = Counter()
+        self._unreported: set[Bytes] = set()  # of outcomes that the database does not have yet
 
     @property
     def tickets(self) -> list[int]:
@@ -51,7 +57,8 @@ class LeasedSteps:
         """Runs steps that have just been claimed."""
         for lease in leases:
             self._count(lane, 1)
-            self._tasks[lease.ticket] = asyncio.create_task(self._run(lane, lease))
+            held = self.budget.open(lease.role, 2 * lease.bytes)  # as it came, and as it is sent
+            self._tasks[lease.ticket] = asyncio.create_task(self._run(lane, lease, held))
 
     def abandon_except(self, valid: frozenset[int]) -> None:
         """Stops steps whose run is over or whose branch lost its race: all that the engine does not count as ours."""
@@ -67,44 +74,77 @@ class LeasedSteps:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def forget(self) -> None:
+        """The outcomes that the database does not have will never be reported."""
+        for held in list(self._unreported):
+            self._forget(held)
+
     async def close(self) -> None:
         """Frees the HTTP client."""
         await self._http.close()
 
-    async def _run(self, lane: str, lease: Lease) -> None:
+    async def _run(self, lane: str, lease: Lease, held: Bytes) -> None:
         try:
-            outcome = await (self._request(lease) if lane == HTTP else self._statement(lease))
+            outcome = await (self._request(lease, held) if lane == HTTP else self._statement(lease, held))
             self._metrics.add("leased_total", lane=lane)
-            self._commands.put(lambda db: complete(db, lease.ticket, outcome), poll=False)
+            self._report(lane, lease, outcome, held)
         except LoginFailed as failure:
             await self._wait_for_role(lease, failure)
         except Exception as error:
             event(ERROR, "leased step broke", lane=lane, ticket=lease.ticket, error=repr(error))
-            broken = refusal(f"the worker could not run this step: {error!r}")
-            self._commands.put(lambda db: complete(db, lease.ticket, broken), poll=False)
+            self._report(lane, lease, refusal(f"the worker could not run this step: {error!r}"), held)
         finally:
             self._tasks.pop(lease.ticket, None)
             self._count(lane, -1)
+            if held not in self._unreported:
+                held.free()
 
-    async def _request(self, lease: Lease) -> str:
+    def _report(self, lane: str, lease: Lease, outcome: bytes, held: Bytes) -> None:
+        """Hands the outcome over; it counts as held until the database has it."""
+        held.ended(len(outcome))
+        self._unreported.add(held)
+
+        async def message(db: Supervisor) -> bool:
+            try:
+                taken = await complete(db, lease.ticket, outcome)
+            except psycopg.OperationalError:
+                raise  # it is said again
+            except psycopg.Error:
+                self._forget(held)
+                raise
+            if taken:
+                self._forget(held)
+            return taken
+
+        self._commands.put(message, poll=lane in self.left)
+
+    def _forget(self, held: Bytes) -> None:
+        self._unreported.discard(held)
+        held.free()
+
+    async def _request(self, lease: Lease, held: Bytes) -> bytes:
         secrets = Secrets(lease.role, lease.secrets or (), self._keys)
-        return json.dumps(await self._http.run(lease.request, secrets))
+        return encoded(await self._http.run(lease.request, held, secrets))
 
-    async def _statement(self, lease: Lease) -> str:
+    async def _statement(self, lease: Lease, held: Bytes) -> bytes:
         if not lease.database_exists:
-            return direct.no_database(str(lease.database))
-        if not self._login.at_home(lease.database):
-            return await self._elsewhere(lease)
+            return direct.no_database(str(lease.database)).encode()
+        async with self._limits.session(lease.role):
+            at_home = self._login.at_home(lease.database)
+            outcome = await (self._at_home(lease, held) if at_home else self._elsewhere(lease, held))
+            return outcome.encode()
+
+    async def _at_home(self, lease: Lease, held: Bytes) -> str:
         session = await self._pool.acquire(lease.role)
         try:
-            outcome = await direct.run_step(session.conn, lease.request)
+            outcome = await direct.run_step(session.conn, lease.request, held)
             if session.usable():
                 await session.conn.execute(statements.DISCARD_ALL)
             return outcome
         finally:
             await self._pool.release(session)
 
-    async def _elsewhere(self, lease: Lease) -> str:
+    async def _elsewhere(self, lease: Lease, held: Bytes) -> str:
         """In another database: the session is closed at once, so that it never stands in the way of DROP DATABASE."""
         await self._pool.make_room(1)
         try:
@@ -112,7 +152,7 @@ class LeasedSteps:
         except (psycopg.Error, OSError) as error:
             return direct.connection_failure(reason(error))
         try:
-            return await direct.run_step(session.conn, lease.request)
+            return await direct.run_step(session.conn, lease.request, held)
         finally:
             await session.close()
 
@@ -129,7 +169,7 @@ class LeasedSteps:
         self._metrics.set("leased", self._running[lane], lane=lane)
 
 
-async def complete(db: Supervisor, ticket: int, outcome: str) -> bool:
+async def complete(db: Supervisor, ticket: int, outcome: bytes) -> bool:
     """Stores an outcome; one that cannot be stored (a zero character, say) fails the step."""
     try:
         return await db.complete(ticket, outcome)
@@ -137,6 +177,11 @@ async def complete(db: Supervisor, ticket: int, outcome: str) -> bool:
         return await db.complete(ticket, refusal(f"the result cannot be stored: {error.diag.message_primary}"))
 
 
-def refusal(why: str) -> str:
+def refusal(why: str) -> bytes:
     """An outcome that is never retried."""
-    return json.dumps({"error": why, "sqlstate": None, "class": "refused", "retry_after": None})
+    return encoded({"error": why, "sqlstate": None, "class": "refused", "retry_after": None})
+
+
+def encoded(outcome: dict[str, Any]) -> bytes:
+    """An outcome as it is sent: each character in as few bytes as it takes."""
+    return json.dumps(outcome, ensure_ascii=False).encode("utf-8", "replace")

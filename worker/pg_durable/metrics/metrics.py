@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from pg_durable.errors import CommandError
+from pg_durable.printing import printable
 
 # What this worker does: pg_durable_worker_...
 WORKER = {
@@ -21,7 +22,17 @@ WORKER = {
     "server_lost_total": ("counter", "losses of the supervising connection"),
     "sessions": ("gauge", "open sessions, by state"),
     "session_limit": ("gauge", "sessions that may be open at the same time"),
+    "session_reserve": ("gauge", "sessions, of these, for roles of which nothing runs"),
+    "tick_timers": ("gauge", "timers and signals that the last look has fired"),
+    "tick_timers_limit": ("gauge", "timers and signals fired in one transaction"),
+    "tick_milliseconds": ("gauge", "how long the last look took in the database"),
+    "tick_milliseconds_limit": ("gauge", "how long a look fires timers and removes old runs"),
+    "transition_rows_limit": ("gauge", "branches that a worker opens in one transition"),
     "leased": ("gauge", "leased steps in flight, by lane"),
+    "http_limit": ("gauge", "HTTP requests that may be in flight at the same time"),
+    "http_reserve": ("gauge", "HTTP requests, of these, for roles that have none in flight"),
+    "bytes_in_flight": ("gauge", "bytes of requests and results of leased steps that are held in memory"),
+    "bytes_in_flight_limit": ("gauge", "bytes that leased steps may hold in memory"),
     "up": ("gauge", "1 while the supervising connection works"),
 }
 
@@ -71,7 +82,11 @@ class Metrics:
 
 
 def _labels(labels: tuple[tuple[str, str], ...]) -> str:
-    return "{" + ",".join(f'{name}="{value}"' for name, value in labels) + "}" if labels else ""
+    return "{" + ",".join(f'{name}="{_quoted(value)}"' for name, value in labels) + "}" if labels else ""
+
+
+def _quoted(value: str) -> str:
+    return printable(value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
 
 
 class MetricsServer:

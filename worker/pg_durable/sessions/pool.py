@@ -12,6 +12,7 @@ from pg_durable.log import event
 from pg_durable.login import Login, reason
 from pg_durable.metrics.metrics import Metrics
 from pg_durable.sessions.crash_attribution import WINDOW, CrashAttribution
+from pg_durable.sessions.role_limits import RoleLimits
 from pg_durable.sessions.session import Session
 
 KEEP_IDLE = 30.0
@@ -55,6 +56,7 @@ class Pool:
 
     def __init__(self, login: Login, metrics: Metrics, crashes: CrashAttribution, longest_age: float) -> None:
         self.limit = 1
+        self.role_limits = RoleLimits()
         self._longest_age = longest_age
         self._crashes = crashes
         self.roles: dict[int, str] = {}

@@ -28,6 +28,13 @@ class Tick:
     leases: frozenset[int] = frozenset()  # those of this worker that still count
     max_sessions: int = 1
     reserved: int = 0
+    max_http: int = 1
+    reserved_http: int = 0
+    max_rows: int = 1
+    tick: dict[str, int] = field(default_factory=dict)  # what this look did, and how much it might have done
+    max_bytes: int = 1
+    left: tuple[str, ...] = ()  # lanes with steps that are not leased
+    limits: dict[str, int] = field(default_factory=dict)  # of sessions, by role
     server_started: float = 0.0
     pent_up: bool = False  # notifications that nobody is told of
 
@@ -43,6 +50,13 @@ class Tick:
             leases=frozenset(said.get("leases") or ()),
             max_sessions=said.get("max_sessions") or 1,
             reserved=said.get("reserved") or 0,
+            max_http=said.get("max_http") or 1,
+            reserved_http=said.get("reserved_http") or 0,
+            max_rows=said.get("max_rows") or 1,
+            tick=said.get("tick") or {},
+            max_bytes=said.get("max_bytes") or 1,
+            left=tuple(said.get("left") or ()),
+            limits=said.get("limits") or {},
             server_started=said.get("server_started") or 0.0,
             pent_up=bool(said.get("notifications_pent_up")),
         )
@@ -57,6 +71,7 @@ class Lease:
     database: str | None
     database_exists: bool
     request: dict[str, Any]
+    bytes: int  # of the request
     secrets: list[dict[str, Any]] | None = field(repr=False)  # that the request names, as they are stored
 
 
@@ -130,9 +145,10 @@ class Supervisor:
         """Says that the worker is idle and polls again in so many milliseconds; None: that it has no room."""
         await self._value(statements.SAY_IDLE, self.number, milliseconds)
 
-    async def claim(self, lane: str, limit: int) -> list[Lease]:
-        """Leases steps of a lane."""
-        cursor = await self._conn.execute(statements.CLAIM_LEASED, (self.number, self.number, lane, limit))
+    async def claim(self, lane: str, limit: int, room: int, sated: list[str]) -> list[Lease]:
+        """Leases steps of a lane, with about so many bytes of requests, but of no role that is sated."""
+        values = (self.number, self.number, lane, limit, room, sated)
+        cursor = await self._conn.execute(statements.CLAIM_LEASED, values)
         return [Lease(*row) for row in await cursor.fetchall()]
 
     async def clear_crash_scores(self, former: int, tickets: Sequence[int]) -> None:
@@ -141,7 +157,7 @@ class Supervisor:
 
     # The next seven answer False when the engine cannot do it now: somebody's open transaction has locked the run.
 
-    async def complete(self, ticket: int, outcome: str) -> bool:
+    async def complete(self, ticket: int, outcome: bytes) -> bool:
         """Stores the outcome, a JSON text, of a leased step."""
         return await self._value(statements.COMPLETE_LEASED, self.number, ticket, outcome) is not None
 

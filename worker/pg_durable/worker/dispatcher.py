@@ -50,6 +50,7 @@ class Dispatcher:
         self.taken = 0  # slots in use by, or kept for, steps that run outside a transaction
         self.accepting = False
         self._pool = pool
+        self._limits = pool.role_limits
         self._commands = commands
         self._crashes = crashes
         self._metrics = metrics
@@ -106,6 +107,7 @@ class Dispatcher:
             self._reserved += reserved
             self._take(role)
             self._running[role] += 1
+            self._limits.take(role)
             self._turn += 1
             self._turns[role] = self._turn
             self._spawn(self._serve(role, reserved))
@@ -139,13 +141,16 @@ class Dispatcher:
         """
         now = monotonic()
         most = self.limit - self.reserve if self.common_room else 1
-        waiting = [role for role in self._demand if self._pool.try_at(role) <= now and self._running[role] < most]
+        waiting = [role for role in self._demand if self._servable(role, now) and self._running[role] < most]
         return min(waiting, key=lambda role: (self._running[role], self._turns[role]), default=None)
+
+    def _servable(self, role: str, now: float) -> bool:
+        return self._pool.try_at(role) <= now and self._limits.allows(role)
 
     def _note_waiting(self) -> None:
         """Says on the runs of roles that have waited for a slot for a while why they do not go on."""
         now = monotonic()
-        waiting = {role for role in self._demand if not self._running[role] and self._pool.try_at(role) <= now}
+        waiting = {role for role in self._demand if not self._running[role] and self._servable(role, now)}
         self._waiting_since = {role: self._waiting_since.get(role, now) for role in waiting}
         holders = sum(1 for count in self._running.values() if count)
         why = f"all {self.limit} sessions are busy, {self.reserve} of them reserved, held by {holders} roles"
@@ -237,6 +242,7 @@ class Dispatcher:
 
     def _free(self, role: str, more: bool) -> None:
         self._running[role] -= 1
+        self._limits.give(role)
         if more:
             self._want(role)
         self.assign()

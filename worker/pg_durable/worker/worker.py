@@ -25,9 +25,9 @@ from pg_durable.worker.dispatcher import Dispatcher
 from pg_durable.worker.polling import SHORTEST, Polling
 
 MOST_SESSIONS = 1000
-MOST_REQUESTS = 500
 RECONNECT_AFTER = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 AFTER_A_REFUSAL = 0.2
+CLAIMED_BYTES = 16 << 20  # of requests that are leased at once
 LEFT_BEHIND = 0.25  # seconds to the next poll for leased steps that could not be claimed
 NO_ANSWER = 5.0  # how long after the grace time a server that does not answer is left alone
 HEALTHY_FOR = 15.0
@@ -135,6 +135,7 @@ class Worker:
             self._dispatcher.accepting = False  # calls under way need no supervision; leases do
             await self._leased.cancel()
             self._commands.clear()
+            self._leased.forget()
             await db.close()
 
     async def _serve(self, db: Supervisor) -> None:
@@ -172,15 +173,28 @@ class Worker:
 
     async def _carry_out(self, db: Supervisor, tick: Tick) -> None:
         self._limit_sessions(tick.max_sessions, tick.reserved)
+        self._pool.role_limits.apply(tick.limits)
+        self._leased.budget.resize(tick.max_bytes)
+        self._leased.left = tick.left
+        self._show_budgets(tick)
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
         self._leased.abandon_except(tick.leases)
         self._left_behind = False
         if not self._stopping.is_set():
-            await self._claim(db, HTTP, min(tick.http, MOST_REQUESTS - self._leased.running(HTTP)))
+            await self._claim(db, HTTP, min(tick.http, tick.max_http - self._leased.running(HTTP)))
             await self._claim(db, DIRECT, self._direct_slots(tick))
             self._keep_slot(tick)
             self._dispatcher.plan(tick.ready)
+
+    def _show_budgets(self, tick: Tick) -> None:
+        self._metrics.set("session_reserve", self._dispatcher.reserve)
+        self._metrics.set("http_limit", tick.max_http)
+        self._metrics.set("http_reserve", min(tick.reserved_http, tick.max_http - 1))
+        self._metrics.set("transition_rows_limit", tick.max_rows)
+        for name, what in (("timers", "timers"), ("milliseconds", "ms")):
+            self._metrics.set(f"tick_{name}", tick.tick.get(what, 0))
+            self._metrics.set(f"tick_{name}_limit", tick.tick.get(f"most_{what}", 0))
 
     def _limit_sessions(self, most: int, reserved: int) -> None:
         """As many sessions as were asked for, and no more than the setting allows, which is said when it changes."""
@@ -193,8 +207,9 @@ class Worker:
         self._dispatcher.reserve = max(0, min(reserved, self._dispatcher.limit - 2))
 
     async def _claim(self, db: Supervisor, lane: str, limit: int) -> None:
-        if limit > 0:
-            leases = await db.claim(lane, limit)
+        budget = self._leased.budget
+        if limit > 0 and budget.room:
+            leases = await db.claim(lane, limit, min(budget.room, CLAIMED_BYTES), budget.sated)
             event(DEBUG, "leased", lane=lane, steps=len(leases))
             self._leased.start(lane, leases)
             self._left_behind = self._left_behind or len(leases) < limit
