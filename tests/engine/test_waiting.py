@@ -39,7 +39,7 @@ def test_how_long_and_for_what_may_come_from_data(pump: Pump, value: str, wait: 
 @pytest.mark.parametrize(("value", "wait", "error"), [
     ("'soon'", "df.sleep('$a')", 'SLEEP: "soon" is no duration'),
     ("'$z'", "df.sleep('$a')", 'SLEEP: "$z" is no duration'),
-    ("-1", "df.sleep('$a')", "SLEEP: the duration of a sleep must be non-negative, not -1 s"),
+    ("-1", "df.sleep('$a')", 'SLEEP: "-1" is no duration'),
     ("'soon'", "df.sleep_until('$a')", 'SLEEP: "soon" is no time'),
     ("'{due}'", "df.sleep_until('$a')", 'SLEEP: "{due}" is no time'),
     ("repeat('x', 1025)", "df.wait_for_signal('$a')", "SIGNAL: $a has given a text of 1025 bytes"),
