@@ -93,7 +93,7 @@ class ByteBudget:
         if limit != self.limit:
             self.limit = limit
             self._metrics.set("bytes_in_flight_limit", limit)
-            self._settle()
+            self._let_go()
 
     def change(self, step: Bytes, by: int) -> None:
         """Books bytes; what becomes free is granted to those who wait."""
@@ -108,20 +108,20 @@ class ByteBudget:
         if not self._by_role[step.role]:
             del self._by_role[step.role]
         if by < 0:
-            self._settle()
+            self._let_go()
 
     def enqueue(self, step: Bytes) -> None:
         """Lets a step wait; it is granted at once where there is room."""
         self._waiting.append(step)
-        self._settle()
+        self._let_go()
 
     def dequeue(self, step: Bytes) -> None:
         """Takes back a step that waits no more."""
         with suppress(ValueError):
             self._waiting.remove(step)
-            self._settle()
+            self._let_go()
 
-    def _settle(self) -> None:
+    def _let_go(self) -> None:
         while step := self._next():
             self._waiting.remove(step)
             self.change(step, step.wanted)

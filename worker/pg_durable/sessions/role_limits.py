@@ -17,7 +17,7 @@ class RoleLimits:
         self._changed = asyncio.Event()
 
     def apply(self, limits: dict[str, int]) -> None:
-        """Takes over what the engine says; what runs goes on."""
+        """Takes what the engine says; what runs goes on."""
         if limits != self._limits:
             self._limits = limits
             self._wake()

@@ -31,7 +31,7 @@ class Tick:
     max_http: int = 1
     reserved_http: int = 0
     max_rows: int = 1
-    tick: dict[str, int] = field(default_factory=dict)  # what this look did, and how much it might have done
+    tick: dict[str, int] = field(default_factory=dict)  # what this poll did, and how much it might have done
     max_bytes: int = 1
     left: tuple[str, ...] = ()  # lanes with steps that are not leased
     limits: dict[str, int] = field(default_factory=dict)  # of sessions, by role
