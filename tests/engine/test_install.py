@@ -21,7 +21,8 @@ SCRIPT = artifacts()["dist/pg_durable.sql"]
 
 # All that an installation is made of, in one line each.
 OBJECTS = """
-select 'function', oid::regprocedure::text, md5(pg_get_functiondef(oid)) || proacl::text
+select 'function', oid::regprocedure::text, proacl::text
+  || md5(case prokind when 'a' then pg_get_function_result(oid) else pg_get_functiondef(oid) end)
 from pg_proc where pronamespace in ('df'::regnamespace, 'df_engine'::regnamespace)
 union all
 select 'relation', oid::regclass::text, concat(relkind, relacl, relrowsecurity, reloptions) from pg_class
