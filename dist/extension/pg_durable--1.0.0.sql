@@ -5725,11 +5725,11 @@ begin
     end if;
   end if;
   v_due := case
-    when v_kind = 'until' then ((df.sleep_until(v_text)::pg_catalog.json ->> 'query')::pg_catalog.json ->> 'until')::timestamptz
+    when v_kind = 'until' then ((df.sleep_until(v_text)::pg_catalog.json ->> 'query')::pg_catalog.json ->> 'until')::pg_catalog.timestamptz
     else v_now + interval '1 s' * case when jsonb_typeof(p_config) = 'object' then df_engine.duration_seconds(v_text, true)
                                        else df_engine.sleep_seconds(v_text) end end;
   if v_kind = 'until' and v_due <= v_now then
-    return df_engine.completed(df_engine.slept((p_node).query, v_now, v_due)::json, null, null, v_now);
+    return df_engine.completed(df_engine.slept((p_node).query, v_now, v_due)::pg_catalog.json, null, null, v_now);
   end if;
   perform df_engine.set_timer(p_thread, 'sleep', v_due, null, v_now);
   return null;
