@@ -37,12 +37,13 @@ def test_branches_of_branches_count_together(db: Database) -> None:
     pump.close()
 
 
-def test_a_look_fires_so_many_timers_a_transaction_and_says_how_many(db: Database) -> None:
+def test_a_poll_fires_so_many_timers_a_transaction_and_says_how_many(db: Database) -> None:
     db.admin("select df.set_setting('tick_timers', '3'), df.set_setting('tick_time', '0.05')")
     pump = Pump(db)
     for _ in range(7):
         pump.start("df.sleep(0)")
     pump.work()
+    db.admin(state.POKES_HEARD)
     tick = pump.tick()["tick"]
     assert (tick["most_timers"], tick["most_ms"]) == (3, 50)
     assert 3 <= tick["timers"] <= 7
@@ -55,12 +56,13 @@ create or replace function df_engine.deadline(p_ms int) returns timestamptz lang
 $$ select '-infinity'::timestamptz $$"""
 
 
-def test_a_look_without_time_fires_one_transaction_of_timers(db: Database) -> None:
+def test_a_poll_without_time_fires_one_transaction_of_timers(db: Database) -> None:
     db.admin("select df.set_setting('tick_timers', '3')")
     pump = Pump(db)
     for _ in range(7):
         pump.start("df.sleep(0)")
     pump.work()
+    db.admin(state.POKES_HEARD)
     db.admin(NO_TIME)
     assert [pump.tick()["tick"]["timers"] for _ in range(3)] == [4, 3, 0]
     pump.close()
