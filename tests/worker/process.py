@@ -20,13 +20,24 @@ ENDED = ("completed", "failed", "cancelled")
 class WorkerProcess:
     """`pg-durable worker` on a database; its log is in `log`."""
 
+    prefix: tuple[str, ...] = ()
     program: tuple[str, ...] = ("-m", "pg_durable")
 
     def __init__(self, db: Database, *arguments: str, dsn: str | None = None, **environment: str) -> None:
         self._db = db
         self._file = tempfile.NamedTemporaryFile("w+", prefix="worker-", suffix=".log")  # noqa: SIM115
         dsn = dsn or db.dsn("durable_worker")
-        command = [sys.executable, *self.program, "worker", "--dsn", dsn, "--log-level", "debug", *arguments]
+        command = [
+            *self.prefix,
+            sys.executable,
+            *self.program,
+            "worker",
+            "--dsn",
+            dsn,
+            "--log-level",
+            "debug",
+            *arguments,
+        ]
         environment |= {"PYTHONPATH": str(ROOT / "worker")}
         self.process = subprocess.Popen(command, env=os.environ | environment, stderr=self._file)
 
