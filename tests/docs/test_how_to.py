@@ -23,7 +23,7 @@ FENCE = re.compile(r"^```(?:sh|ini|dockerfile|bash)\n(.*?)^```$", re.DOTALL | re
 COMMAND = re.compile(r"^(?:ExecStart=)?(?:[\w./]*/)?pg-durable (.*)$", re.MULTILINE)
 CONTAINER = re.compile(r"^CMD (\[.*\])$", re.MULTILINE)
 BLOCKS = [block for text in TEXTS for block in FENCE.findall(text)]
-LINES = [shlex.split(line.partition(" # ")[0]) for block in BLOCKS for line in COMMAND.findall(block)]
+LINES = [shlex.split(re.split(r" [#<>] ", line)[0]) for block in BLOCKS for line in COMMAND.findall(block)]
 LINES += [
     shlex.split(line) for text in TEXTS for line in re.findall(r"^\| `pg-durable ([^`]*)` \|", text, re.MULTILINE)
 ]
