@@ -3376,6 +3376,25 @@ language sql immutable as $$
                  then df_engine.json_or_null(p_query) end) q(c)
 $$;
 
+-- How df.chain nests so many steps: a T for each sequence and a dot for each step, in pre-order.
+-- Granted to users.
+create or replace function df_engine.chain_shape(p_steps bigint) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_parts text[] := array_fill('.'::text, array[p_steps::int]);
+begin
+  while cardinality(v_parts) > 1 loop
+    v_parts := array(
+      select coalesce('T' || a.part || b.part, a.part)
+      from unnest(v_parts) with ordinality a(part, place)
+      left join unnest(v_parts) with ordinality b(part, place) on b.place = a.place + 1
+      where a.place % 2 = 1
+      order by a.place);
+  end loop;
+  return v_parts[1];
+end
+$$;
+
 -- The nodes of a graph, from an envelope (or a statement) or, by its id, from a run that the caller may see. A WAIT_FOR that is tried again
 -- is two: the call of retry, and what it is put around.
 -- Granted to users.
@@ -3394,8 +3413,20 @@ begin
     v_graph := df_engine.parse_graph(p_input);
   end if;
   return query
-    with graph as materialized (
+    with recursive graph as materialized (
       select w.* from df_engine.walk(v_graph) w
+    ), part as (  -- of each sequence that is in no other without a name: the sequences in it, and what they are sequences of
+      select g.node as top, g.node, true as opened
+      from graph g left join graph p on p.node = g.parent
+      where g.kind = 'THEN' and (g.body ? 'result_name' or p.kind is distinct from 'THEN')
+      union all
+      select m.top, c.node, c.kind = 'THEN' and not c.body ? 'result_name'
+      from part m join graph c on c.parent = m.node where m.opened
+    ), chain as (
+      select m.top, jsonb_agg(m.node::text order by m.node) filter (where not m.opened) as steps
+      from part m group by m.top
+      having count(*) > 6 and string_agg(case when m.opened then 'T' else '.' end, '' order by m.node)
+                              = df_engine.chain_shape(1 + count(*) filter (where m.opened))
     ), children as (
       select c.parent, max(c.node) filter (where c.place = 0)::text as condition, max(c.node) filter (where c.place = 1)::text as lefts,
              max(c.node) filter (where c.place = 2)::text as rights,
@@ -3405,7 +3436,9 @@ begin
     select n.*
     from graph g
     left join children k on k.parent = g.node
-    cross join lateral (select df_engine.shown_query(g.body ->> 'query', k.condition, k.extras),
+    left join chain s on s.top = g.node
+    cross join lateral (select case when s.top is null then df_engine.shown_query(g.body ->> 'query', k.condition, k.extras)
+                                    else jsonb_build_object('steps', s.steps)::pg_catalog.text end,
                                g.kind = 'WAIT_FOR' and g.body ? 'retry') w(query, twice)
     cross join lateral (
       select g.node::text, 2 * g.depth, case when w.twice then 'RETRY' else g.kind end, w.query, g.body ->> 'result_name',
@@ -3443,9 +3476,11 @@ create or replace function df_engine.flow_operands(p_type text, p_query text, p_
 returns table (nth int, form text, level int, sign text, child text, word text, need int)
 language sql immutable as $$
   select row_number() over ()::int, o.form, o.level, o.sign, o.child, o.word, o.need
-  from (select case when p_type not in ('THEN', 'SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then df_engine.json_or_null(p_query) end) q(c)
+  from (select case when p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then df_engine.json_or_null(p_query) end) q(c)
   cross join lateral (
-    select '', 2, s.* from (values ('', p_left, null, 2), ('~> ', p_right, null, 3)) s where p_type = 'THEN'
+    select '', 2, s.* from (values ('', p_left, null, 2), ('~> ', p_right, null, 3)) s where p_type = 'THEN' and c is null
+    union all
+    select 'chain', 6, '', s.id, null, 0 from jsonb_array_elements_text(c -> 'steps') s(id) where p_type = 'THEN'
     union all
     select '', 3, s.* from (values ('', p_left, null, 3), ('| ', p_right, null, 4)) s where p_type = 'RACE' and not coalesce(c ? 'extra_nodes', false)
     union all
@@ -11217,7 +11252,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.

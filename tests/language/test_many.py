@@ -68,6 +68,9 @@ FLOWS = [
     "any('select 1', 'select 2')",
     "any('select 1', 'select 2' ~> 'select 3', 'select 4')",
     "('select 1' & 'select 2') |=> 'n'",
+    "chain('select 1', 'select 2', 'select 3', 'select 4', 'select 5')",
+    "'select 0' ~> chain('select 1', 'select 2', 'select 3' & 'select 4', 'select 5' ~> 'select 6')",
+    "chain('select 1', 'select 2', 'select 3' ~> 'select 4', 'select 5') |=> 'n'",
     "catch('select 1', 'select 2')",
     'catch(\'select 1\' ~> \'select 2\', break, errors => ["23505", "40", "http:5xx"]) |=> n',
     "timeout('select 1', 5)",
@@ -83,10 +86,20 @@ def test_flow_text_and_back(shared: Database, flow: str) -> None:
     text = shared.sql("select df.to_flow(%s)", envelope)
     assert shared.sql("select df.flow(%s)", text) == envelope
     function = flow.replace("break", "df.break()")
-    for name in ("all", "race_all", "any", "catch", "timeout", "sleep"):
+    for name in ("all", "race_all", "any", "chain", "catch", "timeout", "sleep"):
         function = function.replace(f"{name}(", f"df.{name}(").replace(f"race_df.{name}", f"race_{name}")
     if "[" not in flow and "|=> n" not in flow:
         assert shared.sql(f"select {function}") == envelope
+
+
+def test_a_chain_is_written_as_one(shared: Database) -> None:
+    for count in (2, 3, 4, 7, 100):
+        steps = ", ".join(f"'select {i}'" for i in range(count))
+        text = shared.sql(f"select df.to_flow(df.chain({steps}))")
+        assert "(" not in text.removeprefix("chain(") and text.startswith("chain(") == (count > 3)
+        assert shared.sql("select df.flow(%s)", text) == shared.sql(f"select df.chain({steps})")
+    assert shared.sql("select df.to_flow(('a' ~> 'b') ~> ('c' ~> 'd'))") == "chain('a', 'b', 'c', 'd')"
+    assert shared.sql("select df.to_flow('a' ~> 'b' ~> 'c' ~> 'd')") == "'a' ~> 'b' ~> 'c' ~> 'd'"
 
 
 def test_calls_with_many_branches_in_flow_text(shared: Database) -> None:
