@@ -6185,8 +6185,9 @@ begin
   if v_ending.error is not null and (p_race).kind = 'RACE' then
     v_ending.error := format('RACE %s failed: %s', df_engine.branch_name((p_node).branch), v_ending.error);
   elsif v_ending.error is not null and (p_race).kind = 'ANY' then
-    select string_agg(format('ANY %s failed: %s', df_engine.branch_name(e.branch), e.error), '; ' order by e.branch)
-    into v_ending.error
+    select string_agg(format('ANY %s failed: %s', df_engine.branch_name(e.branch), e.error), '; ' order by e.branch),
+           (array_agg(e.failure order by e.branch))[1], max(e.state::pg_catalog.text)
+    into v_ending.error, v_ending.failure, v_ending.state
     from (    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error, o.failure
     from df_engine.instances i
     join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_race).node and g.node <= (p_race).last

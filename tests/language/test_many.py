@@ -147,6 +147,13 @@ def test_any_fails_with_all_errors(pump: Pump) -> None:
     )
 
 
+def test_a_catch_around_any_sees_the_failure_of_the_first_branch(pump: Pump) -> None:
+    run = pump.run(
+        "df.catch(df.any(df.sleep(0) ~> 'select 1/0', 'select x'), 'select $error.sqlstate as v', array['22'])"
+    )
+    assert (run.status, run.value()) == ("completed", "22012"), run.error
+
+
 def test_a_break_in_any_decides_and_ends_the_loop(pump: Pump) -> None:
     run = pump.run("@> df.any('select 1/0', df.break('7'), df.wait_for_signal('never'))")
     assert (run.status, run.result) == ("completed", 7)
