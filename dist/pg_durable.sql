@@ -919,12 +919,7 @@ create or replace function df.set_secret(name text, value text, encrypted boolea
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -956,12 +951,7 @@ create or replace function df.unset_secret(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -3705,12 +3695,7 @@ create or replace function df.to_flow(envelope text) returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5070,12 +5055,7 @@ create or replace function df.start(fut text, label text default null, database 
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5134,12 +5114,7 @@ create or replace function df.setvar(name text, value text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5156,12 +5131,7 @@ create or replace function df.getvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5176,12 +5146,7 @@ create or replace function df.unsetvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5198,12 +5163,7 @@ create or replace function df.clearvars() returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9185,12 +9145,7 @@ declare
   v_report pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9684,12 +9639,7 @@ create or replace function df.status(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9703,12 +9653,7 @@ create or replace function df.result(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9736,12 +9681,7 @@ create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9821,12 +9761,7 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9847,12 +9782,7 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9909,12 +9839,7 @@ declare
   v_status text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9954,12 +9879,7 @@ declare
   v_instance bigint;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10099,12 +10019,7 @@ declare
   v_page bigint[];
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10160,12 +10075,7 @@ create or replace function df.instance_info(instance_id text) returns setof df_e
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10206,12 +10116,7 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10242,12 +10147,7 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10420,12 +10320,7 @@ create or replace function df.explain(input text) returns text
 language plpgsql strict as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10870,12 +10765,7 @@ create or replace function df.http(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10896,12 +10786,7 @@ declare
   v_problem text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -11305,12 +11190,7 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -11347,12 +11227,7 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);

@@ -1,20 +1,14 @@
 """What every public function and procedure tells a role that was granted USAGE on df by hand, and needs df.grant_usage.
 
 A public function that acts with its caller's rights and reaches private objects, or the tables of df, begins with this
-check. It stands in the text of the function: a function that it called would be out of the caller's reach, too. In a
-session in which a backslash in a literal is an escape the engine's own texts would mean something else.
+check. It stands in the text of the function: a function that it called would be out of the caller's reach, too.
 """
 
 import re
 
 CHECK = """\
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);

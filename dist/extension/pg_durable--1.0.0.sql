@@ -900,12 +900,7 @@ create or replace function df.set_secret(name text, value text, encrypted boolea
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -937,12 +932,7 @@ create or replace function df.unset_secret(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -3686,12 +3676,7 @@ create or replace function df.to_flow(envelope text) returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5051,12 +5036,7 @@ create or replace function df.start(fut text, label text default null, database 
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5115,12 +5095,7 @@ create or replace function df.setvar(name text, value text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5137,12 +5112,7 @@ create or replace function df.getvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5157,12 +5127,7 @@ create or replace function df.unsetvar(name text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -5179,12 +5144,7 @@ create or replace function df.clearvars() returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9166,12 +9126,7 @@ declare
   v_report pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9665,12 +9620,7 @@ create or replace function df.status(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9684,12 +9634,7 @@ create or replace function df.result(instance_id text) returns text
 language plpgsql strict set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9717,12 +9662,7 @@ create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9802,12 +9742,7 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9828,12 +9763,7 @@ declare
   v_status pg_catalog.text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9890,12 +9820,7 @@ declare
   v_status text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -9935,12 +9860,7 @@ declare
   v_instance bigint;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10080,12 +10000,7 @@ declare
   v_page bigint[];
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10141,12 +10056,7 @@ create or replace function df.instance_info(instance_id text) returns setof df_e
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10187,12 +10097,7 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10223,12 +10128,7 @@ language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10401,12 +10301,7 @@ create or replace function df.explain(input text) returns text
 language plpgsql strict as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10851,12 +10746,7 @@ create or replace function df.http(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -10877,12 +10767,7 @@ declare
   v_problem text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -11286,12 +11171,7 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
@@ -11328,12 +11208,7 @@ declare
   v_privilege text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')
-          and pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool) then
-    if not pg_catalog.current_setting('standard_conforming_strings')::pg_catalog.bool then
-      raise exception 'pg_durable cannot work in a session with standard_conforming_strings = off'
-        using errcode = 'object_not_in_prerequisite_state', hint = 'SET standard_conforming_strings = on;';
-    end if;
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
     raise exception 'permission denied: role "%" may not use pg_durable', current_user
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
