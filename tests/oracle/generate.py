@@ -194,8 +194,8 @@ class Independent(Builder):
         return Node("RACE", *self.pick([self.node(depth), never], [never, self.node(depth)]))
 
     def any_(self, depth: int) -> Node:
-        race = self.race(depth)
-        return Node("ANY", race.left, race.right)
+        """None: a branch that fails leaves it to the other one, which waits for ever or is as fast as it is."""
+        return self.race(depth)
 
     def timeout(self, depth: int) -> Node:
         return Node("TIMEOUT", self.node(depth), self.pick(None, self.sql(depth)), config={"after": 86400})
