@@ -82,7 +82,7 @@ def test_a_step_that_somebody_else_cancels_fails_and_is_not_tried_again(db: Data
     db.admin(
         "select pg_cancel_backend(pid) from pg_stat_activity where application_name ~ %s", f"^pg_durable:{instance}"
     )
-    assert await_end(db, instance, 5) == "failed"
+    assert await_end(db, instance, 25) == "failed"
     assert "SQL execution failed" in error(db, instance)
     assert "57014" in error(db, instance)
 

@@ -16,6 +16,7 @@ from pg_durable.cli.operator_screen import table
 from pg_durable.cli.worker_command import add_key_file
 from pg_durable.errors import CommandError
 from pg_durable.http.mask import LEAST
+from pg_durable.printing import complain
 from pg_durable.secret_keys import KeyRing
 
 NO_ROOM = """\
@@ -45,7 +46,7 @@ def set_secret(conn: Connection, arguments: argparse.Namespace) -> int:
     else:
         set_plain(conn, name, value)
     if len(value.encode()) < LEAST:
-        sys.stderr.write(f"a value of less than {LEAST} bytes is not masked in results and errors\n")
+        complain(f"a value of less than {LEAST} bytes is not masked in results and errors")
     done = {"name": name, "encrypted": bool(keys)}
     present(arguments, done, lambda: f"Secret {name} set{', encrypted' if keys else ''}")
     return 0
