@@ -11,6 +11,7 @@ ME = "split_part(current_setting('application_name'), ':', 2)"
 QUOTED_ME = ME.replace("'", "''")
 STEP = f"'insert into fx select pg_current_xact_id()::text::int, {QUOTED_ME}'"
 LENGTH = 6
+SHORT = "a run whose steps were short, as they are on a machine that is not busy"
 CHAIN = " ~> ".join([STEP] * LENGTH)
 
 
@@ -33,10 +34,13 @@ def steps(run: Run) -> list[tuple[str, int]]:
 
 
 def test_short_steps_share_a_transaction(relaxed: Pump) -> None:
-    run = relaxed.run(CHAIN)
-    assert (run.status, sum(transactions(run))) == ("completed", LENGTH)
-    assert len(transactions(run)) < LENGTH
-    assert steps(run) == [("completed", 1)] * LENGTH
+    def shared() -> bool:
+        run = relaxed.run(CHAIN)
+        assert (run.status, sum(transactions(run))) == ("completed", LENGTH)
+        assert steps(run) == [("completed", 1)] * LENGTH
+        return len(transactions(run)) < LENGTH
+
+    wait_until(shared, 60, SHORT)
 
 
 def test_steps_in_one_transaction_have_times_of_their_own(relaxed: Pump) -> None:
@@ -60,12 +64,17 @@ def test_a_long_statement_begins_a_transaction(relaxed: Pump) -> None:
 
 def test_of_steps_in_one_transaction_the_last_binds_a_name(relaxed: Pump) -> None:
     step = "'insert into fx select pg_current_xact_id()::text::int, count(*)::text from fx returning t'"
-    run = relaxed.run(
-        f"({step} ~> ({step} |=> 'x') ~> ({step} |=> 'x') ~> ({step} |=> 'y') |=> 'whole') "
-        "~> 'select $x.t as x, $y.t as y, $whole.t as whole'"
-    )
-    assert run.result["rows"] == [{"x": "2", "y": "3", "whole": "3"}]
-    assert run.db.sql("select count(distinct i) < count(*) from fx")
+
+    def shared() -> bool:
+        relaxed.db.sql("truncate fx")
+        run = relaxed.run(
+            f"({step} ~> ({step} |=> 'x') ~> ({step} |=> 'x') ~> ({step} |=> 'y') |=> 'whole') "
+            "~> 'select $x.t as x, $y.t as y, $whole.t as whole'"
+        )
+        assert run.result["rows"] == [{"x": "2", "y": "3", "whole": "3"}]
+        return bool(relaxed.db.sql("select count(distinct i) < count(*) from fx"))
+
+    wait_until(shared, 60, SHORT)
 
 
 def test_what_fails_in_company_runs_again_alone_and_fails_once(relaxed: Pump) -> None:
