@@ -1,7 +1,5 @@
 """What a role may have at a time: sessions, HTTP requests, live instances; and how roles share HTTP requests."""
 
-from collections.abc import Iterator
-
 import pytest
 from psycopg import errors
 
@@ -12,16 +10,6 @@ from tests.worker.process import Gate, SpawnWorker, await_end, start
 
 REQUEST = "df.http('https://api.github.com/', 'GET')"
 REASON = "select wait_reason from df.instances where id = %s"
-
-
-@pytest.fixture
-def pumps(db: Database) -> Iterator[tuple[Pump, Pump]]:
-    """Sessions of app and of other."""
-    db.admin("select df.grant_usage('other', include_http => true)")
-    pumps = Pump(db), Pump(db, "other")
-    yield pumps
-    for pump in pumps:
-        pump.close()
 
 
 def limit(db: Database, arguments: str) -> None:

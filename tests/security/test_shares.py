@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,6 @@ from tests import state
 from tests.support import Database, Pump, Run, wait_until
 from tests.worker.conftest import spawn  # noqa: F401
 from tests.worker.process import Gate, PatientWorker, SpawnWorker, await_end, own_database, run, start
-
-
-@pytest.fixture
-def pumps(db: Database) -> Iterator[tuple[Pump, Pump]]:
-    """Sessions of app and of other."""
-    db.admin("select df.grant_usage('other')")
-    pumps = Pump(db), Pump(db, "other")
-    yield pumps
-    for pump in pumps:
-        pump.close()
 
 
 def started(db: Database, flow: str, user: str) -> Run:

@@ -127,6 +127,25 @@ def start(db: Database, flow: str, label: str | None = None, database: str | Non
     return str(db.sql(f"select df.start({flow}, %s, database => %s)", label, database, user=user))
 
 
+def begin(db: Database, flow: str, *args: Any) -> str:
+    """Starts a flow, an SQL expression with parameters; the instance id."""
+    return str(db.sql(f"select df.start({flow})", *args))
+
+
+def completed(db: Database, flow: str, *args: Any) -> str:
+    """The same for one that is to complete."""
+    instance = begin(db, flow, *args)
+    assert await_end(db, instance) == "completed", error(db, instance)
+    return instance
+
+
+def failure(db: Database, flow: str, *args: Any) -> str:
+    """The same for one that is to fail; the instance's error."""
+    instance = begin(db, flow, *args)
+    assert await_end(db, instance) == "failed"
+    return error(db, instance)
+
+
 def start_as(db: Database, role: str, flow: str) -> None:
     """Starts a flow as a role that cannot log in."""
     db.admin(f"set session authorization {role}; select df.start({flow}); reset session authorization")

@@ -9,7 +9,7 @@ import pytest
 from tests import state
 from tests.support import Database, wait_until
 from tests.worker.http_server import HttpServer
-from tests.worker.process import SpawnWorker, WorkerProcess, await_end, error
+from tests.worker.process import SpawnWorker, WorkerProcess, await_end, begin, completed, error, failure
 
 
 @pytest.fixture
@@ -18,26 +18,6 @@ def app(db: Database, web: HttpServer) -> Database:
     db.admin("select df.http_allow('127.0.0.1', allow_private => true)")
     db.admin("select df.set_setting('retry_initial_delay', '50 ms'), df.set_setting('retry_max_delay', '100 ms')")
     return db
-
-
-def start(db: Database, flow: str, *args: Any) -> str:
-    instance = db.sql(f"select df.start({flow})", *args)
-    assert isinstance(instance, str)
-    return instance
-
-
-def run(db: Database, flow: str, *args: Any) -> str:
-    """Starts a flow that is to complete, and returns its id."""
-    instance = start(db, flow, *args)
-    assert await_end(db, instance) == "completed", error(db, instance)
-    return instance
-
-
-def failure(db: Database, flow: str, *args: Any) -> str:
-    """Starts a flow that is to fail, and returns the instance's error."""
-    instance = start(db, flow, *args)
-    assert await_end(db, instance) == "failed"
-    return error(db, instance)
 
 
 def http_node(db: Database, instance: str, column: str) -> Any:
@@ -55,7 +35,7 @@ def test_references_are_replaced_in_url_headers_and_body(app: Database, web: Htt
               ~> df.http(%s || '/$o.id??$top=1', 'PUT', '{"n": $o.id, "x": $p}',
                          '{"X-Token": "Bearer {token}", "X-Id": "$o.id"}') |=> 'h'
               ~> 'select $h.status as s, $h.ok as k'"""
-    instance = run(app, flow, web.url("/ok"))
+    instance = completed(app, flow, web.url("/ok"))
     sent = web.received[-1]
     assert (sent.method, sent.path, sent.query, sent.body) == ("PUT", "/ok/7", {"$top": "1"}, b'{"n": 7, "x": $p}')
     assert (sent.headers["x-token"], sent.headers["x-id"]) == ("Bearer t0p", "7")
@@ -65,7 +45,7 @@ def test_references_are_replaced_in_url_headers_and_body(app: Database, web: Htt
 def test_a_downloaded_file_is_uploaded(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
     flow = """df.http(%s, 'GET') |=> 'f' ~> df.http_multipart(%s, parts =>
               '[{"name": "doc", "filename": "$f.status.bin", "data_b64": " $f.body "}]')"""
-    run(app, flow, web.url("/file"), web.url())
+    completed(app, flow, web.url("/file"), web.url())
     assert bytes(range(256)) in web.received[-1].body
     assert b'filename="200.bin"' in web.received[-1].body
 
@@ -73,7 +53,7 @@ def test_a_downloaded_file_is_uploaded(app: Database, web: HttpServer, worker: W
 def test_transient_statuses_are_tried_again_with_the_same_key(
     app: Database, web: HttpServer, worker: WorkerProcess
 ) -> None:
-    instance = run(app, "df.http(%s, 'GET')", web.url("/flaky?key=again&fail=3"))
+    instance = completed(app, "df.http(%s, 'GET')", web.url("/flaky?key=again&fail=3"))
     attempts = app.sql("select attempts from df.nodes where instance_id = %s", instance)
     keys = [r.headers["idempotency-key"] for r in web.received if r.query.get("key") == "again"]
     assert (attempts, keys) == (4, [f"{run_keys(app)[instance]}/1/1"] * 4)
@@ -82,7 +62,7 @@ def test_transient_statuses_are_tried_again_with_the_same_key(
 @pytest.mark.parametrize("after", ["3600", "date"])
 def test_retry_after_is_honoured(app: Database, web: HttpServer, worker: Any, after: str) -> None:
     """Without it the next attempt would be due within a second."""
-    instance = start(app, "df.http(%s, 'GET')", web.url(f"/flaky?key=after{after}&status=429&retry_after={after}"))
+    instance = begin(app, "df.http(%s, 'GET')", web.url(f"/flaky?key=after{after}&status=429&retry_after={after}"))
     column = "(status_details->>'retry_at')::timestamptz > created_at + interval '30 minutes'"
     assert wait_until(lambda: http_node(app, instance, column) is not None and [http_node(app, instance, column)]) == [
         True
@@ -90,7 +70,7 @@ def test_retry_after_is_honoured(app: Database, web: HttpServer, worker: Any, af
 
 
 def test_a_step_is_tried_again_when_the_time_of_retry_after_is_up(app: Database, web: HttpServer, worker: Any) -> None:
-    instance = run(app, "df.http(%s, 'GET')", web.url("/flaky?key=soon&status=429&retry_after=1"))
+    instance = completed(app, "df.http(%s, 'GET')", web.url("/flaky?key=soon&status=429&retry_after=1"))
     assert http_node(app, instance, "attempts") == 2
 
 
@@ -100,7 +80,7 @@ def test_the_last_attempt_fails_the_step(app: Database, web: HttpServer, worker:
 
 
 def test_a_listed_status_is_an_error_of_the_step(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
-    run(app, "df.http(%s)", web.url("/status/404"))
+    completed(app, "df.http(%s)", web.url("/status/404"))
     flow = "df.retry(df.http(%s), 2, retry_on => array['http:4xx'])"
     before = len(web.received)
     assert "HTTP status 404" in failure(app, flow, web.url("/status/404"))
@@ -110,7 +90,7 @@ def test_a_listed_status_is_an_error_of_the_step(app: Database, web: HttpServer,
 def test_refusals_are_not_retried(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
     before = web.connections
     app.admin("select df.http_allow('127.0.0.1')")
-    instance = start(app, "df.retry(df.http(%s), 5)", web.url())
+    instance = begin(app, "df.retry(df.http(%s), 5)", web.url())
     assert await_end(app, instance) == "failed"
     assert "Blocked:" in http_node(app, instance, "error") and "restricted" in http_node(app, instance, "error")
     assert http_node(app, instance, "attempts") == 1
@@ -122,7 +102,7 @@ def test_a_privilege_that_is_revoked_stops_the_next_request(
     app: Database, web: HttpServer, worker: WorkerProcess
 ) -> None:
     before = web.connections
-    instance = start(app, "df.wait_for_signal('go') ~> df.http(%s)", web.url())
+    instance = begin(app, "df.wait_for_signal('go') ~> df.http(%s)", web.url())
     app.admin("revoke execute on function df.http from app")
     app.sql("select df.signal(%s, 'go')", instance)
     assert await_end(app, instance) == "failed"
@@ -131,7 +111,7 @@ def test_a_privilege_that_is_revoked_stops_the_next_request(
 
 
 def test_cancel_abandons_the_request(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
-    instance = start(app, "df.http(%s)", web.url("/hang"))
+    instance = begin(app, "df.http(%s)", web.url("/hang"))
     wait_until(lambda: web.open == 1)
     app.sql("select df.cancel(%s)", instance)
     wait_until(lambda: web.open == 0)
@@ -139,7 +119,7 @@ def test_cancel_abandons_the_request(app: Database, web: HttpServer, worker: Wor
 
 
 def test_a_request_that_loses_its_race_is_abandoned(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
-    run(app, "df.http(%s) | df.sleep(0.5)", web.url("/hang"))
+    completed(app, "df.http(%s) | df.sleep(0.5)", web.url("/hang"))
     wait_until(lambda: web.open == 0)
 
 
@@ -148,7 +128,7 @@ def test_each_iteration_has_a_key_of_its_own(app: Database, web: HttpServer, wor
     flow = (
         "df.loop(df.http(%s, 'GET') ~> 'insert into public.turns values (1)', 'select count(*) < 3 from public.turns')"
     )
-    instance = run(app, flow, web.url("/ok/turns"))
+    instance = completed(app, flow, web.url("/ok/turns"))
     keys = [r.headers["idempotency-key"] for r in web.received if r.path == "/ok/turns"]
     assert keys == [f"{run_keys(app)[instance]}/3/{generation}" for generation in (1, 2, 3)]
 

@@ -16,7 +16,7 @@ from tests import state
 from tests.support import Database
 from tests.terminal import command, on_a_terminal
 from tests.worker.http_server import HttpServer
-from tests.worker.process import SpawnWorker, WorkerProcess, await_end, error
+from tests.worker.process import SpawnWorker, WorkerProcess, await_end, begin, completed, error, failure
 
 VALUE = 'sk_live/"ü"&<42>+x'
 HEADERS = """headers => jsonb_build_object('Authorization', 'Bearer ' || df.secret('stripe'))"""
@@ -42,24 +42,6 @@ def write_key(path: Path, *more: str) -> Path:
     return path
 
 
-def start(db: Database, flow: str, *args: Any) -> str:
-    return str(db.sql(f"select df.start({flow})", *args))
-
-
-def run(db: Database, flow: str, *args: Any) -> str:
-    """Starts a flow that is to complete, and returns its id."""
-    instance = start(db, flow, *args)
-    assert await_end(db, instance) == "completed", error(db, instance)
-    return instance
-
-
-def failure(db: Database, flow: str, *args: Any) -> str:
-    """Starts a flow that is to fail, and returns the instance's error."""
-    instance = start(db, flow, *args)
-    assert await_end(db, instance) == "failed"
-    return error(db, instance)
-
-
 def set_secret(db: Database, value: str, *arguments: str, name: str = "stripe") -> str:
     """`pg-durable secret set`; what it prints."""
     done = given(db, value, "set", name, *arguments)
@@ -78,7 +60,7 @@ def result(db: Database, instance: str) -> dict[str, Any]:
 
 def test_a_secret_reaches_header_path_query_and_body(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
     body = "body => 'key=' || df.secret('stripe')"
-    run(app, f"df.http(%s, {body}, {HEADERS})", web.url("/ok/{secret:stripe}/x?key={secret:stripe}&a=b"))
+    completed(app, f"df.http(%s, {body}, {HEADERS})", web.url("/ok/{secret:stripe}/x?key={secret:stripe}&a=b"))
     sent = web.received[-1]
     assert sent.headers["authorization"] == f"Bearer {VALUE}"
     assert (sent.path, sent.query) == (f"/ok/{quote(VALUE)}/x", {"key": VALUE, "a": "b"})
@@ -87,7 +69,7 @@ def test_a_secret_reaches_header_path_query_and_body(app: Database, web: HttpSer
 
 def test_a_part_of_a_form_may_be_a_secret(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
     parts = json.dumps([{"name": "key", "data_b64": "{secret:stripe}"}])
-    run(app, "df.http_multipart(%s, parts => %s::jsonb)", web.url(), parts)
+    completed(app, "df.http_multipart(%s, parts => %s::jsonb)", web.url(), parts)
     assert f'name="key"\r\n\r\n{VALUE}\r\n'.encode() in web.received[-1].body
 
 
@@ -95,14 +77,14 @@ def test_a_placeholder_in_a_value_is_sent_as_it_is(app: Database, web: HttpServe
     app.sql("select df.setvar('v', '{secret:stripe}')")
     flow = """'select ''{secret:stripe}'' as s' |=> 'r' ~> df.http(%s || '?a=$r&b={v}',
               body => '$r {v} {secret:stripe}', headers => '{"X-A": "$r {v} {secret:stripe}"}')"""
-    run(app, flow, web.url())
+    completed(app, flow, web.url())
     sent, as_text = web.received[-1], "{secret:stripe}"
     assert sent.query == {"a": as_text, "b": as_text}
     assert sent.body.decode() == sent.headers["x-a"] == f"{as_text} {as_text} {VALUE}"
 
 
 def test_the_value_at_the_time_of_sending_counts(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
-    instance = start(app, f"df.wait_for_signal('go') ~> df.http(%s, {HEADERS})", web.url())
+    instance = begin(app, f"df.wait_for_signal('go') ~> df.http(%s, {HEADERS})", web.url())
     app.sql("select df.set_secret('stripe', 'another value')")
     app.sql("select df.signal(%s, 'go')", instance)
     assert await_end(app, instance) == "completed"
@@ -111,7 +93,7 @@ def test_the_value_at_the_time_of_sending_counts(app: Database, web: HttpServer,
 
 def test_a_secret_that_is_gone_fails_the_step_once(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
     flow = f"df.wait_for_signal('go') ~> df.retry(df.http(%s, {HEADERS}), 5)"
-    instance = start(app, flow, web.url())
+    instance = begin(app, flow, web.url())
     app.sql("select df.unset_secret('stripe'), df.signal(%s, 'go')", instance)
     assert await_end(app, instance) == "failed"
     assert 'role app has no secret "stripe"; set it: pg-durable secret set stripe' in error(app, instance)
@@ -136,7 +118,7 @@ def assert_nowhere(db: Database, value: str, *texts: str) -> None:
 
 def test_an_echoed_secret_is_masked(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
     """In the body, in headers, in an error; and then it is in no table of the engine and no log."""
-    instance = run(app, f"df.http(%s, {HEADERS}) |=> 'h' ~> 'select $h.body as b'", web.url("/echo/200"))
+    instance = completed(app, f"df.http(%s, {HEADERS}) |=> 'h' ~> 'select $h.body as b'", web.url("/echo/200"))
     body = result(app, instance)["rows"][0]["b"]
     assert body.startswith('*** "***" "***" *** *** ')
     for packed in body.split(" ")[-3:]:
@@ -158,7 +140,7 @@ def test_half_a_secret_is_masked_where_an_error_quotes_no_more(app: Database, we
 
 def test_a_secret_in_a_body_that_is_no_text_is_masked(app: Database, web: HttpServer, worker: Any) -> None:
     path = "/echo/200?type=text/plain;charset=nonsense"
-    instance = run(app, f"df.http(%s, {HEADERS})", web.url(path))
+    instance = completed(app, f"df.http(%s, {HEADERS})", web.url(path))
     value = result(app, instance)
     assert value["encoding"] == "base64"
     assert base64.b64decode(value["body"]).startswith(b'*** "***"')
@@ -195,7 +177,7 @@ def test_a_terminal_does_not_show_what_is_typed(app: Database, web: HttpServer, 
         terminal.press("typed value\n")
         terminal.until("Secret stripe set")
         assert "typed value" not in terminal.shown
-    run(app, f"df.http(%s, {HEADERS})", web.url())
+    completed(app, f"df.http(%s, {HEADERS})", web.url())
     assert web.received[-1].headers["authorization"] == "Bearer typed value"
 
 
@@ -225,7 +207,7 @@ def test_an_encrypted_secret_is_sent_by_a_worker_with_the_key(
     app.admin("select df.set_setting('secrets_encrypted', 'on')")
     assert set_secret(app, VALUE, "--secret-key-file", str(key_file)) == "Secret stripe set, encrypted\n"
     spawn("--secret-key-file", str(key_file))
-    run(app, f"df.http(%s, {HEADERS})", web.url())
+    completed(app, f"df.http(%s, {HEADERS})", web.url())
     assert web.received[-1].headers["authorization"] == f"Bearer {VALUE}"
     stored = app.rows(state.SECRET_VALUES, user=None)
     assert [value.partition(":")[0] for (value,) in stored] == ["aes256gcm"]
@@ -251,7 +233,7 @@ def test_a_new_key_goes_first_and_the_old_one_still_decrypts(
     both = write_key(tmp_path / "both", key_file.read_text().strip())
     set_secret(app, "newer value", "--secret-key-file", str(both), name="newer")
     spawn("--secret-key-file", str(both))
-    run(app, "df.http(%s, body => '{secret:stripe} {secret:newer}')", web.url())
+    completed(app, "df.http(%s, body => '{secret:stripe} {secret:newer}')", web.url())
     assert web.received[-1].body.decode() == f"{VALUE} newer value"
 
 
@@ -265,7 +247,7 @@ def test_what_was_encrypted_for_one_role_and_name_is_of_no_use_to_another(
     app.sql("select df.set_secret('stripe', %s, encrypted => true)", stored, user="other")
     app.sql("select df.set_secret('mine', %s, encrypted => true)", stored)
     spawn("--secret-key-file", str(key_file))
-    run(app, f"df.http(%s, {HEADERS})", web.url())
+    completed(app, f"df.http(%s, {HEADERS})", web.url())
     before = web.connections
     assert "was not encrypted for role app and this name" in failure(
         app, "df.http(%s, body => '{secret:mine}')", web.url()
@@ -295,7 +277,7 @@ def test_an_expected_status_that_does_not_come_fails_the_step(app: Database, web
     assert message == f"POST {web.url('/status/404?body=none')}: HTTP status 404: none"
     assert len(web.received) == before + 1, "no reason to try again"
     assert "HTTP status 302" in failure(app, "df.http(%s, expect => 'ok')", web.url("/redirect"))
-    run(app, "df.http(%s, expect => 'ok')", web.url("/status/204"))
+    completed(app, "df.http(%s, expect => 'ok')", web.url("/status/204"))
     before = len(web.received)
     failure(app, "df.retry(df.http(%s, expect => 'ok'), 2, retry_on => array['http:404'])", web.url("/status/404"))
     assert len(web.received) == before + 2
@@ -304,11 +286,11 @@ def test_an_expected_status_that_does_not_come_fails_the_step(app: Database, web
 def test_the_trace_of_the_run_is_sent_on(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     app.sql(f"select set_config('df.traceparent', '{trace}', false)")
-    run(app, "df.http(%s)", web.url())
+    completed(app, "df.http(%s)", web.url())
     assert web.received[-1].headers["traceparent"] == trace
     own = trace.replace("b7", "c7")
-    run(app, "df.http(%s, headers => jsonb_build_object('Traceparent', %s::text))", web.url(), own)
+    completed(app, "df.http(%s, headers => jsonb_build_object('Traceparent', %s::text))", web.url(), own)
     assert web.received[-1].headers["traceparent"] == own
     app.sql("select set_config('df.traceparent', '', false)")
-    run(app, "df.http(%s)", web.url())
+    completed(app, "df.http(%s)", web.url())
     assert "traceparent" not in web.received[-1].headers
