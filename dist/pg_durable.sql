@@ -308,7 +308,7 @@ if df_engine.migrating(1) then
   create index queue_worker_idx on df_engine.queue (lane, submitter) where worker is not null;     -- leases of a role
 
   -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
-  -- TIMEOUT whose activation has the same id; retry, pace and check put the thread back into the queue. poke is no thread: a poke has come
+  -- TIMEOUT or WAIT_FOR whose activation has the same id; retry, pace and check put the thread back into the queue. poke is no thread: a poke has come
   -- for a WAIT_FOR whose check may just be running. next_try_at: due_at, or later when the run was locked.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
@@ -1357,7 +1357,7 @@ begin
     when p_type = 'TIMEOUT' then case
       when pg_catalog.jsonb_typeof(v_config -> 'after') = 'number' and (v_config -> 'after')::pg_catalog.numeric > 0
            and (v_config -> 'after')::pg_catalog.numeric <= 3155760000 then null
-      when pg_catalog.jsonb_typeof(v_config -> 'after') = 'string' and v_config -> 'after' #>> '{}' ~ '[$]|[{]' then null
+      when pg_catalog.jsonb_typeof(v_config -> 'after') = 'string' and v_config -> 'after' #>> '{}' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then null
       else 'after in TIMEOUT must be a number of seconds above 0, or a text with references' end
   end;
 end
@@ -1818,8 +1818,7 @@ begin
   v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
   while pg_catalog.cardinality(v_nodes) > 1 loop
     v_nodes := array(
-      select case when b.node is null then a.node
-                  else '{"node_type":"THEN","left_node":' || a.node || ',"right_node":' || b.node || '}' end
+      select case when b.node is null then a.node else '{"node_type":"THEN","left_node":' || a.node || ',"right_node":' || b.node || '}' end
       from pg_catalog.unnest(v_nodes) with ordinality a(node, place)
       left join pg_catalog.unnest(v_nodes) with ordinality b(node, place) on b.place = a.place + 1
       where a.place % 2 = 1
@@ -1912,16 +1911,16 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  if after ~ '[$]|[{]' then
+  if after ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
     return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
-      || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-      || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.to_json(after) || '}') || '}';
+    || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.to_json(after) || '}') || '}';
   end if;
   begin
     v_seconds := case when after ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then after::pg_catalog.numeric
                       else extract(epoch from after::pg_catalog.interval) end;
   exception when data_exception then
-    raise exception '"%" is no duration', after
+    raise exception '"%" is no duration', left(after, 100)
       using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
   end;
   return df.timeout(body, v_seconds, otherwise);
@@ -2139,7 +2138,7 @@ begin
     v_seconds := case when duration ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then duration::pg_catalog.numeric
                       else extract(epoch from duration::pg_catalog.interval) end;
   exception when data_exception then
-    raise exception '"%" is no duration', duration
+    raise exception '"%" is no duration', left(duration, 100)
       using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
   end;
   return df.sleep(v_seconds);
@@ -3390,17 +3389,17 @@ $$;
 create or replace function df_engine.chain_shape(p_steps bigint) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
-  v_parts text[] := array_fill('.'::text, array[p_steps::int]);
+  v_nodes text[] := array_fill('.'::text, array[p_steps::int]);
 begin
-  while cardinality(v_parts) > 1 loop
-    v_parts := array(
-      select coalesce('T' || a.part || b.part, a.part)
-      from unnest(v_parts) with ordinality a(part, place)
-      left join unnest(v_parts) with ordinality b(part, place) on b.place = a.place + 1
+  while cardinality(v_nodes) > 1 loop
+    v_nodes := array(
+      select case when b.node is null then a.node else 'T' || a.node || b.node end
+      from pg_catalog.unnest(v_nodes) with ordinality a(node, place)
+      left join pg_catalog.unnest(v_nodes) with ordinality b(node, place) on b.place = a.place + 1
       where a.place % 2 = 1
       order by a.place);
   end loop;
-  return v_parts[1];
+  return v_nodes[1];
 end
 $$;
 
@@ -5770,11 +5769,12 @@ begin
     v_seconds := case when p_text ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then p_text::pg_catalog.numeric
                       else extract(epoch from p_text::pg_catalog.interval) end;
   exception when data_exception then
-    v_seconds := null;
-  end;
-  if v_seconds is null or not ((v_seconds > 0 or p_zero and v_seconds = 0) and v_seconds <= 3155760000) then
-    raise exception '"%" is no duration%', left(p_text, 100), case when p_zero then '' else ' above 0' end
+    raise exception '"%" is no duration', left(p_text, 100)
       using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
+  end;
+  if v_seconds < 0 or v_seconds > 3155760000 or v_seconds = 0 and not p_zero then
+    raise exception '"%" is no duration %', left(p_text, 100),
+      case when p_zero then 'from 0 to 100 years' else 'above 0, up to 100 years' end using errcode = 'invalid_parameter_value';
   end if;
   return v_seconds;
 end
@@ -6198,7 +6198,8 @@ begin
 end
 $$;
 
--- The time of a TIMEOUT is over, and its activation is locked: what is inside is stopped. Its otherwise is next, or it fails.
+-- The time of a TIMEOUT or WAIT_FOR is over, and its activation is locked: what is inside is stopped. A TIMEOUT goes on with its otherwise,
+-- or fails; a WAIT_FOR has completed.
 create or replace function df_engine.time_out(p_thread df_engine.thread, p_activation bigint, p_seconds numeric) returns void
 language plpgsql as $$
 declare
@@ -6215,15 +6216,16 @@ begin
   from df_engine.graph_nodes b where b.graph = i.graph and b.node = g.node + 1;
   perform df_engine.wake('x', null);
   perform df_engine.merge_names(t, g, '{}');
-  v_ending.started_at := v_activation.since;
-  v_ending.failure := df_engine.failure_at(g, v_ending);
-  if g.inside[2] is not null then
+  if g.kind = 'WAIT_FOR' then
+    v_ending := df_engine.wait_for_timed_out(t);
+  elsif g.inside[2] is not null then
     v_ending.state := 'h';
-    perform df_engine.put_outcome(t, g, v_ending);
+  end if;
+  v_ending.started_at := v_activation.since;
+  perform df_engine.put_outcome(t, g, v_ending);
+  if v_ending.state = 'h' then
     v_ending := null;
     t.node := g.inside[2];
-  else
-    perform df_engine.put_outcome(t, g, v_ending);
   end if;
   perform df_engine.advance(i.id, i.graph, i.submitter, true, t, null, v_ending);
 end
@@ -6310,7 +6312,7 @@ begin
           df_engine.clock());
   perform df_engine.note_running(thread.instance);
   if v_config ? 'timeout' then
-    perform df_engine.set_timer(thread, 'timeout', df_engine.clock() + (v_config ->> 'timeout')::numeric * interval '1 s', v_id);
+    perform df_engine.set_timer(thread, 'deadline', df_engine.clock() + (v_config ->> 'timeout')::numeric * interval '1 s', v_id);
   end if;
   thread.activation := v_id;
   thread.races := thread.races || v_id;
@@ -6380,26 +6382,16 @@ begin
 end
 $$;
 
--- The time of a wait is up, whose run is locked. A check that is running is interrupted: it finds that it has lost.
-create or replace function df_engine.time_out_wait_for(p_thread df_engine.thread, p_wait bigint, p_since timestamptz) returns void
-language plpgsql as $$
+-- How a wait ends whose time is up: with the rows of its last check.
+create or replace function df_engine.wait_for_timed_out(p_thread df_engine.thread) returns df_engine.ending
+language plpgsql stable as $$
 declare
-  g df_engine.graph_nodes;
   v_last df_engine.outcomes;
 begin
-  delete from df_engine.activations a where a.id = p_wait and a.instance = (p_thread).instance;
-  if not found then
-    return;
-  end if;
-  select n.* into g
-  from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_thread).node
-  where i.instance = (p_thread).instance;
   select * into v_last from df_engine.outcomes o
-  where o.instance = (p_thread).instance and o.scope = (p_thread).scope and o.node = g.node + 1 and o.state = 'c'
+  where o.instance = (p_thread).instance and o.scope = (p_thread).scope and o.node = (p_thread).node + 1 and o.state = 'c'
     and o.generations is not distinct from (p_thread).generations;
-  perform df_engine.withdraw((p_thread).instance, (p_thread).scope, g.node, g.last, null);
-  perform df_engine.wake('x', null);
-  perform df_engine.end_wait(p_thread, df_engine.with_timed_out(coalesce(v_last.value, '{"rows":[],"row_count":0}'), true), p_since,
+  return df_engine.completed(df_engine.with_timed_out(coalesce(v_last.value, '{"rows":[],"row_count":0}'), true),
                              v_last.columns, v_last.types);
 end
 $$;
@@ -7316,7 +7308,7 @@ begin
     delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
   else
     return df_engine.fail_node(p_id, p_graph, v_role, true, t, p_queue, g, v_error, p_started, p_sqlstate,
-      jsonb_build_object('message', p_message, 'detail', nullif(p_detail, ''), 'hint', nullif(p_hint, '')));
+                               df_engine.error_parts(p_message, p_detail, p_hint));
   end if;
   return row('again', p_queue, null, null, null, null, null)::df_engine.place;
 end
@@ -7332,6 +7324,13 @@ language sql immutable set search_path = '' as $$
     || coalesce(chr(10) || 'HINT: ' || coalesce(nullif(left(p_hint, 10000), ''), case when p_sqlstate = '22P02' and strpos(p_message, '{"') > 0
       then 'This is the JSON text of a value of a composite type: read it with jsonb_populate_record(null::the_type, $name.column).'
     end), '');
+$$;
+
+-- What outcomes keep of such an error beside its text.
+create or replace function df_engine.error_parts(p_message text, p_detail text, p_hint text) returns jsonb
+language sql immutable set search_path = '' as $$
+  select jsonb_build_object('message', left(p_message, 10000), 'detail', left(nullif(p_detail, ''), 10000),
+                            'hint', left(nullif(p_hint, ''), 10000))
 $$;
 
 -- How a step that failed is to be treated: divert (PostgreSQL wants it outside a transaction), interrupted (a cancel
@@ -8034,7 +8033,7 @@ begin
   v_size := octet_length(v_result::pg_catalog.text);
   if r.message is not null then
     return df_engine.failed(df_engine.error_text(r.sqlstate, r.message, r.detail, r.hint), null, r.sqlstate,
-      jsonb_build_object('message', r.message, 'detail', r.detail, 'hint', r.hint));
+      df_engine.error_parts(r.message, r.detail, r.hint));
   elsif r.error is not null then
     return df_engine.failed(r.error, null, r.sqlstate, case when r.class is null then '{}' else jsonb_build_object('class', r.class) end);
   elsif v_size > v_limit then
@@ -8760,14 +8759,12 @@ $$;
 -- own; one whose run is locked is tried again later.
 
 -- The transition that follows when a waiting thread's node ends. Its rows are gone, and its run is locked.
-create or replace function df_engine.end_wait(
-  p_thread df_engine.thread, p_value json, p_since timestamptz, p_columns text[] default null, p_types text[] default null
-) returns void
+create or replace function df_engine.end_wait(p_thread df_engine.thread, p_value jsonb, p_since timestamptz) returns void
 language plpgsql as $$
 declare
   i df_engine.instances;
   g df_engine.graph_nodes;
-  v_ending constant df_engine.ending := df_engine.completed(p_value, p_columns, p_types, p_since);
+  v_ending constant df_engine.ending := df_engine.completed(p_value::json, null, null, p_since);
 begin
   select * into i from df_engine.instances x where x.instance = (p_thread).instance;
   select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = (p_thread).node;
@@ -8791,7 +8788,6 @@ language plpgsql as $$
 declare
   t constant df_engine.thread := row((p_timer).instance, (p_timer).scope, (p_timer).node, (p_timer).generations,
                                      (p_timer).activation, (p_timer).races);
-  v_kind text;
   v_query text;
   v_signal text;
 begin
@@ -8818,16 +8814,12 @@ begin
     from df_engine.instances i where i.instance = t.instance;
     return;
   end if;
-  select n.kind, n.query into v_kind, v_query
+  select n.query into v_query
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = t.node where i.instance = t.instance;
-  if v_kind = 'WAIT_FOR' then
-    perform df_engine.time_out_wait_for(t, (p_timer).id, (p_timer).since);
-    return;
-  end if;
   perform df_engine.end_wait(t, case (p_timer).kind
     when 'sleep' then df_engine.slept(v_query, (p_timer).since, (p_timer).due_at)
     when 'schedule' then '{"scheduled": true}'
-    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end::json, (p_timer).since);
+    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end, (p_timer).since);
 end
 $$;
 
@@ -8881,7 +8873,7 @@ begin
       v_nodes := v_nodes || w.node;
       perform df_engine.end_wait(
         row(w.instance, w.scope, w.node, w.generations, w.activation, w.races)::df_engine.thread,
-        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data)::json, w.since);
+        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data), w.since);
     end if;
   end loop;
   update df_engine.inbox s

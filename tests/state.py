@@ -110,12 +110,13 @@ CHECKS_DUE_WITHIN = (
 )
 CHECKS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() where kind = 'check'"
 LAST_CHECK_AGO = "update df_engine.timers set since = clock_timestamp() - %s::interval where kind = 'check'"
-TIMEOUT_IS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() where kind = 'timeout'"
+TIMEOUT_IS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() where kind = 'deadline'"
 CHECKS_LOCKED = "select from df_engine.timers where kind = 'check' for update"
 POKES = "select count(*) from df_engine.pokes where hash <> 0"
 POKES_HEARD = "delete from df_engine.pokes"
 POKED_BY_START = "select count(*) from df_engine.pokes where hash = 0"
 OUTCOMES = "select count(*) from df_engine.outcomes"
+LONGEST_FAILURE = "select max(length(failure::text)) from df_engine.outcomes"
 
 # Lets the schedules of the next two minutes come due, those of first iterations, and tells the workers.
 SCHEDULES_ARE_DUE = """

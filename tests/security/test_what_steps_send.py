@@ -7,6 +7,7 @@ import pytest
 
 from tests.crash.rogue import peak
 from tests.crash.test_poison import DIED
+from tests.state import LONGEST_FAILURE
 from tests.support import Database, Pump
 from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess, await_end, error, run, start
@@ -60,6 +61,7 @@ def test_an_error_is_stored_up_to_a_length(db: Database) -> None:
     failed = pump.run(raising("exception using message = repeat(''m'', 99999), detail = repeat(''d'', 99999)"))
     assert len(failed.error) < 21_000
     assert "mmm (SQLSTATE P0001)\nDETAIL: ddd" in failed.error
+    assert db.admin(LONGEST_FAILURE) < 21_000
     pump.close()
 
 
