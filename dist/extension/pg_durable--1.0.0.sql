@@ -1816,98 +1816,6 @@ create or replace aggregate df.chain_agg(text) (sfunc = pg_catalog.array_append,
 comment on aggregate df.chain_agg(text) is
   'df.chain of all rows, in the order of ORDER BY inside; no rows give NULL';
 
-create or replace function df.catch(body text, handler text, errors text[] default null) returns text
-language plpgsql set search_path = '' as $$
-declare
-  v_config constant pg_catalog.text := '{"errors":' || pg_catalog.to_json(errors) || '}';
-  v_problem pg_catalog.text;
-begin
-  if body is null then
-    raise exception 'argument body of df.catch is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
-  if handler is null then
-    raise exception 'argument handler of df.catch is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
-
-  v_problem := case when not pg_catalog.jsonb_path_match(pg_catalog.to_jsonb(errors), '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex "^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))') then 'errors ' || 'must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx' end;
-  if v_problem is not null then
-    raise exception 'df.catch: %', v_problem using errcode = 'invalid_parameter_value',
-      hint = 'Such as array[''23505'', ''40'', ''http:5xx'', ''DF408'']; without a list every failure is caught.';
-  end if;
-  return '{"node_type":"CATCH","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"right_node":' || (df.loop(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || coalesce(',"query":' || pg_catalog.to_json(v_config), '') || '}';
-end
-$$;
-
-create or replace function df.timeout(body text, after numeric, otherwise text default null) returns text
-language plpgsql set search_path = '' as $$
-begin
-  if body is null then
-    raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
-  if after is null then
-    raise exception 'argument after of df.timeout is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
-
-  if not (after > 0 and after <= 3155760000) then
-    raise exception 'the time of df.timeout must be above 0 and at most 3155760000 s (100 years), not % s', after
-      using errcode = 'invalid_parameter_value';
-  end if;
-  return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.trim_scale(after) || '}') || '}';
-end
-$$;
-
-create or replace function df.timeout(body text, after double precision, otherwise text default null) returns text
-language plpgsql set search_path = '' as $$
-begin
-  return df.timeout(body, after::pg_catalog.numeric, otherwise);
-end
-$$;
-
-create or replace function df.timeout(body text, after interval, otherwise text default null) returns text
-language plpgsql set search_path = '' as $$
-begin
-  return df.timeout(body, extract(epoch from after)::pg_catalog.numeric, otherwise);
-end
-$$;
-
--- Untyped literals and parameters resolve to this one. A time with references is known when the body begins.
-create or replace function df.timeout(body text, after text, otherwise text default null) returns text
-language plpgsql set search_path = '' as $$
-declare
-  v_seconds pg_catalog.numeric;
-begin
-  if body is null then
-    raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
-  if after is null then
-    raise exception 'argument after of df.timeout is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
-
-  if after ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
-    return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.to_json(after) || '}') || '}';
-  end if;
-  begin
-    v_seconds := case when after ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then after::pg_catalog.numeric
-                      else extract(epoch from after::pg_catalog.interval) end;
-  exception when data_exception then
-    raise exception '"%" is no duration', left(after, 100)
-      using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
-  end;
-  return df.timeout(body, v_seconds, otherwise);
-end
-$$;
-
 create or replace function df.if(condition text, then_branch text, else_branch text) returns text
 language plpgsql set search_path = '' as $$
 begin
@@ -2008,6 +1916,139 @@ begin
 end
 $$;
 
+create or replace function df.break(value text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  return '{"node_type":"BREAK","query":'
+    || pg_catalog.to_json('{"break_value":' || coalesce(pg_catalog.to_json(value)::pg_catalog.text, 'null') || '}') || '}';
+end
+$$;
+
+comment on function df.sql(text) is
+  'The node of an SQL statement. The text is taken verbatim, even if it looks like an envelope';
+comment on function df.seq(text, text) is
+  'First a, then b; the result is that of b';
+comment on function df.as(text, text) is
+  'Names the result of a graph, for $name in later steps; replaces an earlier name. Raises for a name that is not an identifier';
+comment on function df.loop(text, text, boolean) is
+  'Repeats the body as long as the condition, judged after it, is true; without a condition until df.break ends it. With continue_on_failure a failure of the body is recorded and, after a pause that grows with each failure in a row, the next iteration begins';
+comment on function df.break(text) is
+  'Ends the nearest enclosing loop, whose result becomes the value: JSON if it parses, else a string';
+comment on function df.if(text, text, text) is
+  'Runs the condition, then one of the branches; the result is that of the branch';
+comment on function df.if(text, text) is
+  'Runs the condition and, if it is true, the branch; if it is not, the result is null';
+comment on function df.if_rows(text, text, text) is
+  'Runs the first branch if the named result has rows, else the second';
+comment on function df.join(text, text) is
+  'Runs both in parallel and waits for both; the result is the array of theirs';
+comment on function df.join3(text, text, text) is
+  'Runs the three in parallel and waits for all; the result is the array of theirs';
+comment on function df.race(text, text) is
+  'Runs both in parallel; the one that finishes first decides, and the other is cancelled';
+comment on function df.all(text[]) is
+  'Runs all branches in parallel and waits for all of them; the result is the array of theirs. 1 to 1000 branches';
+comment on function df.race_all(text[]) is
+  'Runs all branches in parallel; the one that ends first decides, and the others are cancelled';
+comment on function df.any(text[]) is
+  'Runs all branches in parallel; the first one that succeeds decides, and the others are cancelled. Fails when all have failed, with all errors';
+comment on function df.chain(text[]) is
+  'Runs the steps one after the other; the result is that of the last';
+
+-- Builders of what deals with failures and time: df.catch, df.timeout, df.retry. As all builders: see graph/builders.
+
+create or replace function df.catch(body text, handler text, errors text[] default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_config constant pg_catalog.text := '{"errors":' || pg_catalog.to_json(errors) || '}';
+  v_problem pg_catalog.text;
+begin
+  if body is null then
+    raise exception 'argument body of df.catch is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if handler is null then
+    raise exception 'argument handler of df.catch is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  v_problem := case when not pg_catalog.jsonb_path_match(pg_catalog.to_jsonb(errors), '$.type() == "array" && !exists($[*] ? (@.type() != "string" || !(@ like_regex "^([0-9A-Z]{5}|[0-9A-Z]{2}|connection|timeout|transient|http:[1-5]([0-9][0-9]|xx))$")))') then 'errors ' || 'must list SQLSTATEs, classes of them, connection, timeout, transient, http:404 or http:4xx' end;
+  if v_problem is not null then
+    raise exception 'df.catch: %', v_problem using errcode = 'invalid_parameter_value',
+      hint = 'Such as array[''23505'', ''40'', ''http:5xx'', ''DF408'']; without a list every failure is caught.';
+  end if;
+  return '{"node_type":"CATCH","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"right_node":' || (df.loop(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || coalesce(',"query":' || pg_catalog.to_json(v_config), '') || '}';
+end
+$$;
+
+create or replace function df.timeout(body text, after numeric, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if body is null then
+    raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if after is null then
+    raise exception 'argument after of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if not (after > 0 and after <= 3155760000) then
+    raise exception 'the time of df.timeout must be above 0 and at most 3155760000 s (100 years), not % s', after
+      using errcode = 'invalid_parameter_value';
+  end if;
+  return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.trim_scale(after) || '}') || '}';
+end
+$$;
+
+create or replace function df.timeout(body text, after double precision, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  return df.timeout(body, after::pg_catalog.numeric, otherwise);
+end
+$$;
+
+create or replace function df.timeout(body text, after interval, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  return df.timeout(body, extract(epoch from after)::pg_catalog.numeric, otherwise);
+end
+$$;
+
+-- Untyped literals and parameters resolve to this one. A time with references is known when the body begins.
+create or replace function df.timeout(body text, after text, otherwise text default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_seconds pg_catalog.numeric;
+begin
+  if body is null then
+    raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if after is null then
+    raise exception 'argument after of df.timeout is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if after ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
+    return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
+    || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.to_json(after) || '}') || '}';
+  end if;
+  begin
+    v_seconds := case when after ~ '^[[:space:]]*[+-]?([0-9]|[.][0-9])[0-9.eE+-]*[[:space:]]*$' then after::pg_catalog.numeric
+                      else extract(epoch from after::pg_catalog.interval) end;
+  exception when data_exception then
+    raise exception '"%" is no duration', left(after, 100)
+      using errcode = 'invalid_parameter_value', hint = 'Write seconds, such as 0.5, or an interval, such as 5 minutes.';
+  end;
+  return df.timeout(body, v_seconds, otherwise);
+end
+$$;
+
 create or replace function df.retry(fut text, max_attempts integer default null, initial_delay interval default null,
   backoff numeric default null, max_delay interval default null, retry_on text[] default null) returns text
 language plpgsql set search_path = '' as $$
@@ -2061,6 +2102,21 @@ begin
     join pg_catalog.unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry']) with ordinality known(key, place) on known.key = k.key);
 end
 $$;
+
+comment on function df.catch(text, text, text[]) is
+  'Runs the body; when it fails for good with one of the errors (SQLSTATEs, their classes, connection, timeout, http:404, http:4xx, transient; NULL is any), the handler runs, in which $error is the failure. The result is that of the body or of the handler. Raises for an element that is no such error';
+comment on function df.timeout(text, numeric, text) is
+  'Stops the body when so many seconds have passed since it began, then runs otherwise; without it the node fails with DF408, which can be caught. Raises for a time that is not above 0';
+comment on function df.timeout(text, double precision, text) is
+  'The same, with a number of any other type';
+comment on function df.timeout(text, interval, text) is
+  'The same with an interval, in which a month counts 30 days';
+comment on function df.timeout(text, text, text) is
+  'The same with a duration as text: seconds (0.5), an interval (5 minutes), or one with references (2 * $cfg.pause), which are resolved when the body begins';
+comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
+  'Sets how a step is tried again when it fails; what is NULL keeps its default. retry_on lists SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient; NULL is every error that may be retried';
+
+-- Builders of waits: for a time, a schedule, a signal, data. As all builders: see graph/builders.
 
 create or replace function df.sleep(seconds numeric) returns text
 language plpgsql set search_path = '' as $$
@@ -2315,13 +2371,26 @@ begin
 end
 $$;
 
-create or replace function df.break(value text default null) returns text
-language plpgsql set search_path = '' as $$
-begin
-  return '{"node_type":"BREAK","query":'
-    || pg_catalog.to_json('{"break_value":' || coalesce(pg_catalog.to_json(value)::pg_catalog.text, 'null') || '}') || '}';
-end
-$$;
+comment on function df.sleep(numeric) is
+  'Waits for so many seconds, fractions included; 0 to 3155760000';
+comment on function df.sleep(double precision) is
+  'The same, with a number of any other type';
+comment on function df.sleep(interval) is
+  'Waits for the interval, in which a month counts 30 days; up to 100 years';
+comment on function df.sleep(text) is
+  'Waits for a duration given as text: seconds (0.5) or an interval (5 minutes). Raises for any other text. One that holds references is read when the node starts';
+comment on function df.sleep_until(timestamptz) is
+  'Waits until that time; if it has passed, goes on at once';
+comment on function df.sleep_until(text) is
+  'The same, given as text. Raises for a text that is no time. One that holds references is read when the node starts';
+comment on function df.wait_for_schedule(text, text) is
+  'Waits for the next minute that matches a cron expression of five fields (L as day of month is its last day), in the named time zone or that of the setting timezone. Raises for an expression that is invalid or never comes due';
+comment on function df.wait_for_signal(text, integer) is
+  'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data. The name may hold references';
+comment on function df.wait_for(text, interval, text, interval) is
+  'Asks the condition, an SQL step, at once, then each time the interval has passed, and when df.poke has named the key, until it is true. The result is its rows and timed_out; at the time-out those of the last time';
+
+-- Literals: values as constants for SQL code.
 
 -- A value for SQL code, in which nothing looks like a reference to anybody who reads the text of a step. Neither the text of this
 -- function nor what it writes depends on standard_conforming_strings.
@@ -2360,70 +2429,10 @@ begin
 end
 $$;
 
-comment on function df.sql(text) is
-  'The node of an SQL statement. The text is taken verbatim, even if it looks like an envelope';
 comment on function df.literal(text) is
   'A text as a constant for SQL code in which no {name} and no $name is replaced; NULL gives NULL. Where a step can read it as $input, that is the better way';
 comment on function df.literal(anyelement) is
   'The same for a value of any other type, with a cast to that type';
-comment on function df.seq(text, text) is
-  'First a, then b; the result is that of b';
-comment on function df.as(text, text) is
-  'Names the result of a graph, for $name in later steps; replaces an earlier name. Raises for a name that is not an identifier';
-comment on function df.sleep(numeric) is
-  'Waits for so many seconds, fractions included; 0 to 3155760000';
-comment on function df.sleep(double precision) is
-  'The same, with a number of any other type';
-comment on function df.sleep(interval) is
-  'Waits for the interval, in which a month counts 30 days; up to 100 years';
-comment on function df.sleep(text) is
-  'Waits for a duration given as text: seconds (0.5) or an interval (5 minutes). Raises for any other text. One that holds references is read when the node starts';
-comment on function df.sleep_until(timestamptz) is
-  'Waits until that time; if it has passed, goes on at once';
-comment on function df.sleep_until(text) is
-  'The same, given as text. Raises for a text that is no time. One that holds references is read when the node starts';
-comment on function df.wait_for_schedule(text, text) is
-  'Waits for the next minute that matches a cron expression of five fields (L as day of month is its last day), in the named time zone or that of the setting timezone. Raises for an expression that is invalid or never comes due';
-comment on function df.loop(text, text, boolean) is
-  'Repeats the body as long as the condition, judged after it, is true; without a condition until df.break ends it. With continue_on_failure a failure of the body is recorded and, after a pause that grows with each failure in a row, the next iteration begins';
-comment on function df.break(text) is
-  'Ends the nearest enclosing loop, whose result becomes the value: JSON if it parses, else a string';
-comment on function df.if(text, text, text) is
-  'Runs the condition, then one of the branches; the result is that of the branch';
-comment on function df.if(text, text) is
-  'Runs the condition and, if it is true, the branch; if it is not, the result is null';
-comment on function df.if_rows(text, text, text) is
-  'Runs the first branch if the named result has rows, else the second';
-comment on function df.join(text, text) is
-  'Runs both in parallel and waits for both; the result is the array of theirs';
-comment on function df.join3(text, text, text) is
-  'Runs the three in parallel and waits for all; the result is the array of theirs';
-comment on function df.race(text, text) is
-  'Runs both in parallel; the one that finishes first decides, and the other is cancelled';
-comment on function df.all(text[]) is
-  'Runs all branches in parallel and waits for all of them; the result is the array of theirs. 1 to 1000 branches';
-comment on function df.race_all(text[]) is
-  'Runs all branches in parallel; the one that ends first decides, and the others are cancelled';
-comment on function df.any(text[]) is
-  'Runs all branches in parallel; the first one that succeeds decides, and the others are cancelled. Fails when all have failed, with all errors';
-comment on function df.chain(text[]) is
-  'Runs the steps one after the other; the result is that of the last';
-comment on function df.catch(text, text, text[]) is
-  'Runs the body; when it fails for good with one of the errors (SQLSTATEs, their classes, connection, timeout, http:404, http:4xx, transient; NULL is any), the handler runs, in which $error is the failure. The result is that of the body or of the handler. Raises for an element that is no such error';
-comment on function df.timeout(text, numeric, text) is
-  'Stops the body when so many seconds have passed since it began, then runs otherwise; without it the node fails with DF408, which can be caught. Raises for a time that is not above 0';
-comment on function df.timeout(text, double precision, text) is
-  'The same, with a number of any other type';
-comment on function df.timeout(text, interval, text) is
-  'The same with an interval, in which a month counts 30 days';
-comment on function df.timeout(text, text, text) is
-  'The same with a duration as text: seconds (0.5), an interval (5 minutes), or one with references (2 * $cfg.pause), which are resolved when the body begins';
-comment on function df.wait_for_signal(text, integer) is
-  'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data. The name may hold references';
-comment on function df.wait_for(text, interval, text, interval) is
-  'Asks the condition, an SQL step, at once, then each time the interval has passed, and when df.poke has named the key, until it is true. The result is its rows and timed_out; at the time-out those of the last time';
-comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
-  'Sets how a step is tried again when it fails; what is NULL keeps its default. retry_on lists SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient; NULL is every error that may be retried';
 
 -- Operators: shorthands for the builders, in the schema chosen at installation (pg_durable.operator_schema, default public).
 -- All group from left to right with the same precedence. Operands are text only, so that untyped literals resolve to text.
@@ -3314,6 +3323,160 @@ $$;
 comment on function df.flow(text) is
   'The envelope of a flow written in the text language, the same text that the graph builders give. Raises 42601 with line, column and an excerpt on a syntax error, and the errors of the builders with their place in DETAIL';
 
+-- The layout of a flow: which text goes on which line. The operands of a node are known: see flow/to_flow.
+
+-- Nodes (of df_engine.flow_nodes) as arrays: node n has counts[n] operands from firsts[n], the same as JSON in operands[n]. Node 1
+-- is the root, children come after their parents. An operand is a chain when its operators go on with those of its parent.
+create or replace function df_engine.flow_outline(
+  p_nodes jsonb, out names text[], out forms text[], out levels int[], out operands jsonb[], out firsts int[], out counts int[],
+  out signs text[], out children int[], out words text[], out needs int[])
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  with n as materialized (
+    select row_number() over (order by depth, id)::int as number, nodes.*
+    from jsonb_to_recordset(p_nodes) nodes(id text, depth int, node_type text, query text, result_name text, left_node text,
+                                           right_node text, retry jsonb)
+  ), o as materialized (
+    select n.number, o.form, o.level, o.sign, c.number as child, o.word, o.need,
+           row_number() over (order by n.number, o.nth)::int as place,
+           c.node_type = n.node_type and c.result_name is null and o.form = '' and (n.node_type, o.sign) in
+             (('THEN', ''), ('RACE', ''), ('IF', '!> ')) and c.query !~ '"condition_type"' is not false as chain
+    from n cross join lateral df_engine.flow_operands(n.node_type, n.query, n.left_node, n.right_node, n.retry) o
+    left join n c on c.id = o.child
+  ), f as (
+    select number, min(form) as form, min(level) as level, min(place) as first, count(*)::int as operands,
+           jsonb_agg(jsonb_build_object('sign', sign, 'child', child, 'word', word, 'need', need, 'chain', chain) order by place) as listed
+    from o group by number
+  )
+  select l.names, l.forms, l.levels, l.operands, l.firsts, l.counts, p.signs, p.children, p.words, p.needs
+  from (select array_agg(' |=> ' || df_engine.flow_name(n.result_name) order by n.number) as names,
+               array_agg(f.form order by n.number) as forms, array_agg(f.level order by n.number) as levels,
+               array_agg(f.listed order by n.number) as operands,
+               array_agg(f.first order by n.number) as firsts, array_agg(f.operands order by n.number) as counts
+        from n left join f using (number)) l,
+       (select array_agg(sign order by place) as signs, array_agg(child order by place) as children,
+               array_agg(word order by place) as words, array_agg(need order by place) as needs from o) p
+$$;
+
+-- For each node its text on one line, without its name; NULL when it is too long or has line breaks.
+create or replace function df_engine.flow_flat(
+  p_names text[], p_forms text[], p_levels int[], p_firsts int[], p_counts int[], p_signs text[], p_children int[],
+  p_words text[], p_needs int[]) returns text[]
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_flat text[] := '{}';
+  v_text text;
+  v_child int;
+begin
+  for v_node in reverse cardinality(p_forms)..1 loop
+    v_text := '';
+    for v_place in p_firsts[v_node]..p_firsts[v_node] + p_counts[v_node] - 1 loop
+      v_child := p_children[v_place];
+      v_text := v_text || case when v_place = p_firsts[v_node] then '' when p_forms[v_node] = '' then ' ' else ', ' end
+        || p_signs[v_place] || case when v_child is null then p_words[v_place]
+             else df_engine.flow_operand(v_flat[v_child], p_names[v_child], p_levels[v_child], p_needs[v_place]) end;
+    end loop;
+    if p_forms[v_node] <> '' then
+      v_text := p_forms[v_node] || '(' || v_text || ')';
+    end if;
+    v_flat[v_node] := case when length(v_text) <= 100 and strpos(v_text, E'\n') = 0 then v_text end;
+  end loop;
+  return v_flat;
+end
+$$;
+
+-- A node as an operand, in parentheses when it binds less than is needed there.
+create or replace function df_engine.flow_operand(p_flat text, p_name text, p_level int, p_need int) returns text
+language sql immutable as $$
+  select case
+    when p_name is null and p_level < p_need then '(' || p_flat || ')'
+    when p_name is null then p_flat
+    when p_level < 6 then '(' || p_flat || ')' || p_name
+    else p_flat || p_name
+  end
+$$;
+
+-- What is to be written when a node is opened, last thing first: a line that is ready, or a node (node) with what stands before and
+-- after it. Modes of a node: operand (in parentheses when opened), body (of parentheses or an argument), bare (the same
+-- without its name), chain (goes on with the operators of the node above).
+create or replace function df_engine.flow_open(p_item jsonb, p_name text, p_form text, p_operands jsonb) returns setof jsonb
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_depth int := (p_item -> 'depth')::int;
+  v_before text := p_item ->> 'before';
+  v_after text := p_item ->> 'after';
+  v_count int := jsonb_array_length(p_operands);
+  v_end text := coalesce(p_name, '') || v_after;
+begin
+  if p_form <> '' then
+    return next jsonb_build_object('line', ')' || v_end, 'depth', v_depth);
+    return query select case
+        when o ->> 'child' is null then jsonb_build_object('line', concat(o ->> 'sign', o ->> 'word', comma), 'depth', v_depth + 1)
+        else jsonb_build_object('node', o -> 'child', 'depth', v_depth + 1, 'before', o -> 'sign', 'after', comma, 'need', 0,
+                                'mode', case o ->> 'sign' when '' then 'body' else 'operand' end) end
+      from jsonb_array_elements(p_operands) with ordinality a(o, nth), lateral (select case nth when v_count then '' else ',' end) c(comma)
+      order by nth desc;
+    return next jsonb_build_object('line', v_before || p_form || '(', 'depth', v_depth);
+  elsif p_operands #>> '{0,word}' <> '' then
+    return next jsonb_build_object('line', v_before || (p_operands #>> '{0,word}') || v_end, 'depth', v_depth);
+  elsif p_name is not null or p_item ->> 'mode' = 'operand' then
+    return next jsonb_build_object('line', ')' || v_end, 'depth', v_depth);
+    return next p_item || jsonb_build_object('mode', 'bare', 'depth', v_depth + 1, 'before', '', 'after', '', 'need', 0);
+    return next jsonb_build_object('line', v_before || '(', 'depth', v_depth);
+  else
+    return query select jsonb_build_object('node', o -> 'child', 'depth', v_depth, 'need', o -> 'need',
+        'before', case nth when 1 then v_before else '' end || (o ->> 'sign'), 'after', case nth when v_count then v_after else '' end,
+        'mode', case when (o -> 'chain')::boolean then 'chain' else 'operand' end)
+      from jsonb_array_elements(p_operands) with ordinality a(o, nth) order by nth desc;
+  end if;
+end
+$$;
+
+-- Lays a graph out in lines of a hundred columns. What is still to be written is kept on a stack; a node goes on one line when
+-- it fits there, else it is opened and its operands get a line each. The definer has no rights that matter: this only writes text.
+-- Granted to users.
+create or replace function df_engine.flow_layout(p_nodes jsonb) returns text
+language plpgsql immutable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_of record;
+  v_names text[]; v_forms text[]; v_levels int[]; v_operands jsonb[];
+  v_flat text[];
+  v_lines text[] := '{}';
+  v_count int := 0;
+  v_stack jsonb[] := array['{"node":1,"depth":0,"before":"","after":"","mode":"body","need":0}'::jsonb];
+  v_top int := 1;
+  v_item jsonb;
+  v_next jsonb;
+  v_node int;
+  v_name text;
+  v_line text;
+begin
+  select * into v_of from df_engine.flow_outline(p_nodes);
+  v_names := v_of.names; v_forms := v_of.forms; v_levels := v_of.levels; v_operands := v_of.operands;
+  v_flat := df_engine.flow_flat(v_names, v_forms, v_levels, v_of.firsts, v_of.counts, v_of.signs, v_of.children, v_of.words, v_of.needs);
+  while v_top > 0 loop
+    v_item := v_stack[v_top];
+    v_top := v_top - 1;
+    v_line := v_item ->> 'line';
+    v_node := (v_item -> 'node')::int;
+    if v_line is null then
+      v_name := case when v_item ->> 'mode' <> 'bare' then v_names[v_node] end;
+      v_line := (v_item ->> 'before') || case v_item ->> 'mode' when 'chain' then null else df_engine.flow_operand(
+        v_flat[v_node], v_name, v_levels[v_node], (v_item -> 'need')::int) end || (v_item ->> 'after');
+      if v_line is null or 2 * (v_item -> 'depth')::int + length(v_line) > 100 then
+        for v_next in select df_engine.flow_open(v_item, v_name, v_forms[v_node], v_operands[v_node]) loop
+          v_top := v_top + 1;
+          v_stack[v_top] := v_next;
+        end loop;
+        continue;
+      end if;
+    end if;
+    v_count := v_count + 1;
+    v_lines[v_count] := repeat('  ', (v_item -> 'depth')::int) || v_line;
+  end loop;
+  return array_to_string(v_lines, E'\n');
+end
+$$;
+
 -- From a graph back to text, the canonical one: parentheses only where they are needed, a line each where a line is not enough.
 -- The nodes come as rows, from an envelope or from a run that the caller may see; children have higher numbers than parents.
 
@@ -3517,158 +3680,6 @@ language sql immutable as $$
     select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
     where p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
   ) o(form, level, sign, child, word, need)
-$$;
-
--- Nodes (of df_engine.flow_nodes) as arrays: node n has counts[n] operands from firsts[n], the same as JSON in operands[n]. Node 1
--- is the root, children come after their parents. An operand is a chain when its operators go on with those of its parent.
-create or replace function df_engine.flow_outline(
-  p_nodes jsonb, out names text[], out forms text[], out levels int[], out operands jsonb[], out firsts int[], out counts int[],
-  out signs text[], out children int[], out words text[], out needs int[])
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  with n as materialized (
-    select row_number() over (order by depth, id)::int as number, nodes.*
-    from jsonb_to_recordset(p_nodes) nodes(id text, depth int, node_type text, query text, result_name text, left_node text,
-                                           right_node text, retry jsonb)
-  ), o as materialized (
-    select n.number, o.form, o.level, o.sign, c.number as child, o.word, o.need,
-           row_number() over (order by n.number, o.nth)::int as place,
-           c.node_type = n.node_type and c.result_name is null and o.form = '' and (n.node_type, o.sign) in
-             (('THEN', ''), ('RACE', ''), ('IF', '!> ')) and c.query !~ '"condition_type"' is not false as chain
-    from n cross join lateral df_engine.flow_operands(n.node_type, n.query, n.left_node, n.right_node, n.retry) o
-    left join n c on c.id = o.child
-  ), f as (
-    select number, min(form) as form, min(level) as level, min(place) as first, count(*)::int as operands,
-           jsonb_agg(jsonb_build_object('sign', sign, 'child', child, 'word', word, 'need', need, 'chain', chain) order by place) as listed
-    from o group by number
-  )
-  select l.names, l.forms, l.levels, l.operands, l.firsts, l.counts, p.signs, p.children, p.words, p.needs
-  from (select array_agg(' |=> ' || df_engine.flow_name(n.result_name) order by n.number) as names,
-               array_agg(f.form order by n.number) as forms, array_agg(f.level order by n.number) as levels,
-               array_agg(f.listed order by n.number) as operands,
-               array_agg(f.first order by n.number) as firsts, array_agg(f.operands order by n.number) as counts
-        from n left join f using (number)) l,
-       (select array_agg(sign order by place) as signs, array_agg(child order by place) as children,
-               array_agg(word order by place) as words, array_agg(need order by place) as needs from o) p
-$$;
-
--- For each node its text on one line, without its name; NULL when it is too long or has line breaks.
-create or replace function df_engine.flow_flat(
-  p_names text[], p_forms text[], p_levels int[], p_firsts int[], p_counts int[], p_signs text[], p_children int[],
-  p_words text[], p_needs int[]) returns text[]
-language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
-declare
-  v_flat text[] := '{}';
-  v_text text;
-  v_child int;
-begin
-  for v_node in reverse cardinality(p_forms)..1 loop
-    v_text := '';
-    for v_place in p_firsts[v_node]..p_firsts[v_node] + p_counts[v_node] - 1 loop
-      v_child := p_children[v_place];
-      v_text := v_text || case when v_place = p_firsts[v_node] then '' when p_forms[v_node] = '' then ' ' else ', ' end
-        || p_signs[v_place] || case when v_child is null then p_words[v_place]
-             else df_engine.flow_operand(v_flat[v_child], p_names[v_child], p_levels[v_child], p_needs[v_place]) end;
-    end loop;
-    if p_forms[v_node] <> '' then
-      v_text := p_forms[v_node] || '(' || v_text || ')';
-    end if;
-    v_flat[v_node] := case when length(v_text) <= 100 and strpos(v_text, E'\n') = 0 then v_text end;
-  end loop;
-  return v_flat;
-end
-$$;
-
--- A node as an operand, in parentheses when it binds less than is needed there.
-create or replace function df_engine.flow_operand(p_flat text, p_name text, p_level int, p_need int) returns text
-language sql immutable as $$
-  select case
-    when p_name is null and p_level < p_need then '(' || p_flat || ')'
-    when p_name is null then p_flat
-    when p_level < 6 then '(' || p_flat || ')' || p_name
-    else p_flat || p_name
-  end
-$$;
-
--- What is to be written when a node is opened, last thing first: a line that is ready, or a node (node) with what stands before and
--- after it. Modes of a node: operand (in parentheses when opened), body (of parentheses or an argument), bare (the same
--- without its name), chain (goes on with the operators of the node above).
-create or replace function df_engine.flow_open(p_item jsonb, p_name text, p_form text, p_operands jsonb) returns setof jsonb
-language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
-declare
-  v_depth int := (p_item -> 'depth')::int;
-  v_before text := p_item ->> 'before';
-  v_after text := p_item ->> 'after';
-  v_count int := jsonb_array_length(p_operands);
-  v_end text := coalesce(p_name, '') || v_after;
-begin
-  if p_form <> '' then
-    return next jsonb_build_object('line', ')' || v_end, 'depth', v_depth);
-    return query select case
-        when o ->> 'child' is null then jsonb_build_object('line', concat(o ->> 'sign', o ->> 'word', comma), 'depth', v_depth + 1)
-        else jsonb_build_object('node', o -> 'child', 'depth', v_depth + 1, 'before', o -> 'sign', 'after', comma, 'need', 0,
-                                'mode', case o ->> 'sign' when '' then 'body' else 'operand' end) end
-      from jsonb_array_elements(p_operands) with ordinality a(o, nth), lateral (select case nth when v_count then '' else ',' end) c(comma)
-      order by nth desc;
-    return next jsonb_build_object('line', v_before || p_form || '(', 'depth', v_depth);
-  elsif p_operands #>> '{0,word}' <> '' then
-    return next jsonb_build_object('line', v_before || (p_operands #>> '{0,word}') || v_end, 'depth', v_depth);
-  elsif p_name is not null or p_item ->> 'mode' = 'operand' then
-    return next jsonb_build_object('line', ')' || v_end, 'depth', v_depth);
-    return next p_item || jsonb_build_object('mode', 'bare', 'depth', v_depth + 1, 'before', '', 'after', '', 'need', 0);
-    return next jsonb_build_object('line', v_before || '(', 'depth', v_depth);
-  else
-    return query select jsonb_build_object('node', o -> 'child', 'depth', v_depth, 'need', o -> 'need',
-        'before', case nth when 1 then v_before else '' end || (o ->> 'sign'), 'after', case nth when v_count then v_after else '' end,
-        'mode', case when (o -> 'chain')::boolean then 'chain' else 'operand' end)
-      from jsonb_array_elements(p_operands) with ordinality a(o, nth) order by nth desc;
-  end if;
-end
-$$;
-
--- Lays a graph out in lines of a hundred columns. What is still to be written is kept on a stack; a node goes on one line when
--- it fits there, else it is opened and its operands get a line each. The definer has no rights that matter: this only writes text.
--- Granted to users.
-create or replace function df_engine.flow_layout(p_nodes jsonb) returns text
-language plpgsql immutable security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  v_of record;
-  v_names text[]; v_forms text[]; v_levels int[]; v_operands jsonb[];
-  v_flat text[];
-  v_lines text[] := '{}';
-  v_count int := 0;
-  v_stack jsonb[] := array['{"node":1,"depth":0,"before":"","after":"","mode":"body","need":0}'::jsonb];
-  v_top int := 1;
-  v_item jsonb;
-  v_next jsonb;
-  v_node int;
-  v_name text;
-  v_line text;
-begin
-  select * into v_of from df_engine.flow_outline(p_nodes);
-  v_names := v_of.names; v_forms := v_of.forms; v_levels := v_of.levels; v_operands := v_of.operands;
-  v_flat := df_engine.flow_flat(v_names, v_forms, v_levels, v_of.firsts, v_of.counts, v_of.signs, v_of.children, v_of.words, v_of.needs);
-  while v_top > 0 loop
-    v_item := v_stack[v_top];
-    v_top := v_top - 1;
-    v_line := v_item ->> 'line';
-    v_node := (v_item -> 'node')::int;
-    if v_line is null then
-      v_name := case when v_item ->> 'mode' <> 'bare' then v_names[v_node] end;
-      v_line := (v_item ->> 'before') || case v_item ->> 'mode' when 'chain' then null else df_engine.flow_operand(
-        v_flat[v_node], v_name, v_levels[v_node], (v_item -> 'need')::int) end || (v_item ->> 'after');
-      if v_line is null or 2 * (v_item -> 'depth')::int + length(v_line) > 100 then
-        for v_next in select df_engine.flow_open(v_item, v_name, v_forms[v_node], v_operands[v_node]) loop
-          v_top := v_top + 1;
-          v_stack[v_top] := v_next;
-        end loop;
-        continue;
-      end if;
-    end if;
-    v_count := v_count + 1;
-    v_lines[v_count] := repeat('  ', (v_item -> 'depth')::int) || v_line;
-  end loop;
-  return array_to_string(v_lines, E'\n');
-end
 $$;
 
 create or replace function df.to_flow(envelope text) returns text
@@ -5921,7 +5932,7 @@ begin
 end
 $$;
 
--- Constructs: what LOOP, JOIN, RACE, ANY, TIMEOUT and CATCH do when a part of them has ended. Each function gets the thread that arrives, the construct,
+-- Constructs: what a JOIN, a RACE, an ANY and a TIMEOUT do when a part of them has ended. Each function gets the thread that arrives, the construct,
 -- the node that it arrives from and how that ended, and answers with the event that follows: the construct's own ending, a node to be
 -- entered, or none, because others are waited for.
 
@@ -5948,111 +5959,6 @@ begin
   v_event.ending.started_at := (p_activation).since;
   perform df_engine.put_outcome(v_event.thread, p_construct, v_event.ending);
   return v_event;
-end
-$$;
-
--- When the next iteration of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause, which
--- is doubled for each further failure in a row, up to 5 minutes.
-create or replace function df_engine.next_turn(p_forever boolean, p_begun timestamptz, p_failures int) returns timestamptz
-language plpgsql as $$
-declare
-  v_pace constant numeric := df_engine.setting_number('loop_min_interval');
-begin
-  return greatest(
-    df_engine.clock(),
-    case when p_forever then p_begun + v_pace * interval '1 s' end,
-    case when p_failures > 0 then
-      df_engine.clock() + greatest(v_pace, least(v_pace * 2 ^ least(p_failures - 1, 30), 300)) * interval '1 s' end);
-end
-$$;
-
--- Keeps a failure after which a loop continues: the last 100 of each loop.
-create or replace function df_engine.keep_failure(p_thread df_engine.thread, p_loop int, p_error text) returns void
-language plpgsql as $$
-declare
-  v_attempt constant int := 1 + coalesce((
-    select a.attempt from df_engine.attempts a
-    where a.instance = (p_thread).instance and a.node = p_loop order by a.id desc limit 1), 0);
-begin
-  insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, error)
-  values ((p_thread).instance, (p_thread).scope, p_loop, (p_thread).generations, v_attempt, df_engine.clock(), p_error);
-  delete from df_engine.attempts a
-  where a.instance = (p_thread).instance and a.node = p_loop and a.attempt <= v_attempt - 100;
-end
-$$;
-
--- The next iteration of a loop: at the back of the queue, or when its pace allows it. p_error: why the body has failed; NULL: it has not.
--- No thread: it waits.
-create or replace function df_engine.next_iteration(p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_error text default null)
-returns df_engine.thread
-language plpgsql as $$
-declare
-  t df_engine.thread := p_thread;
-  a df_engine.activations;
-  v_due timestamptz;
-begin
-  t.generations := (coalesce(t.generations, '{1}'))[1:(p_loop).levels + 1];
-  t.generations[(p_loop).levels + 1] := t.generations[(p_loop).levels + 1] + 1;
-  t.node := (p_loop).inside[1];
-  if (p_loop).node > 1 and not (p_loop).forever and not (p_loop).continues then
-    return t;
-  end if;
-  select * into a from df_engine.activations x where x.id = t.activation and x.instance = t.instance;
-  a.failures := case when p_error is null then 0 else a.failures + 1 end;
-  if p_error is not null then
-    perform df_engine.keep_failure(p_thread, (p_loop).node, p_error);
-  end if;
-  if (p_loop).node = 1 then
-    perform df_engine.next_execution(t.instance, t.generations[1], a.turned_at, p_error);
-  end if;
-  v_due := df_engine.next_turn((p_loop).forever, a.turned_at, a.failures);
-  update df_engine.activations x set turned_at = v_due, failures = a.failures, error = p_error
-  where x.id = t.activation and x.instance = t.instance;
-  if v_due > df_engine.clock() then
-    perform df_engine.set_timer(t, 'pace', v_due);
-    t := null;
-  end if;
-  return t;
-end
-$$;
-
--- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten. p_generation: of the
--- one that begins.
-create or replace function df_engine.next_execution(
-  p_instance bigint, p_generation int, p_started timestamptz, p_error text
-) returns void
-language plpgsql as $$
-begin
-  insert into df_engine.executions (instance, generation, events, started_at, finished_at, error)
-  select p_instance, p_generation - 1, 1 + coalesce(sum(o.events), 0), p_started, df_engine.clock(), p_error
-  from df_engine.outcomes o
-  where o.instance = p_instance and coalesce(o.generations[1], 1) = p_generation - 1;
-  delete from df_engine.executions e where e.instance = p_instance and e.generation = p_generation - 10001;
-  delete from df_engine.bindings b where b.instance = p_instance;
-  update df_engine.instances i set generation = p_generation where i.instance = p_instance;
-end
-$$;
-
--- A loop ends: with the value of a BREAK, with the failure of a part, or with the last value of its body.
-create or replace function df_engine.end_loop(
-  p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_ending df_engine.ending
-) returns df_engine.event
-language plpgsql as $$
-declare
-  v_activation df_engine.activations;
-  v_ending df_engine.ending := p_ending;
-begin
-  delete from df_engine.activations a where a.id = (p_thread).activation and a.instance = (p_thread).instance
-  returning * into v_activation;
-  if v_ending.state = 'b' then
-    v_ending.state := 'c';
-  elsif v_ending.state = 'c' then
-    select o.value, o.columns, o.types into v_ending.value, v_ending.columns, v_ending.types
-    from df_engine.outcomes o
-    where o.instance = (p_thread).instance and o.scope = (p_thread).scope
-      and o.node = coalesce((p_loop).valued, v_activation.body);
-  end if;
-  return df_engine.close_construct(p_thread, p_loop, v_activation, v_ending);
 end
 $$;
 
@@ -6178,6 +6084,115 @@ begin
       and o.generations[:(p_race).levels + 1] = v_generations[:(p_race).levels + 1]);
 end
 $$;
+
+-- Loops: what a LOOP does when its body or condition has ended: the next iteration, or its own end.
+
+-- When the next iteration of a loop may begin: a loop for ever keeps its pace from start to start; after a failure there is a pause, which
+-- is doubled for each further failure in a row, up to 5 minutes.
+create or replace function df_engine.next_turn(p_forever boolean, p_begun timestamptz, p_failures int) returns timestamptz
+language plpgsql as $$
+declare
+  v_pace constant numeric := df_engine.setting_number('loop_min_interval');
+begin
+  return greatest(
+    df_engine.clock(),
+    case when p_forever then p_begun + v_pace * interval '1 s' end,
+    case when p_failures > 0 then
+      df_engine.clock() + greatest(v_pace, least(v_pace * 2 ^ least(p_failures - 1, 30), 300)) * interval '1 s' end);
+end
+$$;
+
+-- Keeps a failure after which a loop continues: the last 100 of each loop.
+create or replace function df_engine.keep_failure(p_thread df_engine.thread, p_loop int, p_error text) returns void
+language plpgsql as $$
+declare
+  v_attempt constant int := 1 + coalesce((
+    select a.attempt from df_engine.attempts a
+    where a.instance = (p_thread).instance and a.node = p_loop order by a.id desc limit 1), 0);
+begin
+  insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, error)
+  values ((p_thread).instance, (p_thread).scope, p_loop, (p_thread).generations, v_attempt, df_engine.clock(), p_error);
+  delete from df_engine.attempts a
+  where a.instance = (p_thread).instance and a.node = p_loop and a.attempt <= v_attempt - 100;
+end
+$$;
+
+-- The next iteration of a loop: at the back of the queue, or when its pace allows it. p_error: why the body has failed; NULL: it has not.
+-- No thread: it waits.
+create or replace function df_engine.next_iteration(p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_error text default null)
+returns df_engine.thread
+language plpgsql as $$
+declare
+  t df_engine.thread := p_thread;
+  a df_engine.activations;
+  v_due timestamptz;
+begin
+  t.generations := (coalesce(t.generations, '{1}'))[1:(p_loop).levels + 1];
+  t.generations[(p_loop).levels + 1] := t.generations[(p_loop).levels + 1] + 1;
+  t.node := (p_loop).inside[1];
+  if (p_loop).node > 1 and not (p_loop).forever and not (p_loop).continues then
+    return t;
+  end if;
+  select * into a from df_engine.activations x where x.id = t.activation and x.instance = t.instance;
+  a.failures := case when p_error is null then 0 else a.failures + 1 end;
+  if p_error is not null then
+    perform df_engine.keep_failure(p_thread, (p_loop).node, p_error);
+  end if;
+  if (p_loop).node = 1 then
+    perform df_engine.next_execution(t.instance, t.generations[1], a.turned_at, p_error);
+  end if;
+  v_due := df_engine.next_turn((p_loop).forever, a.turned_at, a.failures);
+  update df_engine.activations x set turned_at = v_due, failures = a.failures, error = p_error
+  where x.id = t.activation and x.instance = t.instance;
+  if v_due > df_engine.clock() then
+    perform df_engine.set_timer(t, 'pace', v_due);
+    t := null;
+  end if;
+  return t;
+end
+$$;
+
+-- Closes an iteration of a root loop: it becomes history (the newest 10 000 are kept), and its names are forgotten. p_generation: of the
+-- one that begins.
+create or replace function df_engine.next_execution(
+  p_instance bigint, p_generation int, p_started timestamptz, p_error text
+) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.executions (instance, generation, events, started_at, finished_at, error)
+  select p_instance, p_generation - 1, 1 + coalesce(sum(o.events), 0), p_started, df_engine.clock(), p_error
+  from df_engine.outcomes o
+  where o.instance = p_instance and coalesce(o.generations[1], 1) = p_generation - 1;
+  delete from df_engine.executions e where e.instance = p_instance and e.generation = p_generation - 10001;
+  delete from df_engine.bindings b where b.instance = p_instance;
+  update df_engine.instances i set generation = p_generation where i.instance = p_instance;
+end
+$$;
+
+-- A loop ends: with the value of a BREAK, with the failure of a part, or with the last value of its body.
+create or replace function df_engine.end_loop(
+  p_thread df_engine.thread, p_loop df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  v_activation df_engine.activations;
+  v_ending df_engine.ending := p_ending;
+begin
+  delete from df_engine.activations a where a.id = (p_thread).activation and a.instance = (p_thread).instance
+  returning * into v_activation;
+  if v_ending.state = 'b' then
+    v_ending.state := 'c';
+  elsif v_ending.state = 'c' then
+    select o.value, o.columns, o.types into v_ending.value, v_ending.columns, v_ending.types
+    from df_engine.outcomes o
+    where o.instance = (p_thread).instance and o.scope = (p_thread).scope
+      and o.node = coalesce((p_loop).valued, v_activation.body);
+  end if;
+  return df_engine.close_construct(p_thread, p_loop, v_activation, v_ending);
+end
+$$;
+
+-- Failures: what follows when the time of a TIMEOUT or WAIT_FOR is over, and which CATCH a failure comes to.
 
 -- The time of a TIMEOUT or WAIT_FOR is over, and its activation is locked: what is inside is stopped. A TIMEOUT goes on with its otherwise,
 -- or fails; a WAIT_FOR has completed.
@@ -8735,6 +8750,97 @@ begin
 end
 $$;
 
+-- Signals: a fresh one is delivered to the waits that are open for it, kept for the next one, or given up with its run.
+
+-- The open waits that a signal is for, locked: all of its name; for a reserved one those it is reserved for, or one other
+-- when they have all ended in the meantime. Waits of branches that have lost their race are removed.
+create or replace function df_engine.waits_for(p_signal df_engine.inbox) returns bigint[]
+language plpgsql as $$
+declare
+  v_waits bigint[];
+begin
+  delete from df_engine.waits w
+  where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
+    and w.races is not null and df_engine.has_lost(w.races);
+  v_waits := array(
+    select w.id from df_engine.waits w
+    where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
+    order by w.id for update);
+  return case
+    when (p_signal).reserved is null then v_waits
+    when not v_waits && (p_signal).reserved then v_waits[:1]
+    else array(select w from unnest(v_waits) w where w = any ((p_signal).reserved))
+  end;
+end
+$$;
+
+-- Delivers one fresh signal to open waits, keeps it, or gives it up. Its run is locked.
+create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) returns void
+language plpgsql as $$
+declare
+  v_waits bigint[];
+  v_id bigint;
+  w df_engine.waits;
+  v_nodes int[];
+begin
+  perform from df_engine.instances i where i.instance = (p_signal).instance and i.status in ('pending', 'running');
+  if not found then
+    update df_engine.inbox s set status = 'undeliverable', fresh = false, reserved = null
+    where s.signal_id = (p_signal).signal_id;
+    return;
+  end if;
+  v_waits := df_engine.waits_for(p_signal);
+  if v_waits <> '{}' then
+    -- At once: a wait that opens when one of these has ended must not find this signal.
+    update df_engine.inbox s set fresh = false, status = 'delivered' where s.signal_id = (p_signal).signal_id;
+  end if;
+  foreach v_id in array v_waits loop
+    -- A wait is gone when one before it has decided the race between them.
+    delete from df_engine.waits x where x.id = v_id returning * into w;
+    if found and (w.races is null or df_engine.lock_races(w.instance, w.races, true)) then
+      delete from df_engine.timers t where t.id = v_id;
+      v_nodes := v_nodes || w.node;
+      perform df_engine.end_wait(
+        row(w.instance, w.scope, w.node, w.generations, w.activation, w.races)::df_engine.thread,
+        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data), w.since);
+    end if;
+  end loop;
+  update df_engine.inbox s
+  set fresh = false, reserved = null, delivered_to = v_nodes,
+      status = case when v_nodes is not null then 'delivered'
+                    when exists (select from df_engine.instances i where i.instance = s.instance and i.status in ('pending', 'running'))
+                    then 'pending' else 'undeliverable' end,
+      delivered_at = case when v_nodes is not null then df_engine.clock() end
+  where s.signal_id = (p_signal).signal_id;
+end
+$$;
+
+create or replace function df_engine.try_signal(p_signal bigint) returns boolean
+language plpgsql as $$
+declare
+  s df_engine.inbox;
+begin
+  select * into s from df_engine.inbox x where x.signal_id = p_signal;  -- one delivered before it may have reserved it
+  -- In the order in which they were sent.
+  if not exists (select from df_engine.inbox e
+                 where e.instance = s.instance and e.signal_name = s.signal_name and e.fresh and e.signal_id < s.signal_id)
+     and df_engine.try_lock_run(s.instance) then
+    perform df_engine.deliver_signal(s);
+    return true;
+  end if;
+  return false;
+exception
+  when lock_not_available or deadlock_detected or sqlstate 'DF001' then
+    return false;
+  when others then
+    update df_engine.inbox x set tries = x.tries + 1 where x.signal_id = p_signal;
+    if df_engine.charge(s.instance, s.tries, format('the signal %s could not be delivered', s.signal_name), sqlerrm) then
+      update df_engine.inbox x set fresh = false, status = 'undeliverable', reserved = null where x.signal_id = p_signal;
+    end if;
+    return false;
+end
+$$;
+
 -- Due: what happens when the time of a timer has come or a signal has been sent. Nothing here runs a user's SQL or reads a user's text, so
 -- a worker's supervising connection does it for every role, and waits for nobody's locks. Each item is tried in a subtransaction of its
 -- own; one whose run is locked is tried again later.
@@ -8804,69 +8910,6 @@ begin
 end
 $$;
 
--- The open waits that a signal is for, locked: all of its name; for a reserved one those it is reserved for, or one other
--- when they have all ended in the meantime. Waits of branches that have lost their race are removed.
-create or replace function df_engine.waits_for(p_signal df_engine.inbox) returns bigint[]
-language plpgsql as $$
-declare
-  v_waits bigint[];
-begin
-  delete from df_engine.waits w
-  where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
-    and w.races is not null and df_engine.has_lost(w.races);
-  v_waits := array(
-    select w.id from df_engine.waits w
-    where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
-    order by w.id for update);
-  return case
-    when (p_signal).reserved is null then v_waits
-    when not v_waits && (p_signal).reserved then v_waits[:1]
-    else array(select w from unnest(v_waits) w where w = any ((p_signal).reserved))
-  end;
-end
-$$;
-
--- Delivers one fresh signal to open waits, keeps it, or gives it up. Its run is locked.
-create or replace function df_engine.deliver_signal(p_signal df_engine.inbox) returns void
-language plpgsql as $$
-declare
-  v_waits bigint[];
-  v_id bigint;
-  w df_engine.waits;
-  v_nodes int[];
-begin
-  perform from df_engine.instances i where i.instance = (p_signal).instance and i.status in ('pending', 'running');
-  if not found then
-    update df_engine.inbox s set status = 'undeliverable', fresh = false, reserved = null
-    where s.signal_id = (p_signal).signal_id;
-    return;
-  end if;
-  v_waits := df_engine.waits_for(p_signal);
-  if v_waits <> '{}' then
-    -- At once: a wait that opens when one of these has ended must not find this signal.
-    update df_engine.inbox s set fresh = false, status = 'delivered' where s.signal_id = (p_signal).signal_id;
-  end if;
-  foreach v_id in array v_waits loop
-    -- A wait is gone when one before it has decided the race between them.
-    delete from df_engine.waits x where x.id = v_id returning * into w;
-    if found and (w.races is null or df_engine.lock_races(w.instance, w.races, true)) then
-      delete from df_engine.timers t where t.id = v_id;
-      v_nodes := v_nodes || w.node;
-      perform df_engine.end_wait(
-        row(w.instance, w.scope, w.node, w.generations, w.activation, w.races)::df_engine.thread,
-        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data), w.since);
-    end if;
-  end loop;
-  update df_engine.inbox s
-  set fresh = false, reserved = null, delivered_to = v_nodes,
-      status = case when v_nodes is not null then 'delivered'
-                    when exists (select from df_engine.instances i where i.instance = s.instance and i.status in ('pending', 'running'))
-                    then 'pending' else 'undeliverable' end,
-      delivered_at = case when v_nodes is not null then df_engine.clock() end
-  where s.signal_id = (p_signal).signal_id;
-end
-$$;
-
 -- An item that fails is its run's: after three tries the run fails with the reason, and the item is gone. Everybody else goes on.
 create or replace function df_engine.charge(p_instance bigint, p_tries int, p_what text, p_error text) returns boolean
 language plpgsql as $$
@@ -8905,32 +8948,6 @@ exception
     update df_engine.timers t set tries = t.tries + 1 where t.id = (p_timer).id;
     if df_engine.charge((p_timer).instance, (p_timer).tries, format('the end of a wait (%s) could not be recorded', (p_timer).kind), sqlerrm) then
       delete from df_engine.timers t where t.id = (p_timer).id;
-    end if;
-    return false;
-end
-$$;
-
-create or replace function df_engine.try_signal(p_signal bigint) returns boolean
-language plpgsql as $$
-declare
-  s df_engine.inbox;
-begin
-  select * into s from df_engine.inbox x where x.signal_id = p_signal;  -- one delivered before it may have reserved it
-  -- In the order in which they were sent.
-  if not exists (select from df_engine.inbox e
-                 where e.instance = s.instance and e.signal_name = s.signal_name and e.fresh and e.signal_id < s.signal_id)
-     and df_engine.try_lock_run(s.instance) then
-    perform df_engine.deliver_signal(s);
-    return true;
-  end if;
-  return false;
-exception
-  when lock_not_available or deadlock_detected or sqlstate 'DF001' then
-    return false;
-  when others then
-    update df_engine.inbox x set tries = x.tries + 1 where x.signal_id = p_signal;
-    if df_engine.charge(s.instance, s.tries, format('the signal %s could not be delivered', s.signal_name), sqlerrm) then
-      update df_engine.inbox x set fresh = false, status = 'undeliverable', reserved = null where x.signal_id = p_signal;
     end if;
     return false;
 end
@@ -9154,8 +9171,7 @@ $$;
 comment on procedure df.work(integer) is
   'Works for the calling role without a worker: fires due timers and signals, and runs ready SQL steps, until none is ready or max_seconds have passed. Every step commits. The session is reset before and after each step, so call it in one of its own. HTTP steps, and steps in other databases or outside of transactions, wait for a worker. Raises 25001 in a transaction block, function or DO block, and 55000 after SET ROLE and for superusers.';
 
--- Supervision: what a worker's supervising connection calls. It tells the worker what to do next. It acts
--- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order).
+-- Workers: how they register, say that they are idle and alive, and what they say of roles that they cannot serve.
 
 -- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts. The
 -- advisory lock that says that it is alive has a random number, so that nobody can have taken it before.
@@ -9212,6 +9228,42 @@ begin
   where w.worker = p_worker and w.last_seen_at < clock_timestamp() - interval '2 s';
 end
 $$;
+
+-- Says why the runs of a role do not go on, unless a session is serving them. One row a role, however many its runs are.
+-- Granted to workers.
+create or replace function df_engine.role_waits(p_role text, p_reason text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_stat_clear_snapshot();
+  insert into df_engine.role_reasons as w (submitter, reason)
+  select u.oid, p_reason
+  from pg_roles u
+  where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid)
+  on conflict (submitter) do update set reason = excluded.reason where w.reason <> excluded.reason;
+end
+$$;
+
+-- The same where sessions fail: p_login: the role cannot log in; else it can, and its sessions fail for p_reason.
+-- Granted to workers.
+create or replace function df_engine.role_unreachable(p_role text, p_reason text, p_login boolean) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform df_engine.role_waits(p_role, format(
+    case when p_login then 'no worker can log in as role "%s": %s' else 'sessions of role "%s" cannot run steps: %s' end,
+    p_role, p_reason));
+end
+$$;
+
+-- Granted to workers.
+create or replace function df_engine.role_reachable(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  delete from df_engine.role_reasons w using pg_roles u where u.rolname = p_role and w.submitter = u.oid;
+end
+$$;
+
+-- Supervision: what a worker's supervising connection calls. It tells the worker what to do next. It acts
+-- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order).
 
 -- Says of runs that have begun that they run: a session is in their first step, or it has an outcome. Transitions that open
 -- something say so themselves.
@@ -9412,6 +9464,9 @@ begin
 end
 $$;
 
+-- Crashes: what a worker says of steps that have not ended by themselves: cancelled by somebody, ended by the server for their time, or dead with
+-- their session. Nobody's locks are waited for.
+
 -- Whether the node with a public id is the step to which a row in the queue has come. What a worker has seen of a run may have been
 -- lost since with the server, commits that did not wait for the disk or for a standby, and then the row is before it.
 create or replace function df_engine.is_at(p_queue df_engine.queue, p_node text) returns boolean
@@ -9498,39 +9553,6 @@ begin
     where x.lane = 'sql' and x.submitter = p_submitter and x.id = p_queue;
   end if;
   return true;
-end
-$$;
-
--- Says why the runs of a role do not go on, unless a session is serving them. One row a role, however many its runs are.
--- Granted to workers.
-create or replace function df_engine.role_waits(p_role text, p_reason text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  perform pg_stat_clear_snapshot();
-  insert into df_engine.role_reasons as w (submitter, reason)
-  select u.oid, p_reason
-  from pg_roles u
-  where u.rolname = p_role and not exists (select from df_engine.steps_in_sessions s where s.submitter = u.oid)
-  on conflict (submitter) do update set reason = excluded.reason where w.reason <> excluded.reason;
-end
-$$;
-
--- The same where sessions fail: p_login: the role cannot log in; else it can, and its sessions fail for p_reason.
--- Granted to workers.
-create or replace function df_engine.role_unreachable(p_role text, p_reason text, p_login boolean) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  perform df_engine.role_waits(p_role, format(
-    case when p_login then 'no worker can log in as role "%s": %s' else 'sessions of role "%s" cannot run steps: %s' end,
-    p_role, p_reason));
-end
-$$;
-
--- Granted to workers.
-create or replace function df_engine.role_reachable(p_role text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  delete from df_engine.role_reasons w using pg_roles u where u.rolname = p_role and w.submitter = u.oid;
 end
 $$;
 

@@ -94,7 +94,7 @@ class HttpRunner:
         if size > request.max_result_bytes:
             text = f"the result has {size} bytes of JSON, and max_result_bytes allows {request.max_result_bytes}"
             raise RequestFailed("refused", f"{request.title}: {text}\nHINT: Ask for a smaller response.")
-        await room.hold(held + size)
+        await room.hold(held + (3 if mask.longest else 1) * size)  # masking takes two copies more
         return response_object(received.status, received.headers, received.body, received.seconds)
 
     async def _received(self, request: Request, room: Room, mask: Mask) -> Received:

@@ -21,8 +21,6 @@ from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import Supervisor
 
 CONTENDED = ("40001", "40P01", "55P03")  # a lock that was not to be had in time, also by the role's own lock_timeout
-
-
 TRANSACTION_TIMEOUT = "25P04"
 PATIENCE = 2.0  # seconds that a role waits for a slot before its runs say why
 
@@ -197,8 +195,8 @@ class Dispatcher:
             report = self._broken_off(session, error)
             if not report:
                 raise
-            if report == "timed out":
-                self._timed_out(session, reason(error))
+            if report == "timed out" and session.step:
+                self._commands.put(partial(_fail_timed_out, session.oid, *session.step, reason(error)))
             elif report == "died":
                 self._crashes.lost("call", error.sqlstate or session.told, session.oid, session.step)
             event(WARNING, "call broken off", role=session.role, pid=session.pid, reason=reason(error))
@@ -216,10 +214,6 @@ class Dispatcher:
         if session.conn.closed:
             return "died"
         return "contended" if error.sqlstate in CONTENDED else ""
-
-    def _timed_out(self, session: Session, said: str) -> None:
-        if session.step:
-            self._commands.put(partial(_fail_timed_out, session.oid, *session.step, said))
 
     def _judge(self, session: Session, end: str, *step: str) -> bool:
         self._metrics.add("calls_total", end=end)
