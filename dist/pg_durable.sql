@@ -8719,6 +8719,20 @@ begin
 end
 $$;
 
+-- Takes away pokes that concern nobody, many at once: a wait that is opened later begins with a check that sees what they are about. So
+-- a role that pokes a million keys does not put off the pokes of others.
+create or replace function df_engine.drop_idle_pokes(p_limit int) returns void
+language plpgsql as $$
+begin
+  delete from df_engine.pokes p
+  where (p.hash, p.sent_in) in (
+    select x.hash, x.sent_in from df_engine.pokes x
+    where x.hash <> 0
+      and not exists (select from df_engine.activations a where a.key is not null and hashtextextended(a.key, 0) = x.hash)
+    limit p_limit for update skip locked);
+end
+$$;
+
 -- Hears pokes that have been committed, from any key on, so that none waits for the many waits of another; answers how many it has tried. That of all
 -- keys is heard again: a transaction that was open when the worker registered may have seen no worker, and commits later.
 create or replace function df_engine.hear_pokes(p_limit int) returns int
@@ -8732,6 +8746,7 @@ begin
   if not exists (select from df_engine.pokes) then
     return 0;
   end if;
+  perform df_engine.drop_idle_pokes(100 * p_limit);
   for v_round in 1..2 loop
     for p in
       select x.*, pg_snapshot_xmin(pg_current_snapshot()) as oldest, pg_snapshot_xmax(pg_current_snapshot()) as next

@@ -220,3 +220,15 @@ def test_runs_wait_for_a_role_without_login_and_fail_when_it_is_gone(db: Databas
         pump.close()
         if db.admin("select exists (select from pg_roles where rolname = 'leaver')"):
             db.admin("drop owned by leaver; drop role leaver")
+
+
+def test_pokes_that_concern_nobody_do_not_put_off_one_that_does(db: Database, pumps: tuple[Pump, Pump]) -> None:
+    pump = pumps[0]
+    pump.start("df.wait_for('select false', '1 day', 'mine')")
+    pump.until(lambda: db.admin(state.CHECKS_DUE_WITHIN, "2 days") == 1 and db.admin(state.POKED_BY_START) == 0)
+    db.admin(state.LAST_CHECK_AGO, "2 s")
+    db.sql("select count(df.poke(i::text)) from generate_series(1, 1500) i", user="other")
+    db.sql("select df.poke('mine')")
+    assert pump.supervisor.execute("select df_engine.fire_due(20)").fetchone() is not None
+    assert db.admin(state.CHECKS_DUE_WITHIN, "1 hour") == 1 or db.admin(state.QUEUED_STEPS) == 1
+    assert db.admin(state.POKES) == 0
