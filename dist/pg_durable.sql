@@ -4858,7 +4858,7 @@ begin
     end if;
   end loop;
   for i in reverse v_count..1 loop
-    -- What follows may end at once, and decide.
+    -- A node that ends as it is entered (a BREAK, a time that has passed, a kept signal) may decide a race in the transaction of the step before.
     v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false)
                     or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false);
     v_plain[i] := v_kinds[i] = 'SQL' and v_afters[i] = 'n' and v_kinds[v_nexts[i]] = 'SQL' and v_entered[v_nexts[i]] = 1;
@@ -8672,7 +8672,7 @@ begin
 end
 $triggers$;
 
--- Makes the next checks of waits due. What is just being checked, or held by somebody, gets a timer that sees to it.
+-- Makes the next checks of waits due. A wait that is being checked, or whose timer somebody has locked, gets a timer of kind poke: see fire_poke.
 create or replace function df_engine.poke_waits(p_waits bigint[]) returns void
 language plpgsql as $$
 declare
@@ -8694,8 +8694,8 @@ begin
 end
 $$;
 
--- Sees to a wait that was poked and had no timer that could be moved. A check that has not been claimed begins later than the poke. Raises
--- where it cannot be told yet.
+-- For a poked wait whose next check could not be made due, because it is queued or runs. A check that is still queued will see the data;
+-- one that runs is followed by another. Raises where a lock keeps it from telling which of the two it is.
 create or replace function df_engine.fire_poke(p_instance bigint, p_wait bigint) returns void
 language plpgsql as $$
 begin

@@ -15,7 +15,7 @@ TRANSACTION_SETTINGS = {
     "standard_conforming_strings": "on",
 }
 
-# Of no use for a session that a worker keeps, whatever the defaults of the role or the database are.
+# A worker keeps its sessions open between calls: what a role or a database sets for idle sessions must not end them.
 IDLE_SETTINGS = {"idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
 # The network is gone: the server notices within a minute, too. Without effect where there is no network.
