@@ -77,8 +77,9 @@ MUTANTS = (
     Mutant("a CATCH catches what it does not list",
            "df_engine.is_caught(c.query::pg_catalog.jsonb -> 'errors', v_ending.failure)", "true",
            "tests/language/test_failure.py::test_what_is_not_listed_is_not_caught"),
-    Mutant("a time-out counts beside a step that has ended in time", "t.races || (p_timer).id", "t.races",
-           f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"),
+    Mutant("a step that ends in time leaves its time-out",
+           "delete from df_engine.timers t where t.id = v_activation.id;", "null;",
+           f"{MEETINGS}::test_a_step_that_is_just_committing_or_its_time_out_counts"),
     # Cancel
     Mutant("a cancel does not wait for a step that commits", " for update;", ";", CANCELS),
     Mutant("a cancel waits for a step that runs", "for update skip locked) d", "for update) d", UNDECIDED_CANCEL),

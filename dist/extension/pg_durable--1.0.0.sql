@@ -8903,12 +8903,10 @@ begin
   elsif (p_timer).kind = 'timeout' then
     delete from df_engine.waits w where w.id = (p_timer).id returning w.signal_name into v_signal;
   end if;
-  if (p_timer).kind = 'deadline' then
-    if df_engine.may_go_on(t.instance, t.races || (p_timer).id) then
-      perform df_engine.time_out(t, (p_timer).id, extract(epoch from (p_timer).due_at - (p_timer).since));
-    end if;
+  if not df_engine.may_go_on(t.instance, t.races) then
     return;
-  elsif not df_engine.may_go_on(t.instance, t.races) then
+  elsif (p_timer).kind = 'deadline' then  -- its construct is open: whatever ends that takes this timer away
+    perform df_engine.time_out(t, (p_timer).id, extract(epoch from (p_timer).due_at - (p_timer).since));
     return;
   elsif (p_timer).kind in ('retry', 'pace', 'check') then
     insert into df_engine.queue (submitter, instance, scope, node, generations, activation, races, picked)

@@ -194,7 +194,8 @@ def fires(supervisor: psycopg.Connection[Any]) -> bool:
 @pytest.mark.parametrize("decision", ["commit", "rollback"])
 def test_a_step_that_is_just_committing_or_its_time_out_counts(fx: Database, decision: str) -> None:
     """The step has written its end, and its transaction is open, when the time is over: the time-out waits for it."""
-    run = start(fx, f"'select 1' ~> df.timeout({effect('in time')}, 0.01, {effect('late')})")
+    timed = f"df.timeout({effect('in time')}, 0.01, {effect('late')})"
+    run = start(fx, f"'select 1' ~> {timed} ~> df.wait_for_signal('go')")
     with fx.connect("app", autocommit=False) as session, fx.connect("durable_worker", autocommit=False) as supervisor:
         one_step(session)
         session.execute(ONE_STEP)
@@ -204,6 +205,8 @@ def test_a_step_that_is_just_committing_or_its_time_out_counts(fx: Database, dec
         session.execute(decision)
     pump = Pump(fx)
     wait_until(lambda: pump.tick() and not fx.admin(TIMERS), what="the time-out, if it still counts")
+    pump.until(lambda: bool(fx.admin(WAITS)))
+    fx.sql("select df.signal(%s, 'go')", run)
     pump.until(lambda: fx.sql("select df.status(%s)", run) == "completed")
     late = fx.rows("select 1 from fx where t = 'late'")
     assert len(late) == (decision == "rollback")
