@@ -40,6 +40,7 @@ PARTS = (
     "engine/constructs",
     "engine/loops",
     "engine/failures",
+    "engine/undo",
     "engine/wait_for",
     "engine/enter",
     "engine/transition",

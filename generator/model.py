@@ -27,11 +27,13 @@ OLDEST_UPGRADABLE = "1.0.0"
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
 RETRIED = (*STEPS, "WAIT_FOR")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
-NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "BREAK", "SLEEP", "WAIT_SCHEDULE",
-              "SIGNAL", "WAIT_FOR", "HTTP", "HTTP_MULTIPART")  # fmt: skip
+NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "UNDO", "BREAK", "SLEEP",
+              "WAIT_SCHEDULE", "SIGNAL", "WAIT_FOR", "HTTP", "HTTP_MULTIPART")  # fmt: skip
 # What runs its branches at the same time, and those of them that one branch decides.
 PARALLEL = ("JOIN", "RACE", "ANY")
 DECIDED_BY_ONE = ("RACE", "ANY")
+# Where no UNDO can be: what may be stopped in the middle, or run again and again.
+WITHOUT_UNDO = (*DECIDED_BY_ONE, "TIMEOUT", "LOOP")
 TERMINAL = ("completed", "failed", "cancelled")
 STATUSES = ("pending", "running", *TERMINAL)
 
@@ -111,6 +113,7 @@ def context() -> dict[str, Any]:
         "node_types": NODE_TYPES,
         "parallel": PARALLEL,
         "decided_by_one": DECIDED_BY_ONE,
+        "without_undo": WITHOUT_UNDO,
         "terminal": TERMINAL,
         "statuses": STATUSES,
         "language": language,

@@ -83,8 +83,16 @@ MUTANTS = (
     # Cancel
     Mutant("a cancel does not wait for a step that commits", " for update;", ";", CANCELS),
     Mutant("a cancel waits for a step that runs", "for update skip locked) d", "for update) d", UNDECIDED_CANCEL),
-    Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);",
+    Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, 0, 0, 2147483647, null);",
            "null;", CANCELS),
+    # Undoing
+    Mutant("compensations run in the order of their steps", "order by x.place desc", "order by x.place", BESIDE),
+    Mutant("a compensation does not get the names that it refers to", "and (u.vars or b.name = any (u.refs))",
+           "and u.vars", "tests/language/test_undo.py::test_a_compensation_has_the_values_of_its_moment"),
+    Mutant("an UNDO may be in a race", "if kind = 'UNDO'", "if false",
+           "tests/language/test_undo.py::test_hand_written_envelopes_are_checked"),
+    Mutant("what is under way when a run is undone goes on", "delete from", "perform from",
+           "tests/crash/test_undo.py::test_a_step_that_runs_while_its_run_is_undone_leaves_nothing"),
     # Timers and signals
     Mutant("a supervisor waits for whoever has locked a run", " skip locked;", ";",
            "tests/security/test_open_transactions.py::test_an_outcome_for_a_held_run_is_refused_for_now"),

@@ -376,3 +376,12 @@ SLOT_TAKEN = "select from df_engine.launch_slots order by slot limit 1 for updat
 LIVE_WORKERS = "select df_engine.live_workers()"
 WORKER_LOCK = "select alive from df_engine.workers where worker = %s"
 OTHER_WORKERS_GONE = "delete from df_engine.workers where worker <> %s"
+
+# The ends of waits for signals cannot be stored.
+SIGNALS_BROKEN = """
+create function public.broken() returns trigger language plpgsql as $$
+begin
+  raise exception 'cannot be stored' using errcode = 'program_limit_exceeded';
+end $$;
+create trigger broken before insert on df_engine.outcomes
+  for each row when (new.value::text like '%timed_out%') execute function public.broken()"""
