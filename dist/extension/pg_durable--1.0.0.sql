@@ -150,7 +150,7 @@ if df_engine.migrating(1) then
     entry int not null,                -- the node that a run enters first
     names text[] not null,             -- that its nodes bind
     envelope jsonb not null,
-    placeholders boolean not null,     -- whether it holds {name}, which df.start checks
+    placeholders boolean not null,     -- whether it may hold {name}: then df.start checks it, and gives the run its variables
     secrets text[],                    -- that its HTTP steps name, which df.start checks; NULL: none
     used_at timestamptz not null default now()
   );
@@ -205,16 +205,19 @@ if df_engine.migrating(1) then
     constraint graph_nodes_pkey primary key (graph, node)
   );
 
+  -- A domain, because a CHECK constraint of a table is read anew by each statement that writes to it.
+  create domain df_engine.run_status as text constraint run_status_chk check (value = any ('{pending,running,completed,failed,cancelled}'::text[]));
+
   create table df_engine.instances (
     instance bigint generated always as identity constraint instances_pkey primary key,
     id varchar(8) not null constraint instances_id_key unique,
     submitter oid not null,
     graph bigint not null,
-    status text not null default 'pending',
+    status df_engine.run_status not null default 'pending',
     generation int not null default 1,     -- of the root scope
     label text,
     database text,                         -- NULL: the home database
-    vars jsonb,                            -- NULL: none
+    vars jsonb,                            -- NULL: none, or no text of the graph has a placeholder
     input jsonb,                           -- what df.start was given for $input
     traceparent text,                      -- of the trace that its HTTP steps belong to
     result int,                            -- the node whose value is the run's, once it has completed
@@ -224,8 +227,7 @@ if df_engine.migrating(1) then
     error text,
     version text not null,
     run_key bigint not null,               -- random: part of the idempotency keys of its HTTP steps
-    cancelled_in xid8,                     -- the transaction that cancelled: a step in it may still commit
-    constraint instances_status_chk check (status = any ('{pending,running,completed,failed,cancelled}'::text[]))
+    cancelled_in xid8                      -- the transaction that cancelled: a step in it may still commit
   ) with (fillfactor = 85);
   create index instances_status_created_idx on df_engine.instances (status, created_at desc, id);  -- a list by status
   create index instances_created_idx on df_engine.instances (created_at desc, id);                 -- a list of the newest
@@ -275,6 +277,7 @@ if df_engine.migrating(1) then
     activation bigint,
     races bigint[],
     picked boolean not null default false,     -- false: the run has not begun, and is checked before it does
+    wakes boolean not null default false,      -- whether workers are told of it: the first start of its role in a transaction
     offered boolean not null default false,    -- whether the session that made the transition to it was told its steps
     worker int,                        -- who holds the lease, and since when
     leased_at timestamptz,
@@ -497,7 +500,7 @@ if df_engine.migrating(1) then
   -- One random text, from which the keys of roles are made, and another.
   create table df_engine.secret (
     only_row boolean primary key default true check (only_row),
-    value text not null default gen_random_uuid()::text || gen_random_uuid(),
+    value text not null default left(replace(gen_random_uuid()::text || gen_random_uuid(), '-', ''), 44),  -- with a role's oid one block of sha256
     channel text not null default 'df_' || replace(gen_random_uuid()::text, '-', '')   -- on which idle workers are woken
   );
   insert into df_engine.secret default values;
@@ -1582,6 +1585,7 @@ language plpgsql set search_path = '' as $$
 declare
   v_node pg_catalog.jsonb;
   v_problem pg_catalog.text;
+  v_loop pg_catalog.text;
 begin
   if body is null then
     raise exception 'argument body of df.loop is NULL' using errcode = 'null_value_not_allowed',
@@ -1592,16 +1596,19 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-    -> pg_catalog.statement_timestamp()::pg_catalog.text ? body then
-    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> body
-      using errcode = 'invalid_parameter_value',
-            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  if (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
+    if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ? body then
+      raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ->> body
+        using errcode = 'invalid_parameter_value',
+              hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+    end if;
   end if;
-  if body ~ '^\s*\{' then
+  if (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') then
     begin
-      v_node := pg_catalog.jsonb_strip_nulls(body::pg_catalog.jsonb);
+      v_node := case when pg_catalog.strpos(body, 'null') > 0 then pg_catalog.jsonb_strip_nulls(body::pg_catalog.jsonb)
+                     else body::pg_catalog.jsonb end;
     exception when data_exception or program_limit_exceeded then
       v_node := null;
     end;
@@ -1621,14 +1628,24 @@ begin
       raise exception 'Invalid Durofut JSON: %', v_problem using errcode = 'invalid_text_representation';
     end if;
   end if;
-  return '{"node_type":"LOOP","left_node":'
-    || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then body
-         when v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
-           df.if(body::pg_catalog.json ->> 'condition', body::pg_catalog.json ->> 'then_branch')
-         else df.sql(body) end
-    || case when condition is null then '' else ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || case when continue_on_failure then ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text)
-         else '' end || '}';
+  -- Statement by statement: what of it is not reached is not prepared either.
+  if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then
+    v_loop := '{"node_type":"LOOP","left_node":' || body;
+  elsif v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
+    v_loop := '{"node_type":"LOOP","left_node":'
+      || df.if(body::pg_catalog.json ->> 'condition', body::pg_catalog.json ->> 'then_branch');
+  else
+    v_loop := '{"node_type":"LOOP","left_node":' || df.sql(body);
+  end if;
+  if condition is not null then
+    v_loop := v_loop || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+         when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
+         else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  end if;
+  if continue_on_failure then
+    v_loop := v_loop || ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text);
+  end if;
+  return v_loop || '}';
 end
 $$;
 
@@ -1644,8 +1661,12 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"THEN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+  return '{"node_type":"THEN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+         when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
+         else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+         when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
+         else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1661,8 +1682,12 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+         when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
+         else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+         when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
+         else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1678,8 +1703,12 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"RACE","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+  return '{"node_type":"RACE","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+         when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
+         else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+         when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
+         else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1699,9 +1728,15 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"JOIN","left_node":' || (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"extra_nodes":[' || (df.loop(c)::pg_catalog.json -> 'left_node')::pg_catalog.text || ']}';
+  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+         when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
+         else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+         when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
+         else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"extra_nodes":[' || case when not (pg_catalog.strpos(c, '{') > 0 and c ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(c) || '}'
+         when df.loop(c) = '{"node_type":"LOOP","left_node":' || c || '}' then c
+         else (df.loop(c)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ']}';
 end
 $$;
 
@@ -1720,7 +1755,9 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+           when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
+           else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
     return '{"node_type":"JOIN","left_node":' || v_nodes[1] || '}';
   end if;
@@ -1745,7 +1782,9 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+           when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
+           else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
     return v_nodes[1];
   end if;
@@ -1770,7 +1809,9 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+           when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
+           else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
     return v_nodes[1];
   end if;
@@ -1796,7 +1837,9 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+           when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
+           else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
   while pg_catalog.cardinality(v_nodes) > 1 loop
     v_nodes := array(
       select case when b.node is null then a.node else '{"node_type":"THEN","left_node":' || a.node || ',"right_node":' || b.node || '}' end
@@ -1832,9 +1875,15 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+         when df.loop(then_branch) = '{"node_type":"LOOP","left_node":' || then_branch || '}' then then_branch
+         else (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
+         when df.loop(else_branch) = '{"node_type":"LOOP","left_node":' || else_branch || '}' then else_branch
+         else (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+         when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
+         else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1850,8 +1899,12 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+         when df.loop(then_branch) = '{"node_type":"LOOP","left_node":' || then_branch || '}' then then_branch
+         else (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+         when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
+         else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1871,8 +1924,12 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+         when df.loop(then_branch) = '{"node_type":"LOOP","left_node":' || then_branch || '}' then then_branch
+         else (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
+         when df.loop(else_branch) = '{"node_type":"LOOP","left_node":' || else_branch || '}' then else_branch
+         else (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"query":' || pg_catalog.to_json(
          '{"condition_type":"result_has_rows","result_name":' || pg_catalog.to_json(result_name) || '}') || '}';
 end
@@ -1977,7 +2034,11 @@ begin
     raise exception 'df.catch: %', v_problem using errcode = 'invalid_parameter_value',
       hint = 'Such as array[''23505'', ''40'', ''http:5xx'', ''DF408'']; without a list every failure is caught.';
   end if;
-  return '{"node_type":"CATCH","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"right_node":' || (df.loop(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text
+  return '{"node_type":"CATCH","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+         when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
+         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || case when not (pg_catalog.strpos(handler, '{') > 0 and handler ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(handler) || '}'
+         when df.loop(handler) = '{"node_type":"LOOP","left_node":' || handler || '}' then handler
+         else (df.loop(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || coalesce(',"query":' || pg_catalog.to_json(v_config), '') || '}';
 end
 $$;
@@ -1998,8 +2059,12 @@ begin
     raise exception 'the time of df.timeout must be above 0 and at most 3155760000 s (100 years), not % s', after
       using errcode = 'invalid_parameter_value';
   end if;
-  return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+  return '{"node_type":"TIMEOUT","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+         when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
+         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+         when df.loop(otherwise) = '{"node_type":"LOOP","left_node":' || otherwise || '}' then otherwise
+         else (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end
     || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.trim_scale(after) || '}') || '}';
 end
 $$;
@@ -2034,8 +2099,12 @@ begin
   end if;
 
   if after ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
-    return '{"node_type":"TIMEOUT","left_node":' || (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || case when otherwise is null then '' else ',"right_node":' || (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    return '{"node_type":"TIMEOUT","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+         when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
+         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+         when df.loop(otherwise) = '{"node_type":"LOOP","left_node":' || otherwise || '}' then otherwise
+         else (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end
     || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.to_json(after) || '}') || '}';
   end if;
   begin
@@ -2364,7 +2433,9 @@ begin
     raise exception 'argument timeout of df.wait_for must be positive, and at most 100 years, not %', timeout
       using errcode = 'invalid_parameter_value';
   end if;
-  return '{"node_type":"WAIT_FOR","condition_node":' || (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"query":' || pg_catalog.to_json(
+  return '{"node_type":"WAIT_FOR","condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+         when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
+         else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"query":' || pg_catalog.to_json(
     '{"every":' || pg_catalog.trim_scale(extract(epoch from every))
     || coalesce(',"key":' || pg_catalog.to_json(key), '')
     || coalesce(',"timeout":' || pg_catalog.trim_scale(extract(epoch from timeout)), '') || '}') || '}';
@@ -4859,7 +4930,7 @@ begin
   insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, secrets)
   values (p_submitter, pg_get_userbyid(p_submitter), p_hash, v_entries[1],
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
-          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$,
+          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}|\\u007[Bb]$re$,
           nullif(array(select distinct s.name from unnest(v_kinds, v_queries) n(kind, query)
                        cross join lateral unnest(df_engine.secret_names(df_engine.json_or_null(n.query)::pg_catalog.text)) s(name)
                        where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'))
@@ -4888,14 +4959,13 @@ end
 $fn$;
 
 -- Starting: df.start finds or compiles the graph of the text it is given, and inserts a run and the row of the queue that makes it
--- eligible, all in the caller's transaction. The caller is checked with the caller's rights; what is written, is written by
--- functions that know by the key whom they act for.
+-- eligible, all in the caller's transaction. What is written, is written by a function that knows by the key whom it acts for.
 
--- Raises when the current user may not submit, or when the database does not exist; before that, when the text is malformed.
--- Granted to users.
-create or replace function df_engine.check_submitter(p_fut text, p_database text) returns void
+-- Raises when a role may not submit, or when the database does not exist; before that, when the text is malformed.
+create or replace function df_engine.check_submitter(p_role oid, p_fut text, p_database text) returns void
 language plpgsql as $$
 declare
+  v_name name;
   v_login boolean;
   v_super boolean;
 begin
@@ -4903,16 +4973,16 @@ begin
     perform df_engine.parse_graph(p_fut, 'Invalid durable function: ');
     raise exception 'database "%" does not exist', p_database using errcode = 'invalid_catalog_name';
   end if;
-  select r.rolcanlogin, r.rolsuper into v_login, v_super from pg_catalog.pg_roles r where r.rolname = current_user;
+  select r.rolname, r.rolcanlogin, r.rolsuper into v_name, v_login, v_super from pg_catalog.pg_roles r where r.oid = p_role;
   if not v_login or v_super and not df_engine.setting_on('enable_superuser_instances') then
     perform df_engine.parse_graph(p_fut, 'Invalid durable function: ');
   end if;
   if not v_login then
-    raise exception 'role "%" cannot submit instances: it has no LOGIN', current_user
+    raise exception 'role "%" cannot submit instances: it has no LOGIN', v_name
       using errcode = 'object_not_in_prerequisite_state',
             hint = 'Steps run in a session that has logged in as the role that called df.start.';
   elsif v_super and not df_engine.setting_on('enable_superuser_instances') then
-    raise exception 'superuser "%" cannot submit instances: enable_superuser_instances is off', current_user
+    raise exception 'superuser "%" cannot submit instances: enable_superuser_instances is off', v_name
       using errcode = 'object_not_in_prerequisite_state',
             hint = 'Call df.start as an ordinary role.';
   end if;
@@ -4927,11 +4997,27 @@ begin
 end
 $$;
 
--- A run's public id: a permutation of the low half of its number, so that ids do not follow each other.
+-- A run's public id: a permutation of the low half of its number, so that ids do not follow each other. One expression, so that
+-- PostgreSQL inlines it.
 create or replace function df_engine.public_id(p_instance bigint) returns varchar
 language sql immutable as $$
-  select lpad(to_hex(((m.mixed # (m.mixed >> 16)) * 1640531527) & 4294967295), 8, '0')::varchar
-  from (select ((((p_instance & 4294967295) # df_engine.id_key()) * 1640531527) & 4294967295) as mixed) m
+  select lpad(to_hex(((((((p_instance & 4294967295) # df_engine.id_key()) * 1640531527) & 4294967295) # (((((p_instance & 4294967295) # df_engine.id_key()) * 1640531527) & 4294967295) >> 16)) * 1640531527) & 4294967295), 8, '0')::varchar
+$$;
+
+-- The number of a new run. After 2^32 runs ids come round, and one that a kept run still has is passed over.
+create or replace function df_engine.free_instance(p_instance bigint) returns bigint
+language plpgsql as $$
+declare
+  v_instance bigint := p_instance;
+begin
+  while exists (select from df_engine.instances k where k.id = df_engine.public_id(v_instance)) loop
+    if v_wakes then
+    perform set_config('df_engine.started', concat(p_role, ' in ', pg_current_xact_id()), true);
+  end if;
+  v_instance := nextval('df_engine.instances_instance_seq');
+  end loop;
+  return v_instance;
+end
 $$;
 
 -- Raises when something has more bytes than are allowed.
@@ -4944,25 +5030,24 @@ begin
 end
 $$;
 
--- The graph of a text: one of the role's own that it can see, else a new one.
-create or replace function df_engine.graph_of(p_role oid, p_text text, out p_graph bigint, out p_entry int, out p_placeholders boolean,
-                                              out p_secrets text[])
+-- Compiles a text.
+create or replace function df_engine.new_graph(p_role oid, p_text text) returns bigint
 language plpgsql as $$
-declare
-  v_hash constant bytea := sha256(convert_to(p_text, 'UTF8'));
-  v_used timestamptz;
 begin
-  select g.id, g.entry, g.placeholders, g.secrets, g.used_at into p_graph, p_entry, p_placeholders, p_secrets, v_used
-  from df_engine.graphs g where g.submitter = p_role and g.hash = v_hash order by g.id desc limit 1;
-  if p_graph is null then
-    perform df_engine.check_size('a flow', octet_length(p_text), df_engine.setting('max_flow_bytes')::bigint);
-    p_graph := df_engine.compile(p_role, v_hash, df_engine.parse_graph(p_text, 'Invalid durable function: '),
-                                 'Invalid durable function graph: ');
-    select g.entry, g.placeholders, g.secrets into p_entry, p_placeholders, p_secrets from df_engine.graphs g where g.id = p_graph;
-  elsif v_used < now() - interval '1 day' then
-    update df_engine.graphs g set used_at = now()
-    from (select f.id from df_engine.graphs f where f.id = p_graph for no key update skip locked) f where g.id = f.id;
-  end if;
+  perform df_engine.check_size('a flow', octet_length(p_text), df_engine.setting('max_flow_bytes')::bigint);
+  return df_engine.compile(p_role, sha256(convert_to(p_text, 'UTF8')), df_engine.parse_graph(p_text, 'Invalid durable function: '),
+                           'Invalid durable function graph: ');
+end
+$$;
+
+-- A start uses a graph: once a day that is noted, for retention. It waits for nobody.
+create or replace function df_engine.note_use(p_graph bigint) returns void
+language plpgsql as $$
+begin
+  update df_engine.graphs g set used_at = now()
+  from (select f.id from df_engine.graphs f where f.id = p_graph and f.used_at < now() - interval '1 day'
+        for no key update skip locked) f
+  where g.id = f.id;
 end
 $$;
 
@@ -4979,65 +5064,96 @@ begin
 end
 $$;
 
--- Inserts a run of p_role, and queues it.
+-- Checks a start whatever it is. Gives it its graph, p_graph if it is known; its variables, where the graph has placeholders; and its
+-- traceparent.
+create or replace function df_engine.prepare_start(
+  p_role oid, p_text text, p_label text, p_database text, p_input jsonb,
+  inout p_graph bigint, inout p_traceparent text, out p_entry int, out p_vars jsonb
+)
+language plpgsql as $$
+declare
+  v_placeholders boolean;
+  v_secrets text[];
+  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::regrole);
+begin
+  perform df_engine.check_submitter(p_role, p_text, p_database);
+  if octet_length(p_label) > 1024 then
+    perform df_engine.check_size('a label', octet_length(p_label), 1024);
+  elsif p_input is not null then
+    perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
+  if p_graph is null then
+    p_graph := df_engine.new_graph(p_role, p_text);
+  else
+    perform df_engine.note_use(p_graph);
+  end if;
+  select g.entry, g.placeholders, g.secrets into p_entry, v_placeholders, v_secrets from df_engine.graphs g where g.id = p_graph;
+  if v_live is not null then
+    perform df_engine.check_live_runs(p_role, v_live);
+  end if;
+  if v_placeholders then
+    p_vars := (select jsonb_object_agg(v.name, v.value) from df_engine.vars v where v.owner = p_role::regrole and v.value is not null);
+    perform df_engine.check_variables(p_graph, coalesce(p_vars, '{}'), 'Invalid durable function graph: ');
+  end if;
+  if v_secrets is not null then
+    perform df_engine.check_secrets(p_role, v_secrets);
+  end if;
+  if p_traceparent is not null then
+    p_traceparent := df_engine.valid_traceparent(p_traceparent);
+  end if;
+end
+$$;
+
+-- Inserts a run of p_role, and queues it. A known graph of a role that may log in and has no limit, without variables, secrets, input
+-- and the like, is started without more ado; all others go through prepare_start. The first start of a role in a transaction notifies for
+-- all of them. What is no look-up stands in no query: PL/pgSQL prepares it once a transaction, and a query's expressions at each start.
 -- Granted to users.
 create or replace function df_engine.insert_instance(
   p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb
 ) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
-  v_graph record;
+  v_hash constant bytea := sha256(convert_to(p_text, 'UTF8'));
+  v_graph bigint;
+  v_entry int;
+  v_ordinary boolean;
+  v_used timestamptz;
   v_vars jsonb;
-  v_live int;
+  v_trace text := nullif(current_setting('df.traceparent', true), '');
   v_instance bigint;
   v_id text;
-  v_trace text := nullif(current_setting('df.traceparent', true), '');
+  v_run_key constant bigint := hashint8extended((random() * 9007199254740991)::bigint, p_role::bigint);
+  v_wakes constant boolean := current_setting('df_engine.started', true) is distinct from concat(p_role, ' in ', pg_current_xact_id());
 begin
-  perform df_engine.require_key(p_key, p_role);
-  if octet_length(p_label) > 1024 then
-    perform df_engine.check_size('a label', octet_length(p_label), 1024);
-  elsif p_input is not null then
-    perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
   end if;
-  v_graph := df_engine.graph_of(p_role, p_text);
-  select jsonb_object_agg(v.name, v.value), (select l.live_instances from df_engine.role_limits l where l.role = p_role::regrole)
-  into v_vars, v_live
-  from df_engine.vars v where v.owner = p_role::regrole and v.value is not null;
-  if v_live is not null then
-    perform df_engine.check_live_runs(p_role, v_live);
+  select g.id, g.entry, r.rolcanlogin and not r.rolsuper and not g.placeholders and g.secrets is null and l.role is null, g.used_at
+  into v_graph, v_entry, v_ordinary, v_used
+  from pg_roles r
+  left join df_engine.graphs g on g.submitter = p_role and g.hash = v_hash
+  left join df_engine.role_limits l on l.role = p_role::regrole
+  where r.oid = p_role limit 1;
+  if (v_ordinary and v_used > now() - interval '1 day' and p_database is null and p_input is null and v_trace is null
+      and coalesce(octet_length(p_label), 0) <= 1024) is not true then
+    select s.p_graph, s.p_entry, s.p_vars, s.p_traceparent into v_graph, v_entry, v_vars, v_trace
+    from df_engine.prepare_start(p_role, p_text, p_label, p_database, p_input, v_graph, v_trace) s;
   end if;
-  if v_graph.p_placeholders then
-    perform df_engine.check_variables(v_graph.p_graph, coalesce(v_vars, '{}'), 'Invalid durable function graph: ');
+  if v_wakes then
+    perform set_config('df_engine.started', concat(p_role, ' in ', pg_current_xact_id()), true);
   end if;
-  if v_graph.p_secrets is not null then
-    perform df_engine.check_secrets(p_role, v_graph.p_secrets);
+  v_instance := nextval('df_engine.instances_instance_seq');
+  if v_instance >= 4294967296 then
+    v_instance := df_engine.free_instance(v_instance);
   end if;
-  if v_trace is not null then
-    v_trace := df_engine.valid_traceparent(v_trace);
-  end if;
-  loop
-    insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, version, run_key)
-    overriding system value
-    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0',
-           hashint8extended(s.n, (random() * 9007199254740991)::bigint)
-    from (select nextval('df_engine.instances_instance_seq') as n offset 0) s
-    where s.n < 4294967296  -- later ids come round, and one that a kept run still has is passed over
-       or (select true from df_engine.instances k where k.id = df_engine.public_id(s.n)) is null
-    returning instance, id into v_instance, v_id;
-    exit when found;
-  end loop;
-  insert into df_engine.queue (submitter, instance, node) values (p_role, v_instance, v_graph.p_entry);
+  v_id := df_engine.public_id(v_instance);
+  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, version, run_key)
+  overriding system value
+  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0',
+          v_run_key);
+  insert into df_engine.queue (submitter, instance, node, wakes) values (p_role, v_instance, v_entry, v_wakes);
   return v_id;
-end
-$$;
-
--- Granted to users.
-create or replace function df_engine.start_here(p_fut text, p_label text, p_database text, p_input jsonb) returns text
-language plpgsql as $$
-begin
-  perform df_engine.check_submitter(p_fut, p_database);
-  return df_engine.insert_instance((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
-                                   p_fut, p_label, p_database, p_input);
 end
 $$;
 
@@ -5051,30 +5167,33 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  if fut is null then
-    raise exception 'argument fut of df.start is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
-  if transaction_mode is null then
-    raise exception 'argument transaction_mode of df.start is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
+  if fut is null or transaction_mode is distinct from 'caller' or (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
+    if fut is null then
+      raise exception 'argument fut of df.start is NULL' using errcode = 'null_value_not_allowed',
+        hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+    end if;
+    if transaction_mode is null then
+      raise exception 'argument transaction_mode of df.start is NULL' using errcode = 'null_value_not_allowed',
+        hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+    end if;
 
-  if pg_catalog.lower(transaction_mode) not in ('caller', 'new') then
-    raise exception 'invalid transaction_mode "%"', transaction_mode
-      using errcode = 'invalid_parameter_value', hint = 'It is caller or new.';
+    if pg_catalog.lower(transaction_mode) not in ('caller', 'new') then
+      raise exception 'invalid transaction_mode "%"', transaction_mode
+        using errcode = 'invalid_parameter_value', hint = 'It is caller or new.';
+    end if;
+    if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
+      raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
+        using errcode = 'invalid_parameter_value',
+              hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+    end if;
+    if pg_catalog.lower(transaction_mode) = 'new' then
+      return df_engine.start_new(fut, label, database, input);
+    end if;
   end if;
-  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-    -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
-    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
-      using errcode = 'invalid_parameter_value',
-            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
-  end if;
-  if pg_catalog.lower(transaction_mode) = 'new' then
-    return df_engine.start_new(fut, label, database, input);
-  end if;
-  return df_engine.start_here(fut, label, database, input);
+  return df_engine.insert_instance((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   fut, label, database, input);
 end
 $$;
 comment on function df.start(text, text, text, text, jsonb) is
@@ -5598,20 +5717,6 @@ begin
 end
 $$;
 
--- Whether this start is the first of a role in a transaction, and notifies for all of them.
-create or replace function df_engine.is_first_start(p_submitter oid) returns boolean
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  v_start constant text := concat(p_submitter, ' in ', pg_current_xact_id());
-begin
-  if current_setting('df_engine.started', true) = v_start then
-    return false;
-  end if;
-  perform set_config('df_engine.started', v_start, true);
-  return true;
-end
-$$;
-
 create or replace function df_engine.wake_for_start() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -5633,7 +5738,7 @@ do $triggers$
 begin
   if not exists (select from pg_trigger where tgname = 'queue_wake') then
     create constraint trigger queue_wake after insert on df_engine.queue deferrable initially deferred
-      for each row when (not new.picked and df_engine.is_first_start(new.submitter)) execute function df_engine.wake_for_start();
+      for each row when (new.wakes) execute function df_engine.wake_for_start();
   end if;
   if not exists (select from pg_trigger where tgname = 'inbox_wake') then
     create constraint trigger inbox_wake after insert on df_engine.inbox deferrable initially deferred
@@ -8494,7 +8599,7 @@ create or replace view df_engine.wait_reasons as
                where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b);
 
 create or replace view df.instances with (security_barrier) as
-  select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
+  select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status::text, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
          (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input, i.traceparent
   from df_engine.instances i
@@ -8503,7 +8608,7 @@ create or replace view df.instances with (security_barrier) as
 -- What monitoring needs beyond df.instances.
 -- Granted to users.
 create or replace view df_engine.visible_runs with (security_barrier) as
-  select i.instance, i.id, i.label, i.status, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
+  select i.instance, i.id, i.label, i.status::text, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
          (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.cancelled_in, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
          (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
@@ -10245,7 +10350,7 @@ comment on view df.running_steps is
 
 create or replace view df.failed_steps with (security_barrier) as
   select i.id as instance_id, i.label, df_engine.node_id(i.id, g.node)::varchar(8) as node_id, g.kind as node_type, g.query,
-         i.submitter::regrole as submitted_by, i.status as instance_status, o.ended_at as failed_at, o.attempts, df_engine.cause(o.error) as error
+         i.submitter::regrole as submitted_by, i.status::text as instance_status, o.ended_at as failed_at, o.attempts, df_engine.cause(o.error) as error
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
@@ -10290,7 +10395,7 @@ comment on view df.waiting is
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
-    select date_trunc('hour', i.finished_at) as hour, i.status as run, null as step, i.finished_at - i.created_at as took
+    select date_trunc('hour', i.finished_at) as hour, i.status::text as run, null as step, i.finished_at - i.created_at as took
     from df_engine.instances i
     where i.finished_at is not null and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
     union all
@@ -11165,7 +11270,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
