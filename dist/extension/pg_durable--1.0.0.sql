@@ -6956,14 +6956,14 @@ declare
   v_row pg_catalog.record;
   v_rows pg_catalog.text;
   v_list pg_catalog.text[];
-  v_size bigint := 0;
+  v_size bigint;
 begin
   if pg_catalog.texteq(p_kind, 'rows') then
     for v_row in execute p_sql loop
       v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
       if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
         v_list := pg_catalog.array_append(v_list, v_rows);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
         v_rows := null;
         if pg_catalog.int8gt(v_size, p_limit) then
           raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
@@ -7000,7 +7000,7 @@ begin
       v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
       if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
         v_list := pg_catalog.array_append(v_list, v_rows);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
         v_rows := null;
         if pg_catalog.int8gt(v_size, p_limit) then
           raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
@@ -7012,7 +7012,13 @@ begin
       execute p_sql;  -- it returns none after all
     end;
   end if;
-  if v_list is not null then
+  -- Few rows of one column, so that no two have one name: the commonest result, and one test.
+  if v_list is null and not p_typed and pg_catalog.int4eq(pg_catalog.strpos(v_rows, ',"'), 0)
+     and pg_catalog.int84ge(p_limit, pg_catalog.octet_length(v_rows)) then
+    v_result.value := pg_catalog.concat('{"rows":[', v_rows, '],"row_count":', pg_catalog.json_array_length(
+      pg_catalog.concat('[', v_rows, ']')::pg_catalog.json), '}')::pg_catalog.json;
+    return v_result;
+  elsif v_list is not null then
     v_rows := pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ',');
   end if;
   if v_rows is null then
@@ -7209,13 +7215,11 @@ $$;
 -- Granted to users.
 create or replace function df_engine.claim_next(p_queue bigint, p_version xid, p_name text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
-declare
-  v_role constant oid := quote_ident(session_user)::regrole;
 begin
   perform set_config('application_name', p_name, true)
   from (select from df_engine.queue q
-        where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue and q.xmin = p_version and q.crash_score = 0
-          and has_schema_privilege(v_role, 'df', 'usage')
+        where q.lane = 'sql' and q.submitter = quote_ident(session_user)::regrole and q.id = p_queue and q.xmin = p_version and q.crash_score = 0
+          and has_schema_privilege(session_user, 'df', 'usage')
         for update skip locked) as claimed;
   return found;
 end
@@ -7225,7 +7229,8 @@ $$;
 -- driver, in the session of the submitter.
 
 -- Records that a step has completed, and makes the transition. NULL: the next step of the same segment follows; else a place with the steps
--- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. p_more: another step
+-- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. A plain step for which nobody
+-- looks, the commonest, is asked one thing only: PL/pgSQL prepares each question anew in each transaction. p_more: another step
 -- follows in this transaction; the run is not locked yet, or a cancel would wait for that step instead of interrupting it.
 -- Granted to users.
 create or replace function df_engine.record_step(
@@ -7234,7 +7239,19 @@ create or replace function df_engine.record_step(
 ) returns df_engine.place
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
-  if (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
+  if (p_step).plain and (p_step).fresh and (p_step).binds is null and (p_thread).races is null and not p_more then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+    select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
+           df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
+    from df_engine.instances i
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+      and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
+    for key share;
+    if found then
+      return null;
+    end if;
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
+  elsif (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
     return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
   end if;
   if (p_step).fresh and not p_more then
@@ -7529,34 +7546,33 @@ declare
   v_hint pg_catalog.text;
   v_group int := 0;                       -- steps in this transaction before this one
   v_begun pg_catalog.timestamptz;
+  v_name pg_catalog.text;
   v_more boolean := false;                -- the next step follows in this transaction
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
   -- A function of df, not of df_engine: a role without USAGE on df is refused here, and its runs wait and say so.
   select k.key, df.setting('max_result_bytes')::bigint into v_key, v_limit from df_engine.own_key k;
   v_no_rows := df_engine.no_rows(null);
-  -- Nothing of a step, or of whoever had this session before, reaches the next one.
-  if not pg_catalog.nameeq(current_user, session_user) then
-    reset role;
-  end if;
+  -- Nothing of a step, or of whoever had this session before, reaches the next one. Of a session without temporary tables one test is made.
   reset all;
   deallocate all;
   execute 'close all';
   unlisten *;
-  if pg_catalog.pg_advisory_unlock_all() is not null and pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
+  if pg_catalog.pg_advisory_unlock_all() is not null and (pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid)
+      or not pg_catalog.nameeq(current_user, session_user) or p_visiting) then
+    reset role;
     discard temp;
-  end if;
-  if p_visiting then
-    perform df_engine.set_step_settings();
+    if p_visiting then
+      perform df_engine.set_step_settings();
+    end if;
   end if;
   commit;  -- an installer that is run again waits for no step
   loop
     v_started := pg_catalog.clock_timestamp();
     v_at := pg_catalog.int4pl(v_at, 1);
-    if pg_catalog.int4gt(v_group, 0) then
-      perform pg_catalog.set_config('application_name', v_place.steps[v_at].name, true);
-    elsif v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_deadline)
-          or not df_engine.claim_next(v_place.queue, v_place.version, v_place.steps[v_at].name) then
+    if pg_catalog.int4eq(v_group, 0) and (
+        v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_deadline)
+        or not df_engine.claim_next(v_place.queue, v_place.version, v_place.steps[v_at].name)) then
       if pg_catalog.timestamptz_gt(v_started, v_deadline) then
         p_report := 'budget';
         exit;
@@ -7577,17 +7593,21 @@ begin
     v_step := v_place.steps[v_at];
     loop
       begin
-        if v_step.statement is null then
-          v_refused := true;
-          select p.sql, p.statement into v_step.text, v_step.statement
-          from df_engine.prepare_step(v_key, v_place.graph, v_place.thread, v_step) p;
-          v_refused := false;
-        end if;
-        if pg_catalog.texteq(v_step.statement, 'command') then
-          execute v_step.text;
-          v_result := v_no_rows;
-        else
+        if pg_catalog.texteq(v_step.statement, 'rows') then  -- the commonest
           v_result := df_engine.run_statement(v_step.text, v_step.statement, v_step.typed, v_limit);
+        else
+          if v_step.statement is null then
+            v_refused := true;
+            select p.sql, p.statement into v_step.text, v_step.statement
+            from df_engine.prepare_step(v_key, v_place.graph, v_place.thread, v_step) p;
+            v_refused := false;
+          end if;
+          if pg_catalog.texteq(v_step.statement, 'command') then
+            execute v_step.text;
+            v_result := v_no_rows;
+          else
+            v_result := df_engine.run_statement(v_step.text, v_step.statement, v_step.typed, v_limit);
+          end if;
         end if;
         set constraints all immediate;
         exit;
@@ -7599,50 +7619,48 @@ begin
         v_code := null;
       end;
     end loop;
-    -- Nothing of a step, or of whoever had this session before, reaches the next one.
-    if not pg_catalog.nameeq(current_user, session_user) then
-      reset role;
-    end if;
+    -- Nothing of a step, or of whoever had this session before, reaches the next one. Of a session without temporary tables one test is made.
     reset all;
     deallocate all;
     execute 'close all';
     unlisten *;
-    if pg_catalog.pg_advisory_unlock_all() is not null and pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
+    if pg_catalog.pg_advisory_unlock_all() is not null and (pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid)
+        or not pg_catalog.nameeq(current_user, session_user) or p_visiting) then
+      reset role;
       discard temp;
-    end if;
-    if p_visiting then
-      perform df_engine.set_step_settings();
-    end if;
-    if v_code is null then
-      if pg_catalog.int4gt(v_together, 1) then
-        v_short := df_engine.short_steps(v_short, pg_catalog.hashtextextended(v_place.steps[v_at].text, 0)::pg_catalog.text, v_started);
-        v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
-        v_more := v_step.plain and pg_catalog.jsonb_exists(
-            v_short, pg_catalog.hashtextextended(v_place.steps[pg_catalog.int4pl(v_at, 1)].text, 0)::pg_catalog.text)
-          and pg_catalog.int4lt(pg_catalog.int4pl(v_group, 1), v_together)
-          and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(),
-                pg_catalog.timestamptz_pl_interval(v_begun, '20 ms'::pg_catalog.interval));
+      if p_visiting then
+        perform df_engine.set_step_settings();
       end if;
+    end if;
+    if v_code is null and pg_catalog.int4eq(v_together, 1) then
+      v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_result,
+                                      v_started, false);
+      if v_next is null then
+        commit;
+        continue;
+      end if;
+    elsif v_code is null then
+      v_short := df_engine.short_steps(v_short, pg_catalog.hashtextextended(v_place.steps[v_at].text, 0)::pg_catalog.text, v_started);
+      v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
+      v_more := v_step.plain and pg_catalog.jsonb_exists(
+          v_short, pg_catalog.hashtextextended(v_place.steps[pg_catalog.int4pl(v_at, 1)].text, 0)::pg_catalog.text)
+        and pg_catalog.int4lt(pg_catalog.int4pl(v_group, 1), v_together)
+        and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(),
+              pg_catalog.timestamptz_pl_interval(v_begun, '20 ms'::pg_catalog.interval));
       v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_result,
                                       v_started, v_more);
-      if v_next is null and pg_catalog.int4eq(v_together, 1) then
-        commit;
-        continue;
-      elsif v_next.report is null then
-        if pg_catalog.int4gt(v_together, 1) then
-          if v_more and v_next.steps is null then
-            v_group := pg_catalog.int4pl(v_group, 1);
-            continue;
-          end if;
-          set local synchronous_commit = off;
+      if v_next.report is null then
+        if v_more and v_next.steps is null then
+          v_group := pg_catalog.int4pl(v_group, 1);
+          v_name := pg_catalog.set_config('application_name', v_place.steps[pg_catalog.int4pl(v_at, 1)].name, true);
+          continue;
+        end if;
+        set local synchronous_commit = off;
+        if v_next.steps is null then
           v_group := 0;
+          commit;
+          continue;
         end if;
-        if v_next.steps is not null then
-          v_place := v_next;
-          v_at := 0;
-        end if;
-        commit;
-        continue;
       end if;
     elsif pg_catalog.int4gt(v_group, 0) then
       -- What fails in company may fail because of it: those before it are recorded, and it runs again alone.
@@ -7740,7 +7758,7 @@ declare
   v_row pg_catalog.record;
   v_rows pg_catalog.text;
   v_list pg_catalog.text[];
-  v_size bigint := 0;
+  v_size bigint;
 begin
   if pg_catalog.texteq(p_kind, 'command') then
     execute p_sql;
@@ -7752,7 +7770,7 @@ begin
       v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
       if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
         v_list := pg_catalog.array_append(v_list, v_rows);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
         v_rows := null;
         if pg_catalog.int8gt(v_size, p_limit) then
           raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
@@ -7789,7 +7807,7 @@ begin
       v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
       if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
         v_list := pg_catalog.array_append(v_list, v_rows);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
         v_rows := null;
         if pg_catalog.int8gt(v_size, p_limit) then
           raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
