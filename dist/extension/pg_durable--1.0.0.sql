@@ -6644,14 +6644,17 @@ $$;
 -- The transition: a node has ended, or is to be entered; what now? One loop between the two questions, answered from graph_nodes, until
 -- every thread it touched waits in its place: the queue, a timer, a signal, or for its siblings.
 
--- The steps from p_node to the end of its batch. p_tried: the first of them may have an outcome that says so.
-create or replace function df_engine.steps_from(p_id text, p_graph bigint, p_node int, p_batch int, p_tried boolean) returns df_engine.step[]
+-- The steps from p_node to the end of its batch. p_instance, p_scope: where the first of them may have an outcome that says so.
+create or replace function df_engine.steps_from(
+  p_id text, p_graph bigint, p_node int, p_batch int, p_instance bigint default null, p_scope bigint default null
+) returns df_engine.step[]
 language plpgsql stable as $$
 begin
   return array(
     select row(g.node, 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, g.node), g.query, g.statement, g.typed, g.refs, g.vars,
                g.name_scopes, g.after, g.binds, g.closes, g.plain, g.decides,
-               not (g.in_loop or p_tried and g.node = p_node))::df_engine.step
+               not (g.in_loop or g.node = p_node and exists (
+                 select from df_engine.outcomes o where o.instance = p_instance and o.scope = p_scope and o.node = p_node)))::df_engine.step
     from df_engine.graph_nodes g
     where g.graph = p_graph and g.node between p_node and p_batch and g.kind = 'SQL'
     order by g.node);
@@ -6785,7 +6788,7 @@ begin
           p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end, v_offered);
         if v_offered then
           v_place := row(null, v_queue, pg_current_xact_id()::pg_catalog.xid, p_id, p_graph, t,
-                         df_engine.steps_from(p_id, p_graph, g.node, g.batch, false))::df_engine.place;
+                         df_engine.steps_from(p_id, p_graph, g.node, g.batch))::df_engine.place;
         end if;
         v_queue := null;
       end if;
@@ -7067,20 +7070,6 @@ $$;
 -- Claiming: the lock on a row of the queue, in the step's own transaction, is the claim. What is not a statement for this session is
 -- entered here; what may not run any more is dropped or failed. The functions act for session_user only.
 
--- Checked once, before a run begins; NULL when it may.
-create or replace function df_engine.pickup_problem(p_submitter oid) returns text
-language plpgsql stable as $$
-declare
-  v_super boolean;
-begin
-  select r.rolsuper into v_super from pg_catalog.pg_roles r where r.oid = p_submitter;
-  if v_super and not df_engine.setting_on('enable_superuser_instances') then
-    return format('superuser %s may not run instances: setting enable_superuser_instances is off', p_submitter::pg_catalog.regrole);
-  end if;
-  return null;
-end
-$$;
-
 -- Locks the row p_queue of a role if it is still there and free, else the longest-waiting free one from p_low on, else any: the row and its
 -- version.
 create or replace function df_engine.lock_queue(p_role oid, p_queue bigint, p_low bigint) returns df_engine.claim
@@ -7122,7 +7111,10 @@ begin
         and o.state = 'c' and o.generations is not distinct from (p_queue).generations
       order by o.node desc limit 1);
   end if;
-  return coalesce((select n.next from df_engine.graph_nodes n where n.graph = (p_node).graph and n.node = v_done), (p_node).node);
+  if v_done is null then
+    return (p_node).node;
+  end if;
+  return (select n.next from df_engine.graph_nodes n where n.graph = (p_node).graph and n.node = v_done);
 end
 $$;
 
@@ -7143,9 +7135,11 @@ declare
   r record;
   g df_engine.graph_nodes;
   v_place df_engine.place;
-  v_problem text;
 begin
-  perform df_engine.require_key(p_key, v_role);
+  if (p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
   v_claim := df_engine.lock_queue(v_role, p_queue, p_low);
   if v_claim.version is null then
     v_place.report := 'empty';
@@ -7155,8 +7149,10 @@ begin
   t := row(q.instance, q.scope, q.node, q.generations, q.activation, q.races);
   v_place := row('again', q.id, v_claim.version, null, null, t, null)::df_engine.place;
   select i.id, i.graph, i.status, coalesce(i.database = current_database(), true) as home,
-         has_schema_privilege(v_role, 'df', 'usage') as allowed into r
-  from df_engine.instances i where i.instance = q.instance;
+         has_schema_privilege(v_role, 'df', 'usage') as allowed, u.rolsuper as super into r
+  from df_engine.instances i
+  left join pg_roles u on u.oid = v_role
+  where i.instance = q.instance;
   if r.status is null or r.status not in ('pending', 'running') or q.races is not null and df_engine.has_lost(q.races) then
     -- Whoever ended the run has left what a step had locked.
     delete from df_engine.activations a where a.instance = q.instance and r.status not in ('pending', 'running');
@@ -7178,12 +7174,12 @@ begin
       v_place.thread := t;
     end if;
   end if;
-  if not q.picked and t.node = q.node then  -- it has not begun
-    v_problem := df_engine.pickup_problem(v_role);
-  end if;
-  if v_problem is not null or not r.allowed then
-    perform df_engine.fail_run(q.instance, coalesce(
-      v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)));
+  if not q.picked and t.node = q.node and r.super and not df_engine.setting_on('enable_superuser_instances') then  -- it has not begun
+    perform df_engine.fail_run(q.instance, format(
+      'superuser %s may not run instances: setting enable_superuser_instances is off', v_role::regrole));
+    return v_place;
+  elsif not r.allowed then
+    perform df_engine.fail_run(q.instance, format('role %s has no USAGE on schema df any more', v_role::regrole));
     return v_place;
   end if;
   if (g.kind <> 'SQL' or not r.home or q.crash_score >= 12) and not df_engine.lock_thread(t) then
@@ -7195,10 +7191,9 @@ begin
     perform df_engine.fail_node(r.id, r.graph, v_role, r.home, t, q.id, g,
       'SQL execution failed: the session that ran this step died, again and again', df_engine.clock());
   elsif g.kind = 'SQL' and r.home then
-    v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.batch end, exists (
-      select from df_engine.outcomes o where o.instance = q.instance and o.scope = q.scope and o.node = g.node));
+    v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.batch end, q.instance, q.scope);
+    v_place.report := set_config('application_name', v_place.steps[1].name, true);
     v_place.report := null;
-    perform set_config('application_name', v_place.steps[1].name, true);
     if p_careful then
       raise info 'pg_durable:%:%', q.id, df_engine.node_id(r.id, g.node);
     end if;
