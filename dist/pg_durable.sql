@@ -5030,10 +5030,7 @@ declare
   v_instance bigint := p_instance;
 begin
   while exists (select from df_engine.instances k where k.id = df_engine.public_id(v_instance)) loop
-    if v_wakes then
-    perform set_config('df_engine.started', concat(p_role, ' in ', pg_current_xact_id()), true);
-  end if;
-  v_instance := nextval('df_engine.instances_instance_seq');
+    v_instance := nextval('df_engine.instances_instance_seq');
   end loop;
   return v_instance;
 end
@@ -5141,7 +5138,7 @@ declare
   v_trace text := nullif(current_setting('df.traceparent', true), '');
   v_instance bigint;
   v_id text;
-  v_run_key constant bigint := hashint8extended((random() * 9007199254740991)::bigint, p_role::bigint);
+  v_run_key bigint;
   v_wakes constant boolean := current_setting('df_engine.started', true) is distinct from concat(p_role, ' in ', pg_current_xact_id());
 begin
   if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
@@ -5167,10 +5164,10 @@ begin
     v_instance := df_engine.free_instance(v_instance);
   end if;
   v_id := df_engine.public_id(v_instance);
+  v_run_key := hashint8extended(v_instance, (random() * 9007199254740991)::bigint);
   insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, version, run_key)
   overriding system value
-  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0',
-          v_run_key);
+  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0', v_run_key);
   insert into df_engine.queue (submitter, instance, node, wakes) values (p_role, v_instance, v_entry, v_wakes);
   return v_id;
 end
@@ -7560,7 +7557,6 @@ declare
   v_hint pg_catalog.text;
   v_group int := 0;                       -- steps in this transaction before this one
   v_begun pg_catalog.timestamptz;
-  v_name pg_catalog.text;
   v_more boolean := false;                -- the next step follows in this transaction
   v_short pg_catalog.jsonb := '{}'::pg_catalog.jsonb;
 begin
@@ -7666,7 +7662,7 @@ begin
       if v_next.report is null then
         if v_more and v_next.steps is null then
           v_group := pg_catalog.int4pl(v_group, 1);
-          v_name := pg_catalog.set_config('application_name', v_place.steps[pg_catalog.int4pl(v_at, 1)].name, true);
+          perform pg_catalog.set_config('application_name', v_place.steps[pg_catalog.int4pl(v_at, 1)].name, true);
           continue;
         end if;
         set local synchronous_commit = off;
