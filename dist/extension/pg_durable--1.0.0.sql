@@ -5103,7 +5103,7 @@ $$;
 
 -- Inserts a run of p_role, and queues it. A known graph of a role that may log in and has no limit, without variables, secrets, input
 -- and the like, is started without more ado; all others go through prepare_start. The first start of a role in a transaction notifies for
--- all of them. What is no look-up stands in no query: PL/pgSQL prepares it once a transaction, and a query's expressions at each start.
+-- all of them. What reads no table stands in no query: PL/pgSQL prepares it once a transaction, and a query's expressions at each start.
 -- Granted to users.
 create or replace function df_engine.insert_instance(
   p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb
@@ -7221,8 +7221,8 @@ $$;
 -- driver, in the session of the submitter.
 
 -- Records that a step has completed, and makes the transition. NULL: the next step of the same segment follows; else a place with the steps
--- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. A plain step for which nobody
--- looks, the commonest, is asked one thing only: PL/pgSQL prepares each question anew in each transaction. p_more: another step
+-- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. A plain step whose value nobody
+-- wants, the commonest, is asked one thing only: PL/pgSQL prepares each question anew in each transaction. p_more: another step
 -- follows in this transaction; the run is not locked yet, or a cancel would wait for that step instead of interrupting it.
 -- Granted to users.
 create or replace function df_engine.record_step(
