@@ -8,6 +8,7 @@ PARTS = (
     "admin/settings",
     "http/secrets",
     "text/cron",
+    "graph/block",
     "graph/envelope",
     "graph/walk",
     "graph/builders",

@@ -23,6 +23,8 @@ EXCEPTED = {
     ("run_statement", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
     ("work", "text type variable is not sanitized"): OF_THE_DRIVER,
     ("run_statement", "text type variable is not sanitized"): OF_THE_DRIVER,
+    ("run_block", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
+    ("run_block", "the expression is not SQL injection safe"): OF_THE_DRIVER,
     ("result_types", "text type variable is not sanitized"): OF_THE_DRIVER,
     ("result_types", "the expression is not SQL injection safe"): OF_THE_DRIVER,
     (
