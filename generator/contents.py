@@ -58,6 +58,7 @@ PARTS = (
     "supervisor/signals",
     "supervisor/due",
     "api/work",
+    "api/progress",
     "supervisor/workers",
     "supervisor/supervise",
     "supervisor/crashes",

@@ -377,6 +377,19 @@ if df_engine.migrating(1) then
   create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to deliver
   create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
 
+  -- What the step in each session has said last of its progress. Holds for the transaction xid, or for the lease of the row in the queue.
+  create table df_engine.progress (
+    pid int not null constraint progress_pkey primary key,
+    xid xid8,                          -- NULL: a leased step is in none
+    queue bigint not null,
+    leased boolean not null,
+    node int not null,
+    done numeric not null,
+    total numeric,
+    note text,
+    said_at timestamptz not null
+  ) with (fillfactor = 50);
+
   -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run; of $error, the handler of its CATCH.
   create table df_engine.bindings (
     instance bigint not null,
@@ -9510,6 +9523,106 @@ $$;
 comment on procedure df.work(integer) is
   'Works for the calling role without a worker: fires due timers and signals, and runs ready SQL steps, until none is ready or max_seconds have passed. Every step commits. The session is reset before and after each step, so call it in one of its own. HTTP steps, and steps in other databases or outside of transactions, wait for a worker. Raises 25001 in a transaction block, function or DO block, and 55000 after SET ROLE and for superusers.';
 
+-- Progress: what a step says of itself while it runs. df.progress raises an INFO, which arrives at the worker at once; the worker hands it on, at most
+-- once a second for each session, and the supervising connection keeps the newest of each session. The text is sealed: nothing that a step
+-- prints is believed, and what is said holds for the transaction, or the lease, in which it was said.
+
+-- The step in which the caller's transaction is; NULL: in none. The name of the session, which a step can change, says where to look; that
+-- this transaction has claimed the row of the queue, or a worker has leased it, is what counts.
+create or replace function df_engine.own_step(out queue df_engine.queue, out node int)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_name constant text := current_setting('application_name');
+  v_xid constant xid := pg_current_xact_id_if_assigned()::xid;
+  g df_engine.graph_nodes;
+begin
+  select q.* into queue
+  from df_engine.instances i
+  join df_engine.queue q on q.instance = i.instance
+  where i.id = substring(v_name from '^pg_durable:([0-9a-f]{8}):') and i.submitter = quote_ident(session_user)::regrole
+    and case q.lane
+      when 'sql' then q.xmax = v_xid or q.xmin = v_xid and q.picked
+      when 'direct' then q.worker is not null and q.request ->> 'application_name' = v_name end
+  limit 1;
+  if found then
+    select n.* into g
+    from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph
+    where i.instance = (queue).instance and n.node = (queue).node;
+    node := df_engine.next_node(queue, g);
+  end if;
+end
+$$;
+
+create or replace function df.progress(done numeric, total numeric default null, note text default null) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_step record;
+  v_said text;
+begin
+  if not (abs(done) < 1e18 and abs(coalesce(total, 0)) < 1e18) then
+    raise exception 'df.progress takes numbers below 1e18' using errcode = 'numeric_value_out_of_range';
+  end if;
+  v_step := df_engine.own_step();
+  if done is null or v_step.node is null then
+    return;
+  end if;
+  v_said := jsonb_build_object(
+    'pid', pg_backend_pid(), 'xid', pg_current_xact_id_if_assigned()::text, 'queue', (v_step.queue).id,
+    'leased', (v_step.queue).lane <> 'sql', 'node', v_step.node,
+    'done', trim_scale(round(done, 6)), 'total', trim_scale(round(total, 6)), 'note', nullif(left(note, 200), ''));
+  raise info 'pg_durable progress %', concat_ws(' of ', trim_scale(round(done, 6)), trim_scale(round(total, 6)))
+    using detail = df_engine.sealed(v_said);
+end
+$$;
+comment on function df.progress(numeric, numeric, text) is
+  'Says how far the step that calls it has come: so much of a total, and a note of at most 200 characters. df.running_steps and df.explain show the newest while the step runs, a worker at most a second later. Outside of a step it does nothing, in CALL df.work() it is only printed. Nothing is written by the step itself';
+
+-- A text that only this database can have said, of a form that only note_progress reads.
+create or replace function df_engine.sealed(p_text text) returns text
+language sql stable as $$
+  select encode(sha256((df_engine.secret() || 'progress ' || encode(sha256(convert_to(p_text, 'UTF8')), 'hex'))::pg_catalog.bytea), 'hex') || p_text
+$$;
+
+-- A session of this worker, in a step that it has leased if p_ticket is not NULL, has said this. What is not df.progress' own, or was said
+-- elsewhere, is passed over. What sessions that are gone have said is removed on the way.
+-- Granted to workers.
+create or replace function df_engine.note_progress(p_pid int, p_ticket bigint, p_said text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_said jsonb;
+begin
+  if p_said = df_engine.sealed(substr(p_said, 65)) then
+    v_said := substr(p_said, 65)::jsonb;
+  end if;
+  if (v_said ->> 'pid')::int = p_pid
+     and (case when (v_said ->> 'leased')::boolean then (v_said ->> 'queue')::bigint end) is not distinct from p_ticket then
+    insert into df_engine.progress as p (pid, xid, queue, leased, node, done, total, note, said_at)
+    select p_pid, s.xid::xid8, s.queue, s.leased, s.node, s.done, s.total, s.note, df_engine.clock()
+    from jsonb_to_record(v_said) s(xid text, queue bigint, leased boolean, node int, done numeric, total numeric, note text)
+    on conflict (pid) do update
+      set xid = excluded.xid, queue = excluded.queue, leased = excluded.leased, node = excluded.node, done = excluded.done, total = excluded.total,
+          note = excluded.note, said_at = excluded.said_at;
+    delete from df_engine.progress p using (
+      select o.pid from df_engine.progress o
+      where not exists (select from pg_catalog.pg_stat_activity a where a.pid = o.pid) for update skip locked) gone
+    where p.pid = gone.pid;
+  end if;
+end
+$$;
+
+-- How df.explain writes progress, in one line, with what a terminal would obey written out.
+-- Granted to users.
+create or replace function df_engine.progress_text(p_done numeric, p_total numeric, p_note text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select concat_ws(' of ', p_done, p_total) || coalesce(' (' || trunc(100 * p_done / nullif(p_total, 0)) || ' %)', '') || coalesce(': ' || (
+    select string_agg(case
+        when c.letter ~ E'[\x01-\x1f\x7f]' or getdatabaseencoding() = 'UTF8' and (
+          ascii(c.letter) in (1564, 8206, 8207, 65279) or ascii(c.letter) between 128 and 159
+          or ascii(c.letter) between 8232 and 8238 or ascii(c.letter) between 8294 and 8297)
+        then '\u' || lpad(to_hex(ascii(c.letter)), 4, '0') else c.letter end, '' order by c.place)
+    from regexp_split_to_table(p_note, '') with ordinality c(letter, place)), '')
+$$;
+
 -- Workers: how they register, say that they are idle and alive, and what they say of roles that they cannot serve.
 
 -- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts. The
@@ -10548,12 +10661,13 @@ comment on function df.target_database() is 'The home database: the one that pg_
 
 create or replace view df.running_steps with (security_barrier) as
   with step as (
-    select i.instance, i.id as instance_id, i.label, i.submitter, g.node, g.kind, g.query, s.pid, null::int as worker, s.xact_start as since
+    select i.instance, i.id as instance_id, i.label, i.submitter, g.node, g.kind, g.query, s.pid, null::int as worker, s.xact_start as since,
+           null::bigint as leased
     from df_engine.steps_in_sessions s
     join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
     join df_engine.graph_nodes g on g.graph = i.graph and df_engine.node_id(i.id, g.node) = s.node_id
     union all
-    select i.instance, i.id, i.label, i.submitter, g.node, g.kind, g.query, null, q.worker, q.leased_at
+    select i.instance, i.id, i.label, i.submitter, g.node, g.kind, g.query, null, q.worker, q.leased_at, q.id
     from df_engine.queue q
     join df_engine.instances i on i.instance = q.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = q.node
@@ -10561,13 +10675,19 @@ create or replace view df.running_steps with (security_barrier) as
   )
   select s.instance_id, s.label, df_engine.node_id(s.instance_id, s.node)::varchar(8) as node_id, s.kind as node_type, s.query,
          s.submitter::regrole as submitted_by, 1 + coalesce(o.attempts, 0) as attempts, max(s.pid) as pid, max(s.worker) as worker,
-         min(s.since) as running_since, clock_timestamp() - min(s.since) as running_for
+         min(s.since) as running_since, clock_timestamp() - min(s.since) as running_for,
+         (array_agg(p.done order by p.said_at desc nulls last))[1] as progress_done,
+         (array_agg(p.total order by p.said_at desc nulls last))[1] as progress_total,
+         (array_agg(p.note order by p.said_at desc nulls last))[1] as progress_note
   from step s
   left join df_engine.outcomes o on o.instance = s.instance and o.scope = 0 and o.node = s.node and o.state = 'r'
+  left join df_engine.progress p on p.node = s.node and case when p.leased then p.queue = s.leased and p.said_at >= s.since
+    else p.pid = s.pid and exists (
+      select from pg_catalog.pg_stat_activity a where a.pid = p.pid and a.backend_xid = p.xid::pg_catalog.xid) end
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
   group by s.instance_id, s.label, s.node, s.kind, s.query, s.submitter, o.attempts;
 comment on view df.running_steps is
-  'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session.';
+  'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session. progress_done, progress_total and progress_note are what the step has said last with df.progress.';
 
 create or replace view df.failed_steps with (security_barrier) as
   select i.id as instance_id, i.label, df_engine.node_id(i.id, g.node)::varchar(8) as node_id, g.kind as node_type, g.query,
@@ -10895,8 +11015,13 @@ language sql as $$
   where p_graph is not null
   union all
   select n.node, n.parent, n.place, n.node_type, df_engine.node_config(n.node_type, n.query), n.query, n.result_name,
-         ' ' || df_engine.status_icon(n.inferred_status)
+         ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, '')
   from df_engine.visible_nodes n
+  left join (
+    select s.node_id, df_engine.progress_text(s.progress_done, s.progress_total, s.progress_note) as progress
+    from df.running_steps s
+    where s.instance_id = p_instance and s.progress_done is not null
+  ) r on r.node_id = n.id
   where n.instance_id = p_instance
 $$;
 
@@ -11494,7 +11619,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -11590,7 +11715,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
