@@ -9546,7 +9546,7 @@ comment on procedure df.work(integer) is
 -- once a second for each session, and the supervising connection keeps the newest of each session. The text is sealed: nothing that a step
 -- prints is believed, and what is said holds for the transaction, or the lease, in which it was said.
 
--- The step in which the caller's transaction is; NULL: in none. The name of the session, which a step can change, says where to look; that
+-- The step in which the caller's transaction is; NULL: in none. The name of the session, which a step can change, only narrows the search; that
 -- this transaction has claimed the row of the queue, or a worker has leased it, is what counts.
 create or replace function df_engine.own_step(out queue df_engine.queue, out node int)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -9594,7 +9594,7 @@ begin
 end
 $$;
 comment on function df.progress(numeric, numeric, text) is
-  'Says how far the step that calls it has come: so much of a total, and a note of at most 200 characters. df.running_steps and df.explain show the newest while the step runs, a worker at most a second later. Outside of a step it does nothing, in CALL df.work() it is only printed. Nothing is written by the step itself';
+  'Says how far the step that calls it has come: so much of a total, and a note of at most 200 characters. df.running_steps and df.explain show the newest while the step runs, at most a second after it was said. Outside of a step it does nothing, in CALL df.work() it is only printed. Nothing is written by the step itself';
 
 -- A text that only this database can have said, of a form that only note_progress reads.
 create or replace function df_engine.sealed(p_text text) returns text
@@ -9633,7 +9633,7 @@ $$;
 -- Granted to users.
 create or replace function df_engine.progress_text(p_done numeric, p_total numeric, p_note text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select concat_ws(' of ', p_done, p_total) || coalesce(' (' || trunc(100 * p_done / nullif(p_total, 0)) || ' %)', '') || coalesce(': ' || (
+  select p_done || coalesce(' of ' || p_total, '') || coalesce(' (' || trunc(100 * p_done / nullif(p_total, 0)) || ' %)', '') || coalesce(': ' || (
     select string_agg(case
         when c.letter ~ E'[\x01-\x1f\x7f]' or getdatabaseencoding() = 'UTF8' and (
           ascii(c.letter) in (1564, 8206, 8207, 65279) or ascii(c.letter) between 128 and 159

@@ -61,7 +61,7 @@ MUTANTS = (
            "tests/engine/test_control.py::test_a_superuser_may_not_submit_any_more_at_pick_up"),
     Mutant("a block that cannot be in a transaction is diverted", " and not (p_step).block", "",
            f"{BLOCKS}::test_what_cannot_be_in_a_transaction_fails_and_nothing_is_kept"),
-    Mutant("a block does not look at its other statements", "df_engine.single_statement_problem(v_statements[i])",
+    Mutant("a block runs what no step may be", "df_engine.single_statement_problem(v_statements[i])",
            "null",
            f"{BLOCKS}::test_what_no_step_may_be_no_statement_of_a_block_may_be"),
     Mutant("who has the name of a step says its progress", "q.xmax = v_xid or q.xmin = v_xid and q.picked", "true",

@@ -47,7 +47,8 @@ left join df.nodes n on n.instance_id = i.id and n.completed_at > now() - interv
                     and n.node_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART')
 where i.status in ('pending', 'running') or i.finished_at > now() - interval '10 s'""",
     "longest running steps": """
-select r.instance_id, r.label, r.node_type, r.query, r.running_for, r.attempts, r.pid, r.worker
+select r.instance_id, r.label, r.node_type, r.query, r.running_for, r.attempts, r.pid, r.worker,
+       df_engine.progress_text(r.progress_done, r.progress_total, r.progress_note) as progress
 from df.running_steps r
 order by r.running_for desc nulls last
 limit 10""",

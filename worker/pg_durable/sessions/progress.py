@@ -24,7 +24,7 @@ class ProgressReports:
             self._report(pid)
 
     def _report(self, pid: int) -> None:
-        """Hands the newest on, and looks again after a while; a session that has said nothing since is forgotten."""
+        """Hands the newest on, and the next after a while; a session that has said nothing since is forgotten."""
         newest = self._newest[pid]
         if newest is None:
             del self._newest[pid]
