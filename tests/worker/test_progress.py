@@ -122,7 +122,7 @@ def test_what_a_step_prints_itself_is_not_believed(db: Database, worker: WorkerP
     wait_until(lambda: said(db, victim) == [(1, 2, None)])
     node = db.sql("select node_id from df.running_steps")
     prints = (
-        "do $do$ begin "
+        "do $do$ begin perform df.progress(50, 100); "
         f"perform set_config('application_name', 'pg_durable:{victim}:{node}', true); perform df.progress(99, 100); "
         "raise info 'pg_durable progress 99' using detail = repeat('0', 64) || "
         f"jsonb_build_object('pid', pg_backend_pid(), 'xid', pg_current_xact_id()::text, 'queue', 1, 'leased', false, "
