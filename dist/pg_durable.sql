@@ -7173,7 +7173,9 @@ begin
     end if;
     raise exception using errcode = v_code, message = v_message, detail = v_detail, hint = v_hint;
   end;
-  v_rows := nullif(pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ','), '');
+  if v_list is not null then
+    v_rows := pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ',');
+  end if;
   if pg_catalog.int84lt(p_limit, pg_catalog.octet_length(v_rows)) then
     raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.octet_length(v_rows), p_limit
         using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
