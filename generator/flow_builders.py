@@ -89,6 +89,7 @@ def parse(line: str) -> tuple[str, tuple[Parameter, ...]]:
 # The first signature that fits the arguments is called.
 SIGNATURES = """
 sql(query text)
+block(statements text...)
 seq(a graph, b graph)
 as(fut graph, name text)
 sleep(seconds numeric)

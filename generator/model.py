@@ -24,11 +24,12 @@ class Setting:
 # The oldest version whose installation this one can upgrade in place. The installer refuses any that is older.
 OLDEST_UPGRADABLE = "1.0.0"
 
-STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
+SESSION_STEPS = ("SQL", "BLOCK")  # that run in a session of their submitter, if they can
+STEPS = (*SESSION_STEPS, "HTTP", "HTTP_MULTIPART")
 RETRIED = (*STEPS, "WAIT_FOR")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
 NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "BREAK", "SLEEP", "WAIT_SCHEDULE",
-              "SIGNAL", "WAIT_FOR", "HTTP", "HTTP_MULTIPART")  # fmt: skip
+              "SIGNAL", "WAIT_FOR", "HTTP", "HTTP_MULTIPART", "BLOCK")  # fmt: skip
 # What runs its branches at the same time, and those of them that one branch decides.
 PARALLEL = ("JOIN", "RACE", "ANY")
 DECIDED_BY_ONE = ("RACE", "ANY")
@@ -92,8 +93,8 @@ SETTINGS = (
 
 
 # Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
-# part of an error. The longest wait, in seconds.
-LIMITS = {"name": 63, "text": 1024, "error": 10_000, "seconds": 3_155_760_000}
+# part of an error. The longest wait, in seconds. The most statements of a block.
+LIMITS = {"name": 63, "text": 1024, "error": 10_000, "seconds": 3_155_760_000, "statements": 1000}
 
 # What df.work makes of a session that is not a worker's.
 VISIT_SETTINGS = STEP_SETTINGS | {
@@ -106,6 +107,7 @@ def context() -> dict[str, Any]:
     """What every template sees."""
     return {
         "steps": STEPS,
+        "session_steps": SESSION_STEPS,
         "retried": RETRIED,
         "leaves": LEAVES,
         "node_types": NODE_TYPES,

@@ -112,6 +112,7 @@ CHECKS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() wh
 LAST_CHECK_AGO = "update df_engine.timers set since = clock_timestamp() - %s::interval where kind = 'check'"
 TIMEOUT_IS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() where kind = 'deadline'"
 CHECKS_LOCKED = "select from df_engine.timers where kind = 'check' for update"
+PROGRESS = "select pid, node, done::float, total::float, note from df_engine.progress order by pid"
 POKES = "select count(*) from df_engine.pokes where hash <> 0"
 POKES_HEARD = "delete from df_engine.pokes"
 POKED_BY_START = "select count(*) from df_engine.pokes where hash = 0"

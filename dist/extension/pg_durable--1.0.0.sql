@@ -380,6 +380,19 @@ if df_engine.migrating(1) then
   create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to deliver
   create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
 
+  -- What the step in each session has said last of its progress. Holds for the transaction xid, or for the lease of the row in the queue.
+  create table df_engine.progress (
+    pid int not null constraint progress_pkey primary key,
+    xid xid8,                          -- NULL: a leased step is in none
+    queue bigint not null,
+    leased boolean not null,
+    node int not null,
+    done numeric not null,
+    total numeric,
+    note text,
+    said_at timestamptz not null
+  ) with (fillfactor = 50);
+
   -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run; of $error, the handler of its CATCH.
   create table df_engine.bindings (
     instance bigint not null,
@@ -509,7 +522,8 @@ if df_engine.migrating(1) then
   create type df_engine.step as (
     node int, name text, text text, statement text, typed boolean, refs text[], vars boolean, name_scopes int[], after "char",
     binds text[], closes int, plain boolean, decides boolean,
-    fresh boolean                      -- whether the node can have no outcome yet
+    fresh boolean,                     -- whether the node can have no outcome yet
+    block boolean                      -- whether text lists several statements
   );
   -- A row of the queue that a session has locked, and its version.
   create type df_engine.claim as (claimed df_engine.queue, version xid);
@@ -1209,6 +1223,95 @@ begin
 end
 $$;
 
+-- Blocks: several statements that are one step. Their builder, what an envelope must say, and the list of statements; how they run is
+-- in session/execute.
+
+create or replace function df.block(variadic statements text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_statement pg_catalog.text;
+  v_problem pg_catalog.text;
+begin
+  if statements is null then
+    raise exception 'argument statements of df.block is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if pg_catalog.array_position(statements, null) is not null then
+    raise exception 'statement % of df.block is NULL', pg_catalog.array_position(statements, null) using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  foreach v_statement in array statements loop
+    if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ? v_statement then
+      raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ->> v_statement
+        using errcode = 'invalid_parameter_value',
+              hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+    end if;
+  end loop;
+  v_problem := (
+    select case
+      when pg_catalog.jsonb_typeof(l.list) is distinct from 'array' then 'statements must be a list of SQL texts'
+      when pg_catalog.jsonb_array_length(l.list) not between 1 and 1000 then
+        'it has 1 to 1000 statements, not ' || pg_catalog.jsonb_array_length(l.list)
+      else (
+        select 'statement ' || s.place || case when pg_catalog.jsonb_typeof(s.text) <> 'string' then ' is no text'
+          else ' is a graph, not an SQL statement' end
+        from pg_catalog.jsonb_array_elements(l.list) with ordinality s(text, place)
+        where pg_catalog.jsonb_typeof(s.text) <> 'string' or s.text #>> '{}' ~ '^\s*[{]\s*"'
+        order by s.place limit 1)
+    end
+    from (select pg_catalog.to_jsonb(statements)) l(list));
+  if v_problem is not null then
+    raise exception 'df.block: %', v_problem using
+      errcode = case when pg_catalog.cardinality(statements) > 1000 then 'program_limit_exceeded' else 'invalid_parameter_value' end,
+      hint = 'A block is one step: each argument is the text of an SQL statement. Steps that follow each other are joined with ~>.';
+  end if;
+  return '{"node_type":"BLOCK","query":' || pg_catalog.to_json('{"statements":' || pg_catalog.to_json(statements) || '}') || '}';
+end
+$$;
+comment on function df.block(text[]) is
+  'The node of 1 to 1000 SQL statements that are one step and one transaction: they take effect together, are tried again together, and the result is that of the last. Raises for a NULL and for a graph';
+
+-- What is wrong with the query of a BLOCK; NULL: nothing.
+-- Granted to users.
+create or replace function df_engine.block_problem(p_query text) returns text
+language plpgsql immutable as $$
+declare
+  v_config constant jsonb := df_engine.json_or_null(p_query);
+begin
+  return case
+    when jsonb_typeof(v_config) is distinct from 'object' or v_config - 'statements' <> '{}' then 'query in BLOCK must be {"statements": [text, ...]}'
+    else 'BLOCK: ' || (
+    select case
+      when pg_catalog.jsonb_typeof(l.list) is distinct from 'array' then 'statements must be a list of SQL texts'
+      when pg_catalog.jsonb_array_length(l.list) not between 1 and 1000 then
+        'it has 1 to 1000 statements, not ' || pg_catalog.jsonb_array_length(l.list)
+      else (
+        select 'statement ' || s.place || case when pg_catalog.jsonb_typeof(s.text) <> 'string' then ' is no text'
+          else ' is a graph, not an SQL statement' end
+        from pg_catalog.jsonb_array_elements(l.list) with ordinality s(text, place)
+        where pg_catalog.jsonb_typeof(s.text) <> 'string' or s.text #>> '{}' ~ '^\s*[{]\s*"'
+        order by s.place limit 1)
+    end
+    from (select v_config -> 'statements') l(list)) end;
+end
+$$;
+
+-- The statements of a step in their order: those of a BLOCK, or the one of any other.
+-- Granted to users.
+create or replace function df_engine.statements_of(p_kind text, p_query text) returns setof text
+language plpgsql immutable rows 2 as $$
+begin
+  if p_kind = 'BLOCK' then
+    return query select json_array_elements_text(p_query::pg_catalog.json -> 'statements');
+  else
+    return next p_query;
+  end if;
+end
+$$;
+
 -- The envelope: the JSON text of a graph before it is started. Here is what reads it, the strict parser, and the rules that a
 -- graph must keep. The builders, which write it, come later. Nothing here writes to a table.
 
@@ -1268,8 +1371,8 @@ $$;
 -- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then
-    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, HTTP, HTTP_MULTIPART' end
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, HTTP, HTTP_MULTIPART, BLOCK' end
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
@@ -1385,12 +1488,12 @@ $$;
 create or replace function df_engine.shape_problem(p_node jsonb, p_type text) returns text
 language sql immutable as $$
   select case
-    when not p_node ? 'query' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'TIMEOUT', 'WAIT_FOR') then 'query is missing'
+    when not p_node ? 'query' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'TIMEOUT', 'WAIT_FOR') then 'query is missing'
     when p_node ? 'query' and p_type in ('THEN', 'RACE', 'ANY') then 'query is not valid for ' || p_type || ' nodes'
-    when p_node ? 'left_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'left_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR')         then 'left_node is missing'
-    when p_node ? 'right_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'right_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes') and not (p_type = 'IF' and p_node ? 'condition_node')         then 'right_node is missing'
+    when p_node ? 'left_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'left_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR')         then 'left_node is missing'
+    when p_node ? 'right_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'right_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes') and not (p_type = 'IF' and p_node ? 'condition_node')         then 'right_node is missing'
     when p_type = 'IF' and not p_node ?| '{condition_node,query}' then 'condition_node is missing'
     when p_node ->> 'result_name' !~ '^[A-Za-z_][A-Za-z0-9_]*$' then 'result_name must be a letter or _, then letters, digits or _'
   end
@@ -1431,7 +1534,7 @@ language sql immutable as $$
     when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP', 'WAIT_FOR') then
       'condition_node is not valid for ' || p_type || ' nodes'
     when p_node ? 'extra_nodes' and p_type not in ('JOIN', 'RACE', 'ANY') then 'extra_nodes is not valid for ' || p_type || ' nodes'
-    when p_node ? 'retry' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || p_type || ' nodes'
+    when p_node ? 'retry' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || p_type || ' nodes'
     else coalesce(
       df_engine.unknown_type(p_type),
       df_engine.malformed(p_node),
@@ -1443,7 +1546,8 @@ language sql immutable as $$
       case when p_type in ('HTTP', 'HTTP_MULTIPART') and strpos(p_node ->> 'query', '{secret:') > 0 then
         df_engine.secret_problem(df_engine.json_or_null(p_node ->> 'query')) end,
       df_engine.shape_problem(p_node, p_type),
-      case when p_type = 'WAIT_FOR' then df_engine.wait_for_problem(p_node) end)
+      case when p_type = 'WAIT_FOR' then df_engine.wait_for_problem(p_node) end,
+      case when p_type = 'BLOCK' then df_engine.block_problem(p_node ->> 'query') end)
   end
 $$;
 
@@ -1629,7 +1733,7 @@ begin
     end if;
   end if;
   -- Statement by statement: what of it is not reached is not prepared either.
-  if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then
+  if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
     v_loop := '{"node_type":"LOOP","left_node":' || body;
   elsif v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
     v_loop := '{"node_type":"LOOP","left_node":'
@@ -2138,7 +2242,7 @@ begin
     '"backoff":' || pg_catalog.to_json(pg_catalog.trim_scale(backoff)),
     '"max_delay":' || pg_catalog.to_json(pg_catalog.trim_scale(extract(epoch from max_delay))),
     '"retry_on":' || pg_catalog.to_json(retry_on)) || '}';
-  v_problem := case when v_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || v_type || ' nodes'
+  v_problem := case when v_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || v_type || ' nodes'
     else case
       when pg_catalog.jsonb_typeof(v_policy::pg_catalog.jsonb) <> 'object' then 'retry must be a JSON object'
       else (
@@ -2157,7 +2261,7 @@ begin
     end end;
   if v_problem is not null then
     raise exception '%', v_problem using errcode = 'invalid_parameter_value',
-      hint = 'df.retry takes one SQL or HTTP step: put it around each step that is to be tried again.';
+      hint = 'df.retry takes one SQL or HTTP step, or a block: put it around each step that is to be tried again.';
   end if;
   return (
     select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
@@ -2969,32 +3073,33 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   case p_signature
     when 1 then return df.sql(query => p_args[1]);
-    when 2 then return df.seq(a => p_args[1], b => p_args[2]);
-    when 3 then return df.as(fut => p_args[1], name => p_args[2]);
-    when 4 then return df.sleep(seconds => p_args[1]::numeric);
-    when 5 then return df.sleep(duration => p_args[1]);
-    when 6 then return df.sleep_until(due => p_args[1]);
-    when 7 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
-    when 8 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
-    when 9 then return df.break(value => p_args[1]);
-    when 10 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 11 then return df.if(condition => p_args[1], then_branch => p_args[2]);
-    when 12 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 13 then return df.join(a => p_args[1], b => p_args[2]);
-    when 14 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
-    when 15 then return df.race(a => p_args[1], b => p_args[2]);
-    when 16 then return df.all(variadic p_args);
-    when 17 then return df.race_all(variadic p_args);
-    when 18 then return df.any(variadic p_args);
-    when 19 then return df.chain(variadic p_args);
-    when 20 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
-    when 21 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
-    when 22 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
-    when 23 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 24 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
-    when 25 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 26 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
-    when 27 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 2 then return df.block(variadic p_args);
+    when 3 then return df.seq(a => p_args[1], b => p_args[2]);
+    when 4 then return df.as(fut => p_args[1], name => p_args[2]);
+    when 5 then return df.sleep(seconds => p_args[1]::numeric);
+    when 6 then return df.sleep(duration => p_args[1]);
+    when 7 then return df.sleep_until(due => p_args[1]);
+    when 8 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
+    when 9 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
+    when 10 then return df.break(value => p_args[1]);
+    when 11 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 12 then return df.if(condition => p_args[1], then_branch => p_args[2]);
+    when 13 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 14 then return df.join(a => p_args[1], b => p_args[2]);
+    when 15 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
+    when 16 then return df.race(a => p_args[1], b => p_args[2]);
+    when 17 then return df.all(variadic p_args);
+    when 18 then return df.race_all(variadic p_args);
+    when 19 then return df.any(variadic p_args);
+    when 20 then return df.chain(variadic p_args);
+    when 21 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
+    when 22 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
+    when 23 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
+    when 24 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 25 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
+    when 26 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 27 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 28 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -3004,7 +3109,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":16,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":17,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":18,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":19,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":20,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":21,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":22,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":23,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":24,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":25,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":26,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":27,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":26,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":27,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":28,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
@@ -3037,7 +3142,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":16,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":17,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":18,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":19,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":20,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":21,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":22,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":23,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":24,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":25,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":26,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":27,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":26,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":27,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":28,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -3187,7 +3292,7 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (3, 25) then
+  if (p_plan -> 'number')::int in (4, 26) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
@@ -3578,6 +3683,9 @@ language sql immutable as $$
       when p_query = '{"until":' || to_json(c ->> 'until') || '}'
            and (c ->> 'until' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ or c ->> 'until' ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}([.][0-9]*[1-9])?Z$') then
         array['sleep_until', df_engine.flow_quote(c ->> 'until')] end
+    when 'BLOCK' then case when df_engine.block_problem(p_query) is null then (
+      select array_prepend('block', array_agg(df_engine.flow_quote(s.text) order by s.place))
+      from jsonb_array_elements_text(c -> 'statements') with ordinality s(text, place)) end
     when 'BREAK' then case
       when p_query = '{"break_value":null}' then '{"",break}'
       when p_query = '{"break_value":' || to_json(c ->> 'break_value') || '}' then
@@ -3699,7 +3807,7 @@ create or replace function df_engine.flow_operands(p_type text, p_query text, p_
 returns table (nth int, form text, level int, sign text, child text, word text, need int)
 language sql immutable as $$
   select row_number() over ()::int, o.form, o.level, o.sign, o.child, o.word, o.need
-  from (select case when p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then df_engine.json_or_null(p_query) end) q(c)
+  from (select case when p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then df_engine.json_or_null(p_query) end) q(c)
   cross join lateral (
     select '', 2, s.* from (values ('', p_left, null, 2), ('~> ', p_right, null, 3)) s where p_type = 'THEN' and c is null
     union all
@@ -3749,7 +3857,7 @@ language sql immutable as $$
     select 'retry', 6, '', null, w.word, 6 from unnest(df_engine.flow_retry_arguments(p_retry)) w(word) where p_type = 'RETRY'
     union all
     select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
-    where p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+    where p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
   ) o(form, level, sign, child, word, need)
 $$;
 
@@ -3970,9 +4078,10 @@ declare
 begin
   select df_engine.node_path(g.graph, g.node) as path, u.name into v_step
   from df_engine.graph_nodes g
-  cross join lateral df_engine.unknown_variable(g.query, v_vars) u(name)
-  where g.graph = p_graph and g.kind = 'SQL' and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
-  order by g.node limit 1;
+  cross join lateral df_engine.statements_of(g.kind, g.query) with ordinality s(text, place)
+  cross join lateral df_engine.unknown_variable(s.text, v_vars) u(name)
+  where g.graph = p_graph and g.kind in ('SQL', 'BLOCK') and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
+  order by g.node, s.place limit 1;
   if found then
     raise exception '%: the run has no variable %; it has %', p_prefix || v_step.path, '{' || v_step.name || '}',
       (select string_agg('{' || k.name || '}', ', ' order by k.name) from jsonb_object_keys(v_vars) k(name))
@@ -4550,7 +4659,7 @@ begin
   return case df_engine.count_statements(p_sql)
     when 0 then 'the step holds no SQL statement'
     when 1 then df_engine.refused_statement(p_sql)
-    else 'the step holds more than one SQL statement; make a step of each, or a DO block of all'
+    else 'the step holds more than one SQL statement; make a step of each, or one of all with df.block'
   end;
 end
 $$;
@@ -4659,8 +4768,8 @@ begin
   if v_word in ('begin', 'start', 'commit', 'end', 'rollback', 'abort', 'savepoint', 'release')
      or v_word = 'prepare' and df_engine.bare_sql(p_sql) ~ 'prepare[[:space:]]+transaction' then
     return 'transaction control, here ' || upper(v_word) || ', cannot be a step (SQLSTATE 0A000)' || E'\nHINT: '
-      'Every step is a transaction of its own. What must succeed or fail together is one statement, or a DO block; a DO block '
-      'also has BEGIN ... EXCEPTION in place of a savepoint.';
+      'Every step is a transaction of its own. What must succeed or fail together is one statement, the statements of df.block, or a '
+      'DO block, which also has BEGIN ... EXCEPTION in place of a savepoint.';
   elsif v_word = 'copy' and df_engine.bare_sql(p_sql) ~ '[^a-z0-9_](from|to)[[:space:]]+(stdin|stdout)([^a-z0-9_]|$)' then
     return 'a step cannot COPY from or to a client: it has none (SQLSTATE 0A000)' || E'\nHINT: '
       'Select the rows, which are then the result of the step; insert rows from $name.*; or COPY from or to a file or a '
@@ -4742,7 +4851,9 @@ create or replace function df_engine.replaced_text(p_kind text, p_query text) re
 language plpgsql immutable as $$
 begin
   return case
-    when p_kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') then p_query
+    when p_kind = 'BLOCK' then (
+      select string_agg(s.text, E'\n' order by s.place) from df_engine.statements_of(p_kind, p_query) with ordinality s(text, place))
+    when p_kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then p_query
     when p_kind = 'BREAK' then df_engine.json_or_null(p_query) ->> 'break_value'
     when p_kind = 'TIMEOUT' then df_engine.json_or_null(p_query) ->> 'after'
     when p_kind = 'WAIT_FOR' then df_engine.json_or_null(p_query) ->> 'key'
@@ -4913,7 +5024,8 @@ begin
     -- A node that ends as it is entered (a BREAK, a time that has passed, a kept signal) may decide a race in the transaction of the step before.
     v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false)
                     or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false);
-    v_plain[i] := v_kinds[i] = 'SQL' and v_afters[i] = 'n' and v_kinds[v_nexts[i]] = 'SQL' and v_entered[v_nexts[i]] = 1;
+    v_plain[i] := v_kinds[i] in ('SQL', 'BLOCK') and v_afters[i] = 'n' and v_kinds[v_nexts[i]] in ('SQL', 'BLOCK')
+                  and v_entered[v_nexts[i]] = 1;
   end loop;
   -- Batches: 32 steps of a segment at most, or 100 kB of statements.
   for i in 1..v_count loop
@@ -4950,7 +5062,7 @@ begin
          nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
          v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_catches[n], v_drops[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
-         case when v_kinds[n] not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
+         case when v_kinds[n] not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
               then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
          case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end
   from generate_series(1, v_count) n;
@@ -6651,9 +6763,9 @@ begin
     select row(g.node, 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, g.node), g.query, g.statement, g.typed, g.refs, g.vars,
                g.name_scopes, g.after, g.binds, g.closes, g.plain, g.decides,
                not (g.in_loop or g.node = p_node and exists (
-                 select from df_engine.outcomes o where o.instance = p_instance and o.scope = p_scope and o.node = p_node)))::df_engine.step
+                 select from df_engine.outcomes o where o.instance = p_instance and o.scope = p_scope and o.node = p_node)), g.kind = 'BLOCK')::df_engine.step
     from df_engine.graph_nodes g
-    where g.graph = p_graph and g.node between p_node and p_batch and g.kind = 'SQL'
+    where g.graph = p_graph and g.node between p_node and p_batch and g.kind in ('SQL', 'BLOCK')
     order by g.node);
 end
 $$;
@@ -6769,7 +6881,7 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars)
+    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars)
        or v_rows + cardinality(g.inside) > v_most then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
@@ -6780,7 +6892,7 @@ begin
         perform df_engine.wake('r ' || p_submitter, null);
       else
         -- Between two iterations a run goes to the back of the queue.
-        v_offered := g.kind = 'SQL' and p_home and not v_event.turned;
+        v_offered := g.kind in ('SQL', 'BLOCK') and p_home and not v_event.turned;
         perform df_engine.requeue(
           p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end, v_offered);
         if v_offered then
@@ -6994,6 +7106,8 @@ begin
   elsif pg_catalog.texteq(p_kind, 'call') then
     execute p_sql into v_row;
     v_rows := pg_catalog.row_to_json(v_row);
+  elsif pg_catalog.texteq(p_kind, 'block') then
+    return df_engine.run_block(p_sql::pg_catalog.text[], p_typed, p_limit);
   else
     begin
       for v_row in execute p_sql loop
@@ -7040,9 +7154,198 @@ begin
 end
 $fn$;
 
+-- Runs the statements of a block: p_list is the kind of the last of them, then all of them. A statement may change the role: nothing of
+-- df_engine is called before it is changed back.
+-- Granted to users.
+create or replace function df_engine.run_block(p_list text[], p_typed boolean, p_limit bigint) returns df_engine.result
+language plpgsql as $fn$
+declare
+  p_statements constant pg_catalog.text[] := p_list[2:];
+  p_sql constant pg_catalog.text := p_list[pg_catalog.cardinality(p_list)];
+  p_kind pg_catalog.text := p_list[1];
+  p_block constant boolean := true;
+  p_columns pg_catalog.text[];
+  p_types pg_catalog.text[];
+  v_types pg_catalog.oid[];
+  v_result df_engine.result;
+  v_row pg_catalog.record;
+  v_rows pg_catalog.text;
+  v_list pg_catalog.text[];
+  v_size bigint;
+  v_number int := 0;
+  v_code pg_catalog.text;
+  v_message pg_catalog.text;
+  v_detail pg_catalog.text;
+  v_hint pg_catalog.text;
+begin
+  begin
+    for v_at in 1 .. pg_catalog.int4mi(pg_catalog.cardinality(p_statements), 1) loop
+      v_number := v_at;
+      execute p_statements[v_at];
+    end loop;
+    v_number := pg_catalog.cardinality(p_statements);
+    loop
+      if pg_catalog.texteq(p_kind, 'command') then
+        execute p_sql;
+        exit;
+      end if;
+      begin
+  if pg_catalog.texteq(p_kind, 'rows') then
+    for v_row in execute p_sql loop
+      v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
+      if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
+        v_list := pg_catalog.array_append(v_list, v_rows);
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
+        v_rows := null;
+        if pg_catalog.int8gt(v_size, p_limit) then
+          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end if;
+    end loop;
+  elsif pg_catalog.texteq(p_kind, 'query') then
+    -- In FROM it gets the plan that it has by itself, a parallel one too, which a cursor never gets.
+    execute pg_catalog.concat('select pg_catalog.string_agg(pg_catalog.row_to_json(q.*)::pg_catalog.text, '','') from (', p_sql, E'\n) q')
+    into v_rows;
+    if v_rows is null then
+      for v_row in execute pg_catalog.concat('select * from (', p_sql, E'\n) q where false') loop
+        null;  -- what is wanted is the row's shape
+      end loop;
+    end if;
+  elsif pg_catalog.texteq(p_kind, 'call') and not exists (
+    select from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, p.pronamespace)
+    cross join pg_catalog.parse_ident(pg_catalog.substring(
+      pg_catalog.regexp_replace(p_sql, E'--[^\n\r]*|/[*].*?[*]/', ' ', 'g'),
+      '^[[:space:]]*[Cc][Aa][Ll][Ll][[:space:]]+((?:"[^"]+"|[^[:space:]"(.]+)(?:[[:space:]]*[.][[:space:]]*'
+      '(?:"[^"]+"|[^[:space:]"(.]+))?)[[:space:]]*[(]')) i(name)
+    where pg_catalog.nameeqtext(p.proname, i.name[pg_catalog.cardinality(i.name)]) and pg_catalog.chareq(p.prokind, 'p')
+      and pg_catalog.arrayoverlap(p.proargmodes, '{o,b}'::pg_catalog."char"[])
+      and (pg_catalog.nameeqtext(n.nspname, i.name[1]) or pg_catalog.pg_function_is_visible(p.oid))) then
+    execute p_sql;  -- a CALL without parameters that hold a result
+  elsif pg_catalog.texteq(p_kind, 'call') then
+    execute p_sql into v_row;
+    v_rows := pg_catalog.row_to_json(v_row);
+  else
+    begin
+      for v_row in execute p_sql loop
+      v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
+      if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
+        v_list := pg_catalog.array_append(v_list, v_rows);
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
+        v_rows := null;
+        if pg_catalog.int8gt(v_size, p_limit) then
+          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end if;
+    end loop;
+    exception when invalid_cursor_definition then
+      execute p_sql;  -- it returns none after all
+    end;
+  end if;
+        exit;
+      exception when others then
+        p_kind := case
+        when pg_catalog.texteq(p_kind, 'query') and pg_catalog.textregexeq(sqlstate, '^(42601|0A000|54)') then 'utility'
+        when pg_catalog.texteq(p_kind, 'rows') and pg_catalog.texteq(sqlstate, '42P11') then 'perhaps'
+      end;
+        if p_kind is null then
+          raise;
+        end if;
+      end;
+    end loop;
+  exception when others or query_canceled or assert_failure then
+    get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    if p_block then
+      v_message := pg_catalog.concat('statement ', v_number, ' of ', pg_catalog.cardinality(p_statements), ': ', v_message);
+    end if;
+    if p_block and (pg_catalog.texteq(v_code, '25001') or pg_catalog.texteq(v_code, '2D000')) then
+      v_hint := 'A block is one transaction. Make this statement, which cannot be in one, a step of its own.';
+    end if;
+    raise exception using errcode = v_code, message = v_message, detail = v_detail, hint = v_hint;
+  end;
+  if v_list is not null then
+    v_rows := pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ',');
+  end if;
+  if pg_catalog.int84lt(p_limit, pg_catalog.octet_length(v_rows)) then
+    raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.octet_length(v_rows), p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+  end if;
+  if p_typed then
+    p_columns := (select pg_catalog.array_agg(k) from pg_catalog.json_object_keys(coalesce(
+      pg_catalog.json_array_element(pg_catalog.concat('[', v_rows, ']')::pg_catalog.json, 0), pg_catalog.row_to_json(v_row))) k);
+    if p_columns is not null then
+  if pg_catalog.texteq(p_kind, 'query') then
+    execute (
+      select pg_catalog.concat('select array[', pg_catalog.string_agg(pg_catalog.concat('pg_catalog.pg_typeof(x.c', g, ')'), ','),
+        ']::pg_catalog.oid[] from (select) d left join (', p_sql, E'\n) x(', pg_catalog.string_agg(pg_catalog.concat('c', g), ','),
+        ') on false')
+      from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
+    into v_types;
+  elsif (pg_catalog.texteq(p_kind, 'rows') or pg_catalog.texteq(p_kind, 'perhaps')) and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
+    execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
+    execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
+      'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
+    deallocate pg_durable_step;
+  end if;
+  if v_types is not null then
+    p_types := (select pg_catalog.array_agg(case
+      when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
+        select from pg_catalog.pg_cast c
+        where pg_catalog.oideq(c.castsource, t.oid) and pg_catalog.oideq(c.casttarget, 114::pg_catalog.oid)
+          and pg_catalog.chareq(c.castmethod, 'f')) then 'pg_catalog.json'
+      when pg_catalog.oideq(t.typbasetype, 3802::pg_catalog.oid) then 'pg_catalog.jsonb'
+      when pg_catalog.chareq(coalesce(e.typtype, t.typtype), 'p') then 'pg_catalog.text'
+      else pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(coalesce(e.typname, t.typname)),
+                             case when e.oid is not null then '[]' end)
+    end order by o.place)
+  from pg_catalog.unnest(v_types) with ordinality o(id, place)
+  join pg_catalog.pg_type t on pg_catalog.oideq(t.oid, o.id)
+  left join pg_catalog.pg_type e on pg_catalog.oideq(e.oid, t.typelem) and pg_catalog.oideq(e.typarray, t.oid)
+  join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, coalesce(e.typnamespace, t.typnamespace)));
+  end if;
+    end if;
+  end if;
+  if not pg_catalog.nameeq(current_user, session_user) then
+    reset role;
+  end if;
+  if v_rows is null then
+    v_result := df_engine.no_rows(pg_catalog.row_to_json(v_row));
+  else
+    v_result.value := df_engine.row_set(v_rows);
+  end if;
+  v_result.types := p_types;
+  return v_result;
+end
+$fn$;
+
 -- Preparing: a step whose text holds references, or may hold something else than one statement, in its own session.
 
--- The text of a step with its references replaced, and its kind. Raises DF010, DF011 or DF013 where it cannot be run.
+-- The statements of a block with their references replaced. Raises as df_engine.prepare_step.
+create or replace function df_engine.prepare_block(p_thread df_engine.thread, p_name_scopes int[], p_query text) returns text[]
+language plpgsql stable as $$
+declare
+  v_statements text[] := array(select df_engine.statements_of('BLOCK', p_query));
+  v_problem text;
+begin
+  for i in 1..cardinality(v_statements) loop
+    begin
+      v_statements[i] := df_engine.bare_statement(df_engine.render(p_thread, p_name_scopes, v_statements[i], 'sql'));
+    exception when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
+      raise exception 'statement % of %: %', i, cardinality(v_statements), sqlerrm using errcode = sqlstate;
+    end;
+    v_problem := df_engine.single_statement_problem(v_statements[i]);
+    if v_problem is not null then
+      raise exception 'SQL execution failed: statement % of %: %', i, cardinality(v_statements), v_problem using errcode = 'DF011';
+    end if;
+  end loop;
+  return v_statements;
+end
+$$;
+
+-- The text of a step with its references replaced, and its kind; of a block an array of the kind of its last statement and of all of
+-- them. Raises DF010, DF011 or DF013 where it cannot be run.
 -- Granted to users.
 create or replace function df_engine.prepare_step(
   p_key text, p_graph bigint, p_thread df_engine.thread, p_step df_engine.step, out sql text, out statement text
@@ -7050,9 +7353,16 @@ create or replace function df_engine.prepare_step(
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
   v_problem text;
+  v_statements text[];
 begin
   perform df_engine.require_key(p_key, (
     select i.submitter from df_engine.instances i where i.instance = (p_thread).instance and i.graph = p_graph));
+  if (p_step).block then
+    v_statements := df_engine.prepare_block(p_thread, (p_step).name_scopes, (p_step).text);
+    sql := df_engine.statement_kind(v_statements[cardinality(v_statements)]) || v_statements;
+    statement := 'block';
+    return;
+  end if;
   sql := df_engine.bare_statement(
     case when (p_step).refs is null and not (p_step).vars then (p_step).text
          else df_engine.render(p_thread, (p_step).name_scopes, (p_step).text, 'sql') end);
@@ -7179,15 +7489,15 @@ begin
     perform df_engine.fail_run(q.instance, format('role %s has no USAGE on schema df any more', v_role::regrole));
     return v_place;
   end if;
-  if (g.kind <> 'SQL' or not r.home or q.crash_score >= 12) and not df_engine.lock_thread(t) then
+  if (g.kind not in ('SQL', 'BLOCK') or not r.home or q.crash_score >= 12) and not df_engine.lock_thread(t) then
     return v_place;  -- to be claimed, and dropped, again
-  elsif g.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
+  elsif g.kind not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then
     v_place := df_engine.advance(r.id, r.graph, v_role, r.home, t, q.id, null);
     v_place.report := 'again';
   elsif q.crash_score >= 12 then
     perform df_engine.fail_node(r.id, r.graph, v_role, r.home, t, q.id, g,
       'SQL execution failed: the session that ran this step died, again and again', df_engine.clock());
-  elsif g.kind = 'SQL' and r.home then
+  elsif g.kind in ('SQL', 'BLOCK') and r.home then
     v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.batch end, q.instance, q.scope);
     v_place.report := set_config('application_name', v_place.steps[1].name, true);
     v_place.report := null;
@@ -7412,7 +7722,7 @@ begin
     return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_started);
   end if;
   t.node := g.node;
-  if v_verdict = 'divert' then
+  if v_verdict = 'divert' and not (p_step).block then
     perform df_engine.open_request(p_id, p_graph, v_role, true, t, p_queue, g, true);
   elsif not v_refused and df_engine.retry_step(t, g, v_error, p_sqlstate, df_engine.sql_retryable(p_sqlstate, g.retry), null, p_started) then
     delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
@@ -7698,23 +8008,30 @@ $$;
 -- session of the submitter, after substitution and all checks, and kept in the queue until a worker leases it.
 
 
--- What a direct step needs: the statement, and unless it is refused there, a block that runs it in a transaction and leaves
--- its value in the setting df.step_result.
+-- What a direct step needs: the statement if it is one, and unless it is refused there, a DO block that runs it, or the several of a
+-- BLOCK, in a transaction and leaves its value in the setting df.step_result.
 create or replace function df_engine.direct_request(
   p_id text, p_thread df_engine.thread, p_node df_engine.graph_nodes, p_autocommit boolean
 ) returns jsonb
 language plpgsql stable as $$
 declare
-  v_sql constant text := df_engine.bare_statement(df_engine.render(p_thread, (p_node).name_scopes, (p_node).query, 'sql'));
-  v_problem constant text := df_engine.single_statement_problem(v_sql);
+  v_is_block constant boolean := (p_node).kind = 'BLOCK';
+  v_statements text[];
+  v_problem text;
 begin
-  if v_problem is not null then
-    raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
+  if v_is_block then
+    v_statements := df_engine.prepare_block(p_thread, (p_node).name_scopes, (p_node).query);
+  else
+    v_statements := array[df_engine.bare_statement(df_engine.render(p_thread, (p_node).name_scopes, (p_node).query, 'sql'))];
+    v_problem := df_engine.single_statement_problem(v_statements[1]);
+    if v_problem is not null then
+      raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
+    end if;
   end if;
   return jsonb_build_object(
-    'sql', v_sql,
+    'sql', case when not v_is_block then v_statements[1] end,
     'application_name', 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, (p_node).node),
-    'block', case when not p_autocommit then df_engine.remote_block(v_sql, (p_node).typed) end,
+    'block', case when not p_autocommit then df_engine.remote_block(v_statements, v_is_block, (p_node).typed) end,
     'max_result_bytes', df_engine.setting_number('max_result_bytes'),
     'name_types', case when (p_node).typed then $sql$select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
@@ -7734,12 +8051,14 @@ end
 $$;
 
 -- df_engine.run_statement for a database in which pg_durable is not installed, as a DO block; names are made final at home.
-create or replace function df_engine.remote_block(p_sql text, p_typed boolean) returns text
+create or replace function df_engine.remote_block(p_statements text[], p_block boolean, p_typed boolean) returns text
 language plpgsql stable set search_path = '' as $$
 begin
-  return 'do ' || quote_literal(replace(replace(replace(replace($block$
+  return 'do ' || quote_literal(replace(replace(replace(replace(replace($block$
 declare
-  p_sql constant pg_catalog.text := @SQL@;
+  p_statements constant pg_catalog.text[] := array[@STATEMENTS@];
+  p_sql constant pg_catalog.text := p_statements[pg_catalog.cardinality(p_statements)];
+  p_block constant boolean := @BLOCK@;
   p_kind pg_catalog.text := @KIND@;
   p_typed constant boolean := @TYPED@;
   p_limit constant bigint := @LIMIT@;
@@ -7750,11 +8069,23 @@ declare
   v_rows pg_catalog.text;
   v_list pg_catalog.text[];
   v_size bigint;
+  v_number int := 0;
+  v_code pg_catalog.text;
+  v_message pg_catalog.text;
+  v_detail pg_catalog.text;
+  v_hint pg_catalog.text;
 begin
-  if pg_catalog.texteq(p_kind, 'command') then
-    execute p_sql;
-  else
+  begin
+    for v_at in 1 .. pg_catalog.int4mi(pg_catalog.cardinality(p_statements), 1) loop
+      v_number := v_at;
+      execute p_statements[v_at];
+    end loop;
+    v_number := pg_catalog.cardinality(p_statements);
     loop
+      if pg_catalog.texteq(p_kind, 'command') then
+        execute p_sql;
+        exit;
+      end if;
       begin
   if pg_catalog.texteq(p_kind, 'rows') then
     for v_row in execute p_sql loop
@@ -7821,7 +8152,16 @@ begin
         end if;
       end;
     end loop;
-  end if;
+  exception when others or query_canceled or assert_failure then
+    get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    if p_block then
+      v_message := pg_catalog.concat('statement ', v_number, ' of ', pg_catalog.cardinality(p_statements), ': ', v_message);
+    end if;
+    if p_block and (pg_catalog.texteq(v_code, '25001') or pg_catalog.texteq(v_code, '2D000')) then
+      v_hint := 'A block is one transaction. Make this statement, which cannot be in one, a step of its own.';
+    end if;
+    raise exception using errcode = v_code, message = v_message, detail = v_detail, hint = v_hint;
+  end;
   v_rows := nullif(pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ','), '');
   if pg_catalog.int84lt(p_limit, pg_catalog.octet_length(v_rows)) then
     raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.octet_length(v_rows), p_limit
@@ -7864,8 +8204,9 @@ begin
     'rows', pg_catalog.concat('[', v_rows, ']')::pg_catalog.json,
     'row_count', pg_catalog.json_array_length(pg_catalog.concat('[', v_rows, ']')::pg_catalog.json),
     'columns', p_columns, 'types', p_types)::pg_catalog.text, true);
-end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_sql))), '@TYPED@', p_typed::pg_catalog.text),
-    '@LIMIT@', df_engine.setting('max_result_bytes')), '@SQL@', quote_literal(p_sql)));
+end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_statements[cardinality(p_statements)]))),
+    '@TYPED@', p_typed::pg_catalog.text), '@LIMIT@', df_engine.setting('max_result_bytes')), '@BLOCK@', p_block::pg_catalog.text),
+    '@STATEMENTS@', (select string_agg(quote_literal(s.text), ',' order by s.place) from unnest(p_statements) with ordinality s(text, place))));
 end
 $$;
 
@@ -7919,13 +8260,13 @@ language plpgsql as $$
 declare
   v_request jsonb;
 begin
-  if (p_node).kind = 'SQL' then
+  if (p_node).kind in ('SQL', 'BLOCK') then
     v_request := df_engine.direct_request(p_id, p_thread, p_node, p_autocommit);
   else
     v_request := df_engine.http_step(p_submitter, p_thread, p_node);
   end if;
   update df_engine.queue q
-  set lane = case (p_node).kind when 'SQL' then 'direct' else 'http' end, request = v_request, picked = true,
+  set lane = case when (p_node).kind in ('SQL', 'BLOCK') then 'direct' else 'http' end, request = v_request, picked = true,
       next_try_at = df_engine.clock(),
       node = (p_node).node
   where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue;
@@ -8172,7 +8513,7 @@ language sql stable as $$
   select case
     when p_outcome ->> 'class' = 'refused' then false
     when p_outcome ->> 'error' is null and p_outcome ->> 'message' is null then false  -- it has ended, and its result is too large
-    when (p_node).kind = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
+    when (p_node).kind in ('SQL', 'BLOCK') then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
     when (p_node).retry is not null and not (p_node).retry ? 'retry_on' then true
     else df_engine.http_retryable(p_outcome ->> 'class',
       case when (p_node).retry ? 'retry_on' then array(select jsonb_array_elements_text((p_node).retry -> 'retry_on'))
@@ -9298,6 +9639,106 @@ $$;
 comment on procedure df.work(integer) is
   'Works for the calling role without a worker: fires due timers and signals, and runs ready SQL steps, until none is ready or max_seconds have passed. Every step commits. The session is reset before and after each step, so call it in one of its own. HTTP steps, and steps in other databases or outside of transactions, wait for a worker. Raises 25001 in a transaction block, function or DO block, and 55000 after SET ROLE and for superusers.';
 
+-- Progress: what a step says of itself while it runs. df.progress raises an INFO, which arrives at the worker at once; the worker hands it on, at most
+-- once a second for each session, and the supervising connection keeps the newest of each session. The text is sealed: nothing that a step
+-- prints is believed, and what is said holds for the transaction, or the lease, in which it was said.
+
+-- The step in which the caller's transaction is; NULL: in none. The name of the session, which a step can change, only narrows the search; that
+-- this transaction has claimed the row of the queue, or a worker has leased it, is what counts.
+create or replace function df_engine.own_step(out queue df_engine.queue, out node int)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_name constant text := current_setting('application_name');
+  v_xid constant xid := pg_current_xact_id_if_assigned()::xid;
+  g df_engine.graph_nodes;
+begin
+  select q.* into queue
+  from df_engine.instances i
+  join df_engine.queue q on q.instance = i.instance
+  where i.id = substring(v_name from '^pg_durable:([0-9a-f]{8}):') and i.submitter = quote_ident(session_user)::regrole
+    and case q.lane
+      when 'sql' then q.xmax = v_xid or q.xmin = v_xid and q.picked
+      when 'direct' then q.worker is not null and q.request ->> 'application_name' = v_name end
+  limit 1;
+  if found then
+    select n.* into g
+    from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph
+    where i.instance = (queue).instance and n.node = (queue).node;
+    node := df_engine.next_node(queue, g);
+  end if;
+end
+$$;
+
+create or replace function df.progress(done numeric, total numeric default null, note text default null) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_step record;
+  v_said text;
+begin
+  if not (abs(done) < 1e18 and abs(coalesce(total, 0)) < 1e18) then
+    raise exception 'df.progress takes numbers below 1e18' using errcode = 'numeric_value_out_of_range';
+  end if;
+  v_step := df_engine.own_step();
+  if done is null or v_step.node is null then
+    return;
+  end if;
+  v_said := jsonb_build_object(
+    'pid', pg_backend_pid(), 'xid', pg_current_xact_id_if_assigned()::text, 'queue', (v_step.queue).id,
+    'leased', (v_step.queue).lane <> 'sql', 'node', v_step.node,
+    'done', trim_scale(round(done, 6)), 'total', trim_scale(round(total, 6)), 'note', nullif(left(note, 200), ''));
+  raise info 'pg_durable progress %', concat_ws(' of ', trim_scale(round(done, 6)), trim_scale(round(total, 6)))
+    using detail = df_engine.sealed(v_said);
+end
+$$;
+comment on function df.progress(numeric, numeric, text) is
+  'Says how far the step that calls it has come: so much of a total, and a note of at most 200 characters. df.running_steps and df.explain show the newest while the step runs, at most a second after it was said. Outside of a step it does nothing, in CALL df.work() it is only printed. Nothing is written by the step itself';
+
+-- A text that only this database can have said, of a form that only note_progress reads.
+create or replace function df_engine.sealed(p_text text) returns text
+language sql stable as $$
+  select encode(sha256((df_engine.secret() || 'progress ' || encode(sha256(convert_to(p_text, 'UTF8')), 'hex'))::pg_catalog.bytea), 'hex') || p_text
+$$;
+
+-- A session of this worker, in a step that it has leased if p_ticket is not NULL, has said this. What is not df.progress' own, or was said
+-- elsewhere, is passed over. What sessions that are gone have said is removed on the way.
+-- Granted to workers.
+create or replace function df_engine.note_progress(p_pid int, p_ticket bigint, p_said text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_said jsonb;
+begin
+  if p_said = df_engine.sealed(substr(p_said, 65)) then
+    v_said := substr(p_said, 65)::jsonb;
+  end if;
+  if (v_said ->> 'pid')::int = p_pid
+     and (case when (v_said ->> 'leased')::boolean then (v_said ->> 'queue')::bigint end) is not distinct from p_ticket then
+    insert into df_engine.progress as p (pid, xid, queue, leased, node, done, total, note, said_at)
+    select p_pid, s.xid::xid8, s.queue, s.leased, s.node, s.done, s.total, s.note, df_engine.clock()
+    from jsonb_to_record(v_said) s(xid text, queue bigint, leased boolean, node int, done numeric, total numeric, note text)
+    on conflict (pid) do update
+      set xid = excluded.xid, queue = excluded.queue, leased = excluded.leased, node = excluded.node, done = excluded.done, total = excluded.total,
+          note = excluded.note, said_at = excluded.said_at;
+    delete from df_engine.progress p using (
+      select o.pid from df_engine.progress o
+      where not exists (select from pg_catalog.pg_stat_activity a where a.pid = o.pid) for update skip locked) gone
+    where p.pid = gone.pid;
+  end if;
+end
+$$;
+
+-- How df.explain writes progress, in one line, with what a terminal would obey written out.
+-- Granted to users.
+create or replace function df_engine.progress_text(p_done numeric, p_total numeric, p_note text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select p_done || coalesce(' of ' || p_total, '') || coalesce(' (' || trunc(100 * p_done / nullif(p_total, 0)) || ' %)', '') || coalesce(': ' || (
+    select string_agg(case
+        when c.letter ~ E'[\x01-\x1f\x7f]' or getdatabaseencoding() = 'UTF8' and (
+          ascii(c.letter) in (1564, 8206, 8207, 65279) or ascii(c.letter) between 128 and 159
+          or ascii(c.letter) between 8232 and 8238 or ascii(c.letter) between 8294 and 8297)
+        then '\u' || lpad(to_hex(ascii(c.letter)), 4, '0') else c.letter end, '' order by c.place)
+    from regexp_split_to_table(p_note, '') with ordinality c(letter, place)), '')
+$$;
+
 -- Workers: how they register, say that they are idle and alive, and what they say of roles that they cannot serve.
 
 -- Registers a worker, whose number is answered. The role must be authorised: those are the workers that live_workers counts. The
@@ -9750,7 +10191,7 @@ begin
     left join lateral (
       select o.node, o.error
       from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
-      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
       order by o.ended_at desc limit 1) leaf on true), '[]'));
 end
 $$;
@@ -10336,12 +10777,13 @@ comment on function df.target_database() is 'The home database: the one that pg_
 
 create or replace view df.running_steps with (security_barrier) as
   with step as (
-    select i.instance, i.id as instance_id, i.label, i.submitter, g.node, g.kind, g.query, s.pid, null::int as worker, s.xact_start as since
+    select i.instance, i.id as instance_id, i.label, i.submitter, g.node, g.kind, g.query, s.pid, null::int as worker, s.xact_start as since,
+           null::bigint as leased
     from df_engine.steps_in_sessions s
     join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
     join df_engine.graph_nodes g on g.graph = i.graph and df_engine.node_id(i.id, g.node) = s.node_id
     union all
-    select i.instance, i.id, i.label, i.submitter, g.node, g.kind, g.query, null, q.worker, q.leased_at
+    select i.instance, i.id, i.label, i.submitter, g.node, g.kind, g.query, null, q.worker, q.leased_at, q.id
     from df_engine.queue q
     join df_engine.instances i on i.instance = q.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = q.node
@@ -10349,13 +10791,19 @@ create or replace view df.running_steps with (security_barrier) as
   )
   select s.instance_id, s.label, df_engine.node_id(s.instance_id, s.node)::varchar(8) as node_id, s.kind as node_type, s.query,
          s.submitter::regrole as submitted_by, 1 + coalesce(o.attempts, 0) as attempts, max(s.pid) as pid, max(s.worker) as worker,
-         min(s.since) as running_since, clock_timestamp() - min(s.since) as running_for
+         min(s.since) as running_since, clock_timestamp() - min(s.since) as running_for,
+         (array_agg(p.done order by p.said_at desc nulls last))[1] as progress_done,
+         (array_agg(p.total order by p.said_at desc nulls last))[1] as progress_total,
+         (array_agg(p.note order by p.said_at desc nulls last))[1] as progress_note
   from step s
   left join df_engine.outcomes o on o.instance = s.instance and o.scope = 0 and o.node = s.node and o.state = 'r'
+  left join df_engine.progress p on p.node = s.node and case when p.leased then p.queue = s.leased and p.said_at >= s.since
+    else p.pid = s.pid and exists (select from df_engine.queue q where q.instance = s.instance and q.id = p.queue) and exists (
+      select from pg_catalog.pg_stat_activity a where a.pid = p.pid and a.backend_xid = p.xid::pg_catalog.xid) end
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
   group by s.instance_id, s.label, s.node, s.kind, s.query, s.submitter, o.attempts;
 comment on view df.running_steps is
-  'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session.';
+  'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session. progress_done, progress_total and progress_note are what the step has said last with df.progress.';
 
 create or replace view df.failed_steps with (security_barrier) as
   select i.id as instance_id, i.label, df_engine.node_id(i.id, g.node)::varchar(8) as node_id, g.kind as node_type, g.query,
@@ -10363,7 +10811,7 @@ create or replace view df.failed_steps with (security_barrier) as
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
@@ -10412,7 +10860,7 @@ create or replace view df.throughput with (security_barrier) as
     from df_engine.outcomes o
     join df_engine.instances i on i.instance = o.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
@@ -10657,6 +11105,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
       select jsonb_array_elements_text(nullif(p_config -> 'errors', 'null'))), ', '), '')
     when 'TIMEOUT' then 'TIMEOUT ' || case jsonb_typeof(p_config -> 'after') when 'number' then (p_config ->> 'after') || 's'
                                        else '''' || (p_config ->> 'after') || '''' end
+    when 'BLOCK' then 'BLOCK (' || jsonb_array_length(p_config -> 'statements') || '): ' || df_engine.one_line((
+      select string_agg(df_engine.one_line(s.text, 40), '; ' order by s.place)
+      from jsonb_array_elements_text(p_config -> 'statements') with ordinality s(text, place)), 100)
     when 'HTTP' then df_engine.request_text(p_type, p_config)
     when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
     else p_type
@@ -10680,8 +11131,13 @@ language sql as $$
   where p_graph is not null
   union all
   select n.node, n.parent, n.place, n.node_type, df_engine.node_config(n.node_type, n.query), n.query, n.result_name,
-         ' ' || df_engine.status_icon(n.inferred_status)
+         ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, '')
   from df_engine.visible_nodes n
+  left join (
+    select s.node_id, df_engine.progress_text(s.progress_done, s.progress_total, s.progress_note) as progress
+    from df.running_steps s
+    where s.instance_id = p_instance and s.progress_done is not null
+  ) r on r.node_id = n.id
   where n.instance_id = p_instance
 $$;
 
@@ -11279,7 +11735,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -11375,7 +11831,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
@@ -11733,7 +12189,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
       when t.what like 'wait%' then t.kind <> 'SIGNAL'
       when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
       when t.what = 'timer, schedule' then t.kind <> 'WAIT_SCHEDULE'
-      when t.what in ('queue, lane direct', 'timer, retry', 'timer, check') then t.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART')
+      when t.what in ('queue, lane direct', 'timer, retry', 'timer, check') then t.kind not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART')
       when t.what = 'queue, lane http' then t.kind not like 'HTTP%' end
     union all
     select 'a thread is not where its generations say', t.run, t.node_id, t.what from thread t

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tests.oracle.graphs import (
     Node,
     any_,
+    block,
     break_,
     catch,
     effect,
@@ -125,6 +126,21 @@ def flaky() -> Flow:
     return Flow("retry", then(step, effect("end")), exactly("f", "end"))
 
 
+def whole_blocks() -> Flow:
+    """A block fails now and then at its end, and is tried again; what it did before is there once."""
+    fails = sql("select 1 / (nextval('tries') % 3)::int")
+    graph = then(
+        block(effect("a"), effect("b"), fails, retry={"max_attempts": 20, "initial_delay": 0.01, "max_delay": 0.02}),
+        race(block(effect("c"), effect("d")), block(effect("e"), effect("f"))),
+        block(effect("end")),
+    )
+    return Flow(
+        "block",
+        graph,
+        lambda effects: effects in ({"a": 1, "b": 1, "end": 1, **won} for won in ({"c": 1, "d": 1}, {"e": 1, "f": 1})),
+    )
+
+
 def handled() -> Flow:
     """Branches that fail, one after an effect; each failure is handled once."""
     branch = catch(then(effect("a"), sql("select 1/0")), effect("h"), "22012")
@@ -171,6 +187,7 @@ FLOWS = [
     pausing(),
     signalled(),
     flaky(),
+    whole_blocks(),
     handled(),
     out_of_time(),
     first_success(),

@@ -12,6 +12,7 @@ TEXTS = [
     '{"node_type": "SLEEP", "query": "5"}', "$", "$$", "$a$ $a$", "'", "''", "'''", "\\", "\x01", "~> 'x' |=> y",
     "select $x.a, $x?", "E'\\n'", "df.sleep(5)", "x" * 130,
 ]  # fmt: skip
+STATEMENTS = [text for text in TEXTS if not text.startswith('{"')]
 NAMES = ["a", "_x1", "Total", "break", "null", "df", "sleep", "n" * 63]
 SIGNALS = ["go", "it's", "two words", 'quo"te']
 
@@ -74,7 +75,7 @@ def shares(rng: random.Random, size: int, count: int) -> list[int]:
 
 
 def leaf(rng: random.Random) -> Node:
-    kind = rng.choice(["SQL"] * 6 + ["SLEEP", "SLEEP", "SIGNAL", "BREAK", "WAIT_SCHEDULE", "RETRY", "HTTP"])
+    kind = rng.choice(["SQL"] * 6 + ["SLEEP", "SLEEP", "SIGNAL", "BREAK", "WAIT_SCHEDULE", "RETRY", "HTTP", "BLOCK"])
     if kind in ("SQL", "RETRY"):
         node: Node = {"node_type": "SQL", "query": rng.choice(TEXTS)}
         return {**node, "retry": policy(rng)} if kind == "RETRY" else node
@@ -86,6 +87,7 @@ def leaf(rng: random.Random) -> Node:
         "BREAK": {"break_value": rng.choice([None, *TEXTS])},
         "WAIT_SCHEDULE": {"cron_expr": "*/5 * * * *"} | rng.choice([{}, {"timezone": "Europe/Berlin"}]),
         "HTTP": http(rng),
+        "BLOCK": {"statements": rng.sample(STATEMENTS, rng.randint(1, 3))},
     }[kind]
     return {"node_type": kind, "query": query if isinstance(query, str) else compact(query)}
 
@@ -163,6 +165,9 @@ class Writer:
             return 6, self.call("wait_for", [self.write(node["condition_node"])], **given)
         if kind == "SQL":
             return 6, self.statement(node["query"])
+        if kind == "BLOCK":
+            statements = json.loads(node["query"])["statements"]
+            return 6, self.call("block", [self.quoted(text) for text in statements])
         return 6, self.leaf(kind, node["query"])
 
     def statement(self, query: str) -> str:

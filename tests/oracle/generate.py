@@ -11,6 +11,7 @@ from tests.oracle.steps import Column, Step
 from tests.oracle.tree import Node, labelled
 
 NAMES = ("a", "b", "c")
+KINDS = ("SQL", "SQL", "SQL", "BLOCK")
 BREAK_VALUES = (
     None, "5", '"x"', "plain", "", '{"row_count": 2}', "$a?", "$b", '[{v_num}, "$a?"]', "$z {v_brace}", "$a.v",
     "{v_ref}",
@@ -95,7 +96,7 @@ class Builder:
         return [self.sql, *[self.then] * 6, *nested, *([self.break_] if self.loops else [])]
 
     def sql(self, _: int) -> Node:
-        return Node("SQL", step=self.draw(step()))
+        return Node(self.pick(*KINDS), step=self.draw(step()))
 
     def sleep(self, _: int) -> Node:
         return Node("SLEEP", config=self.pick("0", "0.5", "2", "10", *({"duration": text} for text in DURATIONS)))
@@ -169,7 +170,7 @@ class Independent(Builder):
     """Graphs whose outcome does not depend on who is faster: one runner a race, one wait a signal."""
 
     def sql(self, _: int) -> Node:
-        return Node("SQL", step=self.draw(step(acts=False)))
+        return Node(self.pick(*KINDS), step=self.draw(step(acts=False)))
 
     def sleep(self, _: int) -> Node:
         return Node("SLEEP", config=self.pick("0", "0.01"))
@@ -223,7 +224,7 @@ class Retrying(Builder):
 
     def sql(self, _: int) -> Node:
         policy = self.pick(*POLICIES, {"max_attempts": 2, "initial_delay": 2})
-        return Node("SQL", step=Step((steps.const("1", 1),), 1, self.pick(0, 1, 2, 3), "40001", policy))
+        return Node(self.pick(*KINDS), step=Step((steps.const("1", 1),), 1, self.pick(0, 1, 2, 3), "40001", policy))
 
 
 @st.composite

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tests.oracle.constructs import Constructs
 from tests.oracle.state import Ending, Error, Pending, Sent
-from tests.oracle.steps import Moment, StepFailed
+from tests.oracle.steps import Moment, StepFailed, first_effect
 from tests.oracle.tree import Node, ancestors, parents
 from tests.oracle.values import Refused, Unknown, Value, as_json
 
@@ -138,7 +138,8 @@ class Oracle(Constructs):
         self.begin()
         if node.type == "SIGNAL" and not leaf.open:
             self.opened(node)
-        end = {"SQL": self.end_step, "SIGNAL": self.end_signal}.get(node.type, self.end_other)(leaf)
+        ends = {"SQL": self.end_step, "BLOCK": self.end_step, "SIGNAL": self.end_signal}
+        end = ends.get(node.type, self.end_other)(leaf)
         if node in self.pending:
             del self.pending[node]
             leaf.then(end)
@@ -160,7 +161,7 @@ class Oracle(Constructs):
             self.names(step.scope), self.variables, done.count(node.label), len(done), self.tries.get(node, 0)
         )
         try:
-            value = node.step.run(moment)
+            value = node.step.run(moment, node.type == "BLOCK")
         except Refused as refused:
             end = self.failure(node, *refused.args)
             assert end.error
@@ -174,6 +175,8 @@ class Oracle(Constructs):
             end.error.code = failed.args[0]
             return end
         self.tries[node] = moment.tries + 1
+        if node.type == "BLOCK":
+            self.effects.append((first_effect(node.label), moment.seen()))
         self.effects.append((node.label, moment.seen() if node.step.sees else ""))
         for signal in moment.signals:
             self.send(*signal)

@@ -9,7 +9,7 @@ from tests.oracle.inference import inferred
 from tests.oracle.interpreter import Disagreement, Oracle
 from tests.oracle.state import Error
 from tests.oracle.steps import VARIABLES
-from tests.oracle.tree import LEAVES, Node
+from tests.oracle.tree import LEAVES, SESSION_STEPS, Node
 from tests.oracle.values import json_text
 
 ROUNDS = 30
@@ -182,7 +182,7 @@ class Play:
                 same(f"status and stamp of {node.label}", (status, stamp), (row.status, row.stamp))
                 self.compare_error(node.label, error, row.error, errors)
                 same(f"result of {node.label}", json_text(result), json_text(error if error else row.value.json))
-                if node.type == "SQL":
+                if node.type in SESSION_STEPS:
                     same(f"attempts of {node.label}", attempts, row.attempts)
             else:
                 same(f"status of {node.label}", self.loosely(status), "unfinished")

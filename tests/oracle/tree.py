@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.oracle.steps import Step
 
-LEAVES = ("SQL", "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
+SESSION_STEPS = ("SQL", "BLOCK")
+LEAVES = (*SESSION_STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
 
 
 @dataclass(eq=False)
@@ -41,6 +42,8 @@ class Node:
     def query(self) -> str | None:
         if self.type == "SQL":
             return self.step.statement(self.label)
+        if self.type == "BLOCK":
+            return json.dumps({"statements": self.step.statements(self.label)})
         return self.config if isinstance(self.config, str | None) else json.dumps(self.config)
 
     def envelope(self) -> dict[str, Any]:

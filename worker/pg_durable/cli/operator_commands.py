@@ -146,6 +146,9 @@ def what(step: Row) -> str:
     kind, query = step["node_type"], step["query"] or ""
     if kind == "SLEEP" and not query.startswith("{"):
         return f"{query} s"
+    if kind == "BLOCK":
+        with suppress(ValueError, TypeError, KeyError):
+            return "; ".join(json.loads(query)["statements"])
     if kind in CONFIGURED:
         with suppress(ValueError, TypeError, AttributeError):  # rows inserted by hand
             config = json.loads(query)
