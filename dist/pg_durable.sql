@@ -239,6 +239,9 @@ if df_engine.migrating(1) then
     vars jsonb,                            -- NULL: none, or no text of the graph has a placeholder
     input jsonb,                           -- what df.start was given for $input
     traceparent text,                      -- of the trace that its HTTP steps belong to
+    parent bigint,                         -- the run that has called it, and the node; NULL: df.start
+    parent_node int,
+    call bigint,                           -- the row of waits in which its parent waits for it, while it does
     result int,                            -- the node whose value is the run's, once it has completed
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -251,6 +254,7 @@ if df_engine.migrating(1) then
   create index instances_status_created_idx on df_engine.instances (status, created_at desc, id);  -- a list by status
   create index instances_created_idx on df_engine.instances (created_at desc, id);                 -- a list of the newest
   create index instances_label_created_idx on df_engine.instances (label, created_at desc, id) where label is not null;
+  create index instances_parent_idx on df_engine.instances (parent, parent_node) where parent is not null;  -- the children of a run
   create index instances_finished_idx on df_engine.instances (finished_at, id) where finished_at is not null;      -- counts
   create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
 
@@ -312,7 +316,7 @@ if df_engine.migrating(1) then
 
   -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
   -- TIMEOUT or WAIT_FOR whose activation has the same id; retry, pace and check put the thread back into the queue. poke is no thread: a poke has come
-  -- for a WAIT_FOR whose check may just be running. next_try_at: due_at, or later when the run was locked.
+  -- for a WAIT_FOR whose check may just be running; nor is child: the run for which the wait of the same id waits has ended. next_try_at: due_at, or later when the run was locked.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
     submitter oid not null,
@@ -322,7 +326,7 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke')),
+    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke', 'child')),
     since timestamptz not null,
     due_at timestamptz not null,
     next_try_at timestamptz not null,
@@ -331,7 +335,7 @@ if df_engine.migrating(1) then
   create index timers_next_idx on df_engine.timers (submitter, next_try_at, id);      -- what is due of a role, and what is next
   create index timers_instance_idx on df_engine.timers (instance);
 
-  -- Threads that wait for a signal.
+  -- Threads that wait for a signal, or, at a CALL, for the end of the run that it has started.
   create table df_engine.waits (
     id bigint not null constraint waits_pkey primary key,
     submitter oid not null,
@@ -341,8 +345,10 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    signal_name text not null,
-    since timestamptz not null
+    signal_name text,
+    child bigint,
+    since timestamptz not null,
+    constraint waits_for_chk check (num_nonnulls(signal_name, child) = 1)
   );
   create index waits_instance_idx on df_engine.waits (instance, signal_name);
   create index waits_submitter_idx on df_engine.waits (submitter);                      -- live runs of a role that has a limit
@@ -1390,8 +1396,8 @@ $$;
 -- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
-    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, HTTP, HTTP_MULTIPART, BLOCK' end
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, CALL, HTTP, HTTP_MULTIPART, BLOCK' end
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
@@ -1507,12 +1513,12 @@ $$;
 create or replace function df_engine.shape_problem(p_node jsonb, p_type text) returns text
 language sql immutable as $$
   select case
-    when not p_node ? 'query' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'TIMEOUT', 'WAIT_FOR') then 'query is missing'
+    when not p_node ? 'query' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'TIMEOUT', 'WAIT_FOR') then 'query is missing'
     when p_node ? 'query' and p_type in ('THEN', 'RACE', 'ANY') then 'query is not valid for ' || p_type || ' nodes'
-    when p_node ? 'left_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'left_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR')         then 'left_node is missing'
-    when p_node ? 'right_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'right_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes') and not (p_type = 'IF' and p_node ? 'condition_node')         then 'right_node is missing'
+    when p_node ? 'left_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'left_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR')         then 'left_node is missing'
+    when p_node ? 'right_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'right_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes') and not (p_type = 'IF' and p_node ? 'condition_node')         then 'right_node is missing'
     when p_type = 'IF' and not p_node ?| '{condition_node,query}' then 'condition_node is missing'
     when p_node ->> 'result_name' !~ '^[A-Za-z_][A-Za-z0-9_]*$' then 'result_name must be a letter or _, then letters, digits or _'
   end
@@ -1544,6 +1550,30 @@ language sql immutable as $$
   from (select jsonb_strip_nulls(df_engine.json_or_null(p_node ->> 'query'))) q(config)
 $$;
 
+-- What of a CALL is wrong that has all it needs, but for the graph in its flow; NULL: nothing.
+-- Granted to users.
+create or replace function df_engine.call_problem(p_query text) returns text
+language sql immutable as $$
+  select case
+    when jsonb_typeof(q.config) is distinct from 'object' then 'query in CALL must be a JSON config object'
+    when not q.config ? 'flow' then 'flow is missing'
+    else (
+      select case
+        when c.key not in ('flow', 'input', 'label') then 'unknown key ' || c.key
+        when jsonb_typeof(c.value) <> 'string' then c.key || ' in CALL must be a string'
+        when c.key = 'flow' and c.value #>> '{}' ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+          format('there is no definition %s: flows cannot be defined by name yet', c.value #>> '{}')
+        when c.key = 'label' and octet_length(c.value #>> '{}') > 1024 then
+          format('label has %s bytes, and 1024 are allowed', octet_length(c.value #>> '{}'))
+        when c.key = 'input' and not c.value #>> '{}' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$
+             and df_engine.json_or_null(c.value #>> '{}') is null then 'input in CALL is no JSON, and holds no reference'
+      end as says
+      from jsonb_each(q.config) c
+      order by says limit 1)
+  end
+  from (select jsonb_strip_nulls(df_engine.json_or_null(p_query))) q(config)
+$$;
+
 -- Why a node breaks the rules of a graph, NULL when it does not. An expression, so that the walk has it inlined.
 -- Granted to users.
 create or replace function df_engine.node_problem(p_node jsonb, p_type text) returns text
@@ -1566,7 +1596,7 @@ language sql immutable as $$
         df_engine.secret_problem(df_engine.json_or_null(p_node ->> 'query')) end,
       df_engine.shape_problem(p_node, p_type),
       case when p_type = 'WAIT_FOR' then df_engine.wait_for_problem(p_node) end,
-      case when p_type = 'BLOCK' then df_engine.block_problem(p_node ->> 'query') end)
+      case p_type when 'BLOCK' then df_engine.block_problem(p_node ->> 'query') when 'CALL' then df_engine.call_problem(p_node ->> 'query') end)
   end
 $$;
 
@@ -1614,10 +1644,19 @@ language sql immutable as $$
                       else '.extra_nodes[' || p_place - 3 || ']' end
 $$;
 
--- The nodes of a graph in pre-order, numbered from 1. Raises for the first that breaks a rule. Those that are still to be visited
--- are kept in arrays, so the depth of a graph is never the depth of a stack.
+-- The graph of a CALL.
 -- Granted to users.
-create or replace function df_engine.walk(p_graph jsonb, p_prefix text default '')
+create or replace function df_engine.called_graph(p_query text, p_prefix text default '') returns jsonb
+language plpgsql immutable as $$
+begin
+  return df_engine.parse_graph(df_engine.json_or_null(p_query) ->> 'flow', p_prefix);
+end
+$$;
+
+-- The nodes of a graph in pre-order, numbered from 1. Raises for the first that breaks a rule, in the graph of a CALL, too. Those that
+-- are still to be visited are kept in arrays, so the depth of a graph is never the depth of a stack.
+-- Granted to users.
+create or replace function df_engine.walk(p_graph jsonb, p_prefix text default '', p_root text default 'root')
 returns table (node int, depth int, parent int, place int, kind text, body jsonb)
 language plpgsql as $$
 declare
@@ -1625,7 +1664,7 @@ declare
   v_parents int[] := '{null}';
   v_places int[] := '{null}';
   v_depths int[] := '{0}';
-  v_paths pg_catalog.text[] := '{root}';
+  v_paths pg_catalog.text[] := array[p_root];
   v_path pg_catalog.text;
   v_problem pg_catalog.text;
   v_children pg_catalog.record;
@@ -1644,6 +1683,9 @@ begin
     v_problem := df_engine.node_problem(body, kind);
     if v_problem is not null or depth > 256 or node > 10000 then
       perform df_engine.reject_node(p_prefix, v_path, depth, node, v_problem);
+    end if;
+    if kind = 'CALL' then
+      perform from df_engine.walk(df_engine.called_graph(body ->> 'query', p_prefix || v_path || '.flow: '), p_prefix, v_path || '.flow');
     end if;
     return next;
     if body ?| '{left_node,right_node,condition_node,extra_nodes}' then
@@ -1752,7 +1794,7 @@ begin
     end if;
   end if;
   -- Statement by statement: what of it is not reached is not prepared either.
-  if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
+  if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
     v_loop := '{"node_type":"LOOP","left_node":' || body;
   elsif v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
     v_loop := '{"node_type":"LOOP","left_node":'
@@ -2584,6 +2626,43 @@ comment on function df.wait_for_signal(text, integer) is
 comment on function df.wait_for(text, interval, text, interval) is
   'Asks the condition, an SQL step, at once, then each time the interval has passed, and when df.poke has named the key, until it is true. The result is its rows and timed_out; at the time-out those of the last time';
 
+-- The builder of a CALL: the flow to be called is a text in its configuration. As all builders: see graph/builders.
+
+create or replace function df.call(flow text, input text default null, label text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if flow is null then
+    raise exception 'argument flow of df.call is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if flow ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+    raise exception 'there is no definition %: flows cannot be defined by name yet', flow using errcode = 'feature_not_supported',
+      hint = 'Give df.call the flow itself.';
+  elsif pg_catalog.octet_length(label) > 1024 then
+    raise exception 'the label of a call has % bytes, and 1024 are allowed', pg_catalog.octet_length(label)
+      using errcode = 'program_limit_exceeded';
+  end if;
+  if not input ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
+    begin
+      perform input::pg_catalog.jsonb;
+    exception when data_exception then
+      raise exception 'the input of df.call is no JSON, and holds no reference: %', pg_catalog."left"(input, 100)
+        using errcode = 'invalid_parameter_value',
+              hint = 'A string is JSON in double quotes, "x"; a value comes from a reference, such as {"id": $order.id}.';
+    end;
+  end if;
+  return '{"node_type":"CALL","query":' || pg_catalog.to_json(
+    '{"flow":' || pg_catalog.to_json(case when not (pg_catalog.strpos(flow, '{') > 0 and flow ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(flow) || '}'
+         when df.loop(flow) = '{"node_type":"LOOP","left_node":' || flow || '}' then flow
+         else (df.loop(flow)::pg_catalog.json -> 'left_node')::pg_catalog.text end)
+    || coalesce(',"input":' || pg_catalog.to_json(input), '')
+    || coalesce(',"label":' || pg_catalog.to_json(label), '') || '}') || '}';
+end
+$$;
+comment on function df.call(text, text, text) is
+  'Starts the flow as a run of its own, a child of this one, and waits for its end; the result is the child''s. When the child fails or is cancelled, the node fails with its error. What stops the node cancels the child. input: a JSON text that the child reads as $input; it and the label may hold references, which are resolved when the node starts. Raises for an input that is no JSON';
+
 -- Literals: values as constants for SQL code.
 
 -- A value for SQL code, in which nothing looks like a reference to anybody who reads the text of a step. Neither the text of this
@@ -3116,9 +3195,10 @@ begin
     when 23 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
     when 24 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
     when 25 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
-    when 26 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 27 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
-    when 28 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 26 then return df.call(flow => p_args[1], input => p_args[2], label => p_args[3]);
+    when 27 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 28 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 29 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -3128,7 +3208,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":26,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":27,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":28,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":26,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":27,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":28,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":29,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
@@ -3161,7 +3241,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":26,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":27,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":28,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":26,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":27,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":28,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":29,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -3311,13 +3391,14 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (4, 26) then
+  if (p_plan -> 'number')::int in (4, 27) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
-    parts := regexp_split_to_array(left(v_shape, -1), '\{"node_type":"SQL","query":"\\u0001[0-9]+"\}');
+    -- In the flow of a CALL, which is a text in a text, quotes are escaped.
+    parts := regexp_split_to_array(left(v_shape, -1), '\{\\*"node_type\\*":\\*"SQL\\*",\\*"query\\*":\\*"\\+u0001[0-9]+\\*"\}');
     slots := array(select (p_plan -> 'parameters' -> m[1]::int - 1 -> 'slot')::int
-                   from regexp_matches(v_shape, '\{"node_type":"SQL","query":"\\u0001([0-9]+)"\}', 'g') m) || 0;
+                   from regexp_matches(v_shape, '\{\\*"node_type\\*":\\*"SQL\\*",\\*"query\\*":\\*"\\+u0001([0-9]+)\\*"\}', 'g') m) || 0;
   else
     parts := array[left(v_shape, -1)];
     slots := '{0}';
@@ -3407,6 +3488,13 @@ exception when others then
 end
 $$;
 
+-- A graph as it stands in the flow of a CALL: a text in a text.
+create or replace function df_engine.flow_nested(p_graph text) returns text
+language sql immutable as $$
+  select substr(t.text, 2, length(t.text) - 2)
+  from (select to_json(substr(i.text, 2, length(i.text) - 2))::pg_catalog.text from (select to_json(p_graph)::pg_catalog.text) i(text)) t(text)
+$$;
+
 -- Writes the envelope of the whole flow, which is the last argument: walks the calls from there, part by part.
 create or replace function df_engine.flow_emit(
   p_source text, p_texts text[], p_values text[], p_heads text[], p_tokens int[], p_firsts int[], p_args int[],
@@ -3417,6 +3505,7 @@ declare
   v_count int := 0;
   v_top int := 0;           -- the calls that are being written: number, next part, argument they stand in, end
   v_calls int[] := '{}'; v_places int[] := '{}'; v_args int[] := '{}'; v_ends text[] := '{}';
+  v_nested int[] := '{}';   -- where the flow of a CALL begins in v_out; NULL: it is no CALL
   v_arg int := cardinality(p_args);
   v_done int;
   v_value int;
@@ -3448,6 +3537,9 @@ begin
       v_token := p_tokens[v_calls[v_top]];  -- whose builder has not seen its condition
       perform df.wait_for(case when v_value > 0 then substring(p_parts[p_starts[v_value]] from '^\{"node_type":"[A-Z_]+"') || '}'
                                when p_heads[-v_value] is null then p_values[-v_value] else '' end);
+    elsif v_top > 0 and v_nested[v_top] > 0 and v_value < 0 then
+      v_token := p_tokens[v_calls[v_top]];
+      perform df.call(p_values[-v_value]);
     end if;
     v_count := v_count + 1;
     if v_value > 0 then
@@ -3457,6 +3549,7 @@ begin
       v_calls[v_top] := v_value;
       v_places[v_top] := p_starts[v_value];
       v_ends[v_top] := concat(v_name, v_retry, '}');
+      v_nested[v_top] := case when p_parts[p_starts[v_value]] like '{"node_type":"CALL"%' then 0 end;
       v_out[v_count] := '';
     elsif p_heads[-v_value] is not null then
       v_out[v_count] := concat(p_heads[-v_value], v_name, v_retry, '}');
@@ -3474,8 +3567,12 @@ begin
         exit;
       elsif v_top = 0 then
         return array_to_string(v_out, '');
+      elsif v_nested[v_top] > 0 then  -- its flow is written
+        v_out := v_out[:v_nested[v_top] - 1] || df_engine.flow_nested(array_to_string(v_out[v_nested[v_top]:v_count - 1], ''));
+        v_count := v_nested[v_top] + 1;
       end if;
       v_out[v_count] := p_parts[v_places[v_top]];
+      v_nested[v_top] := v_nested[v_top] + v_count + 1;
       if p_slots[v_places[v_top]] > 0 then
         v_arg := p_firsts[v_calls[v_top]] + p_slots[v_places[v_top]] - 1;
         v_places[v_top] := v_places[v_top] + 1;
@@ -3745,26 +3842,24 @@ begin
 end
 $$;
 
--- The nodes of a graph, from an envelope (or a statement) or, by its id, from a run that the caller may see. A WAIT_FOR that is tried again
--- is two: the call of retry, and what it is put around.
+-- The nodes of a graph. A WAIT_FOR that is tried again is two: the call of retry, and what it is put around. Those of the flow of a CALL
+-- are its children; a flow that is no envelope is not what a builder writes. p_prefix: of ids.
 -- Granted to users.
-create or replace function df_engine.flow_nodes(p_input text)
+create or replace function df_engine.flow_nodes(p_graph jsonb, p_prefix text default '', p_depth int default 0)
 returns table (id text, depth int, node_type text, query text, result_name text, left_node text, right_node text, retry jsonb)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_graph jsonb;
+  v_call record;
 begin
-  if p_input ~ '^[0-9a-f]{8}$' then
-    v_graph := (select r.envelope from df_engine.visible_runs r where r.id = p_input);
-    if v_graph is null then
-      raise exception 'instance % not found or access denied', p_input using errcode = 'insufficient_privilege';
-    end if;
-  else
-    v_graph := df_engine.parse_graph(p_input);
-  end if;
+  for v_call in
+    select p_prefix || w.node || '.' as prefix, p_depth + 2 * w.depth + 1 as depth, df_engine.called_graph(w.body ->> 'query') as graph
+    from df_engine.walk(p_graph) w where w.kind = 'CALL' and df_engine.json_or_null(df_engine.json_or_null(w.body ->> 'query') ->> 'flow') ? 'node_type'
+  loop
+    return query select n.* from df_engine.flow_nodes(v_call.graph, v_call.prefix, v_call.depth) n;
+  end loop;
   return query
     with recursive graph as materialized (
-      select w.* from df_engine.walk(v_graph) w
+      select w.* from df_engine.walk(p_graph) w
     ), part as (  -- of each sequence that is in no other without a name: the sequences in it, and what they are sequences of
       select g.node as top, g.node, true as opened
       from graph g left join graph p on p.node = g.parent
@@ -3773,15 +3868,18 @@ begin
       select m.top, c.node, c.kind = 'THEN' and not c.body ? 'result_name'
       from part m join graph c on c.parent = m.node where m.opened
     ), chain as (
-      select m.top, jsonb_agg(m.node::text order by m.node) filter (where not m.opened) as steps
+      select m.top, jsonb_agg(p_prefix || m.node order by m.node) filter (where not m.opened) as steps
       from part m group by m.top
       having count(*) > 6 and string_agg(case when m.opened then 'T' else '.' end, '' order by m.node)
                               = df_engine.chain_shape(1 + count(*) filter (where m.opened))
     ), children as (
-      select c.parent, max(c.node) filter (where c.place = 0)::text as condition, max(c.node) filter (where c.place = 1)::text as lefts,
-             max(c.node) filter (where c.place = 2)::text as rights,
-             array_agg(c.node::text order by c.place) filter (where c.place > 2) as extras
+      select c.parent, p_prefix || max(c.node) filter (where c.place = 0) as condition,
+             p_prefix || max(c.node) filter (where c.place = 1) as lefts, p_prefix || max(c.node) filter (where c.place = 2) as rights,
+             array_agg(p_prefix || c.node order by c.place) filter (where c.place > 2) as extras
       from graph c group by c.parent
+      union all
+      select g.node, null, p_prefix || g.node || '.1', null, null from graph g
+      where g.kind = 'CALL' and df_engine.json_or_null(df_engine.json_or_null(g.body ->> 'query') ->> 'flow') ? 'node_type'
     )
     select n.*
     from graph g
@@ -3791,10 +3889,10 @@ begin
                                     else jsonb_build_object('steps', s.steps)::pg_catalog.text end,
                                g.kind = 'WAIT_FOR' and g.body ? 'retry') w(query, twice)
     cross join lateral (
-      select g.node::text, 2 * g.depth, case when w.twice then 'RETRY' else g.kind end, w.query, g.body ->> 'result_name',
-             case when w.twice then g.node || 'w' else k.lefts end, k.rights, g.body -> 'retry'
+      select p_prefix || g.node, p_depth + 2 * g.depth, case when w.twice then 'RETRY' else g.kind end, w.query, g.body ->> 'result_name',
+             case when w.twice then p_prefix || g.node || 'w' else k.lefts end, k.rights, g.body -> 'retry'
       union all
-      select g.node || 'w', 2 * g.depth + 1, g.kind, w.query, null, k.lefts, k.rights, null where w.twice
+      select p_prefix || g.node || 'w', p_depth + 2 * g.depth + 1, g.kind, w.query, null, k.lefts, k.rights, null where w.twice
     ) n
     order by g.node;
 end
@@ -3826,7 +3924,7 @@ create or replace function df_engine.flow_operands(p_type text, p_query text, p_
 returns table (nth int, form text, level int, sign text, child text, word text, need int)
 language sql immutable as $$
   select row_number() over ()::int, o.form, o.level, o.sign, o.child, o.word, o.need
-  from (select case when p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then df_engine.json_or_null(p_query) end) q(c)
+  from (select case when p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') or p_left is not null then df_engine.json_or_null(p_query) end) q(c)
   cross join lateral (
     select '', 2, s.* from (values ('', p_left, null, 2), ('~> ', p_right, null, 3)) s where p_type = 'THEN' and c is null
     union all
@@ -3871,17 +3969,32 @@ language sql immutable as $$
                                            ('timeout => ', null, df_engine.flow_quote((c ->> 'timeout') || ' s'), 0)) s(sign, child, word, need)
     where p_type = 'WAIT_FOR' and num_nonnulls(s.child, s.word) = 1
     union all
+    select 'call', 6, s.* from (values ('', p_left, null, 0), ('input => ', null, df_engine.flow_quote(c ->> 'input'), 0),
+                                       ('label => ', null, df_engine.flow_quote(c ->> 'label'), 0)) s(sign, child, word, need)
+    where p_type = 'CALL' and p_left is not null and num_nonnulls(s.child, s.word) = 1
+    union all
     select 'retry', 6, '', p_left, null, 0 where p_type = 'RETRY'
     union all
     select 'retry', 6, '', null, w.word, 6 from unnest(df_engine.flow_retry_arguments(p_retry)) w(word) where p_type = 'RETRY'
     union all
     select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
-    where p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+    where p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and p_left is null
   ) o(form, level, sign, child, word, need)
+$$;
+
+-- The flow text of a graph.
+-- Granted to users.
+create or replace function df_engine.graph_text(p_graph jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
+begin
+  return (select df_engine.flow_layout(jsonb_agg(to_jsonb(n))) from df_engine.flow_nodes(p_graph) n);
+end
 $$;
 
 create or replace function df.to_flow(envelope text) returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
+declare
+  v_graph jsonb;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
           and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
@@ -3889,7 +4002,15 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  return (select df_engine.flow_layout(jsonb_agg(to_jsonb(n))) from df_engine.flow_nodes(envelope) n);
+  if envelope ~ '^[0-9a-f]{8}$' then
+    v_graph := (select r.envelope from df_engine.visible_runs r where r.id = to_flow.envelope);
+    if v_graph is null then
+      raise exception 'instance % not found or access denied', envelope using errcode = 'insufficient_privilege';
+    end if;
+  else
+    v_graph := df_engine.parse_graph(envelope);
+  end if;
+  return df_engine.graph_text(v_graph);
 end
 $$;
 comment on function df.to_flow(text) is
@@ -4876,14 +4997,15 @@ begin
     when p_kind = 'BREAK' then df_engine.json_or_null(p_query) ->> 'break_value'
     when p_kind = 'TIMEOUT' then df_engine.json_or_null(p_query) ->> 'after'
     when p_kind = 'WAIT_FOR' then df_engine.json_or_null(p_query) ->> 'key'
+    when p_kind = 'CALL' then concat_ws(E'\n', df_engine.json_or_null(p_query) ->> 'input', df_engine.json_or_null(p_query) ->> 'label')
     when p_kind = 'SIGNAL' then df_engine.json_or_null(p_query) ->> 'signal_name'
     when p_kind = 'SLEEP' then coalesce(df_engine.json_or_null(p_query) ->> 'until', df_engine.json_or_null(p_query) ->> 'duration')
   end;
 end
 $$;
 
--- Compiles and stores a graph of p_submitter.
-create or replace function df_engine.compile(p_submitter oid, p_hash bytea, p_graph jsonb, p_prefix text) returns bigint
+-- Compiles and stores a graph of p_submitter. p_typed: somebody looks for its result.
+create or replace function df_engine.compile(p_submitter oid, p_hash bytea, p_graph jsonb, p_prefix text, p_typed boolean) returns bigint
 language plpgsql as $fn$
 declare
   v_kinds text[]; v_parents int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
@@ -4904,7 +5026,8 @@ begin
          array_agg(n.body ->> 'result_name'), array_agg(n.body -> 'retry'), count(*)
   into v_kinds, v_parents, v_places, v_queries, v_named, v_retries, v_count
   from df_engine.walk(p_graph, p_prefix) n;
-  v_wanted := df_engine.wanted_names(v_queries);
+  v_wanted := df_engine.wanted_names(array(
+    select case n.kind when 'CALL' then df_engine.replaced_text(n.kind, n.query) else n.query end from unnest(v_kinds, v_queries) n(kind, query)));
 
   -- From the leaves: where a node ends and is entered, whose value it has, and whether a BREAK in it can end a loop around it.
   for i in reverse v_count..1 loop
@@ -5021,7 +5144,7 @@ begin
       v_passed[i] := v_passed[i] || to_jsonb(v_named[i]);
     end if;
     v_texts[i] := df_engine.replaced_text(v_kinds[i], v_queries[i]);
-    v_typed[i] := coalesce(v_typed[p], false) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted));
+    v_typed[i] := coalesce(v_typed[p], p_typed) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted));
   end loop;
 
   -- Segments: a node with two predecessors begins one, else a place in it could not be told from outcomes.
@@ -5040,9 +5163,9 @@ begin
     end if;
   end loop;
   for i in reverse v_count..1 loop
-    -- A node that ends as it is entered (a BREAK, a time that has passed, a kept signal) may decide a race in the transaction of the step before.
-    v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false)
-                    or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false);
+    -- A node that ends as it is entered (a BREAK, a time that has passed, a kept signal, a CALL that fails) may decide a race in the transaction of the step before.
+    v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL'), false)
+                    or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL'), false);
     v_plain[i] := v_kinds[i] in ('SQL', 'BLOCK') and v_afters[i] = 'n' and v_kinds[v_nexts[i]] in ('SQL', 'BLOCK')
                   and v_entered[v_nexts[i]] = 1;
   end loop;
@@ -5081,7 +5204,7 @@ begin
          nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
          v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_catches[n], v_drops[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
-         case when v_kinds[n] not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
+         case when v_kinds[n] not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
               then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
          case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end
   from generate_series(1, v_count) n;
@@ -5158,13 +5281,19 @@ begin
 end
 $$;
 
--- Compiles a text.
-create or replace function df_engine.new_graph(p_role oid, p_text text) returns bigint
+-- By which a graph is found.
+create or replace function df_engine.graph_hash(p_text text, p_typed boolean) returns bytea
+language sql immutable as $$
+  select sha256(convert_to(p_text, 'UTF8')) || case when p_typed then '\x01'::pg_catalog.bytea else '' end
+$$;
+
+-- Compiles a text. p_typed: somebody looks for its result; such a graph has a hash of its own.
+create or replace function df_engine.new_graph(p_role oid, p_text text, p_typed boolean) returns bigint
 language plpgsql as $$
 begin
   perform df_engine.check_size('a flow', octet_length(p_text), df_engine.setting('max_flow_bytes')::bigint);
-  return df_engine.compile(p_role, sha256(convert_to(p_text, 'UTF8')), df_engine.parse_graph(p_text, 'Invalid durable function: '),
-                           'Invalid durable function graph: ');
+  return df_engine.compile(p_role, df_engine.graph_hash(p_text, p_typed), df_engine.parse_graph(p_text, 'Invalid durable function: '),
+                           'Invalid durable function graph: ', p_typed);
 end
 $$;
 
@@ -5211,7 +5340,7 @@ begin
     perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
   end if;
   if p_graph is null then
-    p_graph := df_engine.new_graph(p_role, p_text);
+    p_graph := df_engine.new_graph(p_role, p_text, false);
   else
     perform df_engine.note_use(p_graph);
   end if;
@@ -5229,6 +5358,49 @@ begin
   if p_traceparent is not null then
     p_traceparent := df_engine.valid_traceparent(p_traceparent);
   end if;
+end
+$$;
+
+-- Starts the child of a CALL at p_parent_node of p_parent, which waits for it in p_call; p_typed: somebody looks for its result. It has the
+-- variables, the database and the traceparent of its caller.
+create or replace function df_engine.start_child(
+  p_parent df_engine.instances, p_text text, p_label text, p_input jsonb, p_parent_node int, p_call bigint, p_typed boolean
+) returns bigint
+language plpgsql as $$
+declare
+  v_role constant oid := (p_parent).submitter;
+  v_instance bigint := nextval('df_engine.instances_instance_seq');
+  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = v_role::regrole);
+  v_graph bigint;
+  g df_engine.graphs;
+begin
+  perform df_engine.check_size('a label', octet_length(p_label), 1024);
+  perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  select * into g from df_engine.graphs x where x.submitter = v_role and x.hash = df_engine.graph_hash(p_text, p_typed) order by x.id desc limit 1;
+  if g.id is null then
+    v_graph := df_engine.new_graph(v_role, p_text, p_typed);
+    select * into g from df_engine.graphs x where x.id = v_graph;
+  else
+    perform df_engine.note_use(g.id);
+  end if;
+  if v_live is not null then
+    perform df_engine.check_live_runs(v_role, v_live);
+  end if;
+  if g.placeholders then
+    perform df_engine.check_variables(g.id, coalesce((p_parent).vars, '{}'), 'Invalid durable function graph: ');
+  end if;
+  if g.secrets is not null then
+    perform df_engine.check_secrets(v_role, g.secrets);
+  end if;
+  v_instance := df_engine.free_instance(v_instance);
+  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, parent, parent_node, call,
+    version, run_key)
+  overriding system value
+  values (v_instance, df_engine.public_id(v_instance), v_role, g.id, p_label, (p_parent).database, (p_parent).vars, p_input,
+          (p_parent).traceparent, (p_parent).instance, p_parent_node, p_call, '1.0.0',
+          hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
+  insert into df_engine.queue (submitter, instance, node, wakes) values (v_role, v_instance, g.entry, true);
+  return v_instance;
 end
 $$;
 
@@ -5425,7 +5597,9 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 --   2. the RACEs around the thread, from the outside in: their rows of activations;
 --   3. the instance, FOR KEY SHARE; whatever ends a run or makes a transition for it takes it FOR UPDATE first, so that a step that is just
 --      committing is waited for, and none commits after;
---   4. the JOIN that a branch ends in: its row of activations.
+--   4. the JOIN that a branch ends in: its row of activations;
+--   5. runs that have been called, when their caller is stopped: the instance, FOR UPDATE, and then theirs. Who ends one of them locks nothing of
+--      its caller.
 --
 -- A supervising connection acts for every role, so it waits for no lock that a user can hold: it takes what it works on with
 -- SKIP LOCKED, the instance first of all, and comes back later to what it cannot have. It gives up, and comes back, where it
@@ -5475,6 +5649,25 @@ create or replace function df_engine.has_lost(p_races bigint[]) returns boolean
 language plpgsql stable as $$
 begin
   return (select count(*) from df_engine.activations a where a.id = any (p_races)) < cardinality(p_races);
+end
+$$;
+
+-- Locks a run that is to be stopped with its caller, and answers its status. Waits for a step that is just committing and for a cancel that
+-- is undecided, but a supervising connection, which has set df_engine.waits_for_nobody, gives up.
+create or replace function df_engine.lock_child(p_instance bigint) returns text
+language plpgsql as $$
+declare
+  v_status text;
+begin
+  if current_setting('df_engine.waits_for_nobody', true) = 'on' then
+    select i.status into v_status from df_engine.instances i where i.instance = p_instance for update skip locked;
+    if not found and exists (select from df_engine.instances i where i.instance = p_instance) then
+      raise lock_not_available using message = 'a run that is to be stopped with its caller is locked';
+    end if;
+  else
+    select i.status into v_status from df_engine.instances i where i.instance = p_instance for update;
+  end if;
+  return v_status;
 end
 $$;
 
@@ -5570,14 +5763,20 @@ begin
 end
 $$;
 
--- Ends a run. What waited of it is gone; signals that nobody took cannot be delivered any more.
+-- Ends a run. What waited of it is gone; signals that nobody took cannot be delivered any more; whoever has called it goes on.
 create or replace function df_engine.end_run(p_instance bigint, p_status text, p_error text, p_result int) returns void
 language plpgsql as $$
+declare
+  v_call bigint;
 begin
   update df_engine.instances i
   set status = p_status, error = p_error, result = p_result,
       finished_at = df_engine.clock(), updated_at = df_engine.clock()
-  where i.instance = p_instance;
+  where i.instance = p_instance
+  returning i.call into v_call;
+  if v_call is not null then
+    perform df_engine.note_end_of_child(v_call);
+  end if;
   update df_engine.inbox s set status = 'undeliverable', fresh = false
   where s.instance = p_instance and s.status = 'pending' and not s.fresh;
 end
@@ -5594,7 +5793,7 @@ begin
       select q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
       where q.instance = p_instance and q.scope = p_scope and q.node between p_from and p_last
       union all
-      select x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke') then x.since end from df_engine.timers x
+      select x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end from df_engine.timers x
       where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
       union all
       select x.node, x.generations, x.since from df_engine.waits x
@@ -5617,9 +5816,11 @@ $$;
 
 -- Removes what could still start of a run between two nodes, but for one row of the queue. A row that a running step has locked is
 -- left to that step, which finds out when it wants to record its outcome, and so is a construct: it is removed with the step's row
--- of the queue. Of loops it is kept how far they had come.
+-- of the queue. Of loops it is kept how far they had come. Runs that a CALL between them has started are cancelled.
 create or replace function df_engine.withdraw(p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint) returns void
 language plpgsql as $$
+declare
+  v_children bigint[];
 begin
   if exists (select from df_engine.activations a where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last) then
     insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at)
@@ -5642,14 +5843,41 @@ begin
     select r.id from df_engine.timers r
     where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
   where x.id = d.id;
-  delete from df_engine.waits x using (
-    select r.id from df_engine.waits r
-    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
-  where x.id = d.id;
+  with gone as (  delete from df_engine.waits x using (
+      select r.id from df_engine.waits r
+      where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
+    where x.id = d.id returning x.child
+  )
+  select array_agg(g.child order by g.child) into v_children from gone g where g.child is not null;
   delete from df_engine.activations x using (
     select r.id from df_engine.activations r
     where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
   where x.id = d.id;
+  if v_children is not null then
+    perform df_engine.cancel_children(p_instance, v_children);
+  end if;
+end
+$$;
+
+-- Cancels a run that has not ended, and that the caller has locked FOR UPDATE.
+create or replace function df_engine.cancel_locked(p_instance bigint, p_reason text) returns void
+language plpgsql as $$
+begin
+  perform df_engine.end_run(p_instance, 'cancelled', 'canceled: ' || p_reason, null);
+  update df_engine.instances i set cancelled_in = pg_current_xact_id() where i.instance = p_instance;
+  perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
+  perform df_engine.notify('x');
+end
+$$;
+
+-- The same as df_engine.fail_run, unless a run that it has called is locked: false, not now.
+create or replace function df_engine.try_fail_run(p_instance bigint, p_error text) returns boolean
+language plpgsql as $$
+begin
+  perform df_engine.fail_run(p_instance, p_error);
+  return true;
+exception when lock_not_available then
+  return false;
 end
 $$;
 
@@ -5884,7 +6112,7 @@ begin
 end
 $$;
 
--- Waiting: what sleeps, schedules and waits for a signal leave behind when a thread arrives at them.
+-- Waiting: what sleeps, schedules and waits for a signal leave behind when a thread arrives at them; calls are in engine/calls.
 
 -- Lets a thread wait for a time. p_id: the wait that it is the time-out of.
 create or replace function df_engine.set_timer(
@@ -5910,6 +6138,9 @@ begin
   v_config := (p_node).query::pg_catalog.jsonb;
   if (p_node).kind = 'SLEEP' then
     return df_engine.fall_asleep(p_thread, p_node, v_config);
+  elsif (p_node).kind = 'CALL' then
+    perform df_engine.open_call(p_thread, p_node, v_config);
+    return null;
   end if;
   if (p_node).kind = 'WAIT_SCHEDULE' then
     perform df_engine.set_timer(p_thread, 'schedule', df_engine.cron_next(
@@ -5919,7 +6150,7 @@ begin
   end if;
   return null;
 exception
-  when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded or not_null_violation then
+  when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded or not_null_violation or undefined_object then
     return df_engine.failed(format('%s: %s', (p_node).kind, sqlerrm), null, sqlstate);
 end
 $$;
@@ -6050,6 +6281,9 @@ declare
   v_id constant bigint := nextval('df_engine.thread_ids');
   v_submitter oid;
 begin
+  if p_signal is null then
+    raise exception 'signal_name is missing' using errcode = 'null_value_not_allowed';
+  end if;
   select i.submitter into v_submitter from df_engine.instances i where i.instance = (p_thread).instance for no key update;
   perform df_engine.reserve_signals((p_thread).instance, p_signal);
   insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, signal_name, since)
@@ -6625,6 +6859,101 @@ begin
 end
 $$;
 
+-- Calls: a CALL starts a run, its child, and waits for its end without a session: in a row of waits that names the child. Whoever ends a
+-- child leaves a note, a timer that is due at once, and locks nothing of the caller; what fires timers ends the CALL. Whatever stops
+-- a CALL (a cancel, a lost race, a time-out, a failure of its run) takes that row away and cancels the child in the same transaction.
+
+-- Starts the child of a CALL, as the transition that enters it: there is one for each. What keeps it from being started is raised.
+create or replace function df_engine.open_call(p_thread df_engine.thread, p_node df_engine.graph_nodes, p_config jsonb) returns void
+language plpgsql as $$
+declare
+  v_id constant bigint := nextval('df_engine.thread_ids');
+  v_text constant text := df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'input', 'raw');
+  v_input constant jsonb := df_engine.json_or_null(v_text);
+  i df_engine.instances;
+  v_child bigint;
+begin
+  if v_input is null and v_text is not null then
+    raise exception 'the input is no JSON, once its references are replaced: %', left(v_text, 100) using errcode = 'invalid_text_representation';
+  elsif df_engine.levels_above((p_thread).instance) >= 32 then
+    raise exception 'a run can stand 32 levels below one that df.start has started, and this one would stand lower'
+      using errcode = 'program_limit_exceeded';
+  end if;
+  select * into i from df_engine.instances x where x.instance = (p_thread).instance;
+  v_child := df_engine.start_child(
+    i, p_config ->> 'flow', df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'label', 'raw'), v_input, (p_node).node, v_id,
+    (p_node).typed);
+  insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, child, since)
+  values (v_id, i.submitter, i.instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation, (p_thread).races,
+          v_child, df_engine.clock());
+end
+$$;
+
+-- How many runs stand above one: its caller, whoever has called that, ...
+create or replace function df_engine.levels_above(p_instance bigint) returns int
+language plpgsql stable as $$
+begin
+  return (
+    with recursive above as (
+      select i.parent, 0 as levels from df_engine.instances i where i.instance = p_instance
+      union all
+      select i.parent, a.levels + 1 from above a join df_engine.instances i on i.instance = a.parent
+    )
+    select max(a.levels) from above a);
+end
+$$;
+
+-- Notes that the child has ended for which a CALL waits. One that nobody waits for any more notes nothing.
+create or replace function df_engine.note_end_of_child(p_call bigint) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, races, kind, since, due_at, next_try_at)
+  select w.id, w.submitter, w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'child', w.since, n.now, n.now
+  from df_engine.waits w, (select df_engine.clock()) n(now)
+  where w.id = p_call;
+  if found then
+    perform df_engine.wake('t', null);
+  end if;
+end
+$$;
+
+-- How a CALL ends whose child has ended: with its result, or its error.
+create or replace function df_engine.call_ending(p_child bigint, p_since timestamptz) returns df_engine.ending
+language plpgsql stable as $$
+declare
+  r record;
+begin
+  select i.status, i.error, o.value, o.columns, o.types, o.failure - 'node' as failure into r
+  from df_engine.instances i
+  left join df_engine.outcomes o on o.instance = i.instance and o.scope = 0 and o.node = i.result
+  where i.instance = p_child;
+  if r.status = 'completed' then
+    return df_engine.completed(r.value, r.columns, r.types, p_since);
+  end if;
+  return df_engine.failed(
+    coalesce(r.error, 'the run that was called is gone'), p_since,
+    coalesce(r.failure ->> 'sqlstate', case r.status when 'cancelled' then '57014' end), coalesce(r.failure, '{}'));
+end
+$$;
+
+-- Cancels children of a run whose CALLs are stopped.
+create or replace function df_engine.cancel_children(p_instance bigint, p_children bigint[]) returns void
+language plpgsql as $$
+declare
+  v_child bigint;
+  v_reason constant text := (
+    select format('instance %s, which has called it, %s', i.id, case i.status
+             when 'cancelled' then 'is ' || i.error when 'failed' then 'has failed' else 'does not wait for it any more' end)
+    from df_engine.instances i where i.instance = p_instance);
+begin
+  foreach v_child in array p_children loop
+    if df_engine.lock_child(v_child) in ('pending', 'running') then
+      perform df_engine.cancel_locked(v_child, v_reason);
+    end if;
+  end loop;
+end
+$$;
+
 -- Entering: what it means that a thread arrives at a node that is no step. Constructs are opened, waits begin, a BREAK ends at once.
 
 -- Enters a node. thread and ending: the event that follows, none while the node waits; others: further threads that are to be entered.
@@ -6858,8 +7187,8 @@ $$;
 -- Makes the transition that follows an event: p_thread stands at a node that has ended so, or, without p_ending, is to be
 -- entered. p_queue is the caller's claim: its row goes with the first step that is entered, and is deleted when there is none.
 -- p_home: SQL steps run in this database. Answers the steps that the caller can go on with. Without a claim the caller acts
--- for every role, reads no text of a user and opens few branches at a time: a node whose text holds references, and a construct with more
--- branches, are left to a session of the submitter.
+-- for every role, reads no text of a user and opens few branches at a time: a node whose text holds references, a CALL, and a construct with
+-- more branches are left to a session of the submitter.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -6900,7 +7229,7 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars)
+    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars or g.kind = 'CALL')
        or v_rows + cardinality(g.inside) > v_most then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
@@ -8468,6 +8797,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set plan
 declare
   v_instance bigint;
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   return df_engine.record_leased(p_worker, p_ticket, p_outcome);
 exception
   when lock_not_available or deadlock_detected or sqlstate 'DF001' then
@@ -8479,8 +8809,10 @@ exception
     if not found then
       return null;
     end if;
+    if not df_engine.try_fail_run(v_instance, 'the outcome of a step outside of transactions could not be recorded: ' || sqlerrm) then
+      return null;
+    end if;
     delete from df_engine.queue q where q.id = p_ticket and q.worker = p_worker and q.lane in ('direct', 'http');
-    perform df_engine.fail_run(v_instance, 'the outcome of a step outside of transactions could not be recorded: ' || sqlerrm);
     return true;
 end
 $$;
@@ -8785,7 +9117,7 @@ create or replace view df_engine.node_rows as
       select n.* from df_engine.graph_nodes n where n.graph = i.graph
     ), waiting as materialized (
       select t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
-      from df_engine.timers t where t.instance = i.instance and t.kind <> 'deadline'
+      from df_engine.timers t where t.instance = i.instance and t.kind not in ('deadline', 'child')
       union all
       select x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
       union all
@@ -8970,7 +9302,10 @@ create or replace view df_engine.wait_reasons as
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status::text, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
-         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input, i.traceparent
+         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input,
+         (select p.id from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_id,
+         (select df_engine.node_id(p.id, i.parent_node) from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_node_id,
+         i.traceparent
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -8979,6 +9314,7 @@ create or replace view df.instances with (security_barrier) as
 create or replace view df_engine.visible_runs with (security_barrier) as
   select i.instance, i.id, i.label, i.status::text, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
          (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.cancelled_in, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
+         i.parent, i.parent_node,
          (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
@@ -9291,7 +9627,8 @@ begin
       v_nodes := v_nodes || w.node;
       perform df_engine.end_wait(
         row(w.instance, w.scope, w.node, w.generations, w.activation, w.races)::df_engine.thread,
-        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data), w.since);
+        df_engine.completed(jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false,
+                                               'data', (p_signal).signal_data)::json, null, null, w.since));
     end if;
   end loop;
   update df_engine.inbox s
@@ -9335,17 +9672,16 @@ $$;
 -- own; one whose run is locked is tried again later.
 
 -- The transition that follows when a waiting thread's node ends. Its rows are gone, and its run is locked.
-create or replace function df_engine.end_wait(p_thread df_engine.thread, p_value jsonb, p_since timestamptz) returns void
+create or replace function df_engine.end_wait(p_thread df_engine.thread, p_ending df_engine.ending) returns void
 language plpgsql as $$
 declare
   i df_engine.instances;
   g df_engine.graph_nodes;
-  v_ending constant df_engine.ending := df_engine.completed(p_value::json, null, null, p_since);
 begin
   select * into i from df_engine.instances x where x.instance = (p_thread).instance;
   select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = (p_thread).node;
-  perform df_engine.put_outcome(p_thread, g, v_ending);
-  perform df_engine.advance(i.id, i.graph, i.submitter, true, p_thread, null, v_ending);
+  perform df_engine.put_outcome(p_thread, g, p_ending);
+  perform df_engine.advance(i.id, i.graph, i.submitter, true, p_thread, null, p_ending);
 end
 $$;
 
@@ -9366,6 +9702,7 @@ declare
                                      (p_timer).activation, (p_timer).races);
   v_query text;
   v_signal text;
+  v_child bigint;
 begin
   delete from df_engine.timers x where x.id = (p_timer).id;
   if not found then
@@ -9376,6 +9713,11 @@ begin
     return;
   elsif (p_timer).kind = 'timeout' then
     delete from df_engine.waits w where w.id = (p_timer).id returning w.signal_name into v_signal;
+  elsif (p_timer).kind = 'child' then
+    delete from df_engine.waits w where w.id = (p_timer).id returning w.child into v_child;
+    if not found then
+      return;  -- nobody waits for it any more
+    end if;
   end if;
   if not df_engine.may_go_on(t.instance, t.races) then
     return;
@@ -9387,13 +9729,16 @@ begin
     select i.submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true
     from df_engine.instances i where i.instance = t.instance;
     return;
+  elsif (p_timer).kind = 'child' then
+    perform df_engine.end_wait(t, df_engine.call_ending(v_child, (p_timer).since));
+    return;
   end if;
   select n.query into v_query
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = t.node where i.instance = t.instance;
-  perform df_engine.end_wait(t, case (p_timer).kind
+  perform df_engine.end_wait(t, df_engine.completed(case (p_timer).kind
     when 'sleep' then df_engine.slept(v_query, (p_timer).since, (p_timer).due_at)
     when 'schedule' then '{"scheduled": true}'
-    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end, (p_timer).since);
+    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end::json, null, null, (p_timer).since));
 end
 $$;
 
@@ -9410,12 +9755,17 @@ begin
   end if;
   begin
     perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error));
-  exception when others then  -- not even that its nodes have failed can be recorded
+    return true;
+  exception when lock_not_available then
+    raise;
+  when others then  -- not even that its nodes have failed can be recorded
     perform df_engine.end_run(p_instance, 'failed', format('%s: %s', p_what, p_error), null);
     delete from df_engine.activations a where a.instance = p_instance;
     perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
+    return true;
   end;
-  return true;
+exception when lock_not_available then  -- a run that it has called is locked
+  return false;
 end
 $$;
 
@@ -9511,6 +9861,7 @@ declare
   v_role oid;
   v_count int := df_engine.hear_pokes(p_limit);
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   v_roles := array(
     select distinct n.submitter from df_engine.next_by_role() n where n.next_try_at <= greatest(clock_timestamp(), df_engine.clock()));
   foreach v_role in array v_roles loop
@@ -9526,6 +9877,7 @@ create or replace function df_engine.fire_own(p_key text, p_limit int, p_begins 
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
   if p_begins and not df_engine.worker_may_be_alive() then
     perform df_engine.poke_waits(array(
@@ -9645,12 +9997,12 @@ begin
   loop
     v_fired := df_engine.fire_own(v_key, 50, v_fired is null);
     commit;
+    exit when pg_catalog.texteq(v_report, 'empty') and pg_catalog.int4eq(v_fired, 0);
     call df_engine.work(least(df_engine.milliseconds(pg_catalog.clock_timestamp(), v_until), 1000)::int, false, v_report, true);
     if pg_catalog.starts_with(v_report, 'interrupted') then
       raise exception 'df.work was canceled while a step ran; the step was rolled back and waits' using errcode = 'query_canceled';
     end if;
-    exit when pg_catalog.texteq(v_report, 'empty') and pg_catalog.int4eq(v_fired, 0)
-           or pg_catalog.timestamptz_ge(pg_catalog.clock_timestamp(), v_until);
+    exit when pg_catalog.timestamptz_ge(pg_catalog.clock_timestamp(), v_until);
   end loop;
   reset all;
 end
@@ -9915,6 +10267,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set jit 
 declare
   v_run record;
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   delete from df_engine.role_reasons w where not exists (select from pg_catalog.pg_roles u where u.oid = w.submitter);
   for v_run in
     select i.instance, g.submitter_name
@@ -9926,7 +10279,7 @@ begin
     where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter)
     limit 100 for update of q skip locked for update of i skip locked
   loop
-    perform df_engine.fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name));
+    perform df_engine.try_fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name));
   end loop;
 end
 $$;
@@ -10092,6 +10445,8 @@ begin
     end if;
   end if;
   return true;
+exception when lock_not_available then  -- a run that a branch beside it has called is locked
+  return false;
 end
 $$;
 
@@ -10100,6 +10455,7 @@ $$;
 create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   return df_engine.fail_from_outside((select i.instance from df_engine.instances i where i.id = p_instance), p_node,
                                      '57014', 'canceling statement due to user request');
 end
@@ -10113,6 +10469,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_instance bigint;
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   v_instance := (select q.instance from df_engine.queue q where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue);
   return v_instance is null or df_engine.fail_from_outside(v_instance, p_node, '25P04', p_said) and not exists (
     select from df_engine.queue q
@@ -10210,7 +10567,7 @@ begin
     left join lateral (
       select o.node, o.error
       from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
-      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL')
       order by o.ended_at desc limit 1) leaf on true), '[]'));
 end
 $$;
@@ -10394,10 +10751,7 @@ begin
   perform df_engine.require_right(p_role, p_instance);
   select i.status into v_status from df_engine.instances i where i.instance = p_instance for update;
   if v_status in ('pending', 'running') then
-    perform df_engine.end_run(p_instance, 'cancelled', 'canceled: ' || p_reason, null);
-    update df_engine.instances i set cancelled_in = pg_current_xact_id() where i.instance = p_instance;
-    perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
-    perform df_engine.notify('x');
+    perform df_engine.cancel_locked(p_instance, p_reason);
   end if;
   return v_status;
 end
@@ -10830,20 +11184,23 @@ create or replace view df.failed_steps with (security_barrier) as
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
 create or replace view df.waiting with (security_barrier) as
   with wait as (
     select t.instance, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
-    from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'check', 'poke')
+    from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'check', 'poke', 'child')
     union all
     select a.instance, a.node, 'condition', a.key, t.due_at, a.since, null
     from df_engine.timers t join df_engine.activations a on a.id = t.activation where t.kind = 'check'
     union all
     select w.instance, w.node, 'signal', w.signal_name, t.due_at, w.since, null
-    from df_engine.waits w left join df_engine.timers t on t.id = w.id
+    from df_engine.waits w left join df_engine.timers t on t.id = w.id where w.child is null
+    union all
+    select w.instance, w.node, 'call', c.id, null, w.since, null
+    from df_engine.waits w join df_engine.instances c on c.instance = w.child
     union all
     select distinct on (r.instance) r.instance, null::int, 'blocked', r.reason, null::timestamptz, null::timestamptz, null::bigint
     from df_engine.wait_reasons r
@@ -10867,7 +11224,7 @@ create or replace view df.waiting with (security_barrier) as
   left join df_engine.outcomes o on o.instance = w.instance and o.scope = 0 and o.node = w.node and o.state = 'r'
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
-  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
+  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
@@ -11115,6 +11472,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     when 'WAIT_FOR' then 'WAIT_FOR (every ' || (p_config ->> 'every') || 's'
                          || coalesce(', key ''' || df_engine.one_line(p_config ->> 'key', 40) || '''', '')
                          || coalesce(', ' || (p_config ->> 'timeout') || 's at most', '') || ')'
+    when 'CALL' then 'CALL ' || coalesce(df_engine.one_line(regexp_replace(
+                               df_engine.graph_text(df_engine.called_graph(p_query)), '\n\s*', ' ', 'g'), 50), '')
+                     || coalesce(' (' || df_engine.one_line(p_config ->> 'label', 40) || ')', '')
     when 'BREAK' then 'BREAK' || coalesce(' ''' || df_engine.one_line(p_config ->> 'break_value', 20) || '''', '')
     when 'LOOP' then 'LOOP (' || case when p_children > 1 then 'while' else 'infinite' end
                      || case when p_config -> 'continue_on_failure' = 'true' then ', continues on failure' else '' end || ')'
@@ -11150,7 +11510,10 @@ language sql as $$
   where p_graph is not null
   union all
   select n.node, n.parent, n.place, n.node_type, df_engine.node_config(n.node_type, n.query), n.query, n.result_name,
-         ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, '')
+         case when n.node_type = 'CALL' then coalesce(' → ' || (
+           select c.id from df_engine.visible_runs r join df_engine.visible_runs c on c.parent = r.instance
+           where r.id = p_instance and c.parent_node = n.node order by c.instance desc limit 1), '') else '' end
+         || ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, '')
   from df_engine.visible_nodes n
   left join (
     select s.node_id, df_engine.progress_text(s.progress_done, s.progress_total, s.progress_note) as progress
@@ -11754,7 +12117,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -12057,7 +12420,7 @@ end
 $$;
 
 -- Retention: removes runs that ended long ago, or that are not among the newest that their submitter keeps, and graphs that nobody
--- uses. Called by every worker's tick; the row of df_engine.upkeep says when the last pass ended, and its lock lets one worker at a
+-- uses. A run that was called is kept as any other, but not beyond its caller, and not before that has its result: its caller goes after it. Called by every worker's tick; the row of df_engine.upkeep says when the last pass ended, and its lock lets one worker at a
 -- time work on the next.
 
 create or replace function df_engine.retention_due() returns boolean
@@ -12115,6 +12478,8 @@ begin
       cross join lateral (
         select o.instance, o.graph from df_engine.instances o
         where o.submitter = l.submitter and o.finished_at is not null and (o.finished_at, o.instance) <= (l.finished_at, l.instance)
+          and not exists (select from df_engine.instances c where c.parent = o.instance)
+          and not exists (select from df_engine.waits w where w.id = o.call)
         order by o.finished_at, o.instance limit p_limit for update skip locked) x
       limit p_limit) i
     cross join lateral (
@@ -12129,7 +12494,10 @@ begin
   delete from df_engine.bindings t where t.instance = any (v_runs);
   delete from df_engine.executions t where t.instance = any (v_runs);
   delete from df_engine.attempts t where t.instance = any (v_runs);
-  delete from df_engine.instances i where i.instance = any (v_runs);
+  with gone as (
+    delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
+  )
+  select v_more or coalesce(bool_or(g.parent is not null), false) into v_more from gone g;
   return v_more;
 end
 $$;
@@ -12173,9 +12541,9 @@ create or replace view df_engine.threads as
   from df_engine.queue q
   union all
   select t.instance, t.scope, t.node, t.generations, t.activation, t.races, 'timer, ' || t.kind, t.id
-  from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke')
+  from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke', 'child')
   union all
-  select w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'wait for signal ' || w.signal_name, w.id
+  select w.instance, w.scope, w.node, w.generations, w.activation, w.races, coalesce('wait for signal ' || w.signal_name, 'call'), w.id
   from df_engine.waits w
   union all
   select a.instance, a.scope, a.node, a.generations, a.activation, a.races, 'open construct', a.id
@@ -12206,6 +12574,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     where case
       when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'WAIT_FOR', 'JOIN', 'RACE', 'ANY')
       when t.what like 'wait%' then t.kind <> 'SIGNAL'
+      when t.what = 'call' then t.kind <> 'CALL'
       when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
       when t.what = 'timer, schedule' then t.kind <> 'WAIT_SCHEDULE'
       when t.what in ('queue, lane direct', 'timer, retry', 'timer, check') then t.kind not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART')
@@ -12241,6 +12610,22 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     from df_engine.bindings b
     join df_engine.instances i on i.instance = b.instance join df_engine.graphs g on g.id = i.graph
     where b.name <> all (g.names) and not b.built_in
+    union all
+    select 'a call waits for a run that is not there, or was not told of its end', i.id, df_engine.node_id(i.id, w.node), coalesce(c.id, 'run ' || w.child)
+    from df_engine.waits w
+    join df_engine.instances i on i.instance = w.instance
+    left join df_engine.instances c on c.instance = w.child and c.parent = w.instance and c.parent_node = w.node and c.call = w.id
+    where w.child is not null and (c.instance is null or c.status in ('completed', 'failed', 'cancelled')
+      and not exists (select from df_engine.timers t where t.id = w.id and t.kind = 'child'))
+    union all
+    select 'a run goes on for which its caller does not wait', c.id, null, coalesce(i.id, 'run ' || c.parent)
+    from df_engine.instances c left join df_engine.instances i on i.instance = c.parent
+    where c.parent is not null and c.status in ('pending', 'running')
+      and not exists (select from df_engine.waits w where w.id = c.call and w.child = c.instance)
+    union all
+    select 'a run without its caller', c.id, null, 'run ' || c.parent
+    from df_engine.instances c
+    where c.parent is not null and not exists (select from df_engine.instances i where i.instance = c.parent)
     union all
     select 'a kept signal and an open wait have not met', i.id, df_engine.node_id(i.id, w.node), 'signal ' || s.signal_id
     from df_engine.inbox s

@@ -113,6 +113,7 @@ timeout(body graph, after numeric, otherwise graph = null)
 timeout(body graph, after text, otherwise graph = null)
 wait_for_signal(name text, timeout_seconds integer = null)
 wait_for(condition graph, every interval = 1 minute, key text = null, timeout interval = null)
+call(flow graph, input text = null, label text = null)
 retry(fut graph, max_attempts integer = null, initial_delay interval = null, backoff numeric = null, \
 max_delay interval = null, retry_on text[] = null)
 http(url text, method text = POST, body text = null, headers jsonb = null, timeout_seconds integer = 30, \

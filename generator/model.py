@@ -27,9 +27,9 @@ OLDEST_UPGRADABLE = "1.0.0"
 SESSION_STEPS = ("SQL", "BLOCK")  # that run in a session of their submitter, if they can
 STEPS = (*SESSION_STEPS, "HTTP", "HTTP_MULTIPART")
 RETRIED = (*STEPS, "WAIT_FOR")
-LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
+LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK", "CALL")
 NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "BREAK", "SLEEP", "WAIT_SCHEDULE",
-              "SIGNAL", "WAIT_FOR", "HTTP", "HTTP_MULTIPART", "BLOCK")  # fmt: skip
+              "SIGNAL", "WAIT_FOR", "CALL", "HTTP", "HTTP_MULTIPART", "BLOCK")  # fmt: skip
 # What runs its branches at the same time, and those of them that one branch decides.
 PARALLEL = ("JOIN", "RACE", "ANY")
 DECIDED_BY_ONE = ("RACE", "ANY")
@@ -93,8 +93,15 @@ SETTINGS = (
 
 
 # Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
-# part of an error. The longest wait, in seconds. The most statements of a block.
-LIMITS = {"name": 63, "text": 1024, "error": 10_000, "seconds": 3_155_760_000, "statements": 1000}
+# part of an error. The longest wait, in seconds. The most statements of a block. How many runs may stand above one that was called.
+LIMITS = {
+    "name": 63,
+    "text": 1024,
+    "error": 10_000,
+    "seconds": 3_155_760_000,
+    "statements": 1000,
+    "levels": 32,
+}
 
 # What df.work makes of a session that is not a worker's.
 VISIT_SETTINGS = STEP_SETTINGS | {

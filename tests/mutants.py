@@ -42,6 +42,7 @@ UNDECIDED_CANCEL = f"{MEETINGS}::test_no_step_commits_while_a_cancel_is_undecide
 SECRETS = "tests/security/test_secrets.py"
 PROGRESS = "tests/engine/test_progress.py"
 BLOCKS = "tests/language/test_block.py"
+CALLED = "tests/engine/test_call.py"
 COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each_role"
 
 MUTANTS = (
@@ -96,6 +97,13 @@ MUTANTS = (
     Mutant("a cancel waits for a step that runs", "for update skip locked) d", "for update) d", UNDECIDED_CANCEL),
     Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);",
            "null;", CANCELS),
+    # Calls
+    Mutant("who has called a run is not told of its end", "if v_call is not null then", "if false then", CALLED),
+    Mutant("what has been called goes on when its caller is stopped", "if v_children is not null then",
+           "if false then", f"{CALLED}::test_a_cancel_reaches_children_in_its_own_transaction"),
+    Mutant("a supervisor waits for whoever has locked a run that was called", " skip locked;", ";",
+           "tests/security/test_open_transactions.py::"
+           "test_an_outcome_that_stops_a_called_run_is_refused_while_that_is_held"),
     # Timers and signals
     Mutant("a supervisor waits for whoever has locked a run", " skip locked;", ";",
            "tests/security/test_open_transactions.py::test_an_outcome_for_a_held_run_is_refused_for_now"),

@@ -11,6 +11,7 @@ from tests.oracle.graphs import (
     any_,
     block,
     break_,
+    call,
     catch,
     effect,
     fewer,
@@ -29,6 +30,15 @@ from tests.support import Database
 from tests.worker.http_server import HttpServer
 
 Effects = dict[str, int]
+
+LIVE = """
+select id from df.instances where status in ('pending', 'running') and parent_id is null order by id limit 200"""
+# A run and all that it has called.
+BELOW = """
+with recursive below as (
+  select %s::text as id union all select i.id from below b join df.instances i on i.parent_id = b.id
+)
+select id from below"""
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,33 @@ def first_success() -> Flow:
     )
 
 
+def callee() -> Flow:
+    """What others call; it may be started by itself, too."""
+    return Flow("callee", then(effect("a"), sleep(0.01), join(effect("b"), effect("c"))), exactly("a", "b", "c"))
+
+
+def caller() -> Flow:
+    """Calls two runs at once, and one that calls another; each is a run of its own, once."""
+    both = join(call(callee().graph, "callee"), call(call(callee().graph, "callee"), "calls on"))
+    return Flow("calls", then(effect("begin"), both, effect("end")), exactly("begin", "end"))
+
+
+def calls_on() -> Flow:
+    return Flow("calls on", call(callee().graph, "callee"), exactly())
+
+
+def caller_in_race() -> Flow:
+    """The other branch ends when the run that was called is about to: that is stopped, or has ended."""
+    return Flow(
+        "call in race",
+        then(race(call(callee().graph, "callee"), then(sleep(0.02), effect("other"))), effect("end")),
+        lambda effects: effects in ({"end": 1}, {"other": 1, "end": 1}),
+    )
+
+
+CALLS = {"calls": 2, "calls on": 1, "call in race": 1}
+
+
 def calling(url: str) -> Flow:
     """A request, at least once, then a step."""
     query = json.dumps({"url": url, "method": "POST", "body": "", "headers": {}, "timeout_seconds": 30})
@@ -191,6 +228,10 @@ FLOWS = [
     handled(),
     out_of_time(),
     first_success(),
+    callee(),
+    calls_on(),
+    caller(),
+    caller_in_race(),
 ]
 
 
@@ -225,13 +266,15 @@ class Load:
         return run
 
     def cancel(self) -> None:
-        """Cancels a run that has not ended, and notes what it has left by then."""
-        live = self._db.rows("select id from df.instances where status in ('pending', 'running') order by id limit 200")
+        """Cancels a run that has not ended, and that nobody has called, and notes what it and those that it has called
+        have left by then."""
+        live = self._db.rows(LIVE)
         if live:
             run = self._random.choice(live)[0]
             self._db.sql("select df.cancel(%s)", run)
-            effects = self._db.rows("select t, count(*)::int from fx where run = %s group by t", run)
-            self._cancelled[run] = dict(effects)
+            for (below,) in self._db.rows(BELOW, run):
+                effects = self._db.rows("select t, count(*)::int from fx where run = %s group by t", below)
+                self._cancelled[below] = dict(effects)
 
     def _keys(self) -> dict[str, set[str]]:
         """The idempotency keys of the requests of each run."""
@@ -256,10 +299,19 @@ class Load:
             effects.setdefault(run, {})[name] = count
         flows, keys = {flow.name: flow for flow in self._flows}, self._keys()
         runs = self._db.rows("select id, label, concat_ws(': ', status, error) from df.instances", user=None)
+        called = dict(self._db.rows("select parent_id, count(*)::int from df.instances group by 1", user=None))
         lost = self._started - {run for run, _, _ in runs}
         self._started.clear()
-        return [f"run {run} is lost" for run in sorted(lost)] + [
-            f"{label} {run}: {end}, {effects.get(run, {})}"
-            for run, label, end in runs
-            if not self._right(run, flows[label], end, effects.get(run, {}), keys.get(run, set()))
-        ]
+        return (
+            [f"run {run} is lost" for run in sorted(lost)]
+            + [
+                f"{label} {run} has called {called.get(run, 0)} runs"
+                for run, label, end in runs
+                if end == "completed" and called.get(run, 0) != CALLS.get(label, 0)
+            ]
+            + [
+                f"{label} {run}: {end}, {effects.get(run, {})}"
+                for run, label, end in runs
+                if not self._right(run, flows[label], end, effects.get(run, {}), keys.get(run, set()))
+            ]
+        )

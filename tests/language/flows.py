@@ -34,9 +34,13 @@ def graph(rng: random.Random, size: int) -> Node:
 
 
 def inner(rng: random.Random, size: int) -> Node:
-    kind = rng.choice(["THEN"] * 5 + ["IF", "IF", "WHEN", "JOIN", "JOIN", "RACE", "LOOP", "WHILE", "ROWS", "WAIT"])
+    kind = rng.choice(
+        ["THEN"] * 5 + ["IF", "IF", "WHEN", "JOIN", "JOIN", "RACE", "LOOP", "WHILE", "ROWS", "WAIT", "CALL"]
+    )
     if kind == "WAIT":
         return wait(rng)
+    if kind == "CALL":
+        return call(rng, graph(rng, min(size - 1, 6)))
     if kind == "LOOP":
         return {"node_type": "LOOP", "left_node": graph(rng, size - 1)}
     counts = {"THEN": 2, "RACE": 2, "WHILE": 2, "ROWS": 2, "WHEN": 2, "IF": 3, "JOIN": rng.choice([2, 2, 3, 4, 5])}
@@ -67,6 +71,13 @@ def wait(rng: random.Random) -> Node:
     config |= {k: v for k, v in {"key": rng.choice(SIGNALS), "timeout": 3600}.items() if rng.random() < 0.5}
     node = {"node_type": "WAIT_FOR", "condition_node": condition, "query": compact(config)}
     return {**node, "retry": policy(rng)} if rng.random() < 0.3 else node
+
+
+def call(rng: random.Random, flow: Node) -> Node:
+    """A call of a flow, with or without input and label."""
+    config = {"flow": compact(flow), "input": rng.choice(['{"a": 1}', "$x", '"it\'s"']), "label": rng.choice(SIGNALS)}
+    kept = {key: value for key, value in config.items() if key == "flow" or rng.random() < 0.5}
+    return {"node_type": "CALL", "query": compact(kept)}
 
 
 def shares(rng: random.Random, size: int, count: int) -> list[int]:
@@ -163,6 +174,10 @@ class Writer:
             given = {key: self.quoted(f"{config[key]} s") for key in ("every", "timeout") if key in config}
             given |= {"key": self.quoted(config["key"])} if "key" in config else {}
             return 6, self.call("wait_for", [self.write(node["condition_node"])], **given)
+        if kind == "CALL":
+            config = json.loads(node["query"])
+            given = {key: self.quoted(config[key]) for key in ("input", "label") if key in config}
+            return 6, self.call("call", [self.write(json.loads(config["flow"]))], **given)
         if kind == "SQL":
             return 6, self.statement(node["query"])
         if kind == "BLOCK":

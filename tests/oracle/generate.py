@@ -18,6 +18,7 @@ BREAK_VALUES = (
 )  # fmt: skip
 SIGNALS = ("go", "go", "stop")
 DATA = ("{}", "7", "it's text", '{"ok": [true]}')
+INPUTS = (None, "5", '{"k": [{v_num}, null]}', "$a", '"$b?"', '["$c.v"]', "{v_ref}")
 DURATIONS = ("$a", "{v_num}", "$b.v?")
 POLICIES = (
     None, {"max_attempts": 1}, {"max_attempts": 2, "initial_delay": 0}, {"max_attempts": 3, "retry_on": ["22"]},
@@ -88,11 +89,11 @@ class Builder:
 
     def leaves(self) -> list[Any]:
         breaks = [self.break_] * (4 if self.loops else self.pick(0, 0, 0, 0, 0, 1))
-        return [*[self.sql] * 9, self.sleep, self.sleep, self.signal, self.signal, self.schedule, *breaks]
+        return [*[self.sql] * 9, self.sleep, self.sleep, self.signal, self.signal, self.schedule, self.call, *breaks]
 
     def constructs(self) -> list[Any]:
         nested = [self.if_, self.if_rows, self.loop, self.loop, self.join, self.join, self.race, self.race]
-        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout]
+        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call]
         return [self.sql, *[self.then] * 6, *nested, *([self.break_] if self.loops else [])]
 
     def sql(self, _: int) -> Node:
@@ -106,6 +107,10 @@ class Builder:
 
     def schedule(self, _: int) -> Node:
         return Node("WAIT_SCHEDULE", config={"cron_expr": self.pick("* * * * *", "*/5 * * * *")})
+
+    def call(self, depth: int) -> Node:
+        seconds, value = self.pick("0", "0.5", "2", "10"), self.pick("row", "row", "slept", "error")
+        return Node("CALL", config={"seconds": seconds, "value": value, "input": self.pick(*INPUTS)})
 
     def break_(self, _: int) -> Node:
         return Node("BREAK", config={"break_value": self.pick(*BREAK_VALUES)})
@@ -182,6 +187,10 @@ class Independent(Builder):
 
     def schedule(self, depth: int) -> Node:
         return self.sleep(depth)
+
+    def call(self, depth: int) -> Node:
+        value = self.pick("row", "slept", "error")
+        return Node("CALL", config={"seconds": self.pick("0", "0.01"), "value": value, "input": self.pick(*INPUTS)})
 
     def loop(self, depth: int) -> Node:
         self.loops += 1

@@ -68,6 +68,10 @@ def signal(name: str, timeout: int | None = None) -> Node:
     return {"node_type": "SIGNAL", "query": json.dumps({"signal_name": name, "timeout_seconds": timeout})}
 
 
+def call(flow: Node, label: str) -> Node:
+    return {"node_type": "CALL", "query": json.dumps({"flow": json.dumps(flow), "input": '"$x"', "label": label})}
+
+
 def named(node: Node, name: str) -> Node:
     return {**node, "result_name": name}
 

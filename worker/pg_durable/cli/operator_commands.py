@@ -31,6 +31,7 @@ ENDED = ("completed", "failed", "cancelled")
 CONFIGURED = {  # what of a configuration says what a step does
     "SLEEP": ("until", "duration"),
     "SIGNAL": ("signal_name",),
+    "CALL": ("label", "flow"),
     "WAIT_SCHEDULE": ("cron_expr", "timezone"),
     "HTTP": ("method", "url"),
     "HTTP_MULTIPART": ("method", "url"),
