@@ -110,6 +110,7 @@ chain(steps graph...)
 catch(body graph, handler graph, errors text[] = null)
 timeout(body graph, after numeric, otherwise graph = null)
 timeout(body graph, after text, otherwise graph = null)
+map(items graph, body graph, parallel integer = 10, on_error text = fail, collect_values boolean = true)
 wait_for_signal(name text, timeout_seconds integer = null)
 wait_for(condition graph, every interval = 1 minute, key text = null, timeout interval = null)
 retry(fut graph, max_attempts integer = null, initial_delay interval = null, backoff numeric = null, \

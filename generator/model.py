@@ -27,7 +27,7 @@ OLDEST_UPGRADABLE = "1.0.0"
 STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
 RETRIED = (*STEPS, "WAIT_FOR")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
-NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "BREAK", "SLEEP", "WAIT_SCHEDULE",
+NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "MAP", "BREAK", "SLEEP", "WAIT_SCHEDULE",
               "SIGNAL", "WAIT_FOR", "HTTP", "HTTP_MULTIPART")  # fmt: skip
 # What runs its branches at the same time, and those of them that one branch decides.
 PARALLEL = ("JOIN", "RACE", "ANY")
@@ -95,6 +95,15 @@ SETTINGS = (
 # part of an error. The longest wait, in seconds.
 LIMITS = {"name": 63, "text": 1024, "error": 10_000, "seconds": 3_155_760_000}
 
+# A MAP: its defaults, how it may react to a failure, and the kinds of steps that its items come from.
+MAPS = {
+    "parallel": 10,
+    "most_parallel": 1000,
+    "on_error": "fail",
+    "reactions": ("fail", "stop", "collect"),
+    "sources": ("SQL",),
+}
+
 # What df.work makes of a session that is not a worker's.
 VISIT_SETTINGS = STEP_SETTINGS | {
     "default_transaction_isolation": "read committed",
@@ -117,6 +126,7 @@ def context() -> dict[str, Any]:
         "settings": SETTINGS,
         "step_settings": VISIT_SETTINGS,
         "limits": LIMITS,
+        "maps": MAPS,
         "oldest_upgradable": OLDEST_UPGRADABLE,
         **lexicon.context(),
     }
