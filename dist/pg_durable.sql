@@ -269,6 +269,7 @@ if df_engine.migrating(1) then
     value json,
     columns text[],                    -- where no row of value shows them
     types text[],                      -- of the columns, where somebody looks for the value
+    activation bigint,                 -- of a MAP that had items: what they are known by
     error text,
     failure jsonb,                     -- of one that failed, what $error shows: {node, sqlstate, class, message, detail, hint}
     constraint outcomes_pkey primary key (instance, scope, node)
@@ -6681,6 +6682,8 @@ begin
     v_ending := df_engine.completed(df_engine.map_value(v_config, df_engine.item_values(p_thread, p_map, p_activation), v_first.ok, v_first.failed));
   end if;
   v_event := df_engine.close_construct(p_thread, p_map, p_activation, v_ending);
+  update df_engine.outcomes o set activation = (p_activation).id
+  where o.instance = (p_thread).instance and o.scope = (p_activation).scope and o.node = (p_map).node;
   perform df_engine.forget_items((p_thread).instance, p_map, (p_activation).id);
   return v_event;
 end
@@ -8630,7 +8633,7 @@ return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from gene
 
 -- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
 --
--- From the leaves: a sequence, IF or CATCH is what its last touched part is. A part counts when it was touched in the newest generation of
+-- From the leaves: a sequence, IF or CATCH is what its last touched part is, and a MAP that has no items yet. A part counts when it was touched in the newest generation of
 -- the scopes around. From the root: a stamp is superseded when its scope, or one around it, has a newer generation; what can no longer
 -- run is skipped, and the nearest ancestor that has ended for good decides so.
 -- Granted to users.
@@ -8680,7 +8683,7 @@ begin
     v_began[i] := i;
     v_ended[i] := i;
     v_handled := coalesce(v_states[i] = 'h' and v_keys[i] = left(v_newest[i], v_width), false);
-    if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled then
+    if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled or v_kinds[i] = 'MAP' and v_states[i] is null then
       v_prefix := left(v_newest[i], v_width);
       v_state := case when v_handled then 'r' end;  -- the right side of a CATCH or TIMEOUT runs
       v_part := i + 1;
@@ -8694,7 +8697,7 @@ begin
           -- A part that has completed ends the whole if it is a branch, or the second of a sequence.
           v_state := case
             when not v_open and v_states[v_part] = any (c_ended)
-              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 when 'IF' then 0 end
+              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 when 'IF' then 0 when 'MAP' then 0 end
                         then 'r' else v_states[v_part] end
             when v_state is null and (v_open or v_states[v_part] is null) then 'q'
             else 'r' end;
@@ -8765,65 +8768,96 @@ $$;
 create or replace view df_engine.node_rows as
   select i.instance, i.id as instance_id, i.submitter, i.database, i.created_at, g.node, g.parent, g.place, g.kind, g.query,
          g.result_name, g.retry, g.tops, s.left_child, s.right_child, s.condition_child, s.extra_children, s.status,
-         s.inferred_status, s.from_ancestor, s.key, o.state, o.value, o.columns,
+         s.inferred_status, s.from_ancestor, s.key, s.items, o.state, o.value, o.columns,
          case s.status when 'failed' then coalesce(o.error, i.error) when 'running' then coalesce(o.error, s.error) end as error,
          case when o.node is not null then o.attempts when s.status = 'running' then 1 else 0 end as attempts,
          case when o.state = 'r' then o.started_at else coalesce(s.since, b.started_at) end as started_at,
          case when o.state = 'r' then o.ended_at end as retry_at,
          case when o.state = 'r' then (
            select a.failed_at from df_engine.attempts a
-           where a.instance = i.instance and a.node = o.node order by a.id desc limit 1) end as failed_at,
+           where a.instance = i.instance and a.node = o.node and a.scope = o.scope order by a.id desc limit 1) end as failed_at,
          case when s.status in ('completed', 'failed') then o.ended_at end as completed_at
   from df_engine.instances i
   cross join lateral (
-    with graph as materialized (
+    with recursive graph as materialized (
       select n.* from df_engine.graph_nodes n where n.graph = i.graph
+    ), shown(map, scope, items) as (
+      select n.node, m.scope, m.items from graph n left join lateral (
+        (select a.id << 23 | a.next_item - a.stride as scope,
+                format('%s of %s items', a.done, a.items) || case when a.failures > 0 then format(', %s failed', a.failures) else '' end as items
+         from df_engine.activations a
+         where a.instance = i.instance and a.scope = 0 and a.node = n.node and a.items is not null order by a.id desc limit 1)
+        union all
+        (select x.scope, format('%s items', x.scope & 8388607)
+         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
+         where o.instance = i.instance and o.scope = 0 and o.node = n.node
+         order by x.scope desc limit 1)
+        limit 1) m on true where n.kind = 'MAP' and n.map is null
+      union all
+      select n.node, m.scope, m.items from shown s join graph n on n.map = s.map and n.kind = 'MAP' left join lateral (
+        (select a.id << 23 | a.next_item - a.stride as scope,
+                format('%s of %s items', a.done, a.items) || case when a.failures > 0 then format(', %s failed', a.failures) else '' end as items
+         from df_engine.activations a
+         where a.instance = i.instance and a.scope = s.scope and a.node = n.node and a.items is not null order by a.id desc limit 1)
+        union all
+        (select x.scope, format('%s items', x.scope & 8388607)
+         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
+         where o.instance = i.instance and o.scope = s.scope and o.node = n.node
+         order by x.scope desc limit 1)
+        limit 1) m on true
+    ), placed as materialized (
+      select n.node, case when n.map is null then 0 else coalesce(d.scope, -1) end as scope from graph n left join shown d on d.map = n.map
     ), waiting as materialized (
-      select t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
+      select w.* from placed p join (
+      select t.scope, t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
       from df_engine.timers t where t.instance = i.instance and t.kind <> 'deadline'
       union all
-      select x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
+      select x.scope, x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
       union all
-      select a.node, 'w', a.generations, a.since from df_engine.activations a where a.instance = i.instance
+      select a.scope, a.node, 'w', a.generations, a.since from df_engine.activations a where a.instance = i.instance
       union all
-      select q.node, case when q.worker is null then 'q' else 'w' end::"char", q.generations, q.leased_at
+      select q.scope, q.node, case when q.worker is null then 'q' else 'w' end::"char", q.generations, q.leased_at
       from df_engine.queue q where q.instance = i.instance
       union all
       -- Steps that a session is in: at the node of a row in the queue, or further on in its segment.
-      select n.node, 'w', q.generations, c.xact_start
+      select q.scope, n.node, 'w', q.generations, c.xact_start
       from df_engine.steps_in_sessions c
       join df_engine.queue q on q.instance = i.instance and q.lane = 'sql'
       join graph b on b.node = q.node
       join graph n on n.node between q.node and b.until and df_engine.node_id(i.id, n.node) = c.node_id
       where c.id = i.id and c.submitter = i.submitter and i.status in ('pending', 'running') and not exists (
         select from df_engine.outcomes d
-        where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
+        where d.instance = i.instance and d.scope = q.scope and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
+      ) w on w.node = p.node and w.scope = p.scope
     ), children as (
       select c.parent, max(c.node) filter (where c.place = 0) as condition_child, max(c.node) filter (where c.place = 1) as left_child,
              max(c.node) filter (where c.place = 2) as right_child,
              array_agg(c.node order by c.place) filter (where c.place > 2) as extra_children
       from graph c group by c.parent
     )
-    select f.*, k.condition_child, k.left_child, k.right_child, k.extra_children,
+    select f.*, p.scope, (select d.items from shown d where d.map = f.node) as items, k.condition_child, k.left_child, k.right_child, k.extra_children,
            (select w.since from waiting w where w.node = f.began_with and w.state = 'w' limit 1) as since,
            (select a.error from df_engine.activations a
-            where a.instance = i.instance and a.node = f.node and a.error is not null limit 1) as error
+            where a.instance = i.instance and a.scope = p.scope and a.node = f.node and a.error is not null limit 1) as error
     from df_engine.fold_states(
       array(select row(n.node, n.last, n.parent, n.place, n.kind, n.levels,
                        coalesce(n.tops[cardinality(n.tops)], 0))::df_engine.node_shape
             from graph n order by n.node),
       array(select row(u.node, u.state, df_engine.generations_key(u.generations))::df_engine.node_sign
-            from (select o.node, o.state, o.generations, 1 as place from df_engine.outcomes o where o.instance = i.instance
+            from (select o.node, o.state, o.generations, 1 as place
+                  from df_engine.outcomes o join placed p on p.node = o.node and p.scope = o.scope
+                  where o.instance = i.instance and o.scope = any (array(select distinct c.scope from placed c))
                   union all
                   select w.node, w.state, w.generations, case w.state when 'q' then 2 else 3 end from waiting w) u
             order by u.place),
       i.generation, i.status) f
+    join placed p on p.node = f.node
     left join children k on k.parent = f.node
   ) s
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = s.node
-  left join df_engine.outcomes o on o.instance = i.instance and o.scope = 0 and o.node = s.ended_with
+  left join df_engine.outcomes o on o.instance = i.instance and o.scope = s.scope and o.node = s.ended_with
     and (s.status in ('completed', 'failed') or o.state in ('r', 'o'))
-  left join df_engine.outcomes b on b.instance = i.instance and b.scope = 0 and b.node = s.began_with and s.key is not null;
+  left join df_engine.outcomes b on b.instance = i.instance and b.scope = s.scope and b.node = s.began_with and s.key is not null;
 
 -- Limits of roles: how many sessions, HTTP steps and live instances a role may have at a time. The workers share the first two among
 -- themselves, so that none has to ask another; the third is checked by df.start.
@@ -8992,7 +9026,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
            'execution_id', df_engine.stamp(r.instance_id, r.tops, df_engine.key_generations(r.key)))
            || case when r.retry_at is not null then jsonb_build_object('retry_at', r.retry_at) else '{}' end end as status_details,
          case when r.status = 'completed' then df_engine.columns_of(r.value, r.columns) end as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
-         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor
+         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items
   from df_engine.node_rows r
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -11038,7 +11072,7 @@ language sql as $$
   where p_graph is not null
   union all
   select n.node, n.parent, n.place, n.node_type, df_engine.node_config(n.node_type, n.query), n.query, n.result_name,
-         ' ' || df_engine.status_icon(n.inferred_status)
+         coalesce(' ' || n.items, '') || ' ' || df_engine.status_icon(n.inferred_status)
   from df_engine.visible_nodes n
   where n.instance_id = p_instance
 $$;

@@ -233,3 +233,28 @@ def test_an_item_is_known_in_a_map_only(pump: Pump) -> None:
     run = pump.run("'select $item.n'")
     assert run.status == "failed"
     assert 'no node binds the name "item"' in run.error
+
+
+def test_explain_counts_items_and_shows_the_last(pump: Pump) -> None:
+    run = pump.start(f"df.map({SERIES.format(200)}, 'select 1 / (mod($item.n, 100))' ~> df.sleep(0), on_error => 'collect', parallel => 1)")
+    pump.until(lambda: pump.db.admin("select max(done) from df_engine.activations") > 110)
+    tree = pump.db.sql("select df.explain(%s)", run.id)
+    assert " of 200 items, 1 failed ⏳" in tree
+    pump.until(lambda: run.ended())
+    tree = pump.db.sql("select df.explain(%s)", run.id)
+    assert "MAP (1 at a time, collects errors) 200 items ✓" in tree
+    step = run.node("select 1 /%")
+    assert (step["status"], step["status_details"]["execution_id"].rpartition("::")[2]) == ("failed", "200")
+    assert run.node("select g as n%")["status"] == "completed"
+
+
+def test_nodes_of_a_map_in_a_map(pump: Pump) -> None:
+    run = pump.run(f"df.map({SERIES.format(2)}, df.map({SERIES.format(3)}, 'select 1'))")
+    assert [row[0] for row in pump.db.rows("select distinct status from df.nodes where instance_id = %s", run.id)] == ["completed"]
+
+
+def test_a_failing_items_step_fails_the_map(pump: Pump) -> None:
+    run = pump.run("df.map('select 1/0', 'select 1')")
+    assert (run.status, run.error) == ("failed", "SQL execution failed: division by zero (SQLSTATE 22012)")
+    states = pump.db.rows("select node_type, status, inferred_status from df.instance_nodes(%s) order by node_type", run.id)
+    assert states == [("MAP", "failed", "failed"), ("SQL", "failed", "failed"), ("SQL", "pending", "skipped")]
