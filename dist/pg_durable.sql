@@ -183,6 +183,7 @@ if df_engine.migrating(1) then
     node int not null,
     last int not null,                 -- the last node below it
     parent int,
+    map int,                           -- the innermost MAP whose body it is in
     place int not null,                -- among the children of parent: 0 condition, 1 left, 2 right, 3 and on extra nodes
     kind text not null,
     query text,
@@ -263,7 +264,7 @@ if df_engine.migrating(1) then
   -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP that was left open.
   create table df_engine.outcomes (
     instance bigint not null,
-    scope bigint not null default 0,   -- 0: outside of any node that is active many times at once
+    scope bigint not null default 0,   -- the item of a MAP that it is in: see engine/maps; 0: none
     node int not null,
     generations int[],                 -- of the scopes around it, from the root's; NULL: {1}
     state "char" not null,
@@ -274,6 +275,7 @@ if df_engine.migrating(1) then
     value json,
     columns text[],                    -- where no row of value shows them
     types text[],                      -- of the columns, where somebody looks for the value
+    activation bigint,                 -- of a MAP that had items: what they are known by
     error text,
     failure jsonb,                     -- of one that failed, what $error shows: {node, sqlstate, class, message, detail, hint}
     constraint outcomes_pkey primary key (instance, scope, node)
@@ -362,18 +364,34 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    open int,                          -- JOIN, ANY: branches that have not ended
+    open int,                          -- JOIN, ANY: branches that have not ended; MAP: threads
     body int,                          -- LOOP: the node with which the last iteration of the body ended, where it varies
     turned_at timestamptz,             -- LOOP: the beginning of this iteration, where somebody asks
-    failures int not null default 0,   -- LOOP that continues on failure: iterations in a row that have failed
+    failures int not null default 0,   -- LOOP that continues on failure: iterations in a row that have failed; MAP: items
     error text,                        -- why the last one did
     key text,                          -- WAIT_FOR: on which df.poke wakes it
     poked boolean not null default false,      -- WAIT_FOR: while its check was running
+    items int,                         -- MAP: how many there are
+    stride int,                        -- MAP: how many a thread takes at a time
+    next_item int,                     -- MAP: the first that no thread has taken
+    done int,                          -- MAP: items that have ended, as far as threads have said
+    halted boolean not null default false,     -- MAP: no item begins any more
     since timestamptz not null
   ) with (fillfactor = 50);
   create index activations_instance_idx on df_engine.activations (instance);
   create index activations_key_idx on df_engine.activations (hashtextextended(key, 0), id) where key is not null;  -- df.poke
   create sequence df_engine.thread_ids;  -- of timers, waits and activations
+
+  -- The rows of the items of open MAPs, some of them together.
+  create table df_engine.map_items (
+    instance bigint not null,
+    activation bigint not null,
+    part int not null,
+    items json[] not null,
+    columns text[],
+    types text[],
+    constraint map_items_pkey primary key (instance, activation, part)
+  );
 
   -- Pokes that no worker has seen yet, one row a transaction and key. Not logged: each time a worker starts, all keys are poked.
   create unlogged table df_engine.pokes (
@@ -1396,8 +1414,8 @@ $$;
 -- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
-    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, CALL, HTTP, HTTP_MULTIPART, BLOCK' end
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'MAP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, MAP, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, CALL, HTTP, HTTP_MULTIPART, BLOCK' end
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
@@ -1517,8 +1535,8 @@ language sql immutable as $$
     when p_node ? 'query' and p_type in ('THEN', 'RACE', 'ANY') then 'query is not valid for ' || p_type || ' nodes'
     when p_node ? 'left_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
     when not p_node ? 'left_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR')         then 'left_node is missing'
-    when p_node ? 'right_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'right_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes') and not (p_type = 'IF' and p_node ? 'condition_node')         then 'right_node is missing'
+    when p_node ? 'right_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR', 'LOOP', 'MAP') then 'right_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'right_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR', 'LOOP', 'MAP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes') and not (p_type = 'IF' and p_node ? 'condition_node')         then 'right_node is missing'
     when p_type = 'IF' and not p_node ?| '{condition_node,query}' then 'condition_node is missing'
     when p_node ->> 'result_name' !~ '^[A-Za-z_][A-Za-z0-9_]*$' then 'result_name must be a letter or _, then letters, digits or _'
   end
@@ -1574,13 +1592,40 @@ language sql immutable as $$
   from (select jsonb_strip_nulls(df_engine.json_or_null(p_query))) q(config)
 $$;
 
+-- What of a MAP is wrong that has all it needs; NULL: nothing.
+-- Granted to users.
+create or replace function df_engine.map_problem(p_node jsonb) returns text
+language sql immutable as $$
+  select case
+    when jsonb_typeof(q.config) is distinct from 'object' then 'query in MAP must be a JSON config object'
+    when p_node ? 'condition_node' and q.config ? 'items' then 'items in MAP are those of condition_node'
+    when not p_node ? 'condition_node' and not q.config ? 'items' then 'condition_node or items is missing'
+    when p_node #>> '{condition_node,node_type}' not in ('SQL', 'BLOCK') then
+      'condition_node in MAP must be a step that returns rows, not ' || (p_node #>> '{condition_node,node_type}')
+    else (
+      select case c.key
+        when 'parallel' then 'parallel must be a whole number from 1 to 1000'
+        when 'on_error' then 'on_error must be fail, stop, collect'
+        when 'collect_values' then 'collect_values must be true or false'
+        when 'items' then 'items must be all rows of a name, such as $name.*'
+        else 'unknown key ' || c.key end
+      from pg_catalog.jsonb_each(q.config) c(key, value)
+      where case c.key
+        when 'parallel' then pg_catalog.jsonb_path_match(c.value, '$.type() == "number" && $ >= 1 && $ <= 1000 && $.floor() == $')
+        when 'on_error' then c.value #>> '{}' in ('fail', 'stop', 'collect')
+        when 'collect_values' then pg_catalog.jsonb_typeof(c.value) = 'boolean'
+        when 'items' then c.value #>> '{}' ~ '^[[:space:]]*([$][A-Za-z_][A-Za-z0-9_]*[.][*])[[:space:]]*$' end is not true
+      order by c.key limit 1) end
+  from (select jsonb_strip_nulls(coalesce(df_engine.json_or_null(p_node ->> 'query'), case when not p_node ? 'query' then '{}'::pg_catalog.jsonb end))) q(config)
+$$;
+
 -- Why a node breaks the rules of a graph, NULL when it does not. An expression, so that the walk has it inlined.
 -- Granted to users.
 create or replace function df_engine.node_problem(p_node jsonb, p_type text) returns text
 language sql immutable as $$
   select case
     when p_type is null then 'a node must be a Durofut JSON object with a node_type'
-    when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP', 'WAIT_FOR') then
+    when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP', 'WAIT_FOR', 'MAP') then
       'condition_node is not valid for ' || p_type || ' nodes'
     when p_node ? 'extra_nodes' and p_type not in ('JOIN', 'RACE', 'ANY') then 'extra_nodes is not valid for ' || p_type || ' nodes'
     when p_node ? 'retry' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || p_type || ' nodes'
@@ -1595,8 +1640,8 @@ language sql immutable as $$
       case when p_type in ('HTTP', 'HTTP_MULTIPART') and strpos(p_node ->> 'query', '{secret:') > 0 then
         df_engine.secret_problem(df_engine.json_or_null(p_node ->> 'query')) end,
       df_engine.shape_problem(p_node, p_type),
-      case when p_type = 'WAIT_FOR' then df_engine.wait_for_problem(p_node) end,
-      case p_type when 'BLOCK' then df_engine.block_problem(p_node ->> 'query') when 'CALL' then df_engine.call_problem(p_node ->> 'query') end)
+      case p_type when 'WAIT_FOR' then df_engine.wait_for_problem(p_node) when 'MAP' then df_engine.map_problem(p_node)
+        when 'BLOCK' then df_engine.block_problem(p_node ->> 'query') when 'CALL' then df_engine.call_problem(p_node ->> 'query') end)
   end
 $$;
 
@@ -1794,7 +1839,7 @@ begin
     end if;
   end if;
   -- Statement by statement: what of it is not reached is not prepared either.
-  if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
+  if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'MAP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
     v_loop := '{"node_type":"LOOP","left_node":' || body;
   elsif v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
     v_loop := '{"node_type":"LOOP","left_node":'
@@ -2349,6 +2394,76 @@ comment on function df.timeout(text, text, text) is
   'The same with a duration as text: seconds (0.5), an interval (5 minutes), or one with references (2 * $cfg.pause), which are resolved when the body begins';
 comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
   'Sets how a step is tried again when it fails; what is NULL keeps its default. retry_on lists SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient; NULL is every error that may be retried';
+
+-- The builder of maps: df.map. As all builders: see graph/builders.
+
+create or replace function df.map(items text, body text, parallel integer default 10, on_error text default 'fail',
+  collect_values boolean default true) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_items pg_catalog.text;
+  v_type pg_catalog.text;
+  v_rows pg_catalog.text;
+  v_problem pg_catalog.text;
+begin
+  if items is null then
+    raise exception 'argument items of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if body is null then
+    raise exception 'argument body of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if parallel is null then
+    raise exception 'argument parallel of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if on_error is null then
+    raise exception 'argument on_error of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if collect_values is null then
+    raise exception 'argument collect_values of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  v_items := case when not (pg_catalog.strpos(items, '{') > 0 and items ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(items) || '}'
+         when df.loop(items) = '{"node_type":"LOOP","left_node":' || items || '}' then items
+         else (df.loop(items)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  v_type := v_items::pg_catalog.json ->> 'node_type';
+  if v_type = 'SQL' then
+    v_rows := pg_catalog.substring(v_items::pg_catalog.json ->> 'query', '^[[:space:]]*([$][A-Za-z_][A-Za-z0-9_]*[.][*])[[:space:]]*$');
+  end if;
+  v_problem := case
+    when v_type not in ('SQL', 'BLOCK') then 'its items come from a step that returns rows or from ''$name.*'', not from a ' || v_type || ' node'
+    else (
+      select case c.key
+        when 'parallel' then 'parallel must be a whole number from 1 to 1000'
+        when 'on_error' then 'on_error must be fail, stop, collect'
+        when 'collect_values' then 'collect_values must be true or false'
+        when 'items' then 'items must be all rows of a name, such as $name.*'
+        else 'unknown key ' || c.key end
+      from pg_catalog.jsonb_each(pg_catalog.jsonb_build_object('parallel', parallel, 'on_error', on_error)) c(key, value)
+      where case c.key
+        when 'parallel' then pg_catalog.jsonb_path_match(c.value, '$.type() == "number" && $ >= 1 && $ <= 1000 && $.floor() == $')
+        when 'on_error' then c.value #>> '{}' in ('fail', 'stop', 'collect')
+        when 'collect_values' then pg_catalog.jsonb_typeof(c.value) = 'boolean'
+        when 'items' then c.value #>> '{}' ~ '^[[:space:]]*([$][A-Za-z_][A-Za-z0-9_]*[.][*])[[:space:]]*$' end is not true
+      order by c.key limit 1) end;
+  if v_problem is not null then
+    raise exception 'df.map: %', v_problem using errcode = 'invalid_parameter_value';
+  end if;
+  return '{"node_type":"MAP","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+         when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
+         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || case when v_rows is null then ',"condition_node":' || v_items else '' end
+    || ',"query":' || pg_catalog.to_json('{' || pg_catalog.concat_ws(',',
+      '"items":' || pg_catalog.to_json(v_rows), '"parallel":' || parallel, '"on_error":' || pg_catalog.to_json(on_error),
+      case when not collect_values then '"collect_values":false' end) || '}') || '}';
+end
+$$;
+comment on function df.map(text, text, integer, text, boolean) is
+  'Runs the body once for each row of items, which is a statement or ''$name.*'', with $item and $item_no, parallel rows at a time (1 to 1000), in their order. The result is the array of the results, or with collect_values => false {"ok": n, "failed": m}. on_error: fail (no further row begins, then it fails), stop (those that run are stopped), collect (each result says whether it is one). Raises for an item source that returns no rows';
 
 -- Builders of waits: for a time, a schedule, a signal, data. As all builders: see graph/builders.
 
@@ -3193,12 +3308,14 @@ begin
     when 21 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
     when 22 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
     when 23 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
-    when 24 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 25 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
-    when 26 then return df.call(flow => p_args[1], input => p_args[2], label => p_args[3]);
-    when 27 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 28 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
-    when 29 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 24 then return df.map(items => p_args[1], body => p_args[2], parallel => p_args[3]::integer, on_error => p_args[4], collect_values => p_args[5]::boolean);
+    when 25 then return df.map(items => p_args[1], body => p_args[2], parallel => p_args[3]::integer, on_error => p_args[4], collect_values => p_args[5]::boolean);
+    when 26 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 27 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
+    when 28 then return df.call(flow => p_args[1], input => p_args[2], label => p_args[3]);
+    when 29 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 30 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 31 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -3208,7 +3325,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":26,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":27,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":28,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":29,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":24,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":25,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":26,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":27,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":28,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":29,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":30,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":31,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
@@ -3241,7 +3358,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":26,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":27,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":28,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":29,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":24,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":25,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":26,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":27,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":28,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":29,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":30,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":31,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -3391,7 +3508,7 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (4, 27) then
+  if (p_plan -> 'number')::int in (4, 29) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
@@ -3972,6 +4089,13 @@ language sql immutable as $$
     select 'call', 6, s.* from (values ('', p_left, null, 0), ('input => ', null, df_engine.flow_quote(c ->> 'input'), 0),
                                        ('label => ', null, df_engine.flow_quote(c ->> 'label'), 0)) s(sign, child, word, need)
     where p_type = 'CALL' and p_left is not null and num_nonnulls(s.child, s.word) = 1
+    union all
+    select 'map', 6, s.* from (values ('', c ->> 'condition_node', null, 0), ('', null, df_engine.flow_quote(c ->> 'items'), 0),
+                                      ('', p_left, null, 0),
+                                      ('parallel => ', null, nullif(c ->> 'parallel', '10'), 0),
+                                      ('on_error => ', null, df_engine.flow_quote(nullif(c ->> 'on_error', 'fail')), 0),
+                                      ('collect_values => ', null, nullif(c ->> 'collect_values', 'true'), 0)) s(sign, child, word, need)
+    where p_type = 'MAP' and num_nonnulls(s.child, s.word) = 1
     union all
     select 'retry', 6, '', p_left, null, 0 where p_type = 'RETRY'
     union all
@@ -4577,7 +4701,7 @@ begin
     return df_engine.refuse_reference(v_reference, (df_engine.missing_key(
       array_to_string(v_parts[:v_found.used + 1], '.'), v_parts[v_found.used + 2], v_found.value)).mistake);
   end if;
-  if v_found.used <= 1 then  -- what is inside of JSON has no type of its own
+  if v_found.used = 1 or v_found.used = 0 and not v_entry ? 'built_in' then  -- what is inside of JSON has no type of its own
     v_type := df_engine.column_type(v_entry, case v_found.used when 1 then v_parts[2] end);
   end if;
   return df_engine.write_value(v_found.value, v_place, v_type) || case
@@ -5008,7 +5132,7 @@ $$;
 create or replace function df_engine.compile(p_submitter oid, p_hash bytea, p_graph jsonb, p_prefix text, p_typed boolean) returns bigint
 language plpgsql as $fn$
 declare
-  v_kinds text[]; v_parents int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
+  v_kinds text[]; v_parents int[]; v_maps int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
   v_lasts int[]; v_entries int[]; v_valued int[];
   v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[]; v_passed jsonb[];
   v_ups int[]; v_branches int[]; v_catches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
@@ -5034,7 +5158,8 @@ begin
     p := v_parents[i];
     v_lasts[i] := coalesce(v_lasts[i], i);
     v_breaks[i] := coalesce(v_breaks[i], v_kinds[i] = 'BREAK');
-    v_entries[i] := case when v_kinds[i] in ('THEN', 'CATCH') or v_kinds[i] = 'IF' and v_places[i + 1] = 0 and v_parents[i + 1] = i
+    v_entries[i] := case when v_kinds[i] in ('THEN', 'CATCH')
+                              or v_kinds[i] in ('IF', 'MAP') and v_places[i + 1] = 0 and v_parents[i + 1] = i
                          then v_entries[i + 1] else i end;
     v_valued[i] := case when v_kinds[i] = 'THEN' then v_valued[v_lasts[i + 1] + 1]
                         when v_kinds[i] in ('IF', 'CATCH') or v_kinds[i] = 'TIMEOUT' and v_lasts[i + 1] < v_lasts[i] then null
@@ -5064,7 +5189,8 @@ begin
     else
       k := v_kinds[p];
       w := v_places[i];
-      v_branch := k in ('JOIN', 'RACE', 'ANY') or k = 'TIMEOUT' and w = 1;
+      v_branch := k in ('JOIN', 'RACE', 'ANY') or k in ('TIMEOUT', 'MAP') and w = 1;
+      v_maps[i] := case when k = 'MAP' and w = 1 then p else v_maps[p] end;
       v_passed[i] := case when k in ('LOOP', 'WAIT_FOR') or v_branch then '[]' else v_passed[p] end;
       v_ups[i] := v_ups[p];
       v_branches[i] := v_branches[p];
@@ -5076,6 +5202,9 @@ begin
       if k = 'THEN' and w = 1 then
         v_afters[i] := 'n';
         v_nexts[i] := v_entries[v_lasts[i] + 1];
+      elsif k = 'MAP' and w = 0 then
+        v_afters[i] := 'n';
+        v_nexts[i] := p;
       elsif k = 'IF' and w = 0 then
         v_afters[i] := 'c';
         v_nexts[i] := v_entries[v_lasts[i] + 1];
@@ -5131,7 +5260,8 @@ begin
         v_drops[i] := 0;
         v_tops[i] := v_tops[p] || to_jsonb(i);
         v_scopes[i] := to_jsonb(i) || v_scopes[p];
-        v_decides[i] := v_decides[p] or k <> 'JOIN';
+        v_decides[i] := v_decides[p] or k not in ('JOIN', 'MAP')
+                        or k = 'MAP' and coalesce(df_engine.json_or_null(v_queries[p]) ->> 'on_error' = 'stop', false);
       end if;
       if v_kinds[i] = 'LOOP' and not v_branch then
         v_opens[i] := true;
@@ -5144,13 +5274,14 @@ begin
       v_passed[i] := v_passed[i] || to_jsonb(v_named[i]);
     end if;
     v_texts[i] := df_engine.replaced_text(v_kinds[i], v_queries[i]);
-    v_typed[i] := coalesce(v_typed[p], p_typed) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted));
+    v_typed[i] := coalesce(v_typed[p], p_typed) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted))
+                  or coalesce(k = 'MAP' and w = 0, false) and (v_wanted is null or 'item' = any (v_wanted));
   end loop;
 
   -- Segments: a node with two predecessors begins one, else a place in it could not be told from outcomes.
   v_entered := array_fill(0, array[v_count]);
   for i in 1..v_count loop
-    if v_kinds[i] <> 'THEN' and (v_entries[i] = i or v_others[i + 1] = i) then
+    if v_kinds[i] <> 'THEN' and (v_entries[i] = i or v_others[i + 1] = i or v_kinds[i] = 'MAP') then
       if v_nexts[i] is not null then
         v_entered[v_nexts[i]] := v_entered[v_nexts[i]] + 1;
       end if;
@@ -5163,9 +5294,10 @@ begin
     end if;
   end loop;
   for i in reverse v_count..1 loop
-    -- A node that ends as it is entered (a BREAK, a time that has passed, a kept signal, a CALL that fails) may decide a race in the transaction of the step before.
-    v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL'), false)
-                    or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL'), false);
+    -- A node that ends as it is entered (a BREAK, a time that has passed, a kept signal, a CALL that fails, a MAP of
+    -- no rows) may decide a race in the transaction of the step before.
+    v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL', 'MAP'), false)
+                    or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL', 'MAP'), false);
     v_plain[i] := v_kinds[i] in ('SQL', 'BLOCK') and v_afters[i] = 'n' and v_kinds[v_nexts[i]] in ('SQL', 'BLOCK')
                   and v_entered[v_nexts[i]] = 1;
   end loop;
@@ -5190,7 +5322,7 @@ begin
                        where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'))
   returning id into v_graph;
   insert into df_engine.graph_nodes
-  select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
+  select v_graph, n, v_lasts[n], v_parents[n], v_maps[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
          df_engine.template_names(v_texts[n], 'sql'),
          coalesce(v_kinds[n] not like 'HTTP%' and strpos(v_texts[n], '{') > 0, false),
          case when v_kinds[n] = 'SQL' then df_engine.plain_kind(v_queries[n]) end, v_typed[n],
@@ -5782,50 +5914,55 @@ begin
 end
 $$;
 
--- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it, and what its next iteration
--- will begin with is not open yet.
-create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int)
-returns table (node int, kind text, generations int[], since timestamptz)
+-- What is open of a part of a run: between two nodes in a scope, and in the items of the maps p_maps, or without p_scope all of it; and in which generations: a LOOP is
+-- in that of what is inside it, and what its next iteration will begin with is not open yet.
+create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int, p_maps bigint[])
+returns table (scope bigint, node int, kind text, generations int[], since timestamptz)
 language plpgsql stable as $$
 begin
   return query
     with thread as materialized (
-      select q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
-      where q.instance = p_instance and q.scope = p_scope and q.node between p_from and p_last
+      select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
+      where q.instance = p_instance and (p_scope is null or q.scope = p_scope and q.node between p_from and p_last or q.scope >> 23 = any (p_maps))
       union all
-      select x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end from df_engine.timers x
-      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      select x.scope, x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end from df_engine.timers x
+      where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
-      select x.node, x.generations, x.since from df_engine.waits x
-      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      select x.scope, x.node, x.generations, x.since from df_engine.waits x
+      where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
-      select x.node, x.generations, x.since from df_engine.activations x
-      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      select x.scope, x.node, x.generations, x.since from df_engine.activations x
+      where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
     )
-    select distinct on (t.node) t.node, g.kind,
+    select distinct on (t.scope, t.node) t.scope, t.node, g.kind,
            df_engine.at_level(case when g.kind = 'LOOP' then (
-             select max((coalesce(u.generations, '{1}'))[:g.levels + 1]) from thread u where u.node between g.node + 1 and g.last)
+             select max((coalesce(u.generations, '{1}'))[:g.levels + 1]) from thread u
+             where u.node between g.node + 1 and g.last
+               and (coalesce(u.generations, '{1}'))[:g.levels] = (coalesce(t.generations, '{1}'))[:g.levels])
            else t.generations end, g.levels), t.since
     from thread t
     join df_engine.instances i on i.instance = p_instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = t.node
     where t.since is not null
-    order by t.node;
+    order by t.scope, t.node;
 end
 $$;
 
--- Removes what could still start of a run between two nodes, but for one row of the queue. A row that a running step has locked is
--- left to that step, which finds out when it wants to record its outcome, and so is a construct: it is removed with the step's row
--- of the queue. Of loops it is kept how far they had come. Runs that a CALL between them has started are cancelled.
+-- Removes what could still start of a part of a run: between two nodes in a scope, with all items of maps there, or without p_scope all of
+-- it; but for one row of the queue. A row that a running step has locked is left to that step, which finds out when it wants to record its outcome, and so is a
+-- construct: it is removed with the step's row of the queue. Of loops it is kept how far they had come. Runs
+-- that a CALL there has started are cancelled.
 create or replace function df_engine.withdraw(p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint) returns void
 language plpgsql as $$
 declare
+  v_maps bigint[] := '{}';
   v_children bigint[];
 begin
-  if exists (select from df_engine.activations a where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last) then
+  if exists (select from df_engine.activations a where a.instance = p_instance and (p_scope is null or a.scope = p_scope and a.node between p_from and p_last or a.scope >> 23 = any (v_maps))) then
+    v_maps := df_engine.open_maps(p_instance, p_scope, p_from, p_last);
     insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at)
-    select p_instance, p_scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock()
-    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last) n where n.kind = 'LOOP'
+    select p_instance, n.scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock()
+    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last, v_maps) n where n.kind = 'LOOP'
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
         columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
@@ -5836,23 +5973,27 @@ begin
   end if;
   delete from df_engine.queue q using (
     select r.lane, r.submitter, r.id from df_engine.queue r
-    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last and r.id is distinct from p_but
+    where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) and r.id is distinct from p_but
     for update skip locked) d
   where q.lane = d.lane and q.submitter = d.submitter and q.id = d.id;
   delete from df_engine.timers x using (
     select r.id from df_engine.timers r
-    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
+    where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) for update skip locked) d
   where x.id = d.id;
   with gone as (  delete from df_engine.waits x using (
       select r.id from df_engine.waits r
-      where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
+      where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) for update skip locked) d
     where x.id = d.id returning x.child
   )
   select array_agg(g.child order by g.child) into v_children from gone g where g.child is not null;
   delete from df_engine.activations x using (
     select r.id from df_engine.activations r
-    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
+    where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) for update skip locked) d
   where x.id = d.id;
+  if v_maps <> '{}' then
+    delete from df_engine.map_items m where m.instance = p_instance and m.activation = any (v_maps);
+    delete from df_engine.bindings b where b.instance = p_instance and b.scope >> 23 = any (v_maps);
+  end if;
   if v_children is not null then
     perform df_engine.cancel_children(p_instance, v_children);
   end if;
@@ -5865,7 +6006,7 @@ language plpgsql as $$
 begin
   perform df_engine.end_run(p_instance, 'cancelled', 'canceled: ' || p_reason, null);
   update df_engine.instances i set cancelled_in = pg_current_xact_id() where i.instance = p_instance;
-  perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
+  perform df_engine.withdraw(p_instance, null, null, null, null);
   perform df_engine.notify('x');
 end
 $$;
@@ -5886,8 +6027,8 @@ create or replace function df_engine.fail_run(p_instance bigint, p_error text) r
 language plpgsql as $$
 begin
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error)
-  select p_instance, 0, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error
-  from df_engine.open_nodes(p_instance, 0, 1, 2147483647) n
+  select p_instance, n.scope, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error
+  from df_engine.open_nodes(p_instance, null, null, null, '{}') n
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
         columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
@@ -5897,18 +6038,21 @@ begin
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
   perform df_engine.end_run(p_instance, 'failed', p_error, null);
   delete from df_engine.activations a where a.instance = p_instance;
-  perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
+  perform df_engine.withdraw(p_instance, null, null, null, null);
 end
 $$;
 
 -- Names: what a node sees of the named results of its run, and its text with the references replaced.
 
 -- The values of the wanted names as a thread sees them: name -> {value, columns, types}, or null when known without a value. The
--- input of the run is known everywhere, unless a hand-written envelope gives its name to a result.
+-- input of the run is known everywhere, and the item of a map in its body, unless a hand-written envelope gives its name to a result.
 create or replace function df_engine.names(
   p_instance bigint, p_scope bigint, p_name_scopes int[], p_wanted text[], p_known text[]
 ) returns jsonb
 language plpgsql stable as $$
+declare
+  v_scopes constant bigint[] := case when p_scope = 0 then array_fill(p_scope, array[cardinality(p_name_scopes)])
+                                     else df_engine.scopes_of(p_scope, p_name_scopes) end;
 begin
   return (
     select coalesce(jsonb_object_agg(w.name, coalesce(n.entry, b.entry)), '{}')
@@ -5916,22 +6060,25 @@ begin
     left join lateral (
       select jsonb_build_object('value', b.value, 'columns', to_jsonb(df_engine.columns_of(b.value, b.columns)), 'types', to_jsonb(b.types))
              || case when b.built_in then '{"built_in": true}' else '{}' end::pg_catalog.jsonb as entry
-      from df_engine.bindings b
-      where b.instance = p_instance and b.scope = p_scope and b.name_scope = any (p_name_scopes) and b.name = w.name
-      order by array_position(p_name_scopes, b.name_scope) limit 1) n on true
+      from unnest(v_scopes, p_name_scopes) with ordinality s(scope, name_scope, place)
+      join df_engine.bindings b on b.instance = p_instance and b.scope = s.scope and b.name_scope = s.name_scope and b.name = w.name
+      order by s.place limit 1) n on true
     left join lateral (
       select jsonb_build_object('value', i.input, 'built_in', true) as entry
-      from df_engine.instances i where w.name = 'input' and i.instance = p_instance and i.input is not null) b on true
+      from df_engine.instances i where w.name = 'input' and i.instance = p_instance and i.input is not null
+      union all
+      select df_engine.item_entry(p_instance, p_scope, w.name) where w.name in ('item', 'item_no')) b on true
     where n.entry is not null or b.entry is not null or w.name = any (p_known));
 end
 $$;
 
--- The names that nodes of a run bind, and input, if it has any.
-create or replace function df_engine.known_names(p_instance bigint) returns text[]
+-- The names that nodes of a run bind, and what is bound without a node: input, if it has any; in a map its item.
+create or replace function df_engine.known_names(p_instance bigint, p_scope bigint) returns text[]
 language plpgsql stable as $$
 begin
   return (
     select g.names || case when i.input is not null then '{input}'::pg_catalog.text[] end
+                   || case when p_scope > 0 then '{item,item_no}'::pg_catalog.text[] end
     from df_engine.instances i join df_engine.graphs g on g.id = i.graph where i.instance = p_instance);
 end
 $$;
@@ -5961,7 +6108,7 @@ begin
   end if;
   v_wanted := df_engine.template_names(v_text, p_mode);
   if v_wanted is not null then
-    v_known := df_engine.known_names((p_thread).instance);
+    v_known := df_engine.known_names((p_thread).instance, (p_thread).scope);
     v_text := df_engine.render_names(v_text, p_mode, df_engine.names(
       (p_thread).instance, (p_thread).scope, p_name_scopes, v_wanted, v_known), v_known);
   end if;
@@ -6389,7 +6536,7 @@ begin
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
   delete from df_engine.attempts a  -- of earlier generations, and of earlier checks: history does not grow with a loop or a wait
-  where a.instance = (p_thread).instance and a.node = (p_node).node
+  where a.instance = (p_thread).instance and a.node = (p_node).node and a.scope = (p_thread).scope
     and (v_attempt = 1 or a.generations is distinct from (p_thread).generations);
   insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, sqlstate, error)
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, v_attempt, df_engine.clock(), p_code, p_error);
@@ -6419,7 +6566,7 @@ language plpgsql as $$
 declare
   v_event df_engine.event;
 begin
-  v_event.thread := row((p_thread).instance, (p_thread).scope, (p_construct).node,
+  v_event.thread := row((p_thread).instance, (p_activation).scope, (p_construct).node,
                         df_engine.at_level((p_thread).generations, (p_construct).levels),
                         (p_activation).activation, (p_activation).races)::df_engine.thread;
   v_event.ending := p_ending;
@@ -6575,12 +6722,12 @@ language plpgsql as $$
 declare
   v_attempt constant int := 1 + coalesce((
     select a.attempt from df_engine.attempts a
-    where a.instance = (p_thread).instance and a.node = p_loop order by a.id desc limit 1), 0);
+    where a.instance = (p_thread).instance and a.node = p_loop and a.scope = (p_thread).scope order by a.id desc limit 1), 0);
 begin
   insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, error)
   values ((p_thread).instance, (p_thread).scope, p_loop, (p_thread).generations, v_attempt, df_engine.clock(), p_error);
   delete from df_engine.attempts a
-  where a.instance = (p_thread).instance and a.node = p_loop and a.attempt <= v_attempt - 100;
+  where a.instance = (p_thread).instance and a.node = p_loop and a.scope = (p_thread).scope and a.attempt <= v_attempt - 100;
 end
 $$;
 
@@ -6747,6 +6894,310 @@ begin
     from df_engine.instances i
     join df_engine.graph_nodes n on n.graph = p_graph and n.node = (f ->> 'node')::int
     where i.instance = (p_thread).instance);
+end
+$$;
+
+-- MAP: a body that runs once for each row of its items. An item is no row anywhere: it is a scope, the key of the outcomes and names of
+-- what runs for it, made of the map's activation and the item's number, which is its generation as well. A map has as many threads as run
+-- at the same time. Each takes a few items, one after the other, without writing to the map's row, on which threads would wait for each
+-- other's commits; then it takes the next few, if there are any.
+
+-- The scope of an item of an activation.
+create or replace function df_engine.item_scope(p_activation bigint, p_item int) returns bigint
+language sql immutable as $$ select p_activation << 23 | p_item $$;
+
+-- The item of a scope.
+create or replace function df_engine.scope_item(p_scope bigint) returns int
+language sql immutable as $$ select (p_scope & 8388607)::int $$;
+
+-- For each of the name scopes in which a thread in an item looks names up, from the inside out, the scope to look in: a name that is
+-- bound outside of the body of a map is kept in the scope around that map.
+create or replace function df_engine.scopes_of(p_scope bigint, p_name_scopes int[]) returns bigint[]
+language plpgsql stable as $$
+declare
+  v_scopes bigint[];
+  v_scope bigint := p_scope;
+  v_map df_engine.activations;
+begin
+  for i in 1 .. cardinality(p_name_scopes) loop
+    while v_scope > 0 loop
+      if v_map.id is distinct from v_scope >> 23 then
+        select * into v_map from df_engine.activations a where a.id = v_scope >> 23;
+      end if;
+      exit when p_name_scopes[i] > v_map.node;
+      v_scope := v_map.scope;
+    end loop;
+    v_scopes[i] := v_scope;
+  end loop;
+  return v_scopes;
+end
+$$;
+
+-- What $item and $item_no stand for in a scope; NULL outside of a map.
+create or replace function df_engine.item_entry(p_instance bigint, p_scope bigint, p_name text) returns jsonb
+language plpgsql stable as $$
+declare
+  v_item constant int := df_engine.scope_item(p_scope);
+begin
+  if p_scope = 0 then
+    return null;
+  elsif p_name = 'item_no' then
+    return jsonb_build_object('value', v_item, 'built_in', true);
+  end if;
+  return (
+    select jsonb_build_object('value', m.items[1 + (v_item - 1) % 50], 'columns', to_jsonb(m.columns),
+                              'types', to_jsonb(m.types), 'built_in', true)
+    from df_engine.map_items m
+    where m.instance = p_instance and m.activation = p_scope >> 23 and m.part = (v_item - 1) / 50);
+end
+$$;
+
+-- How a map runs, with the defaults of what is not said.
+create or replace function df_engine.map_config(p_query text) returns jsonb
+language sql immutable as $$
+  select '{"parallel": 10, "on_error": "fail"}'::pg_catalog.jsonb || coalesce(p_query, '{}')::pg_catalog.jsonb
+$$;
+
+-- The rows of a map: those of its items step, or of the name that it says.
+create or replace function df_engine.map_rows(
+  p_thread df_engine.thread, p_map df_engine.graph_nodes, p_config jsonb, out rows json, out columns text[], out types text[]
+)
+language plpgsql stable as $$
+declare
+  v_name constant text := substring(p_config ->> 'items' from '^\$(.*)\.\*$');
+  v_entry jsonb;
+begin
+  if v_name is null then
+    select o.value -> 'rows', df_engine.columns_of(o.value, o.columns), o.types into rows, columns, types
+    from df_engine.instances i
+    join df_engine.graph_nodes c on c.graph = i.graph and c.parent = (p_map).node and c.place = 0 and c.node = (p_map).node + 1
+    join df_engine.outcomes o on o.instance = i.instance and o.scope = (p_thread).scope and o.node = c.node
+    where i.instance = (p_thread).instance;
+    return;
+  end if;
+  v_entry := df_engine.names((p_thread).instance, (p_thread).scope, (p_map).name_scopes, array[v_name], '{}') -> v_name;
+  if v_entry is null then
+    perform df_engine.refuse_reference(p_config ->> 'items', df_engine.unknown_name(v_name, df_engine.known_names((p_thread).instance, (p_thread).scope)));
+  elsif not df_engine.is_row_set(v_entry) then
+    perform df_engine.refuse_reference(p_config ->> 'items', format('the value of "%s" is not a row set', v_name));
+  end if;
+  rows := v_entry #> '{value,rows}';
+  columns := df_engine.entry_columns(v_entry);
+  types := case when jsonb_typeof(v_entry -> 'types') = 'array' then array(select jsonb_array_elements_text(v_entry -> 'types')) end;
+end
+$$;
+
+-- Opens a map: its first threads, or, without rows, how it has ended.
+create or replace function df_engine.open_map(
+  p_thread df_engine.thread, p_map df_engine.graph_nodes,
+  out thread df_engine.thread, out ending df_engine.ending, out others df_engine.thread[]
+)
+language plpgsql as $$
+declare
+  v_config constant jsonb := df_engine.map_config((p_map).query);
+  v_id constant bigint := nextval('df_engine.thread_ids');
+  v_given record;
+  a df_engine.activations;
+begin
+  thread := p_thread;
+  v_given := df_engine.map_rows(p_thread, p_map, v_config);
+  a.items := json_array_length(v_given.rows);
+  perform df_engine.check_size('a map, in items,', a.items, 8388607);
+  if a.items = 0 then
+    ending := df_engine.completed(df_engine.map_value(v_config, '[]', 0, 0));
+    perform df_engine.put_outcome(thread, p_map, ending);
+    return;
+  end if;
+  a.stride := greatest(1, least(16, a.items / (8 * (v_config ->> 'parallel')::int)));
+  a.open := least((v_config ->> 'parallel')::int, (a.items + a.stride - 1) / a.stride);
+  insert into df_engine.activations (id, instance, scope, node, generations, activation, races, open, items, stride, next_item, done, since)
+  values (v_id, thread.instance, thread.scope, (p_map).node, thread.generations, thread.activation, thread.races, a.open,
+          a.items, a.stride, a.open * a.stride + 1, 0, df_engine.clock());
+  insert into df_engine.map_items (instance, activation, part, items, columns, types)
+  select thread.instance, v_id, (r.place - 1) / 50, array_agg(r.item order by r.place), v_given.columns, v_given.types
+  from json_array_elements(v_given.rows) with ordinality r(item, place) group by 3;
+  perform df_engine.note_running(thread.instance);
+  thread.activation := v_id;
+  if v_config ->> 'on_error' = 'stop' then
+    thread.races := thread.races || v_id;
+  end if;
+  others := array(
+    select df_engine.item_thread(thread, p_map, 1 + s * a.stride) from generate_series(1, a.open - 1) s order by s);
+  thread := df_engine.item_thread(thread, p_map, 1);
+exception
+  when sqlstate 'DF010' or sqlstate 'DF013' or program_limit_exceeded then
+    thread := p_thread;
+    ending := df_engine.failed('MAP: ' || sqlerrm, null, sqlstate);
+    perform df_engine.put_outcome(thread, p_map, ending);
+end
+$$;
+
+-- A thread of a map as it begins an item.
+create or replace function df_engine.item_thread(p_thread df_engine.thread, p_map df_engine.graph_nodes, p_item int) returns df_engine.thread
+language plpgsql stable as $$
+declare
+  t df_engine.thread := p_thread;
+begin
+  t.scope := df_engine.item_scope(t.activation, p_item);
+  t.generations := (coalesce(t.generations, '{1}'))[:(p_map).levels + 1] || p_item;
+  t.node := (p_map).inside[cardinality((p_map).inside)];
+  return t;
+end
+$$;
+
+-- An item has ended: the thread goes on with the next one of those that it has taken, takes more, or is at its end. After a failure, or a
+-- BREAK, no item begins any more, unless failures are collected. No thread: nothing, for now.
+create or replace function df_engine.end_item(
+  p_thread df_engine.thread, p_queue bigint, p_map df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  v_item constant int := df_engine.scope_item((p_thread).scope);
+  v_on_error constant text := df_engine.map_config((p_map).query) ->> 'on_error';
+  v_failed constant boolean := (p_ending).error is not null;
+  v_halts constant boolean := (p_ending).state = 'b' or v_failed and v_on_error <> 'collect';
+  v_next int;
+  a df_engine.activations;
+begin
+  if v_failed or v_halts then
+    update df_engine.activations x set failures = x.failures + v_failed::int, halted = x.halted or v_halts
+    where x.id = (p_thread).activation and x.instance = (p_thread).instance;
+  end if;
+  select * into a from df_engine.activations x where x.id = (p_thread).activation and x.instance = (p_thread).instance;
+  if not found then
+    raise exception 'an item of instance % has ended after its map', (p_thread).instance using errcode = 'DF001';
+  elsif v_halts and v_on_error = 'stop' then
+    return df_engine.end_map(p_thread, p_queue, p_map, a);
+  elsif not a.halted and v_item % a.stride <> 0 and v_item < a.items then
+    return row(df_engine.item_thread(p_thread, p_map, v_item + 1), null::df_engine.ending, false)::df_engine.event;
+  end if;
+  update df_engine.activations x set next_item = x.next_item + x.stride, done = x.done + (v_item - 1) % x.stride + 1
+  where x.id = a.id and not x.halted and x.next_item <= x.items
+  returning x.next_item - x.stride into v_next;
+  if found then
+    return row(df_engine.item_thread(p_thread, p_map, v_next), null::df_engine.ending, true)::df_engine.event;
+  end if;
+  update df_engine.activations x set open = x.open - 1, done = x.done + (v_item - 1) % x.stride + 1 where x.id = a.id returning * into a;
+  if a.open > 0 then
+    return null;
+  end if;
+  return df_engine.end_map(p_thread, p_queue, p_map, a);
+end
+$$;
+
+-- The value of a map whose items have the values or failures p_values.
+create or replace function df_engine.map_value(p_config jsonb, p_values json, p_ok bigint, p_failed bigint) returns json
+language sql immutable as $$
+  select case when p_config -> 'collect_values' = 'false' then json_build_object('ok', p_ok, 'failed', p_failed) else p_values end
+$$;
+
+-- A map ends, because its last thread has or because a failure stops the others: with the first failure or BREAK in the order of items, else
+-- with the values. What items have bound is forgotten, and in a loop what became of them, too.
+create or replace function df_engine.end_map(
+  p_thread df_engine.thread, p_queue bigint, p_map df_engine.graph_nodes, p_activation df_engine.activations
+) returns df_engine.event
+language plpgsql as $$
+declare
+  v_config constant jsonb := df_engine.map_config((p_map).query);
+  v_collects constant boolean := v_config ->> 'on_error' = 'collect';
+  v_limit constant bigint := df_engine.setting('max_result_bytes')::bigint;
+  v_ending df_engine.ending;
+  v_event df_engine.event;
+  v_first record;
+  v_all record;
+begin
+  if v_config ->> 'on_error' = 'stop' and (p_activation).halted then
+    perform df_engine.withdraw((p_thread).instance, (p_activation).scope, (p_map).node, (p_map).last, p_queue);
+    perform df_engine.wake('x', null);
+  end if;
+  delete from df_engine.activations a where a.id = (p_activation).id;
+  with ends as materialized (    select o.scope, o.state, o.value, o.error, o.failure
+    from df_engine.graph_nodes g
+    join df_engine.outcomes o on o.instance = (p_thread).instance and o.scope between (p_activation).id << 23 and (p_activation).id << 23 | 8388607 and o.node = g.node
+    where g.graph = (p_map).graph and g.node > (p_map).node and g.node <= (p_map).last and g.up = (p_map).node and g.branch = 1
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')
+  ), decider as (
+    select e.* from ends e where e.state = 'b' or e.state <> 'c' and not v_collects order by e.scope limit 1
+  )
+  select d.*, n.bytes, n.ok, n.failed into v_first
+  from (select sum(octet_length(e.value::pg_catalog.text)) as bytes, count(*) filter (where e.state = 'c') as ok,
+               count(*) filter (where e.state <> 'c') as failed from ends e) n
+  left join decider d on true;
+  if v_first.state in ('f', 'x') then
+    v_ending := row(v_first.state, null, null, null, v_first.error, null, v_first.failure);
+  elsif v_first.state = 'b' then
+    v_ending := df_engine.broke(v_first.value);
+  elsif v_first.bytes > v_limit and v_config -> 'collect_values' is distinct from 'false' then
+    v_ending := df_engine.failed(format(
+      E'MAP: the values of its items have %s bytes, and max_result_bytes allows %s\nHINT: Map a page of the rows at a time, or let items write to a table, with collect_values => false.',
+      v_first.bytes, v_limit), null, '54000');
+  else
+    v_ending := df_engine.completed(df_engine.map_value(v_config, df_engine.item_values(p_thread, p_map, p_activation), v_first.ok, v_first.failed));
+  end if;
+  v_event := df_engine.close_construct(p_thread, p_map, p_activation, v_ending);
+  update df_engine.outcomes o set activation = (p_activation).id
+  where o.instance = (p_thread).instance and o.scope = (p_activation).scope and o.node = (p_map).node;
+  perform df_engine.forget_items((p_thread).instance, p_map, (p_activation).id);
+  return v_event;
+end
+$$;
+
+-- The values of the items of a map, in their order; of one that collects failures, whether each is one.
+create or replace function df_engine.item_values(
+  p_thread df_engine.thread, p_map df_engine.graph_nodes, p_activation df_engine.activations
+) returns json
+language plpgsql stable as $$
+declare
+  v_config constant jsonb := df_engine.map_config((p_map).query);
+begin
+  if v_config -> 'collect_values' = 'false' then
+    return null;
+  elsif v_config ->> 'on_error' = 'collect' then
+    return (
+      select json_agg(case when e.state = 'c' then json_build_object('ok', true, 'value', e.value)
+                           else json_build_object('ok', false, 'error', df_engine.shown_failure((p_map).graph,
+                                row((p_thread).instance, e.scope, null, null, null, null),
+                                row('f', null, null, null, e.error, null, e.failure)))
+                      end order by e.scope)
+      from (    select o.scope, o.state, o.value, o.error, o.failure
+    from df_engine.graph_nodes g
+    join df_engine.outcomes o on o.instance = (p_thread).instance and o.scope between (p_activation).id << 23 and (p_activation).id << 23 | 8388607 and o.node = g.node
+    where g.graph = (p_map).graph and g.node > (p_map).node and g.node <= (p_map).last and g.up = (p_map).node and g.branch = 1
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')) e);
+  end if;
+  return (select json_agg(e.value order by e.scope) from (    select o.scope, o.state, o.value, o.error, o.failure
+    from df_engine.graph_nodes g
+    join df_engine.outcomes o on o.instance = (p_thread).instance and o.scope between (p_activation).id << 23 and (p_activation).id << 23 | 8388607 and o.node = g.node
+    where g.graph = (p_map).graph and g.node > (p_map).node and g.node <= (p_map).last and g.up = (p_map).node and g.branch = 1
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')) e);
+end
+$$;
+
+-- Forgets what a map has kept for its items.
+create or replace function df_engine.forget_items(p_instance bigint, p_map df_engine.graph_nodes, p_activation bigint) returns void
+language plpgsql as $$
+begin
+  delete from df_engine.map_items m where m.instance = p_instance and m.activation = p_activation;
+  delete from df_engine.bindings b where b.instance = p_instance and b.scope between p_activation << 23 and p_activation << 23 | 8388607;
+  if (p_map).in_loop then
+    delete from df_engine.outcomes o where o.instance = p_instance and o.scope between p_activation << 23 and p_activation << 23 | 8388607;
+    delete from df_engine.attempts a where a.instance = p_instance and a.node > (p_map).node and a.scope between p_activation << 23 and p_activation << 23 | 8388607;
+  end if;
+end
+$$;
+
+-- The maps that are open in a part of a run, and in their items.
+create or replace function df_engine.open_maps(p_instance bigint, p_scope bigint, p_from int, p_last int) returns bigint[]
+language plpgsql stable as $$
+begin
+  return array(
+    with recursive maps as (
+      select a.id from df_engine.activations a
+      where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last and a.items is not null
+      union all
+      select a.id from maps m join df_engine.activations a on a.instance = p_instance and a.scope between m.id << 23 and m.id << 23 | 8388607 and a.items is not null
+    )
+    select m.id from maps m);
 end
 $$;
 
@@ -6972,6 +7423,11 @@ begin
       v_opened := df_engine.open_timeout(thread, p_node);
       thread := v_opened.thread;
       ending := v_opened.ending;
+    when (p_node).kind = 'MAP' then
+      v_opened := df_engine.open_map(thread, p_node);
+      thread := v_opened.thread;
+      ending := v_opened.ending;
+      others := v_opened.others;
     when (p_node).kind in ('LOOP', 'JOIN', 'RACE', 'ANY') then
       v_opened := df_engine.open_construct(thread, p_node);
       thread := v_opened.thread;
@@ -7131,6 +7587,8 @@ begin
     return df_engine.end_join_branch(p_thread, u);
   elsif u.kind in ('RACE', 'ANY', 'TIMEOUT') then
     return df_engine.end_race_branch(p_thread, p_queue, u, p_node, p_ending);
+  elsif u.kind = 'MAP' then
+    return df_engine.end_item(p_thread, p_queue, u, p_ending);
   elsif u.kind = 'WAIT_FOR' then
     return df_engine.end_check(p_thread, p_queue, u, p_ending);
   elsif (p_ending).state = 'f' and u.continues and (p_node).node < coalesce(u.inside[2], u.last + 1) then
@@ -7229,7 +7687,7 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars or g.kind = 'CALL')
+    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars or g.kind in ('CALL', 'MAP'))
        or v_rows + cardinality(g.inside) > v_most then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
@@ -8579,7 +9037,7 @@ declare
   v_config constant jsonb := df_engine.mark_secrets(df_engine.http_config((p_node).kind, (p_node).query));
   v_vars constant jsonb := df_engine.variables_of((p_thread).instance);
   v_wanted constant text[] := df_engine.http_names((p_node).kind, v_config::pg_catalog.text, v_vars);
-  v_known constant text[] := df_engine.known_names((p_thread).instance);
+  v_known constant text[] := df_engine.known_names((p_thread).instance, (p_thread).scope);
   v_missing constant text := case when v_config ? 'mark' then
     df_engine.missing_secret(p_submitter, array(select jsonb_array_elements_text(v_config -> 'secrets'))) end;
 begin
@@ -8967,7 +9425,7 @@ return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from gene
 
 -- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
 --
--- From the leaves: a sequence, IF or CATCH is what its last touched part is. A part counts when it was touched in the newest generation of
+-- From the leaves: a sequence, IF or CATCH is what its last touched part is, and a MAP that has no items yet. A part counts when it was touched in the newest generation of
 -- the scopes around. From the root: a stamp is superseded when its scope, or one around it, has a newer generation; what can no longer
 -- run is skipped, and the nearest ancestor that has ended for good decides so.
 -- Granted to users.
@@ -9017,7 +9475,7 @@ begin
     v_began[i] := i;
     v_ended[i] := i;
     v_handled := coalesce(v_states[i] = 'h' and v_keys[i] = left(v_newest[i], v_width), false);
-    if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled then
+    if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled or v_kinds[i] = 'MAP' and v_states[i] is null then
       v_prefix := left(v_newest[i], v_width);
       v_state := case when v_handled then 'r' end;  -- the right side of a CATCH or TIMEOUT runs
       v_part := i + 1;
@@ -9031,7 +9489,7 @@ begin
           -- A part that has completed ends the whole if it is a branch, or the second of a sequence.
           v_state := case
             when not v_open and v_states[v_part] = any (c_ended)
-              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 when 'IF' then 0 end
+              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 when 'IF' then 0 when 'MAP' then 0 end
                         then 'r' else v_states[v_part] end
             when v_state is null and (v_open or v_states[v_part] is null) then 'q'
             else 'r' end;
@@ -9102,65 +9560,96 @@ $$;
 create or replace view df_engine.node_rows as
   select i.instance, i.id as instance_id, i.submitter, i.database, i.created_at, g.node, g.parent, g.place, g.kind, g.query,
          g.result_name, g.retry, g.tops, s.left_child, s.right_child, s.condition_child, s.extra_children, s.status,
-         s.inferred_status, s.from_ancestor, s.key, o.state, o.value, o.columns,
+         s.inferred_status, s.from_ancestor, s.key, s.items, o.state, o.value, o.columns,
          case s.status when 'failed' then coalesce(o.error, i.error) when 'running' then coalesce(o.error, s.error) end as error,
          case when o.node is not null then o.attempts when s.status = 'running' then 1 else 0 end as attempts,
          case when o.state = 'r' then o.started_at else coalesce(s.since, b.started_at) end as started_at,
          case when o.state = 'r' then o.ended_at end as retry_at,
          case when o.state = 'r' then (
            select a.failed_at from df_engine.attempts a
-           where a.instance = i.instance and a.node = o.node order by a.id desc limit 1) end as failed_at,
+           where a.instance = i.instance and a.node = o.node and a.scope = o.scope order by a.id desc limit 1) end as failed_at,
          case when s.status in ('completed', 'failed') then o.ended_at end as completed_at
   from df_engine.instances i
   cross join lateral (
-    with graph as materialized (
+    with recursive graph as materialized (
       select n.* from df_engine.graph_nodes n where n.graph = i.graph
+    ), shown(map, scope, items) as (
+      select n.node, m.scope, m.items from graph n left join lateral (
+        (select a.id << 23 | a.next_item - a.stride as scope,
+                format('%s of %s items', a.done, a.items) || case when a.failures > 0 then format(', %s failed', a.failures) else '' end as items
+         from df_engine.activations a
+         where a.instance = i.instance and a.scope = 0 and a.node = n.node and a.items is not null order by a.id desc limit 1)
+        union all
+        (select x.scope, format('%s items', x.scope & 8388607)
+         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
+         where o.instance = i.instance and o.scope = 0 and o.node = n.node
+         order by x.scope desc limit 1)
+        limit 1) m on true where n.kind = 'MAP' and n.map is null
+      union all
+      select n.node, m.scope, m.items from shown s join graph n on n.map = s.map and n.kind = 'MAP' left join lateral (
+        (select a.id << 23 | a.next_item - a.stride as scope,
+                format('%s of %s items', a.done, a.items) || case when a.failures > 0 then format(', %s failed', a.failures) else '' end as items
+         from df_engine.activations a
+         where a.instance = i.instance and a.scope = s.scope and a.node = n.node and a.items is not null order by a.id desc limit 1)
+        union all
+        (select x.scope, format('%s items', x.scope & 8388607)
+         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
+         where o.instance = i.instance and o.scope = s.scope and o.node = n.node
+         order by x.scope desc limit 1)
+        limit 1) m on true
+    ), placed as materialized (
+      select n.node, case when n.map is null then 0 else coalesce(d.scope, -1) end as scope from graph n left join shown d on d.map = n.map
     ), waiting as materialized (
-      select t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
+      select w.* from placed p join (
+      select t.scope, t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
       from df_engine.timers t where t.instance = i.instance and t.kind not in ('deadline', 'child')
       union all
-      select x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
+      select x.scope, x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
       union all
-      select a.node, 'w', a.generations, a.since from df_engine.activations a where a.instance = i.instance
+      select a.scope, a.node, 'w', a.generations, a.since from df_engine.activations a where a.instance = i.instance
       union all
-      select q.node, case when q.worker is null then 'q' else 'w' end::"char", q.generations, q.leased_at
+      select q.scope, q.node, case when q.worker is null then 'q' else 'w' end::"char", q.generations, q.leased_at
       from df_engine.queue q where q.instance = i.instance
       union all
       -- Steps that a session is in: at the node of a row in the queue, or further on in its segment.
-      select n.node, 'w', q.generations, c.xact_start
+      select q.scope, n.node, 'w', q.generations, c.xact_start
       from df_engine.steps_in_sessions c
       join df_engine.queue q on q.instance = i.instance and q.lane = 'sql'
       join graph b on b.node = q.node
       join graph n on n.node between q.node and b.until and df_engine.node_id(i.id, n.node) = c.node_id
       where c.id = i.id and c.submitter = i.submitter and i.status in ('pending', 'running') and not exists (
         select from df_engine.outcomes d
-        where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
+        where d.instance = i.instance and d.scope = q.scope and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
+      ) w on w.node = p.node and w.scope = p.scope
     ), children as (
       select c.parent, max(c.node) filter (where c.place = 0) as condition_child, max(c.node) filter (where c.place = 1) as left_child,
              max(c.node) filter (where c.place = 2) as right_child,
              array_agg(c.node order by c.place) filter (where c.place > 2) as extra_children
       from graph c group by c.parent
     )
-    select f.*, k.condition_child, k.left_child, k.right_child, k.extra_children,
+    select f.*, p.scope, (select d.items from shown d where d.map = f.node) as items, k.condition_child, k.left_child, k.right_child, k.extra_children,
            (select w.since from waiting w where w.node = f.began_with and w.state = 'w' limit 1) as since,
            (select a.error from df_engine.activations a
-            where a.instance = i.instance and a.node = f.node and a.error is not null limit 1) as error
+            where a.instance = i.instance and a.scope = p.scope and a.node = f.node and a.error is not null limit 1) as error
     from df_engine.fold_states(
       array(select row(n.node, n.last, n.parent, n.place, n.kind, n.levels,
                        coalesce(n.tops[cardinality(n.tops)], 0))::df_engine.node_shape
             from graph n order by n.node),
       array(select row(u.node, u.state, df_engine.generations_key(u.generations))::df_engine.node_sign
-            from (select o.node, o.state, o.generations, 1 as place from df_engine.outcomes o where o.instance = i.instance
+            from (select o.node, o.state, o.generations, 1 as place
+                  from df_engine.outcomes o join placed p on p.node = o.node and p.scope = o.scope
+                  where o.instance = i.instance and o.scope = any (array(select distinct c.scope from placed c))
                   union all
                   select w.node, w.state, w.generations, case w.state when 'q' then 2 else 3 end from waiting w) u
             order by u.place),
       i.generation, i.status) f
+    join placed p on p.node = f.node
     left join children k on k.parent = f.node
   ) s
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = s.node
-  left join df_engine.outcomes o on o.instance = i.instance and o.scope = 0 and o.node = s.ended_with
+  left join df_engine.outcomes o on o.instance = i.instance and o.scope = s.scope and o.node = s.ended_with
     and (s.status in ('completed', 'failed') or o.state in ('r', 'o'))
-  left join df_engine.outcomes b on b.instance = i.instance and b.scope = 0 and b.node = s.began_with and s.key is not null;
+  left join df_engine.outcomes b on b.instance = i.instance and b.scope = s.scope and b.node = s.began_with and s.key is not null;
 
 -- Limits of roles: how many sessions, HTTP steps and live instances a role may have at a time. The workers share the first two among
 -- themselves, so that none has to ask another; the third is checked by df.start.
@@ -9333,7 +9822,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
            'execution_id', df_engine.stamp(r.instance_id, r.tops, df_engine.key_generations(r.key)))
            || case when r.retry_at is not null then jsonb_build_object('retry_at', r.retry_at) else '{}' end end as status_details,
          case when r.status = 'completed' then df_engine.columns_of(r.value, r.columns) end as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
-         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor
+         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items
   from df_engine.node_rows r
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -9761,7 +10250,7 @@ begin
   when others then  -- not even that its nodes have failed can be recorded
     perform df_engine.end_run(p_instance, 'failed', format('%s: %s', p_what, p_error), null);
     delete from df_engine.activations a where a.instance = p_instance;
-    perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
+    perform df_engine.withdraw(p_instance, null, null, null, null);
     return true;
   end;
 exception when lock_not_available then  -- a run that it has called is locked
@@ -11190,19 +11679,19 @@ comment on view df.failed_steps is
 
 create or replace view df.waiting with (security_barrier) as
   with wait as (
-    select t.instance, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
+    select t.instance, t.scope, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
     from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'check', 'poke', 'child')
     union all
-    select a.instance, a.node, 'condition', a.key, t.due_at, a.since, null
+    select a.instance, a.scope, a.node, 'condition', a.key, t.due_at, a.since, null
     from df_engine.timers t join df_engine.activations a on a.id = t.activation where t.kind = 'check'
     union all
-    select w.instance, w.node, 'signal', w.signal_name, t.due_at, w.since, null
+    select w.instance, w.scope, w.node, 'signal', w.signal_name, t.due_at, w.since, null
     from df_engine.waits w left join df_engine.timers t on t.id = w.id where w.child is null
     union all
-    select w.instance, w.node, 'call', c.id, null, w.since, null
+    select w.instance, w.scope, w.node, 'call', c.id, null, w.since, null
     from df_engine.waits w join df_engine.instances c on c.instance = w.child
     union all
-    select distinct on (r.instance) r.instance, null::int, 'blocked', r.reason, null::timestamptz, null::timestamptz, null::bigint
+    select distinct on (r.instance) r.instance, null::bigint, null::int, 'blocked', r.reason, null::timestamptz, null::timestamptz, null::bigint
     from df_engine.wait_reasons r
   )
   select i.id as instance_id, i.label, df_engine.node_id(i.id, w.node)::varchar(8) as node_id, i.submitter::regrole as submitted_by, w.kind,
@@ -11221,7 +11710,7 @@ create or replace view df.waiting with (security_barrier) as
   from wait w
   join df_engine.instances i on i.instance = w.instance
   left join df_engine.graph_nodes g on g.graph = i.graph and g.node = w.node
-  left join df_engine.outcomes o on o.instance = w.instance and o.scope = 0 and o.node = w.node and o.state = 'r'
+  left join df_engine.outcomes o on o.instance = w.instance and o.scope = w.scope and o.node = w.node and o.state = 'r'
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
   'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
@@ -11487,6 +11976,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     when 'BLOCK' then 'BLOCK (' || jsonb_array_length(p_config -> 'statements') || '): ' || df_engine.one_line((
       select string_agg(df_engine.one_line(s.text, 40), '; ' order by s.place)
       from jsonb_array_elements_text(p_config -> 'statements') with ordinality s(text, place)), 100)
+    when 'MAP' then 'MAP ' || coalesce(df_engine.one_line(p_config ->> 'items', 40) || ' ', '') || '('
+                    || concat_ws(', ', coalesce(p_config ->> 'parallel', '10') || ' at a time',
+                                 case p_config ->> 'on_error' when 'stop' then 'stops on error' when 'collect' then 'collects errors' end) || ')'
     when 'HTTP' then df_engine.request_text(p_type, p_config)
     when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
     else p_type
@@ -11513,7 +12005,7 @@ language sql as $$
          case when n.node_type = 'CALL' then coalesce(' → ' || (
            select c.id from df_engine.visible_runs r join df_engine.visible_runs c on c.parent = r.instance
            where r.id = p_instance and c.parent_node = n.node order by c.instance desc limit 1), '') else '' end
-         || ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, '')
+         || coalesce(' ' || n.items, '') || ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, '')
   from df_engine.visible_nodes n
   left join (
     select s.node_id, df_engine.progress_text(s.progress_done, s.progress_total, s.progress_note) as progress
@@ -11537,6 +12029,7 @@ language sql immutable as $$
   select case
     when p_type = 'THEN' then null
     when p_type = 'WAIT_FOR' then '? until:'
+    when p_type = 'MAP' then case p_place when 0 then '≡ items:' else '↻ each:' end
     when p_type = 'IF' then case p_place when 0 then '? condition:' when 1 then '✓ then:' else '✗ else:' end
     when p_type = 'LOOP' then case p_place when 0 then '? while:' else '↻ body:' end
     when p_type in ('CATCH', 'TIMEOUT') and p_place = 1 then '↳ body:'
@@ -12117,7 +12610,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -12490,6 +12983,7 @@ begin
   delete from df_engine.timers t where t.instance = any (v_runs);
   delete from df_engine.waits t where t.instance = any (v_runs);
   delete from df_engine.activations t where t.instance = any (v_runs);
+  delete from df_engine.map_items t where t.instance = any (v_runs);
   delete from df_engine.inbox t where t.instance = any (v_runs);
   delete from df_engine.bindings t where t.instance = any (v_runs);
   delete from df_engine.executions t where t.instance = any (v_runs);
@@ -12572,7 +13066,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'work on a node that cannot have it', t.run, t.node_id, t.what || ', at a ' || t.kind from thread t
     where case
-      when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'WAIT_FOR', 'JOIN', 'RACE', 'ANY')
+      when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'WAIT_FOR', 'MAP', 'JOIN', 'RACE', 'ANY')
       when t.what like 'wait%' then t.kind <> 'SIGNAL'
       when t.what = 'call' then t.kind <> 'CALL'
       when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
@@ -12598,7 +13092,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     join df_engine.activations o on o.id = a.id
     cross join lateral (select count(*) from thread t where t.activation = a.id) c
     where a.what = 'open construct' and a.status in ('pending', 'running') and not (a.races is not null and df_engine.has_lost(a.races))
-      and c.count <> case when a.kind in ('LOOP', 'TIMEOUT', 'WAIT_FOR') then 1 when a.kind in ('JOIN', 'ANY') then o.open
+      and c.count <> case when a.kind in ('LOOP', 'TIMEOUT', 'WAIT_FOR') then 1 when a.kind in ('JOIN', 'ANY', 'MAP') then o.open
                      else (select cardinality(g.inside) from df_engine.graph_nodes g where g.graph = a.graph and g.node = a.node) end
     union all
     select 'a run has ended and its root has not', i.id, df_engine.node_id(i.id, 1), 'the run is completed'
@@ -12639,6 +13133,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.outcomes'
     from df_engine.outcomes o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.map_items'
+    from df_engine.map_items o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.inbox'
     from df_engine.inbox o where not exists (select from df_engine.instances i where i.instance = o.instance)

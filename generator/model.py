@@ -28,8 +28,8 @@ SESSION_STEPS = ("SQL", "BLOCK")  # that run in a session of their submitter, if
 STEPS = (*SESSION_STEPS, "HTTP", "HTTP_MULTIPART")
 RETRIED = (*STEPS, "WAIT_FOR")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK", "CALL")
-NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "BREAK", "SLEEP", "WAIT_SCHEDULE",
-              "SIGNAL", "WAIT_FOR", "CALL", "HTTP", "HTTP_MULTIPART", "BLOCK")  # fmt: skip
+NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "MAP", "BREAK", "SLEEP",
+              "WAIT_SCHEDULE", "SIGNAL", "WAIT_FOR", "CALL", "HTTP", "HTTP_MULTIPART", "BLOCK")  # fmt: skip
 # What runs its branches at the same time, and those of them that one branch decides.
 PARALLEL = ("JOIN", "RACE", "ANY")
 DECIDED_BY_ONE = ("RACE", "ANY")
@@ -103,6 +103,15 @@ LIMITS = {
     "levels": 32,
 }
 
+# A MAP: its defaults, how it may react to a failure, and the kinds of steps that its items come from.
+MAPS = {
+    "parallel": 10,
+    "most_parallel": 1000,
+    "on_error": "fail",
+    "reactions": ("fail", "stop", "collect"),
+    "sources": ("SQL", "BLOCK"),
+}
+
 # What df.work makes of a session that is not a worker's.
 VISIT_SETTINGS = STEP_SETTINGS | {
     "default_transaction_isolation": "read committed",
@@ -126,6 +135,7 @@ def context() -> dict[str, Any]:
         "settings": SETTINGS,
         "step_settings": VISIT_SETTINGS,
         "limits": LIMITS,
+        "maps": MAPS,
         "oldest_upgradable": OLDEST_UPGRADABLE,
         **lexicon.context(),
     }
