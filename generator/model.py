@@ -93,7 +93,8 @@ SETTINGS = (
 
 
 # Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
-# part of an error. The longest wait, in seconds. The most statements of a block. How many runs may stand above one that was called.
+# part of an error. The longest wait, in seconds. The most statements of a block. How many runs may stand above one that
+# was called.
 LIMITS = {
     "name": 63,
     "text": 1024,

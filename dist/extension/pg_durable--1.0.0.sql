@@ -6945,7 +6945,7 @@ create or replace function df_engine.map_rows(
 )
 language plpgsql stable as $$
 declare
-  v_name constant text := substring(p_config ->> 'items' from '^\$(.*)\.\*$');
+  v_name constant text := substring(btrim(p_config ->> 'items') from '^\$(.*)\.\*$');
   v_entry jsonb;
 begin
   if v_name is null then
@@ -7085,7 +7085,6 @@ declare
   v_ending df_engine.ending;
   v_event df_engine.event;
   v_first record;
-  v_all record;
 begin
   if v_config ->> 'on_error' = 'stop' and (p_activation).halted then
     perform df_engine.withdraw((p_thread).instance, (p_activation).scope, (p_map).node, (p_map).last, p_queue);

@@ -178,12 +178,7 @@ class Writer:
             config = json.loads(node["query"])
             given = {key: self.quoted(config[key]) for key in ("input", "label") if key in config}
             return 6, self.call("call", [self.write(json.loads(config["flow"]))], **given)
-        if kind == "SQL":
-            return 6, self.statement(node["query"])
-        if kind == "BLOCK":
-            statements = json.loads(node["query"])["statements"]
-            return 6, self.call("block", [self.quoted(text) for text in statements])
-        return 6, self.leaf(kind, node["query"])
+        return 6, self.statement(node["query"]) if kind == "SQL" else self.leaf(kind, node["query"])
 
     def statement(self, query: str) -> str:
         if '"node_type"' in query or self.rng.random() < 0.05:
@@ -237,15 +232,20 @@ class Writer:
             return self.call("if", [self.write(condition)], **branches)
         return self.call({"THEN": "seq", "RACE": "race"}.get(kind, "join3" if extra else "join"), written)
 
-    def leaf(self, kind: str, query: str) -> str:
-        if kind == "SLEEP" and query.startswith("{"):
+    def sleep(self, query: str) -> str:
+        if query.startswith("{"):
             config = json.loads(query)
             return self.call("sleep" if "duration" in config else "sleep_until", [self.quoted(*config.values())])
+        # up to PostgreSQL 14 the text of an interval may say no more than 2^31 seconds
+        spellings = [query, self.quoted(query + " s")] if float(query) < 2**31 else [query]
+        return self.call("sleep", [self.rng.choice(spellings)])
+
+    def leaf(self, kind: str, query: str) -> str:
         if kind == "SLEEP":
-            # up to PostgreSQL 14 the text of an interval may say no more than 2^31 seconds
-            spellings = [query, self.quoted(query + " s")] if float(query) < 2**31 else [query]
-            return self.call("sleep", [self.rng.choice(spellings)])
+            return self.sleep(query)
         config = json.loads(query)
+        if kind == "BLOCK":
+            return self.call("block", [self.quoted(text) for text in config["statements"]])
         if kind == "BREAK":
             return self.stop(config["break_value"])
         if kind == "SIGNAL":
