@@ -9831,6 +9831,20 @@ create or replace view df.nodes with (security_barrier) as
          n.started_at, n.completed_at
   from df_engine.visible_nodes n;
 
+-- What outcomes say of all that has happened to nodes: of each item of a map, too.
+-- Granted to users.
+create or replace view df_engine.visible_outcomes with (security_barrier) as
+  select i.id as instance_id, df_engine.node_id(i.id, o.node) as node_id, g.kind as node_type, o.scope,
+         nullif(o.scope & 8388607, 0)::int as item_no,
+         df_engine.stamp(i.id, g.tops, coalesce(o.generations, '{1}')) as execution_id,
+         case when o.state in ('c', 'b', 'd') then 'completed' when o.state in ('f', 'x', 'e') then 'failed'
+              when i.status in ('pending', 'running') then 'running' else 'pending' end as status,
+         o.value, o.error, o.attempts, o.started_at, case when o.state in ('c', 'b', 'd', 'f', 'x', 'e') then o.ended_at end as completed_at
+  from df_engine.instances i
+  join df_engine.outcomes o on o.instance = i.instance
+  join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
 create or replace view df.vars with (security_barrier) as
   select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
 
@@ -11598,6 +11612,31 @@ $$;
 comment on function df.instance_nodes(text, integer) is
   'The nodes of a run without inferred statuses; execution_id is always 1 and the second argument has no effect. Kept for compatibility.';
 
+create or replace function df.node_activations(instance_id text)
+returns table (
+  node_id text, item_no integer, execution_id text, node_type text, status text, result jsonb, error text, attempts integer,
+  started_at timestamptz, completed_at timestamptz
+)
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return query
+  select o.node_id::text, o.item_no, o.execution_id, o.node_type, o.status,
+         case o.status when 'completed' then o.value::jsonb when 'failed' then to_jsonb(o.error) end, o.error, o.attempts,
+         o.started_at, o.completed_at
+  from df_engine.visible_outcomes o where o.instance_id = node_activations.instance_id
+  order by o.scope, o.started_at;
+end
+$$;
+comment on function df.node_activations(text) is
+  'What has happened to the nodes of a run, also where df.nodes shows the last of many: one row for each node that has begun, and for each item of a map in which it has (item_no: of the innermost map, from 1). Sequences have none. No rows when the run is unknown or not visible.';
+
 -- All events: as df_engine.visible_events and visible_executions have them, but for all runs at once.
 create or replace function df.metrics()
 returns table (
@@ -12607,7 +12646,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select array['usage on schema df, df_engine']
     || array(select 'select on ' || c.oid::regclass from pg_class c
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
-               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
+               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
     || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
@@ -12959,6 +12998,7 @@ language plpgsql as $$
 declare
   v_runs bigint[];
   v_more boolean;
+  v_removed int;
 begin
   select array_agg(s.instance) filter (where s.fits), count(*) = p_limit or coalesce(bool_or(not s.fits), false)
   into v_runs, v_more
@@ -12977,7 +13017,13 @@ begin
     cross join lateral (
       select coalesce(max(n.last), 1) as last from df_engine.graph_nodes n where n.graph = i.graph and n.node = 1) g
   ) s;
-  delete from df_engine.outcomes t where t.instance = any (v_runs);
+  -- A run with a map can have many more outcomes than nodes.
+  delete from df_engine.outcomes o
+  where o.ctid = any (array(select x.ctid from df_engine.outcomes x where x.instance = any (v_runs) limit 10 * p_nodes));
+  get diagnostics v_removed = row_count;
+  if v_removed = 10 * p_nodes then
+    return true;
+  end if;
   delete from df_engine.queue t where t.instance = any (v_runs);
   delete from df_engine.timers t where t.instance = any (v_runs);
   delete from df_engine.waits t where t.instance = any (v_runs);

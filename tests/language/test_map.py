@@ -263,3 +263,18 @@ def test_a_failing_items_step_fails_the_map(pump: Pump) -> None:
         "select node_type, status, inferred_status from df.instance_nodes(%s) order by node_type", run.id
     )
     assert states == [("MAP", "failed", "failed"), ("SQL", "failed", "failed"), ("SQL", "pending", "skipped")]
+
+
+def test_all_items_are_seen_by_node_activations(pump: Pump) -> None:
+    run = pump.run(f"df.map({SERIES.format(3)}, 'select 6 / ($item.n - 2) as v', on_error => 'collect')")
+    rows = pump.db.rows(
+        "select node_type, item_no, status, result #>> '{rows,0,v}', error from df.node_activations(%s)", run.id
+    )
+    error = "SQL execution failed: division by zero (SQLSTATE 22012)"
+    assert sorted(rows[2:]) == [
+        ("SQL", 1, "completed", "-6", None),
+        ("SQL", 2, "failed", None, error),
+        ("SQL", 3, "completed", "6", None),
+    ]
+    assert {(row[0], row[2]) for row in rows[:2]} == {("MAP", "completed"), ("SQL", "completed")}
+    assert pump.db.rows("select * from df.node_activations(%s)", run.id, user="other") == []
