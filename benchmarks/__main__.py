@@ -11,7 +11,7 @@ from typing import Any
 from pg_durable.embedded import EmbeddedServer
 from rich.console import Console
 
-from benchmarks import cost, growth, residence, rows, scale, stress, yardstick
+from benchmarks import cost, growth, reading, residence, rows, scale, stress, yardstick
 from benchmarks.bed import Bed
 from benchmarks.figures import FULL, QUICK, Figure, Scale, table
 from benchmarks.peers import race
@@ -28,9 +28,11 @@ def ordinary(bed: Bed, size: Scale) -> list[Figure]:
         rows.start_alone(bed),
         *rows.latency(bed, size),
         *residence.idle(bed, size),
-        rows.steps(bed, size, "strict", 0.5),
-        rows.steps(bed, size, "relaxed", 1.0),
-        rows.start_rate(bed, size),
+        *rows.steps(bed, size, "strict", 0.5),
+        *rows.steps(bed, size, "relaxed", 1.0),
+        *rows.start_rate(bed, size),
+        rows.new_graph_rate(bed, size),
+        rows.bulk_start(bed, size),
         rows.old_snapshot(bed, size),
         *residence.memory(bed, size),
         rows.crowd(bed, size),
@@ -59,6 +61,7 @@ PARTS: dict[str, tuple[str, Part]] = {
     "profile": ("one run of five steps", profile),
     "scale": ("steps a second", scaling),
     "peers": ("against peers", race.race),
+    "reading": ("reading", reading.beside_outcomes),
     "stress": ("stress", stressed),
 }
 
@@ -84,6 +87,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="what one run costs, in counts")
     parser.add_argument("--scale", action="store_true", help="sessions and workers, more and more")
     parser.add_argument("--peers", action="store_true", help="other systems on the same server")
+    parser.add_argument("--reading", action="store_true", help="what a run and a list cost beside many outcomes")
     parser.add_argument("--stress", action="store_true", help="large graphs, many turns, many timers")
     return parser.parse_args()
 

@@ -33,10 +33,12 @@ class Scale:
     turns: int  # iterations of a loop
     timers: int
     roles: int
+    starts: int  # of one statement
+    outcomes: int  # beside which one run is read
 
 
-FULL = Scale(5, 4000, 6, 30, 10_000, 100_000, 1_000_000, 1_000_000, 1_000_000, 200)
-QUICK = Scale(3, 600, 2, 12, 2_000, 10_000, 10_000, 2_000, 20_000, 20)
+FULL = Scale(5, 4000, 6, 30, 10_000, 100_000, 1_000_000, 1_000_000, 1_000_000, 200, 100_000, 1_000_000)
+QUICK = Scale(3, 600, 2, 12, 2_000, 10_000, 10_000, 2_000, 20_000, 20, 5_000, 50_000)
 
 
 def at_least(name: str, value: float, target: float, raw: dict[str, Any] | None = None) -> Figure:
@@ -49,16 +51,22 @@ def at_most(name: str, value: float, target: float, unit: str = "", raw: dict[st
     return Figure(name, value, f"<= {target:g}{unit}", value <= target, raw or {})
 
 
-def ratio(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, dict[str, Any]]:
-    """The median of the ratios of alternating rounds; the order changes from round to round."""
-    pairs = []
+def ratios(rounds: int, ours: Callable[[], float], *theirs: Callable[[], float]) -> tuple[list[float], dict[str, Any]]:
+    """The medians of the ratios to each of theirs, in alternating rounds; the order changes from round to round."""
+    sides = [ours, *theirs]
+    rows = []
     for number in range(rounds):
-        if number % 2:
-            b, a = theirs(), ours()
-        else:
-            a, b = ours(), theirs()
-        pairs.append((a, b))
-    return statistics.median(a / b for a, b in pairs), {"pairs": [(round(a, 1), round(b, 1)) for a, b in pairs]}
+        order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
+        found = {side: sides[side]() for side in order}
+        rows.append([found[side] for side in range(len(sides))])
+    medians = [statistics.median(row[0] / row[side] for row in rows) for side in range(1, len(sides))]
+    return medians, {"rounds": [[round(value, 1) for value in row] for row in rows]}
+
+
+def ratio(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, dict[str, Any]]:
+    """The median of the ratios of alternating rounds."""
+    [value], raw = ratios(rounds, ours, theirs)
+    return value, raw
 
 
 def table(title: str, figures: list[Figure]) -> Table:

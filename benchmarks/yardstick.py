@@ -6,6 +6,9 @@ what an engine of this kind costs at least. A ratio to it does not depend on the
 
 import json
 import statistics
+import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +40,35 @@ def spent(conn: psycopg.Connection[Any], statement: str) -> float:
     return cpu(conn) - before
 
 
-def costs(bed: Bed, scale: Scale) -> list[Figure]:
-    """CPU of a step, and of a start, against the yardstick's; one session each."""
+def install(bed: Bed) -> None:
+    """The yardstick's schema, new."""
     with bed.connect() as admin:
         admin.execute(SCRIPT.read_bytes())
         admin.execute("grant usage on schema yardstick to bench")
+
+
+def chain_rate(bed: Bed, runs: int, sessions: int) -> float:
+    """The yardstick's steps a second, in the same five-step chains; the beginning of a session is left out."""
+    install(bed)
+    with ExitStack() as stack:
+        crew = [stack.enter_context(bed.session()) for _ in range(sessions)]
+        for conn in crew:
+            conn.execute(f"select {START}".encode())
+            conn.execute("call yardstick.work(null)")
+        crew[0].execute(f"select count({START}) from generate_series(1, {runs})".encode())
+        bed.ask("vacuum analyze yardstick.thread, yardstick.run")
+        threads = [threading.Thread(target=conn.execute, args=("call yardstick.work(null)",)) for conn in crew]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return 5 * runs / (time.perf_counter() - began)
+
+
+def costs(bed: Bed, scale: Scale) -> list[Figure]:
+    """CPU of a step, and of a start, against the yardstick's; one session each."""
+    install(bed)
     steps, starts = [], []
     with bed.connect("bench", options=SESSION, prepare_threshold=None) as ours, bed.session() as theirs:
         for _ in range(scale.rounds + 1):

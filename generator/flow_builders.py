@@ -7,6 +7,7 @@ from typing import Any
 TYPES = {
     "graph": ("graph", "string", "json"),
     "text": ("string", "quoted", "json", "name"),
+    "sql": ("string", "json"),
     "numeric": ("number",),
     "integer": ("number",),
     "boolean": ("boolean",),
@@ -58,7 +59,7 @@ def argument(parameter: Parameter, index: int) -> str:
     value = f"p_args[{index}]"
     if parameter.type == "text[]":
         value = f"df_engine.flow_list({value})"
-    elif parameter.type not in ("graph", "text"):
+    elif parameter.type not in ("graph", "text", "sql"):
         value = f"{value}::{parameter.type}"
     return f"{parameter.name} => {value}"
 
@@ -89,6 +90,7 @@ def parse(line: str) -> tuple[str, tuple[Parameter, ...]]:
 # The first signature that fits the arguments is called.
 SIGNATURES = """
 sql(query text)
+block(statements text...)
 seq(a graph, b graph)
 as(fut graph, name text)
 sleep(seconds numeric)
@@ -111,8 +113,11 @@ catch(body graph, handler graph, errors text[] = null)
 undo(step graph, compensation graph)
 timeout(body graph, after numeric, otherwise graph = null)
 timeout(body graph, after text, otherwise graph = null)
+map(items sql, body graph, parallel integer = 10, on_error text = fail, collect_values boolean = true)
+map(items graph, body graph, parallel integer = 10, on_error text = fail, collect_values boolean = true)
 wait_for_signal(name text, timeout_seconds integer = null)
 wait_for(condition graph, every interval = 1 minute, key text = null, timeout interval = null)
+call(flow graph, input text = null, label text = null)
 retry(fut graph, max_attempts integer = null, initial_delay interval = null, backoff numeric = null, \
 max_delay interval = null, retry_on text[] = null)
 http(url text, method text = POST, body text = null, headers jsonb = null, timeout_seconds integer = 30, \

@@ -24,16 +24,17 @@ class Setting:
 # The oldest version whose installation this one can upgrade in place. The installer refuses any that is older.
 OLDEST_UPGRADABLE = "1.0.0"
 
-STEPS = ("SQL", "HTTP", "HTTP_MULTIPART")
+SESSION_STEPS = ("SQL", "BLOCK")  # that run in a session of their submitter, if they can
+STEPS = (*SESSION_STEPS, "HTTP", "HTTP_MULTIPART")
 RETRIED = (*STEPS, "WAIT_FOR")
-LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
-NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "UNDO", "BREAK", "SLEEP",
-              "WAIT_SCHEDULE", "SIGNAL", "WAIT_FOR", "HTTP", "HTTP_MULTIPART")  # fmt: skip
+LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK", "CALL")
+NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "UNDO", "MAP", "BREAK", "SLEEP",
+              "WAIT_SCHEDULE", "SIGNAL", "WAIT_FOR", "CALL", "HTTP", "HTTP_MULTIPART", "BLOCK")  # fmt: skip
 # What runs its branches at the same time, and those of them that one branch decides.
 PARALLEL = ("JOIN", "RACE", "ANY")
 DECIDED_BY_ONE = ("RACE", "ANY")
 # Where no UNDO can be: what may be stopped in the middle, or run again and again.
-WITHOUT_UNDO = (*DECIDED_BY_ONE, "TIMEOUT", "LOOP")
+WITHOUT_UNDO = (*DECIDED_BY_ONE, "TIMEOUT", "LOOP", "MAP")
 TERMINAL = ("completed", "failed", "cancelled")
 STATUSES = ("pending", "running", *TERMINAL)
 
@@ -94,8 +95,25 @@ SETTINGS = (
 
 
 # Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
-# part of an error. The longest wait, in seconds.
-LIMITS = {"name": 63, "text": 1024, "error": 10_000, "seconds": 3_155_760_000}
+# part of an error. The longest wait, in seconds. The most statements of a block. How many runs may stand above one that
+# was called.
+LIMITS = {
+    "name": 63,
+    "text": 1024,
+    "error": 10_000,
+    "seconds": 3_155_760_000,
+    "statements": 1000,
+    "levels": 32,
+}
+
+# A MAP: its defaults, how it may react to a failure, and the kinds of steps that its items come from.
+MAPS = {
+    "parallel": 10,
+    "most_parallel": 1000,
+    "on_error": "fail",
+    "reactions": ("fail", "stop", "collect"),
+    "sources": ("SQL", "BLOCK"),
+}
 
 # What df.work makes of a session that is not a worker's.
 VISIT_SETTINGS = STEP_SETTINGS | {
@@ -108,6 +126,7 @@ def context() -> dict[str, Any]:
     """What every template sees."""
     return {
         "steps": STEPS,
+        "session_steps": SESSION_STEPS,
         "retried": RETRIED,
         "leaves": LEAVES,
         "node_types": NODE_TYPES,
@@ -120,6 +139,7 @@ def context() -> dict[str, Any]:
         "settings": SETTINGS,
         "step_settings": VISIT_SETTINGS,
         "limits": LIMITS,
+        "maps": MAPS,
         "oldest_upgradable": OLDEST_UPGRADABLE,
         **lexicon.context(),
     }

@@ -17,14 +17,14 @@ from generator.render import ROOT
 
 PAGE = ROOT / "docs" / "reference.md"
 TOPICS = {
-    "Building graphs": """sql seq as if if_rows join join3 all all_agg chain chain_agg race race_all any loop
-                          break catch undo timeout sleep sleep_until wait_for_schedule wait_for_signal wait_for retry
-                          http http_multipart flow literal""",
-    "Running": "start signal poke cancel status result await_instance wait_for_completion run work",
+    "Building graphs": """sql block seq as if if_rows join join3 all all_agg chain chain_agg race race_all any loop map
+                          break catch undo timeout sleep sleep_until wait_for_schedule wait_for_signal wait_for call
+                          retry http http_multipart flow literal""",
+    "Running": "start signal poke progress cancel status result await_instance wait_for_completion run work",
     "Variables": "setvar getvar unsetvar clearvars",
     "Secrets": "secret set_secret unset_secret",
-    "Watching": "explain to_flow list_instances instance_info instance_executions instance_nodes metrics check version "
-    "target_database",
+    "Watching": "explain to_flow list_instances instance_info instance_executions instance_nodes node_activations metrics "
+    "check version target_database",
     "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_role_limit set_setting setting
                          http_allow http_disallow rotate_wake_channel""",
     "Behind the operators": "as_op if_then_op if_else_op loop_prefix_op",

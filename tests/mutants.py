@@ -40,6 +40,9 @@ TAKEN_OVER = f"{MEETINGS}::test_a_session_does_not_go_on_with_a_run_that_another
 UNDECIDED_RACE = f"{MEETINGS}::test_no_step_of_a_branch_commits_while_its_race_is_undecided"
 UNDECIDED_CANCEL = f"{MEETINGS}::test_no_step_commits_while_a_cancel_is_undecided"
 SECRETS = "tests/security/test_secrets.py"
+PROGRESS = "tests/engine/test_progress.py"
+BLOCKS = "tests/language/test_block.py"
+CALLED = "tests/engine/test_call.py"
 COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each_role"
 
 MUTANTS = (
@@ -57,6 +60,15 @@ MUTANTS = (
            CANCELS),
     Mutant("a run begins whoever it says it is", "if not q.picked", "if false",
            "tests/engine/test_control.py::test_a_superuser_may_not_submit_any_more_at_pick_up"),
+    Mutant("a block that cannot be in a transaction is diverted", " and not (p_step).block", "",
+           f"{BLOCKS}::test_what_cannot_be_in_a_transaction_fails_and_nothing_is_kept"),
+    Mutant("a block runs what no step may be", "df_engine.single_statement_problem(v_statements[i])",
+           "null",
+           f"{BLOCKS}::test_what_no_step_may_be_no_statement_of_a_block_may_be"),
+    Mutant("who has the name of a step says its progress", "q.xmax = v_xid or q.xmin = v_xid and q.picked", "true",
+           f"{PROGRESS}::test_outside_of_a_step_it_does_nothing"),
+    Mutant("what a step prints is believed", "p_said = df_engine.sealed(substr(p_said, 65))", "true",
+           f"{PROGRESS}::test_only_the_session_that_said_it_is_believed"),
     # Ends of steps
     Mutant("a step is recorded without locking its run", "for key share", "", UNDECIDED_CANCEL),
     Mutant("a step of a run that has ended is recorded", " and i.status = any ('{pending,running}')", "", CANCELS),
@@ -83,7 +95,7 @@ MUTANTS = (
     # Cancel
     Mutant("a cancel does not wait for a step that commits", " for update;", ";", CANCELS),
     Mutant("a cancel waits for a step that runs", "for update skip locked) d", "for update) d", UNDECIDED_CANCEL),
-    Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, 0, 0, 2147483647, null);",
+    Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, null, null, null, null);",
            "null;", CANCELS),
     # Undoing
     Mutant("compensations run in the order of their steps", "order by x.place desc", "order by x.place", BESIDE),
@@ -93,6 +105,13 @@ MUTANTS = (
            "tests/language/test_undo.py::test_hand_written_envelopes_are_checked"),
     Mutant("what is under way when a run is undone goes on", "delete from", "perform from",
            "tests/crash/test_undo.py::test_a_step_that_runs_while_its_run_is_undone_leaves_nothing"),
+    # Calls
+    Mutant("who has called a run is not told of its end", "if v_call is not null then", "if false then", CALLED),
+    Mutant("what has been called goes on when its caller is stopped", "if v_children is not null then",
+           "if false then", f"{CALLED}::test_a_cancel_reaches_children_in_its_own_transaction"),
+    Mutant("a supervisor waits for whoever has locked a run that was called", " skip locked;", ";",
+           "tests/security/test_open_transactions.py::"
+           "test_an_outcome_that_stops_a_called_run_is_refused_while_that_is_held"),
     # Timers and signals
     Mutant("a supervisor waits for whoever has locked a run", " skip locked;", ";",
            "tests/security/test_open_transactions.py::test_an_outcome_for_a_held_run_is_refused_for_now"),

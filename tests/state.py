@@ -112,6 +112,7 @@ CHECKS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() wh
 LAST_CHECK_AGO = "update df_engine.timers set since = clock_timestamp() - %s::interval where kind = 'check'"
 TIMEOUT_IS_DUE = "update df_engine.timers set due_at = now(), next_try_at = now() where kind = 'deadline'"
 CHECKS_LOCKED = "select from df_engine.timers where kind = 'check' for update"
+PROGRESS = "select pid, node, done::float, total::float, note from df_engine.progress order by pid"
 POKES = "select count(*) from df_engine.pokes where hash <> 0"
 POKES_HEARD = "delete from df_engine.pokes"
 POKED_BY_START = "select count(*) from df_engine.pokes where hash = 0"
@@ -203,6 +204,22 @@ begin
 end
 $$;
 create trigger hold after insert on df_engine.outcomes for each row execute function public.hold()"""
+
+# Puts ended runs, each called by the one before, above the run with that id: so many of them.
+CHAIN_OF_CALLERS = """
+with above as (
+  insert into df_engine.instances
+    (instance, id, submitter, graph, status, parent, parent_node, version, run_key, finished_at)
+  overriding system value
+  select -1000 * i.instance - n, left(md5(i.id || n), 8), i.submitter, i.graph, 'failed',
+         case when n < c.count then -1000 * i.instance - n - 1 end, case when n < c.count then 1 end, '0', 0, now()
+  from (select %s::text as id, %s::int as count) c
+  join df_engine.instances i on i.id = c.id
+  cross join lateral generate_series(1, c.count) n
+  returning id, instance
+)
+update df_engine.instances i set parent = -1000 * i.instance - 1, parent_node = 1
+where i.id = %s and exists (select from above)"""
 
 # What there is to see when nothing goes on.
 STANDSTILL = (
@@ -327,6 +344,19 @@ DAMAGE = (
     ("update df_engine.outcomes set instance = -1", "a row without its run"),
     ("update df_engine.bindings set instance = -1", "a row without its run"),
     ("delete from df_engine.graphs", "a run without its graph"),
+    (
+        "update df_engine.waits set child = -1 where child is not null",
+        "a call waits for a run that is not there, or was not told of its end",
+    ),
+    (
+        "update df_engine.instances set status = 'failed' where parent is not null",
+        "a call waits for a run that is not there, or was not told of its end",
+    ),
+    (
+        "delete from df_engine.waits where child is not null",
+        "a run goes on for which its caller does not wait",
+    ),
+    ("delete from df_engine.instances where parent is null", "a run without its caller"),
 )
 
 ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"

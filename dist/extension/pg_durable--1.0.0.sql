@@ -150,7 +150,7 @@ if df_engine.migrating(1) then
     entry int not null,                -- the node that a run enters first
     names text[] not null,             -- that its nodes bind
     envelope jsonb not null,
-    placeholders boolean not null,     -- whether it holds {name}, which df.start checks
+    placeholders boolean not null,     -- whether it may hold {name}: then df.start checks it, and gives the run its variables
     secrets text[],                    -- that its HTTP steps name, which df.start checks; NULL: none
     has_undo boolean not null,
     used_at timestamptz not null default now()
@@ -165,6 +165,7 @@ if df_engine.migrating(1) then
     node int not null,
     last int not null,                 -- the last node below it
     parent int,
+    map int,                           -- the innermost MAP whose body it is in
     place int not null,                -- among the children of parent: 0 condition, 1 left, 2 right, 3 and on extra nodes
     kind text not null,
     query text,
@@ -207,18 +208,24 @@ if df_engine.migrating(1) then
     constraint graph_nodes_pkey primary key (graph, node)
   );
 
+  -- A domain, because a CHECK constraint of a table is read anew by each statement that writes to it.
+  create domain df_engine.run_status as text constraint run_status_chk check (value = any ('{pending,running,completed,failed,cancelled}'::text[]));
+
   create table df_engine.instances (
     instance bigint generated always as identity constraint instances_pkey primary key,
     id varchar(8) not null constraint instances_id_key unique,
     submitter oid not null,
     graph bigint not null,
-    status text not null default 'pending',
+    status df_engine.run_status not null default 'pending',
     generation int not null default 1,     -- of the root scope
     label text,
     database text,                         -- NULL: the home database
-    vars jsonb,                            -- NULL: none
+    vars jsonb,                            -- NULL: none, or no text of the graph has a placeholder
     input jsonb,                           -- what df.start was given for $input
     traceparent text,                      -- of the trace that its HTTP steps belong to
+    parent bigint,                         -- the run that has called it, and the node; NULL: df.start
+    parent_node int,
+    call bigint,                           -- the row of waits in which its parent waits for it, while it does
     result int,                            -- the node whose value is the run's, once it has completed
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -228,12 +235,12 @@ if df_engine.migrating(1) then
     run_key bigint not null,               -- random: part of the idempotency keys of its HTTP steps
     cancelled_in xid8,                     -- the transaction that cancelled: a step in it may still commit
     undo_as text,                          -- the status that it gets when its compensations have ended; NULL: they have not begun
-    undo_error text,                       -- the same for error
-    constraint instances_status_chk check (status = any ('{pending,running,completed,failed,cancelled}'::text[]))
+    undo_error text                        -- the same for error
   ) with (fillfactor = 85);
   create index instances_status_created_idx on df_engine.instances (status, created_at desc, id);  -- a list by status
   create index instances_created_idx on df_engine.instances (created_at desc, id);                 -- a list of the newest
   create index instances_label_created_idx on df_engine.instances (label, created_at desc, id) where label is not null;
+  create index instances_parent_idx on df_engine.instances (parent, parent_node) where parent is not null;  -- the children of a run
   create index instances_finished_idx on df_engine.instances (finished_at, id) where finished_at is not null;      -- counts
   create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
 
@@ -242,7 +249,7 @@ if df_engine.migrating(1) then
   -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP that was left open.
   create table df_engine.outcomes (
     instance bigint not null,
-    scope bigint not null default 0,   -- 0: outside of any node that is active many times at once
+    scope bigint not null default 0,   -- the item of a MAP that it is in: see engine/maps; 0: none
     node int not null,
     generations int[],                 -- of the scopes around it, from the root's; NULL: {1}
     state "char" not null,
@@ -253,6 +260,7 @@ if df_engine.migrating(1) then
     value json,
     columns text[],                    -- where no row of value shows them
     types text[],                      -- of the columns, where somebody looks for the value
+    activation bigint,                 -- of a MAP that had items: what they are known by
     error text,
     failure jsonb,                     -- of one that failed, what $error shows: {node, sqlstate, class, message, detail, hint}
     constraint outcomes_pkey primary key (instance, scope, node)
@@ -279,6 +287,7 @@ if df_engine.migrating(1) then
     activation bigint,
     races bigint[],
     picked boolean not null default false,     -- false: the run has not begun, and is checked before it does
+    wakes boolean not null default false,      -- whether workers are told of it: the first start of its role in a transaction
     offered boolean not null default false,    -- whether the session that made the transition to it was told its steps
     worker int,                        -- who holds the lease, and since when
     leased_at timestamptz,
@@ -294,7 +303,7 @@ if df_engine.migrating(1) then
 
   -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
   -- TIMEOUT or WAIT_FOR whose activation has the same id; retry, pace and check put the thread back into the queue. poke is no thread: a poke has come
-  -- for a WAIT_FOR whose check may just be running. next_try_at: due_at, or later when the run was locked.
+  -- for a WAIT_FOR whose check may just be running; nor is child: the run for which the wait of the same id waits has ended. next_try_at: due_at, or later when the run was locked.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
     submitter oid not null,
@@ -304,7 +313,7 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke')),
+    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke', 'child')),
     since timestamptz not null,
     due_at timestamptz not null,
     next_try_at timestamptz not null,
@@ -313,7 +322,7 @@ if df_engine.migrating(1) then
   create index timers_next_idx on df_engine.timers (submitter, next_try_at, id);      -- what is due of a role, and what is next
   create index timers_instance_idx on df_engine.timers (instance);
 
-  -- Threads that wait for a signal.
+  -- Threads that wait for a signal, or, at a CALL, for the end of the run that it has started.
   create table df_engine.waits (
     id bigint not null constraint waits_pkey primary key,
     submitter oid not null,
@@ -323,8 +332,10 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    signal_name text not null,
-    since timestamptz not null
+    signal_name text,
+    child bigint,
+    since timestamptz not null,
+    constraint waits_for_chk check (num_nonnulls(signal_name, child) = 1)
   );
   create index waits_instance_idx on df_engine.waits (instance, signal_name);
   create index waits_submitter_idx on df_engine.waits (submitter);                      -- live runs of a role that has a limit
@@ -339,18 +350,34 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    open int,                          -- JOIN, ANY: branches that have not ended
+    open int,                          -- JOIN, ANY: branches that have not ended; MAP: threads
     body int,                          -- LOOP: the node with which the last iteration of the body ended, where it varies
     turned_at timestamptz,             -- LOOP: the beginning of this iteration, where somebody asks
-    failures int not null default 0,   -- LOOP that continues on failure: iterations in a row that have failed
+    failures int not null default 0,   -- LOOP that continues on failure: iterations in a row that have failed; MAP: items
     error text,                        -- why the last one did
     key text,                          -- WAIT_FOR: on which df.poke wakes it
     poked boolean not null default false,      -- WAIT_FOR: while its check was running
+    items int,                         -- MAP: how many there are
+    stride int,                        -- MAP: how many a thread takes at a time
+    next_item int,                     -- MAP: the first that no thread has taken
+    done int,                          -- MAP: items that have ended, as far as threads have said
+    halted boolean not null default false,     -- MAP: no item begins any more
     since timestamptz not null
   ) with (fillfactor = 50);
   create index activations_instance_idx on df_engine.activations (instance);
   create index activations_key_idx on df_engine.activations (hashtextextended(key, 0), id) where key is not null;  -- df.poke
   create sequence df_engine.thread_ids;  -- of timers, waits and activations
+
+  -- The rows of the items of open MAPs, some of them together.
+  create table df_engine.map_items (
+    instance bigint not null,
+    activation bigint not null,
+    part int not null,
+    items json[] not null,
+    columns text[],
+    types text[],
+    constraint map_items_pkey primary key (instance, activation, part)
+  );
 
   -- Pokes that no worker has seen yet, one row a transaction and key. Not logged: each time a worker starts, all keys are poked.
   create unlogged table df_engine.pokes (
@@ -381,6 +408,19 @@ if df_engine.migrating(1) then
   );
   create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to deliver
   create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
+
+  -- What the step in each session has said last of its progress. Holds for the transaction xid, or for the lease of the row in the queue.
+  create table df_engine.progress (
+    pid int not null constraint progress_pkey primary key,
+    xid xid8,                          -- NULL: a leased step is in none
+    queue bigint not null,
+    leased boolean not null,
+    node int not null,
+    done numeric not null,
+    total numeric,
+    note text,
+    said_at timestamptz not null
+  ) with (fillfactor = 50);
 
   -- UNDOs whose step has completed. state: r registered; o open, its compensation runs; c, f that has completed, failed. While it is open,
   -- what follows is at a CATCH, or in several branches at several, or it is the end of the run: that thread.
@@ -517,7 +557,7 @@ if df_engine.migrating(1) then
   -- One random text, from which the keys of roles are made, and another.
   create table df_engine.secret (
     only_row boolean primary key default true check (only_row),
-    value text not null default gen_random_uuid()::text || gen_random_uuid(),
+    value text not null default left(replace(gen_random_uuid()::text || gen_random_uuid(), '-', ''), 44),  -- with a role's oid one block of sha256
     channel text not null default 'df_' || replace(gen_random_uuid()::text, '-', '')   -- on which idle workers are woken
   );
   insert into df_engine.secret default values;
@@ -526,7 +566,8 @@ if df_engine.migrating(1) then
   create type df_engine.step as (
     node int, name text, text text, statement text, typed boolean, refs text[], vars boolean, name_scopes int[], after "char",
     binds text[], closes int, plain boolean, decides boolean,
-    fresh boolean                      -- whether the node can have no outcome yet
+    fresh boolean,                     -- whether the node can have no outcome yet
+    block boolean                      -- whether text lists several statements
   );
   -- A row of the queue that a session has locked, and its version.
   create type df_engine.claim as (claimed df_engine.queue, version xid);
@@ -1226,6 +1267,95 @@ begin
 end
 $$;
 
+-- Blocks: several statements that are one step. Their builder, what an envelope must say, and the list of statements; how they run is
+-- in session/execute.
+
+create or replace function df.block(variadic statements text[]) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_statement pg_catalog.text;
+  v_problem pg_catalog.text;
+begin
+  if statements is null then
+    raise exception 'argument statements of df.block is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if pg_catalog.array_position(statements, null) is not null then
+    raise exception 'statement % of df.block is NULL', pg_catalog.array_position(statements, null) using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  foreach v_statement in array statements loop
+    if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ? v_statement then
+      raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ->> v_statement
+        using errcode = 'invalid_parameter_value',
+              hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+    end if;
+  end loop;
+  v_problem := (
+    select case
+      when pg_catalog.jsonb_typeof(l.list) is distinct from 'array' then 'statements must be a list of SQL texts'
+      when pg_catalog.jsonb_array_length(l.list) not between 1 and 1000 then
+        'it has 1 to 1000 statements, not ' || pg_catalog.jsonb_array_length(l.list)
+      else (
+        select 'statement ' || s.place || case when pg_catalog.jsonb_typeof(s.text) <> 'string' then ' is no text'
+          else ' is a graph, not an SQL statement' end
+        from pg_catalog.jsonb_array_elements(l.list) with ordinality s(text, place)
+        where pg_catalog.jsonb_typeof(s.text) <> 'string' or s.text #>> '{}' ~ '^\s*[{]\s*"'
+        order by s.place limit 1)
+    end
+    from (select pg_catalog.to_jsonb(statements)) l(list));
+  if v_problem is not null then
+    raise exception 'df.block: %', v_problem using
+      errcode = case when pg_catalog.cardinality(statements) > 1000 then 'program_limit_exceeded' else 'invalid_parameter_value' end,
+      hint = 'A block is one step: each argument is the text of an SQL statement. Steps that follow each other are joined with ~>.';
+  end if;
+  return '{"node_type":"BLOCK","query":' || pg_catalog.to_json('{"statements":' || pg_catalog.to_json(statements) || '}') || '}';
+end
+$$;
+comment on function df.block(text[]) is
+  'The node of 1 to 1000 SQL statements that are one step and one transaction: they take effect together, are tried again together, and the result is that of the last. Raises for a NULL and for a graph';
+
+-- What is wrong with the query of a BLOCK; NULL: nothing.
+-- Granted to users.
+create or replace function df_engine.block_problem(p_query text) returns text
+language plpgsql immutable as $$
+declare
+  v_config constant jsonb := df_engine.json_or_null(p_query);
+begin
+  return case
+    when jsonb_typeof(v_config) is distinct from 'object' or v_config - 'statements' <> '{}' then 'query in BLOCK must be {"statements": [text, ...]}'
+    else 'BLOCK: ' || (
+    select case
+      when pg_catalog.jsonb_typeof(l.list) is distinct from 'array' then 'statements must be a list of SQL texts'
+      when pg_catalog.jsonb_array_length(l.list) not between 1 and 1000 then
+        'it has 1 to 1000 statements, not ' || pg_catalog.jsonb_array_length(l.list)
+      else (
+        select 'statement ' || s.place || case when pg_catalog.jsonb_typeof(s.text) <> 'string' then ' is no text'
+          else ' is a graph, not an SQL statement' end
+        from pg_catalog.jsonb_array_elements(l.list) with ordinality s(text, place)
+        where pg_catalog.jsonb_typeof(s.text) <> 'string' or s.text #>> '{}' ~ '^\s*[{]\s*"'
+        order by s.place limit 1)
+    end
+    from (select v_config -> 'statements') l(list)) end;
+end
+$$;
+
+-- The statements of a step in their order: those of a BLOCK, or the one of any other.
+-- Granted to users.
+create or replace function df_engine.statements_of(p_kind text, p_query text) returns setof text
+language plpgsql immutable rows 2 as $$
+begin
+  if p_kind = 'BLOCK' then
+    return query select json_array_elements_text(p_query::pg_catalog.json -> 'statements');
+  else
+    return next p_query;
+  end if;
+end
+$$;
+
 -- The envelope: the JSON text of a graph before it is started. Here is what reads it, the strict parser, and the rules that a
 -- graph must keep. The builders, which write it, come later. Nothing here writes to a table.
 
@@ -1285,8 +1415,8 @@ $$;
 -- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'UNDO', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then
-    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, UNDO, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, HTTP, HTTP_MULTIPART' end
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'UNDO', 'MAP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, UNDO, MAP, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, CALL, HTTP, HTTP_MULTIPART, BLOCK' end
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
@@ -1402,12 +1532,12 @@ $$;
 create or replace function df_engine.shape_problem(p_node jsonb, p_type text) returns text
 language sql immutable as $$
   select case
-    when not p_node ? 'query' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'TIMEOUT', 'WAIT_FOR') then 'query is missing'
+    when not p_node ? 'query' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'TIMEOUT', 'WAIT_FOR') then 'query is missing'
     when p_node ? 'query' and p_type in ('THEN', 'UNDO', 'RACE', 'ANY') then 'query is not valid for ' || p_type || ' nodes'
-    when p_node ? 'left_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'left_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR')         then 'left_node is missing'
-    when p_node ? 'right_node' and p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP') then 'right_node is not valid for ' || p_type || ' nodes'
-    when not p_node ? 'right_node' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'WAIT_FOR', 'LOOP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes') and not (p_type = 'IF' and p_node ? 'condition_node')         then 'right_node is missing'
+    when p_node ? 'left_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'left_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR')         then 'left_node is missing'
+    when p_node ? 'right_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR', 'LOOP', 'MAP') then 'right_node is not valid for ' || p_type || ' nodes'
+    when not p_node ? 'right_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR', 'LOOP', 'MAP', 'TIMEOUT')         and not (p_type = 'JOIN' and not p_node ? 'extra_nodes') and not (p_type = 'IF' and p_node ? 'condition_node')         then 'right_node is missing'
     when p_type = 'IF' and not p_node ?| '{condition_node,query}' then 'condition_node is missing'
     when p_node ->> 'result_name' !~ '^[A-Za-z_][A-Za-z0-9_]*$' then 'result_name must be a letter or _, then letters, digits or _'
   end
@@ -1439,16 +1569,67 @@ language sql immutable as $$
   from (select jsonb_strip_nulls(df_engine.json_or_null(p_node ->> 'query'))) q(config)
 $$;
 
+-- What of a CALL is wrong that has all it needs, but for the graph in its flow; NULL: nothing.
+-- Granted to users.
+create or replace function df_engine.call_problem(p_query text) returns text
+language sql immutable as $$
+  select case
+    when jsonb_typeof(q.config) is distinct from 'object' then 'query in CALL must be a JSON config object'
+    when not q.config ? 'flow' then 'flow is missing'
+    else (
+      select case
+        when c.key not in ('flow', 'input', 'label') then 'unknown key ' || c.key
+        when jsonb_typeof(c.value) <> 'string' then c.key || ' in CALL must be a string'
+        when c.key = 'flow' and c.value #>> '{}' ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+          format('there is no definition %s: flows cannot be defined by name yet', c.value #>> '{}')
+        when c.key = 'label' and octet_length(c.value #>> '{}') > 1024 then
+          format('label has %s bytes, and 1024 are allowed', octet_length(c.value #>> '{}'))
+        when c.key = 'input' and not c.value #>> '{}' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$
+             and df_engine.json_or_null(c.value #>> '{}') is null then 'input in CALL is no JSON, and holds no reference'
+      end as says
+      from jsonb_each(q.config) c
+      order by says limit 1)
+  end
+  from (select jsonb_strip_nulls(df_engine.json_or_null(p_query))) q(config)
+$$;
+
+-- What of a MAP is wrong that has all it needs; NULL: nothing.
+-- Granted to users.
+create or replace function df_engine.map_problem(p_node jsonb) returns text
+language sql immutable as $$
+  select case
+    when jsonb_typeof(q.config) is distinct from 'object' then 'query in MAP must be a JSON config object'
+    when p_node ? 'condition_node' and q.config ? 'items' then 'items in MAP are those of condition_node'
+    when not p_node ? 'condition_node' and not q.config ? 'items' then 'condition_node or items is missing'
+    when p_node #>> '{condition_node,node_type}' not in ('SQL', 'BLOCK') then
+      'condition_node in MAP must be a step that returns rows, not ' || (p_node #>> '{condition_node,node_type}')
+    else (
+      select case c.key
+        when 'parallel' then 'parallel must be a whole number from 1 to 1000'
+        when 'on_error' then 'on_error must be fail, stop, collect'
+        when 'collect_values' then 'collect_values must be true or false'
+        when 'items' then 'items must be all rows of a name, such as $name.*'
+        else 'unknown key ' || c.key end
+      from pg_catalog.jsonb_each(q.config) c(key, value)
+      where case c.key
+        when 'parallel' then pg_catalog.jsonb_path_match(c.value, '$.type() == "number" && $ >= 1 && $ <= 1000 && $.floor() == $')
+        when 'on_error' then c.value #>> '{}' in ('fail', 'stop', 'collect')
+        when 'collect_values' then pg_catalog.jsonb_typeof(c.value) = 'boolean'
+        when 'items' then c.value #>> '{}' ~ '^[[:space:]]*([$][A-Za-z_][A-Za-z0-9_]*[.][*])[[:space:]]*$' end is not true
+      order by c.key limit 1) end
+  from (select jsonb_strip_nulls(coalesce(df_engine.json_or_null(p_node ->> 'query'), case when not p_node ? 'query' then '{}'::pg_catalog.jsonb end))) q(config)
+$$;
+
 -- Why a node breaks the rules of a graph, NULL when it does not. An expression, so that the walk has it inlined.
 -- Granted to users.
 create or replace function df_engine.node_problem(p_node jsonb, p_type text) returns text
 language sql immutable as $$
   select case
     when p_type is null then 'a node must be a Durofut JSON object with a node_type'
-    when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP', 'WAIT_FOR') then
+    when p_node ? 'condition_node' and p_type not in ('IF', 'LOOP', 'WAIT_FOR', 'MAP') then
       'condition_node is not valid for ' || p_type || ' nodes'
     when p_node ? 'extra_nodes' and p_type not in ('JOIN', 'RACE', 'ANY') then 'extra_nodes is not valid for ' || p_type || ' nodes'
-    when p_node ? 'retry' and p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || p_type || ' nodes'
+    when p_node ? 'retry' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || p_type || ' nodes'
     else coalesce(
       df_engine.unknown_type(p_type),
       df_engine.malformed(p_node),
@@ -1460,7 +1641,8 @@ language sql immutable as $$
       case when p_type in ('HTTP', 'HTTP_MULTIPART') and strpos(p_node ->> 'query', '{secret:') > 0 then
         df_engine.secret_problem(df_engine.json_or_null(p_node ->> 'query')) end,
       df_engine.shape_problem(p_node, p_type),
-      case when p_type = 'WAIT_FOR' then df_engine.wait_for_problem(p_node) end)
+      case p_type when 'WAIT_FOR' then df_engine.wait_for_problem(p_node) when 'MAP' then df_engine.map_problem(p_node)
+        when 'BLOCK' then df_engine.block_problem(p_node ->> 'query') when 'CALL' then df_engine.call_problem(p_node ->> 'query') end)
   end
 $$;
 
@@ -1508,10 +1690,19 @@ language sql immutable as $$
                       else '.extra_nodes[' || p_place - 3 || ']' end
 $$;
 
--- The nodes of a graph in pre-order, numbered from 1. Raises for the first that breaks a rule. Those that are still to be visited
--- are kept in arrays, so the depth of a graph is never the depth of a stack.
+-- The graph of a CALL.
 -- Granted to users.
-create or replace function df_engine.walk(p_graph jsonb, p_prefix text default '')
+create or replace function df_engine.called_graph(p_query text, p_prefix text default '') returns jsonb
+language plpgsql immutable as $$
+begin
+  return df_engine.parse_graph(df_engine.json_or_null(p_query) ->> 'flow', p_prefix);
+end
+$$;
+
+-- The nodes of a graph in pre-order, numbered from 1. Raises for the first that breaks a rule, in the graph of a CALL, too. Those that
+-- are still to be visited are kept in arrays, so the depth of a graph is never the depth of a stack.
+-- Granted to users.
+create or replace function df_engine.walk(p_graph jsonb, p_prefix text default '', p_root text default 'root')
 returns table (node int, depth int, parent int, place int, kind text, body jsonb)
 language plpgsql as $$
 declare
@@ -1519,7 +1710,7 @@ declare
   v_parents int[] := '{null}';
   v_places int[] := '{null}';
   v_depths int[] := '{0}';
-  v_paths pg_catalog.text[] := '{root}';
+  v_paths pg_catalog.text[] := array[p_root];
   v_inside pg_catalog.text[] := '{null}';  -- what around it may hold no UNDO
   v_path pg_catalog.text;
   v_around pg_catalog.text;
@@ -1545,6 +1736,9 @@ begin
     if v_problem is not null or depth > 256 or node > 10000 then
       perform df_engine.reject_node(p_prefix, v_path, depth, node, v_problem);
     end if;
+    if kind = 'CALL' then
+      perform from df_engine.walk(df_engine.called_graph(body ->> 'query', p_prefix || v_path || '.flow: '), p_prefix, v_path || '.flow');
+    end if;
     return next;
     if body ?| '{left_node,right_node,condition_node,extra_nodes}' then
       v_children := df_engine.child_nodes(body);
@@ -1555,7 +1749,7 @@ begin
         v_places[v_top] := v_children.places[i];
         v_depths[v_top] := depth + 1;
         v_paths[v_top] := v_path || df_engine.path_step(v_children.places[i]);
-        v_inside[v_top] := case when kind in ('RACE', 'ANY', 'TIMEOUT', 'LOOP') then kind
+        v_inside[v_top] := case when kind in ('RACE', 'ANY', 'TIMEOUT', 'LOOP', 'MAP') then kind
                                 when kind = 'UNDO' and v_children.places[i] = 2 then 'a compensation' else v_around end;
       end loop;
     end if;
@@ -1608,7 +1802,7 @@ create or replace function df.loop(body text, condition text default null, conti
 returns text
 language plpgsql set search_path = '' as $$
 declare
-  v_parts pg_catalog.text;
+  v_loop pg_catalog.text;
 begin
   if body is null then
     raise exception 'argument body of df.loop is NULL' using errcode = 'null_value_not_allowed',
@@ -1619,15 +1813,23 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_parts := (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || case when condition is null then '' else ',"condition_node":' || (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
-  if v_parts ~ '[{,]\s*"node_type"\s*:\s*"UNDO"' then
+  -- Statement by statement: what of it is not reached is not prepared either.
+  v_loop := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+         when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+         else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  if condition is not null then
+    v_loop := v_loop || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+         when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
+         else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  end if;
+  if (pg_catalog.strpos(v_loop, '"UNDO"') > 0 and v_loop ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
     raise exception 'df.undo cannot be inside a loop' using errcode = 'invalid_parameter_value',
       hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
-  return '{"node_type":"LOOP","left_node":' || v_parts
-    || case when continue_on_failure then ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text)
-         else '' end || '}';
+  if continue_on_failure then
+    v_loop := v_loop || ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text);
+  end if;
+  return '{"node_type":"LOOP","left_node":' || v_loop || '}';
 end
 $$;
 
@@ -1643,8 +1845,12 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"THEN","left_node":' || (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+  return '{"node_type":"THEN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+         when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
+         else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+         when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
+         else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1660,8 +1866,12 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"JOIN","left_node":' || (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+         when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
+         else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+         when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
+         else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1680,9 +1890,13 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_a := (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text;
-  v_b := (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text;
-  if v_a || ',' || v_b ~ '[{,]\s*"node_type"\s*:\s*"UNDO"' then
+  v_a := case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+         when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
+         else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  v_b := case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+         when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
+         else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  if (pg_catalog.strpos(v_a || ',' || v_b, '"UNDO"') > 0 and v_a || ',' || v_b ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
     raise exception 'df.undo cannot be inside a race' using errcode = 'invalid_parameter_value',
       hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
@@ -1706,9 +1920,15 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"JOIN","left_node":' || (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"extra_nodes":[' || (df.all(c)::pg_catalog.json -> 'left_node')::pg_catalog.text || ']}';
+  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+         when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
+         else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+         when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
+         else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"extra_nodes":[' || case when not (pg_catalog.strpos(c, '{') > 0 and c ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(c) || '}'
+         when df.all(c) = '{"node_type":"JOIN","left_node":' || c || '}' then c
+         else (df.all(c)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ']}';
 end
 $$;
 
@@ -1731,17 +1951,20 @@ begin
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   foreach v_branch in array branches loop
-    if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-      -> pg_catalog.statement_timestamp()::pg_catalog.text ? v_branch then
-      raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-      -> pg_catalog.statement_timestamp()::pg_catalog.text ->> v_branch
-        using errcode = 'invalid_parameter_value',
-              hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+    if (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
+      if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+        -> pg_catalog.statement_timestamp()::pg_catalog.text ? v_branch then
+        raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+        -> pg_catalog.statement_timestamp()::pg_catalog.text ->> v_branch
+          using errcode = 'invalid_parameter_value',
+                hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+      end if;
     end if;
     v_node := null;
-    if v_branch ~ '^\s*\{' then
+    if (pg_catalog.strpos(v_branch, '{') > 0 and v_branch ~ '^\s*\{') then
       begin
-        v_node := pg_catalog.jsonb_strip_nulls(v_branch::pg_catalog.jsonb);
+        v_node := case when pg_catalog.strpos(v_branch, 'null') > 0 then pg_catalog.jsonb_strip_nulls(v_branch::pg_catalog.jsonb)
+                       else v_branch::pg_catalog.jsonb end;
       exception when data_exception or program_limit_exceeded then
         v_node := null;
       end;
@@ -1761,10 +1984,13 @@ begin
         raise exception 'Invalid Durofut JSON: %', v_problem using errcode = 'invalid_text_representation';
       end if;
     end if;
-    v_nodes := v_nodes || case when v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'UNDO', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'HTTP', 'HTTP_MULTIPART') then v_branch
-                               when v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
-                                 df.if(v_branch::pg_catalog.json ->> 'condition', v_branch::pg_catalog.json ->> 'then_branch')
-                               else df.sql(v_branch) end;
+    if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'UNDO', 'MAP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
+      v_nodes := v_nodes || v_branch;
+    elsif v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
+      v_nodes := v_nodes || df.if(v_branch::pg_catalog.json ->> 'condition', v_branch::pg_catalog.json ->> 'then_branch');
+    else
+      v_nodes := v_nodes || df.sql(v_branch);
+    end if;
   end loop;
   return '{"node_type":"JOIN","left_node":' || v_nodes[1] || coalesce(',"right_node":' || v_nodes[2], '')
     || case when pg_catalog.cardinality(v_nodes) > 2 then
@@ -1787,11 +2013,13 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+           when df.all(g.graph) = '{"node_type":"JOIN","left_node":' || g.graph || '}' then g.graph
+           else (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
     return v_nodes[1];
   end if;
-  if pg_catalog.array_to_string(v_nodes, ',') ~ '[{,]\s*"node_type"\s*:\s*"UNDO"' then
+  if (pg_catalog.strpos(pg_catalog.array_to_string(v_nodes, ','), '"UNDO"') > 0 and pg_catalog.array_to_string(v_nodes, ',') ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
     raise exception 'df.undo cannot be inside a race' using errcode = 'invalid_parameter_value',
       hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
@@ -1816,11 +2044,13 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+           when df.all(g.graph) = '{"node_type":"JOIN","left_node":' || g.graph || '}' then g.graph
+           else (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
     return v_nodes[1];
   end if;
-  if pg_catalog.array_to_string(v_nodes, ',') ~ '[{,]\s*"node_type"\s*:\s*"UNDO"' then
+  if (pg_catalog.strpos(pg_catalog.array_to_string(v_nodes, ','), '"UNDO"') > 0 and pg_catalog.array_to_string(v_nodes, ',') ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
     raise exception 'df.undo cannot be inside a race' using errcode = 'invalid_parameter_value',
       hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
@@ -1846,7 +2076,9 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+           when df.all(g.graph) = '{"node_type":"JOIN","left_node":' || g.graph || '}' then g.graph
+           else (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
   while pg_catalog.cardinality(v_nodes) > 1 loop
     v_nodes := array(
       select case when b.node is null then a.node else '{"node_type":"THEN","left_node":' || a.node || ',"right_node":' || b.node || '}' end
@@ -1882,9 +2114,15 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.all(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"condition_node":' || (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+         when df.all(then_branch) = '{"node_type":"JOIN","left_node":' || then_branch || '}' then then_branch
+         else (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
+         when df.all(else_branch) = '{"node_type":"JOIN","left_node":' || else_branch || '}' then else_branch
+         else (df.all(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+         when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
+         else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1900,8 +2138,12 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"condition_node":' || (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || '}';
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+         when df.all(then_branch) = '{"node_type":"JOIN","left_node":' || then_branch || '}' then then_branch
+         else (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+         when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
+         else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1921,8 +2163,12 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || ',"right_node":' || (df.all(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+         when df.all(then_branch) = '{"node_type":"JOIN","left_node":' || then_branch || '}' then then_branch
+         else (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
+         when df.all(else_branch) = '{"node_type":"JOIN","left_node":' || else_branch || '}' then else_branch
+         else (df.all(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"query":' || pg_catalog.to_json(
          '{"condition_type":"result_has_rows","result_name":' || pg_catalog.to_json(result_name) || '}') || '}';
 end
@@ -2027,7 +2273,11 @@ begin
     raise exception 'df.catch: %', v_problem using errcode = 'invalid_parameter_value',
       hint = 'Such as array[''23505'', ''40'', ''http:5xx'', ''DF408'']; without a list every failure is caught.';
   end if;
-  return '{"node_type":"CATCH","left_node":' || (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"right_node":' || (df.all(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text
+  return '{"node_type":"CATCH","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+         when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+         else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || case when not (pg_catalog.strpos(handler, '{') > 0 and handler ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(handler) || '}'
+         when df.all(handler) = '{"node_type":"JOIN","left_node":' || handler || '}' then handler
+         else (df.all(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || coalesce(',"query":' || pg_catalog.to_json(v_config), '') || '}';
 end
 $$;
@@ -2046,12 +2296,16 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_compensation := (df.all(compensation)::pg_catalog.json -> 'left_node')::pg_catalog.text;
-  if v_compensation ~ '[{,]\s*"node_type"\s*:\s*"UNDO"' then
+  v_compensation := case when not (pg_catalog.strpos(compensation, '{') > 0 and compensation ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(compensation) || '}'
+         when df.all(compensation) = '{"node_type":"JOIN","left_node":' || compensation || '}' then compensation
+         else (df.all(compensation)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  if (pg_catalog.strpos(v_compensation, '"UNDO"') > 0 and v_compensation ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
     raise exception 'df.undo cannot be inside a compensation' using errcode = 'invalid_parameter_value',
       hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
-  return '{"node_type":"UNDO","left_node":' || (df.all(step)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"right_node":' || v_compensation || '}';
+  return '{"node_type":"UNDO","left_node":' || case when not (pg_catalog.strpos(step, '{') > 0 and step ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(step) || '}'
+         when df.all(step) = '{"node_type":"JOIN","left_node":' || step || '}' then step
+         else (df.all(step)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || v_compensation || '}';
 end
 $$;
 
@@ -2069,9 +2323,13 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_parts := (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
-    || case when otherwise is null then '' else ',"right_node":' || (df.all(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
-  if v_parts ~ '[{,]\s*"node_type"\s*:\s*"UNDO"' then
+  v_parts := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+           when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+           else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+           when df.all(otherwise) = '{"node_type":"JOIN","left_node":' || otherwise || '}' then otherwise
+           else (df.all(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end;
+  if (pg_catalog.strpos(v_parts, '"UNDO"') > 0 and v_parts ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
     raise exception 'df.undo cannot be inside a time-out' using errcode = 'invalid_parameter_value',
       hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
@@ -2115,9 +2373,13 @@ begin
   end if;
 
   if after ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
-    v_parts := (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text
-      || case when otherwise is null then '' else ',"right_node":' || (df.all(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
-    if v_parts ~ '[{,]\s*"node_type"\s*:\s*"UNDO"' then
+    v_parts := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+             when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+             else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+      || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+             when df.all(otherwise) = '{"node_type":"JOIN","left_node":' || otherwise || '}' then otherwise
+             else (df.all(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end;
+    if (pg_catalog.strpos(v_parts, '"UNDO"') > 0 and v_parts ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
       raise exception 'df.undo cannot be inside a time-out' using errcode = 'invalid_parameter_value',
         hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
     end if;
@@ -2155,7 +2417,7 @@ begin
     '"backoff":' || pg_catalog.to_json(pg_catalog.trim_scale(backoff)),
     '"max_delay":' || pg_catalog.to_json(pg_catalog.trim_scale(extract(epoch from max_delay))),
     '"retry_on":' || pg_catalog.to_json(retry_on)) || '}';
-  v_problem := case when v_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || v_type || ' nodes'
+  v_problem := case when v_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR') then 'retry is not valid for ' || v_type || ' nodes'
     else case
       when pg_catalog.jsonb_typeof(v_policy::pg_catalog.jsonb) <> 'object' then 'retry must be a JSON object'
       else (
@@ -2174,7 +2436,7 @@ begin
     end end;
   if v_problem is not null then
     raise exception '%', v_problem using errcode = 'invalid_parameter_value',
-      hint = 'df.retry takes one SQL or HTTP step: put it around each step that is to be tried again.';
+      hint = 'df.retry takes one SQL or HTTP step, or a block: put it around each step that is to be tried again.';
   end if;
   return (
     select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
@@ -2203,6 +2465,82 @@ comment on function df.timeout(text, text, text) is
   'The same with a duration as text: seconds (0.5), an interval (5 minutes), or one with references (2 * $cfg.pause), which are resolved when the body begins';
 comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
   'Sets how a step is tried again when it fails; what is NULL keeps its default. retry_on lists SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient; NULL is every error that may be retried';
+
+-- The builder of maps: df.map. As all builders: see graph/builders.
+
+create or replace function df.map(items text, body text, parallel integer default 10, on_error text default 'fail',
+  collect_values boolean default true) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_items pg_catalog.text;
+  v_body pg_catalog.text;
+  v_type pg_catalog.text;
+  v_rows pg_catalog.text;
+  v_problem pg_catalog.text;
+begin
+  if items is null then
+    raise exception 'argument items of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if body is null then
+    raise exception 'argument body of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if parallel is null then
+    raise exception 'argument parallel of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if on_error is null then
+    raise exception 'argument on_error of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if collect_values is null then
+    raise exception 'argument collect_values of df.map is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  v_items := case when not (pg_catalog.strpos(items, '{') > 0 and items ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(items) || '}'
+         when df.all(items) = '{"node_type":"JOIN","left_node":' || items || '}' then items
+         else (df.all(items)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  v_type := v_items::pg_catalog.json ->> 'node_type';
+  if v_type = 'SQL' then
+    v_rows := pg_catalog.substring(v_items::pg_catalog.json ->> 'query', '^[[:space:]]*([$][A-Za-z_][A-Za-z0-9_]*[.][*])[[:space:]]*$');
+  end if;
+  v_problem := case
+    when v_type not in ('SQL', 'BLOCK') then 'its items come from a step that returns rows or from ''$name.*'', not from a ' || v_type || ' node'
+    else (
+      select case c.key
+        when 'parallel' then 'parallel must be a whole number from 1 to 1000'
+        when 'on_error' then 'on_error must be fail, stop, collect'
+        when 'collect_values' then 'collect_values must be true or false'
+        when 'items' then 'items must be all rows of a name, such as $name.*'
+        else 'unknown key ' || c.key end
+      from pg_catalog.jsonb_each(pg_catalog.jsonb_build_object('parallel', parallel, 'on_error', on_error)) c(key, value)
+      where case c.key
+        when 'parallel' then pg_catalog.jsonb_path_match(c.value, '$.type() == "number" && $ >= 1 && $ <= 1000 && $.floor() == $')
+        when 'on_error' then c.value #>> '{}' in ('fail', 'stop', 'collect')
+        when 'collect_values' then pg_catalog.jsonb_typeof(c.value) = 'boolean'
+        when 'items' then c.value #>> '{}' ~ '^[[:space:]]*([$][A-Za-z_][A-Za-z0-9_]*[.][*])[[:space:]]*$' end is not true
+      order by c.key limit 1) end;
+  if v_problem is not null then
+    raise exception 'df.map: %', v_problem using errcode = 'invalid_parameter_value';
+  end if;
+  v_body := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+         when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+         else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  if (pg_catalog.strpos(v_body, '"UNDO"') > 0 and v_body ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
+    raise exception 'df.undo cannot be inside a map' using errcode = 'invalid_parameter_value',
+      hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
+  end if;
+  return '{"node_type":"MAP","left_node":' || v_body
+    || case when v_rows is null then ',"condition_node":' || v_items else '' end
+    || ',"query":' || pg_catalog.to_json('{' || pg_catalog.concat_ws(',',
+      '"items":' || pg_catalog.to_json(v_rows), '"parallel":' || parallel, '"on_error":' || pg_catalog.to_json(on_error),
+      case when not collect_values then '"collect_values":false' end) || '}') || '}';
+end
+$$;
+comment on function df.map(text, text, integer, text, boolean) is
+  'Runs the body once for each row of items, which is a statement or ''$name.*'', with $item and $item_no, parallel rows at a time (1 to 1000), in their order. The result is the array of the results, or with collect_values => false {"ok": n, "failed": m}. on_error: fail (no further row begins, then it fails), stop (those that run are stopped), collect (each result says whether it is one). Raises for an item source that returns no rows';
 
 -- Builders of waits: for a time, a schedule, a signal, data. As all builders: see graph/builders.
 
@@ -2452,7 +2790,9 @@ begin
     raise exception 'argument timeout of df.wait_for must be positive, and at most 100 years, not %', timeout
       using errcode = 'invalid_parameter_value';
   end if;
-  return '{"node_type":"WAIT_FOR","condition_node":' || (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text || ',"query":' || pg_catalog.to_json(
+  return '{"node_type":"WAIT_FOR","condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+         when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
+         else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"query":' || pg_catalog.to_json(
     '{"every":' || pg_catalog.trim_scale(extract(epoch from every))
     || coalesce(',"key":' || pg_catalog.to_json(key), '')
     || coalesce(',"timeout":' || pg_catalog.trim_scale(extract(epoch from timeout)), '') || '}') || '}';
@@ -2477,6 +2817,43 @@ comment on function df.wait_for_signal(text, integer) is
   'Waits for a signal of that name, without a limit or for so many seconds; the result has signal_name, timed_out and data. The name may hold references';
 comment on function df.wait_for(text, interval, text, interval) is
   'Asks the condition, an SQL step, at once, then each time the interval has passed, and when df.poke has named the key, until it is true. The result is its rows and timed_out; at the time-out those of the last time';
+
+-- The builder of a CALL: the flow to be called is a text in its configuration. As all builders: see graph/builders.
+
+create or replace function df.call(flow text, input text default null, label text default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if flow is null then
+    raise exception 'argument flow of df.call is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if flow ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+    raise exception 'there is no definition %: flows cannot be defined by name yet', flow using errcode = 'feature_not_supported',
+      hint = 'Give df.call the flow itself.';
+  elsif pg_catalog.octet_length(label) > 1024 then
+    raise exception 'the label of a call has % bytes, and 1024 are allowed', pg_catalog.octet_length(label)
+      using errcode = 'program_limit_exceeded';
+  end if;
+  if not input ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
+    begin
+      perform input::pg_catalog.jsonb;
+    exception when data_exception then
+      raise exception 'the input of df.call is no JSON, and holds no reference: %', pg_catalog."left"(input, 100)
+        using errcode = 'invalid_parameter_value',
+              hint = 'A string is JSON in double quotes, "x"; a value comes from a reference, such as {"id": $order.id}.';
+    end;
+  end if;
+  return '{"node_type":"CALL","query":' || pg_catalog.to_json(
+    '{"flow":' || pg_catalog.to_json(case when not (pg_catalog.strpos(flow, '{') > 0 and flow ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(flow) || '}'
+         when df.all(flow) = '{"node_type":"JOIN","left_node":' || flow || '}' then flow
+         else (df.all(flow)::pg_catalog.json -> 'left_node')::pg_catalog.text end)
+    || coalesce(',"input":' || pg_catalog.to_json(input), '')
+    || coalesce(',"label":' || pg_catalog.to_json(label), '') || '}') || '}';
+end
+$$;
+comment on function df.call(text, text, text) is
+  'Starts the flow as a run of its own, a child of this one, and waits for its end; the result is the child''s. When the child fails or is cancelled, the node fails with its error. What stops the node cancels the child. input: a JSON text that the child reads as $input; it and the label may hold references, which are resolved when the node starts. Raises for an input that is no JSON';
 
 -- Literals: values as constants for SQL code.
 
@@ -2986,33 +3363,37 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   case p_signature
     when 1 then return df.sql(query => p_args[1]);
-    when 2 then return df.seq(a => p_args[1], b => p_args[2]);
-    when 3 then return df.as(fut => p_args[1], name => p_args[2]);
-    when 4 then return df.sleep(seconds => p_args[1]::numeric);
-    when 5 then return df.sleep(duration => p_args[1]);
-    when 6 then return df.sleep_until(due => p_args[1]);
-    when 7 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
-    when 8 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
-    when 9 then return df.break(value => p_args[1]);
-    when 10 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 11 then return df.if(condition => p_args[1], then_branch => p_args[2]);
-    when 12 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
-    when 13 then return df.join(a => p_args[1], b => p_args[2]);
-    when 14 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
-    when 15 then return df.race(a => p_args[1], b => p_args[2]);
-    when 16 then return df.all(variadic p_args);
-    when 17 then return df.race_all(variadic p_args);
-    when 18 then return df.any(variadic p_args);
-    when 19 then return df.chain(variadic p_args);
-    when 20 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
-    when 21 then return df.undo(step => p_args[1], compensation => p_args[2]);
-    when 22 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
-    when 23 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
-    when 24 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 25 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
-    when 26 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 27 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
-    when 28 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 2 then return df.block(variadic p_args);
+    when 3 then return df.seq(a => p_args[1], b => p_args[2]);
+    when 4 then return df.as(fut => p_args[1], name => p_args[2]);
+    when 5 then return df.sleep(seconds => p_args[1]::numeric);
+    when 6 then return df.sleep(duration => p_args[1]);
+    when 7 then return df.sleep_until(due => p_args[1]);
+    when 8 then return df.wait_for_schedule(cron_expr => p_args[1], timezone => p_args[2]);
+    when 9 then return df.loop(body => p_args[1], condition => p_args[2], continue_on_failure => p_args[3]::boolean);
+    when 10 then return df.break(value => p_args[1]);
+    when 11 then return df.if(condition => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 12 then return df.if(condition => p_args[1], then_branch => p_args[2]);
+    when 13 then return df.if_rows(result_name => p_args[1], then_branch => p_args[2], else_branch => p_args[3]);
+    when 14 then return df.join(a => p_args[1], b => p_args[2]);
+    when 15 then return df.join3(a => p_args[1], b => p_args[2], c => p_args[3]);
+    when 16 then return df.race(a => p_args[1], b => p_args[2]);
+    when 17 then return df.all(variadic p_args);
+    when 18 then return df.race_all(variadic p_args);
+    when 19 then return df.any(variadic p_args);
+    when 20 then return df.chain(variadic p_args);
+    when 21 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
+    when 22 then return df.undo(step => p_args[1], compensation => p_args[2]);
+    when 23 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
+    when 24 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
+    when 25 then return df.map(items => p_args[1], body => p_args[2], parallel => p_args[3]::integer, on_error => p_args[4], collect_values => p_args[5]::boolean);
+    when 26 then return df.map(items => p_args[1], body => p_args[2], parallel => p_args[3]::integer, on_error => p_args[4], collect_values => p_args[5]::boolean);
+    when 27 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 28 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
+    when 29 then return df.call(flow => p_args[1], input => p_args[2], label => p_args[3]);
+    when 30 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 31 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 32 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -3022,7 +3403,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":16,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":17,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":18,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":19,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":20,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":21,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":26,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":27,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":28,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":22,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":23,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":24,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":25,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":26,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":27,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":28,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":29,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":30,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":31,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":32,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
@@ -3055,7 +3436,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"seq":[{"number":2,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":3,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":4,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":5,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":6,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":7,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":8,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":9,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":10,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":11,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":12,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":13,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":14,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":15,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":16,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":17,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":18,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":19,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":20,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":21,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"wait_for_signal":[{"number":24,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":25,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":26,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":27,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":28,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":22,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":23,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":24,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":25,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":26,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":27,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":28,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":29,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":30,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":31,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":32,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -3205,13 +3586,14 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (3, 26) then
+  if (p_plan -> 'number')::int in (4, 30) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
-    parts := regexp_split_to_array(left(v_shape, -1), '\{"node_type":"SQL","query":"\\u0001[0-9]+"\}');
+    -- In the flow of a CALL, which is a text in a text, quotes are escaped.
+    parts := regexp_split_to_array(left(v_shape, -1), '\{\\*"node_type\\*":\\*"SQL\\*",\\*"query\\*":\\*"\\+u0001[0-9]+\\*"\}');
     slots := array(select (p_plan -> 'parameters' -> m[1]::int - 1 -> 'slot')::int
-                   from regexp_matches(v_shape, '\{"node_type":"SQL","query":"\\u0001([0-9]+)"\}', 'g') m) || 0;
+                   from regexp_matches(v_shape, '\{\\*"node_type\\*":\\*"SQL\\*",\\*"query\\*":\\*"\\+u0001([0-9]+)\\*"\}', 'g') m) || 0;
   else
     parts := array[left(v_shape, -1)];
     slots := '{0}';
@@ -3301,6 +3683,13 @@ exception when others then
 end
 $$;
 
+-- A graph as it stands in the flow of a CALL: a text in a text.
+create or replace function df_engine.flow_nested(p_graph text) returns text
+language sql immutable as $$
+  select substr(t.text, 2, length(t.text) - 2)
+  from (select to_json(substr(i.text, 2, length(i.text) - 2))::pg_catalog.text from (select to_json(p_graph)::pg_catalog.text) i(text)) t(text)
+$$;
+
 -- Writes the envelope of the whole flow, which is the last argument: walks the calls from there, part by part.
 create or replace function df_engine.flow_emit(
   p_source text, p_texts text[], p_values text[], p_heads text[], p_tokens int[], p_firsts int[], p_args int[],
@@ -3311,6 +3700,7 @@ declare
   v_count int := 0;
   v_top int := 0;           -- the calls that are being written: number, next part, argument they stand in, end
   v_calls int[] := '{}'; v_places int[] := '{}'; v_args int[] := '{}'; v_ends text[] := '{}';
+  v_nested int[] := '{}';   -- where the flow of a CALL begins in v_out; NULL: it is no CALL
   v_arg int := cardinality(p_args);
   v_done int;
   v_value int;
@@ -3342,6 +3732,9 @@ begin
       v_token := p_tokens[v_calls[v_top]];  -- whose builder has not seen its condition
       perform df.wait_for(case when v_value > 0 then substring(p_parts[p_starts[v_value]] from '^\{"node_type":"[A-Z_]+"') || '}'
                                when p_heads[-v_value] is null then p_values[-v_value] else '' end);
+    elsif v_top > 0 and v_nested[v_top] > 0 and v_value < 0 then
+      v_token := p_tokens[v_calls[v_top]];
+      perform df.call(p_values[-v_value]);
     end if;
     v_count := v_count + 1;
     if v_value > 0 then
@@ -3351,6 +3744,7 @@ begin
       v_calls[v_top] := v_value;
       v_places[v_top] := p_starts[v_value];
       v_ends[v_top] := concat(v_name, v_retry, '}');
+      v_nested[v_top] := case when p_parts[p_starts[v_value]] like '{"node_type":"CALL"%' then 0 end;
       v_out[v_count] := '';
     elsif p_heads[-v_value] is not null then
       v_out[v_count] := concat(p_heads[-v_value], v_name, v_retry, '}');
@@ -3368,8 +3762,12 @@ begin
         exit;
       elsif v_top = 0 then
         return array_to_string(v_out, '');
+      elsif v_nested[v_top] > 0 then  -- its flow is written
+        v_out := v_out[:v_nested[v_top] - 1] || df_engine.flow_nested(array_to_string(v_out[v_nested[v_top]:v_count - 1], ''));
+        v_count := v_nested[v_top] + 1;
       end if;
       v_out[v_count] := p_parts[v_places[v_top]];
+      v_nested[v_top] := v_nested[v_top] + v_count + 1;
       if p_slots[v_places[v_top]] > 0 then
         v_arg := p_firsts[v_calls[v_top]] + p_slots[v_places[v_top]] - 1;
         v_places[v_top] := v_places[v_top] + 1;
@@ -3596,6 +3994,9 @@ language sql immutable as $$
       when p_query = '{"until":' || to_json(c ->> 'until') || '}'
            and (c ->> 'until' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ or c ->> 'until' ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}([.][0-9]*[1-9])?Z$') then
         array['sleep_until', df_engine.flow_quote(c ->> 'until')] end
+    when 'BLOCK' then case when df_engine.block_problem(p_query) is null then (
+      select array_prepend('block', array_agg(df_engine.flow_quote(s.text) order by s.place))
+      from jsonb_array_elements_text(c -> 'statements') with ordinality s(text, place)) end
     when 'BREAK' then case
       when p_query = '{"break_value":null}' then '{"",break}'
       when p_query = '{"break_value":' || to_json(c ->> 'break_value') || '}' then
@@ -3636,26 +4037,24 @@ begin
 end
 $$;
 
--- The nodes of a graph, from an envelope (or a statement) or, by its id, from a run that the caller may see. A WAIT_FOR that is tried again
--- is two: the call of retry, and what it is put around.
+-- The nodes of a graph. A WAIT_FOR that is tried again is two: the call of retry, and what it is put around. Those of the flow of a CALL
+-- are its children; a flow that is no envelope is not what a builder writes. p_prefix: of ids.
 -- Granted to users.
-create or replace function df_engine.flow_nodes(p_input text)
+create or replace function df_engine.flow_nodes(p_graph jsonb, p_prefix text default '', p_depth int default 0)
 returns table (id text, depth int, node_type text, query text, result_name text, left_node text, right_node text, retry jsonb)
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_graph jsonb;
+  v_call record;
 begin
-  if p_input ~ '^[0-9a-f]{8}$' then
-    v_graph := (select r.envelope from df_engine.visible_runs r where r.id = p_input);
-    if v_graph is null then
-      raise exception 'instance % not found or access denied', p_input using errcode = 'insufficient_privilege';
-    end if;
-  else
-    v_graph := df_engine.parse_graph(p_input);
-  end if;
+  for v_call in
+    select p_prefix || w.node || '.' as prefix, p_depth + 2 * w.depth + 1 as depth, df_engine.called_graph(w.body ->> 'query') as graph
+    from df_engine.walk(p_graph) w where w.kind = 'CALL' and df_engine.json_or_null(df_engine.json_or_null(w.body ->> 'query') ->> 'flow') ? 'node_type'
+  loop
+    return query select n.* from df_engine.flow_nodes(v_call.graph, v_call.prefix, v_call.depth) n;
+  end loop;
   return query
     with recursive graph as materialized (
-      select w.* from df_engine.walk(v_graph) w
+      select w.* from df_engine.walk(p_graph) w
     ), part as (  -- of each sequence that is in no other without a name: the sequences in it, and what they are sequences of
       select g.node as top, g.node, true as opened
       from graph g left join graph p on p.node = g.parent
@@ -3664,15 +4063,18 @@ begin
       select m.top, c.node, c.kind = 'THEN' and not c.body ? 'result_name'
       from part m join graph c on c.parent = m.node where m.opened
     ), chain as (
-      select m.top, jsonb_agg(m.node::text order by m.node) filter (where not m.opened) as steps
+      select m.top, jsonb_agg(p_prefix || m.node order by m.node) filter (where not m.opened) as steps
       from part m group by m.top
       having count(*) > 6 and string_agg(case when m.opened then 'T' else '.' end, '' order by m.node)
                               = df_engine.chain_shape(1 + count(*) filter (where m.opened))
     ), children as (
-      select c.parent, max(c.node) filter (where c.place = 0)::text as condition, max(c.node) filter (where c.place = 1)::text as lefts,
-             max(c.node) filter (where c.place = 2)::text as rights,
-             array_agg(c.node::text order by c.place) filter (where c.place > 2) as extras
+      select c.parent, p_prefix || max(c.node) filter (where c.place = 0) as condition,
+             p_prefix || max(c.node) filter (where c.place = 1) as lefts, p_prefix || max(c.node) filter (where c.place = 2) as rights,
+             array_agg(p_prefix || c.node order by c.place) filter (where c.place > 2) as extras
       from graph c group by c.parent
+      union all
+      select g.node, null, p_prefix || g.node || '.1', null, null from graph g
+      where g.kind = 'CALL' and df_engine.json_or_null(df_engine.json_or_null(g.body ->> 'query') ->> 'flow') ? 'node_type'
     )
     select n.*
     from graph g
@@ -3682,10 +4084,10 @@ begin
                                     else jsonb_build_object('steps', s.steps)::pg_catalog.text end,
                                g.kind = 'WAIT_FOR' and g.body ? 'retry') w(query, twice)
     cross join lateral (
-      select g.node::text, 2 * g.depth, case when w.twice then 'RETRY' else g.kind end, w.query, g.body ->> 'result_name',
-             case when w.twice then g.node || 'w' else k.lefts end, k.rights, g.body -> 'retry'
+      select p_prefix || g.node, p_depth + 2 * g.depth, case when w.twice then 'RETRY' else g.kind end, w.query, g.body ->> 'result_name',
+             case when w.twice then p_prefix || g.node || 'w' else k.lefts end, k.rights, g.body -> 'retry'
       union all
-      select g.node || 'w', 2 * g.depth + 1, g.kind, w.query, null, k.lefts, k.rights, null where w.twice
+      select p_prefix || g.node || 'w', p_depth + 2 * g.depth + 1, g.kind, w.query, null, k.lefts, k.rights, null where w.twice
     ) n
     order by g.node;
 end
@@ -3717,7 +4119,7 @@ create or replace function df_engine.flow_operands(p_type text, p_query text, p_
 returns table (nth int, form text, level int, sign text, child text, word text, need int)
 language sql immutable as $$
   select row_number() over ()::int, o.form, o.level, o.sign, o.child, o.word, o.need
-  from (select case when p_type not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') then df_engine.json_or_null(p_query) end) q(c)
+  from (select case when p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') or p_left is not null then df_engine.json_or_null(p_query) end) q(c)
   cross join lateral (
     select '', 2, s.* from (values ('', p_left, null, 2), ('~> ', p_right, null, 3)) s where p_type = 'THEN' and c is null
     union all
@@ -3762,17 +4164,39 @@ language sql immutable as $$
                                            ('timeout => ', null, df_engine.flow_quote((c ->> 'timeout') || ' s'), 0)) s(sign, child, word, need)
     where p_type = 'WAIT_FOR' and num_nonnulls(s.child, s.word) = 1
     union all
+    select 'call', 6, s.* from (values ('', p_left, null, 0), ('input => ', null, df_engine.flow_quote(c ->> 'input'), 0),
+                                       ('label => ', null, df_engine.flow_quote(c ->> 'label'), 0)) s(sign, child, word, need)
+    where p_type = 'CALL' and p_left is not null and num_nonnulls(s.child, s.word) = 1
+    union all
+    select 'map', 6, s.* from (values ('', c ->> 'condition_node', null, 0), ('', null, df_engine.flow_quote(c ->> 'items'), 0),
+                                      ('', p_left, null, 0),
+                                      ('parallel => ', null, nullif(c ->> 'parallel', '10'), 0),
+                                      ('on_error => ', null, df_engine.flow_quote(nullif(c ->> 'on_error', 'fail')), 0),
+                                      ('collect_values => ', null, nullif(c ->> 'collect_values', 'true'), 0)) s(sign, child, word, need)
+    where p_type = 'MAP' and num_nonnulls(s.child, s.word) = 1
+    union all
     select 'retry', 6, '', p_left, null, 0 where p_type = 'RETRY'
     union all
     select 'retry', 6, '', null, w.word, 6 from unnest(df_engine.flow_retry_arguments(p_retry)) w(word) where p_type = 'RETRY'
     union all
     select l.form, 6, '', null, w.word, 6 from df_engine.flow_leaf_text(p_type, p_query, p_retry) l, unnest(l.words) w(word)
-    where p_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+    where p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and p_left is null
   ) o(form, level, sign, child, word, need)
+$$;
+
+-- The flow text of a graph.
+-- Granted to users.
+create or replace function df_engine.graph_text(p_graph jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
+begin
+  return (select df_engine.flow_layout(jsonb_agg(to_jsonb(n))) from df_engine.flow_nodes(p_graph) n);
+end
 $$;
 
 create or replace function df.to_flow(envelope text) returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
+declare
+  v_graph jsonb;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
           and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
@@ -3780,7 +4204,15 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  return (select df_engine.flow_layout(jsonb_agg(to_jsonb(n))) from df_engine.flow_nodes(envelope) n);
+  if envelope ~ '^[0-9a-f]{8}$' then
+    v_graph := (select r.envelope from df_engine.visible_runs r where r.id = to_flow.envelope);
+    if v_graph is null then
+      raise exception 'instance % not found or access denied', envelope using errcode = 'insufficient_privilege';
+    end if;
+  else
+    v_graph := df_engine.parse_graph(envelope);
+  end if;
+  return df_engine.graph_text(v_graph);
 end
 $$;
 comment on function df.to_flow(text) is
@@ -3988,9 +4420,10 @@ declare
 begin
   select df_engine.node_path(g.graph, g.node) as path, u.name into v_step
   from df_engine.graph_nodes g
-  cross join lateral df_engine.unknown_variable(g.query, v_vars) u(name)
-  where g.graph = p_graph and g.kind = 'SQL' and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
-  order by g.node limit 1;
+  cross join lateral df_engine.statements_of(g.kind, g.query) with ordinality s(text, place)
+  cross join lateral df_engine.unknown_variable(s.text, v_vars) u(name)
+  where g.graph = p_graph and g.kind in ('SQL', 'BLOCK') and g.query ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$ and u.name is not null
+  order by g.node, s.place limit 1;
   if found then
     raise exception '%: the run has no variable %; it has %', p_prefix || v_step.path, '{' || v_step.name || '}',
       (select string_agg('{' || k.name || '}', ', ' order by k.name) from jsonb_object_keys(v_vars) k(name))
@@ -4346,7 +4779,7 @@ begin
     return df_engine.refuse_reference(v_reference, (df_engine.missing_key(
       array_to_string(v_parts[:v_found.used + 1], '.'), v_parts[v_found.used + 2], v_found.value)).mistake);
   end if;
-  if v_found.used <= 1 then  -- what is inside of JSON has no type of its own
+  if v_found.used = 1 or v_found.used = 0 and not v_entry ? 'built_in' then  -- what is inside of JSON has no type of its own
     v_type := df_engine.column_type(v_entry, case v_found.used when 1 then v_parts[2] end);
   end if;
   return df_engine.write_value(v_found.value, v_place, v_type) || case
@@ -4568,7 +5001,7 @@ begin
   return case df_engine.count_statements(p_sql)
     when 0 then 'the step holds no SQL statement'
     when 1 then df_engine.refused_statement(p_sql)
-    else 'the step holds more than one SQL statement; make a step of each, or a DO block of all'
+    else 'the step holds more than one SQL statement; make a step of each, or one of all with df.block'
   end;
 end
 $$;
@@ -4677,8 +5110,8 @@ begin
   if v_word in ('begin', 'start', 'commit', 'end', 'rollback', 'abort', 'savepoint', 'release')
      or v_word = 'prepare' and df_engine.bare_sql(p_sql) ~ 'prepare[[:space:]]+transaction' then
     return 'transaction control, here ' || upper(v_word) || ', cannot be a step (SQLSTATE 0A000)' || E'\nHINT: '
-      'Every step is a transaction of its own. What must succeed or fail together is one statement, or a DO block; a DO block '
-      'also has BEGIN ... EXCEPTION in place of a savepoint.';
+      'Every step is a transaction of its own. What must succeed or fail together is one statement, the statements of df.block, or a '
+      'DO block, which also has BEGIN ... EXCEPTION in place of a savepoint.';
   elsif v_word = 'copy' and df_engine.bare_sql(p_sql) ~ '[^a-z0-9_](from|to)[[:space:]]+(stdin|stdout)([^a-z0-9_]|$)' then
     return 'a step cannot COPY from or to a client: it has none (SQLSTATE 0A000)' || E'\nHINT: '
       'Select the rows, which are then the result of the step; insert rows from $name.*; or COPY from or to a file or a '
@@ -4760,26 +5193,30 @@ create or replace function df_engine.replaced_text(p_kind text, p_query text) re
 language plpgsql immutable as $$
 begin
   return case
-    when p_kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') then p_query
+    when p_kind = 'BLOCK' then (
+      select string_agg(s.text, E'\n' order by s.place) from df_engine.statements_of(p_kind, p_query) with ordinality s(text, place))
+    when p_kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then p_query
     when p_kind = 'BREAK' then df_engine.json_or_null(p_query) ->> 'break_value'
     when p_kind = 'TIMEOUT' then df_engine.json_or_null(p_query) ->> 'after'
     when p_kind = 'WAIT_FOR' then df_engine.json_or_null(p_query) ->> 'key'
+    when p_kind = 'CALL' then concat_ws(E'\n', df_engine.json_or_null(p_query) ->> 'input', df_engine.json_or_null(p_query) ->> 'label')
     when p_kind = 'SIGNAL' then df_engine.json_or_null(p_query) ->> 'signal_name'
     when p_kind = 'SLEEP' then coalesce(df_engine.json_or_null(p_query) ->> 'until', df_engine.json_or_null(p_query) ->> 'duration')
   end;
 end
 $$;
 
--- Compiles and stores a graph of p_submitter.
-create or replace function df_engine.compile(p_submitter oid, p_hash bytea, p_graph jsonb, p_prefix text) returns bigint
+-- Compiles and stores a graph of p_submitter. p_typed: somebody looks for its result.
+create or replace function df_engine.compile(p_submitter oid, p_hash bytea, p_graph jsonb, p_prefix text, p_typed boolean) returns bigint
 language plpgsql as $fn$
 declare
-  v_kinds text[]; v_parents int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
+  v_kinds text[]; v_parents int[]; v_maps int[]; v_places int[]; v_queries text[]; v_named text[]; v_retries jsonb[];
   v_lasts int[]; v_entries int[]; v_valued int[];
   v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[]; v_passed jsonb[];
   v_ups int[]; v_branches int[]; v_catches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
   v_plain boolean[]; v_sizes int[]; v_until int[]; v_batch int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
   v_undoes jsonb[];
+  v_naming text[];  -- in which names are looked for
   v_wanted text[];
   v_texts text[];  -- in which references are replaced
   v_count int;
@@ -4793,14 +5230,18 @@ begin
          array_agg(n.body ->> 'result_name'), array_agg(n.body -> 'retry'), count(*)
   into v_kinds, v_parents, v_places, v_queries, v_named, v_retries, v_count
   from df_engine.walk(p_graph, p_prefix) n;
-  v_wanted := df_engine.wanted_names(v_queries);
+  v_naming := array(
+    select case n.kind when 'CALL' then df_engine.replaced_text(n.kind, n.query) else n.query end
+    from unnest(v_kinds, v_queries) with ordinality n(kind, query, node) order by n.node);
+  v_wanted := df_engine.wanted_names(v_naming);
 
   -- From the leaves: where a node ends and is entered, whose value it has, and whether a BREAK in it can end a loop around it.
   for i in reverse v_count..1 loop
     p := v_parents[i];
     v_lasts[i] := coalesce(v_lasts[i], i);
     v_breaks[i] := coalesce(v_breaks[i], v_kinds[i] = 'BREAK');
-    v_entries[i] := case when v_kinds[i] in ('THEN', 'CATCH', 'UNDO') or v_kinds[i] = 'IF' and v_places[i + 1] = 0 and v_parents[i + 1] = i
+    v_entries[i] := case when v_kinds[i] in ('THEN', 'CATCH', 'UNDO')
+                              or v_kinds[i] in ('IF', 'MAP') and v_places[i + 1] = 0 and v_parents[i + 1] = i
                          then v_entries[i + 1] else i end;
     v_valued[i] := case when v_kinds[i] = 'THEN' then v_valued[v_lasts[i + 1] + 1]
                         when v_kinds[i] = 'UNDO' then v_valued[i + 1]
@@ -4833,7 +5274,8 @@ begin
     else
       k := v_kinds[p];
       w := v_places[i];
-      v_branch := k in ('JOIN', 'RACE', 'ANY') or k = 'TIMEOUT' and w = 1;
+      v_branch := k in ('JOIN', 'RACE', 'ANY') or k in ('TIMEOUT', 'MAP') and w = 1;
+      v_maps[i] := case when k = 'MAP' and w = 1 then p else v_maps[p] end;
       v_passed[i] := case when k in ('LOOP', 'WAIT_FOR') or v_branch or k = 'UNDO' and w = 2 then '[]' else v_passed[p] end;
       v_ups[i] := v_ups[p];
       v_branches[i] := v_branches[p];
@@ -4845,6 +5287,9 @@ begin
       if k = 'THEN' and w = 1 then
         v_afters[i] := 'n';
         v_nexts[i] := v_entries[v_lasts[i] + 1];
+      elsif k = 'MAP' and w = 0 then
+        v_afters[i] := 'n';
+        v_nexts[i] := p;
       elsif k = 'IF' and w = 0 then
         v_afters[i] := 'c';
         v_nexts[i] := v_entries[v_lasts[i] + 1];
@@ -4908,7 +5353,8 @@ begin
         v_drops[i] := 0;
         v_tops[i] := v_tops[p] || to_jsonb(i);
         v_scopes[i] := to_jsonb(i) || v_scopes[p];
-        v_decides[i] := v_decides[p] or k <> 'JOIN';
+        v_decides[i] := v_decides[p] or k not in ('JOIN', 'MAP')
+                        or k = 'MAP' and coalesce(df_engine.json_or_null(v_queries[p]) ->> 'on_error' = 'stop', false);
       end if;
       if v_kinds[i] = 'LOOP' and not v_branch then
         v_opens[i] := true;
@@ -4921,13 +5367,14 @@ begin
       v_passed[i] := v_passed[i] || to_jsonb(v_named[i]);
     end if;
     v_texts[i] := df_engine.replaced_text(v_kinds[i], v_queries[i]);
-    v_typed[i] := coalesce(v_typed[p], false) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted));
+    v_typed[i] := coalesce(v_typed[p], p_typed) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted))
+                  or coalesce(k = 'MAP' and w = 0, false) and (v_wanted is null or 'item' = any (v_wanted));
   end loop;
 
   -- Segments: a node with two predecessors begins one, else a place in it could not be told from outcomes.
   v_entered := array_fill(0, array[v_count]);
   for i in 1..v_count loop
-    if v_kinds[i] <> 'THEN' and (v_entries[i] = i or v_others[i + 1] = i) then
+    if v_kinds[i] <> 'THEN' and (v_entries[i] = i or v_others[i + 1] = i or v_kinds[i] = 'MAP') then
       if v_nexts[i] is not null then
         v_entered[v_nexts[i]] := v_entered[v_nexts[i]] + 1;
       end if;
@@ -4940,10 +5387,12 @@ begin
     end if;
   end loop;
   for i in reverse v_count..1 loop
-    -- A node that ends as it is entered (a BREAK, a time that has passed, a kept signal) may decide a race in the transaction of the step before.
-    v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false)
-                    or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL'), false);
-    v_plain[i] := v_kinds[i] = 'SQL' and v_afters[i] = 'n' and v_undoes[i] = '[]' and v_kinds[v_nexts[i]] = 'SQL' and v_entered[v_nexts[i]] = 1;
+    -- A node that ends as it is entered (a BREAK, a time that has passed, a kept signal, a CALL that fails, a MAP of
+    -- no rows) may decide a race in the transaction of the step before.
+    v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL', 'MAP'), false)
+                    or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL', 'MAP'), false);
+    v_plain[i] := v_kinds[i] in ('SQL', 'BLOCK') and v_afters[i] = 'n' and v_undoes[i] = '[]' and v_kinds[v_nexts[i]] in ('SQL', 'BLOCK')
+                  and v_entered[v_nexts[i]] = 1;
   end loop;
   -- Batches: 32 steps of a segment at most, or 100 kB of statements.
   for i in 1..v_count loop
@@ -4960,16 +5409,16 @@ begin
   insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, has_undo, secrets)
   values (p_submitter, pg_get_userbyid(p_submitter), p_hash, v_entries[1],
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
-          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}$re$, 'UNDO' = any (v_kinds),
+          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}|\\u007[Bb]$re$, 'UNDO' = any (v_kinds),
           nullif(array(select distinct s.name from unnest(v_kinds, v_queries) n(kind, query)
                        cross join lateral unnest(df_engine.secret_names(df_engine.json_or_null(n.query)::pg_catalog.text)) s(name)
                        where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'))
   returning id into v_graph;
   insert into df_engine.graph_nodes
-  select v_graph, n, v_lasts[n], v_parents[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
-         case when v_kinds[n] = 'UNDO' then df_engine.wanted_names(v_queries[v_lasts[n + 1] + 1:v_lasts[n]])
+  select v_graph, n, v_lasts[n], v_parents[n], v_maps[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
+         case when v_kinds[n] = 'UNDO' then df_engine.wanted_names(v_naming[v_lasts[n + 1] + 1:v_lasts[n]])
               else df_engine.template_names(v_texts[n], 'sql') end,
-         case when v_kinds[n] = 'UNDO' then df_engine.wanted_names(v_queries[v_lasts[n + 1] + 1:v_lasts[n]]) is null
+         case when v_kinds[n] = 'UNDO' then df_engine.wanted_names(v_naming[v_lasts[n + 1] + 1:v_lasts[n]]) is null
               else coalesce(v_kinds[n] not like 'HTTP%' and strpos(v_texts[n], '{') > 0, false) end,
          case when v_kinds[n] = 'SQL' then df_engine.plain_kind(v_queries[n]) end, v_typed[n],
          jsonb_array_length(v_tops[n]), v_opens[n],
@@ -4983,7 +5432,7 @@ begin
          nullif(array(select e::int from jsonb_array_elements_text(v_undoes[n]) with ordinality u(e, depth) order by u.depth), '{}'),
          v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_catches[n], v_drops[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
-         case when v_kinds[n] not in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
+         case when v_kinds[n] not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
               then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
          case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end
   from generate_series(1, v_count) n;
@@ -4992,14 +5441,13 @@ end
 $fn$;
 
 -- Starting: df.start finds or compiles the graph of the text it is given, and inserts a run and the row of the queue that makes it
--- eligible, all in the caller's transaction. The caller is checked with the caller's rights; what is written, is written by
--- functions that know by the key whom they act for.
+-- eligible, all in the caller's transaction. What is written, is written by a function that knows by the key whom it acts for.
 
--- Raises when the current user may not submit, or when the database does not exist; before that, when the text is malformed.
--- Granted to users.
-create or replace function df_engine.check_submitter(p_fut text, p_database text) returns void
+-- Raises when a role may not submit, or when the database does not exist; before that, when the text is malformed.
+create or replace function df_engine.check_submitter(p_role oid, p_fut text, p_database text) returns void
 language plpgsql as $$
 declare
+  v_name name;
   v_login boolean;
   v_super boolean;
 begin
@@ -5007,16 +5455,16 @@ begin
     perform df_engine.parse_graph(p_fut, 'Invalid durable function: ');
     raise exception 'database "%" does not exist', p_database using errcode = 'invalid_catalog_name';
   end if;
-  select r.rolcanlogin, r.rolsuper into v_login, v_super from pg_catalog.pg_roles r where r.rolname = current_user;
+  select r.rolname, r.rolcanlogin, r.rolsuper into v_name, v_login, v_super from pg_catalog.pg_roles r where r.oid = p_role;
   if not v_login or v_super and not df_engine.setting_on('enable_superuser_instances') then
     perform df_engine.parse_graph(p_fut, 'Invalid durable function: ');
   end if;
   if not v_login then
-    raise exception 'role "%" cannot submit instances: it has no LOGIN', current_user
+    raise exception 'role "%" cannot submit instances: it has no LOGIN', v_name
       using errcode = 'object_not_in_prerequisite_state',
             hint = 'Steps run in a session that has logged in as the role that called df.start.';
   elsif v_super and not df_engine.setting_on('enable_superuser_instances') then
-    raise exception 'superuser "%" cannot submit instances: enable_superuser_instances is off', current_user
+    raise exception 'superuser "%" cannot submit instances: enable_superuser_instances is off', v_name
       using errcode = 'object_not_in_prerequisite_state',
             hint = 'Call df.start as an ordinary role.';
   end if;
@@ -5031,11 +5479,24 @@ begin
 end
 $$;
 
--- A run's public id: a permutation of the low half of its number, so that ids do not follow each other.
+-- A run's public id: a permutation of the low half of its number, so that ids do not follow each other. One expression, so that
+-- PostgreSQL inlines it.
 create or replace function df_engine.public_id(p_instance bigint) returns varchar
 language sql immutable as $$
-  select lpad(to_hex(((m.mixed # (m.mixed >> 16)) * 1640531527) & 4294967295), 8, '0')::varchar
-  from (select ((((p_instance & 4294967295) # df_engine.id_key()) * 1640531527) & 4294967295) as mixed) m
+  select lpad(to_hex(((((((p_instance & 4294967295) # df_engine.id_key()) * 1640531527) & 4294967295) # (((((p_instance & 4294967295) # df_engine.id_key()) * 1640531527) & 4294967295) >> 16)) * 1640531527) & 4294967295), 8, '0')::varchar
+$$;
+
+-- The number of a new run. After 2^32 runs ids come round, and one that a kept run still has is passed over.
+create or replace function df_engine.free_instance(p_instance bigint) returns bigint
+language plpgsql as $$
+declare
+  v_instance bigint := p_instance;
+begin
+  while exists (select from df_engine.instances k where k.id = df_engine.public_id(v_instance)) loop
+    v_instance := nextval('df_engine.instances_instance_seq');
+  end loop;
+  return v_instance;
+end
 $$;
 
 -- Raises when something has more bytes than are allowed.
@@ -5048,27 +5509,30 @@ begin
 end
 $$;
 
--- The graph of a text: one of the role's own that it can see, else a new one.
-create or replace function df_engine.graph_of(p_role oid, p_text text, out p_graph bigint, out p_entry int, out p_placeholders boolean,
-                                              out p_secrets text[], out p_has_undo boolean)
+-- By which a graph is found.
+create or replace function df_engine.graph_hash(p_text text, p_typed boolean) returns bytea
+language sql immutable as $$
+  select sha256(convert_to(p_text, 'UTF8')) || case when p_typed then '\x01'::pg_catalog.bytea else '' end
+$$;
+
+-- Compiles a text. p_typed: somebody looks for its result; such a graph has a hash of its own.
+create or replace function df_engine.new_graph(p_role oid, p_text text, p_typed boolean) returns bigint
 language plpgsql as $$
-declare
-  v_hash constant bytea := sha256(convert_to(p_text, 'UTF8'));
-  v_used timestamptz;
 begin
-  select g.id, g.entry, g.placeholders, g.secrets, g.has_undo, g.used_at
-  into p_graph, p_entry, p_placeholders, p_secrets, p_has_undo, v_used
-  from df_engine.graphs g where g.submitter = p_role and g.hash = v_hash order by g.id desc limit 1;
-  if p_graph is null then
-    perform df_engine.check_size('a flow', octet_length(p_text), df_engine.setting('max_flow_bytes')::bigint);
-    p_graph := df_engine.compile(p_role, v_hash, df_engine.parse_graph(p_text, 'Invalid durable function: '),
-                                 'Invalid durable function graph: ');
-    select g.entry, g.placeholders, g.secrets, g.has_undo into p_entry, p_placeholders, p_secrets, p_has_undo
-    from df_engine.graphs g where g.id = p_graph;
-  elsif v_used < now() - interval '1 day' then
-    update df_engine.graphs g set used_at = now()
-    from (select f.id from df_engine.graphs f where f.id = p_graph for no key update skip locked) f where g.id = f.id;
-  end if;
+  perform df_engine.check_size('a flow', octet_length(p_text), df_engine.setting('max_flow_bytes')::bigint);
+  return df_engine.compile(p_role, df_engine.graph_hash(p_text, p_typed), df_engine.parse_graph(p_text, 'Invalid durable function: '),
+                           'Invalid durable function graph: ', p_typed);
+end
+$$;
+
+-- A start uses a graph: once a day that is noted, for retention. It waits for nobody.
+create or replace function df_engine.note_use(p_graph bigint) returns void
+language plpgsql as $$
+begin
+  update df_engine.graphs g set used_at = now()
+  from (select f.id from df_engine.graphs f where f.id = p_graph and f.used_at < now() - interval '1 day'
+        for no key update skip locked) f
+  where g.id = f.id;
 end
 $$;
 
@@ -5085,70 +5549,146 @@ begin
 end
 $$;
 
--- Inserts a run of p_role, and queues it.
+-- Checks a start whatever it is. Gives it its graph, p_graph if it is known; its variables, where the graph has placeholders; and its
+-- traceparent.
+create or replace function df_engine.prepare_start(
+  p_role oid, p_text text, p_label text, p_database text, p_input jsonb,
+  inout p_graph bigint, inout p_traceparent text, out p_entry int, out p_vars jsonb, out p_has_undo boolean
+)
+language plpgsql as $$
+declare
+  v_placeholders boolean;
+  v_secrets text[];
+  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::regrole);
+begin
+  perform df_engine.check_submitter(p_role, p_text, p_database);
+  if octet_length(p_label) > 1024 then
+    perform df_engine.check_size('a label', octet_length(p_label), 1024);
+  elsif p_input is not null then
+    perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
+  if p_graph is null then
+    p_graph := df_engine.new_graph(p_role, p_text, false);
+  else
+    perform df_engine.note_use(p_graph);
+  end if;
+  select g.entry, g.placeholders, g.secrets, g.has_undo into p_entry, v_placeholders, v_secrets, p_has_undo
+  from df_engine.graphs g where g.id = p_graph;
+  if v_live is not null then
+    perform df_engine.check_live_runs(p_role, v_live);
+  end if;
+  if v_placeholders then
+    p_vars := (select jsonb_object_agg(v.name, v.value) from df_engine.vars v where v.owner = p_role::regrole and v.value is not null);
+    perform df_engine.check_variables(p_graph, coalesce(p_vars, '{}'), 'Invalid durable function graph: ');
+  end if;
+  if v_secrets is not null then
+    perform df_engine.check_secrets(p_role, v_secrets);
+  end if;
+  if p_traceparent is not null then
+    p_traceparent := df_engine.valid_traceparent(p_traceparent);
+  end if;
+end
+$$;
+
+-- Starts the child of a CALL at p_parent_node of p_parent, which waits for it in p_call; p_typed: somebody looks for its result. It has the
+-- variables, the database and the traceparent of its caller.
+create or replace function df_engine.start_child(
+  p_parent df_engine.instances, p_text text, p_label text, p_input jsonb, p_parent_node int, p_call bigint, p_typed boolean
+) returns bigint
+language plpgsql as $$
+declare
+  v_role constant oid := (p_parent).submitter;
+  v_instance bigint := nextval('df_engine.instances_instance_seq');
+  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = v_role::regrole);
+  v_graph bigint;
+  g df_engine.graphs;
+begin
+  perform df_engine.check_size('a label', octet_length(p_label), 1024);
+  perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  select * into g from df_engine.graphs x where x.submitter = v_role and x.hash = df_engine.graph_hash(p_text, p_typed) order by x.id desc limit 1;
+  if g.id is null then
+    v_graph := df_engine.new_graph(v_role, p_text, p_typed);
+    select * into g from df_engine.graphs x where x.id = v_graph;
+  else
+    perform df_engine.note_use(g.id);
+  end if;
+  if v_live is not null then
+    perform df_engine.check_live_runs(v_role, v_live);
+  end if;
+  if g.placeholders then
+    perform df_engine.check_variables(g.id, coalesce((p_parent).vars, '{}'), 'Invalid durable function graph: ');
+  end if;
+  if g.secrets is not null then
+    perform df_engine.check_secrets(v_role, g.secrets);
+  end if;
+  v_instance := df_engine.free_instance(v_instance);
+  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, parent, parent_node, call,
+    version, run_key)
+  overriding system value
+  values (v_instance, df_engine.public_id(v_instance), v_role, g.id, p_label, (p_parent).database, (p_parent).vars, p_input,
+          (p_parent).traceparent, (p_parent).instance, p_parent_node, p_call, '1.0.0',
+          hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
+  insert into df_engine.queue (submitter, instance, node, races, wakes)
+  values (v_role, v_instance, g.entry, case when g.has_undo then array[df_engine.open_undoable(v_instance)] end, true);
+  return v_instance;
+end
+$$;
+
+-- Inserts a run of p_role, and queues it. A known graph of a role that may log in and has no limit, without variables, secrets, UNDOs, input
+-- and the like, is started without more ado; all others go through prepare_start. The first start of a role in a transaction notifies for
+-- all of them. What reads no table stands in no query: PL/pgSQL prepares it once a transaction, and a query's expressions at each start.
 -- Granted to users.
 create or replace function df_engine.insert_instance(
   p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb
 ) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
-  v_graph record;
+  v_hash constant bytea := sha256(convert_to(p_text, 'UTF8'));
+  v_graph bigint;
+  v_entry int;
+  v_ordinary boolean;
+  v_has_undo boolean;
+  v_used timestamptz;
   v_vars jsonb;
-  v_live int;
+  v_trace text := nullif(current_setting('df.traceparent', true), '');
   v_instance bigint;
   v_id text;
-  v_trace text := nullif(current_setting('df.traceparent', true), '');
+  v_run_key bigint;
+  v_races bigint[];
+  v_wakes constant boolean := current_setting('df_engine.started', true) is distinct from concat(p_role, ' in ', pg_current_xact_id());
 begin
-  perform df_engine.require_key(p_key, p_role);
-  if octet_length(p_label) > 1024 then
-    perform df_engine.check_size('a label', octet_length(p_label), 1024);
-  elsif p_input is not null then
-    perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
   end if;
-  v_graph := df_engine.graph_of(p_role, p_text);
-  select jsonb_object_agg(v.name, v.value), (select l.live_instances from df_engine.role_limits l where l.role = p_role::regrole)
-  into v_vars, v_live
-  from df_engine.vars v where v.owner = p_role::regrole and v.value is not null;
-  if v_live is not null then
-    perform df_engine.check_live_runs(p_role, v_live);
+  select g.id, g.entry, r.rolcanlogin and not r.rolsuper and not g.placeholders and g.secrets is null and not g.has_undo and l.role is null, g.used_at
+  into v_graph, v_entry, v_ordinary, v_used
+  from pg_roles r
+  left join df_engine.graphs g on g.submitter = p_role and g.hash = v_hash
+  left join df_engine.role_limits l on l.role = p_role::regrole
+  where r.oid = p_role limit 1;
+  if (v_ordinary and v_used > now() - interval '1 day' and p_database is null and p_input is null and v_trace is null
+      and coalesce(octet_length(p_label), 0) <= 1024) is not true then
+    select s.p_graph, s.p_entry, s.p_vars, s.p_traceparent, s.p_has_undo into v_graph, v_entry, v_vars, v_trace, v_has_undo
+    from df_engine.prepare_start(p_role, p_text, p_label, p_database, p_input, v_graph, v_trace) s;
   end if;
-  if v_graph.p_placeholders then
-    perform df_engine.check_variables(v_graph.p_graph, coalesce(v_vars, '{}'), 'Invalid durable function graph: ');
+  if v_wakes then
+    perform set_config('df_engine.started', concat(p_role, ' in ', pg_current_xact_id()), true);
   end if;
-  if v_graph.p_secrets is not null then
-    perform df_engine.check_secrets(p_role, v_graph.p_secrets);
+  v_instance := nextval('df_engine.instances_instance_seq');
+  if v_instance >= 4294967296 then
+    v_instance := df_engine.free_instance(v_instance);
   end if;
-  if v_trace is not null then
-    v_trace := df_engine.valid_traceparent(v_trace);
+  v_id := df_engine.public_id(v_instance);
+  v_run_key := hashint8extended(v_instance, (random() * 9007199254740991)::bigint);
+  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, version, run_key)
+  overriding system value
+  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0', v_run_key);
+  if v_has_undo then
+    v_races := array[df_engine.open_undoable(v_instance)];
   end if;
-  loop
-    insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, version, run_key)
-    overriding system value
-    select s.n, df_engine.public_id(s.n), p_role, v_graph.p_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0',
-           hashint8extended(s.n, (random() * 9007199254740991)::bigint)
-    from (select nextval('df_engine.instances_instance_seq') as n offset 0) s
-    where s.n < 4294967296  -- later ids come round, and one that a kept run still has is passed over
-       or (select true from df_engine.instances k where k.id = df_engine.public_id(s.n)) is null
-    returning instance, id into v_instance, v_id;
-    exit when found;
-  end loop;
-  if v_graph.p_has_undo then
-    insert into df_engine.queue (submitter, instance, node, races)
-    values (p_role, v_instance, v_graph.p_entry, array[df_engine.open_undoable(v_instance)]);
-  else
-    insert into df_engine.queue (submitter, instance, node) values (p_role, v_instance, v_graph.p_entry);
-  end if;
+  insert into df_engine.queue (submitter, instance, node, races, wakes) values (p_role, v_instance, v_entry, v_races, v_wakes);
   return v_id;
-end
-$$;
-
--- Granted to users.
-create or replace function df_engine.start_here(p_fut text, p_label text, p_database text, p_input jsonb) returns text
-language plpgsql as $$
-begin
-  perform df_engine.check_submitter(p_fut, p_database);
-  return df_engine.insert_instance((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
-                                   p_fut, p_label, p_database, p_input);
 end
 $$;
 
@@ -5162,30 +5702,33 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  if fut is null then
-    raise exception 'argument fut of df.start is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
-  if transaction_mode is null then
-    raise exception 'argument transaction_mode of df.start is NULL' using errcode = 'null_value_not_allowed',
-      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
-  end if;
+  if fut is null or transaction_mode is distinct from 'caller' or (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
+    if fut is null then
+      raise exception 'argument fut of df.start is NULL' using errcode = 'null_value_not_allowed',
+        hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+    end if;
+    if transaction_mode is null then
+      raise exception 'argument transaction_mode of df.start is NULL' using errcode = 'null_value_not_allowed',
+        hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+    end if;
 
-  if pg_catalog.lower(transaction_mode) not in ('caller', 'new') then
-    raise exception 'invalid transaction_mode "%"', transaction_mode
-      using errcode = 'invalid_parameter_value', hint = 'It is caller or new.';
+    if pg_catalog.lower(transaction_mode) not in ('caller', 'new') then
+      raise exception 'invalid transaction_mode "%"', transaction_mode
+        using errcode = 'invalid_parameter_value', hint = 'It is caller or new.';
+    end if;
+    if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
+      raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+      -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
+        using errcode = 'invalid_parameter_value',
+              hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+    end if;
+    if pg_catalog.lower(transaction_mode) = 'new' then
+      return df_engine.start_new(fut, label, database, input);
+    end if;
   end if;
-  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-    -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
-    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
-      using errcode = 'invalid_parameter_value',
-            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
-  end if;
-  if pg_catalog.lower(transaction_mode) = 'new' then
-    return df_engine.start_new(fut, label, database, input);
-  end if;
-  return df_engine.start_here(fut, label, database, input);
+  return df_engine.insert_instance((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   fut, label, database, input);
 end
 $$;
 comment on function df.start(text, text, text, text, jsonb) is
@@ -5289,7 +5832,9 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 --   2. the RACEs around the thread, from the outside in: their rows of activations;
 --   3. the instance, FOR KEY SHARE; whatever ends a run or makes a transition for it takes it FOR UPDATE first, so that a step that is just
 --      committing is waited for, and none commits after;
---   4. the JOIN that a branch ends in: its row of activations; the compensations of the run.
+--   4. the JOIN that a branch ends in: its row of activations; the compensations of the run;
+--   5. runs that have been called, when their caller is stopped: the instance, FOR UPDATE, and then theirs. Who ends one of them locks nothing of
+--      its caller.
 --
 -- A supervising connection acts for every role, so it waits for no lock that a user can hold: it takes what it works on with
 -- SKIP LOCKED, the instance first of all, and comes back later to what it cannot have. It gives up, and comes back, where it
@@ -5339,6 +5884,25 @@ create or replace function df_engine.has_lost(p_races bigint[]) returns boolean
 language plpgsql stable as $$
 begin
   return (select count(*) from df_engine.activations a where a.id = any (p_races)) < cardinality(p_races);
+end
+$$;
+
+-- Locks a run that is to be stopped with its caller, and answers its status. Waits for a step that is just committing and for a cancel that
+-- is undecided, but a supervising connection, which has set df_engine.waits_for_nobody, gives up.
+create or replace function df_engine.lock_child(p_instance bigint) returns text
+language plpgsql as $$
+declare
+  v_status text;
+begin
+  if current_setting('df_engine.waits_for_nobody', true) = 'on' then
+    select i.status into v_status from df_engine.instances i where i.instance = p_instance for update skip locked;
+    if not found and exists (select from df_engine.instances i where i.instance = p_instance) then
+      raise lock_not_available using message = 'a run that is to be stopped with its caller is locked';
+    end if;
+  else
+    select i.status into v_status from df_engine.instances i where i.instance = p_instance for update;
+  end if;
+  return v_status;
 end
 $$;
 
@@ -5434,61 +5998,74 @@ begin
 end
 $$;
 
--- Ends a run. What waited of it is gone; signals that nobody took cannot be delivered any more.
+-- Ends a run. What waited of it is gone; signals that nobody took cannot be delivered any more; whoever has called it goes on.
 create or replace function df_engine.end_run(p_instance bigint, p_status text, p_error text, p_result int) returns void
 language plpgsql as $$
+declare
+  v_call bigint;
 begin
   update df_engine.instances i
   set status = p_status, error = p_error, result = p_result,
       finished_at = df_engine.clock(), updated_at = df_engine.clock()
-  where i.instance = p_instance;
+  where i.instance = p_instance
+  returning i.call into v_call;
+  if v_call is not null then
+    perform df_engine.note_end_of_child(v_call);
+  end if;
   update df_engine.inbox s set status = 'undeliverable', fresh = false
   where s.instance = p_instance and s.status = 'pending' and not s.fresh;
 end
 $$;
 
--- What is open of a run between two nodes, and in which generations; a LOOP is in that of what is inside it, and what its next iteration
--- will begin with is not open yet.
-create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int)
-returns table (node int, kind text, generations int[], since timestamptz)
+-- What is open of a part of a run: between two nodes in a scope, and in the items of the maps p_maps, or without p_scope all of it; and in which generations: a LOOP is
+-- in that of what is inside it, and what its next iteration will begin with is not open yet.
+create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int, p_maps bigint[])
+returns table (scope bigint, node int, kind text, generations int[], since timestamptz)
 language plpgsql stable as $$
 begin
   return query
     with thread as materialized (
-      select q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
-      where q.instance = p_instance and q.scope = p_scope and q.node between p_from and p_last
+      select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
+      where q.instance = p_instance and (p_scope is null or q.scope = p_scope and q.node between p_from and p_last or q.scope >> 23 = any (p_maps))
       union all
-      select x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke') then x.since end from df_engine.timers x
-      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      select x.scope, x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end from df_engine.timers x
+      where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
-      select x.node, x.generations, x.since from df_engine.waits x
-      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      select x.scope, x.node, x.generations, x.since from df_engine.waits x
+      where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
-      select x.node, x.generations, x.since from df_engine.activations x
-      where x.instance = p_instance and x.scope = p_scope and x.node between p_from and p_last
+      select x.scope, x.node, x.generations, x.since from df_engine.activations x
+      where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
     )
-    select distinct on (t.node) t.node, g.kind,
+    select distinct on (t.scope, t.node) t.scope, t.node, g.kind,
            df_engine.at_level(case when g.kind = 'LOOP' then (
-             select max((coalesce(u.generations, '{1}'))[:g.levels + 1]) from thread u where u.node between g.node + 1 and g.last)
+             select max((coalesce(u.generations, '{1}'))[:g.levels + 1]) from thread u
+             where u.node between g.node + 1 and g.last
+               and (coalesce(u.generations, '{1}'))[:g.levels] = (coalesce(t.generations, '{1}'))[:g.levels])
            else t.generations end, g.levels), t.since
     from thread t
     join df_engine.instances i on i.instance = p_instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = t.node
     where t.since is not null
-    order by t.node;
+    order by t.scope, t.node;
 end
 $$;
 
--- Removes what could still start of a run between two nodes, but for one row of the queue. A row that a running step has locked is
--- left to that step, which finds out when it wants to record its outcome, and so is a construct: it is removed with the step's row
--- of the queue. Of loops it is kept how far they had come.
+-- Removes what could still start of a part of a run: between two nodes in a scope, with all items of maps there, or without p_scope all of
+-- it; but for one row of the queue. A row that a running step has locked is left to that step, which finds out when it wants to record its outcome, and so is a
+-- construct: it is removed with the step's row of the queue. Of loops it is kept how far they had come. Runs
+-- that a CALL there has started are cancelled.
 create or replace function df_engine.withdraw(p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint) returns void
 language plpgsql as $$
+declare
+  v_maps bigint[] := '{}';
+  v_children bigint[];
 begin
-  if exists (select from df_engine.activations a where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last) then
+  if exists (select from df_engine.activations a where a.instance = p_instance and (p_scope is null or a.scope = p_scope and a.node between p_from and p_last or a.scope >> 23 = any (v_maps))) then
+    v_maps := df_engine.open_maps(p_instance, p_scope, p_from, p_last);
     insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at)
-    select p_instance, p_scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock()
-    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last) n where n.kind = 'LOOP'
+    select p_instance, n.scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock()
+    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last, v_maps) n where n.kind = 'LOOP'
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
         columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
@@ -5499,21 +6076,53 @@ begin
   end if;
   delete from df_engine.queue q using (
     select r.lane, r.submitter, r.id from df_engine.queue r
-    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last and r.id is distinct from p_but
+    where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) and r.id is distinct from p_but
     for update skip locked) d
   where q.lane = d.lane and q.submitter = d.submitter and q.id = d.id;
   delete from df_engine.timers x using (
     select r.id from df_engine.timers r
-    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
+    where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) for update skip locked) d
   where x.id = d.id;
-  delete from df_engine.waits x using (
-    select r.id from df_engine.waits r
-    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
-  where x.id = d.id;
+  with gone as (  delete from df_engine.waits x using (
+      select r.id from df_engine.waits r
+      where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) for update skip locked) d
+    where x.id = d.id returning x.child
+  )
+  select array_agg(g.child order by g.child) into v_children from gone g where g.child is not null;
   delete from df_engine.activations x using (
     select r.id from df_engine.activations r
-    where r.instance = p_instance and r.scope = p_scope and r.node between p_from and p_last for update skip locked) d
+    where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) for update skip locked) d
   where x.id = d.id;
+  if v_maps <> '{}' then
+    delete from df_engine.map_items m where m.instance = p_instance and m.activation = any (v_maps);
+    delete from df_engine.bindings b where b.instance = p_instance and b.scope >> 23 = any (v_maps);
+  end if;
+  if v_children is not null then
+    perform df_engine.cancel_children(p_instance, v_children);
+  end if;
+end
+$$;
+
+-- Cancels a run that has not ended, and that the caller has locked FOR UPDATE. One that is being undone ends as it would have ended then.
+create or replace function df_engine.cancel_locked(p_instance bigint, p_reason text) returns void
+language plpgsql as $$
+begin
+  perform df_engine.end_run(p_instance, coalesce(i.undo_as, 'cancelled'), coalesce(i.undo_error, 'canceled: ' || p_reason), i.result)
+  from df_engine.instances i where i.instance = p_instance;
+  update df_engine.instances i set cancelled_in = pg_current_xact_id() where i.instance = p_instance;
+  perform df_engine.withdraw(p_instance, null, null, null, null);
+  perform df_engine.notify('x');
+end
+$$;
+
+-- The same as df_engine.fail_run, unless a run that it has called is locked: false, not now.
+create or replace function df_engine.try_fail_run(p_instance bigint, p_error text, p_undo boolean) returns boolean
+language plpgsql as $$
+begin
+  perform df_engine.fail_run(p_instance, p_error, p_undo);
+  return true;
+exception when lock_not_available then
+  return false;
 end
 $$;
 
@@ -5522,8 +6131,8 @@ create or replace function df_engine.fail_run(p_instance bigint, p_error text, p
 language plpgsql as $$
 begin
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error)
-  select p_instance, 0, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error
-  from df_engine.open_nodes(p_instance, 0, 1, 2147483647) n
+  select p_instance, n.scope, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error
+  from df_engine.open_nodes(p_instance, null, null, null, '{}') n
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
         columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
@@ -5531,16 +6140,17 @@ begin
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
-  delete from df_engine.activations a where a.instance = p_instance;
-  perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
-  if p_undo and exists (select from df_engine.compensations c where c.instance = p_instance) then
-    update df_engine.compensations c set state = 'f' where c.instance = p_instance and c.state = 'o';
-    p_undo := df_engine.undo_from_outside(p_instance, 'failed', p_error);
-  else
-    p_undo := false;
-  end if;
+  p_undo := p_undo and exists (select from df_engine.compensations c where c.instance = p_instance);
   if not p_undo then
     perform df_engine.end_run(p_instance, 'failed', p_error, null);
+  end if;
+  delete from df_engine.activations a where a.instance = p_instance;
+  perform df_engine.withdraw(p_instance, null, null, null, null);
+  if p_undo then
+    update df_engine.compensations c set state = 'f' where c.instance = p_instance and c.state = 'o';
+    if not df_engine.undo_from_outside(p_instance, 'failed', p_error) then
+      perform df_engine.end_undone(p_instance);
+    end if;
   end if;
 end
 $$;
@@ -5548,11 +6158,14 @@ $$;
 -- Names: what a node sees of the named results of its run, and its text with the references replaced.
 
 -- The values of the wanted names as a thread sees them: name -> {value, columns, types}, or null when known without a value. The
--- input of the run is known everywhere, unless a hand-written envelope gives its name to a result.
+-- input of the run is known everywhere, and the item of a map in its body, unless a hand-written envelope gives its name to a result.
 create or replace function df_engine.names(
   p_instance bigint, p_scope bigint, p_name_scopes int[], p_wanted text[], p_known text[]
 ) returns jsonb
 language plpgsql stable as $$
+declare
+  v_scopes constant bigint[] := case when p_scope = 0 then array_fill(p_scope, array[cardinality(p_name_scopes)])
+                                     else df_engine.scopes_of(p_scope, p_name_scopes) end;
 begin
   return (
     select coalesce(jsonb_object_agg(w.name, coalesce(n.entry, b.entry)), '{}')
@@ -5560,22 +6173,25 @@ begin
     left join lateral (
       select jsonb_build_object('value', b.value, 'columns', to_jsonb(df_engine.columns_of(b.value, b.columns)), 'types', to_jsonb(b.types))
              || case when b.built_in then '{"built_in": true}' else '{}' end::pg_catalog.jsonb as entry
-      from df_engine.bindings b
-      where b.instance = p_instance and b.scope = p_scope and b.name_scope = any (p_name_scopes) and b.name = w.name
-      order by array_position(p_name_scopes, b.name_scope) limit 1) n on true
+      from unnest(v_scopes, p_name_scopes) with ordinality s(scope, name_scope, place)
+      join df_engine.bindings b on b.instance = p_instance and b.scope = s.scope and b.name_scope = s.name_scope and b.name = w.name
+      order by s.place limit 1) n on true
     left join lateral (
       select jsonb_build_object('value', i.input, 'built_in', true) as entry
-      from df_engine.instances i where w.name = 'input' and i.instance = p_instance and i.input is not null) b on true
+      from df_engine.instances i where w.name = 'input' and i.instance = p_instance and i.input is not null
+      union all
+      select df_engine.item_entry(p_instance, p_scope, w.name) where w.name in ('item', 'item_no')) b on true
     where n.entry is not null or b.entry is not null or w.name = any (p_known));
 end
 $$;
 
--- The names that nodes of a run bind, and input, if it has any.
-create or replace function df_engine.known_names(p_instance bigint) returns text[]
+-- The names that nodes of a run bind, and what is bound without a node: input, if it has any; in a map its item.
+create or replace function df_engine.known_names(p_instance bigint, p_scope bigint) returns text[]
 language plpgsql stable as $$
 begin
   return (
     select g.names || case when i.input is not null then '{input}'::pg_catalog.text[] end
+                   || case when p_scope > 0 then '{item,item_no}'::pg_catalog.text[] end
     from df_engine.instances i join df_engine.graphs g on g.id = i.graph where i.instance = p_instance);
 end
 $$;
@@ -5605,7 +6221,7 @@ begin
   end if;
   v_wanted := df_engine.template_names(v_text, p_mode);
   if v_wanted is not null then
-    v_known := df_engine.known_names((p_thread).instance);
+    v_known := df_engine.known_names((p_thread).instance, (p_thread).scope);
     v_text := df_engine.render_names(v_text, p_mode, df_engine.names(
       (p_thread).instance, (p_thread).scope, p_name_scopes, v_wanted, v_known), v_known);
   end if;
@@ -5717,20 +6333,6 @@ begin
 end
 $$;
 
--- Whether this start is the first of a role in a transaction, and notifies for all of them.
-create or replace function df_engine.is_first_start(p_submitter oid) returns boolean
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  v_start constant text := concat(p_submitter, ' in ', pg_current_xact_id());
-begin
-  if current_setting('df_engine.started', true) = v_start then
-    return false;
-  end if;
-  perform set_config('df_engine.started', v_start, true);
-  return true;
-end
-$$;
-
 create or replace function df_engine.wake_for_start() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -5752,7 +6354,7 @@ do $triggers$
 begin
   if not exists (select from pg_trigger where tgname = 'queue_wake') then
     create constraint trigger queue_wake after insert on df_engine.queue deferrable initially deferred
-      for each row when (not new.picked and df_engine.is_first_start(new.submitter)) execute function df_engine.wake_for_start();
+      for each row when (new.wakes) execute function df_engine.wake_for_start();
   end if;
   if not exists (select from pg_trigger where tgname = 'inbox_wake') then
     create constraint trigger inbox_wake after insert on df_engine.inbox deferrable initially deferred
@@ -5770,7 +6372,7 @@ begin
 end
 $$;
 
--- Waiting: what sleeps, schedules and waits for a signal leave behind when a thread arrives at them.
+-- Waiting: what sleeps, schedules and waits for a signal leave behind when a thread arrives at them; calls are in engine/calls.
 
 -- Lets a thread wait for a time. p_id: the wait that it is the time-out of.
 create or replace function df_engine.set_timer(
@@ -5796,6 +6398,9 @@ begin
   v_config := (p_node).query::pg_catalog.jsonb;
   if (p_node).kind = 'SLEEP' then
     return df_engine.fall_asleep(p_thread, p_node, v_config);
+  elsif (p_node).kind = 'CALL' then
+    perform df_engine.open_call(p_thread, p_node, v_config);
+    return null;
   end if;
   if (p_node).kind = 'WAIT_SCHEDULE' then
     perform df_engine.set_timer(p_thread, 'schedule', df_engine.cron_next(
@@ -5805,7 +6410,7 @@ begin
   end if;
   return null;
 exception
-  when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded or not_null_violation then
+  when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded or not_null_violation or undefined_object then
     return df_engine.failed(format('%s: %s', (p_node).kind, sqlerrm), null, sqlstate);
 end
 $$;
@@ -5936,6 +6541,9 @@ declare
   v_id constant bigint := nextval('df_engine.thread_ids');
   v_submitter oid;
 begin
+  if p_signal is null then
+    raise exception 'signal_name is missing' using errcode = 'null_value_not_allowed';
+  end if;
   select i.submitter into v_submitter from df_engine.instances i where i.instance = (p_thread).instance for no key update;
   perform df_engine.reserve_signals((p_thread).instance, p_signal);
   insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, signal_name, since)
@@ -6041,7 +6649,7 @@ begin
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
   delete from df_engine.attempts a  -- of earlier generations, and of earlier checks: history does not grow with a loop or a wait
-  where a.instance = (p_thread).instance and a.node = (p_node).node
+  where a.instance = (p_thread).instance and a.node = (p_node).node and a.scope = (p_thread).scope
     and (v_attempt = 1 or a.generations is distinct from (p_thread).generations);
   insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, sqlstate, error)
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, v_attempt, df_engine.clock(), p_code, p_error);
@@ -6071,7 +6679,7 @@ language plpgsql as $$
 declare
   v_event df_engine.event;
 begin
-  v_event.thread := row((p_thread).instance, (p_thread).scope, (p_construct).node,
+  v_event.thread := row((p_thread).instance, (p_activation).scope, (p_construct).node,
                         df_engine.at_level((p_thread).generations, (p_construct).levels),
                         (p_activation).activation, (p_activation).races)::df_engine.thread;
   v_event.ending := p_ending;
@@ -6227,12 +6835,12 @@ language plpgsql as $$
 declare
   v_attempt constant int := 1 + coalesce((
     select a.attempt from df_engine.attempts a
-    where a.instance = (p_thread).instance and a.node = p_loop order by a.id desc limit 1), 0);
+    where a.instance = (p_thread).instance and a.node = p_loop and a.scope = (p_thread).scope order by a.id desc limit 1), 0);
 begin
   insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, error)
   values ((p_thread).instance, (p_thread).scope, p_loop, (p_thread).generations, v_attempt, df_engine.clock(), p_error);
   delete from df_engine.attempts a
-  where a.instance = (p_thread).instance and a.node = p_loop and a.attempt <= v_attempt - 100;
+  where a.instance = (p_thread).instance and a.node = p_loop and a.scope = (p_thread).scope and a.attempt <= v_attempt - 100;
 end
 $$;
 
@@ -6491,7 +7099,7 @@ begin
     t := df_engine.begin_compensation(row((p_thread).instance, 0, null, null, null, null)::df_engine.thread);
     if t.node is not null then
       update df_engine.instances i
-      set status = 'running', undo_as = 'failed', undo_error = p_error, updated_at = df_engine.clock()
+      set status = 'running', undo_as = 'failed', undo_error = p_error, result = (p_thread).node, updated_at = df_engine.clock()
       where i.instance = t.instance;
       return row(t, null::df_engine.ending, false)::df_engine.event;
     end if;
@@ -6523,6 +7131,14 @@ begin
 end
 $$;
 
+-- Ends a run whose compensations have ended, as what they were for would have ended it.
+create or replace function df_engine.end_undone(p_instance bigint) returns void
+language plpgsql as $$
+begin
+  perform df_engine.end_run(i.instance, i.undo_as, i.undo_error, i.result) from df_engine.instances i where i.instance = p_instance;
+end
+$$;
+
 -- The next compensation of a run that is undone. No node: there is none, and the run has ended, or others that are open go on.
 create or replace function df_engine.undo_run(p_instance bigint) returns df_engine.thread
 language plpgsql as $$
@@ -6534,7 +7150,7 @@ begin
   end if;
   t := df_engine.begin_compensation(row(p_instance, 0, null, null, null, null)::df_engine.thread);
   if t.node is null then
-    perform df_engine.end_run(i.instance, i.undo_as, i.undo_error, null) from df_engine.instances i where i.instance = p_instance;
+    perform df_engine.end_undone(p_instance);
     return null;
   end if;
   return t;
@@ -6588,6 +7204,7 @@ begin
     end if;
     perform df_engine.register_compensations(p_thread, p_node);
     if i.status in ('completed', 'failed', 'cancelled') then
+      delete from df_engine.timers t where t.id = i.call and t.kind = 'child';  -- whoever has called it hears of its end then
       perform df_engine.undo_from_outside(i.instance, i.undo_as, i.undo_error);
     end if;
   end if;
@@ -6627,6 +7244,309 @@ begin
   end if;
   perform from df_engine.instances i where i.instance = p_instance for update skip locked;
   return found;
+end
+$$;
+
+-- MAP: a body that runs once for each row of its items. An item is no row anywhere: it is a scope, the key of the outcomes and names of
+-- what runs for it, made of the map's activation and the item's number, which is its generation as well. A map has as many threads as run
+-- at the same time. Each takes a few items, one after the other, without writing to the map's row, on which threads would wait for each
+-- other's commits; then it takes the next few, if there are any.
+
+-- The scope of an item of an activation.
+create or replace function df_engine.item_scope(p_activation bigint, p_item int) returns bigint
+language sql immutable as $$ select p_activation << 23 | p_item $$;
+
+-- The item of a scope.
+create or replace function df_engine.scope_item(p_scope bigint) returns int
+language sql immutable as $$ select (p_scope & 8388607)::int $$;
+
+-- For each of the name scopes in which a thread in an item looks names up, from the inside out, the scope to look in: a name that is
+-- bound outside of the body of a map is kept in the scope around that map.
+create or replace function df_engine.scopes_of(p_scope bigint, p_name_scopes int[]) returns bigint[]
+language plpgsql stable as $$
+declare
+  v_scopes bigint[];
+  v_scope bigint := p_scope;
+  v_map df_engine.activations;
+begin
+  for i in 1 .. cardinality(p_name_scopes) loop
+    while v_scope > 0 loop
+      if v_map.id is distinct from v_scope >> 23 then
+        select * into v_map from df_engine.activations a where a.id = v_scope >> 23;
+      end if;
+      exit when p_name_scopes[i] > v_map.node;
+      v_scope := v_map.scope;
+    end loop;
+    v_scopes[i] := v_scope;
+  end loop;
+  return v_scopes;
+end
+$$;
+
+-- What $item and $item_no stand for in a scope; NULL outside of a map.
+create or replace function df_engine.item_entry(p_instance bigint, p_scope bigint, p_name text) returns jsonb
+language plpgsql stable as $$
+declare
+  v_item constant int := df_engine.scope_item(p_scope);
+begin
+  if p_scope = 0 then
+    return null;
+  elsif p_name = 'item_no' then
+    return jsonb_build_object('value', v_item, 'built_in', true);
+  end if;
+  return (
+    select jsonb_build_object('value', m.items[1 + (v_item - 1) % 50], 'columns', to_jsonb(m.columns),
+                              'types', to_jsonb(m.types), 'built_in', true)
+    from df_engine.map_items m
+    where m.instance = p_instance and m.activation = p_scope >> 23 and m.part = (v_item - 1) / 50);
+end
+$$;
+
+-- How a map runs, with the defaults of what is not said.
+create or replace function df_engine.map_config(p_query text) returns jsonb
+language sql immutable as $$
+  select '{"parallel": 10, "on_error": "fail"}'::pg_catalog.jsonb || coalesce(p_query, '{}')::pg_catalog.jsonb
+$$;
+
+-- The rows of a map: those of its items step, or of the name that it says.
+create or replace function df_engine.map_rows(
+  p_thread df_engine.thread, p_map df_engine.graph_nodes, p_config jsonb, out rows json, out columns text[], out types text[]
+)
+language plpgsql stable as $$
+declare
+  v_name constant text := substring(btrim(p_config ->> 'items') from '^\$(.*)\.\*$');
+  v_entry jsonb;
+begin
+  if v_name is null then
+    select o.value -> 'rows', df_engine.columns_of(o.value, o.columns), o.types into rows, columns, types
+    from df_engine.instances i
+    join df_engine.graph_nodes c on c.graph = i.graph and c.parent = (p_map).node and c.place = 0 and c.node = (p_map).node + 1
+    join df_engine.outcomes o on o.instance = i.instance and o.scope = (p_thread).scope and o.node = c.node
+    where i.instance = (p_thread).instance;
+    return;
+  end if;
+  v_entry := df_engine.names((p_thread).instance, (p_thread).scope, (p_map).name_scopes, array[v_name], '{}') -> v_name;
+  if v_entry is null then
+    perform df_engine.refuse_reference(p_config ->> 'items', df_engine.unknown_name(v_name, df_engine.known_names((p_thread).instance, (p_thread).scope)));
+  elsif not df_engine.is_row_set(v_entry) then
+    perform df_engine.refuse_reference(p_config ->> 'items', format('the value of "%s" is not a row set', v_name));
+  end if;
+  rows := v_entry #> '{value,rows}';
+  columns := df_engine.entry_columns(v_entry);
+  types := case when jsonb_typeof(v_entry -> 'types') = 'array' then array(select jsonb_array_elements_text(v_entry -> 'types')) end;
+end
+$$;
+
+-- Opens a map: its first threads, or, without rows, how it has ended.
+create or replace function df_engine.open_map(
+  p_thread df_engine.thread, p_map df_engine.graph_nodes,
+  out thread df_engine.thread, out ending df_engine.ending, out others df_engine.thread[]
+)
+language plpgsql as $$
+declare
+  v_config constant jsonb := df_engine.map_config((p_map).query);
+  v_id constant bigint := nextval('df_engine.thread_ids');
+  v_given record;
+  a df_engine.activations;
+begin
+  thread := p_thread;
+  v_given := df_engine.map_rows(p_thread, p_map, v_config);
+  a.items := json_array_length(v_given.rows);
+  perform df_engine.check_size('a map, in items,', a.items, 8388607);
+  if a.items = 0 then
+    ending := df_engine.completed(df_engine.map_value(v_config, '[]', 0, 0));
+    perform df_engine.put_outcome(thread, p_map, ending);
+    return;
+  end if;
+  a.stride := greatest(1, least(16, a.items / (8 * (v_config ->> 'parallel')::int)));
+  a.open := least((v_config ->> 'parallel')::int, (a.items + a.stride - 1) / a.stride);
+  insert into df_engine.activations (id, instance, scope, node, generations, activation, races, open, items, stride, next_item, done, since)
+  values (v_id, thread.instance, thread.scope, (p_map).node, thread.generations, thread.activation, thread.races, a.open,
+          a.items, a.stride, a.open * a.stride + 1, 0, df_engine.clock());
+  insert into df_engine.map_items (instance, activation, part, items, columns, types)
+  select thread.instance, v_id, (r.place - 1) / 50, array_agg(r.item order by r.place), v_given.columns, v_given.types
+  from json_array_elements(v_given.rows) with ordinality r(item, place) group by 3;
+  perform df_engine.note_running(thread.instance);
+  thread.activation := v_id;
+  if v_config ->> 'on_error' = 'stop' then
+    thread.races := thread.races || v_id;
+  end if;
+  others := array(
+    select df_engine.item_thread(thread, p_map, 1 + s * a.stride) from generate_series(1, a.open - 1) s order by s);
+  thread := df_engine.item_thread(thread, p_map, 1);
+exception
+  when sqlstate 'DF010' or sqlstate 'DF013' or program_limit_exceeded then
+    thread := p_thread;
+    ending := df_engine.failed('MAP: ' || sqlerrm, null, sqlstate);
+    perform df_engine.put_outcome(thread, p_map, ending);
+end
+$$;
+
+-- A thread of a map as it begins an item.
+create or replace function df_engine.item_thread(p_thread df_engine.thread, p_map df_engine.graph_nodes, p_item int) returns df_engine.thread
+language plpgsql stable as $$
+declare
+  t df_engine.thread := p_thread;
+begin
+  t.scope := df_engine.item_scope(t.activation, p_item);
+  t.generations := (coalesce(t.generations, '{1}'))[:(p_map).levels + 1] || p_item;
+  t.node := (p_map).inside[cardinality((p_map).inside)];
+  return t;
+end
+$$;
+
+-- An item has ended: the thread goes on with the next one of those that it has taken, takes more, or is at its end. After a failure, or a
+-- BREAK, no item begins any more, unless failures are collected. No thread: nothing, for now.
+create or replace function df_engine.end_item(
+  p_thread df_engine.thread, p_queue bigint, p_map df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  v_item constant int := df_engine.scope_item((p_thread).scope);
+  v_on_error constant text := df_engine.map_config((p_map).query) ->> 'on_error';
+  v_failed constant boolean := (p_ending).error is not null;
+  v_halts constant boolean := (p_ending).state = 'b' or v_failed and v_on_error <> 'collect';
+  v_next int;
+  a df_engine.activations;
+begin
+  if v_failed or v_halts then
+    update df_engine.activations x set failures = x.failures + v_failed::int, halted = x.halted or v_halts
+    where x.id = (p_thread).activation and x.instance = (p_thread).instance;
+  end if;
+  select * into a from df_engine.activations x where x.id = (p_thread).activation and x.instance = (p_thread).instance;
+  if not found then
+    raise exception 'an item of instance % has ended after its map', (p_thread).instance using errcode = 'DF001';
+  elsif v_halts and v_on_error = 'stop' then
+    return df_engine.end_map(p_thread, p_queue, p_map, a);
+  elsif not a.halted and v_item % a.stride <> 0 and v_item < a.items then
+    return row(df_engine.item_thread(p_thread, p_map, v_item + 1), null::df_engine.ending, false)::df_engine.event;
+  end if;
+  update df_engine.activations x set next_item = x.next_item + x.stride, done = x.done + (v_item - 1) % x.stride + 1
+  where x.id = a.id and not x.halted and x.next_item <= x.items
+  returning x.next_item - x.stride into v_next;
+  if found then
+    return row(df_engine.item_thread(p_thread, p_map, v_next), null::df_engine.ending, true)::df_engine.event;
+  end if;
+  update df_engine.activations x set open = x.open - 1, done = x.done + (v_item - 1) % x.stride + 1 where x.id = a.id returning * into a;
+  if a.open > 0 then
+    return null;
+  end if;
+  return df_engine.end_map(p_thread, p_queue, p_map, a);
+end
+$$;
+
+-- The value of a map whose items have the values or failures p_values.
+create or replace function df_engine.map_value(p_config jsonb, p_values json, p_ok bigint, p_failed bigint) returns json
+language sql immutable as $$
+  select case when p_config -> 'collect_values' = 'false' then json_build_object('ok', p_ok, 'failed', p_failed) else p_values end
+$$;
+
+-- A map ends, because its last thread has or because a failure stops the others: with the first failure or BREAK in the order of items, else
+-- with the values. What items have bound is forgotten, and in a loop what became of them, too.
+create or replace function df_engine.end_map(
+  p_thread df_engine.thread, p_queue bigint, p_map df_engine.graph_nodes, p_activation df_engine.activations
+) returns df_engine.event
+language plpgsql as $$
+declare
+  v_config constant jsonb := df_engine.map_config((p_map).query);
+  v_collects constant boolean := v_config ->> 'on_error' = 'collect';
+  v_limit constant bigint := df_engine.setting('max_result_bytes')::bigint;
+  v_ending df_engine.ending;
+  v_event df_engine.event;
+  v_first record;
+begin
+  if v_config ->> 'on_error' = 'stop' and (p_activation).halted then
+    perform df_engine.withdraw((p_thread).instance, (p_activation).scope, (p_map).node, (p_map).last, p_queue);
+    perform df_engine.wake('x', null);
+  end if;
+  delete from df_engine.activations a where a.id = (p_activation).id;
+  with ends as materialized (    select o.scope, o.state, o.value, o.error, o.failure
+    from df_engine.graph_nodes g
+    join df_engine.outcomes o on o.instance = (p_thread).instance and o.scope between (p_activation).id << 23 and (p_activation).id << 23 | 8388607 and o.node = g.node
+    where g.graph = (p_map).graph and g.node > (p_map).node and g.node <= (p_map).last and g.up = (p_map).node and g.branch = 1
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')
+  ), decider as (
+    select e.* from ends e where e.state = 'b' or e.state <> 'c' and not v_collects order by e.scope limit 1
+  )
+  select d.*, n.bytes, n.ok, n.failed into v_first
+  from (select sum(octet_length(e.value::pg_catalog.text)) as bytes, count(*) filter (where e.state = 'c') as ok,
+               count(*) filter (where e.state <> 'c') as failed from ends e) n
+  left join decider d on true;
+  if v_first.state in ('f', 'x') then
+    v_ending := row(v_first.state, null, null, null, v_first.error, null, v_first.failure);
+  elsif v_first.state = 'b' then
+    v_ending := df_engine.broke(v_first.value);
+  elsif v_first.bytes > v_limit and v_config -> 'collect_values' is distinct from 'false' then
+    v_ending := df_engine.failed(format(
+      E'MAP: the values of its items have %s bytes, and max_result_bytes allows %s\nHINT: Map a page of the rows at a time, or let items write to a table, with collect_values => false.',
+      v_first.bytes, v_limit), null, '54000');
+  else
+    v_ending := df_engine.completed(df_engine.map_value(v_config, df_engine.item_values(p_thread, p_map, p_activation), v_first.ok, v_first.failed));
+  end if;
+  v_event := df_engine.close_construct(p_thread, p_map, p_activation, v_ending);
+  update df_engine.outcomes o set activation = (p_activation).id
+  where o.instance = (p_thread).instance and o.scope = (p_activation).scope and o.node = (p_map).node;
+  perform df_engine.forget_items((p_thread).instance, p_map, (p_activation).id);
+  return v_event;
+end
+$$;
+
+-- The values of the items of a map, in their order; of one that collects failures, whether each is one.
+create or replace function df_engine.item_values(
+  p_thread df_engine.thread, p_map df_engine.graph_nodes, p_activation df_engine.activations
+) returns json
+language plpgsql stable as $$
+declare
+  v_config constant jsonb := df_engine.map_config((p_map).query);
+begin
+  if v_config -> 'collect_values' = 'false' then
+    return null;
+  elsif v_config ->> 'on_error' = 'collect' then
+    return (
+      select json_agg(case when e.state = 'c' then json_build_object('ok', true, 'value', e.value)
+                           else json_build_object('ok', false, 'error', df_engine.shown_failure((p_map).graph,
+                                row((p_thread).instance, e.scope, null, null, null, null),
+                                row('f', null, null, null, e.error, null, e.failure)))
+                      end order by e.scope)
+      from (    select o.scope, o.state, o.value, o.error, o.failure
+    from df_engine.graph_nodes g
+    join df_engine.outcomes o on o.instance = (p_thread).instance and o.scope between (p_activation).id << 23 and (p_activation).id << 23 | 8388607 and o.node = g.node
+    where g.graph = (p_map).graph and g.node > (p_map).node and g.node <= (p_map).last and g.up = (p_map).node and g.branch = 1
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')) e);
+  end if;
+  return (select json_agg(e.value order by e.scope) from (    select o.scope, o.state, o.value, o.error, o.failure
+    from df_engine.graph_nodes g
+    join df_engine.outcomes o on o.instance = (p_thread).instance and o.scope between (p_activation).id << 23 and (p_activation).id << 23 | 8388607 and o.node = g.node
+    where g.graph = (p_map).graph and g.node > (p_map).node and g.node <= (p_map).last and g.up = (p_map).node and g.branch = 1
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')) e);
+end
+$$;
+
+-- Forgets what a map has kept for its items.
+create or replace function df_engine.forget_items(p_instance bigint, p_map df_engine.graph_nodes, p_activation bigint) returns void
+language plpgsql as $$
+begin
+  delete from df_engine.map_items m where m.instance = p_instance and m.activation = p_activation;
+  delete from df_engine.bindings b where b.instance = p_instance and b.scope between p_activation << 23 and p_activation << 23 | 8388607;
+  if (p_map).in_loop then
+    delete from df_engine.outcomes o where o.instance = p_instance and o.scope between p_activation << 23 and p_activation << 23 | 8388607;
+    delete from df_engine.attempts a where a.instance = p_instance and a.node > (p_map).node and a.scope between p_activation << 23 and p_activation << 23 | 8388607;
+  end if;
+end
+$$;
+
+-- The maps that are open in a part of a run, and in their items.
+create or replace function df_engine.open_maps(p_instance bigint, p_scope bigint, p_from int, p_last int) returns bigint[]
+language plpgsql stable as $$
+begin
+  return array(
+    with recursive maps as (
+      select a.id from df_engine.activations a
+      where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last and a.items is not null
+      union all
+      select a.id from maps m join df_engine.activations a on a.instance = p_instance and a.scope between m.id << 23 and m.id << 23 | 8388607 and a.items is not null
+    )
+    select m.id from maps m);
 end
 $$;
 
@@ -6739,6 +7659,101 @@ begin
 end
 $$;
 
+-- Calls: a CALL starts a run, its child, and waits for its end without a session: in a row of waits that names the child. Whoever ends a
+-- child leaves a note, a timer that is due at once, and locks nothing of the caller; what fires timers ends the CALL. Whatever stops
+-- a CALL (a cancel, a lost race, a time-out, a failure of its run) takes that row away and cancels the child in the same transaction.
+
+-- Starts the child of a CALL, as the transition that enters it: there is one for each. What keeps it from being started is raised.
+create or replace function df_engine.open_call(p_thread df_engine.thread, p_node df_engine.graph_nodes, p_config jsonb) returns void
+language plpgsql as $$
+declare
+  v_id constant bigint := nextval('df_engine.thread_ids');
+  v_text constant text := df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'input', 'raw');
+  v_input constant jsonb := df_engine.json_or_null(v_text);
+  i df_engine.instances;
+  v_child bigint;
+begin
+  if v_input is null and v_text is not null then
+    raise exception 'the input is no JSON, once its references are replaced: %', left(v_text, 100) using errcode = 'invalid_text_representation';
+  elsif df_engine.levels_above((p_thread).instance) >= 32 then
+    raise exception 'a run can stand 32 levels below one that df.start has started, and this one would stand lower'
+      using errcode = 'program_limit_exceeded';
+  end if;
+  select * into i from df_engine.instances x where x.instance = (p_thread).instance;
+  v_child := df_engine.start_child(
+    i, p_config ->> 'flow', df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'label', 'raw'), v_input, (p_node).node, v_id,
+    (p_node).typed);
+  insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, child, since)
+  values (v_id, i.submitter, i.instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation, (p_thread).races,
+          v_child, df_engine.clock());
+end
+$$;
+
+-- How many runs stand above one: its caller, whoever has called that, ...
+create or replace function df_engine.levels_above(p_instance bigint) returns int
+language plpgsql stable as $$
+begin
+  return (
+    with recursive above as (
+      select i.parent, 0 as levels from df_engine.instances i where i.instance = p_instance
+      union all
+      select i.parent, a.levels + 1 from above a join df_engine.instances i on i.instance = a.parent
+    )
+    select max(a.levels) from above a);
+end
+$$;
+
+-- Notes that the child has ended for which a CALL waits. One that nobody waits for any more notes nothing.
+create or replace function df_engine.note_end_of_child(p_call bigint) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, races, kind, since, due_at, next_try_at)
+  select w.id, w.submitter, w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'child', w.since, n.now, n.now
+  from df_engine.waits w, (select df_engine.clock()) n(now)
+  where w.id = p_call;
+  if found then
+    perform df_engine.wake('t', null);
+  end if;
+end
+$$;
+
+-- How a CALL ends whose child has ended: with its result, or its error.
+create or replace function df_engine.call_ending(p_child bigint, p_since timestamptz) returns df_engine.ending
+language plpgsql stable as $$
+declare
+  r record;
+begin
+  select i.status, i.error, o.value, o.columns, o.types, o.failure - 'node' as failure into r
+  from df_engine.instances i
+  left join df_engine.outcomes o on o.instance = i.instance and o.scope = 0 and o.node = i.result
+  where i.instance = p_child;
+  if r.status = 'completed' then
+    return df_engine.completed(r.value, r.columns, r.types, p_since);
+  end if;
+  return df_engine.failed(
+    coalesce(r.error, 'the run that was called is gone'), p_since,
+    coalesce(r.failure ->> 'sqlstate', case r.status when 'cancelled' then '57014' end), coalesce(r.failure, '{}'));
+end
+$$;
+
+-- Cancels children of a run whose CALLs are stopped.
+create or replace function df_engine.cancel_children(p_instance bigint, p_children bigint[]) returns void
+language plpgsql as $$
+declare
+  v_child bigint;
+  v_reason constant text := (
+    select format('instance %s, which has called it, %s', i.id, case i.status
+             when 'cancelled' then 'is ' || i.error when 'failed' then 'has failed' else 'does not wait for it any more' end)
+    from df_engine.instances i where i.instance = p_instance);
+begin
+  foreach v_child in array p_children loop
+    if df_engine.lock_child(v_child) in ('pending', 'running') then
+      perform df_engine.cancel_locked(v_child, v_reason);
+    end if;
+  end loop;
+end
+$$;
+
 -- Entering: what it means that a thread arrives at a node that is no step. Constructs are opened, waits begin, a BREAK ends at once.
 
 -- Enters a node. thread and ending: the event that follows, none while the node waits; others: further threads that are to be entered.
@@ -6757,6 +7772,11 @@ begin
       v_opened := df_engine.open_timeout(thread, p_node);
       thread := v_opened.thread;
       ending := v_opened.ending;
+    when (p_node).kind = 'MAP' then
+      v_opened := df_engine.open_map(thread, p_node);
+      thread := v_opened.thread;
+      ending := v_opened.ending;
+      others := v_opened.others;
     when (p_node).kind in ('LOOP', 'JOIN', 'RACE', 'ANY') then
       v_opened := df_engine.open_construct(thread, p_node);
       thread := v_opened.thread;
@@ -6888,16 +7908,19 @@ $$;
 -- The transition: a node has ended, or is to be entered; what now? One loop between the two questions, answered from graph_nodes, until
 -- every thread it touched waits in its place: the queue, a timer, a signal, or for its siblings.
 
--- The steps from p_node to the end of its batch. p_tried: the first of them may have an outcome that says so.
-create or replace function df_engine.steps_from(p_id text, p_graph bigint, p_node int, p_batch int, p_tried boolean) returns df_engine.step[]
+-- The steps from p_node to the end of its batch. p_instance, p_scope: where the first of them may have an outcome that says so.
+create or replace function df_engine.steps_from(
+  p_id text, p_graph bigint, p_node int, p_batch int, p_instance bigint default null, p_scope bigint default null
+) returns df_engine.step[]
 language plpgsql stable as $$
 begin
   return array(
     select row(g.node, 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, g.node), g.query, g.statement, g.typed, g.refs, g.vars,
                g.name_scopes, g.after, g.binds, g.closes, g.plain, g.decides,
-               not (g.in_loop or p_tried and g.node = p_node))::df_engine.step
+               not (g.in_loop or g.node = p_node and exists (
+                 select from df_engine.outcomes o where o.instance = p_instance and o.scope = p_scope and o.node = p_node)), g.kind = 'BLOCK')::df_engine.step
     from df_engine.graph_nodes g
-    where g.graph = p_graph and g.node between p_node and p_batch and g.kind = 'SQL'
+    where g.graph = p_graph and g.node between p_node and p_batch and g.kind in ('SQL', 'BLOCK')
     order by g.node);
 end
 $$;
@@ -6915,6 +7938,8 @@ begin
     return df_engine.end_join_branch(p_thread, u);
   elsif u.kind in ('RACE', 'ANY', 'TIMEOUT') then
     return df_engine.end_race_branch(p_thread, p_queue, u, p_node, p_ending);
+  elsif u.kind = 'MAP' then
+    return df_engine.end_item(p_thread, p_queue, u, p_ending);
   elsif u.kind = 'WAIT_FOR' then
     return df_engine.end_check(p_thread, p_queue, u, p_ending);
   elsif u.kind = 'UNDO' then
@@ -6978,8 +8003,8 @@ $$;
 -- Makes the transition that follows an event: p_thread stands at a node that has ended so, or, without p_ending, is to be
 -- entered. p_queue is the caller's claim: its row goes with the first step that is entered, and is deleted when there is none.
 -- p_home: SQL steps run in this database. Answers the steps that the caller can go on with. Without a claim the caller acts
--- for every role, reads no text of a user and opens few branches at a time: a node whose text holds references, and a construct with more
--- branches, are left to a session of the submitter.
+-- for every role, reads no text of a user and opens few branches at a time: a node whose text holds references, a CALL, and a construct with
+-- more branches are left to a session of the submitter.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -7020,7 +8045,7 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars)
+    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars or g.kind in ('CALL', 'MAP'))
        or v_rows + cardinality(g.inside) > v_most then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
@@ -7031,12 +8056,12 @@ begin
         perform df_engine.wake('r ' || p_submitter, null);
       else
         -- Between two iterations a run goes to the back of the queue.
-        v_offered := g.kind = 'SQL' and p_home and not v_event.turned;
+        v_offered := g.kind in ('SQL', 'BLOCK') and p_home and not v_event.turned;
         perform df_engine.requeue(
           p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end, v_offered);
         if v_offered then
           v_place := row(null, v_queue, pg_current_xact_id()::pg_catalog.xid, p_id, p_graph, t,
-                         df_engine.steps_from(p_id, p_graph, g.node, g.batch, false))::df_engine.place;
+                         df_engine.steps_from(p_id, p_graph, g.node, g.batch))::df_engine.place;
         end if;
         v_queue := null;
       end if;
@@ -7207,14 +8232,134 @@ declare
   v_row pg_catalog.record;
   v_rows pg_catalog.text;
   v_list pg_catalog.text[];
-  v_size bigint := 0;
+  v_size bigint;
 begin
   if pg_catalog.texteq(p_kind, 'rows') then
     for v_row in execute p_sql loop
       v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
       if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
         v_list := pg_catalog.array_append(v_list, v_rows);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
+        v_rows := null;
+        if pg_catalog.int8gt(v_size, p_limit) then
+          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end if;
+    end loop;
+  elsif pg_catalog.texteq(p_kind, 'query') then
+    -- In FROM it gets the plan that it has by itself, a parallel one too, which a cursor never gets.
+    execute pg_catalog.concat('select pg_catalog.string_agg(pg_catalog.row_to_json(q.*)::pg_catalog.text, '','') from (', p_sql, E'\n) q')
+    into v_rows;
+    if v_rows is null then
+      for v_row in execute pg_catalog.concat('select * from (', p_sql, E'\n) q where false') loop
+        null;  -- what is wanted is the row's shape
+      end loop;
+    end if;
+  elsif pg_catalog.texteq(p_kind, 'call') and not exists (
+    select from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, p.pronamespace)
+    cross join pg_catalog.parse_ident(pg_catalog.substring(
+      pg_catalog.regexp_replace(p_sql, E'--[^\n\r]*|/[*].*?[*]/', ' ', 'g'),
+      '^[[:space:]]*[Cc][Aa][Ll][Ll][[:space:]]+((?:"[^"]+"|[^[:space:]"(.]+)(?:[[:space:]]*[.][[:space:]]*'
+      '(?:"[^"]+"|[^[:space:]"(.]+))?)[[:space:]]*[(]')) i(name)
+    where pg_catalog.nameeqtext(p.proname, i.name[pg_catalog.cardinality(i.name)]) and pg_catalog.chareq(p.prokind, 'p')
+      and pg_catalog.arrayoverlap(p.proargmodes, '{o,b}'::pg_catalog."char"[])
+      and (pg_catalog.nameeqtext(n.nspname, i.name[1]) or pg_catalog.pg_function_is_visible(p.oid))) then
+    execute p_sql;  -- a CALL without parameters that hold a result
+  elsif pg_catalog.texteq(p_kind, 'call') then
+    execute p_sql into v_row;
+    v_rows := pg_catalog.row_to_json(v_row);
+  elsif pg_catalog.texteq(p_kind, 'block') then
+    return df_engine.run_block(p_sql::pg_catalog.text[], p_typed, p_limit);
+  else
+    begin
+      for v_row in execute p_sql loop
+      v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
+      if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
+        v_list := pg_catalog.array_append(v_list, v_rows);
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
+        v_rows := null;
+        if pg_catalog.int8gt(v_size, p_limit) then
+          raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+        end if;
+      end if;
+    end loop;
+    exception when invalid_cursor_definition then
+      execute p_sql;  -- it returns none after all
+    end;
+  end if;
+  -- Few rows of one column, so that no two have one name: the commonest result, and one test.
+  if v_list is null and not p_typed and pg_catalog.int4eq(pg_catalog.strpos(v_rows, ',"'), 0)
+     and pg_catalog.int84ge(p_limit, pg_catalog.octet_length(v_rows)) then
+    v_result.value := pg_catalog.concat('{"rows":[', v_rows, '],"row_count":', pg_catalog.json_array_length(
+      pg_catalog.concat('[', v_rows, ']')::pg_catalog.json), '}')::pg_catalog.json;
+    return v_result;
+  elsif v_list is not null then
+    v_rows := pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ',');
+  end if;
+  if v_rows is null then
+    v_result := df_engine.no_rows(pg_catalog.row_to_json(v_row));
+  elsif pg_catalog.int84lt(p_limit, pg_catalog.octet_length(v_rows)) then
+    raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.octet_length(v_rows), p_limit
+        using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
+  elsif pg_catalog.int4eq(pg_catalog.strpos(v_rows, ',"'), 0) then  -- one column, so no two of one name
+    v_result.value := pg_catalog.concat('{"rows":[', v_rows, '],"row_count":', pg_catalog.json_array_length(
+      pg_catalog.concat('[', v_rows, ']')::pg_catalog.json), '}')::pg_catalog.json;
+  else
+    v_result.value := df_engine.row_set(v_rows);
+  end if;
+  if p_typed then
+    v_result.types := df_engine.result_types(p_sql, p_kind, coalesce(
+      v_result.columns, df_engine.column_names(pg_catalog.json_extract_path(v_result.value, 'rows', '0'))));
+  end if;
+  return v_result;
+end
+$fn$;
+
+-- Runs the statements of a block: p_list is the kind of the last of them, then all of them. A statement may change the role: nothing of
+-- df_engine is called before it is changed back.
+-- Granted to users.
+create or replace function df_engine.run_block(p_list text[], p_typed boolean, p_limit bigint) returns df_engine.result
+language plpgsql as $fn$
+declare
+  p_statements constant pg_catalog.text[] := p_list[2:];
+  p_sql constant pg_catalog.text := p_list[pg_catalog.cardinality(p_list)];
+  p_kind pg_catalog.text := p_list[1];
+  p_block constant boolean := true;
+  p_columns pg_catalog.text[];
+  p_types pg_catalog.text[];
+  v_types pg_catalog.oid[];
+  v_result df_engine.result;
+  v_row pg_catalog.record;
+  v_rows pg_catalog.text;
+  v_list pg_catalog.text[];
+  v_size bigint;
+  v_number int := 0;
+  v_code pg_catalog.text;
+  v_message pg_catalog.text;
+  v_detail pg_catalog.text;
+  v_hint pg_catalog.text;
+begin
+  begin
+    for v_at in 1 .. pg_catalog.int4mi(pg_catalog.cardinality(p_statements), 1) loop
+      v_number := v_at;
+      execute p_statements[v_at];
+    end loop;
+    v_number := pg_catalog.cardinality(p_statements);
+    loop
+      if pg_catalog.texteq(p_kind, 'command') then
+        execute p_sql;
+        exit;
+      end if;
+      begin
+  if pg_catalog.texteq(p_kind, 'rows') then
+    for v_row in execute p_sql loop
+      v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
+      if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
+        v_list := pg_catalog.array_append(v_list, v_rows);
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
         v_rows := null;
         if pg_catalog.int8gt(v_size, p_limit) then
           raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
@@ -7251,7 +8396,7 @@ begin
       v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
       if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
         v_list := pg_catalog.array_append(v_list, v_rows);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
         v_rows := null;
         if pg_catalog.int8gt(v_size, p_limit) then
           raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
@@ -7263,31 +8408,108 @@ begin
       execute p_sql;  -- it returns none after all
     end;
   end if;
+        exit;
+      exception when others then
+        p_kind := case
+        when pg_catalog.texteq(p_kind, 'query') and pg_catalog.textregexeq(sqlstate, '^(42601|0A000|54)') then 'utility'
+        when pg_catalog.texteq(p_kind, 'rows') and pg_catalog.texteq(sqlstate, '42P11') then 'perhaps'
+      end;
+        if p_kind is null then
+          raise;
+        end if;
+      end;
+    end loop;
+  exception when others or query_canceled or assert_failure then
+    get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    if p_block then
+      v_message := pg_catalog.concat('statement ', v_number, ' of ', pg_catalog.cardinality(p_statements), ': ', v_message);
+    end if;
+    if p_block and (pg_catalog.texteq(v_code, '25001') or pg_catalog.texteq(v_code, '2D000')) then
+      v_hint := 'A block is one transaction. Make this statement, which cannot be in one, a step of its own.';
+    end if;
+    raise exception using errcode = v_code, message = v_message, detail = v_detail, hint = v_hint;
+  end;
   if v_list is not null then
     v_rows := pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ',');
   end if;
-  if v_rows is null then
-    v_result := df_engine.no_rows(pg_catalog.row_to_json(v_row));
-  elsif pg_catalog.int84lt(p_limit, pg_catalog.octet_length(v_rows)) then
+  if pg_catalog.int84lt(p_limit, pg_catalog.octet_length(v_rows)) then
     raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.octet_length(v_rows), p_limit
         using errcode = 'DF012', hint = 'Return keys, and leave the data in a table that the next step reads.';
-  elsif pg_catalog.int4eq(pg_catalog.strpos(v_rows, ',"'), 0) then  -- one column, so no two of one name
-    v_result.value := pg_catalog.concat('{"rows":[', v_rows, '],"row_count":', pg_catalog.json_array_length(
-      pg_catalog.concat('[', v_rows, ']')::pg_catalog.json), '}')::pg_catalog.json;
+  end if;
+  if p_typed then
+    p_columns := (select pg_catalog.array_agg(k) from pg_catalog.json_object_keys(coalesce(
+      pg_catalog.json_array_element(pg_catalog.concat('[', v_rows, ']')::pg_catalog.json, 0), pg_catalog.row_to_json(v_row))) k);
+    if p_columns is not null then
+  if pg_catalog.texteq(p_kind, 'query') then
+    execute (
+      select pg_catalog.concat('select array[', pg_catalog.string_agg(pg_catalog.concat('pg_catalog.pg_typeof(x.c', g, ')'), ','),
+        ']::pg_catalog.oid[] from (select) d left join (', p_sql, E'\n) x(', pg_catalog.string_agg(pg_catalog.concat('c', g), ','),
+        ') on false')
+      from pg_catalog.generate_series(1, pg_catalog.cardinality(p_columns)) g)
+    into v_types;
+  elsif (pg_catalog.texteq(p_kind, 'rows') or pg_catalog.texteq(p_kind, 'perhaps')) and pg_catalog.int4ge(pg_catalog.current_setting('server_version_num')::int, 160000) then
+    execute pg_catalog.concat('prepare pg_durable_step as ', p_sql);
+    execute pg_catalog.concat('select s.result_types::pg_catalog.oid[] from pg_catalog.pg_prepared_statements s ',
+      'where pg_catalog.texteq(s.name, ''pg_durable_step'')') into v_types;
+    deallocate pg_durable_step;
+  end if;
+  if v_types is not null then
+    p_types := (select pg_catalog.array_agg(case
+      when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
+        select from pg_catalog.pg_cast c
+        where pg_catalog.oideq(c.castsource, t.oid) and pg_catalog.oideq(c.casttarget, 114::pg_catalog.oid)
+          and pg_catalog.chareq(c.castmethod, 'f')) then 'pg_catalog.json'
+      when pg_catalog.oideq(t.typbasetype, 3802::pg_catalog.oid) then 'pg_catalog.jsonb'
+      when pg_catalog.chareq(coalesce(e.typtype, t.typtype), 'p') then 'pg_catalog.text'
+      else pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(coalesce(e.typname, t.typname)),
+                             case when e.oid is not null then '[]' end)
+    end order by o.place)
+  from pg_catalog.unnest(v_types) with ordinality o(id, place)
+  join pg_catalog.pg_type t on pg_catalog.oideq(t.oid, o.id)
+  left join pg_catalog.pg_type e on pg_catalog.oideq(e.oid, t.typelem) and pg_catalog.oideq(e.typarray, t.oid)
+  join pg_catalog.pg_namespace n on pg_catalog.oideq(n.oid, coalesce(e.typnamespace, t.typnamespace)));
+  end if;
+    end if;
+  end if;
+  if not pg_catalog.nameeq(current_user, session_user) then
+    reset role;
+  end if;
+  if v_rows is null then
+    v_result := df_engine.no_rows(pg_catalog.row_to_json(v_row));
   else
     v_result.value := df_engine.row_set(v_rows);
   end if;
-  if p_typed then
-    v_result.types := df_engine.result_types(p_sql, p_kind, coalesce(
-      v_result.columns, df_engine.column_names(pg_catalog.json_extract_path(v_result.value, 'rows', '0'))));
-  end if;
+  v_result.types := p_types;
   return v_result;
 end
 $fn$;
 
 -- Preparing: a step whose text holds references, or may hold something else than one statement, in its own session.
 
--- The text of a step with its references replaced, and its kind. Raises DF010, DF011 or DF013 where it cannot be run.
+-- The statements of a block with their references replaced. Raises as df_engine.prepare_step.
+create or replace function df_engine.prepare_block(p_thread df_engine.thread, p_name_scopes int[], p_query text) returns text[]
+language plpgsql stable as $$
+declare
+  v_statements text[] := array(select df_engine.statements_of('BLOCK', p_query));
+  v_problem text;
+begin
+  for i in 1..cardinality(v_statements) loop
+    begin
+      v_statements[i] := df_engine.bare_statement(df_engine.render(p_thread, p_name_scopes, v_statements[i], 'sql'));
+    exception when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
+      raise exception 'statement % of %: %', i, cardinality(v_statements), sqlerrm using errcode = sqlstate;
+    end;
+    v_problem := df_engine.single_statement_problem(v_statements[i]);
+    if v_problem is not null then
+      raise exception 'SQL execution failed: statement % of %: %', i, cardinality(v_statements), v_problem using errcode = 'DF011';
+    end if;
+  end loop;
+  return v_statements;
+end
+$$;
+
+-- The text of a step with its references replaced, and its kind; of a block an array of the kind of its last statement and of all of
+-- them. Raises DF010, DF011 or DF013 where it cannot be run.
 -- Granted to users.
 create or replace function df_engine.prepare_step(
   p_key text, p_graph bigint, p_thread df_engine.thread, p_step df_engine.step, out sql text, out statement text
@@ -7295,9 +8517,16 @@ create or replace function df_engine.prepare_step(
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
   v_problem text;
+  v_statements text[];
 begin
   perform df_engine.require_key(p_key, (
     select i.submitter from df_engine.instances i where i.instance = (p_thread).instance and i.graph = p_graph));
+  if (p_step).block then
+    v_statements := df_engine.prepare_block(p_thread, (p_step).name_scopes, (p_step).text);
+    sql := df_engine.statement_kind(v_statements[cardinality(v_statements)]) || v_statements;
+    statement := 'block';
+    return;
+  end if;
   sql := df_engine.bare_statement(
     case when (p_step).refs is null and not (p_step).vars then (p_step).text
          else df_engine.render(p_thread, (p_step).name_scopes, (p_step).text, 'sql') end);
@@ -7311,20 +8540,6 @@ $$;
 
 -- Claiming: the lock on a row of the queue, in the step's own transaction, is the claim. What is not a statement for this session is
 -- entered here; what may not run any more is dropped or failed. The functions act for session_user only.
-
--- Checked once, before a run begins; NULL when it may.
-create or replace function df_engine.pickup_problem(p_submitter oid) returns text
-language plpgsql stable as $$
-declare
-  v_super boolean;
-begin
-  select r.rolsuper into v_super from pg_catalog.pg_roles r where r.oid = p_submitter;
-  if v_super and not df_engine.setting_on('enable_superuser_instances') then
-    return format('superuser %s may not run instances: setting enable_superuser_instances is off', p_submitter::pg_catalog.regrole);
-  end if;
-  return null;
-end
-$$;
 
 -- Locks the row p_queue of a role if it is still there and free, else the longest-waiting free one from p_low on, else any: the row and its
 -- version.
@@ -7367,7 +8582,10 @@ begin
         and o.state = 'c' and o.generations is not distinct from (p_queue).generations
       order by o.node desc limit 1);
   end if;
-  return coalesce((select n.next from df_engine.graph_nodes n where n.graph = (p_node).graph and n.node = v_done), (p_node).node);
+  if v_done is null then
+    return (p_node).node;
+  end if;
+  return (select n.next from df_engine.graph_nodes n where n.graph = (p_node).graph and n.node = v_done);
 end
 $$;
 
@@ -7388,9 +8606,11 @@ declare
   r record;
   g df_engine.graph_nodes;
   v_place df_engine.place;
-  v_problem text;
 begin
-  perform df_engine.require_key(p_key, v_role);
+  if (p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
   v_claim := df_engine.lock_queue(v_role, p_queue, p_low);
   if v_claim.version is null then
     v_place.report := 'empty';
@@ -7400,8 +8620,10 @@ begin
   t := row(q.instance, q.scope, q.node, q.generations, q.activation, q.races);
   v_place := row('again', q.id, v_claim.version, null, null, t, null)::df_engine.place;
   select i.id, i.graph, i.status, coalesce(i.database = current_database(), true) as home,
-         has_schema_privilege(v_role, 'df', 'usage') as allowed into r
-  from df_engine.instances i where i.instance = q.instance;
+         has_schema_privilege(v_role, 'df', 'usage') as allowed, u.rolsuper as super into r
+  from df_engine.instances i
+  left join pg_roles u on u.oid = v_role
+  where i.instance = q.instance;
   if r.status is null or r.status not in ('pending', 'running') or q.races is not null and df_engine.has_lost(q.races) then
     -- Whoever ended the run has left what a step had locked.
     delete from df_engine.activations a where a.instance = q.instance and r.status not in ('pending', 'running');
@@ -7423,27 +8645,26 @@ begin
       v_place.thread := t;
     end if;
   end if;
-  if not q.picked and t.node = q.node then  -- it has not begun
-    v_problem := df_engine.pickup_problem(v_role);
-  end if;
-  if v_problem is not null or not r.allowed then
-    perform df_engine.fail_run(q.instance, coalesce(
-      v_problem, format('role %s has no USAGE on schema df any more', v_role::regrole)), false);
+  if not q.picked and t.node = q.node and r.super and not df_engine.setting_on('enable_superuser_instances') then  -- it has not begun
+    perform df_engine.fail_run(q.instance, format(
+      'superuser %s may not run instances: setting enable_superuser_instances is off', v_role::regrole), false);
+    return v_place;
+  elsif not r.allowed then
+    perform df_engine.fail_run(q.instance, format('role %s has no USAGE on schema df any more', v_role::regrole), false);
     return v_place;
   end if;
-  if (g.kind <> 'SQL' or not r.home or q.crash_score >= 12) and not df_engine.lock_thread(t) then
+  if (g.kind not in ('SQL', 'BLOCK') or not r.home or q.crash_score >= 12) and not df_engine.lock_thread(t) then
     return v_place;  -- to be claimed, and dropped, again
-  elsif g.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART') then
+  elsif g.kind not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then
     v_place := df_engine.advance(r.id, r.graph, v_role, r.home, t, q.id, null);
     v_place.report := 'again';
   elsif q.crash_score >= 12 then
     perform df_engine.fail_node(r.id, r.graph, v_role, r.home, t, q.id, g,
       'SQL execution failed: the session that ran this step died, again and again', df_engine.clock());
-  elsif g.kind = 'SQL' and r.home then
-    v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.batch end, exists (
-      select from df_engine.outcomes o where o.instance = q.instance and o.scope = q.scope and o.node = g.node));
+  elsif g.kind in ('SQL', 'BLOCK') and r.home then
+    v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.batch end, q.instance, q.scope);
+    v_place.report := set_config('application_name', v_place.steps[1].name, true);
     v_place.report := null;
-    perform set_config('application_name', v_place.steps[1].name, true);
     if p_careful then
       raise info 'pg_durable:%:%', q.id, df_engine.node_id(r.id, g.node);
     end if;
@@ -7460,13 +8681,11 @@ $$;
 -- Granted to users.
 create or replace function df_engine.claim_next(p_queue bigint, p_version xid, p_name text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
-declare
-  v_role constant oid := quote_ident(session_user)::regrole;
 begin
   perform set_config('application_name', p_name, true)
   from (select from df_engine.queue q
-        where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue and q.xmin = p_version and q.crash_score = 0
-          and has_schema_privilege(v_role, 'df', 'usage')
+        where q.lane = 'sql' and q.submitter = quote_ident(session_user)::regrole and q.id = p_queue and q.xmin = p_version and q.crash_score = 0
+          and has_schema_privilege(session_user, 'df', 'usage')
         for update skip locked) as claimed;
   return found;
 end
@@ -7476,7 +8695,8 @@ $$;
 -- driver, in the session of the submitter.
 
 -- Records that a step has completed, and makes the transition. NULL: the next step of the same segment follows; else a place with the steps
--- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. p_more: another step
+-- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. A plain step whose value nobody
+-- wants, the commonest, is asked one thing only: PL/pgSQL prepares each question anew in each transaction. p_more: another step
 -- follows in this transaction; the run is not locked yet, or a cancel would wait for that step instead of interrupting it.
 -- Granted to users.
 create or replace function df_engine.record_step(
@@ -7485,7 +8705,19 @@ create or replace function df_engine.record_step(
 ) returns df_engine.place
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
-  if (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
+  if (p_step).plain and (p_step).fresh and (p_step).binds is null and (p_thread).races is null and not p_more then
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
+    select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
+           df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
+    from df_engine.instances i
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+      and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
+    for key share;
+    if found then
+      return null;
+    end if;
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
+  elsif (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
     return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
   end if;
   if (p_step).fresh and not p_more then
@@ -7657,7 +8889,7 @@ begin
     return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_started);
   end if;
   t.node := g.node;
-  if v_verdict = 'divert' then
+  if v_verdict = 'divert' and not (p_step).block then
     perform df_engine.open_request(p_id, p_graph, v_role, true, t, p_queue, g, true);
   elsif not v_refused and df_engine.retry_step(t, g, v_error, p_sqlstate, df_engine.sql_retryable(p_sqlstate, g.retry), null, p_started) then
     delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
@@ -7789,28 +9021,26 @@ begin
   -- A function of df, not of df_engine: a role without USAGE on df is refused here, and its runs wait and say so.
   select k.key, df.setting('max_result_bytes')::bigint into v_key, v_limit from df_engine.own_key k;
   v_no_rows := df_engine.no_rows(null);
-  -- Nothing of a step, or of whoever had this session before, reaches the next one.
-  if not pg_catalog.nameeq(current_user, session_user) then
-    reset role;
-  end if;
+  -- Nothing of a step, or of whoever had this session before, reaches the next one. Of a session without temporary tables one test is made.
   reset all;
   deallocate all;
   execute 'close all';
   unlisten *;
-  if pg_catalog.pg_advisory_unlock_all() is not null and pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
+  if pg_catalog.pg_advisory_unlock_all() is not null and (pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid)
+      or not pg_catalog.nameeq(current_user, session_user) or p_visiting) then
+    reset role;
     discard temp;
-  end if;
-  if p_visiting then
-    perform df_engine.set_step_settings();
+    if p_visiting then
+      perform df_engine.set_step_settings();
+    end if;
   end if;
   commit;  -- an installer that is run again waits for no step
   loop
     v_started := pg_catalog.clock_timestamp();
     v_at := pg_catalog.int4pl(v_at, 1);
-    if pg_catalog.int4gt(v_group, 0) then
-      perform pg_catalog.set_config('application_name', v_place.steps[v_at].name, true);
-    elsif v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_deadline)
-          or not df_engine.claim_next(v_place.queue, v_place.version, v_place.steps[v_at].name) then
+    if pg_catalog.int4eq(v_group, 0) and (
+        v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_deadline)
+        or not df_engine.claim_next(v_place.queue, v_place.version, v_place.steps[v_at].name)) then
       if pg_catalog.timestamptz_gt(v_started, v_deadline) then
         p_report := 'budget';
         exit;
@@ -7831,17 +9061,21 @@ begin
     v_step := v_place.steps[v_at];
     loop
       begin
-        if v_step.statement is null then
-          v_refused := true;
-          select p.sql, p.statement into v_step.text, v_step.statement
-          from df_engine.prepare_step(v_key, v_place.graph, v_place.thread, v_step) p;
-          v_refused := false;
-        end if;
-        if pg_catalog.texteq(v_step.statement, 'command') then
-          execute v_step.text;
-          v_result := v_no_rows;
-        else
+        if pg_catalog.texteq(v_step.statement, 'rows') then  -- the commonest
           v_result := df_engine.run_statement(v_step.text, v_step.statement, v_step.typed, v_limit);
+        else
+          if v_step.statement is null then
+            v_refused := true;
+            select p.sql, p.statement into v_step.text, v_step.statement
+            from df_engine.prepare_step(v_key, v_place.graph, v_place.thread, v_step) p;
+            v_refused := false;
+          end if;
+          if pg_catalog.texteq(v_step.statement, 'command') then
+            execute v_step.text;
+            v_result := v_no_rows;
+          else
+            v_result := df_engine.run_statement(v_step.text, v_step.statement, v_step.typed, v_limit);
+          end if;
         end if;
         set constraints all immediate;
         exit;
@@ -7853,50 +9087,48 @@ begin
         v_code := null;
       end;
     end loop;
-    -- Nothing of a step, or of whoever had this session before, reaches the next one.
-    if not pg_catalog.nameeq(current_user, session_user) then
-      reset role;
-    end if;
+    -- Nothing of a step, or of whoever had this session before, reaches the next one. Of a session without temporary tables one test is made.
     reset all;
     deallocate all;
     execute 'close all';
     unlisten *;
-    if pg_catalog.pg_advisory_unlock_all() is not null and pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid) then
+    if pg_catalog.pg_advisory_unlock_all() is not null and (pg_catalog.oidne(pg_catalog.pg_my_temp_schema(), 0::pg_catalog.oid)
+        or not pg_catalog.nameeq(current_user, session_user) or p_visiting) then
+      reset role;
       discard temp;
-    end if;
-    if p_visiting then
-      perform df_engine.set_step_settings();
-    end if;
-    if v_code is null then
-      if pg_catalog.int4gt(v_together, 1) then
-        v_short := df_engine.short_steps(v_short, pg_catalog.hashtextextended(v_place.steps[v_at].text, 0)::pg_catalog.text, v_started);
-        v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
-        v_more := v_step.plain and pg_catalog.jsonb_exists(
-            v_short, pg_catalog.hashtextextended(v_place.steps[pg_catalog.int4pl(v_at, 1)].text, 0)::pg_catalog.text)
-          and pg_catalog.int4lt(pg_catalog.int4pl(v_group, 1), v_together)
-          and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(),
-                pg_catalog.timestamptz_pl_interval(v_begun, '20 ms'::pg_catalog.interval));
+      if p_visiting then
+        perform df_engine.set_step_settings();
       end if;
+    end if;
+    if v_code is null and pg_catalog.int4eq(v_together, 1) then
+      v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_result,
+                                      v_started, false);
+      if v_next is null then
+        commit;
+        continue;
+      end if;
+    elsif v_code is null then
+      v_short := df_engine.short_steps(v_short, pg_catalog.hashtextextended(v_place.steps[v_at].text, 0)::pg_catalog.text, v_started);
+      v_begun := case when pg_catalog.int4gt(v_group, 0) then v_begun else v_started end;
+      v_more := v_step.plain and pg_catalog.jsonb_exists(
+          v_short, pg_catalog.hashtextextended(v_place.steps[pg_catalog.int4pl(v_at, 1)].text, 0)::pg_catalog.text)
+        and pg_catalog.int4lt(pg_catalog.int4pl(v_group, 1), v_together)
+        and pg_catalog.timestamptz_lt(pg_catalog.clock_timestamp(),
+              pg_catalog.timestamptz_pl_interval(v_begun, '20 ms'::pg_catalog.interval));
       v_next := df_engine.record_step(v_key, v_place.id, v_place.graph, v_place.queue, v_place.thread, v_step, v_result,
                                       v_started, v_more);
-      if v_next is null and pg_catalog.int4eq(v_together, 1) then
-        commit;
-        continue;
-      elsif v_next.report is null then
-        if pg_catalog.int4gt(v_together, 1) then
-          if v_more and v_next.steps is null then
-            v_group := pg_catalog.int4pl(v_group, 1);
-            continue;
-          end if;
-          set local synchronous_commit = off;
+      if v_next.report is null then
+        if v_more and v_next.steps is null then
+          v_group := pg_catalog.int4pl(v_group, 1);
+          perform pg_catalog.set_config('application_name', v_place.steps[pg_catalog.int4pl(v_at, 1)].name, true);
+          continue;
+        end if;
+        set local synchronous_commit = off;
+        if v_next.steps is null then
           v_group := 0;
+          commit;
+          continue;
         end if;
-        if v_next.steps is not null then
-          v_place := v_next;
-          v_at := 0;
-        end if;
-        commit;
-        continue;
       end if;
     elsif pg_catalog.int4gt(v_group, 0) then
       -- What fails in company may fail because of it: those before it are recorded, and it runs again alone.
@@ -7943,23 +9175,30 @@ $$;
 -- session of the submitter, after substitution and all checks, and kept in the queue until a worker leases it.
 
 
--- What a direct step needs: the statement, and unless it is refused there, a block that runs it in a transaction and leaves
--- its value in the setting df.step_result.
+-- What a direct step needs: the statement if it is one, and unless it is refused there, a DO block that runs it, or the several of a
+-- BLOCK, in a transaction and leaves its value in the setting df.step_result.
 create or replace function df_engine.direct_request(
   p_id text, p_thread df_engine.thread, p_node df_engine.graph_nodes, p_autocommit boolean
 ) returns jsonb
 language plpgsql stable as $$
 declare
-  v_sql constant text := df_engine.bare_statement(df_engine.render(p_thread, (p_node).name_scopes, (p_node).query, 'sql'));
-  v_problem constant text := df_engine.single_statement_problem(v_sql);
+  v_is_block constant boolean := (p_node).kind = 'BLOCK';
+  v_statements text[];
+  v_problem text;
 begin
-  if v_problem is not null then
-    raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
+  if v_is_block then
+    v_statements := df_engine.prepare_block(p_thread, (p_node).name_scopes, (p_node).query);
+  else
+    v_statements := array[df_engine.bare_statement(df_engine.render(p_thread, (p_node).name_scopes, (p_node).query, 'sql'))];
+    v_problem := df_engine.single_statement_problem(v_statements[1]);
+    if v_problem is not null then
+      raise exception 'SQL execution failed: %', v_problem using errcode = 'DF011';
+    end if;
   end if;
   return jsonb_build_object(
-    'sql', v_sql,
+    'sql', case when not v_is_block then v_statements[1] end,
     'application_name', 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, (p_node).node),
-    'block', case when not p_autocommit then df_engine.remote_block(v_sql, (p_node).typed) end,
+    'block', case when not p_autocommit then df_engine.remote_block(v_statements, v_is_block, (p_node).typed) end,
     'max_result_bytes', df_engine.setting_number('max_result_bytes'),
     'name_types', case when (p_node).typed then $sql$select pg_catalog.array_agg(case
       when pg_catalog.oideq(t.typbasetype, 114::pg_catalog.oid) or exists (
@@ -7979,12 +9218,14 @@ end
 $$;
 
 -- df_engine.run_statement for a database in which pg_durable is not installed, as a DO block; names are made final at home.
-create or replace function df_engine.remote_block(p_sql text, p_typed boolean) returns text
+create or replace function df_engine.remote_block(p_statements text[], p_block boolean, p_typed boolean) returns text
 language plpgsql stable set search_path = '' as $$
 begin
-  return 'do ' || quote_literal(replace(replace(replace(replace($block$
+  return 'do ' || quote_literal(replace(replace(replace(replace(replace($block$
 declare
-  p_sql constant pg_catalog.text := @SQL@;
+  p_statements constant pg_catalog.text[] := array[@STATEMENTS@];
+  p_sql constant pg_catalog.text := p_statements[pg_catalog.cardinality(p_statements)];
+  p_block constant boolean := @BLOCK@;
   p_kind pg_catalog.text := @KIND@;
   p_typed constant boolean := @TYPED@;
   p_limit constant bigint := @LIMIT@;
@@ -7994,19 +9235,31 @@ declare
   v_row pg_catalog.record;
   v_rows pg_catalog.text;
   v_list pg_catalog.text[];
-  v_size bigint := 0;
+  v_size bigint;
+  v_number int := 0;
+  v_code pg_catalog.text;
+  v_message pg_catalog.text;
+  v_detail pg_catalog.text;
+  v_hint pg_catalog.text;
 begin
-  if pg_catalog.texteq(p_kind, 'command') then
-    execute p_sql;
-  else
+  begin
+    for v_at in 1 .. pg_catalog.int4mi(pg_catalog.cardinality(p_statements), 1) loop
+      v_number := v_at;
+      execute p_statements[v_at];
+    end loop;
+    v_number := pg_catalog.cardinality(p_statements);
     loop
+      if pg_catalog.texteq(p_kind, 'command') then
+        execute p_sql;
+        exit;
+      end if;
       begin
   if pg_catalog.texteq(p_kind, 'rows') then
     for v_row in execute p_sql loop
       v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
       if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
         v_list := pg_catalog.array_append(v_list, v_rows);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
         v_rows := null;
         if pg_catalog.int8gt(v_size, p_limit) then
           raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
@@ -8043,7 +9296,7 @@ begin
       v_rows := pg_catalog.concat_ws(',', v_rows, pg_catalog.row_to_json(v_row));
       if pg_catalog.int4gt(pg_catalog.octet_length(v_rows), 65536) then
         v_list := pg_catalog.array_append(v_list, v_rows);
-        v_size := pg_catalog.int84pl(v_size, pg_catalog.octet_length(v_rows));
+        v_size := pg_catalog.int84pl(coalesce(v_size, 0), pg_catalog.octet_length(v_rows));
         v_rows := null;
         if pg_catalog.int8gt(v_size, p_limit) then
           raise exception 'the result has more than % bytes of JSON, and max_result_bytes allows %', v_size, p_limit
@@ -8066,7 +9319,16 @@ begin
         end if;
       end;
     end loop;
-  end if;
+  exception when others or query_canceled or assert_failure then
+    get stacked diagnostics v_code = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    if p_block then
+      v_message := pg_catalog.concat('statement ', v_number, ' of ', pg_catalog.cardinality(p_statements), ': ', v_message);
+    end if;
+    if p_block and (pg_catalog.texteq(v_code, '25001') or pg_catalog.texteq(v_code, '2D000')) then
+      v_hint := 'A block is one transaction. Make this statement, which cannot be in one, a step of its own.';
+    end if;
+    raise exception using errcode = v_code, message = v_message, detail = v_detail, hint = v_hint;
+  end;
   v_rows := nullif(pg_catalog.array_to_string(pg_catalog.array_append(v_list, v_rows), ','), '');
   if pg_catalog.int84lt(p_limit, pg_catalog.octet_length(v_rows)) then
     raise exception 'the result has % bytes of JSON, and max_result_bytes allows %', pg_catalog.octet_length(v_rows), p_limit
@@ -8109,8 +9371,9 @@ begin
     'rows', pg_catalog.concat('[', v_rows, ']')::pg_catalog.json,
     'row_count', pg_catalog.json_array_length(pg_catalog.concat('[', v_rows, ']')::pg_catalog.json),
     'columns', p_columns, 'types', p_types)::pg_catalog.text, true);
-end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_sql))), '@TYPED@', p_typed::pg_catalog.text),
-    '@LIMIT@', df_engine.setting('max_result_bytes')), '@SQL@', quote_literal(p_sql)));
+end$block$, '@KIND@', quote_literal(df_engine.statement_kind(p_statements[cardinality(p_statements)]))),
+    '@TYPED@', p_typed::pg_catalog.text), '@LIMIT@', df_engine.setting('max_result_bytes')), '@BLOCK@', p_block::pg_catalog.text),
+    '@STATEMENTS@', (select string_agg(quote_literal(s.text), ',' order by s.place) from unnest(p_statements) with ordinality s(text, place))));
 end
 $$;
 
@@ -8135,7 +9398,7 @@ declare
   v_config constant jsonb := df_engine.mark_secrets(df_engine.http_config((p_node).kind, (p_node).query));
   v_vars constant jsonb := df_engine.variables_of((p_thread).instance);
   v_wanted constant text[] := df_engine.http_names((p_node).kind, v_config::pg_catalog.text, v_vars);
-  v_known constant text[] := df_engine.known_names((p_thread).instance);
+  v_known constant text[] := df_engine.known_names((p_thread).instance, (p_thread).scope);
   v_missing constant text := case when v_config ? 'mark' then
     df_engine.missing_secret(p_submitter, array(select jsonb_array_elements_text(v_config -> 'secrets'))) end;
 begin
@@ -8164,13 +9427,13 @@ language plpgsql as $$
 declare
   v_request jsonb;
 begin
-  if (p_node).kind = 'SQL' then
+  if (p_node).kind in ('SQL', 'BLOCK') then
     v_request := df_engine.direct_request(p_id, p_thread, p_node, p_autocommit);
   else
     v_request := df_engine.http_step(p_submitter, p_thread, p_node);
   end if;
   update df_engine.queue q
-  set lane = case (p_node).kind when 'SQL' then 'direct' else 'http' end, request = v_request, picked = true,
+  set lane = case when (p_node).kind in ('SQL', 'BLOCK') then 'direct' else 'http' end, request = v_request, picked = true,
       next_try_at = df_engine.clock(),
       node = (p_node).node
   where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue;
@@ -8353,6 +9616,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set plan
 declare
   v_instance bigint;
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   return df_engine.record_leased(p_worker, p_ticket, p_outcome);
 exception
   when lock_not_available or deadlock_detected or sqlstate 'DF001' then
@@ -8363,8 +9627,10 @@ exception
     if not df_engine.try_lock_whole_run(v_instance) then
       return null;
     end if;
+    if not df_engine.try_fail_run(v_instance, 'the outcome of a step outside of transactions could not be recorded: ' || sqlerrm, true) then
+      return null;
+    end if;
     delete from df_engine.queue q where q.id = p_ticket and q.worker = p_worker and q.lane in ('direct', 'http');
-    perform df_engine.fail_run(v_instance, 'the outcome of a step outside of transactions could not be recorded: ' || sqlerrm, true);
     return true;
 end
 $$;
@@ -8416,7 +9682,7 @@ language sql stable as $$
   select case
     when p_outcome ->> 'class' = 'refused' then false
     when p_outcome ->> 'error' is null and p_outcome ->> 'message' is null then false  -- it has ended, and its result is too large
-    when (p_node).kind = 'SQL' then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
+    when (p_node).kind in ('SQL', 'BLOCK') then df_engine.sql_retryable(coalesce(p_outcome ->> 'sqlstate', '08006'), (p_node).retry)
     when (p_node).retry is not null and not (p_node).retry ? 'retry_on' then true
     else df_engine.http_retryable(p_outcome ->> 'class',
       case when (p_node).retry ? 'retry_on' then array(select jsonb_array_elements_text((p_node).retry -> 'retry_on'))
@@ -8519,7 +9785,8 @@ return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from gene
 
 -- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
 --
--- From the leaves: a sequence, IF or CATCH is what its last touched part is, and an UNDO what its step is, whose compensation nobody around decides. A part counts when it was touched in the newest generation of
+-- From the leaves: a sequence, IF or CATCH is what its last touched part is, and a MAP that has no items yet; an UNDO is what its step is, and
+-- nobody around decides its compensation. A part counts when it was touched in the newest generation of
 -- the scopes around. From the root: a stamp is superseded when its scope, or one around it, has a newer generation; what can no longer
 -- run is skipped, and the nearest ancestor that has ended for good decides so.
 -- Granted to users.
@@ -8569,7 +9836,7 @@ begin
     v_began[i] := i;
     v_ended[i] := i;
     v_handled := coalesce(v_states[i] = 'h' and v_keys[i] = left(v_newest[i], v_width), false);
-    if v_kinds[i] in ('THEN', 'IF', 'CATCH', 'UNDO') or v_handled then
+    if v_kinds[i] in ('THEN', 'IF', 'CATCH', 'UNDO') or v_handled or v_kinds[i] = 'MAP' and v_states[i] is null then
       v_prefix := left(v_newest[i], v_width);
       v_state := case when v_handled then 'r' end;  -- the right side of a CATCH or TIMEOUT runs
       v_part := i + 1;
@@ -8584,7 +9851,7 @@ begin
           -- A part that has completed ends the whole if it is a branch, or the second of a sequence.
           v_state := case
             when not v_open and v_states[v_part] = any (c_ended)
-              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 when 'IF' then 0 end
+              then case when v_states[v_part] = 'c' and v_places[v_part] = case v_kinds[i] when 'THEN' then 1 when 'IF' then 0 when 'MAP' then 0 end
                         then 'r' else v_states[v_part] end
             when v_state is null and (v_open or v_states[v_part] is null) then 'q'
             else 'r' end;
@@ -8656,65 +9923,96 @@ $$;
 create or replace view df_engine.node_rows as
   select i.instance, i.id as instance_id, i.submitter, i.database, i.created_at, g.node, g.parent, g.place, g.kind, g.query,
          g.result_name, g.retry, g.tops, s.left_child, s.right_child, s.condition_child, s.extra_children, s.status,
-         s.inferred_status, s.from_ancestor, s.key, o.state, o.value, o.columns,
+         s.inferred_status, s.from_ancestor, s.key, s.items, o.state, o.value, o.columns,
          case s.status when 'failed' then coalesce(o.error, i.error) when 'running' then coalesce(o.error, s.error) end as error,
          case when o.node is not null then o.attempts when s.status = 'running' then 1 else 0 end as attempts,
          case when o.state = 'r' then o.started_at else coalesce(s.since, b.started_at) end as started_at,
          case when o.state = 'r' then o.ended_at end as retry_at,
          case when o.state = 'r' then (
            select a.failed_at from df_engine.attempts a
-           where a.instance = i.instance and a.node = o.node order by a.id desc limit 1) end as failed_at,
+           where a.instance = i.instance and a.node = o.node and a.scope = o.scope order by a.id desc limit 1) end as failed_at,
          case when s.status in ('completed', 'failed') then o.ended_at end as completed_at
   from df_engine.instances i
   cross join lateral (
-    with graph as materialized (
+    with recursive graph as materialized (
       select n.* from df_engine.graph_nodes n where n.graph = i.graph
+    ), shown(map, scope, items) as (
+      select n.node, m.scope, m.items from graph n left join lateral (
+        (select a.id << 23 | a.next_item - a.stride as scope,
+                format('%s of %s items', a.done, a.items) || case when a.failures > 0 then format(', %s failed', a.failures) else '' end as items
+         from df_engine.activations a
+         where a.instance = i.instance and a.scope = 0 and a.node = n.node and a.items is not null order by a.id desc limit 1)
+        union all
+        (select x.scope, format('%s items', x.scope & 8388607)
+         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
+         where o.instance = i.instance and o.scope = 0 and o.node = n.node
+         order by x.scope desc limit 1)
+        limit 1) m on true where n.kind = 'MAP' and n.map is null
+      union all
+      select n.node, m.scope, m.items from shown s join graph n on n.map = s.map and n.kind = 'MAP' left join lateral (
+        (select a.id << 23 | a.next_item - a.stride as scope,
+                format('%s of %s items', a.done, a.items) || case when a.failures > 0 then format(', %s failed', a.failures) else '' end as items
+         from df_engine.activations a
+         where a.instance = i.instance and a.scope = s.scope and a.node = n.node and a.items is not null order by a.id desc limit 1)
+        union all
+        (select x.scope, format('%s items', x.scope & 8388607)
+         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
+         where o.instance = i.instance and o.scope = s.scope and o.node = n.node
+         order by x.scope desc limit 1)
+        limit 1) m on true
+    ), placed as materialized (
+      select n.node, case when n.map is null then 0 else coalesce(d.scope, -1) end as scope from graph n left join shown d on d.map = n.map
     ), waiting as materialized (
-      select t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
-      from df_engine.timers t where t.instance = i.instance and t.kind <> 'deadline'
+      select w.* from placed p join (
+      select t.scope, t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
+      from df_engine.timers t where t.instance = i.instance and t.kind not in ('deadline', 'child')
       union all
-      select x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
+      select x.scope, x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
       union all
-      select a.node, 'w', a.generations, a.since from df_engine.activations a where a.instance = i.instance and a.node > 0
+      select a.scope, a.node, 'w', a.generations, a.since from df_engine.activations a where a.instance = i.instance and a.node > 0
       union all
-      select q.node, case when q.worker is null then 'q' else 'w' end::"char", q.generations, q.leased_at
+      select q.scope, q.node, case when q.worker is null then 'q' else 'w' end::"char", q.generations, q.leased_at
       from df_engine.queue q where q.instance = i.instance
       union all
       -- Steps that a session is in: at the node of a row in the queue, or further on in its segment.
-      select n.node, 'w', q.generations, c.xact_start
+      select q.scope, n.node, 'w', q.generations, c.xact_start
       from df_engine.steps_in_sessions c
       join df_engine.queue q on q.instance = i.instance and q.lane = 'sql'
       join graph b on b.node = q.node
       join graph n on n.node between q.node and b.until and df_engine.node_id(i.id, n.node) = c.node_id
       where c.id = i.id and c.submitter = i.submitter and i.status in ('pending', 'running') and not exists (
         select from df_engine.outcomes d
-        where d.instance = i.instance and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
+        where d.instance = i.instance and d.scope = q.scope and d.node = n.node and d.state in ('c', 'b', 'd', 'f', 'x', 'e') and d.generations is not distinct from q.generations)
+      ) w on w.node = p.node and w.scope = p.scope
     ), children as (
       select c.parent, max(c.node) filter (where c.place = 0) as condition_child, max(c.node) filter (where c.place = 1) as left_child,
              max(c.node) filter (where c.place = 2) as right_child,
              array_agg(c.node order by c.place) filter (where c.place > 2) as extra_children
       from graph c group by c.parent
     )
-    select f.*, k.condition_child, k.left_child, k.right_child, k.extra_children,
+    select f.*, p.scope, (select d.items from shown d where d.map = f.node) as items, k.condition_child, k.left_child, k.right_child, k.extra_children,
            (select w.since from waiting w where w.node = f.began_with and w.state = 'w' limit 1) as since,
            (select a.error from df_engine.activations a
-            where a.instance = i.instance and a.node = f.node and a.error is not null limit 1) as error
+            where a.instance = i.instance and a.scope = p.scope and a.node = f.node and a.error is not null limit 1) as error
     from df_engine.fold_states(
       array(select row(n.node, n.last, n.parent, n.place, n.kind, n.levels,
                        coalesce(n.tops[cardinality(n.tops)], 0))::df_engine.node_shape
             from graph n order by n.node),
       array(select row(u.node, u.state, df_engine.generations_key(u.generations))::df_engine.node_sign
-            from (select o.node, o.state, o.generations, 1 as place from df_engine.outcomes o where o.instance = i.instance
+            from (select o.node, o.state, o.generations, 1 as place
+                  from df_engine.outcomes o join placed p on p.node = o.node and p.scope = o.scope
+                  where o.instance = i.instance and o.scope = any (array(select distinct c.scope from placed c))
                   union all
                   select w.node, w.state, w.generations, case w.state when 'q' then 2 else 3 end from waiting w) u
             order by u.place),
       i.generation, i.status) f
+    join placed p on p.node = f.node
     left join children k on k.parent = f.node
   ) s
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = s.node
-  left join df_engine.outcomes o on o.instance = i.instance and o.scope = 0 and o.node = s.ended_with
+  left join df_engine.outcomes o on o.instance = i.instance and o.scope = s.scope and o.node = s.ended_with
     and (s.status in ('completed', 'failed') or o.state in ('r', 'o'))
-  left join df_engine.outcomes b on b.instance = i.instance and b.scope = 0 and b.node = s.began_with and s.key is not null;
+  left join df_engine.outcomes b on b.instance = i.instance and b.scope = s.scope and b.node = s.began_with and s.key is not null;
 
 -- Limits of roles: how many sessions, HTTP steps and live instances a role may have at a time. The workers share the first two among
 -- themselves, so that none has to ask another; the third is checked by df.start.
@@ -8854,9 +10152,12 @@ create or replace view df_engine.wait_reasons as
                where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b);
 
 create or replace view df.instances with (security_barrier) as
-  select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status, i.submitter::regrole as submitted_by, i.database,
+  select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status::text, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
-         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input, (
+         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input,
+         (select p.id from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_id,
+         (select df_engine.node_id(p.id, i.parent_node) from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_node_id,
+         (
            select case when bool_or(c.state = 'o') and i.status not in ('completed', 'failed', 'cancelled') then 'running'
                        when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
                        when bool_or(c.state = 'c') then 'completed' end
@@ -8867,12 +10168,13 @@ create or replace view df.instances with (security_barrier) as
 -- What monitoring needs beyond df.instances.
 -- Granted to users.
 create or replace view df_engine.visible_runs with (security_barrier) as
-  select i.instance, i.id, i.label, i.status, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
+  select i.instance, i.id, i.label, i.status::text, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
          (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, (
            select case when bool_or(c.state = 'o') and i.status not in ('completed', 'failed', 'cancelled') then 'running'
                        when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
                        when bool_or(c.state = 'c') then 'completed' end
            from df_engine.compensations c where c.instance = i.instance) as undo_status, i.cancelled_in, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
+         i.parent, i.parent_node,
          (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
@@ -8891,7 +10193,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
            'execution_id', df_engine.stamp(r.instance_id, r.tops, df_engine.key_generations(r.key)))
            || case when r.retry_at is not null then jsonb_build_object('retry_at', r.retry_at) else '{}' end end as status_details,
          case when r.status = 'completed' then df_engine.columns_of(r.value, r.columns) end as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
-         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor
+         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items
   from df_engine.node_rows r
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -8900,6 +10202,20 @@ create or replace view df.nodes with (security_barrier) as
          n.submitted_by, n.database, n.created_at, n.updated_at, n.status_details, n.result_columns, n.retry_policy, n.attempts,
          n.started_at, n.completed_at
   from df_engine.visible_nodes n;
+
+-- What outcomes say of all that has happened to nodes: of each item of a map, too.
+-- Granted to users.
+create or replace view df_engine.visible_outcomes with (security_barrier) as
+  select i.id as instance_id, df_engine.node_id(i.id, o.node) as node_id, g.kind as node_type, o.scope,
+         nullif(o.scope & 8388607, 0)::int as item_no,
+         df_engine.stamp(i.id, g.tops, coalesce(o.generations, '{1}')) as execution_id,
+         case when o.state in ('c', 'b', 'd') then 'completed' when o.state in ('f', 'x', 'e') then 'failed'
+              when i.status in ('pending', 'running') then 'running' else 'pending' end as status,
+         o.value, o.error, o.attempts, o.started_at, case when o.state in ('c', 'b', 'd', 'f', 'x', 'e') then o.ended_at end as completed_at
+  from df_engine.instances i
+  join df_engine.outcomes o on o.instance = i.instance
+  join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.vars with (security_barrier) as
   select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
@@ -9185,7 +10501,8 @@ begin
       v_nodes := v_nodes || w.node;
       perform df_engine.end_wait(
         row(w.instance, w.scope, w.node, w.generations, w.activation, w.races)::df_engine.thread,
-        jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false, 'data', (p_signal).signal_data), w.since);
+        df_engine.completed(jsonb_build_object('signal_name', (p_signal).signal_name, 'timed_out', false,
+                                               'data', (p_signal).signal_data)::json, null, null, w.since));
     end if;
   end loop;
   update df_engine.inbox s
@@ -9229,17 +10546,16 @@ $$;
 -- own; one whose run is locked is tried again later.
 
 -- The transition that follows when a waiting thread's node ends. Its rows are gone, and its run is locked.
-create or replace function df_engine.end_wait(p_thread df_engine.thread, p_value jsonb, p_since timestamptz) returns void
+create or replace function df_engine.end_wait(p_thread df_engine.thread, p_ending df_engine.ending) returns void
 language plpgsql as $$
 declare
   i df_engine.instances;
   g df_engine.graph_nodes;
-  v_ending constant df_engine.ending := df_engine.completed(p_value::json, null, null, p_since);
 begin
   select * into i from df_engine.instances x where x.instance = (p_thread).instance;
   select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = (p_thread).node;
-  perform df_engine.put_outcome(p_thread, g, v_ending);
-  perform df_engine.advance(i.id, i.graph, i.submitter, true, p_thread, null, v_ending);
+  perform df_engine.put_outcome(p_thread, g, p_ending);
+  perform df_engine.advance(i.id, i.graph, i.submitter, true, p_thread, null, p_ending);
 end
 $$;
 
@@ -9260,6 +10576,7 @@ declare
                                      (p_timer).activation, (p_timer).races);
   v_query text;
   v_signal text;
+  v_child bigint;
 begin
   delete from df_engine.timers x where x.id = (p_timer).id;
   if not found then
@@ -9270,6 +10587,11 @@ begin
     return;
   elsif (p_timer).kind = 'timeout' then
     delete from df_engine.waits w where w.id = (p_timer).id returning w.signal_name into v_signal;
+  elsif (p_timer).kind = 'child' then
+    delete from df_engine.waits w where w.id = (p_timer).id returning w.child into v_child;
+    if not found then
+      return;  -- nobody waits for it any more
+    end if;
   end if;
   if not df_engine.may_go_on(t.instance, t.races) then
     return;
@@ -9281,13 +10603,16 @@ begin
     select i.submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true
     from df_engine.instances i where i.instance = t.instance;
     return;
+  elsif (p_timer).kind = 'child' then
+    perform df_engine.end_wait(t, df_engine.call_ending(v_child, (p_timer).since));
+    return;
   end if;
   select n.query into v_query
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = t.node where i.instance = t.instance;
-  perform df_engine.end_wait(t, case (p_timer).kind
+  perform df_engine.end_wait(t, df_engine.completed(case (p_timer).kind
     when 'sleep' then df_engine.slept(v_query, (p_timer).since, (p_timer).due_at)
     when 'schedule' then '{"scheduled": true}'
-    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end, (p_timer).since);
+    else jsonb_build_object('signal_name', v_signal, 'timed_out', true, 'data', null) end::json, null, null, (p_timer).since));
 end
 $$;
 
@@ -9303,12 +10628,17 @@ begin
   end if;
   begin
     perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error), true);
-  exception when others then  -- not even that its nodes have failed can be recorded
+    return true;
+  exception when lock_not_available then
+    raise;
+  when others then  -- not even that its nodes have failed can be recorded
     perform df_engine.end_run(p_instance, 'failed', format('%s: %s', p_what, p_error), null);
     delete from df_engine.activations a where a.instance = p_instance;
-    perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);
+    perform df_engine.withdraw(p_instance, null, null, null, null);
+    return true;
   end;
-  return true;
+exception when lock_not_available then  -- a run that it has called is locked
+  return false;
 end
 $$;
 
@@ -9404,6 +10734,7 @@ declare
   v_role oid;
   v_count int := df_engine.hear_pokes(p_limit);
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   v_roles := array(
     select distinct n.submitter from df_engine.next_by_role() n where n.next_try_at <= greatest(clock_timestamp(), df_engine.clock()));
   foreach v_role in array v_roles loop
@@ -9419,6 +10750,7 @@ create or replace function df_engine.fire_own(p_key text, p_limit int, p_begins 
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
   if p_begins and not df_engine.worker_may_be_alive() then
     perform df_engine.poke_waits(array(
@@ -9538,18 +10870,118 @@ begin
   loop
     v_fired := df_engine.fire_own(v_key, 50, v_fired is null);
     commit;
+    exit when pg_catalog.texteq(v_report, 'empty') and pg_catalog.int4eq(v_fired, 0);
     call df_engine.work(least(df_engine.milliseconds(pg_catalog.clock_timestamp(), v_until), 1000)::int, false, v_report, true);
     if pg_catalog.starts_with(v_report, 'interrupted') then
       raise exception 'df.work was canceled while a step ran; the step was rolled back and waits' using errcode = 'query_canceled';
     end if;
-    exit when pg_catalog.texteq(v_report, 'empty') and pg_catalog.int4eq(v_fired, 0)
-           or pg_catalog.timestamptz_ge(pg_catalog.clock_timestamp(), v_until);
+    exit when pg_catalog.timestamptz_ge(pg_catalog.clock_timestamp(), v_until);
   end loop;
   reset all;
 end
 $$;
 comment on procedure df.work(integer) is
   'Works for the calling role without a worker: fires due timers and signals, and runs ready SQL steps, until none is ready or max_seconds have passed. Every step commits. The session is reset before and after each step, so call it in one of its own. HTTP steps, and steps in other databases or outside of transactions, wait for a worker. Raises 25001 in a transaction block, function or DO block, and 55000 after SET ROLE and for superusers.';
+
+-- Progress: what a step says of itself while it runs. df.progress raises an INFO, which arrives at the worker at once; the worker hands it on, at most
+-- once a second for each session, and the supervising connection keeps the newest of each session. The text is sealed: nothing that a step
+-- prints is believed, and what is said holds for the transaction, or the lease, in which it was said.
+
+-- The step in which the caller's transaction is; NULL: in none. The name of the session, which a step can change, only narrows the search; that
+-- this transaction has claimed the row of the queue, or a worker has leased it, is what counts.
+create or replace function df_engine.own_step(out queue df_engine.queue, out node int)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_name constant text := current_setting('application_name');
+  v_xid constant xid := pg_current_xact_id_if_assigned()::xid;
+  g df_engine.graph_nodes;
+begin
+  select q.* into queue
+  from df_engine.instances i
+  join df_engine.queue q on q.instance = i.instance
+  where i.id = substring(v_name from '^pg_durable:([0-9a-f]{8}):') and i.submitter = quote_ident(session_user)::regrole
+    and case q.lane
+      when 'sql' then q.xmax = v_xid or q.xmin = v_xid and q.picked
+      when 'direct' then q.worker is not null and q.request ->> 'application_name' = v_name end
+  limit 1;
+  if found then
+    select n.* into g
+    from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph
+    where i.instance = (queue).instance and n.node = (queue).node;
+    node := df_engine.next_node(queue, g);
+  end if;
+end
+$$;
+
+create or replace function df.progress(done numeric, total numeric default null, note text default null) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_step record;
+  v_said text;
+begin
+  if not (abs(done) < 1e18 and abs(coalesce(total, 0)) < 1e18) then
+    raise exception 'df.progress takes numbers below 1e18' using errcode = 'numeric_value_out_of_range';
+  end if;
+  v_step := df_engine.own_step();
+  if done is null or v_step.node is null then
+    return;
+  end if;
+  v_said := jsonb_build_object(
+    'pid', pg_backend_pid(), 'xid', pg_current_xact_id_if_assigned()::text, 'queue', (v_step.queue).id,
+    'leased', (v_step.queue).lane <> 'sql', 'node', v_step.node,
+    'done', trim_scale(round(done, 6)), 'total', trim_scale(round(total, 6)), 'note', nullif(left(note, 200), ''));
+  raise info 'pg_durable progress %', concat_ws(' of ', trim_scale(round(done, 6)), trim_scale(round(total, 6)))
+    using detail = df_engine.sealed(v_said);
+end
+$$;
+comment on function df.progress(numeric, numeric, text) is
+  'Says how far the step that calls it has come: so much of a total, and a note of at most 200 characters. df.running_steps and df.explain show the newest while the step runs, at most a second after it was said. Outside of a step it does nothing, in CALL df.work() it is only printed. Nothing is written by the step itself';
+
+-- A text that only this database can have said, of a form that only note_progress reads.
+create or replace function df_engine.sealed(p_text text) returns text
+language sql stable as $$
+  select encode(sha256((df_engine.secret() || 'progress ' || encode(sha256(convert_to(p_text, 'UTF8')), 'hex'))::pg_catalog.bytea), 'hex') || p_text
+$$;
+
+-- A session of this worker, in a step that it has leased if p_ticket is not NULL, has said this. What is not df.progress' own, or was said
+-- elsewhere, is passed over. What sessions that are gone have said is removed on the way.
+-- Granted to workers.
+create or replace function df_engine.note_progress(p_pid int, p_ticket bigint, p_said text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_said jsonb;
+begin
+  if p_said = df_engine.sealed(substr(p_said, 65)) then
+    v_said := substr(p_said, 65)::jsonb;
+  end if;
+  if (v_said ->> 'pid')::int = p_pid
+     and (case when (v_said ->> 'leased')::boolean then (v_said ->> 'queue')::bigint end) is not distinct from p_ticket then
+    insert into df_engine.progress as p (pid, xid, queue, leased, node, done, total, note, said_at)
+    select p_pid, s.xid::xid8, s.queue, s.leased, s.node, s.done, s.total, s.note, df_engine.clock()
+    from jsonb_to_record(v_said) s(xid text, queue bigint, leased boolean, node int, done numeric, total numeric, note text)
+    on conflict (pid) do update
+      set xid = excluded.xid, queue = excluded.queue, leased = excluded.leased, node = excluded.node, done = excluded.done, total = excluded.total,
+          note = excluded.note, said_at = excluded.said_at;
+    delete from df_engine.progress p using (
+      select o.pid from df_engine.progress o
+      where not exists (select from pg_catalog.pg_stat_activity a where a.pid = o.pid) for update skip locked) gone
+    where p.pid = gone.pid;
+  end if;
+end
+$$;
+
+-- How df.explain writes progress, in one line, with what a terminal would obey written out.
+-- Granted to users.
+create or replace function df_engine.progress_text(p_done numeric, p_total numeric, p_note text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select p_done || coalesce(' of ' || p_total, '') || coalesce(' (' || trunc(100 * p_done / nullif(p_total, 0)) || ' %)', '') || coalesce(': ' || (
+    select string_agg(case
+        when c.letter ~ E'[\x01-\x1f\x7f]' or getdatabaseencoding() = 'UTF8' and (
+          ascii(c.letter) in (1564, 8206, 8207, 65279) or ascii(c.letter) between 128 and 159
+          or ascii(c.letter) between 8232 and 8238 or ascii(c.letter) between 8294 and 8297)
+        then '\u' || lpad(to_hex(ascii(c.letter)), 4, '0') else c.letter end, '' order by c.place)
+    from regexp_split_to_table(p_note, '') with ordinality c(letter, place)), '')
+$$;
 
 -- Workers: how they register, say that they are idle and alive, and what they say of roles that they cannot serve.
 
@@ -9708,6 +11140,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set jit 
 declare
   v_run record;
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   delete from df_engine.role_reasons w where not exists (select from pg_catalog.pg_roles u where u.oid = w.submitter);
   for v_run in
     select i.instance, g.submitter_name
@@ -9719,7 +11152,7 @@ begin
     where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter)
     limit 100 for update of q skip locked for update of i skip locked
   loop
-    perform df_engine.fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name), false);
+    perform df_engine.try_fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name), false);
   end loop;
 end
 $$;
@@ -9885,6 +11318,8 @@ begin
     end if;
   end if;
   return true;
+exception when lock_not_available then  -- a run that a branch beside it has called is locked
+  return false;
 end
 $$;
 
@@ -9893,6 +11328,7 @@ $$;
 create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   return df_engine.fail_from_outside((select i.instance from df_engine.instances i where i.id = p_instance), p_node,
                                      '57014', 'canceling statement due to user request');
 end
@@ -9906,6 +11342,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_instance bigint;
 begin
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
   v_instance := (select q.instance from df_engine.queue q where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue);
   return v_instance is null or df_engine.fail_from_outside(v_instance, p_node, '25P04', p_said) and not exists (
     select from df_engine.queue q
@@ -10003,7 +11440,7 @@ begin
     left join lateral (
       select o.node, o.error
       from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
-      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and 0 = any (g.name_scopes)
+      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and 0 = any (g.name_scopes)
       order by o.ended_at desc limit 1) leaf on true), '[]'));
 end
 $$;
@@ -10181,7 +11618,6 @@ create or replace function df_engine.cancel_run(p_key text, p_role oid, p_instan
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   i df_engine.instances;
-  v_error constant text := 'canceled: ' || p_reason;
 begin
   perform df_engine.require_key(p_key, p_role);
   perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
@@ -10197,15 +11633,14 @@ begin
   end if;
   if p_undo then
     perform df_engine.withdraw_but_compensations(p_instance);
-    p_undo := df_engine.undo_from_outside(p_instance, 'cancelled', v_error);
+    p_undo := df_engine.undo_from_outside(p_instance, 'cancelled', 'canceled: ' || p_reason);
+  end if;
+  if p_undo then
+    update df_engine.instances x set cancelled_in = pg_current_xact_id() where x.instance = p_instance;
+    perform df_engine.notify('x');
   else
-    perform df_engine.withdraw(p_instance, 0, 0, 2147483647, null);
+    perform df_engine.cancel_locked(p_instance, p_reason);
   end if;
-  if not p_undo then
-    perform df_engine.end_run(p_instance, coalesce(i.undo_as, 'cancelled'), coalesce(i.undo_error, v_error), null);
-  end if;
-  update df_engine.instances x set cancelled_in = pg_current_xact_id() where x.instance = p_instance;
-  perform df_engine.notify('x');
   return case when p_undo then 'Instance %s is undone, then cancelled: '
               when i.undo_as is not null then 'Instance %s is not undone any further: '
               else 'Instance %s cancelled: ' end;
@@ -10563,6 +11998,31 @@ $$;
 comment on function df.instance_nodes(text, integer) is
   'The nodes of a run without inferred statuses; execution_id is always 1 and the second argument has no effect. Kept for compatibility.';
 
+create or replace function df.node_activations(instance_id text)
+returns table (
+  node_id text, item_no integer, execution_id text, node_type text, status text, result jsonb, error text, attempts integer,
+  started_at timestamptz, completed_at timestamptz
+)
+language plpgsql strict set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return query
+  select o.node_id::text, o.item_no, o.execution_id, o.node_type, o.status,
+         case o.status when 'completed' then o.value::jsonb when 'failed' then to_jsonb(o.error) end, o.error, o.attempts,
+         o.started_at, o.completed_at
+  from df_engine.visible_outcomes o where o.instance_id = node_activations.instance_id
+  order by o.scope, o.started_at;
+end
+$$;
+comment on function df.node_activations(text) is
+  'What has happened to the nodes of a run, also where df.nodes shows the last of many: one row for each node that has begun, and for each item of a map in which it has (item_no: of the innermost map, from 1). Sequences have none. No rows when the run is unknown or not visible.';
+
 -- All events: as df_engine.visible_events and visible_executions have them, but for all runs at once.
 create or replace function df.metrics()
 returns table (
@@ -10603,12 +12063,13 @@ comment on function df.target_database() is 'The home database: the one that pg_
 
 create or replace view df.running_steps with (security_barrier) as
   with step as (
-    select i.instance, i.id as instance_id, i.label, i.submitter, g.node, g.kind, g.query, s.pid, null::int as worker, s.xact_start as since
+    select i.instance, i.id as instance_id, i.label, i.submitter, g.node, g.kind, g.query, s.pid, null::int as worker, s.xact_start as since,
+           null::bigint as leased
     from df_engine.steps_in_sessions s
     join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
     join df_engine.graph_nodes g on g.graph = i.graph and df_engine.node_id(i.id, g.node) = s.node_id
     union all
-    select i.instance, i.id, i.label, i.submitter, g.node, g.kind, g.query, null, q.worker, q.leased_at
+    select i.instance, i.id, i.label, i.submitter, g.node, g.kind, g.query, null, q.worker, q.leased_at, q.id
     from df_engine.queue q
     join df_engine.instances i on i.instance = q.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = q.node
@@ -10616,36 +12077,45 @@ create or replace view df.running_steps with (security_barrier) as
   )
   select s.instance_id, s.label, df_engine.node_id(s.instance_id, s.node)::varchar(8) as node_id, s.kind as node_type, s.query,
          s.submitter::regrole as submitted_by, 1 + coalesce(o.attempts, 0) as attempts, max(s.pid) as pid, max(s.worker) as worker,
-         min(s.since) as running_since, clock_timestamp() - min(s.since) as running_for
+         min(s.since) as running_since, clock_timestamp() - min(s.since) as running_for,
+         (array_agg(p.done order by p.said_at desc nulls last))[1] as progress_done,
+         (array_agg(p.total order by p.said_at desc nulls last))[1] as progress_total,
+         (array_agg(p.note order by p.said_at desc nulls last))[1] as progress_note
   from step s
   left join df_engine.outcomes o on o.instance = s.instance and o.scope = 0 and o.node = s.node and o.state = 'r'
+  left join df_engine.progress p on p.node = s.node and case when p.leased then p.queue = s.leased and p.said_at >= s.since
+    else p.pid = s.pid and exists (select from df_engine.queue q where q.instance = s.instance and q.id = p.queue) and exists (
+      select from pg_catalog.pg_stat_activity a where a.pid = p.pid and a.backend_xid = p.xid::pg_catalog.xid) end
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
   group by s.instance_id, s.label, s.node, s.kind, s.query, s.submitter, o.attempts;
 comment on view df.running_steps is
-  'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session.';
+  'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session. progress_done, progress_total and progress_note are what the step has said last with df.progress.';
 
 create or replace view df.failed_steps with (security_barrier) as
   select i.id as instance_id, i.label, df_engine.node_id(i.id, g.node)::varchar(8) as node_id, g.kind as node_type, g.query,
-         i.submitter::regrole as submitted_by, i.status as instance_status, o.ended_at as failed_at, o.attempts, df_engine.cause(o.error) as error
+         i.submitter::regrole as submitted_by, i.status::text as instance_status, o.ended_at as failed_at, o.attempts, df_engine.cause(o.error) as error
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
 create or replace view df.waiting with (security_barrier) as
   with wait as (
-    select t.instance, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
-    from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'check', 'poke')
+    select t.instance, t.scope, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
+    from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'check', 'poke', 'child')
     union all
-    select a.instance, a.node, 'condition', a.key, t.due_at, a.since, null
+    select a.instance, a.scope, a.node, 'condition', a.key, t.due_at, a.since, null
     from df_engine.timers t join df_engine.activations a on a.id = t.activation where t.kind = 'check'
     union all
-    select w.instance, w.node, 'signal', w.signal_name, t.due_at, w.since, null
-    from df_engine.waits w left join df_engine.timers t on t.id = w.id
+    select w.instance, w.scope, w.node, 'signal', w.signal_name, t.due_at, w.since, null
+    from df_engine.waits w left join df_engine.timers t on t.id = w.id where w.child is null
     union all
-    select distinct on (r.instance) r.instance, null::int, 'blocked', r.reason, null::timestamptz, null::timestamptz, null::bigint
+    select w.instance, w.scope, w.node, 'call', c.id, null, w.since, null
+    from df_engine.waits w join df_engine.instances c on c.instance = w.child
+    union all
+    select distinct on (r.instance) r.instance, null::bigint, null::int, 'blocked', r.reason, null::timestamptz, null::timestamptz, null::bigint
     from df_engine.wait_reasons r
   )
   select i.id as instance_id, i.label, df_engine.node_id(i.id, w.node)::varchar(8) as node_id, i.submitter::regrole as submitted_by, w.kind,
@@ -10664,14 +12134,14 @@ create or replace view df.waiting with (security_barrier) as
   from wait w
   join df_engine.instances i on i.instance = w.instance
   left join df_engine.graph_nodes g on g.graph = i.graph and g.node = w.node
-  left join df_engine.outcomes o on o.instance = w.instance and o.scope = 0 and o.node = w.node and o.state = 'r'
+  left join df_engine.outcomes o on o.instance = w.instance and o.scope = w.scope and o.node = w.node and o.state = 'r'
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
-  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
+  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
-    select date_trunc('hour', i.finished_at) as hour, i.status as run, null as step, i.finished_at - i.created_at as took
+    select date_trunc('hour', i.finished_at) as hour, i.status::text as run, null as step, i.finished_at - i.created_at as took
     from df_engine.instances i
     where i.finished_at is not null and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
     union all
@@ -10679,7 +12149,7 @@ create or replace view df.throughput with (security_barrier) as
     from df_engine.outcomes o
     join df_engine.instances i on i.instance = o.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
@@ -10916,6 +12386,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     when 'WAIT_FOR' then 'WAIT_FOR (every ' || (p_config ->> 'every') || 's'
                          || coalesce(', key ''' || df_engine.one_line(p_config ->> 'key', 40) || '''', '')
                          || coalesce(', ' || (p_config ->> 'timeout') || 's at most', '') || ')'
+    when 'CALL' then 'CALL ' || coalesce(df_engine.one_line(regexp_replace(
+                               df_engine.graph_text(df_engine.called_graph(p_query)), '\n\s*', ' ', 'g'), 50), '')
+                     || coalesce(' (' || df_engine.one_line(p_config ->> 'label', 40) || ')', '')
     when 'BREAK' then 'BREAK' || coalesce(' ''' || df_engine.one_line(p_config ->> 'break_value', 20) || '''', '')
     when 'LOOP' then 'LOOP (' || case when p_children > 1 then 'while' else 'infinite' end
                      || case when p_config -> 'continue_on_failure' = 'true' then ', continues on failure' else '' end || ')'
@@ -10925,6 +12398,12 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
       select jsonb_array_elements_text(nullif(p_config -> 'errors', 'null'))), ', '), '')
     when 'TIMEOUT' then 'TIMEOUT ' || case jsonb_typeof(p_config -> 'after') when 'number' then (p_config ->> 'after') || 's'
                                        else '''' || (p_config ->> 'after') || '''' end
+    when 'BLOCK' then 'BLOCK (' || jsonb_array_length(p_config -> 'statements') || '): ' || df_engine.one_line((
+      select string_agg(df_engine.one_line(s.text, 40), '; ' order by s.place)
+      from jsonb_array_elements_text(p_config -> 'statements') with ordinality s(text, place)), 100)
+    when 'MAP' then 'MAP ' || coalesce(df_engine.one_line(p_config ->> 'items', 40) || ' ', '') || '('
+                    || concat_ws(', ', coalesce(p_config ->> 'parallel', '10') || ' at a time',
+                                 case p_config ->> 'on_error' when 'stop' then 'stops on error' when 'collect' then 'collects errors' end) || ')'
     when 'HTTP' then df_engine.request_text(p_type, p_config)
     when 'HTTP_MULTIPART' then df_engine.request_text(p_type, p_config)
     else p_type
@@ -10948,8 +12427,16 @@ language sql as $$
   where p_graph is not null
   union all
   select n.node, n.parent, n.place, n.node_type, df_engine.node_config(n.node_type, n.query), n.query, n.result_name,
-         ' ' || df_engine.status_icon(n.inferred_status)
+         case when n.node_type = 'CALL' then coalesce(' → ' || (
+           select c.id from df_engine.visible_runs r join df_engine.visible_runs c on c.parent = r.instance
+           where r.id = p_instance and c.parent_node = n.node order by c.instance desc limit 1), '') else '' end
+         || coalesce(' ' || n.items, '') || ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, '')
   from df_engine.visible_nodes n
+  left join (
+    select s.node_id, df_engine.progress_text(s.progress_done, s.progress_total, s.progress_note) as progress
+    from df.running_steps s
+    where s.instance_id = p_instance and s.progress_done is not null
+  ) r on r.node_id = n.id
   where n.instance_id = p_instance
 $$;
 
@@ -10967,6 +12454,7 @@ language sql immutable as $$
   select case
     when p_type = 'THEN' then null
     when p_type = 'WAIT_FOR' then '? until:'
+    when p_type = 'MAP' then case p_place when 0 then '≡ items:' else '↻ each:' end
     when p_type = 'IF' then case p_place when 0 then '? condition:' when 1 then '✓ then:' else '✗ else:' end
     when p_type = 'LOOP' then case p_place when 0 then '? while:' else '↻ body:' end
     when p_type in ('CATCH', 'TIMEOUT') and p_place = 1 then '↳ body:'
@@ -11546,9 +13034,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select array['usage on schema df, df_engine']
     || array(select 'select on ' || c.oid::regclass from pg_class c
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
-               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_runs']))
+               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'brace_problem', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_submitter', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_here', 'start_new', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -11644,7 +13132,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
@@ -11851,7 +13339,7 @@ end
 $$;
 
 -- Retention: removes runs that ended long ago, or that are not among the newest that their submitter keeps, and graphs that nobody
--- uses. Called by every worker's tick; the row of df_engine.upkeep says when the last pass ended, and its lock lets one worker at a
+-- uses. A run that was called is kept as any other, but not beyond its caller, and not before that has its result: its caller goes after it. Called by every worker's tick; the row of df_engine.upkeep says when the last pass ended, and its lock lets one worker at a
 -- time work on the next.
 
 create or replace function df_engine.retention_due() returns boolean
@@ -11898,6 +13386,7 @@ language plpgsql as $$
 declare
   v_runs bigint[];
   v_more boolean;
+  v_removed int;
 begin
   select array_agg(s.instance) filter (where s.fits), count(*) = p_limit or coalesce(bool_or(not s.fits), false)
   into v_runs, v_more
@@ -11909,22 +13398,34 @@ begin
       cross join lateral (
         select o.instance, o.graph from df_engine.instances o
         where o.submitter = l.submitter and o.finished_at is not null and (o.finished_at, o.instance) <= (l.finished_at, l.instance)
+          and not exists (select from df_engine.instances c where c.parent = o.instance)
+          and not exists (select from df_engine.waits w where w.id = o.call)
         order by o.finished_at, o.instance limit p_limit for update skip locked) x
       limit p_limit) i
     cross join lateral (
       select coalesce(max(n.last), 1) as last from df_engine.graph_nodes n where n.graph = i.graph and n.node = 1) g
   ) s;
-  delete from df_engine.outcomes t where t.instance = any (v_runs);
+  -- A run with a map can have many more outcomes than nodes.
+  delete from df_engine.outcomes o
+  where o.ctid = any (array(select x.ctid from df_engine.outcomes x where x.instance = any (v_runs) limit 10 * p_nodes));
+  get diagnostics v_removed = row_count;
+  if v_removed = 10 * p_nodes then
+    return true;
+  end if;
   delete from df_engine.queue t where t.instance = any (v_runs);
   delete from df_engine.timers t where t.instance = any (v_runs);
   delete from df_engine.waits t where t.instance = any (v_runs);
   delete from df_engine.activations t where t.instance = any (v_runs);
+  delete from df_engine.map_items t where t.instance = any (v_runs);
   delete from df_engine.inbox t where t.instance = any (v_runs);
   delete from df_engine.bindings t where t.instance = any (v_runs);
   delete from df_engine.executions t where t.instance = any (v_runs);
   delete from df_engine.attempts t where t.instance = any (v_runs);
   delete from df_engine.compensations t where t.instance = any (v_runs);
-  delete from df_engine.instances i where i.instance = any (v_runs);
+  with gone as (
+    delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
+  )
+  select v_more or coalesce(bool_or(g.parent is not null), false) into v_more from gone g;
   return v_more;
 end
 $$;
@@ -11968,9 +13469,9 @@ create or replace view df_engine.threads as
   from df_engine.queue q
   union all
   select t.instance, t.scope, t.node, t.generations, t.activation, t.races, 'timer, ' || t.kind, t.id
-  from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke')
+  from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke', 'child')
   union all
-  select w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'wait for signal ' || w.signal_name, w.id
+  select w.instance, w.scope, w.node, w.generations, w.activation, w.races, coalesce('wait for signal ' || w.signal_name, 'call'), w.id
   from df_engine.waits w
   union all
   select a.instance, a.scope, a.node, a.generations, a.activation, a.races, 'open construct', a.id
@@ -12002,12 +13503,13 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'work on a node that cannot have it', t.run, t.node_id, t.what || ', at a ' || t.kind from thread t
     where case
-      when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'WAIT_FOR', 'JOIN', 'RACE', 'ANY')
+      when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'WAIT_FOR', 'MAP', 'JOIN', 'RACE', 'ANY')
       when t.what like 'wait%' then t.kind <> 'SIGNAL'
       when t.what like 'compensation%' then t.kind <> 'CATCH'
+      when t.what = 'call' then t.kind <> 'CALL'
       when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
       when t.what = 'timer, schedule' then t.kind <> 'WAIT_SCHEDULE'
-      when t.what in ('queue, lane direct', 'timer, retry', 'timer, check') then t.kind not in ('SQL', 'HTTP', 'HTTP_MULTIPART')
+      when t.what in ('queue, lane direct', 'timer, retry', 'timer, check') then t.kind not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART')
       when t.what = 'queue, lane http' then t.kind not like 'HTTP%' end
     union all
     select 'a thread is not where its generations say', t.run, t.node_id, t.what from thread t
@@ -12028,7 +13530,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     join df_engine.activations o on o.id = a.id
     cross join lateral (select count(*) from thread t where t.activation = a.id) c
     where a.what = 'open construct' and a.status in ('pending', 'running') and not (a.races is not null and df_engine.has_lost(a.races))
-      and c.count <> case when a.kind in ('LOOP', 'TIMEOUT', 'WAIT_FOR') then 1 when a.kind in ('JOIN', 'ANY') then o.open
+      and c.count <> case when a.kind in ('LOOP', 'TIMEOUT', 'WAIT_FOR') then 1 when a.kind in ('JOIN', 'ANY', 'MAP') then o.open
                      else (select cardinality(g.inside) from df_engine.graph_nodes g where g.graph = a.graph and g.node = a.node) end
     union all
     select 'what a run can be undone by does not agree with it', i.id, null, format('it is %s, %s races against that', i.status, o.races)
@@ -12047,6 +13549,22 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     join df_engine.instances i on i.instance = b.instance join df_engine.graphs g on g.id = i.graph
     where b.name <> all (g.names) and not b.built_in
     union all
+    select 'a call waits for a run that is not there, or was not told of its end', i.id, df_engine.node_id(i.id, w.node), coalesce(c.id, 'run ' || w.child)
+    from df_engine.waits w
+    join df_engine.instances i on i.instance = w.instance
+    left join df_engine.instances c on c.instance = w.child and c.parent = w.instance and c.parent_node = w.node and c.call = w.id
+    where w.child is not null and (c.instance is null or c.status in ('completed', 'failed', 'cancelled')
+      and not exists (select from df_engine.timers t where t.id = w.id and t.kind = 'child'))
+    union all
+    select 'a run goes on for which its caller does not wait', c.id, null, coalesce(i.id, 'run ' || c.parent)
+    from df_engine.instances c left join df_engine.instances i on i.instance = c.parent
+    where c.parent is not null and c.status in ('pending', 'running')
+      and not exists (select from df_engine.waits w where w.id = c.call and w.child = c.instance)
+    union all
+    select 'a run without its caller', c.id, null, 'run ' || c.parent
+    from df_engine.instances c
+    where c.parent is not null and not exists (select from df_engine.instances i where i.instance = c.parent)
+    union all
     select 'a kept signal and an open wait have not met', i.id, df_engine.node_id(i.id, w.node), 'signal ' || s.signal_id
     from df_engine.inbox s
     join df_engine.waits w on w.instance = s.instance and w.signal_name = s.signal_name
@@ -12059,6 +13577,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.outcomes'
     from df_engine.outcomes o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.map_items'
+    from df_engine.map_items o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.inbox'
     from df_engine.inbox o where not exists (select from df_engine.instances i where i.instance = o.instance)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from tests.oracle.graphs import (
     Node,
     any_,
+    block,
     break_,
+    call,
     catch,
     effect,
     fewer,
@@ -29,6 +31,15 @@ from tests.support import Database
 from tests.worker.http_server import HttpServer
 
 Effects = dict[str, int]
+
+LIVE = """
+select id from df.instances where status in ('pending', 'running') and parent_id is null order by id limit 200"""
+# A run and all that it has called.
+BELOW = """
+with recursive below as (
+  select %s::text as id union all select i.id from below b join df.instances i on i.parent_id = b.id
+)
+select id from below"""
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,21 @@ def flaky() -> Flow:
     return Flow("retry", then(step, effect("end")), exactly("f", "end"))
 
 
+def whole_blocks() -> Flow:
+    """A block fails now and then at its end, and is tried again; what it did before is there once."""
+    fails = sql("select 1 / (nextval('tries') % 3)::int")
+    graph = then(
+        block(effect("a"), effect("b"), fails, retry={"max_attempts": 20, "initial_delay": 0.01, "max_delay": 0.02}),
+        race(block(effect("c"), effect("d")), block(effect("e"), effect("f"))),
+        block(effect("end")),
+    )
+    return Flow(
+        "block",
+        graph,
+        lambda effects: effects in ({"a": 1, "b": 1, "end": 1, **won} for won in ({"c": 1, "d": 1}, {"e": 1, "f": 1})),
+    )
+
+
 def handled() -> Flow:
     """Branches that fail, one after an effect; each failure is handled once."""
     branch = catch(then(effect("a"), sql("select 1/0")), effect("h"), "22012")
@@ -191,6 +217,33 @@ def saga_in_catch() -> Flow:
     return Flow("saga in catch", graph, exactly("a", "b", "-a", "-b", "h", "x"))
 
 
+def callee() -> Flow:
+    """What others call; it may be started by itself, too."""
+    return Flow("callee", then(effect("a"), sleep(0.01), join(effect("b"), effect("c"))), exactly("a", "b", "c"))
+
+
+def caller() -> Flow:
+    """Calls two runs at once, and one that calls another; each is a run of its own, once."""
+    both = join(call(callee().graph, "callee"), call(call(callee().graph, "callee"), "calls on"))
+    return Flow("calls", then(effect("begin"), both, effect("end")), exactly("begin", "end"))
+
+
+def calls_on() -> Flow:
+    return Flow("calls on", call(callee().graph, "callee"), exactly())
+
+
+def caller_in_race() -> Flow:
+    """The other branch ends when the run that was called is about to: that is stopped, or has ended."""
+    return Flow(
+        "call in race",
+        then(race(call(callee().graph, "callee"), then(sleep(0.02), effect("other"))), effect("end")),
+        lambda effects: effects in ({"end": 1}, {"other": 1, "end": 1}),
+    )
+
+
+CALLS = {"calls": 2, "calls on": 1, "call in race": 1}
+
+
 def calling(url: str) -> Flow:
     """A request, at least once, then a step."""
     query = json.dumps({"url": url, "method": "POST", "body": "", "headers": {}, "timeout_seconds": 30})
@@ -209,11 +262,16 @@ FLOWS = [
     pausing(),
     signalled(),
     flaky(),
+    whole_blocks(),
     handled(),
     out_of_time(),
     first_success(),
     saga(),
     saga_in_catch(),
+    callee(),
+    calls_on(),
+    caller(),
+    caller_in_race(),
 ]
 
 
@@ -249,17 +307,18 @@ class Load:
         return run
 
     def cancel(self) -> None:
-        """Cancels a run that has not ended, and notes what it has left by then."""
-        live = self._db.rows("select id from df.instances where status in ('pending', 'running') order by id limit 200")
-        ids = [row[0] for row in live if row[0] not in self._undone]
+        """Cancels a run that has not ended, and that nobody has called, and notes what it and those that it has called
+        have left by then."""
+        ids = [row[0] for row in self._db.rows(LIVE) if row[0] not in self._undone]
         if ids:
             run = self._random.choice(ids)
             if self._random.random() < 0.5:
                 self.undo(run)
                 return
             self._db.sql("select df.cancel(%s)", run)
-            effects = self._db.rows("select t, count(*)::int from fx where run = %s group by t", run)
-            self._cancelled[run] = dict(effects)
+            for (below,) in self._db.rows(BELOW, run):
+                effects = self._db.rows("select t, count(*)::int from fx where run = %s group by t", below)
+                self._cancelled[below] = dict(effects)
 
     def undo(self, run: str) -> None:
         """Cancels a run so that it is undone."""
@@ -294,10 +353,19 @@ class Load:
             effects.setdefault(run, {})[name] = count
         flows, keys = {flow.name: flow for flow in self._flows}, self._keys()
         runs = self._db.rows("select id, label, concat_ws(': ', status, error) from df.instances", user=None)
+        called = dict(self._db.rows("select parent_id, count(*)::int from df.instances group by 1", user=None))
         lost = self._started - {run for run, _, _ in runs}
         self._started.clear()
-        return [f"run {run} is lost" for run in sorted(lost)] + [
-            f"{label} {run}: {end}, {effects.get(run, {})}"
-            for run, label, end in runs
-            if not self._right(run, flows[label], end, effects.get(run, {}), keys.get(run, set()))
-        ]
+        return (
+            [f"run {run} is lost" for run in sorted(lost)]
+            + [
+                f"{label} {run} has called {called.get(run, 0)} runs"
+                for run, label, end in runs
+                if end == "completed" and called.get(run, 0) != CALLS.get(label, 0)
+            ]
+            + [
+                f"{label} {run}: {end}, {effects.get(run, {})}"
+                for run, label, end in runs
+                if not self._right(run, flows[label], end, effects.get(run, {}), keys.get(run, set()))
+            ]
+        )

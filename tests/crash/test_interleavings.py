@@ -425,3 +425,184 @@ def test_waits_and_pokes_by_many_sessions_lose_nothing(fx: Database) -> None:
             fx.sql("select df.poke('box-' || %s)", run)
         crew.settled(60)
     assert fx.admin("select count(*) from df.instances where status = 'completed'") == 40
+
+
+def called(fx: Database, pump: Pump, flow: str) -> tuple[str, str]:
+    """A run that has called another: their ids."""
+    run = pump.start(flow).id
+    child = "select id from df.instances where parent_id = %s"
+    wait_until(lambda: pump.tick() is not None and one_step_or_none(pump) is not None and fx.sql(child, run))
+    return run, str(fx.sql(child, run))
+
+
+def one_step_or_none(pump: Pump) -> list[Any]:
+    """Claims what is ready, without running any step."""
+    return pump.session.execute(CLAIM).fetchall()
+
+
+def status(fx: Database, run: str) -> str:
+    return str(fx.sql("select df.status(%s)", run))
+
+
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+def test_a_cancel_waits_for_a_called_run_that_is_just_ending(fx: Database, decision: str) -> None:
+    """Either the end of the child counts or the cancel, and no CALL is ended after it."""
+    pump = Pump(fx)
+    run, child = called(fx, pump, f"df.call({effect('a')}) ~> {effect('b')}")
+    with (
+        ThreadPoolExecutor(1) as threads,
+        fx.connect("app", autocommit=False) as session,
+        fx.connect("app") as canceller,
+    ):
+        session.execute(ONE_STEP)
+        cancel = threads.submit(canceller.execute, "select df.cancel(%s)", [run])
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="the cancel to wait")
+        session.execute(decision)
+        cancel.result()
+    pump.until(lambda: not fx.admin(WORK_IS_LEFT) and not fx.admin(TIMERS))
+    assert (status(fx, run), status(fx, child)) == ("cancelled", "completed" if decision == "commit" else "cancelled")
+    assert effects(fx, run) == {}
+    assert problems(fx) == []
+
+
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+def test_no_step_of_a_called_run_commits_while_a_cancel_of_its_caller_is_undecided(fx: Database, decision: str) -> None:
+    pump = Pump(fx)
+    run, child = called(fx, pump, f"df.call('insert into fx select ''a'' from pg_advisory_lock(7)') ~> {effect('b')}")
+    with (
+        ThreadPoolExecutor(1) as threads,
+        fx.connect() as holder,
+        fx.connect("app", autocommit=False) as canceller,
+    ):
+        holder.execute("select pg_advisory_lock(7)")
+        working = threads.submit(pump.work)
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) == "advisory", what="the step to wait")
+        canceller.execute("select df.cancel(%s)", [run])
+        holder.execute("select pg_advisory_unlock(7)")
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="its end to wait")
+        canceller.execute(decision)
+        working.result()
+    pump.until(lambda: not fx.admin(WORK_IS_LEFT) and not fx.admin(TIMERS))
+    ended = {"commit": ("cancelled", 0), "rollback": ("completed", 2)}[decision]
+    assert (status(fx, run), status(fx, child), fx.sql("select count(*)::int from fx")) == (ended[0], *ended)
+    assert problems(fx) == []
+
+
+@pytest.mark.parametrize("holder", ["the end of its last step", "a cancel of it"])
+def test_a_time_out_waits_for_nobody_who_has_locked_a_called_run(fx: Database, holder: str) -> None:
+    pump = Pump(fx)
+    run, child = called(fx, pump, f"df.timeout(df.call({effect('a')}), 3600, {effect('late')})")
+    fx.admin(TIMEOUT_IS_DUE)
+    with fx.connect("app", autocommit=False) as session:
+        session.execute(*((ONE_STEP,) if holder.startswith("the end") else ("select df.cancel(%s)", [child])))
+        pump.supervisor.execute("set statement_timeout = '20s'")
+        pump.tick()
+        assert (status(fx, run), fx.admin(TIMERS)) == ("running", 1)
+        session.rollback()
+    wait_until(lambda: pump.tick() and not fx.admin(TIMERS), what="the time-out")
+    pump.until(lambda: status(fx, run) == "completed")
+    assert (status(fx, child), effects(fx, run)) == ("cancelled", {"late": 1})
+    assert problems(fx) == []
+
+
+def test_a_cancel_that_comes_before_the_caller_is_told_leaves_nothing(fx: Database) -> None:
+    """The child has ended, and its note waits for whoever fires timers."""
+    pump = Pump(fx)
+    run, child = called(fx, pump, f"df.call({effect('a')}) ~> {effect('b')}")
+    pump.work()
+    assert (status(fx, child), fx.admin(TIMERS), fx.admin(WAITS)) == ("completed", 1, 1)
+    fx.sql("select df.cancel(%s)", run)
+    pump.until(lambda: not fx.admin(WORK_IS_LEFT))
+    assert (status(fx, run), status(fx, child), fx.admin(TIMERS), fx.admin(WAITS)) == ("cancelled", "completed", 0, 0)
+    assert problems(fx) == []
+
+
+def test_the_end_of_a_called_run_and_the_cancel_of_its_caller_do_not_both_count(fx: Database) -> None:
+    """The supervisor has ended the CALL, in a transaction that is still open, when the cancel comes: it waits."""
+    pump = Pump(fx)
+    run, _ = called(fx, pump, f"df.call({effect('a')}) ~> {effect('b')}")
+    pump.work()
+    with (
+        ThreadPoolExecutor(1) as threads,
+        fx.connect("durable_worker", autocommit=False) as supervisor,
+        fx.connect("app") as canceller,
+    ):
+        supervisor.execute("select df_engine.fire_due(50)")
+        cancel = threads.submit(canceller.execute, "select df.cancel(%s)", [run])
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="the cancel to wait")
+        supervisor.commit()
+        cancel.result()
+    pump.until(lambda: not fx.admin(WORK_IS_LEFT))
+    assert (status(fx, run), effects(fx, run), fx.admin(WAITS)) == ("cancelled", {}, 0)
+    assert problems(fx) == []
+
+
+def test_calls_and_the_ends_of_their_races_do_not_block_each_other(fx: Database) -> None:
+    with Crew(fx, 4, 2) as crew:
+        for _ in range(40):
+            start(fx, "df.call('select 1' ~> 'select 1') | ('select 1' ~> 'select 1' ~> 'select 1')")
+            start(fx, "df.timeout(df.call(df.sleep(0.01) ~> 'select 1'), 0.02, 'select 2') ~> 'select 3'")
+        crew.settled()
+
+
+def test_callers_and_what_they_call_are_cancelled_in_any_order(fx: Database) -> None:
+    with Crew(fx, 4, 2) as crew:
+        runs = [
+            start(fx, "df.call(df.call('select 1' ~> df.sleep(0.05)) & 'select 2') | df.sleep(0.1)") for _ in range(40)
+        ]
+        for run in runs:
+            fx.sql(
+                "select count(df.cancel(id)) from df.instances where id = %s or parent_id = %s or status = 'failed'",
+                run,
+                run,
+            )
+        crew.settled()
+    assert {row[0] for row in fx.rows("select status from df.instances where parent_id is null")} <= {
+        "cancelled",
+        "completed",
+        "failed",
+    }
+
+
+def test_whatever_is_lost_of_a_call_it_starts_one_run_and_ends_once(fx: Database) -> None:
+    """Each transition is made twice: the first time its transaction is lost."""
+    run = start(fx, f"df.call({effect('a')}) ~> {effect('b')}")
+    children = "select count(*)::int from df.instances where parent_id is not null"
+    seen = []
+    with fx.connect("app", autocommit=False) as session, fx.connect("durable_worker", autocommit=False) as supervisor:
+        transitions = [
+            (session, CLAIM),  # enters the CALL
+            (session, ONE_STEP),  # ends the child
+            (supervisor, "select df_engine.fire_due(50)"),  # ends the CALL
+            (session, ONE_STEP),  # ends the run
+        ]
+        for conn, transition in transitions:
+            for end in ("rollback", "commit"):
+                conn.execute(transition)
+                conn.execute(end)
+                seen.append((fx.sql(children), fx.admin(WAITS), fx.admin(TIMERS), status(fx, run) == "completed"))
+    assert seen == [
+        *[(0, 0, 0, False), (1, 1, 0, False)],
+        *[(1, 1, 0, False), (1, 1, 1, False)],
+        *[(1, 1, 1, False), (1, 0, 0, False)],
+        *[(1, 0, 0, False), (1, 0, 0, True)],
+    ]
+    assert problems(fx) == []
+
+
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+def test_a_step_that_decides_a_race_waits_for_a_called_run_that_is_just_ending(fx: Database, decision: str) -> None:
+    pump = Pump(fx)
+    run, child = called(fx, pump, f"df.call({effect('a')}) | (df.wait_for_signal('go') ~> {effect('b')})")
+    with ThreadPoolExecutor(1) as threads, fx.connect("app", autocommit=False) as session:
+        session.execute(ONE_STEP)
+        fx.sql("select df.signal(%s, 'go')", run)
+        pump.tick()
+        working = threads.submit(pump.work)
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="the step to wait")
+        session.execute(decision)
+        working.result()
+    pump.until(lambda: not fx.admin(WORK_IS_LEFT) and not fx.admin(TIMERS))
+    assert (status(fx, run), effects(fx, run)) == ("completed", {"b": 1})
+    assert status(fx, child) == ("completed" if decision == "commit" else "cancelled")
+    assert problems(fx) == []

@@ -6,8 +6,8 @@ from tests.state import DAMAGE, QUEUED_STEPS, WAITS
 from tests.support import Database, Pump
 
 WAITING = (
-    "('select 1' |=> 'a' ~> df.wait_for_signal('s', 60) ~> 'select $a') "
-    "& (df.sleep(60) | df.loop(df.sleep(60), 'select true'))"
+    "df.all('select 1' |=> 'a' ~> df.wait_for_signal('s', 60) ~> 'select $a', "
+    "df.sleep(60) | df.loop(df.sleep(60), 'select true'), df.call(df.sleep(60)))"
 )
 
 
@@ -18,6 +18,7 @@ def problems(db: Database) -> list[str]:
 def test_nothing_is_wrong_with_runs_that_wait_run_and_have_ended(pump: Pump) -> None:
     pump.run("df.join('select 1', 'select 2' |=> 'b') ~> ('select 1' | df.sleep(60)) ~> df.sleep(0)")
     pump.run("'select 1/0'")
+    pump.run("df.call('select 1') & df.call(df.wait_for_signal('s', 1))")
     pump.run("df.loop('select 1' & 'select 2', 'select random() < 0.5')")
     pump.start(WAITING)
     pump.start("'select 1'")

@@ -128,7 +128,7 @@ def a_run(found: Counter[str]) -> dict[str, int]:
 def test_a_start_looks_up_a_fixed_number_of_rows(settled: Pump) -> None:
     before = lookups(settled)
     start(settled)
-    expected = dict.fromkeys(("graphs", "vars", "secret", "role_limits"), 1)  # the graph has been compiled
+    expected = dict.fromkeys(("graphs", "secret", "role_limits"), 1)  # the graph has been compiled
     assert a_run(lookups(settled) - before) == expected
 
 

@@ -125,7 +125,7 @@ def test_only_committed_variables_are_seen(linked: Database) -> None:
     linked.sql("select df.setvar('a', 'committed')")
     with linked.connect("app", autocommit=False) as conn:
         conn.execute("select df.setvar('a', 'pending')")
-        conn.execute(START.encode())
+        conn.execute(b"select df.start('select ''{a}''', transaction_mode => 'new')")
     assert linked.admin(BOUND_VARIABLE) == "committed"
 
 

@@ -96,9 +96,8 @@ def test_everything_of_a_run_goes_with_it(pump: Pump) -> None:
     first_turn = "'insert into fx values (1) returning (select count(*) = 0 from fx)' |=> 'f'"
     busy = "df.retry('select 1/0', max_attempts => 9, initial_delay => '1 hour')"
     again = "'select 0' |=> 'a' ~> df.wait_for_signal('s', 3600) ~> 'select $a'"
-    run = pump.start(
-        f"@> ({first_turn} ~> ('select $f' ?> 'select 1' !> ({busy} & ({again}) & df.http('https://api.github.com/'))))"
-    )
+    waits = f"{busy} & ({again}) & df.http('https://api.github.com/') & df.map('select 1', df.wait_for_signal('m'))"
+    run = pump.start(f"@> ({first_turn} ~> ('select $f' ?> 'select 1' !> ({waits})))")
     db.sql("select df.signal(%s, 'other')", run.id)
     pump.until(lambda: 0 not in rows_of_runs(db).values())
     db.admin(ENDED, "failed", 365, 0, run.id)
@@ -148,6 +147,16 @@ def test_large_runs_go_in_batches_of_their_own(db: Database) -> None:
         db.admin(ENDED, "failed", 365, 0, db.sql(f"select df.start({quoted(join(*[sql('select 1')] * 1200))})"))
     assert pass_now(db) == 3
     assert left(db) == []
+
+
+def test_a_run_with_many_items_goes_in_parts(pump: Pump) -> None:
+    run = pump.run("df.map('select 1 from generate_series(1, 25)', 'select 1', parallel => 1)")
+    pump.db.admin(ENDED, "completed", 365, 0, run.id)
+    assert pump.db.admin("select df_engine.remove_outlived(1, 1)") is True, "ten outcomes at a time"
+    assert left(pump.db) == [run.id]
+    while pump.db.admin("select df_engine.remove_outlived(1, 1)"):
+        pass
+    assert left(pump.db) == []
 
 
 def test_a_graph_goes_when_it_is_old_and_without_a_run(db: Database) -> None:

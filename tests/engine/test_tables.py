@@ -10,7 +10,8 @@ REFUSED = psycopg.errors.InsufficientPrivilege
 COLUMNS = {
     "instances": """id varchar(8), label text, root_node varchar(8), status text, submitted_by regrole, database text,
         created_at timestamptz, updated_at timestamptz, completed_at timestamptz, finished_at timestamptz, error text,
-        wait_reason text, input jsonb, undo_status text, traceparent text""",
+        wait_reason text, input jsonb, parent_id varchar(8), parent_node_id varchar(8), undo_status text,
+        traceparent text""",
     "nodes": """id varchar(8), instance_id varchar(8), node_type text, query text, result_name text,
         left_node varchar(8), right_node varchar(8), status text, result jsonb, error text, submitted_by regrole,
         database text, created_at timestamptz, updated_at timestamptz, status_details jsonb, result_columns text[],

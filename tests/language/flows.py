@@ -12,6 +12,7 @@ TEXTS = [
     '{"node_type": "SLEEP", "query": "5"}', "$", "$$", "$a$ $a$", "'", "''", "'''", "\\", "\x01", "~> 'x' |=> y",
     "select $x.a, $x?", "E'\\n'", "df.sleep(5)", "x" * 130,
 ]  # fmt: skip
+STATEMENTS = [text for text in TEXTS if not text.startswith('{"')]
 NAMES = ["a", "_x1", "Total", "break", "null", "df", "sleep", "n" * 63]
 SIGNALS = ["go", "it's", "two words", 'quo"te']
 
@@ -33,9 +34,13 @@ def graph(rng: random.Random, size: int) -> Node:
 
 
 def inner(rng: random.Random, size: int) -> Node:
-    kind = rng.choice(["THEN"] * 5 + ["IF", "IF", "WHEN", "JOIN", "JOIN", "RACE", "LOOP", "WHILE", "ROWS", "WAIT"])
+    kind = rng.choice(
+        ["THEN"] * 5 + ["IF", "IF", "WHEN", "JOIN", "JOIN", "RACE", "LOOP", "WHILE", "ROWS", "WAIT", "CALL"]
+    )
     if kind == "WAIT":
         return wait(rng)
+    if kind == "CALL":
+        return call(rng, graph(rng, min(size - 1, 6)))
     if kind == "LOOP":
         return {"node_type": "LOOP", "left_node": graph(rng, size - 1)}
     counts = {"THEN": 2, "RACE": 2, "WHILE": 2, "ROWS": 2, "WHEN": 2, "IF": 3, "JOIN": rng.choice([2, 2, 3, 4, 5])}
@@ -68,13 +73,20 @@ def wait(rng: random.Random) -> Node:
     return {**node, "retry": policy(rng)} if rng.random() < 0.3 else node
 
 
+def call(rng: random.Random, flow: Node) -> Node:
+    """A call of a flow, with or without input and label."""
+    config = {"flow": compact(flow), "input": rng.choice(['{"a": 1}', "$x", '"it\'s"']), "label": rng.choice(SIGNALS)}
+    kept = {key: value for key, value in config.items() if key == "flow" or rng.random() < 0.5}
+    return {"node_type": "CALL", "query": compact(kept)}
+
+
 def shares(rng: random.Random, size: int, count: int) -> list[int]:
     cuts = sorted(rng.randint(0, max(size - count, 0)) for _ in range(count - 1))
     return [1 + b - a for a, b in zip([0, *cuts], [*cuts, max(size - count, 0)], strict=True)]
 
 
 def leaf(rng: random.Random) -> Node:
-    kind = rng.choice(["SQL"] * 6 + ["SLEEP", "SLEEP", "SIGNAL", "BREAK", "WAIT_SCHEDULE", "RETRY", "HTTP"])
+    kind = rng.choice(["SQL"] * 6 + ["SLEEP", "SLEEP", "SIGNAL", "BREAK", "WAIT_SCHEDULE", "RETRY", "HTTP", "BLOCK"])
     if kind in ("SQL", "RETRY"):
         node: Node = {"node_type": "SQL", "query": rng.choice(TEXTS)}
         return {**node, "retry": policy(rng)} if kind == "RETRY" else node
@@ -86,6 +98,7 @@ def leaf(rng: random.Random) -> Node:
         "BREAK": {"break_value": rng.choice([None, *TEXTS])},
         "WAIT_SCHEDULE": {"cron_expr": "*/5 * * * *"} | rng.choice([{}, {"timezone": "Europe/Berlin"}]),
         "HTTP": http(rng),
+        "BLOCK": {"statements": rng.sample(STATEMENTS, rng.randint(1, 3))},
     }[kind]
     return {"node_type": kind, "query": query if isinstance(query, str) else compact(query)}
 
@@ -161,9 +174,11 @@ class Writer:
             given = {key: self.quoted(f"{config[key]} s") for key in ("every", "timeout") if key in config}
             given |= {"key": self.quoted(config["key"])} if "key" in config else {}
             return 6, self.call("wait_for", [self.write(node["condition_node"])], **given)
-        if kind == "SQL":
-            return 6, self.statement(node["query"])
-        return 6, self.leaf(kind, node["query"])
+        if kind == "CALL":
+            config = json.loads(node["query"])
+            given = {key: self.quoted(config[key]) for key in ("input", "label") if key in config}
+            return 6, self.call("call", [self.write(json.loads(config["flow"]))], **given)
+        return 6, self.statement(node["query"]) if kind == "SQL" else self.leaf(kind, node["query"])
 
     def statement(self, query: str) -> str:
         if '"node_type"' in query or self.rng.random() < 0.05:
@@ -217,15 +232,20 @@ class Writer:
             return self.call("if", [self.write(condition)], **branches)
         return self.call({"THEN": "seq", "RACE": "race"}.get(kind, "join3" if extra else "join"), written)
 
-    def leaf(self, kind: str, query: str) -> str:
-        if kind == "SLEEP" and query.startswith("{"):
+    def sleep(self, query: str) -> str:
+        if query.startswith("{"):
             config = json.loads(query)
             return self.call("sleep" if "duration" in config else "sleep_until", [self.quoted(*config.values())])
+        # up to PostgreSQL 14 the text of an interval may say no more than 2^31 seconds
+        spellings = [query, self.quoted(query + " s")] if float(query) < 2**31 else [query]
+        return self.call("sleep", [self.rng.choice(spellings)])
+
+    def leaf(self, kind: str, query: str) -> str:
         if kind == "SLEEP":
-            # up to PostgreSQL 14 the text of an interval may say no more than 2^31 seconds
-            spellings = [query, self.quoted(query + " s")] if float(query) < 2**31 else [query]
-            return self.call("sleep", [self.rng.choice(spellings)])
+            return self.sleep(query)
         config = json.loads(query)
+        if kind == "BLOCK":
+            return self.call("block", [self.quoted(text) for text in config["statements"]])
         if kind == "BREAK":
             return self.stop(config["break_value"])
         if kind == "SIGNAL":

@@ -12,6 +12,7 @@ Ask = Callable[..., Any]
 A = '{"node_type":"SQL","query":"a"}'
 B = '{"node_type":"SQL","query":"b"}'
 C = '{"node_type":"SQL","query":"c"}'
+quoted = json.dumps
 
 ENVELOPES = [
     ("df.sql('SELECT 1')", '{"node_type":"SQL","query":"SELECT 1"}'),
@@ -64,6 +65,9 @@ ENVELOPES = [
     ("df.wait_for('a')", f'{{"node_type":"WAIT_FOR","condition_node":{A},"query":"{{\\"every\\":60}}"}}'),
     ("df.wait_for('a', '500 ms', 'k', interval '1 hour')", f'{{"node_type":"WAIT_FOR","condition_node":{A},'
      r'"query":"{\"every\":0.5,\"key\":\"k\",\"timeout\":3600}"}'),
+    ("df.call('a')", '{"node_type":"CALL","query":' + quoted('{"flow":' + quoted(A) + "}") + "}"),
+    ("df.call(df.sql('a'), '{\"id\": $x}', 'l')", '{"node_type":"CALL","query":' + quoted(
+        '{"flow":' + quoted(A) + ',"input":' + quoted('{"id": $x}') + ',"label":"l"}') + "}"),
     ("df.retry(df.wait_for('a'), 3)", f'{{"node_type":"WAIT_FOR","condition_node":{A},'
      r'"query":"{\"every\":60}","retry":{"max_attempts":3}}'),
     ("df.break()", r'{"node_type":"BREAK","query":"{\"break_value\":null}"}'),
@@ -146,6 +150,11 @@ REFUSED = [
     ("df.wait_for_signal('')", "22023", ""),
     ("df.wait_for_signal('x', 0)", "22023", "Timeout must be positive"),
     ("df.wait_for_signal(null)", "22004", ""),
+    ("df.call(null)", "22004", "argument flow of df.call is NULL"),
+    ("df.call('@bill')", "0A000", "there is no definition @bill: flows cannot be defined by name yet"),
+    ("df.call('a', '{')", "22023", "the input of df.call is no JSON, and holds no reference: {"),
+    ("df.call('a', label => repeat('k', 1025))", "54000", "the label of a call has 1025 bytes"),
+    ("df.retry(df.call('a'))", "22023", "retry is not valid for CALL nodes"),
     ("df.wait_for(null)", "22004", "argument condition of df.wait_for is NULL"),
     ("df.wait_for('a', null)", "22004", "argument every of df.wait_for is NULL"),
     ("df.wait_for(df.sleep(1))", "22023", "is one SQL step, not SLEEP"),

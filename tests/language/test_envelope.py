@@ -26,14 +26,21 @@ def named(node: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
 
 def leaf() -> st.SearchStrategy[Node]:
     retry = st.fixed_dictionaries({}, optional={"max_attempts": st.integers(1, 1000), "retry_on": st.just(["23505"])})
-    plain = st.fixed_dictionaries({"node_type": st.sampled_from(LEAVES), "query": text})
+    plain = st.fixed_dictionaries(
+        {"node_type": st.sampled_from(LEAVES).filter(lambda kind: kind != "CALL"), "query": text}
+    )
     step = st.fixed_dictionaries({"node_type": st.sampled_from(STEPS), "query": text, "retry": retry})
-    return named(plain | step)
+    free = (plain | step).filter(lambda node: node["node_type"] != "BLOCK")
+    statements = st.lists(text.filter(lambda t: not t.lstrip().startswith("{")), min_size=1, max_size=3)
+    listed = statements.map(lambda texts: json.dumps({"statements": texts}))
+    block = st.fixed_dictionaries({"node_type": st.just("BLOCK"), "query": listed}, optional={"retry": retry})
+    return named(free | block)
 
 
 def inner(node: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     pair = {"left_node": node, "right_node": node}
     kinds: list[st.SearchStrategy[Any]] = [
+        st.builds(lambda n: {"node_type": "CALL", "query": json.dumps({"flow": json.dumps(n)})}, node),
         st.fixed_dictionaries({"node_type": st.sampled_from(["THEN", "RACE", "JOIN"]), **pair}),
         st.fixed_dictionaries({"node_type": st.just("IF"), **pair, "condition_node": node}),
         st.fixed_dictionaries({"node_type": st.just("IF"), "left_node": node, "condition_node": node}),

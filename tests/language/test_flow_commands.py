@@ -66,5 +66,20 @@ def test_explain_draws_a_file_and_a_run(app: Database, flow: Path) -> None:
     assert "SELECT 1" in command(app, "explain", run).stdout
 
 
+def test_deep_draws_what_a_run_has_called_too(app: Database, flow: Path) -> None:
+    flow.write_text("call('select 1' ~> call('select 2'), label => 'below')")
+    run = command(app, "start", str(flow)).stdout.strip()
+    app.rows("call df.work()")
+    below = app.sql("select id from df.instances where parent_id = %s", run)
+    lowest = app.sql("select id from df.instances where parent_id = %s", below)
+    shallow = command(app, "explain", run).stdout
+    deep = command(app, "explain", run, "--deep").stdout
+    assert deep.startswith(shallow)
+    assert f"CALL 'select 1' ~> call('select 2') (below) → {below} ✓" in shallow
+    assert f"\n    Instance: {below} (below)\n" in deep
+    assert f"\n        Instance: {lowest}\n" in deep
+    assert "\n        SQL: select 2 ✓" in deep
+
+
 def test_a_variable_has_a_name(app: Database, flow: Path) -> None:
     assert "K=V" in command(app, "start", str(flow), "--var", "more").stderr

@@ -91,11 +91,17 @@ def test_a_graph_is_compiled_once_for_each_role(app: Database) -> None:
 def test_freezes_the_callers_variables(app: Database) -> None:
     app.sql("select df.setvar('theirs', 'x')", user="other")
     app.sql("select df.setvar('a', '1'), df.setvar('sys_label', 'fake'), df.setvar('sys_instance_id', 'fake')")
-    started = app.sql("select df.start('x')")
+    started = app.sql("select df.start('select {a}')")
     app.sql("select df.setvar('a', '2')")
     assert app.admin(VARIABLES, started) == {"a": "1", "sys_instance_id": started, "sys_label": ""}
     labelled = app.sql("select df.start('x', 'L')")
     assert app.admin(VARIABLES, labelled)["sys_label"] == "L"
+
+
+def test_a_graph_without_placeholders_keeps_no_variables(app: Database) -> None:
+    app.sql("select df.setvar('a', '1')")
+    started = app.sql("select df.start('x')")
+    assert app.admin(VARIABLES, started) == {"sys_instance_id": started, "sys_label": ""}
 
 
 def test_a_rollback_leaves_no_trace(app: Database) -> None:

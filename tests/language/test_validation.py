@@ -20,6 +20,14 @@ def pair(kind: str, left: Any = SQL, right: Any = SQL, **keys: Any) -> dict[str,
     return node(kind, left_node=left, right_node=right, **keys)
 
 
+def call(query: str) -> dict[str, Any]:
+    return node("CALL", query=query)
+
+
+def calling(flow: dict[str, Any]) -> dict[str, Any]:
+    return call(json.dumps({"flow": json.dumps(flow)}))
+
+
 def wait_for(query: str, condition: Any = SQL) -> dict[str, Any]:
     return node("WAIT_FOR", condition_node=condition, query=query)
 
@@ -95,6 +103,20 @@ GRAPH = [
         "condition_node in WAIT_FOR must be an SQL step, not SLEEP",
     ),
     (wait_for('{"every":1}', node("SQL")), "root.condition_node", "query is missing"),
+    (call("[]"), "root", "query in CALL must be a JSON config object"),
+    (call("{}"), "root", "flow is missing"),
+    (call('{"flow":7}'), "root", "flow in CALL must be a string"),
+    (call('{"flow":"a","in":"1"}'), "root", "unknown key in"),
+    (call('{"flow":"a","input":{}}'), "root", "input in CALL must be a string"),
+    (call('{"flow":"a","input":"{"}'), "root", "input in CALL is no JSON, and holds no reference"),
+    (call('{"flow":"a","label":"%s"}' % ("k" * 1025)), "root", "label has 1025 bytes, and 1024 are allowed"),
+    (call('{"flow":"@bill:3"}'), "root", "there is no definition @bill:3: flows cannot be defined by name yet"),
+    (calling(node("NOPE")), "root.flow", "Unknown node_type 'NOPE'"),
+    (calling({"node_type": "SQL", "query": 1}), "root.flow", "query must be a string"),
+    (node("THEN", left_node=SQL, right_node=calling(node("THEN", left_node=SQL))), "root.right.flow",
+     "right_node is missing"),
+    (calling(calling(node("JOIN", left_node=SQL, right_node=node("SLEEP")))), "root.flow.flow.right",
+     "query is missing"),
 ]  # fmt: skip
 
 SHAPES = [
@@ -116,6 +138,9 @@ SHAPES = [
     (node("SLEEP", query='{"until":5}'), "query in SLEEP must be seconds"),
     (node("WAIT_FOR", query="{}"), "condition_node is missing"),
     (node("WAIT_FOR", condition_node=SQL), "query is missing"),
+    (node("CALL"), "query is missing"),
+    (node("CALL", query='{"flow":"a"}', left_node=SQL), "left_node is not valid for CALL nodes"),
+    (node("CALL", query='{"flow":"a"}', retry={}), "retry is not valid for CALL nodes"),
     (node("WAIT_FOR", condition_node=SQL, left_node=SQL, query="{}"), "left_node is not valid for WAIT_FOR nodes"),
     (pair("LOOP"), "right_node is not valid for LOOP nodes"),
     (SQL | {"result_name": "1x"}, "result_name"),

@@ -118,6 +118,8 @@ class Constructs:
         elif node.type == "SLEEP":
             leaf.seconds = self.seconds(leaf)
             leaf.due = self.now + (leaf.seconds or 0)
+        elif node.type == "CALL":
+            self.call(leaf)
         elif node.type == "WAIT_SCHEDULE":
             minutes = int(node.config["cron_expr"].split()[0].removeprefix("*/").replace("*", "1"))
             leaf.due = (self.now // (60 * minutes) + 1) * 60 * minutes
@@ -127,6 +129,10 @@ class Constructs:
 
     def seconds(self, leaf: Pending) -> float | None:
         """How long a SLEEP sleeps."""
+        raise NotImplementedError
+
+    def call(self, leaf: Pending) -> None:
+        """A CALL calls."""
         raise NotImplementedError
 
     def sequence(self, node: Node, scope: Scope, then: Then) -> None:
@@ -348,6 +354,8 @@ class Constructs:
         for wait in waits:
             if wait.answer:
                 self.keep(wait.answer, wait.node)
+            if wait.called:
+                wait.called.status = "cancelled" if wait.due > self.now else ""
 
     def keep(self, signal: Sent, node: Node) -> None:
         """A signal is not consumed by the wait it was for."""

@@ -11,12 +11,14 @@ from tests.oracle.steps import Column, Step
 from tests.oracle.tree import Node, labelled
 
 NAMES = ("a", "b", "c")
+KINDS = ("SQL", "SQL", "SQL", "BLOCK")
 BREAK_VALUES = (
     None, "5", '"x"', "plain", "", '{"row_count": 2}', "$a?", "$b", '[{v_num}, "$a?"]', "$z {v_brace}", "$a.v",
     "{v_ref}",
 )  # fmt: skip
 SIGNALS = ("go", "go", "stop")
 DATA = ("{}", "7", "it's text", '{"ok": [true]}')
+INPUTS = (None, "5", '{"k": [{v_num}, null]}', "$a", '"$b?"', '["$c.v"]', "{v_ref}")
 DURATIONS = ("$a", "{v_num}", "$b.v?")
 POLICIES = (
     None, {"max_attempts": 1}, {"max_attempts": 2, "initial_delay": 0}, {"max_attempts": 3, "retry_on": ["22"]},
@@ -92,15 +94,15 @@ class Builder:
 
     def leaves(self) -> list[Any]:
         breaks = [self.break_] * (4 if self.loops else self.pick(0, 0, 0, 0, 0, 1))
-        return [*[self.sql] * 9, self.sleep, self.sleep, self.signal, self.signal, self.schedule, *breaks]
+        return [*[self.sql] * 9, self.sleep, self.sleep, self.signal, self.signal, self.schedule, self.call, *breaks]
 
     def constructs(self) -> list[Any]:
         nested = [self.if_, self.if_rows, self.loop, self.loop, self.join, self.join, self.race, self.race]
-        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, *self.undoes(4)]
+        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call, *self.undoes(4)]
         return [self.sql, *[self.then] * 6, *nested, *([self.break_] if self.loops else [])]
 
     def sql(self, _: int) -> Node:
-        return Node("SQL", step=self.draw(step()))
+        return Node(self.pick(*KINDS), step=self.draw(step()))
 
     def sleep(self, _: int) -> Node:
         return Node("SLEEP", config=self.pick("0", "0.5", "2", "10", *({"duration": text} for text in DURATIONS)))
@@ -110,6 +112,10 @@ class Builder:
 
     def schedule(self, _: int) -> Node:
         return Node("WAIT_SCHEDULE", config={"cron_expr": self.pick("* * * * *", "*/5 * * * *")})
+
+    def call(self, depth: int) -> Node:
+        seconds, value = self.pick("0", "0.5", "2", "10"), self.pick("row", "row", "slept", "error")
+        return Node("CALL", config={"seconds": seconds, "value": value, "input": self.pick(*INPUTS)})
 
     def break_(self, _: int) -> Node:
         return Node("BREAK", config={"break_value": self.pick(*BREAK_VALUES)})
@@ -188,7 +194,7 @@ class Independent(Builder):
     """Graphs whose outcome does not depend on who is faster: one runner a race, one wait a signal."""
 
     def sql(self, _: int) -> Node:
-        return Node("SQL", step=self.draw(step(acts=False)))
+        return Node(self.pick(*KINDS), step=self.draw(step(acts=False)))
 
     def sleep(self, _: int) -> Node:
         return Node("SLEEP", config=self.pick("0", "0.01"))
@@ -200,6 +206,10 @@ class Independent(Builder):
 
     def schedule(self, depth: int) -> Node:
         return self.sleep(depth)
+
+    def call(self, depth: int) -> Node:
+        value = self.pick("row", "slept", "error")
+        return Node("CALL", config={"seconds": self.pick("0", "0.01"), "value": value, "input": self.pick(*INPUTS)})
 
     def loop(self, depth: int) -> Node:
         self.loops += 1
@@ -242,7 +252,7 @@ class Retrying(Builder):
 
     def sql(self, _: int) -> Node:
         policy = self.pick(*POLICIES, {"max_attempts": 2, "initial_delay": 2})
-        return Node("SQL", step=Step((steps.const("1", 1),), 1, self.pick(0, 1, 2, 3), "40001", policy))
+        return Node(self.pick(*KINDS), step=Step((steps.const("1", 1),), 1, self.pick(0, 1, 2, 3), "40001", policy))
 
 
 class Undoing(Builder):

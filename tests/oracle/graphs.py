@@ -10,6 +10,11 @@ def sql(query: str, **fields: Any) -> Node:
     return {"node_type": "SQL", "query": query, **fields}
 
 
+def block(*steps: Node, **fields: Any) -> Node:
+    """One step of the statements of several."""
+    return {"node_type": "BLOCK", "query": json.dumps({"statements": [step["query"] for step in steps]}), **fields}
+
+
 def then(first: Node, *rest: Node) -> Node:
     """A sequence, grouped to the right."""
     return {"node_type": "THEN", "left_node": first, "right_node": then(*rest)} if rest else first
@@ -65,6 +70,10 @@ def sleep(seconds: float) -> Node:
 
 def signal(name: str, timeout: int | None = None) -> Node:
     return {"node_type": "SIGNAL", "query": json.dumps({"signal_name": name, "timeout_seconds": timeout})}
+
+
+def call(flow: Node, label: str) -> Node:
+    return {"node_type": "CALL", "query": json.dumps({"flow": json.dumps(flow), "input": '"$x"', "label": label})}
 
 
 def named(node: Node, name: str) -> Node:

@@ -1,16 +1,16 @@
 """The reference interpreter: what the contract says a run does.
 
 It follows a run. Where the contract leaves open what comes next (which of several branches, when a worker looks), the
-oracle is told what did: `opened`, `tried` and `ended_leaf` name a node, which must be one that may do so now. All that
-follows from it, it works out itself.
+oracle is told what did: `opened`, `called`, `tried` and `ended_leaf` name a node, which must be one that may do so now.
+All that follows from it, it works out itself.
 """
 
 import re
 from dataclasses import dataclass, field
 
 from tests.oracle.constructs import Constructs
-from tests.oracle.state import Ending, Error, Pending, Sent
-from tests.oracle.steps import Moment, StepFailed
+from tests.oracle.state import Called, Ending, Error, Pending, Sent
+from tests.oracle.steps import Moment, StepFailed, first_effect
 from tests.oracle.tree import Node, ancestors
 from tests.oracle.values import Refused, Unknown, Value, as_json
 
@@ -33,6 +33,7 @@ class Oracle(Constructs):
     """How a run ends that is being undone."""
     inbox: list[Sent] = field(default_factory=list)
     effects: list[tuple[str, str]] = field(default_factory=list)
+    calls: list[Called] = field(default_factory=list)
     tries: dict[Node, int] = field(default_factory=dict)
     shown: dict[Node, str] = field(default_factory=dict)
     """The stamps that the engine shows: when it says of a node that it runs is left open."""
@@ -148,6 +149,14 @@ class Oracle(Constructs):
         if kept and not wait.answer:
             self.answer(wait, kept[0])
 
+    def called(self, node: Node) -> None:
+        """A CALL has started a run."""
+        call = self.take(node)
+        self.begin()
+        if not call.called:
+            raise Disagreement(f"{node.label} has nothing to call with")
+        self.calls.append(call.called)
+
     def tried(self, node: Node, due: float) -> None:
         """A try of a step failed, and there will be another."""
         step = self.take(node)
@@ -166,7 +175,8 @@ class Oracle(Constructs):
         self.begin()
         if node.type == "SIGNAL" and not leaf.open:
             self.opened(node)
-        end = {"SQL": self.end_step, "SIGNAL": self.end_signal}.get(node.type, self.end_other)(leaf)
+        ends = {"SQL": self.end_step, "BLOCK": self.end_step, "SIGNAL": self.end_signal}
+        end = ends.get(node.type, self.end_other)(leaf)
         if node in self.pending:
             del self.pending[node]
             leaf.then(end)
@@ -188,7 +198,7 @@ class Oracle(Constructs):
             self.names(step.scope), self.variables, done.count(node.label), len(done), self.tries.get(node, 0)
         )
         try:
-            value = node.step.run(moment)
+            value = node.step.run(moment, node.type == "BLOCK")
         except Refused as refused:
             end = self.failure(node, *refused.args)
             assert end.error
@@ -202,6 +212,8 @@ class Oracle(Constructs):
             end.error.code = failed.args[0]
             return end
         self.tries[node] = moment.tries + 1
+        if node.type == "BLOCK":
+            self.effects.append((first_effect(node.label), moment.seen()))
         self.effects.append((node.label, moment.seen() if node.step.sees else ""))
         for signal in moment.signals:
             self.send(*signal)
@@ -223,23 +235,46 @@ class Oracle(Constructs):
             raise Disagreement(f"{node.label} ends at {leaf.due}, not at {self.now}")
         if node.type == "SLEEP" and leaf.seconds is not None:
             return Ending("ok", Value({"slept": True, "seconds": as_json(f"{leaf.seconds:g}")}))
+        if node.type == "CALL":
+            return self.end_call(leaf)
         if node.type == "TIMEOUT":
             return self.failure(node, "timeout after")
         if node.type == "WAIT_SCHEDULE":
             return Ending("ok", Value({"scheduled": True}))
-        if node.type == "SLEEP":
-            return self.no_duration(leaf)
-        return self.failure(node) if node.type == "IF" else self.break_ending(leaf)
+        if node.type in ("IF", "SLEEP"):
+            end = self.failure(node)
+            assert end.error
+            end.error.code = leaf.code
+            return end
+        return self.break_ending(leaf)
 
-    def no_duration(self, leaf: Pending) -> Ending:
-        """A sleep that comes from data, which is no duration, or not there."""
-        end = self.failure(leaf.node)
-        assert end.error
+    def call(self, leaf: Pending) -> None:
+        text = leaf.node.config["input"]
         try:
-            Moment(self.names(leaf.scope), self.variables).text(leaf.node.config["duration"])
-            end.error.code = "22023"
+            text = text and Moment(self.names(leaf.scope), self.variables).text(text)
         except Refused:
-            end.error.code = "DF010"
+            return
+        given = as_json(text)
+        if text is not None and given == text:  # as it is, so it is no JSON
+            leaf.code = "22P02"
+            return
+        leaf.seconds = float(leaf.node.config["seconds"])
+        leaf.due = self.now + leaf.seconds
+        leaf.called = Called(given)
+
+    def end_call(self, leaf: Pending) -> Ending:
+        """The value of the run that was called, or its error, as it is."""
+        config = leaf.node.config
+        if not leaf.called or config["value"] == "error":
+            end = self.failure(leaf.node, "division by zero" if leaf.called else "CALL: ")
+            assert end.error
+            end.error.code = "22012" if leaf.called else leaf.code
+        elif config["value"] == "row":
+            end = Ending("ok", Value({"rows": [{"v": 7}], "row_count": 1}, ("v",)))
+        else:
+            end = Ending("ok", Value({"slept": True, "seconds": as_json(config["seconds"])}))
+        if leaf.called:
+            leaf.called.status = "failed" if end.error else "completed"
         return end
 
     def seconds(self, leaf: Pending) -> float | None:
@@ -250,7 +285,10 @@ class Oracle(Constructs):
         except Refused:
             return None
         seconds = float(text) if SECONDS.fullmatch(text) else -1
-        return seconds if seconds >= 0 else None
+        if seconds >= 0:
+            return seconds
+        leaf.code = "22023"
+        return None
 
     def break_ending(self, leaf: Pending) -> Ending:
         text = leaf.node.config["break_value"]

@@ -9,7 +9,7 @@ from tests.oracle.inference import inferred
 from tests.oracle.interpreter import Disagreement, Oracle
 from tests.oracle.state import Error
 from tests.oracle.steps import VARIABLES
-from tests.oracle.tree import LEAVES, Node
+from tests.oracle.tree import LEAVES, SESSION_STEPS, Node
 from tests.oracle.values import json_text
 
 ROUNDS = 30
@@ -49,6 +49,8 @@ def follow(oracle: Oracle, change: Change) -> None:
         oracle.tried(node, change.retry_at)
     elif node.type == "SIGNAL":
         oracle.opened(node)
+    elif node.type == "CALL":
+        oracle.called(node)
 
 
 def same(what: str, engine: Any, oracle: Any) -> None:
@@ -168,6 +170,7 @@ class Play:
         count = db.sql("select execution_count from df.list_instances() where instance_id = %s", run.id)
         same("generations", count, oracle.scope.generation)
         self.compare_signals()
+        self.compare_calls()
 
     def recorded(self, history: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
         """Without what may have no outcome of its own: what became of them is worked out when somebody asks."""
@@ -187,7 +190,7 @@ class Play:
                 same(f"status and stamp of {node.label}", (status, stamp), (row.status, row.stamp))
                 self.compare_error(node.label, error, row.error, errors)
                 same(f"result of {node.label}", json_text(result), json_text(error if error else row.value.json))
-                if node.type == "SQL":
+                if node.type in SESSION_STEPS:
                     same(f"attempts of {node.label}", attempts, row.attempts)
             else:
                 same(f"status of {node.label}", self.loosely(status), "unfinished")
@@ -226,3 +229,13 @@ class Play:
             (s.name, json_text(s.data), s.status, sorted(self.ids[node] for node in s.to)) for s in self.oracle.inbox
         ]
         same("signals", shown, sent)
+
+    def compare_calls(self) -> None:
+        """What it has called, with which input, and what has become of it."""
+        rows = self.engine.db.rows("select input, status from df.instances where parent_id = %s", self.run.id)
+        shown = sorted((json_text(given), status) for given, status in rows)
+        for call in sorted(self.oracle.calls, key=lambda call: call.status, reverse=True):
+            fits = [row for row in shown if row[0] == json_text(call.input) and call.status in (row[1], "")]
+            same(f"a called run with input {json_text(call.input)} that is {call.status}", bool(fits), True)
+            shown.remove(fits[0])
+        same("called runs", shown, [])

@@ -97,10 +97,19 @@ class Sent:
 
 
 @dataclass
+class Called:
+    """A run that a CALL has started. No status: it was stopped when it was just ending, so it has either."""
+
+    input: Any
+    status: str = "running"
+
+
+@dataclass
 class Pending:
     """What may happen next: a leaf that may end, an IF that cannot be judged, a loop whose next iteration is due.
 
-    `seconds` is how long a SLEEP sleeps; None: what it was given is no duration.
+    `seconds` is how long a SLEEP sleeps, or what a CALL has called; None: what it was given is unusable, and `code`
+    says why. `called` is the run that it has called.
     A wait is `open` once a worker has begun with it; `answer` is the signal that ends it.
     """
 
@@ -112,3 +121,5 @@ class Pending:
     seconds: float | None = None
     open: bool = False
     answer: Sent | None = None
+    called: "Called | None" = None
+    code: str = ""

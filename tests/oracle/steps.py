@@ -90,6 +90,11 @@ def cancel(reason: str) -> Column:
     return Column(f"df.cancel('{{sys_instance_id}}', '{reason}') is not null", model)
 
 
+def first_effect(label: str) -> str:
+    """Under which name a block leaves the effect of its first statement."""
+    return f"{label}b"
+
+
 @dataclass(frozen=True)
 class Step:
     """A statement that selects columns, `rows` times; None: it returns no row set. `trips`: its first tries fail.
@@ -114,6 +119,10 @@ class Step:
         bare = statement.replace(f"'{RUN}'", OWN_RUN).replace(PEEK, "")
         return bare if self.blind and not set("${;") & set(bare) else statement
 
+    def statements(self, label: str) -> list[str]:
+        """Of a block: one that leaves an effect of its own comes first."""
+        return [Step(rows=None).seeing(first_effect(label)), self.statement(label)]
+
     def seeing(self, label: str) -> str:
         tries = f", trip('tries_{label}', {self.trips}, '{self.code}')" if self.trips else ""
         effect = (
@@ -125,12 +134,12 @@ class Step:
         columns = ", ".join(f'{column.sql.replace("@", label)} as "{column.name}"' for column in self.columns)
         return f"with e as ({effect}) select {columns} from generate_series(1, {self.rows})"
 
-    def run(self, moment: Moment) -> Value:
-        """One try; raises StepFailed or Refused."""
+    def run(self, moment: Moment, block: bool = False) -> Value:
+        """One try; raises StepFailed or Refused. A block has one effect more."""
         row = {column.name: column.model(moment) for column in self.columns} if self.rows is not None else {}
         if moment.tries < self.trips:
-            raise StepFailed(self.code, "tripped")
-        if moment.effects >= LIMIT:
+            raise StepFailed(self.code, "statement 2 of 2: tripped" if block else "tripped")
+        if moment.effects + block >= LIMIT:
             raise StepFailed("OR001", "too many effects")
         count = self.rows or 0
         names = tuple(column.name for column in self.columns) if self.rows is not None else ()

@@ -12,6 +12,7 @@ from tests.oracle.engine import Engine, prepare, stop_clock
 from tests.oracle.generate import cases
 from tests.oracle.play import Case, Play
 from tests.oracle.test_graphs import judge, profile
+from tests.oracle.tree import SESSION_STEPS
 from tests.state import UNLOCKED_WORK_IS_LEFT
 from tests.support import Database, Pump, wait_until
 
@@ -101,7 +102,7 @@ class HeldPlay(Play):
     ordered = False
 
     def hold(self, number: int) -> None:
-        steps = [node for node in self.case.root.walk() if node.type == "SQL"]
+        steps = [node for node in self.case.root.walk() if node.type in SESSION_STEPS]
         if steps:
             self.oracle.hold(steps[number % len(steps)])
             self.engine.db.sql("update held set step = %s", steps[number % len(steps)].label)

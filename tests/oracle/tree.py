@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.oracle.steps import Step
 
-LEAVES = ("SQL", "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK")
+SESSION_STEPS = ("SQL", "BLOCK")
+LEAVES = (*SESSION_STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK", "CALL")
 
 
 @dataclass(eq=False)
@@ -41,7 +42,19 @@ class Node:
     def query(self) -> str | None:
         if self.type == "SQL":
             return self.step.statement(self.label)
+        if self.type == "BLOCK":
+            return json.dumps({"statements": self.step.statements(self.label)})
+        if self.type == "CALL":
+            return json.dumps({"flow": json.dumps(self.callee()), "input": self.config["input"]})
         return self.config if isinstance(self.config, str | None) else json.dumps(self.config)
+
+    def callee(self) -> dict[str, Any]:
+        """What a CALL calls: it sleeps for a while, then returns a row or fails."""
+        sleep = {"node_type": "SLEEP", "query": self.config["seconds"]}
+        if self.config["value"] == "slept":
+            return sleep
+        step = {"node_type": "SQL", "query": "select 7 as v" if self.config["value"] == "row" else "select 1/0"}
+        return {"node_type": "THEN", "left_node": sleep, "right_node": step} if float(self.config["seconds"]) else step
 
     def envelope(self) -> dict[str, Any]:
         """The JSON object that df.start is given."""

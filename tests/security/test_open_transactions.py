@@ -194,6 +194,22 @@ def test_an_outcome_for_a_held_run_is_refused_for_now(leased: tuple[Pump, Run, i
     assert pump.db.admin("select status from df.instances where id = %s", run.id) == "completed"
 
 
+def test_an_outcome_that_stops_a_called_run_is_refused_while_that_is_held(pumps: tuple[Pump, Pump]) -> None:
+    attacker, pump = pumps
+    run = Run(pump.db, str(pump.db.sql("select df.start(df.call(df.sleep(3600)) | 'vacuum')", user="other")))
+    attacker.work()
+    ticket = claim(pump)[0][0]
+    child = pump.db.admin("select id from df.instances where parent_id = %s", run.id)
+    finish = "select df_engine.complete_leased(%s, %s, %s)"
+    with pump.db.connect("other", autocommit=False) as holder:
+        holder.execute("select df.cancel(%s)", [child])
+        assert pump.supervisor.execute(finish, [pump.worker, ticket, DONE]).fetchone() == (None,)
+        holder.rollback()
+    assert pump.supervisor.execute(finish, [pump.worker, ticket, DONE]).fetchone() == (True,)
+    assert pump.db.admin("select status from df.instances where id = %s", child) == "cancelled"
+    assert pump.db.admin("select status from df.instances where id = %s", run.id) == "completed"
+
+
 def test_leases_of_runs_that_are_being_cancelled_are_given_back_later(leased: tuple[Pump, Run, int]) -> None:
     pump, _, ticket = leased
     release = "select df_engine.release_leased(%s, %s::bigint[])"

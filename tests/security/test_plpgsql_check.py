@@ -23,6 +23,8 @@ EXCEPTED = {
     ("run_statement", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
     ("work", "text type variable is not sanitized"): OF_THE_DRIVER,
     ("run_statement", "text type variable is not sanitized"): OF_THE_DRIVER,
+    ("run_block", "cannot determinate a result of dynamic SQL"): OF_THE_DRIVER,
+    ("run_block", "the expression is not SQL injection safe"): OF_THE_DRIVER,
     ("result_types", "text type variable is not sanitized"): OF_THE_DRIVER,
     ("result_types", "the expression is not SQL injection safe"): OF_THE_DRIVER,
     (
@@ -42,7 +44,9 @@ EXCEPTED = {
     ("template_names", 'unused parameter "p_mode"'): "called like the other functions of substitution",
     ("advance", "control reached end of function"): NO_END,
     ("enter", "composite OUT variable"): "one of three that are answered",
+    ("own_step", "composite OUT variable"): "one of two that are answered",
     ("open_construct", "composite OUT variable"): "one of two that are answered",
+    ("open_map", "composite OUT variable"): "one of three that are answered",
     ("open_timeout", "composite OUT variable"): "one of two that are answered",
     ("open_wait_for", "composite OUT variable"): "one of two that are answered",
 }

@@ -127,7 +127,7 @@ def test_public_has_nothing_on_schemas_and_relations(db: Database) -> None:
 def test_marked_functions_and_only_those_are_definer(db: Database) -> None:
     rows = db.rows("select proname from pg_proc where pronamespace = 'df'::regnamespace and prosecdef", user=None)
     marked = {"set_setting", "setting", "http_allow", "http_disallow", "grant_worker", "revoke_worker",
-              "rotate_wake_channel", "poke",
+              "rotate_wake_channel", "poke", "progress",
               "set_role_limit"}  # fmt: skip
     reads_all_runs, needs_usage_of_df_only = {"metrics", "check"}, {"flow"}
     assert {name for (name,) in rows} == marked | reads_all_runs | needs_usage_of_df_only

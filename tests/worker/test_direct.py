@@ -142,3 +142,32 @@ def test_a_committed_step_of_another_database_whose_result_is_too_large_is_not_r
     assert "max_result_bytes allows" in error(db, instance)
     assert elsewhere.admin("select count(*) from done") == 1
     assert db.admin("select attempts from df.nodes where instance_id = %s", instance) == 1
+
+
+def test_a_block_in_another_database_is_one_transaction(db: Database, elsewhere: Database) -> None:
+    flow = (
+        "'select 3 as n' |=> 'a' ~> df.block('insert into there values ($a.n)', "
+        "'insert into there values (4)', 'select sum(i) as s, date ''2026-01-02'' as d from there') |=> 'b' "
+        "~> 'select $b.s as s, pg_typeof($b.d)::text as t'"
+    )
+    assert run(db, flow, database=elsewhere.name)["rows"] == [{"s": 7, "t": "date"}]
+    assert elsewhere.admin("select count(*) from there") == 2
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("select 1/0", "statement 2 of 2: division by zero (SQLSTATE 22012)"),
+        ("vacuum there", "HINT: A block is one transaction. Make this statement, which cannot be in one, a step of"),
+        ("commit", "statement 2 of 2: transaction control, here COMMIT"),
+        ("select $a.nope", "statement 2 of 2: "),
+    ],
+)
+def test_a_block_that_fails_in_another_database_keeps_nothing(
+    db: Database, elsewhere: Database, statement: str, message: str
+) -> None:
+    flow = f"'select 1 as n' |=> 'a' ~> df.block('insert into there values (1)', '{statement}')"
+    instance = start(db, flow, database=elsewhere.name)
+    assert await_end(db, instance) == "failed"
+    assert message in error(db, instance)
+    assert elsewhere.admin("select count(*) from there") == 0

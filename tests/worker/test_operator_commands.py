@@ -58,6 +58,15 @@ def test_show_has_tree_steps_and_signals(db: Database, worker: WorkerProcess) ->
     ]
 
 
+def test_a_block_is_shown_as_its_statements(db: Database, worker: WorkerProcess) -> None:
+    run = start(db, "df.block('select 1', 'select 1/0')")
+    await_end(db, run)
+    shown = asked(db, "show", run)
+    assert "BLOCK (2): select 1; select 1/0 ✗" in shown
+    assert "\nselect 1; select 1/0\n" in shown
+    assert [step["node_type"] for step in as_json(db, "show", run)["steps"]] == ["BLOCK"]
+
+
 def test_markup_in_a_label_is_text(db: Database) -> None:
     start(db, "'select ''[bold]'''", "[red]alert[/red]")
     assert "[red]alert[/red]" in asked(db, "list")

@@ -29,6 +29,12 @@ COMMENTS = "select df_engine.flow_comments(%s)"
 FORMAT = "select df.to_flow(df.flow(%s))"
 EXPLAIN_FLOW = "select df.explain(df.flow(%s))"
 EXPLAIN_RUN = "select df.explain(%s)"
+# The newest runs that a run has called, oldest first.
+CALLED = """
+select c.id from (
+  select i.id, i.created_at from df.instances i where i.parent_id = %s order by i.created_at desc, i.id desc limit %s) c
+order by c.created_at, c.id"""
+MOST_CALLED = 100
 
 
 def register(subparsers: Any) -> None:
@@ -50,6 +56,9 @@ def register(subparsers: Any) -> None:
     fmt.add_argument("--drop-comments", action="store_true", help="format a file with comments, which are lost")
     explain = subparsers.add_parser("explain", help="draw a flow or a run", description="Draws a flow or a run.")
     explain.add_argument("what", metavar="FILE.flow|ID")
+    explain.add_argument(
+        "--deep", action="store_true", help=f"of a run, draw what it has called, too; of each the newest {MOST_CALLED}"
+    )
     for command, run in ((start, run_start), (fmt, run_fmt), (explain, run_explain)):
         command.add_argument("--dsn", default="", help="the database; what is left out libpq takes from PG*")
         command.set_defaults(run=run)
@@ -150,8 +159,23 @@ def run_explain(arguments: argparse.Namespace) -> int:
         raise CommandError(f"{arguments.what!r} is no file, no id of a run, and no flow")
     if drawn.startswith(NOTHING_DRAWN):
         raise CommandError(drawn.strip())
-    say("\n".join(line.rstrip() for line in drawn.removesuffix("\n").split("\n")))
+    say(trimmed(drawn))
+    if arguments.deep and text is None:
+        with connect(arguments.dsn) as conn:
+            explain_called(conn, arguments.what, "    ")
     return 0
+
+
+def trimmed(drawn: str, indent: str = "") -> str:
+    """A drawing without the blanks at the ends of its lines."""
+    return "\n".join((indent + line).rstrip() for line in drawn.removesuffix("\n").split("\n"))
+
+
+def explain_called(conn: psycopg.Connection[Any], run: str, indent: str) -> None:
+    """Draws the runs that a run has called, each below the one that has called it."""
+    for (child,) in conn.execute(CALLED, [run, MOST_CALLED]).fetchall():
+        say("\n" + trimmed(ask(conn, EXPLAIN_RUN, child), indent))
+        explain_called(conn, child, indent + "    ")
 
 
 def flow_file(what: str) -> Path | None:

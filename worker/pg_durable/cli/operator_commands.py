@@ -31,6 +31,7 @@ ENDED = ("completed", "failed", "cancelled")
 CONFIGURED = {  # what of a configuration says what a step does
     "SLEEP": ("until", "duration"),
     "SIGNAL": ("signal_name",),
+    "CALL": ("label", "flow"),
     "WAIT_SCHEDULE": ("cron_expr", "timezone"),
     "HTTP": ("method", "url"),
     "HTTP_MULTIPART": ("method", "url"),
@@ -147,6 +148,9 @@ def what(step: Row) -> str:
     kind, query = step["node_type"], step["query"] or ""
     if kind == "SLEEP" and not query.startswith("{"):
         return f"{query} s"
+    if kind == "BLOCK":
+        with suppress(ValueError, TypeError, KeyError):
+            return "; ".join(json.loads(query)["statements"])
     if kind in CONFIGURED:
         with suppress(ValueError, TypeError, AttributeError):  # rows inserted by hand
             config = json.loads(query)

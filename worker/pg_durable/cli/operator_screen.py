@@ -22,7 +22,15 @@ STYLES = {
     "pending": "dim",
 }  # fmt: skip
 PIPE_WIDTH = 160
-LONG = ("label", "query", "output", "outcome", "waits_for", "signal_data")  # cut when the terminal is narrow
+LONG = (
+    "label",
+    "query",
+    "progress",
+    "output",
+    "outcome",
+    "waits_for",
+    "signal_data",
+)  # cut when the terminal is narrow
 NUMBERS = (int, float, Decimal, timedelta)
 NARROW = 100  # columns; with fewer these are left out, so that there is room for the long ones
 LEAST = 60  # columns that a table needs

@@ -15,7 +15,7 @@ select s.node_id, n.node_type, n.query, s.inferred_status as status, n.attempts,
        n.completed_at - n.started_at as took, df_engine.cause(n.error) as error, n.result
 from df.instance_nodes(%(id)s) s
 join df.nodes n on n.instance_id = %(id)s and n.id = s.node_id
-where n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
+where n.node_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK')
 order by n.started_at nulls last, n.created_at, n.id"""
 SIGNALS = """
 select s.signal_name, s.status, s.signal_data, s.sent_by::text, s.sent_at, s.delivered_at
@@ -44,10 +44,11 @@ select count(distinct i.id) filter (where i.finished_at > now() - interval '10 s
        count(n.id) as steps, round(count(n.id) / 10.0, 1) as steps_per_second
 from df.instances i
 left join df.nodes n on n.instance_id = i.id and n.completed_at > now() - interval '10 s'
-                    and n.node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART')
+                    and n.node_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART')
 where i.status in ('pending', 'running') or i.finished_at > now() - interval '10 s'""",
     "longest running steps": """
-select r.instance_id, r.label, r.node_type, r.query, r.running_for, r.attempts, r.pid, r.worker
+select r.instance_id, r.label, r.node_type, r.query, r.running_for, r.attempts, r.pid, r.worker,
+       df_engine.progress_text(r.progress_done, r.progress_total, r.progress_note) as progress
 from df.running_steps r
 order by r.running_for desc nulls last
 limit 10""",

@@ -31,7 +31,7 @@ async def run_step(conn: Connection, request: dict[str, Any], room: Room) -> str
             try:
                 return await _in_block(conn, request["block"], room)
             except psycopg.Error as error:
-                if error.sqlstate not in NOT_IN_A_TRANSACTION:
+                if error.sqlstate not in NOT_IN_A_TRANSACTION or request["sql"] is None:  # a block has no other way
                     raise
         return await _alone(conn, request, room)
     except psycopg.Error as error:

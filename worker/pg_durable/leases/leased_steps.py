@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from logging import ERROR, INFO
 from time import monotonic
 from typing import Any
@@ -20,6 +21,7 @@ from pg_durable.login import Login, reason
 from pg_durable.metrics.metrics import Metrics
 from pg_durable.secret_keys import KeyRing
 from pg_durable.sessions.pool import LoginFailed, Pool
+from pg_durable.sessions.progress import ProgressReports
 from pg_durable.sessions.session import Session
 from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import Lease, Supervisor
@@ -35,6 +37,7 @@ class LeasedSteps:
         self._pool = pool
         self._limits = pool.role_limits
         self._commands = commands
+        self._progress = ProgressReports(commands)
         self._metrics = metrics
         self._keys = keys
         self._http = HttpRunner()
@@ -137,11 +140,13 @@ class LeasedSteps:
     async def _at_home(self, lease: Lease, held: Bytes) -> str:
         session = await self._pool.acquire(lease.role)
         try:
+            session.on_progress = partial(self._progress.heard, session.pid, lease.ticket)
             outcome = await direct.run_step(session.conn, lease.request, held)
             if session.usable():
                 await session.conn.execute(statements.DISCARD_ALL)
             return outcome
         finally:
+            session.on_progress = None
             await self._pool.release(session)
 
     async def _elsewhere(self, lease: Lease, held: Bytes) -> str:

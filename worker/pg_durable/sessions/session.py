@@ -1,6 +1,7 @@
 """One session of the worker: logged in as the role whose steps it runs."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
@@ -13,6 +14,8 @@ from pg_durable.sessions.bounded import BoundedConnection
 
 BUDGET_MS = 1000
 ONE_STEP_MS = 20
+PROGRESS = "pg_durable progress"  # how the message of df.progress begins
+MOST_SAID = 4000  # characters of its detail
 
 
 class Session:
@@ -30,6 +33,7 @@ class Session:
         self.names_steps = False  # always: the server will end it for a step that takes too long
         self.step: tuple[int, str] | None = None  # row of the queue and node of what runs, where the engine says so
         self.told: str | None = None  # the SQLSTATE with which the server said that it ends this session
+        self.on_progress: Callable[[str], None] | None = None  # who wants to know what its step says of its progress
         self._budget = budget
         conn.add_notice_handler(self._hear)
         self._cancelling = asyncio.Lock()
@@ -62,6 +66,10 @@ class Session:
         return str(row[0]) if row else ""
 
     def _hear(self, notice: psycopg.errors.Diagnostic) -> None:
+        if self.on_progress and (notice.message_primary or "").startswith(PROGRESS):
+            if 0 < len(notice.message_detail or "") <= MOST_SAID:
+                self.on_progress(notice.message_detail or "")
+            return
         mark, _, step = (notice.message_primary or "").partition(":")
         ready, _, node = step.partition(":")
         if (

@@ -189,6 +189,10 @@ class Supervisor:
         """Says that they do not have to wait any more."""
         return await self._value(statements.ROLE_REACHABLE, role) is not False
 
+    async def note_progress(self, pid: int, ticket: int | None, said: str) -> None:
+        """Hands on what the step in a session of this worker says of its progress; `ticket`: of one that is leased."""
+        await self._value(statements.NOTE_PROGRESS, pid, ticket, said)
+
     async def failed_since(self, since: str | None) -> tuple[str, list[FailedRun]]:
         """Runs that have failed since the time of the last answer, and the time of this one. Some come twice."""
         said = await self._value(statements.FAILED_RUNS, since)

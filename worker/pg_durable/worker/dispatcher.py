@@ -16,6 +16,7 @@ from pg_durable.login import reason
 from pg_durable.metrics.metrics import Metrics
 from pg_durable.sessions.crash_attribution import CrashAttribution
 from pg_durable.sessions.pool import LoginFailed, Pool
+from pg_durable.sessions.progress import ProgressReports
 from pg_durable.sessions.session import Session
 from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import Supervisor
@@ -50,6 +51,7 @@ class Dispatcher:
         self._pool = pool
         self._limits = pool.role_limits
         self._commands = commands
+        self._progress = ProgressReports(commands)
         self._crashes = crashes
         self._metrics = metrics
         self._wake = wake
@@ -189,6 +191,7 @@ class Dispatcher:
     async def _call(self, session: Session, briefly: bool) -> bool:
         """One call; true when there may be more for this role. Raises when the role may not make such calls at all."""
         self._sessions[session.pid] = session
+        session.on_progress = partial(self._progress.heard, session.pid, None)
         try:
             report = await session.work(self._pool.careful(session.role), briefly)
         except psycopg.Error as error:
