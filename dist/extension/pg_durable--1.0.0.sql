@@ -2454,7 +2454,7 @@ $$;
 comment on function df.catch(text, text, text[]) is
   'Runs the body; when it fails for good with one of the errors (SQLSTATEs, their classes, connection, timeout, http:404, http:4xx, transient; NULL is any), the handler runs, in which $error is the failure. The result is that of the body or of the handler. Raises for an element that is no such error';
 comment on function df.undo(text, text) is
-  'Runs the step; once it has completed, its compensation is kept with the values that the references in it have then. When the run fails, or df.cancel is called with undo, the compensations run in reverse order. A failure that df.catch catches runs those of its body before the handler. The result is that of the step. Raises inside races, time-outs and loops';
+  'Runs the step; once it has completed, its compensation is kept with the values that the references in it have then. When the run fails, or df.cancel is called with undo, the compensations run in reverse order. A failure that df.catch catches runs those of its body before the handler. The result is that of the step. Raises inside races, time-outs, maps and loops';
 comment on function df.timeout(text, numeric, text) is
   'Stops the body when so many seconds have passed since it began, then runs otherwise; without it the node fails with DF408, which can be caught. Raises for a time that is not above 0';
 comment on function df.timeout(text, double precision, text) is

@@ -371,13 +371,141 @@ def test_a_compensation_that_cancels_its_run_ends_it(pump: Pump) -> None:
     assert problems(pump) == []
 
 
+def children(run: Run) -> list[Run]:
+    return [Run(run.db, row[0]) for row in run.db.rows("select id from df.instances where parent_id = %s", run.id)]
+
+
+def test_a_call_that_has_completed_is_undone_by_what_is_around_it(pump: Pump) -> None:
+    call = "df.call('insert into done (t) values (''a'') returning t')"
+    undone = "insert into done (t) values ('-' || $c) returning t"
+    run = pump.run(f"df.undo({call} |=> 'c', $q${undone}$q$) ~> {ZERO}")
+    assert (run.status, undo_status(run), left(pump)) == ("failed", "completed", ["a", "-a"])
+    assert [child.status for child in children(run)] == ["completed"]
+    flow = "df.call('select $input.n, 1 / 0', '{\"n\": $n}')"
+    run = pump.run(f"'select 7' |=> 'n' ~> df.undo({flow}, {put('never')}) ~> {put('never')}")
+    assert (run.status, undo_status(run), left(pump)) == ("failed", None, ["a", "-a"])
+    assert problems(pump) == []
+
+
+def test_a_compensation_may_call(pump: Pump) -> None:
+    call = "df.call($q$insert into done (t) select $input.v || '{sys_label}'$q$, '{\"v\": \"-$c\"}', 'of $c')"
+    run = pump.run(f"df.undo({put('a')} |=> 'c', {call} ~> {put('b')}) ~> {put('c')} |=> 'c' ~> {ZERO}")
+    assert (run.status, undo_status(run), left(pump)) == ("failed", "completed", ["a", "c", "-aof a", "b"])
+    run = pump.run(f"{undo('d')} ~> df.undo({put('e')}, df.call({ZERO})) ~> {ZERO}")
+    assert (undo_status(run), left(pump)[4:]) == ("failed", ["d", "e", "-d"])
+    assert problems(pump) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_run_has_called_is_cancelled_when_it_is_undone(pump: Pump, again: bool) -> None:
+    """What a compensation has called goes on, until a second cancel."""
+    called = f"df.call({undo('in')} ~> df.wait_for_signal('never'))"
+    compensation = f"df.call(df.wait_for_signal('go')) ~> {put('-a')}"
+    run = pump.start(f"df.undo({put('a')}, {compensation}) ~> ({called} & df.catch({undo('b')} ~> {ZERO}, {called}))")
+    pump.until(lambda: pump.db.sql("select count(*) = 2 from df.waiting where kind = 'signal'"))
+    cancel(run)
+    assert {child.error for child in children(run)} == {
+        f"canceled: instance {run.id}, which has called it, does not wait for it any more"
+    }
+    assert problems(pump) == []
+    pump.until(lambda: pump.db.sql("select count(*) = 1 from df.waiting where kind = 'signal'"))
+    (child,) = [child for child in children(run) if not child.ended()]
+    assert (run.status, undo_status(run), problems(pump)) == ("running", "running", [])
+    if again:
+        cancel(run, undo=False, reason="enough")
+        assert child.error == f"canceled: instance {run.id}, which has called it, is canceled: why"
+    else:
+        pump.db.sql("select df.signal(%s, 'go')", child.id)
+        pump.until(run.ended)
+    assert (run.status, undo_status(run)) == ("cancelled", "failed" if again else "completed")
+    assert [text for text in left(pump) if text.startswith("-")] == (["-b"] if again else ["-b", "-a"])
+    assert problems(pump) == []
+
+
+def test_who_has_called_a_run_hears_of_its_end_when_it_is_undone(pump: Pump) -> None:
+    slow = f"df.undo({put('a')}, df.wait_for_signal('go') ~> {put('-a')})"
+    for end in (f"{slow} ~> {ZERO}", f"({slow} ~> {put('b')}) & {ZERO}"):
+        pump.db.sql("truncate done")
+        run = pump.start(
+            f"df.catch(df.call({end}), 'select $error.message as m, $error.sqlstate as s', array['22012'])"
+        )
+        pump.until(lambda: pump.db.sql("select count(*) = 1 from df.waiting where kind = 'signal'"))
+        (child,) = children(run)
+        assert (run.status, child.status, undo_status(child)) == ("running", "running", "running")
+        pump.db.sql("select df.signal(%s, 'go')", child.id)
+        pump.until(run.ended)
+        assert (run.status, child.status, undo_status(child)) == ("completed", "failed", "completed"), run.error
+        assert run.result["rows"] == [{"m": "division by zero", "s": "22012"}] and "-a" in left(pump)
+        assert problems(pump) == []
+
+
+def test_who_has_called_a_run_that_cancels_itself_hears_of_its_end_when_it_is_undone(pump: Pump) -> None:
+    itself = "$q$insert into done (t) select left(df.cancel('{sys_instance_id}', 'me', true), 8)$q$"
+    step = f"df.undo({itself}, df.wait_for_signal('go') ~> {put('-a')})"
+    run = pump.start(f"df.catch(df.call({step}), 'select $error.sqlstate as s')")
+    pump.until(lambda: pump.db.sql("select count(*) = 1 from df.waiting where kind = 'signal'"))
+    pump.work()
+    (child,) = children(run)
+    assert (run.status, child.status, undo_status(child), problems(pump)) == ("running", "running", "running", [])
+    pump.db.sql("select df.signal(%s, 'go')", child.id)
+    pump.until(run.ended)
+    assert (run.value(), child.error, left(pump)) == ("57014", "canceled: me", ["Instance", "-a"])
+    assert problems(pump) == []
+
+
+def test_maps_and_blocks_are_undone_and_undo(pump: Pump) -> None:
+    rows = "df.map('select generate_series(1, 3) as n', 'insert into done (t) values ($item.n) returning t', 2)"
+    back = "df.map('$m.*', 'insert into done (t) values (''-'' || $item.n || $b)', 1)"
+    block = "df.block('insert into done (t) values (''x'')', 'select ''y'' as t')"
+    flow = (
+        f"'select generate_series(1, 3) as n' |=> 'm' ~> df.undo({rows} ~> {block} |=> 'b', {back} ~> "
+        "df.block('insert into done (t) values (''-x'')', 'insert into done (t) values (''-'' || $b)'))"
+    )
+    run = pump.run(f"{flow} ~> 'select 9 as n' |=> 'm' ~> 'select 8' |=> 'b' ~> {ZERO}")
+    assert (run.status, undo_status(run)) == ("failed", "completed"), run.error
+    assert sorted(left(pump)[:3]) == ["1", "2", "3"]
+    assert left(pump)[3:] == ["x", "-1y", "-2y", "-3y", "-x", "-y"]
+    assert problems(pump) == []
+
+
+@pytest.mark.parametrize("on_error", ["fail", "stop"])
+def test_a_map_that_is_open_when_its_run_is_undone_is_stopped(pump: Pump, on_error: str) -> None:
+    """One in a compensation goes on."""
+    rows = f"df.map('select generate_series(1, 3)', df.wait_for_signal('never') ~> {put('never')}, 2, '{on_error}')"
+    back = f"df.map('select generate_series(1, 3) as n', df.wait_for_signal('go') ~> {put('i')}, 2, '{on_error}')"
+    catch = f"df.catch(df.undo({put('a')}, {back}) ~> {ZERO}, {put('never')})"
+    run = pump.start(f"{undo('z')} ~> ({catch} & {rows})")
+    pump.until(lambda: pump.db.sql("select count(*) = 4 from df.waiting where kind = 'signal'"))
+    cancel(run)
+    assert pump.db.sql("select count(*) = 2 from df.waiting where kind = 'signal'")
+    assert problems(pump) == []
+    for _ in range(2):
+        pump.db.sql("select df.signal(%s, 'go')", run.id)
+        pump.work()
+    pump.until(run.ended)
+    assert (run.status, undo_status(run), left(pump)) == ("cancelled", "completed", ["z", "a", "i", "i", "i", "-z"])
+    assert problems(pump) == []
+
+
+def test_a_run_with_an_undo_starts_as_any_other(pump: Pump) -> None:
+    """Also the second time, when its graph is known, and with another one in the same transaction."""
+    for _ in range(2):
+        run = pump.run(f"{undo('a')} ~> {ZERO}")
+        assert (undo_status(run), problems(pump)) == ("completed", [])
+    flow = f"{undo('b')} ~> {ZERO}"
+    runs = pump.db.rows(f"select df.start({flow}) from generate_series(1, 2)")
+    pump.until(lambda: not pump.db.sql("select count(*) from df.instances where finished_at is null"))
+    assert [undo_status(Run(pump.db, row[0])) for row in runs] == ["completed"] * 2
+    assert problems(pump) == []
+
+
 PLACES = [
     ("df.race({0}, 'a')", "a race"), ("'a' | {0}", "a race"), ("df.race_all('a', 'b', 'c' ~> {0})", "a race"),
     ("df.any('a', {0})", "a race"), ("df.timeout({0}, 5)", "a time-out"), ("df.timeout('a', '5 s', {0})", "a time-out"),
     ("df.timeout({0}, '$x.y')", "a time-out"), ("df.timeout({0}, interval '1 s')", "a time-out"),
     ("df.timeout({0}, 0.5::float8)", "a time-out"),
     ("df.loop('a' & {0})", "a loop"), ("@> df.catch({0}, 'b')", "a loop"), ("df.loop('a', {0})", "a loop"),
-    ("df.undo('a', 'b' ~> {0})", "a compensation"),
+    ("df.undo('a', 'b' ~> {0})", "a compensation"), ("df.map('select 1', 'b' ~> {0})", "a map"),
 ]  # fmt: skip
 
 
@@ -404,6 +532,7 @@ HAND_WRITTEN = [
     ({"node_type": "LOOP", "left_node": SQL, "condition_node": UNDO}, f"root.condition_node: {INSIDE} LOOP"),
     ({"node_type": "TIMEOUT", "left_node": SQL, "right_node": UNDO, "query": '{"after":5}'},
      f"root.right: {INSIDE} TIMEOUT"),
+    ({"node_type": "MAP", "left_node": ALL, "condition_node": SQL}, f"root.left.left: {INSIDE} MAP"),
     ({"node_type": "UNDO", "left_node": SQL, "right_node": UNDO}, f"root.right: {INSIDE} a compensation"),
     ({"node_type": "UNDO", "left_node": SQL}, "root: right_node is missing"),
     ({"node_type": "UNDO", "right_node": SQL}, "root: left_node is missing"),
