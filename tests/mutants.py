@@ -95,8 +95,13 @@ MUTANTS = (
     # Cancel
     Mutant("a cancel does not wait for a step that commits", " for update;", ";", CANCELS),
     Mutant("a cancel waits for a step that runs", "for update skip locked) d", "for update) d", UNDECIDED_CANCEL),
-    Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, 0, 1, 2147483647, null);",
+    Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, null, null, null, null);",
            "null;", CANCELS),
+    # Maps
+    Mutant("a map goes on after a failure", "x.halted or v_halts", "x.halted",
+           "tests/language/test_map.py::test_the_first_failure_in_order_fails_it"),
+    Mutant("a map begins an item twice", "returning x.next_item - x.stride", "returning 1",
+           "tests/language/test_map.py::test_many_rows_few_at_a_time"),
     # Calls
     Mutant("who has called a run is not told of its end", "if v_call is not null then", "if false then", CALLED),
     Mutant("what has been called goes on when its caller is stopped", "if v_children is not null then",

@@ -13,6 +13,7 @@ from tests.oracle.graphs import (
     break_,
     call,
     catch,
+    each,
     effect,
     fewer,
     if_,
@@ -179,6 +180,15 @@ def first_success() -> Flow:
     )
 
 
+def mapped() -> Flow:
+    """A body for each of twenty rows, three at a time; each has its effects once."""
+    items = sql("select n from generate_series(1, 20) n")
+    names = [f"{kind}{n}" for n in range(1, 21) for kind in "mw"]
+    return Flow(
+        "map", each(items, then(effect("m$item.n"), join(sleep(0.01), effect("w$item_no"))), 3), exactly(*names)
+    )
+
+
 def callee() -> Flow:
     """What others call; it may be started by itself, too."""
     return Flow("callee", then(effect("a"), sleep(0.01), join(effect("b"), effect("c"))), exactly("a", "b", "c"))
@@ -228,6 +238,7 @@ FLOWS = [
     handled(),
     out_of_time(),
     first_success(),
+    mapped(),
     callee(),
     calls_on(),
     caller(),
