@@ -183,9 +183,9 @@ def first_success() -> Flow:
 def mapped() -> Flow:
     """A body for each of twenty rows, three at a time; each has its effects once."""
     items = sql("select n from generate_series(1, 20) n")
-    names = [f"{kind}{n}" for n in range(1, 21) for kind in "mw"]
+    names = [f"{kind}-{n}" for n in range(1, 21) for kind in "mw"]
     return Flow(
-        "map", each(items, then(effect("m$item.n"), join(sleep(0.01), effect("w$item_no"))), 3), exactly(*names)
+        "map", each(items, then(effect("m-$item.n"), join(sleep(0.01), effect("w-$item_no"))), 3), exactly(*names)
     )
 
 
