@@ -105,6 +105,11 @@ MUTANTS = (
            "tests/language/test_undo.py::test_hand_written_envelopes_are_checked"),
     Mutant("what is under way when a run is undone goes on", "delete from", "perform from",
            "tests/crash/test_undo.py::test_a_step_that_runs_while_its_run_is_undone_leaves_nothing"),
+    # Maps
+    Mutant("a map goes on after a failure", "x.halted or v_halts", "x.halted",
+           "tests/language/test_map.py::test_the_first_failure_in_order_fails_it"),
+    Mutant("a map begins an item twice", "returning x.next_item - x.stride", "returning 1",
+           "tests/language/test_map.py::test_many_rows_few_at_a_time"),
     # Calls
     Mutant("who has called a run is not told of its end", "if v_call is not null then", "if false then", CALLED),
     Mutant("what has been called goes on when its caller is stopped", "if v_children is not null then",

@@ -13,6 +13,7 @@ from tests.oracle.graphs import (
     break_,
     call,
     catch,
+    each,
     effect,
     fewer,
     if_,
@@ -217,6 +218,15 @@ def saga_in_catch() -> Flow:
     return Flow("saga in catch", graph, exactly("a", "b", "-a", "-b", "h", "x"))
 
 
+def mapped() -> Flow:
+    """A body for each of twenty rows, three at a time; each has its effects once."""
+    items = sql("select n from generate_series(1, 20) n")
+    names = [f"{kind}-{n}" for n in range(1, 21) for kind in "mw"]
+    return Flow(
+        "map", each(items, then(effect("m-$item.n"), join(sleep(0.01), effect("w-$item_no"))), 3), exactly(*names)
+    )
+
+
 def callee() -> Flow:
     """What others call; it may be started by itself, too."""
     return Flow("callee", then(effect("a"), sleep(0.01), join(effect("b"), effect("c"))), exactly("a", "b", "c"))
@@ -268,6 +278,7 @@ FLOWS = [
     first_success(),
     saga(),
     saga_in_catch(),
+    mapped(),
     callee(),
     calls_on(),
     caller(),

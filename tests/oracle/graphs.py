@@ -72,6 +72,11 @@ def signal(name: str, timeout: int | None = None) -> Node:
     return {"node_type": "SIGNAL", "query": json.dumps({"signal_name": name, "timeout_seconds": timeout})}
 
 
+def each(items: Node, body: Node, parallel: int, on_error: str = "fail") -> Node:
+    query = json.dumps({"parallel": parallel, "on_error": on_error})
+    return {"node_type": "MAP", "left_node": body, "condition_node": items, "query": query}
+
+
 def call(flow: Node, label: str) -> Node:
     return {"node_type": "CALL", "query": json.dumps({"flow": json.dumps(flow), "input": '"$x"', "label": label})}
 
