@@ -1979,15 +1979,16 @@ begin
                 hint = 'It returns a value, not a graph. Call it in a statement of its own.';
       end if;
     end if;
-    v_node := null;
-    if (pg_catalog.strpos(v_branch, '{') > 0 and v_branch ~ '^\s*\{') then
-      begin
-        v_node := case when pg_catalog.strpos(v_branch, 'null') > 0 then pg_catalog.jsonb_strip_nulls(v_branch::pg_catalog.jsonb)
-                       else v_branch::pg_catalog.jsonb end;
-      exception when data_exception or program_limit_exceeded then
-        v_node := null;
-      end;
+    if not (pg_catalog.strpos(v_branch, '{') > 0 and v_branch ~ '^\s*\{') then
+      v_nodes := v_nodes || ('{"node_type":"SQL","query":' || pg_catalog.to_json(v_branch) || '}');
+      continue;
     end if;
+    begin
+      v_node := case when pg_catalog.strpos(v_branch, 'null') > 0 then pg_catalog.jsonb_strip_nulls(v_branch::pg_catalog.jsonb)
+                     else v_branch::pg_catalog.jsonb end;
+    exception when data_exception or program_limit_exceeded then
+      v_node := null;
+    end;
     if pg_catalog.jsonb_typeof(v_node -> 'node_type') = 'string' then
       v_problem := case
         when pg_catalog.jsonb_typeof(v_node -> 'left_node') <> 'object' then 'left_node must be a Durofut JSON object'
