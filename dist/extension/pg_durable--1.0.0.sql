@@ -7261,7 +7261,7 @@ language sql immutable as $$ select p_activation << 23 | p_item $$;
 create or replace function df_engine.scope_item(p_scope bigint) returns int
 language sql immutable as $$ select (p_scope & 8388607)::int $$;
 
--- For each of the name scopes in which a thread in an item looks names up, from the inside out, the scope to look in: a name that is
+-- For each of the name scopes of a thread in an item, from the inside out, the scope that it is of: a name that is
 -- bound outside of the body of a map is kept in the scope around that map.
 create or replace function df_engine.scopes_of(p_scope bigint, p_name_scopes int[]) returns bigint[]
 language plpgsql stable as $$
