@@ -242,7 +242,7 @@ if df_engine.migrating(1) then
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
   -- loop continues, h handled: what is on the right of a CATCH or TIMEOUT runs, b completed by a BREAK that goes on upwards, d completed and
-  -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP that was left open.
+  -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP or MAP that was left open.
   create table df_engine.outcomes (
     instance bigint not null,
     scope bigint not null default 0,   -- the item of a MAP that it is in: see engine/maps; 0: none
@@ -559,7 +559,7 @@ if df_engine.migrating(1) then
   create type df_engine.result as (value json, columns text[], types text[]);
   -- How a node ended. state as in outcomes; NULL: it has not, it is to be entered.
   create type df_engine.ending as (
-    state "char", value json, columns text[], types text[], error text, started_at timestamptz, failure jsonb
+    state "char", value json, columns text[], types text[], error text, started_at timestamptz, failure jsonb, activation bigint
   );
 
 end if;
@@ -5444,7 +5444,7 @@ language plpgsql as $$
 declare
   v_placeholders boolean;
   v_secrets text[];
-  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::regrole);
+  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::pg_catalog.regrole);
 begin
   perform df_engine.check_submitter(p_role, p_text, p_database);
   if octet_length(p_label) > 1024 then
@@ -5462,7 +5462,7 @@ begin
     perform df_engine.check_live_runs(p_role, v_live);
   end if;
   if v_placeholders then
-    p_vars := (select jsonb_object_agg(v.name, v.value) from df_engine.vars v where v.owner = p_role::regrole and v.value is not null);
+    p_vars := (select jsonb_object_agg(v.name, v.value) from df_engine.vars v where v.owner = p_role::pg_catalog.regrole and v.value is not null);
     perform df_engine.check_variables(p_graph, coalesce(p_vars, '{}'), 'Invalid durable function graph: ');
   end if;
   if v_secrets is not null then
@@ -5483,12 +5483,12 @@ language plpgsql as $$
 declare
   v_role constant oid := (p_parent).submitter;
   v_instance bigint := nextval('df_engine.instances_instance_seq');
-  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = v_role::regrole);
+  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = v_role::pg_catalog.regrole);
   v_graph bigint;
   g df_engine.graphs;
 begin
   perform df_engine.check_size('a label', octet_length(p_label), 1024);
-  perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
   select * into g from df_engine.graphs x where x.submitter = v_role and x.hash = df_engine.graph_hash(p_text, p_typed) order by x.id desc limit 1;
   if g.id is null then
     v_graph := df_engine.new_graph(v_role, p_text, p_typed);
@@ -5810,10 +5810,10 @@ create or replace function df_engine.completed(
   p_value json, p_columns text[] default null, p_types text[] default null, p_started timestamptz default null
 )
 returns df_engine.ending
-language sql immutable as $$ select row('c', p_value, p_columns, p_types, null, p_started, null)::df_engine.ending $$;
+language sql immutable as $$ select row('c', p_value, p_columns, p_types, null, p_started, null, null)::df_engine.ending $$;
 
 create or replace function df_engine.broke(p_value json) returns df_engine.ending
-language sql immutable as $$ select row('b', p_value, null, null, null, null, null)::df_engine.ending $$;
+language sql immutable as $$ select row('b', p_value, null, null, null, null, null, null)::df_engine.ending $$;
 
 -- p_failure: what is known of the error beyond its text, as in outcomes.failure.
 create or replace function df_engine.failed(
@@ -5821,7 +5821,7 @@ create or replace function df_engine.failed(
 ) returns df_engine.ending
 language sql immutable as $$
   select row(case p_sqlstate when 'DF013' then 'x' else 'f' end, null, null, null, p_error, p_started,
-             p_failure || case when p_sqlstate is null then '{}' else jsonb_build_object('sqlstate', p_sqlstate) end)::df_engine.ending
+             p_failure || case when p_sqlstate is null then '{}' else jsonb_build_object('sqlstate', p_sqlstate) end, null)::df_engine.ending
 $$;
 
 -- Generations of the scopes around a node that has p_levels of them below the root scope. NULL: {1}.
@@ -5845,15 +5845,15 @@ create or replace function df_engine.put_outcome(
 language plpgsql as $$
 begin
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types,
-    error, failure)
+    error, failure, activation)
   select (p_thread).instance, (p_thread).scope, (p_node).node, g.generations, (p_ending).state,
          df_engine.ending_events(p_node, (p_ending).state, g.generations),
          coalesce((p_ending).started_at, df_engine.clock()), df_engine.clock(), (p_ending).value, (p_ending).columns, (p_ending).types,
-         (p_ending).error, df_engine.failure_at(p_node, p_ending)
+         (p_ending).error, df_engine.failure_at(p_node, p_ending), (p_ending).activation
   from (select df_engine.at_level((p_thread).generations, (p_node).levels)) g(generations)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -5896,23 +5896,26 @@ end
 $$;
 
 -- What is open of a part of a run: between two nodes in a scope, and in the items of the maps p_maps, or without p_scope all of it; and in which generations: a LOOP is
--- in that of what is inside it, and what its next iteration will begin with is not open yet.
+-- in that of what is inside it, and what its next iteration will begin with is not open yet. activation: of a MAP.
 create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int, p_maps bigint[])
-returns table (scope bigint, node int, kind text, generations int[], since timestamptz)
+returns table (scope bigint, node int, kind text, generations int[], since timestamptz, activation bigint)
 language plpgsql stable as $$
 begin
   return query
     with thread as materialized (
-      select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
+      select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since, null::bigint as activation from df_engine.queue q
       where q.instance = p_instance and (p_scope is null or q.scope = p_scope and q.node between p_from and p_last or q.scope >> 23 = any (p_maps))
       union all
-      select x.scope, x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end from df_engine.timers x
+      select x.scope, x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end,
+             null from df_engine.timers x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
-      select x.scope, x.node, x.generations, x.since from df_engine.waits x
+      select x.scope, x.node, x.generations, x.since,
+             null from df_engine.waits x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
-      select x.scope, x.node, x.generations, x.since from df_engine.activations x
+      select x.scope, x.node, x.generations, x.since,
+             case when x.items is not null then x.id end from df_engine.activations x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
     )
     select distinct on (t.scope, t.node) t.scope, t.node, g.kind,
@@ -5920,7 +5923,7 @@ begin
              select max((coalesce(u.generations, '{1}'))[:g.levels + 1]) from thread u
              where u.node between g.node + 1 and g.last
                and (coalesce(u.generations, '{1}'))[:g.levels] = (coalesce(t.generations, '{1}'))[:g.levels])
-           else t.generations end, g.levels), t.since
+           else t.generations end, g.levels), t.since, t.activation
     from thread t
     join df_engine.instances i on i.instance = p_instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = t.node
@@ -5931,8 +5934,8 @@ $$;
 
 -- Removes what could still start of a part of a run: between two nodes in a scope, with all items of maps there, or without p_scope all of
 -- it; but for one row of the queue. A row that a running step has locked is left to that step, which finds out when it wants to record its outcome, and so is a
--- construct: it is removed with the step's row of the queue. Of loops it is kept how far they had come. Runs
--- that a CALL there has started are cancelled.
+-- construct: it is removed with the step's row of the queue. Of loops and maps it is
+-- kept how far they had come. Runs that a CALL there has started are cancelled.
 create or replace function df_engine.withdraw(p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint) returns void
 language plpgsql as $$
 declare
@@ -5941,12 +5944,12 @@ declare
 begin
   if exists (select from df_engine.activations a where a.instance = p_instance and (p_scope is null or a.scope = p_scope and a.node between p_from and p_last or a.scope >> 23 = any (v_maps))) then
     v_maps := df_engine.open_maps(p_instance, p_scope, p_from, p_last);
-    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at)
-    select p_instance, n.scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock()
-    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last, v_maps) n where n.kind = 'LOOP'
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, activation)
+    select p_instance, n.scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock(), n.activation
+    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last, v_maps) n where n.kind = 'LOOP' or n.activation is not null
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -6007,12 +6010,12 @@ $$;
 create or replace function df_engine.fail_run(p_instance bigint, p_error text) returns void
 language plpgsql as $$
 begin
-  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error)
-  select p_instance, n.scope, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error
+  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error, activation)
+  select p_instance, n.scope, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error, n.activation
   from df_engine.open_nodes(p_instance, null, null, null, '{}') n
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -6511,7 +6514,7 @@ begin
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, 'r', 0, p_started, v_due, p_error)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -7104,7 +7107,7 @@ begin
                count(*) filter (where e.state <> 'c') as failed from ends e) n
   left join decider d on true;
   if v_first.state in ('f', 'x') then
-    v_ending := row(v_first.state, null, null, null, v_first.error, null, v_first.failure);
+    v_ending := row(v_first.state, null, null, null, v_first.error, null, v_first.failure, null);
   elsif v_first.state = 'b' then
     v_ending := df_engine.broke(v_first.value);
   elsif v_first.bytes > v_limit and v_config -> 'collect_values' is distinct from 'false' then
@@ -7114,9 +7117,8 @@ begin
   else
     v_ending := df_engine.completed(df_engine.map_value(v_config, df_engine.item_values(p_thread, p_map, p_activation), v_first.ok, v_first.failed));
   end if;
+  v_ending.activation := (p_activation).id;
   v_event := df_engine.close_construct(p_thread, p_map, p_activation, v_ending);
-  update df_engine.outcomes o set activation = (p_activation).id
-  where o.instance = (p_thread).instance and o.scope = (p_activation).scope and o.node = (p_map).node;
   perform df_engine.forget_items((p_thread).instance, p_map, (p_activation).id);
   return v_event;
 end
@@ -7137,7 +7139,7 @@ begin
       select json_agg(case when e.state = 'c' then json_build_object('ok', true, 'value', e.value)
                            else json_build_object('ok', false, 'error', df_engine.shown_failure((p_map).graph,
                                 row((p_thread).instance, e.scope, null, null, null, null),
-                                row('f', null, null, null, e.error, null, e.failure)))
+                                row('f', null, null, null, e.error, null, e.failure, null)))
                       end order by e.scope)
       from (    select o.scope, o.state, o.value, o.error, o.failure
     from df_engine.graph_nodes g
@@ -8367,7 +8369,7 @@ begin
     for key share
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -8381,7 +8383,7 @@ begin
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -8454,7 +8456,7 @@ begin
   end if;
   perform df_engine.put_outcome(p_thread, g,
     row(case when p_error is null then 'd' else 'e' end, (p_result).value, (p_result).columns, (p_result).types, p_error,
-        p_started, '{}')::df_engine.ending);
+        p_started, '{}', null)::df_engine.ending);
   if g.node = 1 and p_error is null then
     update df_engine.instances i set result = g.node where i.instance = (p_thread).instance;  -- it is the root, which has completed
   end if;

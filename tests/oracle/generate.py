@@ -36,7 +36,7 @@ CONSTANTS = (
 SAFE = tuple(map(steps.read, ("$a?", "$b?", "$c?")))
 TEXTS = tuple(map(steps.quoted, ("$b? {v_ref}", "$z $a?", "{v_brace} {sys_label}")))
 RISKY = (
-    *map(steps.read, ("$a", "$b", "$c", "$a.v", "$b.w?", "$b.data", "$c.nope?", "$z")),
+    *map(steps.read, ("$a", "$b", "$c", "$a.v", "$b.w?", "$b.data", "$c.nope?", "$z", "$item.v?", "$item_no")),
     *map(steps.quoted, ("<$a>", "$c.v", "$a.v?")),
 )
 
@@ -77,6 +77,7 @@ class Builder:
         self.draw = draw
         self.room = room
         self.loops = 0
+        self.maps = 0
 
     def pick(self, *choices: Any) -> Any:
         return self.draw(st.sampled_from(choices))
@@ -94,6 +95,10 @@ class Builder:
     def constructs(self) -> list[Any]:
         nested = [self.if_, self.if_rows, self.loop, self.loop, self.join, self.join, self.race, self.race]
         nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call]
+        if self.maps:
+            nested = [each for each in nested if each not in (self.loop, self.call)]
+        if not self.loops:
+            nested += [self.map, self.map]
         return [self.sql, *[self.then] * 6, *nested, *([self.break_] if self.loops else [])]
 
     def sql(self, _: int) -> Node:
@@ -160,6 +165,16 @@ class Builder:
     def catch(self, depth: int) -> Node:
         config = self.pick(None, None, {"errors": ["22012"]}, {"errors": ["40", "23505"]}, {"errors": ["22", "42"]})
         return Node("CATCH", self.node(depth), self.node(depth), config=config)
+
+    def map(self, depth: int) -> Node:
+        self.room -= 1
+        items = Node("SQL", step=Step(self.draw(columns()), self.pick(0, 1, 2, 3), blind=self.pick(True, False)))
+        on_error = self.pick("fail", "stop", "collect")
+        config = {"parallel": 1, "on_error": on_error} | ({"collect_values": False} if on_error == "collect" else {})
+        self.maps += 1
+        body = self.node(depth)
+        self.maps -= 1
+        return Node("MAP", body, condition=items, config=config)
 
     def timeout(self, depth: int) -> Node:
         otherwise = self.node(depth) if self.pick(True, False) else None

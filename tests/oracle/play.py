@@ -39,9 +39,9 @@ def follow(oracle: Oracle, change: Change) -> None:
                 oracle.ended_leaf(node)
             except Disagreement as error:
                 raise Disagreement(f"{error}; the engine says {change.status}: {json_text(change.result)}") from None
-            row = oracle.rows[node]
             if node.type == "TIMEOUT" and node.right:
                 return
+            row = oracle.ends[node]
             same(f"status and stamp of {node.label}", (change.status, change.stamp), (row.status, row.stamp))
             if change.status == "completed":
                 same(f"value of {node.label}", json_text(change.result), json_text(row.value.json))
