@@ -612,7 +612,8 @@ def test_a_step_that_decides_a_race_waits_for_a_called_run_that_is_just_ending(f
 def mapped(fx: Database, pump: Pump, body: str, options: str, items: int) -> str:
     """A run of a map of which two items have begun: its id."""
     rows = f"'select g from generate_series(1, {items}) g' |=> 'rows' ~> df.wait_for_signal('go')"
-    run = pump.start(f"{rows} ~> df.map('$rows.*', {body}, 2{options}) ~> {effect('after')}").id
+    caught = f"df.catch(df.map('$rows.*', {body}, 2{options}) ~> {effect('after')}, {effect('$error.message')})"
+    run = pump.start(f"{rows} ~> {caught}").id
     pump.until(lambda: fx.admin(WAITS) == 1)
     fx.sql("select df.signal(%s, 'go')", run)
     wait_until(lambda: pump.tick() and not fx.admin(WAITS), what="the signal")
@@ -654,15 +655,14 @@ def test_two_items_of_a_map_fail_at_once(fx: Database, on_error: str, earlier: i
     run = mapped(fx, pump, body, f", '{on_error}'", 3)
     meet(fx, FAILED_ITEM, earlier, decision)
     pump.until(lambda: status(fx, run) in ("completed", "failed"))
-    error, result = fx.rows("select error, df.result(id) from df.instances where id = %s", run)[0]
     if on_error == "collect":
         failures = [item["error"]["message"] for item in fx.sql("select result from df.nodes where node_type = 'MAP'")]
         assert [found_item(failure) for failure in failures] == [1, 2, 3]
         assert effects(fx, run) == {"after": 1}
     else:
-        decider = earlier if decision == "commit" else 3 - earlier
-        assert found_item(error) == (1 if on_error == "fail" else decider)
-        assert (result, effects(fx, run)) == (None, {})
+        stopped_by = earlier if decision == "commit" else 3 - earlier
+        caught = fx.rows("select t from fx where run = %s", run)
+        assert [found_item(error) for (error,) in caught] == [1 if on_error == "fail" else stopped_by]
     assert problems(fx) == []
 
 
