@@ -174,6 +174,14 @@ cross join lateral df_engine.record_step(
 MOVED_ON = ONE_STEP.replace(
     "c.queue, c.version, c.steps[1].name, c.steps[2].name", "r.queue, r.version, r.steps[1].name"
 )
+# The same for a step of an item of a map, which fails and says of which item it is.
+FAILED_ITEM = """
+select r.queue
+from df_engine.own_key k
+cross join lateral df_engine.claim_step(k.key, null, 0, false) c
+cross join lateral df_engine.fail_step(
+  k.key, c.id, c.graph, c.queue, c.thread, c.steps[1], '22P02', format('item-%s', (c.thread).scope & 8388607),
+  null, null, false, now()) r"""
 HELD = "select df_engine.claim_next(%s, %s, %s)"
 QUEUE_ROWS = "select submitter, id, node, crash_score from df_engine.queue order by id"
 QUEUE_LOCKED = "select from df_engine.queue for update"
