@@ -322,6 +322,10 @@ class Constructs:
             self.handled.pop(node, None)
             self.shown.pop(node, None)
 
+    def is_over(self, node: Node) -> bool:
+        """The time of a TIMEOUT. In a MAP its next item may have begun before the log says how the last one ended."""
+        return node.type == "TIMEOUT" and self.pending[node].due <= self.now
+
     def lose(self, scope: Scope) -> None:
         """Drops what a branch was about to do."""
         self.drop(scope.top)

@@ -34,7 +34,7 @@ def follow(oracle: Oracle, change: Change) -> None:
     node = change.node
     oracle.shown[node] = change.stamp
     if change.status in ("completed", "failed"):
-        if node.type in LEAVES or (node in oracle.pending and node.type in ("IF", "TIMEOUT")):
+        if node.type in LEAVES or (node in oracle.pending and (node.type == "IF" or oracle.is_over(node))):
             try:
                 oracle.ended_leaf(node)
             except Disagreement as error:
@@ -172,7 +172,7 @@ class Play:
         structure = {
             node.label
             for node in self.case.root.walk()
-            if node.type in ("THEN", "IF", "CATCH") or (node.type == "TIMEOUT" and node.right)
+            if node.type in ("THEN", "IF", "CATCH", "MAP") or (node.type == "TIMEOUT" and node.right)
         }
         return sorted(entry for entry in history if entry[0] not in structure)
 
