@@ -5434,6 +5434,45 @@ begin
 end
 $$;
 
+-- The graph of a text, p_graph if it is known.
+create or replace function df_engine.graph_to_start(p_role oid, p_text text, p_typed boolean, p_graph bigint) returns df_engine.graphs
+language plpgsql as $$
+declare
+  v_graph bigint := p_graph;
+  g df_engine.graphs;
+begin
+  if v_graph is null then
+    v_graph := df_engine.new_graph(p_role, p_text, p_typed);
+  else
+    perform df_engine.note_use(v_graph);
+  end if;
+  select * into g from df_engine.graphs x where x.id = v_graph;
+  return g;
+end
+$$;
+
+-- Raises unless a run of a graph may be started with that.
+create or replace function df_engine.check_start(p_role oid, p_graph df_engine.graphs, p_label text, p_input jsonb, p_vars jsonb) returns void
+language plpgsql as $$
+declare
+  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::pg_catalog.regrole);
+begin
+  perform df_engine.check_size('a label', octet_length(p_label), 1024);
+  if p_input is not null then
+    perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
+  if v_live is not null then
+    perform df_engine.check_live_runs(p_role, v_live);
+  end if;
+  if (p_graph).placeholders then
+    perform df_engine.check_variables((p_graph).id, coalesce(p_vars, '{}'), 'Invalid durable function graph: ');
+  end if;
+  if (p_graph).secrets is not null then
+    perform df_engine.check_secrets(p_role, (p_graph).secrets);
+  end if;
+end
+$$;
+
 -- Checks a start whatever it is. Gives it its graph, p_graph if it is known; its variables, where the graph has placeholders; and its
 -- traceparent.
 create or replace function df_engine.prepare_start(
@@ -5442,32 +5481,16 @@ create or replace function df_engine.prepare_start(
 )
 language plpgsql as $$
 declare
-  v_placeholders boolean;
-  v_secrets text[];
-  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::pg_catalog.regrole);
+  g df_engine.graphs;
 begin
   perform df_engine.check_submitter(p_role, p_text, p_database);
-  if octet_length(p_label) > 1024 then
-    perform df_engine.check_size('a label', octet_length(p_label), 1024);
-  elsif p_input is not null then
-    perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
-  end if;
-  if p_graph is null then
-    p_graph := df_engine.new_graph(p_role, p_text, false);
-  else
-    perform df_engine.note_use(p_graph);
-  end if;
-  select g.entry, g.placeholders, g.secrets into p_entry, v_placeholders, v_secrets from df_engine.graphs g where g.id = p_graph;
-  if v_live is not null then
-    perform df_engine.check_live_runs(p_role, v_live);
-  end if;
-  if v_placeholders then
+  g := df_engine.graph_to_start(p_role, p_text, false, p_graph);
+  if g.placeholders then
     p_vars := (select jsonb_object_agg(v.name, v.value) from df_engine.vars v where v.owner = p_role::pg_catalog.regrole and v.value is not null);
-    perform df_engine.check_variables(p_graph, coalesce(p_vars, '{}'), 'Invalid durable function graph: ');
   end if;
-  if v_secrets is not null then
-    perform df_engine.check_secrets(p_role, v_secrets);
-  end if;
+  perform df_engine.check_start(p_role, g, p_label, p_input, p_vars);
+  p_graph := g.id;
+  p_entry := g.entry;
   if p_traceparent is not null then
     p_traceparent := df_engine.valid_traceparent(p_traceparent);
   end if;
@@ -5482,30 +5505,12 @@ create or replace function df_engine.start_child(
 language plpgsql as $$
 declare
   v_role constant oid := (p_parent).submitter;
-  v_instance bigint := nextval('df_engine.instances_instance_seq');
-  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = v_role::pg_catalog.regrole);
-  v_graph bigint;
-  g df_engine.graphs;
+  v_instance constant bigint := df_engine.free_instance(nextval('df_engine.instances_instance_seq'));
+  g constant df_engine.graphs := df_engine.graph_to_start(v_role, p_text, p_typed, (
+    select x.id from df_engine.graphs x
+    where x.submitter = v_role and x.hash = df_engine.graph_hash(p_text, p_typed) order by x.id desc limit 1));
 begin
-  perform df_engine.check_size('a label', octet_length(p_label), 1024);
-  perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
-  select * into g from df_engine.graphs x where x.submitter = v_role and x.hash = df_engine.graph_hash(p_text, p_typed) order by x.id desc limit 1;
-  if g.id is null then
-    v_graph := df_engine.new_graph(v_role, p_text, p_typed);
-    select * into g from df_engine.graphs x where x.id = v_graph;
-  else
-    perform df_engine.note_use(g.id);
-  end if;
-  if v_live is not null then
-    perform df_engine.check_live_runs(v_role, v_live);
-  end if;
-  if g.placeholders then
-    perform df_engine.check_variables(g.id, coalesce((p_parent).vars, '{}'), 'Invalid durable function graph: ');
-  end if;
-  if g.secrets is not null then
-    perform df_engine.check_secrets(v_role, g.secrets);
-  end if;
-  v_instance := df_engine.free_instance(v_instance);
+  perform df_engine.check_start(v_role, g, p_label, p_input, (p_parent).vars);
   insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, parent, parent_node, call,
     version, run_key)
   overriding system value
@@ -6971,6 +6976,31 @@ begin
 end
 $$;
 
+-- A thread comes to a MAP: it is to be opened, or the thread has come from its last item, and it is to end.
+create or replace function df_engine.enter_map(
+  p_thread df_engine.thread, p_map df_engine.graph_nodes, p_queue bigint,
+  out thread df_engine.thread, out ending df_engine.ending, out others df_engine.thread[]
+)
+language plpgsql as $$
+declare
+  v_entered record;
+  a df_engine.activations;
+begin
+  select * into a from df_engine.activations x
+  where x.id = (p_thread).activation and x.instance = (p_thread).instance and x.scope = (p_thread).scope and x.node = (p_map).node;
+  if found then
+    v_entered := df_engine.end_map(p_thread, p_queue, p_map, a);
+    thread := v_entered.thread;
+    ending := v_entered.ending;
+    return;
+  end if;
+  v_entered := df_engine.open_map(p_thread, p_map);
+  thread := v_entered.thread;
+  ending := v_entered.ending;
+  others := v_entered.others;
+end
+$$;
+
 -- Opens a map: its first threads, or, without rows, how it has ended.
 create or replace function df_engine.open_map(
   p_thread df_engine.thread, p_map df_engine.graph_nodes,
@@ -6993,7 +7023,7 @@ begin
     return;
   end if;
   a.stride := greatest(1, least(16, a.items / (8 * (v_config ->> 'parallel')::int)));
-  a.open := least((v_config ->> 'parallel')::int, (a.items + a.stride - 1) / a.stride);
+  a.open := least((v_config ->> 'parallel')::int, (a.items + a.stride - 1) / a.stride, df_engine.room_for_threads(thread));
   insert into df_engine.activations (id, instance, scope, node, generations, activation, races, open, items, stride, next_item, done, since)
   values (v_id, thread.instance, thread.scope, (p_map).node, thread.generations, thread.activation, thread.races, a.open,
           a.items, a.stride, a.open * a.stride + 1, 0, df_engine.clock());
@@ -7016,6 +7046,15 @@ exception
 end
 $$;
 
+-- How many threads a map may have: those of maps in maps are not multiplied without end.
+create or replace function df_engine.room_for_threads(p_thread df_engine.thread) returns int
+language plpgsql stable as $$
+begin
+  return case when (p_thread).scope = 0 then 10000 else greatest(1, 10000 - (
+    select sum(a.open)::int from df_engine.activations a where a.instance = (p_thread).instance and a.items is not null)) end;
+end
+$$;
+
 -- A thread of a map as it begins an item.
 create or replace function df_engine.item_thread(p_thread df_engine.thread, p_map df_engine.graph_nodes, p_item int) returns df_engine.thread
 language plpgsql stable as $$
@@ -7030,7 +7069,8 @@ end
 $$;
 
 -- An item has ended: the thread goes on with the next one of those that it has taken, takes more, or is at its end. After a failure, or a
--- BREAK, no item begins any more, unless failures are collected. No thread: nothing, for now.
+-- BREAK, no item begins any more, unless failures are collected. No thread: nothing, for now. A map may have millions of values: a caller
+-- without a claim, who acts for every role, leaves its end to a session of the submitter, which then comes to the MAP itself.
 create or replace function df_engine.end_item(
   p_thread df_engine.thread, p_queue bigint, p_map df_engine.graph_nodes, p_ending df_engine.ending
 ) returns df_engine.event
@@ -7040,6 +7080,7 @@ declare
   v_on_error constant text := df_engine.map_config((p_map).query) ->> 'on_error';
   v_failed constant boolean := (p_ending).error is not null;
   v_halts constant boolean := (p_ending).state = 'b' or v_failed and v_on_error <> 'collect';
+  v_stops constant boolean := v_halts and v_on_error = 'stop';
   v_next int;
   a df_engine.activations;
 begin
@@ -7050,21 +7091,23 @@ begin
   select * into a from df_engine.activations x where x.id = (p_thread).activation and x.instance = (p_thread).instance;
   if not found then
     raise exception 'an item of instance % has ended after its map', (p_thread).instance using errcode = 'DF001';
-  elsif v_halts and v_on_error = 'stop' then
-    return df_engine.end_map(p_thread, p_queue, p_map, a);
-  elsif not a.halted and v_item % a.stride <> 0 and v_item < a.items then
+  elsif not v_stops and not a.halted and v_item % a.stride <> 0 and v_item < a.items then
     return row(df_engine.item_thread(p_thread, p_map, v_item + 1), null::df_engine.ending, false)::df_engine.event;
   end if;
   update df_engine.activations x set next_item = x.next_item + x.stride, done = x.done + (v_item - 1) % x.stride + 1
-  where x.id = a.id and not x.halted and x.next_item <= x.items
+  where x.id = a.id and not x.halted and x.next_item <= x.items and not v_stops
   returning x.next_item - x.stride into v_next;
   if found then
     return row(df_engine.item_thread(p_thread, p_map, v_next), null::df_engine.ending, true)::df_engine.event;
   end if;
-  update df_engine.activations x set open = x.open - 1, done = x.done + (v_item - 1) % x.stride + 1 where x.id = a.id returning * into a;
-  if a.open > 0 then
+  update df_engine.activations x set open = x.open - 1, done = x.done + (v_item - 1) % x.stride + 1
+  where x.id = a.id and x.open > 1 and not v_stops;
+  if found then
     return null;
+  elsif p_queue is null then
+    return row(row(a.instance, a.scope, a.node, a.generations, a.id, (p_thread).races), null::df_engine.ending, true)::df_engine.event;
   end if;
+  select * into a from df_engine.activations x where x.id = a.id;
   return df_engine.end_map(p_thread, p_queue, p_map, a);
 end
 $$;
@@ -7390,8 +7433,9 @@ $$;
 -- Entering: what it means that a thread arrives at a node that is no step. Constructs are opened, waits begin, a BREAK ends at once.
 
 -- Enters a node. thread and ending: the event that follows, none while the node waits; others: further threads that are to be entered.
+-- p_queue: the caller's claim.
 create or replace function df_engine.enter(
-  p_thread df_engine.thread, p_node df_engine.graph_nodes,
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, p_queue bigint,
   out thread df_engine.thread, out ending df_engine.ending, out others df_engine.thread[]
 )
 language plpgsql as $$
@@ -7406,7 +7450,7 @@ begin
       thread := v_opened.thread;
       ending := v_opened.ending;
     when (p_node).kind = 'MAP' then
-      v_opened := df_engine.open_map(thread, p_node);
+      v_opened := df_engine.enter_map(thread, p_node, p_queue);
       thread := v_opened.thread;
       ending := v_opened.ending;
       others := v_opened.others;
@@ -7692,7 +7736,7 @@ begin
       t := null;
       v_event.turned := false;
     else
-      v_entered := df_engine.enter(t, g);
+      v_entered := df_engine.enter(t, g, v_queue);
       v_rows := v_rows + coalesce(cardinality(g.inside), 0);
       t := v_entered.thread;
       e := v_entered.ending;
