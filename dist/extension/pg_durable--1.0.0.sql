@@ -256,7 +256,7 @@ if df_engine.migrating(1) then
     value json,
     columns text[],                    -- where no row of value shows them
     types text[],                      -- of the columns, where somebody looks for the value
-    activation bigint,                 -- of a MAP that had items: what they are known by
+    last_item bigint,                  -- of a MAP that had items: the scope of the last one that began
     error text,
     failure jsonb,                     -- of one that failed, what $error shows: {node, sqlstate, class, message, detail, hint}
     constraint outcomes_pkey primary key (instance, scope, node)
@@ -559,7 +559,7 @@ if df_engine.migrating(1) then
   create type df_engine.result as (value json, columns text[], types text[]);
   -- How a node ended. state as in outcomes; NULL: it has not, it is to be entered.
   create type df_engine.ending as (
-    state "char", value json, columns text[], types text[], error text, started_at timestamptz, failure jsonb, activation bigint
+    state "char", value json, columns text[], types text[], error text, started_at timestamptz, failure jsonb, last_item bigint
   );
 
 end if;
@@ -5850,15 +5850,15 @@ create or replace function df_engine.put_outcome(
 language plpgsql as $$
 begin
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types,
-    error, failure, activation)
+    error, failure, last_item)
   select (p_thread).instance, (p_thread).scope, (p_node).node, g.generations, (p_ending).state,
          df_engine.ending_events(p_node, (p_ending).state, g.generations),
          coalesce((p_ending).started_at, df_engine.clock()), df_engine.clock(), (p_ending).value, (p_ending).columns, (p_ending).types,
-         (p_ending).error, df_engine.failure_at(p_node, p_ending), (p_ending).activation
+         (p_ending).error, df_engine.failure_at(p_node, p_ending), (p_ending).last_item
   from (select df_engine.at_level((p_thread).generations, (p_node).levels)) g(generations)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -5901,14 +5901,14 @@ end
 $$;
 
 -- What is open of a part of a run: between two nodes in a scope, and in the items of the maps p_maps, or without p_scope all of it; and in which generations: a LOOP is
--- in that of what is inside it, and what its next iteration will begin with is not open yet. activation: of a MAP.
+-- in that of what is inside it, and what its next iteration will begin with is not open yet. last_item: of a MAP.
 create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int, p_maps bigint[])
-returns table (scope bigint, node int, kind text, generations int[], since timestamptz, activation bigint)
+returns table (scope bigint, node int, kind text, generations int[], since timestamptz, last_item bigint)
 language plpgsql stable as $$
 begin
   return query
     with thread as materialized (
-      select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since, null::bigint as activation from df_engine.queue q
+      select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since, null::bigint as last_item from df_engine.queue q
       where q.instance = p_instance and (p_scope is null or q.scope = p_scope and q.node between p_from and p_last or q.scope >> 23 = any (p_maps))
       union all
       select x.scope, x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end,
@@ -5920,7 +5920,7 @@ begin
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
       select x.scope, x.node, x.generations, x.since,
-             case when x.items is not null then x.id end from df_engine.activations x
+             x.id << 23 | x.next_item - x.stride from df_engine.activations x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
     )
     select distinct on (t.scope, t.node) t.scope, t.node, g.kind,
@@ -5928,7 +5928,7 @@ begin
              select max((coalesce(u.generations, '{1}'))[:g.levels + 1]) from thread u
              where u.node between g.node + 1 and g.last
                and (coalesce(u.generations, '{1}'))[:g.levels] = (coalesce(t.generations, '{1}'))[:g.levels])
-           else t.generations end, g.levels), t.since, t.activation
+           else t.generations end, g.levels), t.since, t.last_item
     from thread t
     join df_engine.instances i on i.instance = p_instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = t.node
@@ -5937,28 +5937,37 @@ begin
 end
 $$;
 
--- Removes what could still start of a part of a run: between two nodes in a scope, with all items of maps there, or without p_scope all of
--- it; but for one row of the queue. A row that a running step has locked is left to that step, which finds out when it wants to record its outcome, and so is a
+-- Removes what could still start of a part of a run: between two nodes in a scope, with all items of maps there, and of p_maps, or without p_scope
+-- all of it; but for one row of the queue. A row that a running step has locked is left to that step, which finds out when it wants to record its outcome, and so is a
 -- construct: it is removed with the step's row of the queue. Of loops and maps it is
 -- kept how far they had come. Runs that a CALL there has started are cancelled.
-create or replace function df_engine.withdraw(p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint) returns void
+create or replace function df_engine.withdraw(
+  p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint, p_maps bigint[] default '{}'
+) returns void
 language plpgsql as $$
 declare
-  v_maps bigint[] := '{}';
+  v_maps bigint[] := p_maps;
   v_children bigint[];
 begin
   if exists (select from df_engine.activations a where a.instance = p_instance and (p_scope is null or a.scope = p_scope and a.node between p_from and p_last or a.scope >> 23 = any (v_maps))) then
-    v_maps := df_engine.open_maps(p_instance, p_scope, p_from, p_last);
-    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, activation)
-    select p_instance, n.scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock(), n.activation
-    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last, v_maps) n where n.kind = 'LOOP' or n.activation is not null
+    v_maps := df_engine.with_inner_maps(p_instance, p_maps || array(
+      select a.id from df_engine.activations a
+      where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last and a.items is not null));
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, last_item)
+    select p_instance, n.scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock(), n.last_item
+    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last, v_maps) n where n.kind = 'LOOP' or n.last_item is not null
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+    perform df_engine.forget_items(p_instance, g, a.id)
+    from unnest(v_maps) m(id)
+    join df_engine.activations a on a.id = m.id
+    join df_engine.instances i on i.instance = p_instance
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node = a.node;
   end if;
   delete from df_engine.queue q using (
     select r.lane, r.submitter, r.id from df_engine.queue r
@@ -5979,10 +5988,6 @@ begin
     select r.id from df_engine.activations r
     where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) for update skip locked) d
   where x.id = d.id;
-  if v_maps <> '{}' then
-    delete from df_engine.map_items m where m.instance = p_instance and m.activation = any (v_maps);
-    delete from df_engine.bindings b where b.instance = p_instance and b.scope >> 23 = any (v_maps);
-  end if;
   if v_children is not null then
     perform df_engine.cancel_children(p_instance, v_children);
   end if;
@@ -6015,12 +6020,12 @@ $$;
 create or replace function df_engine.fail_run(p_instance bigint, p_error text) returns void
 language plpgsql as $$
 begin
-  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error, activation)
-  select p_instance, n.scope, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error, n.activation
+  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error, last_item)
+  select p_instance, n.scope, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error, n.last_item
   from df_engine.open_nodes(p_instance, null, null, null, '{}') n
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -6519,7 +6524,7 @@ begin
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, 'r', 0, p_started, v_due, p_error)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -7132,10 +7137,6 @@ declare
   v_event df_engine.event;
   v_first record;
 begin
-  if v_config ->> 'on_error' = 'stop' and (p_activation).halted then
-    perform df_engine.withdraw((p_thread).instance, (p_activation).scope, (p_map).node, (p_map).last, p_queue);
-    perform df_engine.wake('x', null);
-  end if;
   delete from df_engine.activations a where a.id = (p_activation).id;
   with ends as materialized (    select o.scope, o.state, o.value, o.error, o.failure
     from df_engine.graph_nodes g
@@ -7160,7 +7161,12 @@ begin
   else
     v_ending := df_engine.completed(df_engine.map_value(v_config, df_engine.item_values(p_thread, p_map, p_activation), v_first.ok, v_first.failed));
   end if;
-  v_ending.activation := (p_activation).id;
+  v_ending.last_item := df_engine.item_scope((p_activation).id, case
+    when (p_activation).halted then (p_activation).next_item - (p_activation).stride else (p_activation).items end);
+  if v_config ->> 'on_error' = 'stop' and (p_activation).halted then
+    perform df_engine.withdraw((p_thread).instance, (p_activation).scope, (p_map).node, (p_map).last, p_queue, array[(p_activation).id]);
+    perform df_engine.wake('x', null);
+  end if;
   v_event := df_engine.close_construct(p_thread, p_map, p_activation, v_ending);
   perform df_engine.forget_items((p_thread).instance, p_map, (p_activation).id);
   return v_event;
@@ -7211,14 +7217,13 @@ begin
 end
 $$;
 
--- The maps that are open in a part of a run, and in their items.
-create or replace function df_engine.open_maps(p_instance bigint, p_scope bigint, p_from int, p_last int) returns bigint[]
+-- Maps of a run, and those that are open in their items.
+create or replace function df_engine.with_inner_maps(p_instance bigint, p_maps bigint[]) returns bigint[]
 language plpgsql stable as $$
 begin
   return array(
     with recursive maps as (
-      select a.id from df_engine.activations a
-      where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last and a.items is not null
+      select u.id from unnest(p_maps) u(id)
       union all
       select a.id from maps m join df_engine.activations a on a.instance = p_instance and a.scope between m.id << 23 and m.id << 23 | 8388607 and a.items is not null
     )
@@ -8413,7 +8418,7 @@ begin
     for key share
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -8427,7 +8432,7 @@ begin
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, activation = excluded.activation,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -9451,7 +9456,8 @@ return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from gene
 
 -- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
 --
--- From the leaves: a sequence, IF or CATCH is what its last touched part is, and a MAP that has no items yet. A part counts when it was touched in the newest generation of
+-- From the leaves: a sequence, IF or CATCH is what its last touched part is, and a MAP
+-- while it has no items yet. A part counts when it was touched in the newest generation of
 -- the scopes around. From the root: a stamp is superseded when its scope, or one around it, has a newer generation; what can no longer
 -- run is skipped, and the nearest ancestor that has ended for good decides so.
 -- Granted to users.
@@ -9501,7 +9507,8 @@ begin
     v_began[i] := i;
     v_ended[i] := i;
     v_handled := coalesce(v_states[i] = 'h' and v_keys[i] = left(v_newest[i], v_width), false);
-    if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled or v_kinds[i] = 'MAP' and v_states[i] is null then
+    if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled
+       or v_kinds[i] = 'MAP' and (v_states[i] is null or v_keys[i] < left(v_newest[i], v_width) collate "C") then
       v_prefix := left(v_newest[i], v_width);
       v_state := case when v_handled then 'r' end;  -- the right side of a CATCH or TIMEOUT runs
       v_part := i + 1;
@@ -9606,10 +9613,9 @@ create or replace view df_engine.node_rows as
          from df_engine.activations a
          where a.instance = i.instance and a.scope = 0 and a.node = n.node and a.items is not null order by a.id desc limit 1)
         union all
-        (select x.scope, format('%s items', x.scope & 8388607)
-         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
-         where o.instance = i.instance and o.scope = 0 and o.node = n.node
-         order by x.scope desc limit 1)
+        (select o.last_item, format('%s items', o.last_item & 8388607)
+         from df_engine.outcomes o
+         where o.instance = i.instance and o.scope = 0 and o.node = n.node and o.last_item is not null)
         limit 1) m on true where n.kind = 'MAP' and n.map is null
       union all
       select n.node, m.scope, m.items from shown s join graph n on n.map = s.map and n.kind = 'MAP' left join lateral (
@@ -9618,10 +9624,9 @@ create or replace view df_engine.node_rows as
          from df_engine.activations a
          where a.instance = i.instance and a.scope = s.scope and a.node = n.node and a.items is not null order by a.id desc limit 1)
         union all
-        (select x.scope, format('%s items', x.scope & 8388607)
-         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
-         where o.instance = i.instance and o.scope = s.scope and o.node = n.node
-         order by x.scope desc limit 1)
+        (select o.last_item, format('%s items', o.last_item & 8388607)
+         from df_engine.outcomes o
+         where o.instance = i.instance and o.scope = s.scope and o.node = n.node and o.last_item is not null)
         limit 1) m on true
     ), placed as materialized (
       select n.node, case when n.map is null then 0 else coalesce(d.scope, -1) end as scope from graph n left join shown d on d.map = n.map

@@ -337,7 +337,10 @@ class Constructs:
         return Ending("failed", error=Error(node, "", fragments))
 
     def drop(self, top: Node) -> None:
-        """Nothing below a node happens any more."""
+        """Nothing below a node happens any more. Of a MAP in a loop nothing is shown then."""
+        for node in self.entered & self.in_loops & set(top.walk()) if top is not self.root else ():
+            if node.type == "MAP" and node.left:
+                self.forget(node.left)
         waits = [self.pending.pop(node) for node in top.walk() if node in self.pending]
         for wait in waits:
             if wait.answer:

@@ -77,7 +77,6 @@ class Builder:
         self.draw = draw
         self.room = room
         self.loops = 0
-        self.maps = 0
 
     def pick(self, *choices: Any) -> Any:
         return self.draw(st.sampled_from(choices))
@@ -94,11 +93,7 @@ class Builder:
 
     def constructs(self) -> list[Any]:
         nested = [self.if_, self.if_rows, self.loop, self.loop, self.join, self.join, self.race, self.race]
-        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call]
-        if self.maps:
-            nested = [each for each in nested if each not in (self.loop, self.call)]
-        if not self.loops:
-            nested += [self.map, self.map]
+        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call, self.map, self.map]
         return [self.sql, *[self.then] * 6, *nested, *([self.break_] if self.loops else [])]
 
     def sql(self, _: int) -> Node:
@@ -171,10 +166,7 @@ class Builder:
         items = Node("SQL", step=Step(self.draw(columns()), self.pick(0, 1, 2, 3), blind=self.pick(True, False)))
         on_error = self.pick("fail", "stop", "collect")
         config = {"parallel": 1, "on_error": on_error} | ({"collect_values": False} if on_error == "collect" else {})
-        self.maps += 1
-        body = self.node(depth)
-        self.maps -= 1
-        return Node("MAP", body, condition=items, config=config)
+        return Node("MAP", self.node(depth), condition=items, config=config)
 
     def timeout(self, depth: int) -> Node:
         otherwise = self.node(depth) if self.pick(True, False) else None

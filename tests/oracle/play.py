@@ -196,6 +196,9 @@ class Play:
         if not error:
             same(f"error of {what}", text, None)
             return
+        if error.parts and any(part.source and not texts[part.source] for part in error.parts):
+            same(f"parts of {what}", [part.prefix for part in error.parts if part.prefix not in (text or "")], [])
+            return  # one of them is in an earlier item of a map
         if error.parts:
             error = replace(
                 error, source=None, prefix=error.prefix + self.joined(error, texts), fragments=("",), parts=()
