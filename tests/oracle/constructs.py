@@ -324,7 +324,7 @@ class Constructs:
 
     def is_over(self, node: Node) -> bool:
         """The time of a TIMEOUT. In a MAP its next item may have begun before the log says how the last one ended."""
-        return node.type == "TIMEOUT" and self.pending[node].due <= self.now
+        return node.type == "TIMEOUT" and self.pending[node].due <= self.now < float("inf")
 
     def lose(self, scope: Scope) -> None:
         """Drops what a branch was about to do."""

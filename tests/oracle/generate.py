@@ -181,6 +181,14 @@ ACTS = st.none() | SENT | TWO | SENT | SENT | st.none() | SENT | st.just(("cance
 class Independent(Builder):
     """Graphs whose outcome does not depend on who is faster: one runner a race, one wait a signal."""
 
+    maps = 0
+
+    def map(self, depth: int) -> Node:
+        self.maps += 1
+        node = super().map(depth)
+        self.maps -= 1
+        return node
+
     def sql(self, _: int) -> Node:
         return Node(self.pick(*KINDS), step=self.draw(step(acts=False)))
 
@@ -188,7 +196,7 @@ class Independent(Builder):
         return Node("SLEEP", config=self.pick("0", "0.01"))
 
     def signal(self, depth: int) -> Node:
-        if self.loops:
+        if self.loops or self.maps:
             return self.sleep(depth)
         return Node("SIGNAL", config={"signal_name": f"w{self.room}", "timeout_seconds": None})
 

@@ -63,7 +63,7 @@ select id, status, status_details ->> 'execution_id', result, error, attempts fr
 
 
 class Play:
-    """A case on its way. `ordered`: one session does it all, so effects are committed as they are made."""
+    """A case on its way. `ordered`: one session does it all, so effects, and signals, are committed as they are made."""
 
     ordered = True
 
@@ -226,7 +226,7 @@ class Play:
         sent = [
             (s.name, json_text(s.data), s.status, sorted(self.ids[node] for node in s.to)) for s in self.oracle.inbox
         ]
-        same("signals", shown, sent)
+        same("signals", *(x if self.ordered else sorted(x) for x in (shown, sent)))
 
     def compare_calls(self) -> None:
         """What it has called, with which input, and what has become of it."""
