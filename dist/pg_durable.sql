@@ -8678,7 +8678,7 @@ end
 $$;
 
 -- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
--- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: say before each step which one
+-- cancelled by somebody else ('interrupted:<queue>:<instance>:<node>'). p_careful: say before each step which one
 -- it is, so that a step that kills its session fails in the end. p_visiting: in a session that is not a worker's, so the settings that
 -- steps rely on are made here.
 -- Granted to users.
@@ -8848,7 +8848,7 @@ begin
       rollback;
     end if;
     if pg_catalog.texteq(v_next.report, 'interrupted') then
-      p_report := pg_catalog.concat('interrupted:', v_place.id, ':', pg_catalog.split_part(v_step.name, ':', 3));
+      p_report := pg_catalog.concat('interrupted:', v_place.queue, ':', v_place.id, ':', pg_catalog.split_part(v_step.name, ':', 3));
       exit;
     end if;
     if v_next.steps is null then
@@ -10973,60 +10973,42 @@ begin
 end
 $$;
 
--- Fails the step that a session is in, from outside of it, and does not try it again. False: not now, its run is locked.
-create or replace function df_engine.fail_from_outside(p_instance bigint, p_node text, p_sqlstate text, p_message text) returns boolean
-language plpgsql as $$
+-- Fails a step that was stopped from outside of it, and does not try it again: somebody has sent a cancel request, or the server has ended its
+-- session for its transaction_timeout. p_queue: the row that it was claimed by. False: not now, its run is locked, or it runs again.
+-- Granted to workers.
+create or replace function df_engine.fail_stopped(p_submitter oid, p_queue bigint, p_node text, p_sqlstate text, p_said text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   i df_engine.instances;
   q df_engine.queue;
   g df_engine.graph_nodes;
 begin
-  select * into i from df_engine.instances x where x.instance = p_instance;
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
+  select * into q from df_engine.queue x where x.lane = 'sql' and x.submitter = p_submitter and x.id = p_queue;
+  if q.id is null or not df_engine.is_at(q, p_node) then
+    return true;
+  end if;
+  select * into i from df_engine.instances x where x.instance = q.instance;
   if not df_engine.try_lock_run(i.instance) then
     return false;
   end if;
-  select * into q from df_engine.queue x
-  where x.instance = i.instance and x.lane = 'sql' and df_engine.is_at(x, p_node) for update skip locked;
-  if found then
+  delete from df_engine.queue x using (
+    select r.lane, r.submitter, r.id from df_engine.queue r
+    where r.lane = 'sql' and r.submitter = p_submitter and r.id = p_queue and df_engine.is_at(r, p_node) for update skip locked) d
+  where x.lane = d.lane and x.submitter = d.submitter and x.id = d.id
+  returning x.* into q;
+  if not found then
+    return false;
+  elsif df_engine.may_go_on(i.instance, q.races) then
     select n.* into g from df_engine.graph_nodes n
     where n.graph = i.graph and n.node >= q.node and df_engine.node_id(i.id, n.node) = p_node;
-    delete from df_engine.queue x where x.lane = 'sql' and x.submitter = q.submitter and x.id = q.id;
-    if df_engine.may_go_on(i.instance, q.races) then
-      perform df_engine.fail_node(i.id, i.graph, i.submitter, true,
-        row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g,
-        df_engine.error_text(p_sqlstate, p_message, null, null), df_engine.clock(), p_sqlstate);
-    end if;
+    perform df_engine.fail_node(i.id, i.graph, i.submitter, true,
+      row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g,
+      df_engine.error_text(p_sqlstate, p_said, null, null), df_engine.clock(), p_sqlstate);
   end if;
   return true;
 exception when lock_not_available then  -- a run that a branch beside it has called is locked
   return false;
-end
-$$;
-
--- A step was cancelled by somebody else than pg_durable.
--- Granted to workers.
-create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  perform set_config('df_engine.waits_for_nobody', 'on', true);
-  return df_engine.fail_from_outside((select i.instance from df_engine.instances i where i.id = p_instance), p_node,
-                                     '57014', 'canceling statement due to user request');
-end
-$$;
-
--- The server ended the session that ran this step, for its transaction_timeout, with these words. False: not now, its run is locked, or it
--- runs again.
--- Granted to workers.
-create or replace function df_engine.fail_timed_out(p_submitter oid, p_queue bigint, p_node text, p_said text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  v_instance bigint;
-begin
-  perform set_config('df_engine.waits_for_nobody', 'on', true);
-  v_instance := (select q.instance from df_engine.queue q where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue);
-  return v_instance is null or df_engine.fail_from_outside(v_instance, p_node, '25P04', p_said) and not exists (
-    select from df_engine.queue q
-    where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue and df_engine.is_at(q, p_node));
 end
 $$;
 
@@ -12795,7 +12777,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void

@@ -304,8 +304,8 @@ def test_a_step_that_somebody_interrupts_after_its_race_was_lost_writes_nothing(
         working = threads.submit(pump.work)
         wait_until(lambda: pump.tick() and fx.admin(WAITS), what="the sleep to end")
         holder.execute("select pg_cancel_backend(%s)", [pump.session.info.backend_pid])
-        _, instance, node = working.result().split(":")
-    pump.supervisor.execute("select df_engine.fail_interrupted(%s, %s)", [instance, node])
+        report = working.result()
+    pump.fail_stopped(report)
     assert run.node("pg_advisory_lock")["status"] in ("pending", "running")
     assert problems(fx) == []
 

@@ -63,7 +63,7 @@ select id, status, status_details ->> 'execution_id', result, error, attempts fr
 
 
 class Play:
-    """A case on its way. `ordered`: one session does it all, so effects, and signals, are committed as they are made."""
+    """A case on its way. `ordered`: one session does it all, so effects and signals are committed as they are made."""
 
     ordered = True
 
