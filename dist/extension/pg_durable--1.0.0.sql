@@ -2416,7 +2416,7 @@ begin
     v_rows := pg_catalog.substring(v_items::pg_catalog.json ->> 'query', '^[[:space:]]*([$][A-Za-z_][A-Za-z0-9_]*[.][*])[[:space:]]*$');
   end if;
   v_problem := case
-    when v_type not in ('SQL', 'BLOCK') then 'its items come from a step that returns rows or from ''$name.*'', not from a ' || v_type || ' node'
+    when v_type not in ('SQL', 'BLOCK') then 'its items come from a step that returns rows or from ''$name.*'', not from a node of type ' || v_type
     else (
       select case c.key
         when 'parallel' then 'parallel must be a whole number from 1 to 1000'
@@ -2444,7 +2444,7 @@ begin
 end
 $$;
 comment on function df.map(text, text, integer, text, boolean) is
-  'Runs the body once for each row of items, which is a statement or ''$name.*'', with $item and $item_no, parallel rows at a time (1 to 1000), in their order. The result is the array of the results, or with collect_values => false {"ok": n, "failed": m}. on_error: fail (no further row begins, then it fails), stop (those that run are stopped), collect (each result says whether it is one). Raises for an item source that returns no rows';
+  'Runs the body once for each row of items, which is a statement or ''$name.*'', with $item and $item_no, parallel rows at a time (1 to 1000), in their order. The result is the array of the results, or with collect_values => false {"ok": n, "failed": m}. on_error: fail (no further row begins, then it fails), stop (those that run are stopped), collect (each result says whether it is one). A statement that returns no rows, such as an INSERT without RETURNING, gives no items. Raises for items of any other kind';
 
 -- Builders of waits: for a time, a schedule, a signal, data. As all builders: see graph/builders.
 

@@ -55,8 +55,8 @@ def test_envelopes(shared: Database, call: str, envelope: dict[str, Any]) -> Non
         ("df.map('a', 'b', 0)", "parallel must be a whole number from 1 to 1000"),
         ("df.map('a', 'b', 1001)", "parallel must be"),
         ("df.map('a', 'b', on_error => 'ignore')", "on_error must be fail, stop, collect"),
-        ("df.map(df.sleep(1), 'b')", "not from a SLEEP node"),
-        ("df.map('a' ~> 'b', 'b')", "not from a THEN node"),
+        ("df.map(df.sleep(1), 'b')", "not from a node of type SLEEP"),
+        ("df.map('a' ~> 'b', 'b')", "not from a node of type THEN"),
     ],
 )
 def test_what_is_refused_when_it_is_built(shared: Database, call: str, message: str) -> None:
