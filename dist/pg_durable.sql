@@ -265,7 +265,7 @@ if df_engine.migrating(1) then
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
   -- loop continues, h handled: what is on the right of a CATCH or TIMEOUT runs, b completed by a BREAK that goes on upwards, d completed and
-  -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP that was left open.
+  -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP or MAP that was left open.
   create table df_engine.outcomes (
     instance bigint not null,
     scope bigint not null default 0,   -- the item of a MAP that it is in: see engine/maps; 0: none
@@ -279,7 +279,7 @@ if df_engine.migrating(1) then
     value json,
     columns text[],                    -- where no row of value shows them
     types text[],                      -- of the columns, where somebody looks for the value
-    activation bigint,                 -- of a MAP that had items: what they are known by
+    last_item bigint,                  -- of a MAP that had items: the scope of the last one that began
     error text,
     failure jsonb,                     -- of one that failed, what $error shows: {node, sqlstate, class, message, detail, hint}
     constraint outcomes_pkey primary key (instance, scope, node)
@@ -448,6 +448,7 @@ if df_engine.migrating(1) then
     undo int not null,
     place bigint not null,             -- in the order of completion
     state "char" not null check (state in ('r', 'o', 'c', 'f')),
+    named boolean not null,            -- whether what its names stand for has been kept for it; else no thread has gone on since
     node int,                          -- that CATCH; NULL: the run ends
     generations int[],
     activation bigint,
@@ -598,7 +599,7 @@ if df_engine.migrating(1) then
   create type df_engine.result as (value json, columns text[], types text[]);
   -- How a node ended. state as in outcomes; NULL: it has not, it is to be entered.
   create type df_engine.ending as (
-    state "char", value json, columns text[], types text[], error text, started_at timestamptz, failure jsonb
+    state "char", value json, columns text[], types text[], error text, started_at timestamptz, failure jsonb, last_item bigint
   );
 
 end if;
@@ -2527,7 +2528,7 @@ begin
     v_rows := pg_catalog.substring(v_items::pg_catalog.json ->> 'query', '^[[:space:]]*([$][A-Za-z_][A-Za-z0-9_]*[.][*])[[:space:]]*$');
   end if;
   v_problem := case
-    when v_type not in ('SQL', 'BLOCK') then 'its items come from a step that returns rows or from ''$name.*'', not from a ' || v_type || ' node'
+    when v_type not in ('SQL', 'BLOCK') then 'its items come from a step that returns rows or from ''$name.*'', not from a node of type ' || v_type
     else (
       select case c.key
         when 'parallel' then 'parallel must be a whole number from 1 to 1000'
@@ -2560,7 +2561,7 @@ begin
 end
 $$;
 comment on function df.map(text, text, integer, text, boolean) is
-  'Runs the body once for each row of items, which is a statement or ''$name.*'', with $item and $item_no, parallel rows at a time (1 to 1000), in their order. The result is the array of the results, or with collect_values => false {"ok": n, "failed": m}. on_error: fail (no further row begins, then it fails), stop (those that run are stopped), collect (each result says whether it is one). Raises for an item source that returns no rows';
+  'Runs the body once for each row of items, which is a statement or ''$name.*'', with $item and $item_no, parallel rows at a time (1 to 1000), in their order. The result is the array of the results, or with collect_values => false {"ok": n, "failed": m}. on_error: fail (no further row begins, then it fails), stop (those that run are stopped), collect (each result says whether it is one). A statement that returns no rows, such as an INSERT without RETURNING, gives no items. Raises for items of any other kind';
 
 -- Builders of waits: for a time, a schedule, a signal, data. As all builders: see graph/builders.
 
@@ -5569,6 +5570,45 @@ begin
 end
 $$;
 
+-- The graph of a text, p_graph if it is known.
+create or replace function df_engine.graph_to_start(p_role oid, p_text text, p_typed boolean, p_graph bigint) returns df_engine.graphs
+language plpgsql as $$
+declare
+  v_graph bigint := p_graph;
+  g df_engine.graphs;
+begin
+  if v_graph is null then
+    v_graph := df_engine.new_graph(p_role, p_text, p_typed);
+  else
+    perform df_engine.note_use(v_graph);
+  end if;
+  select * into g from df_engine.graphs x where x.id = v_graph;
+  return g;
+end
+$$;
+
+-- Raises unless a run of a graph may be started with that.
+create or replace function df_engine.check_start(p_role oid, p_graph df_engine.graphs, p_label text, p_input jsonb, p_vars jsonb) returns void
+language plpgsql as $$
+declare
+  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::pg_catalog.regrole);
+begin
+  perform df_engine.check_size('a label', octet_length(p_label), 1024);
+  if p_input is not null then
+    perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
+  if v_live is not null then
+    perform df_engine.check_live_runs(p_role, v_live);
+  end if;
+  if (p_graph).placeholders then
+    perform df_engine.check_variables((p_graph).id, coalesce(p_vars, '{}'), 'Invalid durable function graph: ');
+  end if;
+  if (p_graph).secrets is not null then
+    perform df_engine.check_secrets(p_role, (p_graph).secrets);
+  end if;
+end
+$$;
+
 -- Checks a start whatever it is. Gives it its graph, p_graph if it is known; its variables, where the graph has placeholders; and its
 -- traceparent.
 create or replace function df_engine.prepare_start(
@@ -5577,33 +5617,17 @@ create or replace function df_engine.prepare_start(
 )
 language plpgsql as $$
 declare
-  v_placeholders boolean;
-  v_secrets text[];
-  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::regrole);
+  g df_engine.graphs;
 begin
   perform df_engine.check_submitter(p_role, p_text, p_database);
-  if octet_length(p_label) > 1024 then
-    perform df_engine.check_size('a label', octet_length(p_label), 1024);
-  elsif p_input is not null then
-    perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  g := df_engine.graph_to_start(p_role, p_text, false, p_graph);
+  if g.placeholders then
+    p_vars := (select jsonb_object_agg(v.name, v.value) from df_engine.vars v where v.owner = p_role::pg_catalog.regrole and v.value is not null);
   end if;
-  if p_graph is null then
-    p_graph := df_engine.new_graph(p_role, p_text, false);
-  else
-    perform df_engine.note_use(p_graph);
-  end if;
-  select g.entry, g.placeholders, g.secrets, g.has_undo into p_entry, v_placeholders, v_secrets, p_has_undo
-  from df_engine.graphs g where g.id = p_graph;
-  if v_live is not null then
-    perform df_engine.check_live_runs(p_role, v_live);
-  end if;
-  if v_placeholders then
-    p_vars := (select jsonb_object_agg(v.name, v.value) from df_engine.vars v where v.owner = p_role::regrole and v.value is not null);
-    perform df_engine.check_variables(p_graph, coalesce(p_vars, '{}'), 'Invalid durable function graph: ');
-  end if;
-  if v_secrets is not null then
-    perform df_engine.check_secrets(p_role, v_secrets);
-  end if;
+  perform df_engine.check_start(p_role, g, p_label, p_input, p_vars);
+  p_graph := g.id;
+  p_entry := g.entry;
+  p_has_undo := g.has_undo;
   if p_traceparent is not null then
     p_traceparent := df_engine.valid_traceparent(p_traceparent);
   end if;
@@ -5618,30 +5642,12 @@ create or replace function df_engine.start_child(
 language plpgsql as $$
 declare
   v_role constant oid := (p_parent).submitter;
-  v_instance bigint := nextval('df_engine.instances_instance_seq');
-  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = v_role::regrole);
-  v_graph bigint;
-  g df_engine.graphs;
+  v_instance constant bigint := df_engine.free_instance(nextval('df_engine.instances_instance_seq'));
+  g constant df_engine.graphs := df_engine.graph_to_start(v_role, p_text, p_typed, (
+    select x.id from df_engine.graphs x
+    where x.submitter = v_role and x.hash = df_engine.graph_hash(p_text, p_typed) order by x.id desc limit 1));
 begin
-  perform df_engine.check_size('a label', octet_length(p_label), 1024);
-  perform df_engine.check_size('the input of a run', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
-  select * into g from df_engine.graphs x where x.submitter = v_role and x.hash = df_engine.graph_hash(p_text, p_typed) order by x.id desc limit 1;
-  if g.id is null then
-    v_graph := df_engine.new_graph(v_role, p_text, p_typed);
-    select * into g from df_engine.graphs x where x.id = v_graph;
-  else
-    perform df_engine.note_use(g.id);
-  end if;
-  if v_live is not null then
-    perform df_engine.check_live_runs(v_role, v_live);
-  end if;
-  if g.placeholders then
-    perform df_engine.check_variables(g.id, coalesce((p_parent).vars, '{}'), 'Invalid durable function graph: ');
-  end if;
-  if g.secrets is not null then
-    perform df_engine.check_secrets(v_role, g.secrets);
-  end if;
-  v_instance := df_engine.free_instance(v_instance);
+  perform df_engine.check_start(v_role, g, p_label, p_input, (p_parent).vars);
   insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, parent, parent_node, call,
     version, run_key)
   overriding system value
@@ -5952,10 +5958,10 @@ create or replace function df_engine.completed(
   p_value json, p_columns text[] default null, p_types text[] default null, p_started timestamptz default null
 )
 returns df_engine.ending
-language sql immutable as $$ select row('c', p_value, p_columns, p_types, null, p_started, null)::df_engine.ending $$;
+language sql immutable as $$ select row('c', p_value, p_columns, p_types, null, p_started, null, null)::df_engine.ending $$;
 
 create or replace function df_engine.broke(p_value json) returns df_engine.ending
-language sql immutable as $$ select row('b', p_value, null, null, null, null, null)::df_engine.ending $$;
+language sql immutable as $$ select row('b', p_value, null, null, null, null, null, null)::df_engine.ending $$;
 
 -- p_failure: what is known of the error beyond its text, as in outcomes.failure.
 create or replace function df_engine.failed(
@@ -5963,7 +5969,7 @@ create or replace function df_engine.failed(
 ) returns df_engine.ending
 language sql immutable as $$
   select row(case p_sqlstate when 'DF013' then 'x' else 'f' end, null, null, null, p_error, p_started,
-             p_failure || case when p_sqlstate is null then '{}' else jsonb_build_object('sqlstate', p_sqlstate) end)::df_engine.ending
+             p_failure || case when p_sqlstate is null then '{}' else jsonb_build_object('sqlstate', p_sqlstate) end, null)::df_engine.ending
 $$;
 
 -- Generations of the scopes around a node that has p_levels of them below the root scope. NULL: {1}.
@@ -5987,15 +5993,15 @@ create or replace function df_engine.put_outcome(
 language plpgsql as $$
 begin
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types,
-    error, failure)
+    error, failure, last_item)
   select (p_thread).instance, (p_thread).scope, (p_node).node, g.generations, (p_ending).state,
          df_engine.ending_events(p_node, (p_ending).state, g.generations),
          coalesce((p_ending).started_at, df_engine.clock()), df_engine.clock(), (p_ending).value, (p_ending).columns, (p_ending).types,
-         (p_ending).error, df_engine.failure_at(p_node, p_ending)
+         (p_ending).error, df_engine.failure_at(p_node, p_ending), (p_ending).last_item
   from (select df_engine.at_level((p_thread).generations, (p_node).levels)) g(generations)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -6038,23 +6044,26 @@ end
 $$;
 
 -- What is open of a part of a run: between two nodes in a scope, and in the items of the maps p_maps, or without p_scope all of it; and in which generations: a LOOP is
--- in that of what is inside it, and what its next iteration will begin with is not open yet.
+-- in that of what is inside it, and what its next iteration will begin with is not open yet. last_item: of a MAP.
 create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int, p_maps bigint[])
-returns table (scope bigint, node int, kind text, generations int[], since timestamptz)
+returns table (scope bigint, node int, kind text, generations int[], since timestamptz, last_item bigint)
 language plpgsql stable as $$
 begin
   return query
     with thread as materialized (
-      select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since from df_engine.queue q
+      select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since, null::bigint as last_item from df_engine.queue q
       where q.instance = p_instance and (p_scope is null or q.scope = p_scope and q.node between p_from and p_last or q.scope >> 23 = any (p_maps))
       union all
-      select x.scope, x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end from df_engine.timers x
+      select x.scope, x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end,
+             null from df_engine.timers x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
-      select x.scope, x.node, x.generations, x.since from df_engine.waits x
+      select x.scope, x.node, x.generations, x.since,
+             null from df_engine.waits x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
-      select x.scope, x.node, x.generations, x.since from df_engine.activations x
+      select x.scope, x.node, x.generations, x.since,
+             x.id << 23 | x.next_item - x.stride from df_engine.activations x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
     )
     select distinct on (t.scope, t.node) t.scope, t.node, g.kind,
@@ -6062,7 +6071,7 @@ begin
              select max((coalesce(u.generations, '{1}'))[:g.levels + 1]) from thread u
              where u.node between g.node + 1 and g.last
                and (coalesce(u.generations, '{1}'))[:g.levels] = (coalesce(t.generations, '{1}'))[:g.levels])
-           else t.generations end, g.levels), t.since
+           else t.generations end, g.levels), t.since, t.last_item
     from thread t
     join df_engine.instances i on i.instance = p_instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = t.node
@@ -6071,28 +6080,37 @@ begin
 end
 $$;
 
--- Removes what could still start of a part of a run: between two nodes in a scope, with all items of maps there, or without p_scope all of
--- it; but for one row of the queue. A row that a running step has locked is left to that step, which finds out when it wants to record its outcome, and so is a
--- construct: it is removed with the step's row of the queue. Of loops it is kept how far they had come. Runs
--- that a CALL there has started are cancelled.
-create or replace function df_engine.withdraw(p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint) returns void
+-- Removes what could still start of a part of a run: between two nodes in a scope, with all items of maps there, and of p_maps, or without p_scope
+-- all of it; but for one row of the queue. A row that a running step has locked is left to that step, which finds out when it wants to record its outcome, and so is a
+-- construct: it is removed with the step's row of the queue. Of loops and maps it is
+-- kept how far they had come. Runs that a CALL there has started are cancelled.
+create or replace function df_engine.withdraw(
+  p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint, p_maps bigint[] default '{}'
+) returns void
 language plpgsql as $$
 declare
-  v_maps bigint[] := '{}';
+  v_maps bigint[] := p_maps;
   v_children bigint[];
 begin
   if exists (select from df_engine.activations a where a.instance = p_instance and (p_scope is null or a.scope = p_scope and a.node between p_from and p_last or a.scope >> 23 = any (v_maps))) then
-    v_maps := df_engine.open_maps(p_instance, p_scope, p_from, p_last);
-    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at)
-    select p_instance, n.scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock()
-    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last, v_maps) n where n.kind = 'LOOP'
+    v_maps := df_engine.with_inner_maps(p_instance, p_maps || array(
+      select a.id from df_engine.activations a
+      where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last and a.items is not null));
+    insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, last_item)
+    select p_instance, n.scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock(), n.last_item
+    from df_engine.open_nodes(p_instance, p_scope, p_from, p_last, v_maps) n where n.kind = 'LOOP' or n.last_item is not null
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
+    perform df_engine.forget_items(p_instance, g, a.id)
+    from unnest(v_maps) m(id)
+    join df_engine.activations a on a.id = m.id
+    join df_engine.instances i on i.instance = p_instance
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node = a.node;
   end if;
   delete from df_engine.queue q using (
     select r.lane, r.submitter, r.id from df_engine.queue r
@@ -6113,10 +6131,6 @@ begin
     select r.id from df_engine.activations r
     where r.instance = p_instance and (p_scope is null or r.scope = p_scope and r.node between p_from and p_last or r.scope >> 23 = any (v_maps)) for update skip locked) d
   where x.id = d.id;
-  if v_maps <> '{}' then
-    delete from df_engine.map_items m where m.instance = p_instance and m.activation = any (v_maps);
-    delete from df_engine.bindings b where b.instance = p_instance and b.scope >> 23 = any (v_maps);
-  end if;
   if v_children is not null then
     perform df_engine.cancel_children(p_instance, v_children);
   end if;
@@ -6150,12 +6164,12 @@ $$;
 create or replace function df_engine.fail_run(p_instance bigint, p_error text, p_undo boolean) returns void
 language plpgsql as $$
 begin
-  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error)
-  select p_instance, n.scope, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error
+  insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error, last_item)
+  select p_instance, n.scope, n.node, n.generations, 'f', 2, n.since, df_engine.clock(), p_error, n.last_item
   from df_engine.open_nodes(p_instance, null, null, null, '{}') n
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -6663,7 +6677,7 @@ begin
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, 'r', 0, p_started, v_due, p_error)
   on conflict (instance, scope, node) do update
     set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -7037,6 +7051,9 @@ $$;
 -- it, by all that are left. A compensation is a thread without races and without an open construct around it. What it ends is
 -- recorded in the transaction that begins the next one.
 --
+-- What is done here is little, whoever does it: a caller without a claim, who acts for every role, copies no names and begins no compensation.
+-- It leaves a row in the queue at the UNDO, and a session of the submitter comes to that (enter_undo).
+--
 -- A run with an UNDO is in a race from its beginning: against its being undone. Whoever undoes it takes away the row of that race, and all that was
 -- under way has lost. Lock order: that row, the instance, the rows of compensations.
 
@@ -7048,25 +7065,47 @@ language sql as $$
   returning id
 $$;
 
--- Registers the compensations of the UNDOs whose step ends with p_node, with the values of the names that they refer to.
-create or replace function df_engine.register_compensations(p_thread df_engine.thread, p_node df_engine.graph_nodes) returns void
+-- Registers the compensations of the UNDOs whose step ends with p_node; p_names: with the values of the names that they refer to. Answers
+-- whether they have them.
+create or replace function df_engine.register_compensations(p_thread df_engine.thread, p_node df_engine.graph_nodes, p_names boolean) returns boolean
+language plpgsql as $$
+declare
+  v_named boolean;
+begin
+  with registered as (
+    insert into df_engine.compensations as c (instance, undo, place, state, named)
+    select (p_thread).instance, u.undo, nextval('df_engine.thread_ids'), 'r', p_names or coalesce(cardinality(u.refs) = 0, false)
+    from (select x.undo, g.refs
+          from unnest((p_node).undoes) with ordinality x(undo, depth)
+          join df_engine.graph_nodes g on g.graph = (p_node).graph and g.node = x.undo
+          order by x.depth) u
+    on conflict (instance, undo) do update set named = excluded.named
+    returning c.named
+  )
+  select bool_and(r.named) into v_named from registered r;
+  if p_names then
+    perform df_engine.keep_names((p_thread).instance, (p_node).graph, (p_node).undoes);
+  end if;
+  return v_named;
+end
+$$;
+
+-- Keeps for compensations what the names that they refer to stand for where their step has ended.
+create or replace function df_engine.keep_names(p_instance bigint, p_graph bigint, p_undoes int[]) returns void
 language plpgsql as $$
 begin
-  insert into df_engine.compensations (instance, undo, place, state)
-  select (p_thread).instance, u.undo, nextval('df_engine.thread_ids'), 'r'
-  from (select x.undo from unnest((p_node).undoes) with ordinality x(undo, depth) order by x.depth) u;
   insert into df_engine.bindings (instance, scope, name_scope, name, value, columns, types, built_in)
   select distinct on (u.node, b.name) b.instance, b.scope, -u.node, b.name, b.value, b.columns, b.types, b.built_in
   from df_engine.graph_nodes u
-  join df_engine.bindings b on b.instance = (p_thread).instance and b.scope = (p_thread).scope and b.name_scope = any (u.name_scopes)
+  join df_engine.bindings b on b.instance = p_instance and b.scope = 0 and b.name_scope = any (u.name_scopes)
     and (u.vars or b.name = any (u.refs))
-  where u.graph = (p_node).graph and u.node = any ((p_node).undoes)
+  where u.graph = p_graph and u.node = any (p_undoes)
   order by u.node, b.name, array_position(u.name_scopes, b.name_scope);
 end
 $$;
 
 -- Begins the compensation that was registered last, of those in the body of the CATCH at which p_thread is; at no node: of the run. What is
--- at p_thread waits for it. No node: there is none.
+-- at p_thread waits for it. The thread stands at its UNDO; no node: there is none.
 create or replace function df_engine.begin_compensation(p_thread df_engine.thread) returns df_engine.thread
 language plpgsql as $$
 declare
@@ -7075,7 +7114,7 @@ begin
   update df_engine.compensations c
   set state = 'o', node = (p_thread).node, generations = (p_thread).generations, activation = (p_thread).activation, races = (p_thread).races
   from (
-    select x.undo, u.inside[2] as entry, u.levels
+    select x.undo, u.levels
     from df_engine.instances i
     join df_engine.compensations x on x.instance = i.instance and x.state = 'r'
     join df_engine.graph_nodes u on u.graph = i.graph and u.node = x.undo
@@ -7083,7 +7122,7 @@ begin
     where i.instance = (p_thread).instance and (h.node is null or x.undo between h.node and h.last)
     order by x.place desc limit 1) n
   where c.instance = (p_thread).instance and c.undo = n.undo
-  returning n.entry, case when n.levels > 0 then array_fill(1, array[n.levels + 1]) end into t.node, t.generations;
+  returning n.undo, case when n.levels > 0 then array_fill(1, array[n.levels + 1]) end into t.node, t.generations;
   t.instance := (p_thread).instance;
   t.scope := 0;
   return t;
@@ -7138,7 +7177,7 @@ declare
   c df_engine.compensations;
 begin
   -- Two that a cancel has found open may end at the same time, and one of them goes on.
-  perform from df_engine.compensations x where x.instance = (p_thread).instance order by x.undo for update;
+  perform from df_engine.compensations x where x.instance = (p_thread).instance and x.state = 'o' order by x.undo for update;
   update df_engine.compensations x set state = case when (p_ending).error is null then 'c' else 'f' end
   where x.instance = (p_thread).instance and x.undo = (p_undo).node
   returning * into c;
@@ -7174,6 +7213,38 @@ begin
     return null;
   end if;
   return t;
+end
+$$;
+
+-- A thread comes to an UNDO. One of the run's own: its step has ended, and the names are still to be kept. One of a compensation: it begins.
+-- Else the run is to be undone.
+create or replace function df_engine.enter_undo(
+  p_thread df_engine.thread, p_undo df_engine.graph_nodes, out thread df_engine.thread, out ending df_engine.ending
+)
+language plpgsql as $$
+declare
+  v_named boolean;
+  v_ended record;
+begin
+  thread := p_thread;
+  if thread.races is not null then
+    select n.node, o.value, o.columns, o.types, o.started_at into strict v_ended
+    from df_engine.graph_nodes n
+    join df_engine.outcomes o on o.instance = thread.instance and o.scope = 0 and o.node = n.node and o.state = 'c'
+    where n.graph = (p_undo).graph and n.node between (p_undo).node + 1 and (p_undo).last and n.undoes[1] = (p_undo).node;
+    thread.node := v_ended.node;
+    ending := df_engine.completed(v_ended.value, v_ended.columns, v_ended.types, v_ended.started_at);
+    return;
+  end if;
+  select c.named into v_named from df_engine.compensations c
+  where c.instance = thread.instance and c.undo = (p_undo).node and c.state = 'o';
+  if not found then
+    thread := df_engine.undo_run(thread.instance);
+    return;
+  elsif not v_named then
+    perform df_engine.keep_names(thread.instance, (p_undo).graph, array[(p_undo).node]);
+  end if;
+  thread.node := (p_undo).inside[2];
 end
 $$;
 
@@ -7222,7 +7293,7 @@ begin
     if (p_node).binds is not null then
       perform df_engine.bind(p_thread, (p_node).name_scopes[1], (p_node).binds, p_value, p_columns, p_types);
     end if;
-    perform df_engine.register_compensations(p_thread, p_node);
+    perform df_engine.register_compensations(p_thread, p_node, true);
     if i.status in ('completed', 'failed', 'cancelled') then
       delete from df_engine.timers t where t.id = i.call and t.kind = 'child';  -- whoever has called it hears of its end then
       perform df_engine.undo_from_outside(i.instance, i.undo_as, i.undo_error);
@@ -7239,7 +7310,7 @@ declare
   v_from int := 1;
 begin
   for v_open in
-    select h.node as first, u.last
+    select u.node as undo, h.node as first, u.last
     from df_engine.instances i
     join df_engine.compensations c on c.instance = i.instance and c.state = 'o'
     join df_engine.graph_nodes u on u.graph = i.graph and u.node = c.undo
@@ -7247,7 +7318,8 @@ begin
     where i.instance = p_instance
     order by h.node
   loop
-    perform df_engine.withdraw(p_instance, 0, v_from, v_open.first - 1, null);
+    perform df_engine.withdraw(p_instance, 0, v_from, v_open.undo - 1, null);
+    perform df_engine.withdraw(p_instance, 0, v_open.undo + 1, v_open.first - 1, null);
     v_from := v_open.last + 1;
   end loop;
   perform df_engine.withdraw(p_instance, 0, v_from, 2147483647, null);
@@ -7357,6 +7429,31 @@ begin
 end
 $$;
 
+-- A thread comes to a MAP: it is to be opened, or the thread has come from its last item, and it is to end.
+create or replace function df_engine.enter_map(
+  p_thread df_engine.thread, p_map df_engine.graph_nodes, p_queue bigint,
+  out thread df_engine.thread, out ending df_engine.ending, out others df_engine.thread[]
+)
+language plpgsql as $$
+declare
+  v_entered record;
+  a df_engine.activations;
+begin
+  select * into a from df_engine.activations x
+  where x.id = (p_thread).activation and x.instance = (p_thread).instance and x.scope = (p_thread).scope and x.node = (p_map).node;
+  if found then
+    v_entered := df_engine.end_map(p_thread, p_queue, p_map, a);
+    thread := v_entered.thread;
+    ending := v_entered.ending;
+    return;
+  end if;
+  v_entered := df_engine.open_map(p_thread, p_map);
+  thread := v_entered.thread;
+  ending := v_entered.ending;
+  others := v_entered.others;
+end
+$$;
+
 -- Opens a map: its first threads, or, without rows, how it has ended.
 create or replace function df_engine.open_map(
   p_thread df_engine.thread, p_map df_engine.graph_nodes,
@@ -7379,7 +7476,7 @@ begin
     return;
   end if;
   a.stride := greatest(1, least(16, a.items / (8 * (v_config ->> 'parallel')::int)));
-  a.open := least((v_config ->> 'parallel')::int, (a.items + a.stride - 1) / a.stride);
+  a.open := least((v_config ->> 'parallel')::int, (a.items + a.stride - 1) / a.stride, df_engine.room_for_threads(thread));
   insert into df_engine.activations (id, instance, scope, node, generations, activation, races, open, items, stride, next_item, done, since)
   values (v_id, thread.instance, thread.scope, (p_map).node, thread.generations, thread.activation, thread.races, a.open,
           a.items, a.stride, a.open * a.stride + 1, 0, df_engine.clock());
@@ -7402,6 +7499,15 @@ exception
 end
 $$;
 
+-- How many threads a map may have: those of maps in maps are not multiplied without end.
+create or replace function df_engine.room_for_threads(p_thread df_engine.thread) returns int
+language plpgsql stable as $$
+begin
+  return case when (p_thread).scope = 0 then 10000 else greatest(1, 10000 - (
+    select sum(a.open)::int from df_engine.activations a where a.instance = (p_thread).instance and a.items is not null)) end;
+end
+$$;
+
 -- A thread of a map as it begins an item.
 create or replace function df_engine.item_thread(p_thread df_engine.thread, p_map df_engine.graph_nodes, p_item int) returns df_engine.thread
 language plpgsql stable as $$
@@ -7416,7 +7522,8 @@ end
 $$;
 
 -- An item has ended: the thread goes on with the next one of those that it has taken, takes more, or is at its end. After a failure, or a
--- BREAK, no item begins any more, unless failures are collected. No thread: nothing, for now.
+-- BREAK, no item begins any more, unless failures are collected. No thread: nothing, for now. A map may have millions of values: a caller
+-- without a claim, who acts for every role, leaves its end to a session of the submitter, which then comes to the MAP itself.
 create or replace function df_engine.end_item(
   p_thread df_engine.thread, p_queue bigint, p_map df_engine.graph_nodes, p_ending df_engine.ending
 ) returns df_engine.event
@@ -7426,6 +7533,7 @@ declare
   v_on_error constant text := df_engine.map_config((p_map).query) ->> 'on_error';
   v_failed constant boolean := (p_ending).error is not null;
   v_halts constant boolean := (p_ending).state = 'b' or v_failed and v_on_error <> 'collect';
+  v_stops constant boolean := v_halts and v_on_error = 'stop';
   v_next int;
   a df_engine.activations;
 begin
@@ -7436,21 +7544,23 @@ begin
   select * into a from df_engine.activations x where x.id = (p_thread).activation and x.instance = (p_thread).instance;
   if not found then
     raise exception 'an item of instance % has ended after its map', (p_thread).instance using errcode = 'DF001';
-  elsif v_halts and v_on_error = 'stop' then
-    return df_engine.end_map(p_thread, p_queue, p_map, a);
-  elsif not a.halted and v_item % a.stride <> 0 and v_item < a.items then
+  elsif not v_stops and not a.halted and v_item % a.stride <> 0 and v_item < a.items then
     return row(df_engine.item_thread(p_thread, p_map, v_item + 1), null::df_engine.ending, false)::df_engine.event;
   end if;
   update df_engine.activations x set next_item = x.next_item + x.stride, done = x.done + (v_item - 1) % x.stride + 1
-  where x.id = a.id and not x.halted and x.next_item <= x.items
+  where x.id = a.id and not x.halted and x.next_item <= x.items and not v_stops
   returning x.next_item - x.stride into v_next;
   if found then
     return row(df_engine.item_thread(p_thread, p_map, v_next), null::df_engine.ending, true)::df_engine.event;
   end if;
-  update df_engine.activations x set open = x.open - 1, done = x.done + (v_item - 1) % x.stride + 1 where x.id = a.id returning * into a;
-  if a.open > 0 then
+  update df_engine.activations x set open = x.open - 1, done = x.done + (v_item - 1) % x.stride + 1
+  where x.id = a.id and x.open > 1 and not v_stops;
+  if found then
     return null;
+  elsif p_queue is null then
+    return row(row(a.instance, a.scope, a.node, a.generations, a.id, (p_thread).races), null::df_engine.ending, true)::df_engine.event;
   end if;
+  select * into a from df_engine.activations x where x.id = a.id;
   return df_engine.end_map(p_thread, p_queue, p_map, a);
 end
 $$;
@@ -7475,10 +7585,6 @@ declare
   v_event df_engine.event;
   v_first record;
 begin
-  if v_config ->> 'on_error' = 'stop' and (p_activation).halted then
-    perform df_engine.withdraw((p_thread).instance, (p_activation).scope, (p_map).node, (p_map).last, p_queue);
-    perform df_engine.wake('x', null);
-  end if;
   delete from df_engine.activations a where a.id = (p_activation).id;
   with ends as materialized (    select o.scope, o.state, o.value, o.error, o.failure
     from df_engine.graph_nodes g
@@ -7493,7 +7599,7 @@ begin
                count(*) filter (where e.state <> 'c') as failed from ends e) n
   left join decider d on true;
   if v_first.state in ('f', 'x') then
-    v_ending := row(v_first.state, null, null, null, v_first.error, null, v_first.failure);
+    v_ending := row(v_first.state, null, null, null, v_first.error, null, v_first.failure, null);
   elsif v_first.state = 'b' then
     v_ending := df_engine.broke(v_first.value);
   elsif v_first.bytes > v_limit and v_config -> 'collect_values' is distinct from 'false' then
@@ -7503,9 +7609,13 @@ begin
   else
     v_ending := df_engine.completed(df_engine.map_value(v_config, df_engine.item_values(p_thread, p_map, p_activation), v_first.ok, v_first.failed));
   end if;
+  v_ending.last_item := df_engine.item_scope((p_activation).id, case
+    when (p_activation).halted then (p_activation).next_item - (p_activation).stride else (p_activation).items end);
+  if v_config ->> 'on_error' = 'stop' and (p_activation).halted then
+    perform df_engine.withdraw((p_thread).instance, (p_activation).scope, (p_map).node, (p_map).last, p_queue, array[(p_activation).id]);
+    perform df_engine.wake('x', null);
+  end if;
   v_event := df_engine.close_construct(p_thread, p_map, p_activation, v_ending);
-  update df_engine.outcomes o set activation = (p_activation).id
-  where o.instance = (p_thread).instance and o.scope = (p_activation).scope and o.node = (p_map).node;
   perform df_engine.forget_items((p_thread).instance, p_map, (p_activation).id);
   return v_event;
 end
@@ -7526,7 +7636,7 @@ begin
       select json_agg(case when e.state = 'c' then json_build_object('ok', true, 'value', e.value)
                            else json_build_object('ok', false, 'error', df_engine.shown_failure((p_map).graph,
                                 row((p_thread).instance, e.scope, null, null, null, null),
-                                row('f', null, null, null, e.error, null, e.failure)))
+                                row('f', null, null, null, e.error, null, e.failure, null)))
                       end order by e.scope)
       from (    select o.scope, o.state, o.value, o.error, o.failure
     from df_engine.graph_nodes g
@@ -7555,14 +7665,13 @@ begin
 end
 $$;
 
--- The maps that are open in a part of a run, and in their items.
-create or replace function df_engine.open_maps(p_instance bigint, p_scope bigint, p_from int, p_last int) returns bigint[]
+-- Maps of a run, and those that are open in their items.
+create or replace function df_engine.with_inner_maps(p_instance bigint, p_maps bigint[]) returns bigint[]
 language plpgsql stable as $$
 begin
   return array(
     with recursive maps as (
-      select a.id from df_engine.activations a
-      where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last and a.items is not null
+      select u.id from unnest(p_maps) u(id)
       union all
       select a.id from maps m join df_engine.activations a on a.instance = p_instance and a.scope between m.id << 23 and m.id << 23 | 8388607 and a.items is not null
     )
@@ -7777,8 +7886,9 @@ $$;
 -- Entering: what it means that a thread arrives at a node that is no step. Constructs are opened, waits begin, a BREAK ends at once.
 
 -- Enters a node. thread and ending: the event that follows, none while the node waits; others: further threads that are to be entered.
+-- p_queue: the caller's claim.
 create or replace function df_engine.enter(
-  p_thread df_engine.thread, p_node df_engine.graph_nodes,
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, p_queue bigint,
   out thread df_engine.thread, out ending df_engine.ending, out others df_engine.thread[]
 )
 language plpgsql as $$
@@ -7793,7 +7903,7 @@ begin
       thread := v_opened.thread;
       ending := v_opened.ending;
     when (p_node).kind = 'MAP' then
-      v_opened := df_engine.open_map(thread, p_node);
+      v_opened := df_engine.enter_map(thread, p_node, p_queue);
       thread := v_opened.thread;
       ending := v_opened.ending;
       others := v_opened.others;
@@ -7816,8 +7926,10 @@ begin
         thread.node := (p_node).inside[case when ending.value::text::numeric > 0 then 1 else 2 end];
         ending := null;
       end if;
-    when (p_node).kind = 'UNDO' then  -- only where its run is to be undone
-      thread := df_engine.undo_run(thread.instance);
+    when (p_node).kind = 'UNDO' then
+      v_opened := df_engine.enter_undo(thread, p_node);
+      thread := v_opened.thread;
+      ending := v_opened.ending;
     when (p_node).kind = 'BREAK' then
       ending := df_engine.break_ending(thread, p_node);
       perform df_engine.put_outcome(thread, p_node, ending);
@@ -7989,7 +8101,10 @@ begin
                              (p_ending).types);
     end if;
     if (p_node).undoes is not null then
-      perform df_engine.register_compensations(t, p_node);
+      if not df_engine.register_compensations(t, p_node, p_queue is not null) then
+        t.node := (p_node).undoes[1];
+        return row(t, null::df_engine.ending, true)::df_engine.event;
+      end if;
     end if;
     if (p_node).after in ('n', 'v', 'c') then
       if (p_node).after = 'v' then
@@ -8023,8 +8138,8 @@ $$;
 -- Makes the transition that follows an event: p_thread stands at a node that has ended so, or, without p_ending, is to be
 -- entered. p_queue is the caller's claim: its row goes with the first step that is entered, and is deleted when there is none.
 -- p_home: SQL steps run in this database. Answers the steps that the caller can go on with. Without a claim the caller acts
--- for every role, reads no text of a user and opens few branches at a time: a node whose text holds references, a CALL, and a construct with
--- more branches are left to a session of the submitter.
+-- for every role, reads no text of a user and opens few branches at a time: a node whose text holds references, a CALL, an UNDO, and a
+-- construct with more branches are left to a session of the submitter.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -8065,7 +8180,7 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars or g.kind in ('CALL', 'MAP'))
+    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars or g.kind in ('CALL', 'MAP', 'UNDO'))
        or v_rows + cardinality(g.inside) > v_most then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
@@ -8088,7 +8203,7 @@ begin
       t := null;
       v_event.turned := false;
     else
-      v_entered := df_engine.enter(t, g);
+      v_entered := df_engine.enter(t, g, v_queue);
       v_rows := v_rows + coalesce(cardinality(g.inside), 0);
       t := v_entered.thread;
       e := v_entered.ending;
@@ -8717,7 +8832,7 @@ $$;
 -- Records that a step has completed, and makes the transition. NULL: the next step of the same segment follows; else a place with the steps
 -- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. A plain step whose value nobody
 -- wants, the commonest, is asked one thing only: PL/pgSQL prepares each question anew in each transaction. p_more: another step
--- follows in this transaction; the run is not locked yet, or a cancel would wait for that step instead of interrupting it.
+-- follows in this transaction; neither the run nor a race is locked yet, or what stops them would wait for that step instead of interrupting it.
 -- Granted to users.
 create or replace function df_engine.record_step(
   p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step,
@@ -8737,7 +8852,8 @@ begin
       return null;
     end if;
     return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
-  elsif (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
+  elsif (p_thread).races is not null and not p_more
+        and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
     return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
   end if;
   if (p_step).fresh and not p_more then
@@ -8765,7 +8881,7 @@ begin
     for key share
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -8779,7 +8895,7 @@ begin
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
-        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure,
+        columns = excluded.columns, types = excluded.types, error = excluded.error, failure = excluded.failure, last_item = excluded.last_item,
         attempts = case when o.state = 'r' and o.generations is not distinct from excluded.generations then o.attempts + 1 else 1 end,
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
@@ -8803,13 +8919,18 @@ begin
 end
 $$;
 
--- Whether what has been recorded without a lock on the run may be committed: the run has not ended meanwhile, and does not before that.
+-- Whether what has been recorded of a thread without locks may be committed: its run has not ended meanwhile, no race around it is lost, and
+-- neither happens before that.
 -- Granted to users.
-create or replace function df_engine.lock_own_run(p_instance bigint) returns boolean
+create or replace function df_engine.lock_own_run(p_thread df_engine.thread) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
+  if (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, false) then
+    return false;
+  end if;
   perform from df_engine.instances i
-  where i.instance = p_instance and i.submitter = quote_ident(session_user)::regrole and i.status in ('pending', 'running') for key share;
+  where i.instance = (p_thread).instance and i.submitter = quote_ident(session_user)::regrole and i.status in ('pending', 'running')
+  for key share;
   return found;
 end
 $$;
@@ -8852,7 +8973,7 @@ begin
   end if;
   perform df_engine.put_outcome(p_thread, g,
     row(case when p_error is null then 'd' else 'e' end, (p_result).value, (p_result).columns, (p_result).types, p_error,
-        p_started, '{}')::df_engine.ending);
+        p_started, '{}', null)::df_engine.ending);
   if g.undoes is not null and p_error is null then
     perform df_engine.undo_own_step(p_thread, g, (p_result).value, (p_result).columns, (p_result).types);
   end if;
@@ -9009,7 +9130,7 @@ end
 $$;
 
 -- Runs ready steps of session_user until none is ready ('empty'), p_budget_ms have passed ('budget'), or a step was
--- cancelled by somebody else ('interrupted:<instance>:<node>'). p_careful: say before each step which one
+-- cancelled by somebody else ('interrupted:<queue>:<instance>:<node>'). p_careful: say before each step which one
 -- it is, so that a step that kills its session fails in the end. p_visiting: in a session that is not a worker's, so the settings that
 -- steps rely on are made here.
 -- Granted to users.
@@ -9157,7 +9278,7 @@ begin
       v_at := pg_catalog.int4mi(v_at, 1);
       v_code := null;
       v_refused := false;
-      if df_engine.lock_own_run((v_place.thread).instance) then
+      if df_engine.lock_own_run(v_place.thread) then
         set local synchronous_commit = off;
         commit;
       else
@@ -9179,7 +9300,7 @@ begin
       rollback;
     end if;
     if pg_catalog.texteq(v_next.report, 'interrupted') then
-      p_report := pg_catalog.concat('interrupted:', v_place.id, ':', pg_catalog.split_part(v_step.name, ':', 3));
+      p_report := pg_catalog.concat('interrupted:', v_place.queue, ':', v_place.id, ':', pg_catalog.split_part(v_step.name, ':', 3));
       exit;
     end if;
     if v_next.steps is null then
@@ -9805,8 +9926,8 @@ return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from gene
 
 -- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
 --
--- From the leaves: a sequence, IF or CATCH is what its last touched part is, and a MAP that has no items yet; an UNDO is what its step is, and
--- nobody around decides its compensation. A part counts when it was touched in the newest generation of
+-- From the leaves: a sequence, IF or CATCH is what its last touched part is, and a MAP
+-- while it has no items yet; an UNDO is what its step is, and nobody around decides its compensation. A part counts when it was touched in the newest generation of
 -- the scopes around. From the root: a stamp is superseded when its scope, or one around it, has a newer generation; what can no longer
 -- run is skipped, and the nearest ancestor that has ended for good decides so.
 -- Granted to users.
@@ -9856,7 +9977,8 @@ begin
     v_began[i] := i;
     v_ended[i] := i;
     v_handled := coalesce(v_states[i] = 'h' and v_keys[i] = left(v_newest[i], v_width), false);
-    if v_kinds[i] in ('THEN', 'IF', 'CATCH', 'UNDO') or v_handled or v_kinds[i] = 'MAP' and v_states[i] is null then
+    if v_kinds[i] in ('THEN', 'IF', 'CATCH', 'UNDO') or v_handled
+       or v_kinds[i] = 'MAP' and (v_states[i] is null or v_keys[i] < left(v_newest[i], v_width) collate "C") then
       v_prefix := left(v_newest[i], v_width);
       v_state := case when v_handled then 'r' end;  -- the right side of a CATCH or TIMEOUT runs
       v_part := i + 1;
@@ -9963,10 +10085,9 @@ create or replace view df_engine.node_rows as
          from df_engine.activations a
          where a.instance = i.instance and a.scope = 0 and a.node = n.node and a.items is not null order by a.id desc limit 1)
         union all
-        (select x.scope, format('%s items', x.scope & 8388607)
-         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
-         where o.instance = i.instance and o.scope = 0 and o.node = n.node
-         order by x.scope desc limit 1)
+        (select o.last_item, format('%s items', o.last_item & 8388607)
+         from df_engine.outcomes o
+         where o.instance = i.instance and o.scope = 0 and o.node = n.node and o.last_item is not null)
         limit 1) m on true where n.kind = 'MAP' and n.map is null
       union all
       select n.node, m.scope, m.items from shown s join graph n on n.map = s.map and n.kind = 'MAP' left join lateral (
@@ -9975,10 +10096,9 @@ create or replace view df_engine.node_rows as
          from df_engine.activations a
          where a.instance = i.instance and a.scope = s.scope and a.node = n.node and a.items is not null order by a.id desc limit 1)
         union all
-        (select x.scope, format('%s items', x.scope & 8388607)
-         from df_engine.outcomes o join df_engine.outcomes x on x.instance = i.instance and x.scope between o.activation << 23 and o.activation << 23 | 8388607
-         where o.instance = i.instance and o.scope = s.scope and o.node = n.node
-         order by x.scope desc limit 1)
+        (select o.last_item, format('%s items', o.last_item & 8388607)
+         from df_engine.outcomes o
+         where o.instance = i.instance and o.scope = s.scope and o.node = n.node and o.last_item is not null)
         limit 1) m on true
     ), placed as materialized (
       select n.node, case when n.map is null then 0 else coalesce(d.scope, -1) end as scope from graph n left join shown d on d.map = n.map
@@ -10178,7 +10298,7 @@ create or replace view df.instances with (security_barrier) as
          (select p.id from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_id,
          (select df_engine.node_id(p.id, i.parent_node) from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_node_id,
          (
-           select case when bool_or(c.state = 'o') and i.status not in ('completed', 'failed', 'cancelled') then 'running'
+           select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
                        when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
                        when bool_or(c.state = 'c') then 'completed' end
            from df_engine.compensations c where c.instance = i.instance) as undo_status, i.traceparent
@@ -10190,7 +10310,7 @@ create or replace view df.instances with (security_barrier) as
 create or replace view df_engine.visible_runs with (security_barrier) as
   select i.instance, i.id, i.label, i.status::text, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
          (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, (
-           select case when bool_or(c.state = 'o') and i.status not in ('completed', 'failed', 'cancelled') then 'running'
+           select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
                        when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
                        when bool_or(c.state = 'c') then 'completed' end
            from df_engine.compensations c where c.instance = i.instance) as undo_status, i.cancelled_in, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
@@ -11313,60 +11433,42 @@ begin
 end
 $$;
 
--- Fails the step that a session is in, from outside of it, and does not try it again. False: not now, its run is locked.
-create or replace function df_engine.fail_from_outside(p_instance bigint, p_node text, p_sqlstate text, p_message text) returns boolean
-language plpgsql as $$
+-- Fails a step that was stopped from outside of it, and does not try it again: somebody has sent a cancel request, or the server has ended its
+-- session for its transaction_timeout. p_queue: the row that it was claimed by. False: not now, its run is locked, or it runs again.
+-- Granted to workers.
+create or replace function df_engine.fail_stopped(p_submitter oid, p_queue bigint, p_node text, p_sqlstate text, p_said text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   i df_engine.instances;
   q df_engine.queue;
   g df_engine.graph_nodes;
 begin
-  select * into i from df_engine.instances x where x.instance = p_instance;
+  perform set_config('df_engine.waits_for_nobody', 'on', true);
+  select * into q from df_engine.queue x where x.lane = 'sql' and x.submitter = p_submitter and x.id = p_queue;
+  if q.id is null or not df_engine.is_at(q, p_node) then
+    return true;
+  end if;
+  select * into i from df_engine.instances x where x.instance = q.instance;
   if not df_engine.try_lock_run(i.instance) then
     return false;
   end if;
-  select * into q from df_engine.queue x
-  where x.instance = i.instance and x.lane = 'sql' and df_engine.is_at(x, p_node) for update skip locked;
-  if found then
+  delete from df_engine.queue x using (
+    select r.lane, r.submitter, r.id from df_engine.queue r
+    where r.lane = 'sql' and r.submitter = p_submitter and r.id = p_queue and df_engine.is_at(r, p_node) for update skip locked) d
+  where x.lane = d.lane and x.submitter = d.submitter and x.id = d.id
+  returning x.* into q;
+  if not found then
+    return false;
+  elsif df_engine.may_go_on(i.instance, q.races) then
     select n.* into g from df_engine.graph_nodes n
     where n.graph = i.graph and n.node >= q.node and df_engine.node_id(i.id, n.node) = p_node;
-    delete from df_engine.queue x where x.lane = 'sql' and x.submitter = q.submitter and x.id = q.id;
-    if df_engine.may_go_on(i.instance, q.races) then
-      perform df_engine.fail_node(i.id, i.graph, i.submitter, true,
-        row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g,
-        df_engine.error_text(p_sqlstate, p_message, null, null), df_engine.clock(), p_sqlstate);
-    end if;
+    perform df_engine.fail_node(i.id, i.graph, i.submitter, true,
+      row(q.instance, q.scope, q.node, q.generations, q.activation, q.races)::df_engine.thread, null, g,
+      df_engine.error_text(p_sqlstate, p_said, null, null), df_engine.clock(), p_sqlstate);
   end if;
   return true;
 exception when lock_not_available then  -- a run that a branch beside it has called is locked
   return false;
-end
-$$;
-
--- A step was cancelled by somebody else than pg_durable.
--- Granted to workers.
-create or replace function df_engine.fail_interrupted(p_instance text, p_node text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  perform set_config('df_engine.waits_for_nobody', 'on', true);
-  return df_engine.fail_from_outside((select i.instance from df_engine.instances i where i.id = p_instance), p_node,
-                                     '57014', 'canceling statement due to user request');
-end
-$$;
-
--- The server ended the session that ran this step, for its transaction_timeout, with these words. False: not now, its run is locked, or it
--- runs again.
--- Granted to workers.
-create or replace function df_engine.fail_timed_out(p_submitter oid, p_queue bigint, p_node text, p_said text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  v_instance bigint;
-begin
-  perform set_config('df_engine.waits_for_nobody', 'on', true);
-  v_instance := (select q.instance from df_engine.queue q where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue);
-  return v_instance is null or df_engine.fail_from_outside(v_instance, p_node, '25P04', p_said) and not exists (
-    select from df_engine.queue q
-    where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue and df_engine.is_at(q, p_node));
 end
 $$;
 
@@ -13152,7 +13254,7 @@ comment on function df.revoke_usage(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_interrupted', 'fail_orphans', 'fail_timed_out', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void

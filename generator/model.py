@@ -106,10 +106,12 @@ LIMITS = {
     "levels": 32,
 }
 
-# A MAP: its defaults, how it may react to a failure, and the kinds of steps that its items come from.
+# A MAP: its defaults, how it may react to a failure, and the kinds of steps that its items come from. How many threads
+# the maps of one run may have together, but for one each.
 MAPS = {
     "parallel": 10,
     "most_parallel": 1000,
+    "most_threads": 10_000,
     "on_error": "fail",
     "reactions": ("fail", "stop", "collect"),
     "sources": ("SQL", "BLOCK"),

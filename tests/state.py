@@ -100,6 +100,7 @@ create trigger note after insert on df_engine.waits for each row execute functio
 RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instances i"
 
 TIMERS = "select count(*) from df_engine.timers"
+NAMES_KEPT = "select count(*) from df_engine.bindings where name_scope < 0"
 WAITS = "select count(*) from df_engine.waits"
 DUE_AGO = "update df_engine.timers set due_at = now() - %s::interval, next_try_at = now() - %s::interval"
 # Waits for a condition: how many have nothing but a timer that is due within an interval; all of them are due; their
@@ -174,6 +175,14 @@ cross join lateral df_engine.record_step(
 MOVED_ON = ONE_STEP.replace(
     "c.queue, c.version, c.steps[1].name, c.steps[2].name", "r.queue, r.version, r.steps[1].name"
 )
+# The same for a step of an item of a map, which fails and says of which item it is.
+FAILED_ITEM = """
+select r.queue
+from df_engine.own_key k
+cross join lateral df_engine.claim_step(k.key, null, 0, false) c
+cross join lateral df_engine.fail_step(
+  k.key, c.id, c.graph, c.queue, c.thread, c.steps[1], '22P02', format('item-%s', (c.thread).scope & 8388607),
+  null, null, false, now()) r"""
 HELD = "select df_engine.claim_next(%s, %s, %s)"
 QUEUE_ROWS = "select submitter, id, node, crash_score from df_engine.queue order by id"
 QUEUE_LOCKED = "select from df_engine.queue for update"

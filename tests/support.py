@@ -146,6 +146,7 @@ class Pump:
 
     def __init__(self, db: "Database", role: str = "app") -> None:
         self.db = db
+        self.role = role
         self.session = db.connect(role, prepare_threshold=None, options=self.OPTIONS)
         self.supervisor = db.connect("durable_worker", prepare_threshold=None)
         row = self.supervisor.execute("select df_engine.register_worker()").fetchone()
@@ -164,6 +165,16 @@ class Pump:
         assert row is not None
         work: dict[str, Any] = row[0]
         return work
+
+    def fail_stopped(self, report: str) -> bool:
+        """Says of a step, as a worker does, that somebody has stopped it; `report` is what the call answered."""
+        _, queue_id, _, node = report.split(":")
+        row = self.supervisor.execute(
+            "select df_engine.fail_stopped(%s::regrole, %s, %s, '57014', 'canceling statement due to user request')",
+            [self.role, queue_id, node],
+        ).fetchone()
+        assert row is not None
+        return bool(row[0])
 
     def until(self, condition: Callable[[], Any], seconds: float = 10.0) -> None:
         """Works and ticks until the condition holds."""

@@ -11,6 +11,7 @@ from tests.state import (
     CHECKS_DUE_WITHIN,
     CHECKS_LOCKED,
     CLAIM,
+    FAILED_ITEM,
     GENERATION,
     HELD,
     HELD_ENDS,
@@ -303,8 +304,8 @@ def test_a_step_that_somebody_interrupts_after_its_race_was_lost_writes_nothing(
         working = threads.submit(pump.work)
         wait_until(lambda: pump.tick() and fx.admin(WAITS), what="the sleep to end")
         holder.execute("select pg_cancel_backend(%s)", [pump.session.info.backend_pid])
-        _, instance, node = working.result().split(":")
-    pump.supervisor.execute("select df_engine.fail_interrupted(%s, %s)", [instance, node])
+        report = working.result()
+    pump.fail_stopped(report)
     assert run.node("pg_advisory_lock")["status"] in ("pending", "running")
     assert problems(fx) == []
 
@@ -606,3 +607,91 @@ def test_a_step_that_decides_a_race_waits_for_a_called_run_that_is_just_ending(f
     assert (status(fx, run), effects(fx, run)) == ("completed", {"b": 1})
     assert status(fx, child) == ("completed" if decision == "commit" else "cancelled")
     assert problems(fx) == []
+
+
+def mapped(fx: Database, pump: Pump, body: str, options: str, items: int) -> str:
+    """A run of a map of which two items have begun: its id."""
+    rows = f"'select g from generate_series(1, {items}) g' |=> 'rows' ~> df.wait_for_signal('go')"
+    caught = f"df.catch(df.map('$rows.*', {body}, 2{options}) ~> {effect('after')}, {effect('$error.message')})"
+    run = pump.start(f"{rows} ~> {caught}").id
+    pump.until(lambda: fx.admin(WAITS) == 1)
+    fx.sql("select df.signal(%s, 'go')", run)
+    wait_until(lambda: pump.tick() and not fx.admin(WAITS), what="the signal")
+    one_step_or_none(pump)
+    assert len(fx.rows(QUEUE_ROWS, user=None)) == 2
+    return run
+
+
+def meet(fx: Database, transition: str, earlier: int, decision: str) -> None:
+    """Two items make a transition: the earlier one commits it, or does not, when the other one waits for it."""
+    with (
+        ThreadPoolExecutor(1) as threads,
+        fx.connect("app", autocommit=False) as first,
+        fx.connect("app", autocommit=False) as second,
+    ):
+        first.execute(CLAIM)
+        second.execute(CLAIM)
+        one, other = (first, second) if earlier == 1 else (second, first)
+        one.execute(transition)
+        meeting = threads.submit(other.execute, transition)
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="the other item to wait")
+        one.execute(decision)
+        meeting.result()
+        other.commit()
+
+
+def found_item(error: str) -> int:
+    """Which item an error is of."""
+    return int(error.partition("item-")[2][0])
+
+
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+@pytest.mark.parametrize("earlier", [1, 2])
+@pytest.mark.parametrize("on_error", ["fail", "stop", "collect"])
+def test_two_items_of_a_map_fail_at_once(fx: Database, on_error: str, earlier: int, decision: str) -> None:
+    """Of two failures that both count the first in the order of items decides; where one stops the other, that one."""
+    pump = Pump(fx)
+    body = "'select (''item-'' || $item_no)::int'"
+    run = mapped(fx, pump, body, f", '{on_error}'", 3)
+    meet(fx, FAILED_ITEM, earlier, decision)
+    pump.until(lambda: status(fx, run) in ("completed", "failed"))
+    if on_error == "collect":
+        failures = [item["error"]["message"] for item in fx.sql("select result from df.nodes where node_type = 'MAP'")]
+        assert [found_item(failure) for failure in failures] == [1, 2, 3]
+        assert effects(fx, run) == {"after": 1}
+    else:
+        stopped_by = earlier if decision == "commit" else 3 - earlier
+        caught = fx.rows("select t from fx where run = %s", run)
+        assert [found_item(error) for (error,) in caught] == [1 if on_error == "fail" else stopped_by]
+    assert problems(fx) == []
+
+
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+@pytest.mark.parametrize("earlier", [1, 2])
+@pytest.mark.parametrize("items", [2, 3, 4])
+def test_two_items_of_a_map_end_at_once(fx: Database, items: int, earlier: int, decision: str) -> None:
+    """Each takes an item that is left, and no other takes it; the last one, and no other, ends the map."""
+    pump = Pump(fx)
+    run = mapped(fx, pump, effect("$item_no"), "", items)
+    meet(fx, ONE_STEP, earlier, decision)
+    pump.until(lambda: status(fx, run) in ("completed", "failed"))
+    assert status(fx, run) == "completed"
+    assert len(fx.sql("select result from df.nodes where node_type = 'MAP'")) == items
+    again = [earlier] if decision == "rollback" else []
+    assert effects(fx, run) == {"after": 1} | {str(number): 1 for number in [*again, *range(3, items + 1)]}
+    assert problems(fx) == []
+
+
+@pytest.mark.parametrize("on_error", ["fail", "stop", "collect"])
+def test_items_of_maps_and_what_stops_them_do_not_block_each_other(fx: Database, on_error: str) -> None:
+    inner = f"df.map('select 1 as m from generate_series(1, 3)', 'select 1 / ($item_no - 2)', 2, '{on_error}')"
+    with Crew(fx, 4, 2) as crew:
+        for _ in range(20):
+            start(
+                fx, f"df.catch(df.map('select g from generate_series(1, 6) g', {inner}, 3, '{on_error}'), 'select 1')"
+            )
+            start(
+                fx,
+                f"df.map('select g from generate_series(1, 6) g', 'select 1' ~> {inner}, 3) | 'select pg_sleep(0.01)'",
+            )
+        crew.settled(60)

@@ -113,7 +113,7 @@ def test_what_a_worker_saw_of_commits_that_were_lost_moves_nothing(fx: Database)
     before = fx.rows(QUEUE_ROWS, user=None)
     for (step,) in fx.rows("select id from df.nodes where node_type <> 'LOOP'", user=None):
         assert fx.admin(RAISE_CRASH_SCORE, *before[0][:2], step) is True
-        assert fx.admin("select df_engine.fail_interrupted(%s, %s)", run.id, step) is True
+        assert pump.fail_stopped(f"interrupted:{before[0][1]}:{run.id}:{step}") is True
     assert fx.rows(QUEUE_ROWS, user=None) == before
     pump.until(run.ended)
     assert run.status == "completed"

@@ -164,7 +164,7 @@ def test_what_a_step_may_not_hold_fails_it(pump: Pump, statement: str, fragment:
     run = pump.start(f"'{statement}'")
     report = pump.work()
     if report.startswith("interrupted:"):
-        pump.supervisor.execute("select df_engine.fail_interrupted(%s, %s)", report.split(":")[1:])
+        pump.fail_stopped(report)
     assert run.status == "failed"
     assert fragment in run.error
 

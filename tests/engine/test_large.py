@@ -38,7 +38,7 @@ def test_an_interrupted_branch_fails_alone(pump: Pump) -> None:
     run = pump.start("('select 1' ~> 'select pg_cancel_backend(pg_backend_pid())') & 'insert into fx values (1)'")
     report = pump.work()
     while report.startswith("interrupted:"):
-        pump.supervisor.execute("select df_engine.fail_interrupted(%s, %s)", report.split(":")[1:])
+        pump.fail_stopped(report)
         report = pump.work()
     assert run.status == "failed"
     assert run.error.startswith("JOIN branch 1 failed: ")

@@ -144,6 +144,31 @@ def test_a_cancel_takes_all_that_has_not_been_committed(relaxed: Pump) -> None:
     assert (run.status, transactions(run)) == ("cancelled", [])
 
 
+@pytest.mark.parametrize("how", ["time-out", "undo"])
+def test_what_stops_a_part_of_a_run_takes_all_that_has_not_been_committed(relaxed: Pump, how: str) -> None:
+    """As above. The step that waits is interrupted, whatever the steps before it are in."""
+    db = relaxed.db
+    db.sql("create table gates (t text, key int)")
+    db.sql("create table seen (t text)")
+    gate = f"'select pg_advisory_xact_lock_shared(key) from gates where t = {QUOTED_ME}'"
+    seen = f"'insert into seen select {QUOTED_ME}'"
+    steps = f"{STEP} ~> {gate} ~> {STEP}"
+    flow = f"df.timeout({steps}, 1, {seen})" if how == "time-out" else f"df.undo('select 1', {seen}) ~> {steps}"
+    with db.connect() as holder:
+        holder.execute("select pg_advisory_lock(7)")
+        db.sql(f"select df.start({flow}) from generate_series(1, 3)")  # these wait for nothing
+        run = Run(db, str(db.sql(f"select df.start({flow})")))
+        db.sql("insert into gates values (%s, 7)", run.id)
+        with Crew(db, 1) as crew:
+            wait_until(lambda: db.admin("select count(*) from pg_stat_activity where wait_event = 'advisory'") == 1)
+            if how == "undo":
+                db.sql("select df.cancel(%s, undo => true)", run.id)
+            crew.settled()
+    assert (run.status, transactions(run)) == ("completed" if how == "time-out" else "cancelled", [])
+    assert db.rows("select t from seen") == [(run.id,)]
+    assert problems(db) == []
+
+
 def test_many_sessions_do_every_step_once(relaxed: Pump) -> None:
     db: Database = relaxed.db
     with Crew(db, 4) as crew:

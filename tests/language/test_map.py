@@ -1,12 +1,14 @@
 """df.map: a body for each row."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
 from psycopg import errors
 
-from tests.support import Database, Pump
+from tests.support import Database, Pump, wait_until
 
 SERIES = "'select g as n from generate_series(1, {}) g'"
 
@@ -53,8 +55,8 @@ def test_envelopes(shared: Database, call: str, envelope: dict[str, Any]) -> Non
         ("df.map('a', 'b', 0)", "parallel must be a whole number from 1 to 1000"),
         ("df.map('a', 'b', 1001)", "parallel must be"),
         ("df.map('a', 'b', on_error => 'ignore')", "on_error must be fail, stop, collect"),
-        ("df.map(df.sleep(1), 'b')", "not from a SLEEP node"),
-        ("df.map('a' ~> 'b', 'b')", "not from a THEN node"),
+        ("df.map(df.sleep(1), 'b')", "not from a node of type SLEEP"),
+        ("df.map('a' ~> 'b', 'b')", "not from a node of type THEN"),
     ],
 )
 def test_what_is_refused_when_it_is_built(shared: Database, call: str, message: str) -> None:
@@ -278,3 +280,46 @@ def test_all_items_are_seen_by_node_activations(pump: Pump) -> None:
     ]
     assert {(row[0], row[2]) for row in rows[:2]} == {("MAP", "completed"), ("SQL", "completed")}
     assert pump.db.rows("select * from df.node_activations(%s)", run.id, user="other") == []
+
+
+@pytest.mark.parametrize("on_error", ["fail", "stop", "collect"])
+def test_who_acts_for_every_role_leaves_the_end_of_a_map_to_its_submitter(pump: Pump, on_error: str) -> None:
+    """The values of a map may be millions, and gathering them keeps nobody else waiting."""
+    body = "df.timeout(df.wait_for_signal('never'), 0.01)" if on_error == "stop" else "df.sleep(0)"
+    run = pump.start(f"df.map({SERIES.format(3)}, {body}, on_error => '{on_error}', parallel => 3)")
+    pump.work()
+    wait_until(lambda: pump.tick() and pump.db.admin("select count(*) from df_engine.queue") > 0)
+    pump.tick()
+    assert run.status == "running"
+    check(pump)
+    pump.work()
+    assert run.status == ("failed" if on_error == "stop" else "completed")
+    assert run.error == ("timeout after 0.01 s" if on_error == "stop" else "")
+    check(pump)
+
+
+def test_maps_in_maps_have_so_many_threads_together(pump: Pump) -> None:
+    inner = f"df.map({SERIES.format(150)}, df.wait_for_signal('go'), parallel => 150)"
+    run = pump.start(f"df.map({SERIES.format(100)}, {inner}, parallel => 100)")
+    pump.until(lambda: pump.db.admin("select count(*) from df_engine.activations") == 101, 60)
+    threads = pump.db.admin("select sum(open) from df_engine.activations")
+    assert 10_000 <= threads <= 10_000 + 101
+    pump.db.sql("select df.cancel(%s)", run.id)
+    check(pump)
+
+
+def test_a_cancel_interrupts_the_statement_of_a_later_item(pump: Pump) -> None:
+    body = "select pg_sleep(case when $item.n = 1 then 0 else 600 end)"
+    run = pump.start(f"df.map({SERIES.format(2)}, '{body}', parallel => 1)")
+    with ThreadPoolExecutor() as executor:
+        working = executor.submit(pump.work)
+        asleep = "select pid from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+        wait_until(lambda: pump.db.admin(asleep))
+        pump.db.sql("select df.cancel(%s)", run.id)
+        with closing(Pump(pump.db)) as supervisor:
+            assert supervisor.tick()["interrupt"] == [pump.db.admin(asleep)]
+        pump.db.admin(f"select pg_cancel_backend(({asleep}))")
+        working.result()
+    pump.work()  # drops what the statement had locked
+    assert run.status == "cancelled"
+    check(pump)

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from psycopg import errors
 
-from tests.state import SIGNALS_BROKEN
+from tests.state import NAMES_KEPT, SIGNALS_BROKEN
 from tests.support import Database, Pump, Run
 
 ZERO = "'select 1/0'"
@@ -485,6 +485,45 @@ def test_a_map_that_is_open_when_its_run_is_undone_is_stopped(pump: Pump, on_err
     pump.until(run.ended)
     assert (run.status, undo_status(run), left(pump)) == ("cancelled", "completed", ["z", "a", "i", "i", "i", "-z"])
     assert problems(pump) == []
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_session_of_the_submitter_keeps_the_names_of_a_compensation(pump: Pump, stopped: bool) -> None:
+    """They may be many: the supervisor, who acts for all, copies none. The run may be undone before a session does."""
+    step = "df.wait_for_signal('go') |=> 's'"
+    put_names = "'insert into done (t) select concat_ws('' '', $n, $s.data, $later?)'"
+    rest = f"'select 2 as v' |=> 'n' ~> 'select 3 as v' |=> 's' ~> 'select 4 as v' |=> 'later' ~> {ZERO}"
+    flow = f"'select 1 as v' |=> 'n' ~> ('select 5' & df.undo(df.undo({step}, {put_names}), {put('-a')})) ~> {rest}"
+    run = pump.start(flow)
+    pump.until(lambda: pump.db.sql("select count(*) = 1 from df.waiting"))
+    pump.db.sql("""select df.signal(%s, 'go', '"x"')""", run.id)
+    pump.tick()
+    assert (pump.db.sql("select count(*) from df.waiting"), pump.db.admin(NAMES_KEPT)) == (0, 0)
+    assert run.node("SIGNAL")["status"] == "completed" and problems(pump) == []
+    if stopped:
+        cancel(run)
+        assert problems(pump) == []
+    pump.until(run.ended)
+    assert (run.status, undo_status(run)) == ("cancelled" if stopped else "failed", "completed"), run.error
+    assert (left(pump), pump.db.admin(NAMES_KEPT)) == (["-a", "1 x"], 0)
+    assert problems(pump) == []
+
+
+@pytest.mark.parametrize("caught", [False, True])
+def test_a_session_of_the_submitter_begins_each_compensation(pump: Pump, caught: bool) -> None:
+    """They may be many, and end at once: the supervisor, who acts for all, begins none."""
+    undoes = " ~> ".join(f"df.undo('select {n}', df.break('{n}'))" for n in range(5))
+    body = f"{undoes} ~> df.wait_for_signal('go') ~> df.break('x')"
+    run = pump.start(f"df.catch({body}, 'select 7')" if caught else body)
+    pump.until(lambda: pump.db.sql("select count(*) = 1 from df.waiting"))
+    pump.db.sql("select df.signal(%s, 'go')", run.id)
+    pump.tick()
+    assert (run.status, undo_status(run), problems(pump)) == ("running", "running", [])
+    assert pump.db.sql("select count(*) from df.nodes where instance_id = %s and status = 'failed'", run.id) == (
+        2 if caught else 1
+    )
+    pump.work()
+    assert (run.status, undo_status(run), problems(pump)) == ("completed" if caught else "failed", "failed", [])
 
 
 def test_a_run_with_an_undo_starts_as_any_other(pump: Pump) -> None:

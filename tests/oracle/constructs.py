@@ -3,6 +3,7 @@
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from tests.oracle.state import Ending, Error, Pending, Row, Scope, Sent
 from tests.oracle.tree import Node, is_forever, parents
@@ -51,6 +52,9 @@ class Constructs:
     entered: set[Node] = field(default_factory=set)
     history: list[tuple[str, str, str]] = field(default_factory=list)
     unclear: str = ""
+    shown: dict[Node, str] = field(default_factory=dict)
+    ends: dict[Node, Row] = field(default_factory=dict)
+    """How nodes have ended last, also in an item of a MAP that is over."""
     handled: dict[Node, str] = field(default_factory=dict)
     """CATCHes and TIMEOUTs whose right side has begun, and their stamps then."""
     held: Node | None = None
@@ -64,6 +68,8 @@ class Constructs:
         self.rows = {node: Row() for node in self.root.walk()}
         self.scope = Scope(self.run, self.root)
         self.above = parents(self.root)
+        loops = [node for node in self.root.walk() if node.type == "LOOP"]
+        self.in_loops = {node for loop in loops for node in loop.walk()}
 
     def hold(self, step: Node) -> None:
         """Nobody knows how long this step takes."""
@@ -97,7 +103,8 @@ class Constructs:
 
         constructs = {
             "THEN": self.sequence, "IF": self.if_, "LOOP": self.loop, "JOIN": self.join, "RACE": self.race,
-            "ANY": self.any_, "CATCH": self.catch, "TIMEOUT": self.timeout, "UNDO": self.undo,
+            "ANY": self.any_, "CATCH": self.catch, "TIMEOUT": self.timeout, "MAP": self.map,
+            "UNDO": self.undo,
         }  # fmt: skip
         constructs.get(node.type, self.leaf)(node, own, leave)
 
@@ -109,6 +116,7 @@ class Constructs:
         row = self.rows[node]
         row.status, row.stamp = "failed" if end.error else "completed", scope.stamp
         row.value, row.error = end.value, end.error
+        self.ends[node] = row
         self.history.append((node.label, row.status, row.stamp))
 
     def leaf(self, node: Node, scope: Scope, then: Then) -> None:
@@ -338,6 +346,53 @@ class Constructs:
         self.pending[node] = Pending(node, scope, time_is_over, self.now + node.config["after"])
         self.enter(inside.top, inside, after_body)
 
+    def map(self, node: Node, scope: Scope, then: Then) -> None:
+        """One item at a time, so that it is known which have begun."""
+        assert node.left and node.condition
+        body, ends = node.left, list[Ending]()
+
+        def finish(end: Ending) -> None:
+            if node in self.in_loops:
+                self.forget(body)
+            then(end)
+
+        def begin(rows: list[Any]) -> None:
+            if len(ends) == len(rows):
+                failed = sum(1 for end in ends if end.error)
+                counts = {"ok": len(ends) - failed, "failed": failed}
+                finish(
+                    Ending(
+                        "ok", Value(counts if node.config["on_error"] == "collect" else [e.value.json for e in ends])
+                    )
+                )
+                return
+            self.forget(body)
+            known = {"item": Value(rows[len(ends)]), "item_no": Value(len(ends) + 1)}
+            inside = self.open(scope, body)
+            inside.names |= known
+            inside.generation = len(ends) + 1
+            self.enter(body, inside, partial(arrive, rows))
+
+        def arrive(rows: list[Any], end: Ending) -> None:
+            ends.append(end)
+            if end.kind == "broke" or (end.error and node.config["on_error"] != "collect"):
+                finish(end)
+            else:
+                begin(rows)
+
+        self.enter(node.condition, scope, lambda end: begin(end.value.json["rows"]) if end.kind == "ok" else then(end))
+
+    def forget(self, top: Node) -> None:
+        """What is shown of nodes is that of the last item."""
+        for node in top.walk():
+            self.rows[node] = Row()
+            self.handled.pop(node, None)
+            self.shown.pop(node, None)
+
+    def is_over(self, node: Node) -> bool:
+        """The time of a TIMEOUT. In a MAP its next item may have begun before the log says how the last one ended."""
+        return node.type == "TIMEOUT" and self.pending[node].due <= self.now < float("inf")
+
     def lose(self, scope: Scope) -> None:
         """Drops what a branch was about to do."""
         self.drop(scope.top)
@@ -349,7 +404,10 @@ class Constructs:
         return Ending("failed", error=Error(node, "", fragments))
 
     def drop(self, top: Node, but: Container[Node] = ()) -> None:
-        """Nothing below a node happens any more."""
+        """Nothing below a node happens any more. Of a MAP in a loop nothing is shown then."""
+        for node in self.entered & self.in_loops & set(top.walk()) if top is not self.root else ():
+            if node.type == "MAP" and node.left:
+                self.forget(node.left)
         waits = [self.pending.pop(node) for node in top.walk() if node in self.pending and node not in but]
         for wait in waits:
             if wait.answer:

@@ -36,7 +36,7 @@ CONSTANTS = (
 SAFE = tuple(map(steps.read, ("$a?", "$b?", "$c?")))
 TEXTS = tuple(map(steps.quoted, ("$b? {v_ref}", "$z $a?", "{v_brace} {sys_label}")))
 RISKY = (
-    *map(steps.read, ("$a", "$b", "$c", "$a.v", "$b.w?", "$b.data", "$c.nope?", "$z")),
+    *map(steps.read, ("$a", "$b", "$c", "$a.v", "$b.w?", "$b.data", "$c.nope?", "$z", "$item.v?", "$item_no")),
     *map(steps.quoted, ("<$a>", "$c.v", "$a.v?")),
 )
 
@@ -98,7 +98,7 @@ class Builder:
 
     def constructs(self) -> list[Any]:
         nested = [self.if_, self.if_rows, self.loop, self.loop, self.join, self.join, self.race, self.race]
-        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call, *self.undoes(4)]
+        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call, self.map, self.map, *self.undoes(4)]
         return [self.sql, *[self.then] * 6, *nested, *([self.break_] if self.loops else [])]
 
     def sql(self, _: int) -> Node:
@@ -179,6 +179,13 @@ class Builder:
         self.sealed -= 1
         return self.pick(undo, undo, Node("THEN", undo, self.failing(depth)))  # type: ignore[no-any-return]
 
+    def map(self, depth: int) -> Node:
+        self.room -= 1
+        items = Node("SQL", step=Step(self.draw(columns()), self.pick(0, 1, 2, 3), blind=self.pick(True, False)))
+        on_error = self.pick("fail", "stop", "collect")
+        config = {"parallel": 1, "on_error": on_error} | ({"collect_values": False} if on_error == "collect" else {})
+        return Node("MAP", self.node(depth), condition=items, config=config)
+
     def timeout(self, depth: int) -> Node:
         otherwise = self.node(depth) if self.pick(True, False) else None
         return Node("TIMEOUT", self.node(depth), otherwise, config={"after": self.pick(0.25, 1.5, 3, 20)})
@@ -193,6 +200,14 @@ ACTS = st.none() | SENT | TWO | SENT | SENT | st.none() | SENT | st.just(("cance
 class Independent(Builder):
     """Graphs whose outcome does not depend on who is faster: one runner a race, one wait a signal."""
 
+    maps = 0
+
+    def map(self, depth: int) -> Node:
+        self.maps += 1
+        node = super().map(depth)
+        self.maps -= 1
+        return node
+
     def sql(self, _: int) -> Node:
         return Node(self.pick(*KINDS), step=self.draw(step(acts=False)))
 
@@ -200,7 +215,7 @@ class Independent(Builder):
         return Node("SLEEP", config=self.pick("0", "0.01"))
 
     def signal(self, depth: int) -> Node:
-        if self.loops:
+        if self.loops or self.maps:
             return self.sleep(depth)
         return Node("SIGNAL", config={"signal_name": f"w{self.room}", "timeout_seconds": None})
 

@@ -35,7 +35,6 @@ class Oracle(Constructs):
     effects: list[tuple[str, str]] = field(default_factory=list)
     calls: list[Called] = field(default_factory=list)
     tries: dict[Node, int] = field(default_factory=dict)
-    shown: dict[Node, str] = field(default_factory=dict)
     """The stamps that the engine shows: when it says of a node that it runs is left open."""
 
     def __post_init__(self) -> None:

@@ -68,8 +68,7 @@ class Holding(Engine):
         try:
             report = pump.work()
             if report.startswith("interrupted:"):
-                with self.db.connect("durable_worker") as conn:
-                    conn.execute("select df_engine.fail_interrupted(%s, %s)", report.split(":")[1:])
+                pump.fail_stopped(report)
         except psycopg.errors.QueryCanceled:
             pass  # the request came when the step was no longer there: a worker calls again
         except psycopg.Error as error:

@@ -259,18 +259,18 @@ def test_reports_about_a_held_run_wait_for_nobody(
     db: Database, pumps: tuple[Pump, Pump], hold: tuple[str, str]
 ) -> None:
     """What is said of a role is kept beside its runs; what is said of a step has to come again."""
-    _, victim = pumps
+    attacker, victim = pumps
     run = str(db.sql("select df.start('select 1')", user="other"))
     node = db.admin("select root_node from df.instances")
-    interrupted = b"select df_engine.fail_interrupted(%s, %s)"
+    report = f"interrupted:{db.admin('select max(id) from df_engine.queue')}:{run}:{node}"
     reason = "select wait_reason from df.instances where id = %s"
     with held(db, hold):
         victim.supervisor.execute("select df_engine.role_unreachable('other', 'x', true)")
         assert db.admin(reason, run) == 'no worker can log in as role "other": x'
         victim.supervisor.execute("select df_engine.role_reachable('other')")
         assert db.admin(reason, run) is None
-        assert victim.supervisor.execute(interrupted, [run, node]).fetchone() == (False,)
-    assert victim.supervisor.execute(interrupted, [run, node]).fetchone() == (True,)
+        assert attacker.fail_stopped(report) is False
+    assert attacker.fail_stopped(report) is True
     assert db.admin("select status from df.instances") == "failed"
 
 

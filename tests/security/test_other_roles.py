@@ -178,7 +178,7 @@ NO_KEY = "called by the functions of df only|invalid transaction termination|wit
 THREAD = "row({instance}, 0, {node}, null, null, null)::df_engine.thread"
 STEP = (
     "row({node}, 'pg_durable:{run}:0', 'select 1', 'query', false, null, false, '{{0}}', 'e', '{{x}}', 0, false, "
-    "false, false)::df_engine.step"
+    "false, false, false)::df_engine.step"
 )
 FORGED = "{key}, '{run}', {graph}, {queue}, " + THREAD + ", " + STEP
 DRIVER_CALLS = (

@@ -165,17 +165,13 @@ class Supervisor:
         """Says that a session died while it ran a step, and how much that says."""
         return await self._value(statements.RAISE_CRASH_SCORE, role, queue_id, node, weight) is not False
 
-    async def fail_timed_out(self, role: int, ready: int, node: str, said: str) -> bool:
-        """Fails a step for which the server has ended its session."""
-        return await self._value(statements.FAIL_TIMED_OUT, role, ready, node, said) is not False
+    async def fail_stopped(self, role: int, queue_id: int, node: str, sqlstate: str, said: str) -> bool:
+        """Fails a step that was stopped from outside of it."""
+        return await self._value(statements.FAIL_STOPPED, role, queue_id, node, sqlstate, said) is not False
 
     async def release(self, tickets: Sequence[int]) -> bool:
         """Gives back steps that were not run."""
         return await self._value(statements.RELEASE_LEASED, self.number, list(tickets)) is not False
-
-    async def fail_interrupted(self, instance: str, node: str) -> bool:
-        """Fails a step that somebody else's cancel request stopped."""
-        return await self._value(statements.FAIL_INTERRUPTED, instance, node) is not False
 
     async def role_unreachable(self, role: str, reason: str, login: bool) -> bool:
         """Says why the runs of a role wait: it cannot log in, or its sessions fail."""

@@ -23,6 +23,7 @@ from pg_durable.supervisor.connection import Supervisor
 
 CONTENDED = ("40001", "40P01", "55P03")  # a lock that was not to be had in time, also by the role's own lock_timeout
 TRANSACTION_TIMEOUT = "25P04"
+INTERRUPTED = ("57014", "canceling statement due to user request")
 PATIENCE = 2.0  # seconds that a role waits for a slot before its runs say why
 
 
@@ -30,8 +31,8 @@ async def _say_why(role: str, why: str, db: Supervisor) -> bool:
     return await db.role_waits(role, why)
 
 
-async def _fail_timed_out(role: int, ready: int, node: str, said: str, db: Supervisor) -> bool:
-    return await db.fail_timed_out(role, ready, node, said)
+async def _fail_stopped(role: int, step: tuple[int, str], why: tuple[str, str], db: Supervisor) -> bool:
+    return await db.fail_stopped(role, *step, *why)
 
 
 async def _say_reached(role: str, db: Supervisor) -> bool:
@@ -199,7 +200,9 @@ class Dispatcher:
             if not report:
                 raise
             if report == "timed out" and session.step:
-                self._commands.put(partial(_fail_timed_out, session.oid, *session.step, reason(error)))
+                self._commands.put(
+                    partial(_fail_stopped, session.oid, session.step, (TRANSACTION_TIMEOUT, reason(error)))
+                )
             elif report == "died":
                 self._crashes.lost("call", error.sqlstate or session.told, session.oid, session.step)
             event(WARNING, "call broken off", role=session.role, pid=session.pid, reason=reason(error))
@@ -228,8 +231,9 @@ class Dispatcher:
             self._commands.put(lambda db: db.role_reachable(session.role))
         session.fresh = False
         if end == "interrupted" and not session.interrupted:
-            event(WARNING, "step interrupted by somebody else", role=session.role, step=":".join(step))
-            self._commands.put(lambda db: db.fail_interrupted(*step))
+            queue_id, instance, node = step
+            event(WARNING, "step interrupted by somebody else", role=session.role, step=f"{instance}:{node}")
+            self._commands.put(partial(_fail_stopped, session.oid, (int(queue_id), node), INTERRUPTED))
             return False
         return end != "empty"
 
