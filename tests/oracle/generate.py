@@ -85,7 +85,7 @@ class Builder:
     def node(self, depth: int = 0) -> Node:
         self.room -= 1
         make = self.pick(*(self.constructs() if self.room > 1 and depth < 7 else self.leaves()))
-        sealing = make.__name__ in ("loop", "race", "any_", "timeout")
+        sealing = make.__name__ in ("loop", "race", "any_", "timeout", "map")
         self.sealed += sealing
         node: Node = make(depth + 1)
         self.sealed -= sealing
@@ -98,7 +98,8 @@ class Builder:
 
     def constructs(self) -> list[Any]:
         nested = [self.if_, self.if_rows, self.loop, self.loop, self.join, self.join, self.race, self.race]
-        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call, self.map, self.map, *self.undoes(4)]
+        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call, *[self.map] * 2]
+        nested += self.undoes(4)
         return [self.sql, *[self.then] * 6, *nested, *([self.break_] if self.loops else [])]
 
     def sql(self, _: int) -> Node:
