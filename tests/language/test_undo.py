@@ -519,9 +519,8 @@ def test_a_session_of_the_submitter_begins_each_compensation(pump: Pump, caught:
     pump.db.sql("select df.signal(%s, 'go')", run.id)
     pump.tick()
     assert (run.status, undo_status(run), problems(pump)) == ("running", "running", [])
-    assert pump.db.sql("select count(*) from df.nodes where instance_id = %s and status = 'failed'", run.id) == (
-        2 if caught else 1
-    )
+    broken = "select count(*) from df.nodes where instance_id = %s and node_type = 'BREAK' and status = 'failed'"
+    assert pump.db.sql(broken, run.id) == 1
     pump.work()
     assert (run.status, undo_status(run), problems(pump)) == ("completed" if caught else "failed", "failed", [])
 
