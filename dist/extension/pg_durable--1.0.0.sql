@@ -1504,7 +1504,8 @@ language sql immutable as $$
       format('result_name has %s bytes, and 63 are allowed', octet_length(p_node ->> 'result_name'))
     when p_type in ('WAIT_SCHEDULE', 'SIGNAL') then (
       select format('%s has %s bytes, and 1024 are allowed', c.key, octet_length(c.value))
-      from jsonb_each_text(nullif(df_engine.json_or_null(p_node ->> 'query'), 'null')) c
+      from df_engine.json_or_null(p_node ->> 'query') q(config)
+      cross join lateral jsonb_each_text(case when jsonb_typeof(q.config) = 'object' then q.config end) c
       where c.key in ('cron_expr', 'signal_name') and octet_length(c.value) > 1024)
   end
 $$;
