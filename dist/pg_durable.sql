@@ -13601,7 +13601,9 @@ create or replace view df_engine.threads as
   from df_engine.activations a where a.node > 0
   union all
   select c.instance, 0, c.node, c.generations, c.activation, c.races, 'compensation of its body', null
-  from df_engine.compensations c where c.state = 'o' and c.node is not null;
+  from df_engine.compensations c
+  join df_engine.instances i on i.instance = c.instance and i.status not in ('completed', 'failed', 'cancelled')  -- of one that was cancelled they stay open
+  where c.state = 'o' and c.node is not null;
 
 create or replace function df.check()
 returns table (problem text, instance_id text, node_id text, detail text)

@@ -308,6 +308,16 @@ def test_a_cancel_without_undo_runs_none(pump: Pump) -> None:
     assert problems(pump) == []
 
 
+def test_a_cancel_ends_a_compensation_that_a_catch_has_begun(pump: Pump) -> None:
+    stuck = "df.wait_for_signal('never')"
+    run = pump.start(f"{undo('a')} ~> df.catch(df.undo({put('b')}, {stuck} ~> {put('-b')}) ~> {ZERO}, {put('h')})")
+    pump.until(lambda: pump.db.sql("select count(*) = 1 from df.waiting"))
+    assert cancel(run, undo=False) == f"Instance {run.id} cancelled: why"
+    pump.work()
+    assert (run.status, undo_status(run), left(pump)) == ("cancelled", "failed", ["a", "b"])
+    assert problems(pump) == []
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_second_cancel_without_undo_ends_it_at_once(pump: Pump, cancelled: bool) -> None:
     stuck = "df.wait_for_signal('never')"
