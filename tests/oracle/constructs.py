@@ -1,7 +1,7 @@
 """The constructs of the language, as the contract tells them: no queues, locks or tables."""
 
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -104,7 +104,7 @@ class Constructs:
         constructs = {
             "THEN": self.sequence, "IF": self.if_, "LOOP": self.loop, "JOIN": self.join, "RACE": self.race,
             "ANY": self.any_, "CATCH": self.catch, "TIMEOUT": self.timeout, "MAP": self.map,
-            "UNDO": self.undo,
+            "UNDO": self.undo, "WAIT_FOR": self.wait_for,
         }  # fmt: skip
         constructs.get(node.type, self.leaf)(node, own, leave)
 
@@ -346,6 +346,39 @@ class Constructs:
         self.pending[node] = Pending(node, scope, time_is_over, self.now + node.config["after"])
         self.enter(inside.top, inside, after_body)
 
+    def wait_for(self, node: Node, scope: Scope, then: Then) -> None:
+        check, every = node.condition, node.config["every"]
+        assert check
+        last = Value({"rows": [], "row_count": 0})
+
+        def finish(end: Ending) -> None:
+            self.pending.pop(node, None)
+            then(end)
+
+        def with_timed_out(value: Value, timed_out: bool) -> Ending:
+            return Ending("ok", replace(value, json={**value.json, "timed_out": timed_out}))
+
+        def after_check(end: Ending) -> None:
+            nonlocal last
+            if end.error:
+                finish(end)
+            elif truth(end.value):
+                finish(with_timed_out(end.value, False))
+            else:
+                last, row = end.value, replace(self.rows[check])
+                self.enter(check, scope, after_check)
+                self.pending[check].due = self.now + every
+                self.entered.discard(check)
+                self.rows[check] = row
+
+        def time_is_over(_: Ending) -> None:
+            self.drop(check)
+            then(with_timed_out(last, True))
+
+        if "timeout" in node.config:
+            self.pending[node] = Pending(node, scope, time_is_over, self.now + node.config["timeout"])
+        self.enter(check, scope, after_check)
+
     def map(self, node: Node, scope: Scope, then: Then) -> None:
         """One item at a time, so that it is known which have begun."""
         assert node.left and node.condition
@@ -391,7 +424,7 @@ class Constructs:
 
     def is_over(self, node: Node) -> bool:
         """The time of a TIMEOUT. In a MAP its next item may have begun before the log says how the last one ended."""
-        return node.type == "TIMEOUT" and self.pending[node].due <= self.now < float("inf")
+        return node.type in ("TIMEOUT", "WAIT_FOR") and self.pending[node].due <= self.now < float("inf")
 
     def lose(self, scope: Scope) -> None:
         """Drops what a branch was about to do."""

@@ -94,7 +94,8 @@ class Builder:
 
     def leaves(self) -> list[Any]:
         breaks = [self.break_] * (4 if self.loops else self.pick(0, 0, 0, 0, 0, 1))
-        return [*[self.sql] * 9, self.sleep, self.sleep, self.signal, self.signal, self.schedule, self.call, *breaks]
+        waits = [*[self.sleep] * 2, *[self.signal] * 2, self.schedule, self.call, self.wait_for]
+        return [*[self.sql] * 9, *waits, *breaks]
 
     def constructs(self) -> list[Any]:
         nested = [self.if_, self.if_rows, self.loop, self.loop, self.join, self.join, self.race, self.race]
@@ -117,6 +118,13 @@ class Builder:
     def call(self, depth: int) -> Node:
         seconds, value = self.pick("0", "0.5", "2", "10"), self.pick("row", "row", "slept", "error")
         return Node("CALL", config={"seconds": seconds, "value": value, "input": self.pick(*INPUTS)})
+
+    def wait_for(self, depth: int) -> Node:
+        self.room -= 1
+        asked = steps.at_least(self.pick(0, 1, 2))
+        seen = self.pick((asked,), (asked, *self.draw(columns(True))))
+        config = {"every": self.pick(2, 7)} | self.pick({}, {"timeout": self.pick(3, 5)})
+        return Node("WAIT_FOR", condition=Node("SQL", step=Step(seen)), config=config)
 
     def break_(self, _: int) -> Node:
         return Node("BREAK", config={"break_value": self.pick(*BREAK_VALUES)})
@@ -222,6 +230,11 @@ class Independent(Builder):
 
     def schedule(self, depth: int) -> Node:
         return self.sleep(depth)
+
+    def wait_for(self, depth: int) -> Node:
+        node = super().wait_for(depth)
+        node.config = {"every": 0.01}
+        return node
 
     def call(self, depth: int) -> Node:
         value = self.pick("row", "slept", "error")

@@ -179,7 +179,7 @@ class Oracle(Constructs):
         if node in self.pending:
             del self.pending[node]
             leaf.then(end)
-        elif node.type != "TIMEOUT":
+        elif node.type not in ("TIMEOUT", "WAIT_FOR"):
             self.close(node, leaf.scope, end)  # it has cancelled its own run
 
     def end_step(self, step: Pending) -> Ending:
@@ -238,7 +238,7 @@ class Oracle(Constructs):
             return self.end_call(leaf)
         if node.type == "TIMEOUT":
             return self.failure(node, "timeout after")
-        if node.type == "WAIT_SCHEDULE":
+        if node.type in ("WAIT_SCHEDULE", "WAIT_FOR"):
             return Ending("ok", Value({"scheduled": True}))
         if node.type in ("IF", "SLEEP"):
             end = self.failure(node)

@@ -74,6 +74,12 @@ def fewer(count: int) -> Column:
     return Column(sql, lambda moment: moment.executions < count)
 
 
+def at_least(count: int) -> Column:
+    """Whether this step has been executed so many times before."""
+    sql = f"(select count(*) >= {count} from fx where run = '{{sys_instance_id}}' and step = '@')"
+    return Column(sql, lambda moment: moment.executions >= count, "asked")
+
+
 def send(name: str, data: str) -> Column:
     def model(moment: Moment) -> str:
         moment.signals.append((name, data))
