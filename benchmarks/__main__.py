@@ -11,7 +11,7 @@ from typing import Any
 from pg_durable.embedded import EmbeddedServer
 from rich.console import Console
 
-from benchmarks import cost, growth, reading, residence, rows, scale, stress, yardstick
+from benchmarks import constructs, cost, growth, reading, residence, rows, scale, stress, yardstick
 from benchmarks.bed import Bed
 from benchmarks.figures import FULL, QUICK, Figure, Scale, table
 from benchmarks.peers import race
@@ -56,6 +56,11 @@ def stressed(bed: Bed, size: Scale) -> list[Figure]:
     return [*growth.loop(bed, size), *stress.large(bed, size), *growth.multitude(bed, size)]
 
 
+def constructed(bed: Bed, size: Scale) -> list[Figure]:
+    """Constructs, one of each and many of some."""
+    return [*constructs.each_construct(bed, size), *constructs.many_waits(bed, size), *constructs.large_map(bed, size)]
+
+
 PARTS: dict[str, tuple[str, Part]] = {
     "ordinary": ("measured side by side on one server", ordinary),
     "profile": ("one run of five steps", profile),
@@ -63,6 +68,7 @@ PARTS: dict[str, tuple[str, Part]] = {
     "peers": ("against peers", race.race),
     "reading": ("reading", reading.beside_outcomes),
     "stress": ("stress", stressed),
+    "constructs": ("constructs", constructed),
 }
 
 
@@ -89,6 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="other systems on the same server")
     parser.add_argument("--reading", action="store_true", help="what a run and a list cost beside many outcomes")
     parser.add_argument("--stress", action="store_true", help="large graphs, many turns, many timers")
+    parser.add_argument("--constructs", action="store_true", help="what one of each construct costs, and many of some")
     return parser.parse_args()
 
 

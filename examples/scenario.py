@@ -22,7 +22,7 @@ MOVING = """
 SELECT i.label FROM df.instances i
 WHERE i.label LIKE %(name)s || '%%' AND i.status IN ('pending', 'running')
   AND NOT EXISTS (SELECT FROM df.waiting w
-                  WHERE w.instance_id = i.id AND w.kind IN ('signal', 'schedule')
+                  WHERE w.instance_id = i.id AND w.kind IN ('signal', 'schedule', 'condition')
                     AND (w.due_at IS NULL OR w.due_at > clock_timestamp() + interval '2 minutes'
                          OR w.kind = 'schedule'
                             AND (SELECT f.current_execution_id > 1 FROM df.instance_info(i.id) f))

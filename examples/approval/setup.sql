@@ -7,4 +7,4 @@ INSERT INTO approval_invoice VALUES (1, 80), (2, 9000), (3, 7000), (4, 6000);
 UPDATE approval_invoice SET seconds_to_remind = 1 WHERE id = 4;
 
 -- What the mail program sends.
-CREATE TABLE approval_reminder (invoice int NOT NULL REFERENCES approval_invoice, sent_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE approval_reminder (invoice int NOT NULL REFERENCES approval_invoice, sent_to text NOT NULL, sent_at timestamptz NOT NULL DEFAULT now());

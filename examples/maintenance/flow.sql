@@ -1,12 +1,12 @@
 -- Most of the load is taken back.
 DELETE FROM maint_event WHERE id > 2000;
-ANALYZE maint_event;
 
--- Detect and report; ask; remedy what was approved, one after the other; look again. VACUUM and REINDEX CONCURRENTLY cannot be
+-- Analyze all tables side by side, one branch a table. Detect and report; ask; remedy what was approved, one after the other; look again. VACUUM and REINDEX CONCURRENTLY cannot be
 -- in a transaction: such steps run outside of one, at least once. Each remedy is a run of its own, started by an ordinary step,
 -- so exactly once, and one that fails says why and stops nothing else. In life use maint_look(): what blocks is what is older than an hour.
 SELECT df.start(
-     df.sleep(0.5)
+     df.all_agg(format('ANALYZE %I.%I', schemaname, tablename) ORDER BY tablename)
+  ~> df.sleep(0.5)
   ~> 'INSERT INTO maint_finding (kind, what, measure, remedy) SELECT * FROM maint_look(''0.5 s'') RETURNING kind, what' |=> 'found'
   ~> df.if_rows('found',
        df.wait_for_signal('remedy', 86400) |=> 'answer'
@@ -24,4 +24,5 @@ SELECT df.start(
              RETURNING kind, what, gone',
        'SELECT ''all is well''')
   |=> 'report',
-  'maintenance');
+  'maintenance')
+FROM pg_tables WHERE tablename LIKE 'maint\_%';

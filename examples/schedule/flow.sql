@@ -3,9 +3,9 @@ SELECT df.start(
   @> (df.wait_for_schedule('30 8 * * MON-FRI', 'Europe/Berlin') ~> 'INSERT INTO sched_report DEFAULT VALUES'),
   'schedule morning');
 
--- Poll: each minute, take what has arrived.
+-- Poll: take what has arrived. The trigger of the table pokes, so that is at once; without a poke it is looked at each hour.
 SELECT df.start(
-  @> (df.wait_for_schedule('* * * * *')
+  @> (df.wait_for('SELECT EXISTS (SELECT FROM sched_inbox)', '1 hour', 'sched_inbox')
       ~> 'WITH taken AS (DELETE FROM sched_inbox RETURNING line) INSERT INTO sched_loaded (line) SELECT line FROM taken'),
   'schedule poll');
 

@@ -1,5 +1,12 @@
 -- What arrives and is to be loaded, what is old and is to be moved away, what has changed and is to be copied.
 CREATE TABLE sched_inbox (line text NOT NULL);
+CREATE FUNCTION sched_arrived() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM df.poke('sched_inbox');
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER arrived AFTER INSERT ON sched_inbox FOR EACH STATEMENT EXECUTE FUNCTION sched_arrived();
 CREATE TABLE sched_loaded (line text NOT NULL, loaded_at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE TABLE sched_event (id int PRIMARY KEY, happened_at timestamptz NOT NULL);
 CREATE TABLE sched_event_archive (LIKE sched_event INCLUDING ALL);

@@ -1,0 +1,2 @@
+-- Something arrives while the poller waits.
+INSERT INTO sched_inbox VALUES ('c');
