@@ -33,6 +33,7 @@ PARTS = (
     "text/truth",
     "graph/compile",
     "api/start",
+    "api/start_keys",
     "api/variables",
     "engine/locks",
     "engine/outcomes",

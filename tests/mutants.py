@@ -97,6 +97,11 @@ MUTANTS = (
     Mutant("a cancel waits for a step that runs", "for update skip locked) d", "for update) d", UNDECIDED_CANCEL),
     Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, null, null, null, null);",
            "null;", CANCELS),
+    # Keys of starts
+    Mutant("who moves a key does not see that it has been moved", " and k.instance = v_old", "",
+           "tests/language/test_start_keys.py::test_two_restarts_at_once_start_one_run"),
+    Mutant("a key is taken from a run that retention is about to remove", " for key share;", ";",
+           "tests/language/test_start_keys.py::test_retention_waits_for_no_start_that_moves_a_key"),
     # Maps
     Mutant("a map goes on after a failure", "x.halted or v_halts", "x.halted",
            "tests/language/test_map.py::test_the_first_failure_in_order_fails_it"),

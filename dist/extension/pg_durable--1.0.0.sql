@@ -220,6 +220,7 @@ if df_engine.migrating(1) then
     database text,                         -- NULL: the home database
     vars jsonb,                            -- NULL: none, or no text of the graph has a placeholder
     input jsonb,                           -- what df.start was given for $input
+    key text,                              -- with which it was started; start_keys says whether it has it still
     traceparent text,                      -- of the trace that its HTTP steps belong to
     parent bigint,                         -- the run that has called it, and the node; NULL: df.start
     parent_node int,
@@ -262,6 +263,15 @@ if df_engine.migrating(1) then
     constraint outcomes_pkey primary key (instance, scope, node)
   ) with (fillfactor = 85);
   create index outcomes_failed_idx on df_engine.outcomes (ended_at) where state in ('f', 'x', 'e');       -- df.failed_steps
+
+  -- Keys of starts, and the run that has each: while there is one, on_conflict of df.start says what another start with it does.
+  create table df_engine.start_keys (
+    submitter oid not null,
+    key text collate "C" not null,
+    instance bigint not null,
+    constraint start_keys_pkey primary key (submitter, key)
+  );
+  create index start_keys_instance_idx on df_engine.start_keys (instance);  -- whether a run has its key; retention
 
   -- Where a thread of a run is: the columns that queue, timers, waits and activations have in common.
   create type df_engine.thread as (
@@ -5523,11 +5533,13 @@ end
 $$;
 
 -- Inserts a run of p_role, and queues it. A known graph of a role that may log in and has no limit, without variables, secrets, input
--- and the like, is started without more ado; all others go through prepare_start. The first start of a role in a transaction notifies for
+-- and the like, is started without more ado; all others go through prepare_start. p_instance: its number, where it has one, and the key
+-- that it has taken. The first start of a role in a transaction notifies for
 -- all of them. What reads no table stands in no query: PL/pgSQL prepares it once a transaction, and a query's expressions at each start.
 -- Granted to users.
 create or replace function df_engine.insert_instance(
-  p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb
+  p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb, p_instance bigint default null,
+  p_start_key text default null
 ) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
@@ -5561,22 +5573,22 @@ begin
   if v_wakes then
     perform set_config('df_engine.started', concat(p_role, ' in ', pg_current_xact_id()), true);
   end if;
-  v_instance := nextval('df_engine.instances_instance_seq');
+  v_instance := coalesce(p_instance, nextval('df_engine.instances_instance_seq'));
   if v_instance >= 4294967296 then
     v_instance := df_engine.free_instance(v_instance);
   end if;
   v_id := df_engine.public_id(v_instance);
   v_run_key := hashint8extended(v_instance, (random() * 9007199254740991)::bigint);
-  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, version, run_key)
+  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, key, traceparent, version, run_key)
   overriding system value
-  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0', v_run_key);
+  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, p_start_key, v_trace, '1.0.0', v_run_key);
   insert into df_engine.queue (submitter, instance, node, wakes) values (p_role, v_instance, v_entry, v_wakes);
   return v_id;
 end
 $$;
 
 create or replace function df.start(fut text, label text default null, database text default null,
-  transaction_mode text default 'caller', input jsonb default null) returns text
+  transaction_mode text default 'caller', input jsonb default null, key text default null, on_conflict text default 'return') returns text
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
@@ -5585,7 +5597,8 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  if fut is null or transaction_mode is distinct from 'caller' or (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
+  if fut is null or transaction_mode is distinct from 'caller' or key is not null or on_conflict is distinct from 'return'
+     or (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
     if fut is null then
       raise exception 'argument fut of df.start is NULL' using errcode = 'null_value_not_allowed',
         hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
@@ -5594,11 +5607,16 @@ begin
       raise exception 'argument transaction_mode of df.start is NULL' using errcode = 'null_value_not_allowed',
         hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
     end if;
+    if on_conflict is null then
+      raise exception 'argument on_conflict of df.start is NULL' using errcode = 'null_value_not_allowed',
+        hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+    end if;
 
     if pg_catalog.lower(transaction_mode) not in ('caller', 'new') then
       raise exception 'invalid transaction_mode "%"', transaction_mode
         using errcode = 'invalid_parameter_value', hint = 'It is caller or new.';
     end if;
+    perform df_engine.check_start_key(key, on_conflict);
     if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
       -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
       raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
@@ -5607,15 +5625,99 @@ begin
               hint = 'It returns a value, not a graph. Call it in a statement of its own.';
     end if;
     if pg_catalog.lower(transaction_mode) = 'new' then
-      return df_engine.start_new(fut, label, database, input);
+      return df_engine.start_new(pg_catalog.jsonb_build_object(
+        'fut', fut, 'label', label, 'database', database, 'input', input::pg_catalog.text, 'key', key, 'on_conflict', on_conflict));
+    elsif key is not null then
+      return df_engine.start_keyed((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   fut, label, database, input, key, on_conflict);
     end if;
   end if;
   return df_engine.insert_instance((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
                                    fut, label, database, input);
 end
 $$;
-comment on function df.start(text, text, text, text, jsonb) is
-  'Starts a graph, or one SQL statement, as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here. input: what steps read as $input, $input.key, $input.list.0; a {name} in SQL code that is no variable of the run raises';
+comment on function df.start(text, text, text, text, jsonb, text, text) is
+  'Starts a graph, or one SQL statement, as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here. input: what steps read as $input, $input.key, $input.list.0; a {name} in SQL code that is no variable of the run raises. key: while a run of the same role has it, live or ended and kept, on_conflict decides: return (its id; nothing is started), error (DF409), restart (starts anew if it has ended, else returns its id), replace (cancels it if it has not ended, and starts anew)';
+
+-- Keys of starts: a run can be started with a key, and while it is kept, what another start of its role with that key does is for its
+-- on_conflict to say. A key is a row that points to the run that has it. Who starts waits for an open start with the same key, which is one of
+-- its own role; nobody else waits for a key. The run is locked before the row of its key: retention locks runs only, if they are
+-- free, and then removes the keys that they have.
+
+-- Raises for a key, or an on_conflict, that df.start does not take.
+-- Granted to users.
+create or replace function df_engine.check_start_key(p_start_key text, p_on_conflict text) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_on_conflict not in ('return', 'error', 'restart', 'replace') then
+    raise exception 'invalid on_conflict "%"', p_on_conflict
+      using errcode = 'invalid_parameter_value', hint = 'It is return, error, restart or replace.';
+  elsif p_start_key is null and p_on_conflict <> 'return' then
+    raise exception 'on_conflict => ''%'' needs a key', p_on_conflict
+      using errcode = 'invalid_parameter_value', hint = 'Name what is to be started once: df.start(..., key => ''order 17'').';
+  elsif p_start_key = '' then
+    raise exception 'the key of a start is empty' using errcode = 'invalid_parameter_value';
+  elsif octet_length(p_start_key) > 1024 then
+    raise exception 'the key of a start has % bytes, and 1024 are allowed', octet_length(p_start_key)
+      using errcode = 'program_limit_exceeded';
+  end if;
+end
+$$;
+
+-- Starts a run with a key, or answers the id of the one that has it. In READ COMMITTED each statement sees what has been committed
+-- before it; in REPEATABLE READ a key that was taken or moved after the snapshot is a serialization failure.
+-- Granted to users.
+create or replace function df_engine.start_keyed(
+  p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb, p_start_key text, p_on_conflict text
+) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+declare
+  v_old bigint;
+  v_new bigint;
+  i record;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  loop
+    v_old := (select k.instance from df_engine.start_keys k where k.submitter = p_role and k.key = p_start_key);
+    i := df_engine.holder_of_key(v_old, p_on_conflict);
+    if p_on_conflict = 'error' and i.id is not null then
+      raise exception 'instance % has the key "%"', i.id, p_start_key using errcode = 'DF409',
+        hint = 'The key is free again when retention removes that run.';
+    elsif i.stays then
+      return i.id;
+    end if;
+    v_new := df_engine.free_instance(nextval('df_engine.instances_instance_seq'));
+    if v_old is null then
+      insert into df_engine.start_keys (submitter, key, instance) values (p_role, p_start_key, v_new) on conflict do nothing;
+    else
+      update df_engine.start_keys k set instance = v_new where k.submitter = p_role and k.key = p_start_key and k.instance = v_old;
+    end if;
+    exit when found;
+  end loop;
+  if i.status in ('pending', 'running') then
+    perform df_engine.cancel_locked(v_old, 'replaced by a start with the same key');
+  end if;
+  return df_engine.insert_instance(p_key, p_role, p_text, p_label, p_database, p_input, v_new, p_start_key);
+end
+$$;
+
+-- The run that has a key, locked where the key may be taken from it, and whether it keeps it. No id: it is gone.
+create or replace function df_engine.holder_of_key(p_instance bigint, p_on_conflict text, out id text, out status text, out stays boolean)
+language plpgsql as $$
+begin
+  if p_on_conflict = 'replace' then
+    select i.id, i.status, false into id, status, stays from df_engine.instances i where i.instance = p_instance for update;
+  elsif p_on_conflict = 'restart' then
+    select i.id, i.status, i.status in ('pending', 'running') into id, status, stays
+    from df_engine.instances i where i.instance = p_instance for key share;
+  else
+    select i.id, i.status, true into id, status, stays from df_engine.instances i where i.instance = p_instance;
+  end if;
+end
+$$;
 
 -- Variables: values that a role keeps under names of its own, and that its runs read as {name}. What is changed is the caller's own,
 -- whoever that is, so that nobody, not even a superuser, touches another role's by accident.
@@ -9822,7 +9924,8 @@ create or replace view df_engine.wait_reasons as
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status::text, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
-         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input,
+         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input, i.key,
+         case when i.key is not null then exists (select from df_engine.start_keys k where k.instance = i.instance) end as key_current,
          (select p.id from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_id,
          (select df_engine.node_id(p.id, i.parent_node) from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_node_id,
          i.traceparent
@@ -12662,7 +12765,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -12825,8 +12928,9 @@ $$;
 -- That session must be the caller's own role and nobody else's, although it is opened by a definer function, in which
 -- PostgreSQL does not tell who called: the caller's key does.
 
+-- p_start: the arguments of df.start, as texts.
 -- Granted to users.
-create or replace function df_engine.start_new(p_fut text, p_label text, p_database text, p_input jsonb) returns text
+create or replace function df_engine.start_new(p_start jsonb) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.reject_in_workflow('start(..., transaction_mode => ''new'')');
@@ -12839,7 +12943,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = 'Use it neither after SET ROLE nor in a SECURITY DEFINER function.';
   end if;
-  return df_engine.launch((select k.key from df_engine.own_key k), p_fut, p_label, p_database, p_input);
+  return df_engine.launch((select k.key from df_engine.own_key k), p_start);
 end
 $$;
 
@@ -12917,7 +13021,7 @@ $$;
 
 -- Starts the run within a slot, which is free again when this has ended: the subtransaction that holds it is always rolled back.
 -- Granted to users.
-create or replace function df_engine.launch(p_key text, p_fut text, p_label text, p_database text, p_input jsonb) returns text
+create or replace function df_engine.launch(p_key text, p_start jsonb) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_link constant text := 'pg_durable_start';
@@ -12931,7 +13035,8 @@ begin
     perform set_config('application_name', concat('pg_durable_start ', gen_random_uuid()), true);
     perform df_engine.open_link(v_loopback.dblink, v_link, v_loopback.conninfo);
     v_id := df_engine.start_on(v_loopback.dblink, v_link, format(
-      'select df.start(fut => %L, label => %L, database => %L, input => %L)', p_fut, p_label, p_database, p_input));
+      'select df.start(fut => %L, label => %L, database => %L, input => %L, key => %L, on_conflict => %L)',
+      p_start ->> 'fut', p_start ->> 'label', p_start ->> 'database', p_start ->> 'input', p_start ->> 'key', p_start ->> 'on_conflict'));
     raise exception 'started' using errcode = 'DF000';
   exception when others or query_canceled then
     perform df_engine.close_launch(v_loopback.dblink, v_link);
@@ -13047,6 +13152,7 @@ begin
   delete from df_engine.bindings t where t.instance = any (v_runs);
   delete from df_engine.executions t where t.instance = any (v_runs);
   delete from df_engine.attempts t where t.instance = any (v_runs);
+  delete from df_engine.start_keys t where t.instance = any (v_runs);
   with gone as (
     delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
   )
@@ -13207,6 +13313,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.attempts'
     from df_engine.attempts o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.start_keys'
+    from df_engine.start_keys o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
     select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
     from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')

@@ -21,6 +21,7 @@ DEFINER_FOR_USERS = {
     "df_engine.record_step": NEEDS_THE_KEY,
     "df_engine.fail_step": NEEDS_THE_KEY,
     "df_engine.insert_instance": NEEDS_THE_KEY,
+    "df_engine.start_keyed": NEEDS_THE_KEY,
     "df_engine.change_vars": NEEDS_THE_KEY,
     "df_engine.change_secret": NEEDS_THE_KEY,
     "df_engine.cancel_run": NEEDS_THE_KEY,
@@ -193,7 +194,8 @@ DRIVER_CALLS = (
     "df_engine.cancel_run({key}, 'app'::regrole, {instance}, 'forged')",
     "df_engine.send_signal({key}, 'app'::regrole, {instance}, 'go', '1')",
     "df_engine.page_of_instances({key}, 'app'::regrole, null, null, null, null, 9)",
-    "df_engine.launch({key}, 'select 1', null, null, null)",
+    "df_engine.launch({key}, '{}')",
+    "df_engine.start_keyed({key}, 'app'::regrole, 'select 1', null, null, null, 'k', 'return')",
 )
 # These do nothing instead of raising where the session is not of the submitter.
 QUIET = ("claim_step", "record_step", "fail_step")
