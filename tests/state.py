@@ -97,10 +97,7 @@ create trigger note after insert on df_engine.waits for each row execute functio
 """
 
 # Of a run: the first part of the idempotency keys of its HTTP steps.
-RUN_KEYS_WITHOUT_RUN = """
-select count(*) from df_engine.start_keys k
-where not exists (select from df_engine.instances i where i.instance = k.instance and i.key = k.key)"""
-KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instances i"
+RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instances i"
 
 TIMERS = "select count(*) from df_engine.timers"
 WAITS = "select count(*) from df_engine.waits"
@@ -131,11 +128,14 @@ with moved as (
   returning 1)
 select df.run() from moved limit 1"""
 TIMERS_LOCKED = "lock table df_engine.timers"
-# Keys that more than one live run was started with.
+# Keys of starts; those whose run is gone; those that more than one live run was started with.
+KEYS = "select count(*) from df_engine.start_keys"
+KEYS_WITHOUT_RUN = """
+select count(*) from df_engine.start_keys k
+where not exists (select from df_engine.instances i where i.instance = k.instance and i.key = k.key)"""
 LIVE_RUNS_OF_KEYS = """
 select i.key, count(*) from df.instances i where i.status in ('pending', 'running') and i.key is not null
 group by i.key having count(*) > 1"""
-KEYS = "select count(*) from df_engine.start_keys"
 RUN_LOCKED = "select from df_engine.instances where id = %s for update"
 ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - interval '1 day'"
 A_WORKER_IDLES = "select idle_until > clock_timestamp() from df_engine.workers"

@@ -101,7 +101,7 @@ def test_code_run_as_somebody_else_cannot_open_a_session_as_the_session_user(db:
 @pytest.mark.parametrize("key", ["null", "''", "'x'"])
 def test_without_a_key_no_session_is_opened(db: Database, key: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="df_engine"):
-        db.sql(f"select df_engine.launch({key}, '{}')")
+        db.sql(f"select df_engine.launch({key}, '{{}}')")
 
 
 def test_the_run_survives_a_rollback(linked: Database) -> None:

@@ -194,7 +194,7 @@ DRIVER_CALLS = (
     "df_engine.cancel_run({key}, 'app'::regrole, {instance}, 'forged')",
     "df_engine.send_signal({key}, 'app'::regrole, {instance}, 'go', '1')",
     "df_engine.page_of_instances({key}, 'app'::regrole, null, null, null, null, 9)",
-    "df_engine.launch({key}, '{}')",
+    "df_engine.launch({key}, '{{}}')",
     "df_engine.start_keyed({key}, 'app'::regrole, 'select 1', null, null, null, 'k', 'return')",
 )
 # These do nothing instead of raising where the session is not of the submitter.
