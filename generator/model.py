@@ -104,6 +104,10 @@ LIMITS = {
     "levels": 32,
 }
 
+# The priority of a run: its range, each way; how much earlier a point is, in units of 1/64 s; and the rank of priority 0,
+# which is what ends the place of a row in the queue.
+PRIORITY = {"most": 100, "units": 3 * 64, "rank": 100}
+
 # A MAP: its defaults, how it may react to a failure, and the kinds of steps that its items come from. How many threads
 # the maps of one run may have together, but for one each.
 MAPS = {
@@ -139,6 +143,7 @@ def context() -> dict[str, Any]:
         "step_settings": VISIT_SETTINGS,
         "limits": LIMITS,
         "maps": MAPS,
+        "priority": PRIORITY,
         "oldest_upgradable": OLDEST_UPGRADABLE,
         **lexicon.context(),
     }

@@ -102,6 +102,9 @@ MUTANTS = (
            "tests/language/test_start_keys.py::test_two_restarts_at_once_start_one_run"),
     Mutant("a key is taken from a run that retention is about to remove", " for key share;", ";",
            "tests/language/test_start_keys.py::test_retention_waits_for_no_start_that_moves_a_key"),
+    # Priorities
+    Mutant("priorities order roles", "df_engine.ready_at(w.id)", "w.id",
+           "tests/engine/test_start_times.py::test_priorities_do_not_order_roles"),
     # Maps
     Mutant("a map goes on after a failure", "x.halted or v_halts", "x.halted",
            "tests/language/test_map.py::test_the_first_failure_in_order_fails_it"),

@@ -128,6 +128,11 @@ with moved as (
   returning 1)
 select df.run() from moved limit 1"""
 TIMERS_LOCKED = "lock table df_engine.timers"
+# Moves the engine's time; the comments of steps outside of transactions that a worker claims, in its order.
+CLOCK_AHEAD = """
+create or replace function df_engine.clock() returns timestamptz language sql volatile as
+  $$ select pg_catalog.clock_timestamp() + interval '{}' $$"""
+CLAIM_DIRECT = "select split_part(request ->> 'sql', ' ', 3) from df_engine.claim_leased(%s, 'direct', 10)"
 # Keys of starts; those whose run is gone; those that more than one live run was started with.
 KEYS = "select count(*) from df_engine.start_keys"
 KEYS_WITHOUT_RUN = """
