@@ -34,6 +34,7 @@ PARTS = (
     "graph/compile",
     "api/start",
     "api/start_keys",
+    "api/definitions",
     "api/variables",
     "engine/locks",
     "engine/outcomes",

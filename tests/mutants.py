@@ -105,6 +105,9 @@ MUTANTS = (
     # Priorities
     Mutant("priorities order roles", "df_engine.ready_at(w.id)", "w.id",
            "tests/engine/test_start_times.py::test_priorities_do_not_order_roles"),
+    # Definitions
+    Mutant("a role defines what another role runs", "if p_role <> p_owner", "if false and p_role <> p_owner",
+           "tests/language/test_definitions.py::test_another_role_neither_hides_nor_replaces_a_definition"),
     # Maps
     Mutant("a map goes on after a failure", "x.halted or v_halts", "x.halted",
            "tests/language/test_map.py::test_the_first_failure_in_order_fails_it"),

@@ -133,6 +133,8 @@ CLOCK_AHEAD = """
 create or replace function df_engine.clock() returns timestamptz language sql volatile as
   $$ select pg_catalog.clock_timestamp() + interval '{}' $$"""
 CLAIM_DIRECT = "select split_part(request ->> 'sql', ' ', 3) from df_engine.claim_leased(%s, 'direct', 10)"
+# Versions of definitions that are hidden.
+LATEST_HIDDEN = "select array_agg(version) from df_engine.flow_definitions where hidden_at is not null"
 # Keys of starts; those whose run is gone; those that more than one live run was started with.
 KEYS = "select count(*) from df_engine.start_keys"
 KEYS_WITHOUT_RUN = """

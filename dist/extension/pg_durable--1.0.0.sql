@@ -173,6 +173,7 @@ if df_engine.migrating(1) then
     envelope jsonb not null,
     placeholders boolean not null,     -- whether it may hold {name}: then df.start checks it, and gives the run its variables
     secrets text[],                    -- that its HTTP steps name, which df.start checks; NULL: none
+    definitions text[],                -- that its CALLs name, which df.start checks; NULL: none
     used_at timestamptz not null default now()
   );
   create index graphs_hash_idx on df_engine.graphs (submitter, hash);       -- df.start
@@ -244,6 +245,7 @@ if df_engine.migrating(1) then
     key text,                              -- with which it was started; start_keys says whether it has it still
     priority smallint,                     -- NULL: 0
     start_at timestamptz,                  -- when it may begin; NULL: at once
+    definition text,                       -- name:version of the definition that it was started from
     traceparent text,                      -- of the trace that its HTTP steps belong to
     parent bigint,                         -- the run that has called it, and the node; NULL: df.start
     parent_node int,
@@ -263,6 +265,24 @@ if df_engine.migrating(1) then
   create index instances_parent_idx on df_engine.instances (parent, parent_node) where parent is not null;  -- the children of a run
   create index instances_finished_idx on df_engine.instances (finished_at, id) where finished_at is not null;      -- counts
   create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
+
+  create index instances_definition_idx on df_engine.instances (submitter, definition)
+    where definition is not null and finished_at is null;                                  -- live runs of a definition
+
+  -- Flows that have a name, a row a version. A run keeps its own graph, so what becomes of these rows does not concern it.
+  create table df_engine.flow_definitions (
+    owner regrole not null,
+    name text collate "C" not null,
+    version int not null,
+    graph text not null,               -- as it was given; its hash finds the compiled graph
+    flow text not null,                -- the same in the text language
+    comment text,
+    created_at timestamptz not null default now(),
+    created_by regrole not null,
+    hidden_at timestamptz,             -- NULL: it can be used; else its row keeps the number of the next version
+    hidden_by regrole,
+    constraint flow_definitions_pkey primary key (owner, name, version)
+  );
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
   -- loop continues, h handled: what is on the right of a CATCH or TIMEOUT runs, b completed by a BREAK that goes on upwards, d completed and
@@ -1589,8 +1609,6 @@ language sql immutable as $$
       select case
         when c.key not in ('flow', 'input', 'label') then 'unknown key ' || c.key
         when jsonb_typeof(c.value) <> 'string' then c.key || ' in CALL must be a string'
-        when c.key = 'flow' and c.value #>> '{}' ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
-          format('there is no definition %s: flows cannot be defined by name yet', c.value #>> '{}')
         when c.key = 'label' and octet_length(c.value #>> '{}') > 1024 then
           format('label has %s bytes, and 1024 are allowed', octet_length(c.value #>> '{}'))
         when c.key = 'input' and not c.value #>> '{}' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$
@@ -1736,6 +1754,9 @@ begin
     node := node + 1;
     kind := body ->> 'node_type';
     v_problem := df_engine.node_problem(body, kind);
+    if node > 1 and kind = 'SQL' and v_problem is null and body ->> 'query' ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+      v_problem := format('%s is the name of a definition: as a step it is called, df.call(%L)', body ->> 'query', body ->> 'query');
+    end if;
     if v_problem is not null or depth > 256 or node > 10000 then
       perform df_engine.reject_node(p_prefix, v_path, depth, node, v_problem);
     end if;
@@ -1825,6 +1846,10 @@ begin
               hint = 'It returns a value, not a graph. Call it in a statement of its own.';
     end if;
   end if;
+  if pg_catalog."left"(body, 1) = '@' and body ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+    raise exception '% is the name of a definition, and no step', body using errcode = 'invalid_parameter_value',
+      hint = pg_catalog.format('As a step it is called: df.call(%L).', body);
+  end if;
   if (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') then
     begin
       v_node := case when pg_catalog.strpos(body, 'null') > 0 then pg_catalog.jsonb_strip_nulls(body::pg_catalog.jsonb)
@@ -1858,7 +1883,7 @@ begin
     v_loop := '{"node_type":"LOOP","left_node":' || df.sql(body);
   end if;
   if condition is not null then
-    v_loop := v_loop || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+    v_loop := v_loop || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
          when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
          else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   end if;
@@ -1881,10 +1906,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"THEN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+  return '{"node_type":"THEN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
          when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
          else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
          when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
          else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
@@ -1902,10 +1927,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
          when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
          else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
          when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
          else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
@@ -1923,10 +1948,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"RACE","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+  return '{"node_type":"RACE","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
          when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
          else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
          when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
          else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
@@ -1948,13 +1973,13 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
          when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
          else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
          when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
          else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"extra_nodes":[' || case when not (pg_catalog.strpos(c, '{') > 0 and c ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(c) || '}'
+    || ',"extra_nodes":[' || case when not (pg_catalog.strpos(c, '{') > 0 and c ~ '^\s*\{') and pg_catalog."left"(c, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(c) || '}'
          when df.loop(c) = '{"node_type":"LOOP","left_node":' || c || '}' then c
          else (df.loop(c)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ']}';
 end
@@ -1975,7 +2000,7 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
            when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
            else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
@@ -2002,7 +2027,7 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
            when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
            else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
@@ -2029,7 +2054,7 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
            when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
            else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
@@ -2057,7 +2082,7 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
            when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
            else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
   while pg_catalog.cardinality(v_nodes) > 1 loop
@@ -2095,13 +2120,13 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and pg_catalog."left"(then_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
          when df.loop(then_branch) = '{"node_type":"LOOP","left_node":' || then_branch || '}' then then_branch
          else (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and pg_catalog."left"(else_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
          when df.loop(else_branch) = '{"node_type":"LOOP","left_node":' || else_branch || '}' then else_branch
          else (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
          when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
          else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
@@ -2119,10 +2144,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and pg_catalog."left"(then_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
          when df.loop(then_branch) = '{"node_type":"LOOP","left_node":' || then_branch || '}' then then_branch
          else (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
          when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
          else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
@@ -2144,10 +2169,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and pg_catalog."left"(then_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
          when df.loop(then_branch) = '{"node_type":"LOOP","left_node":' || then_branch || '}' then then_branch
          else (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and pg_catalog."left"(else_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
          when df.loop(else_branch) = '{"node_type":"LOOP","left_node":' || else_branch || '}' then else_branch
          else (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"query":' || pg_catalog.to_json(
@@ -2254,9 +2279,9 @@ begin
     raise exception 'df.catch: %', v_problem using errcode = 'invalid_parameter_value',
       hint = 'Such as array[''23505'', ''40'', ''http:5xx'', ''DF408'']; without a list every failure is caught.';
   end if;
-  return '{"node_type":"CATCH","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+  return '{"node_type":"CATCH","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
          when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
-         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || case when not (pg_catalog.strpos(handler, '{') > 0 and handler ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(handler) || '}'
+         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || case when not (pg_catalog.strpos(handler, '{') > 0 and handler ~ '^\s*\{') and pg_catalog."left"(handler, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(handler) || '}'
          when df.loop(handler) = '{"node_type":"LOOP","left_node":' || handler || '}' then handler
          else (df.loop(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || coalesce(',"query":' || pg_catalog.to_json(v_config), '') || '}';
@@ -2279,10 +2304,10 @@ begin
     raise exception 'the time of df.timeout must be above 0 and at most 3155760000 s (100 years), not % s', after
       using errcode = 'invalid_parameter_value';
   end if;
-  return '{"node_type":"TIMEOUT","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+  return '{"node_type":"TIMEOUT","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
          when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
          else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and pg_catalog."left"(otherwise, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
          when df.loop(otherwise) = '{"node_type":"LOOP","left_node":' || otherwise || '}' then otherwise
          else (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end
     || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.trim_scale(after) || '}') || '}';
@@ -2319,10 +2344,10 @@ begin
   end if;
 
   if after ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
-    return '{"node_type":"TIMEOUT","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+    return '{"node_type":"TIMEOUT","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
          when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
          else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and pg_catalog."left"(otherwise, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
          when df.loop(otherwise) = '{"node_type":"LOOP","left_node":' || otherwise || '}' then otherwise
          else (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end
     || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.to_json(after) || '}') || '}';
@@ -2437,7 +2462,7 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_items := case when not (pg_catalog.strpos(items, '{') > 0 and items ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(items) || '}'
+  v_items := case when not (pg_catalog.strpos(items, '{') > 0 and items ~ '^\s*\{') and pg_catalog."left"(items, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(items) || '}'
          when df.loop(items) = '{"node_type":"LOOP","left_node":' || items || '}' then items
          else (df.loop(items)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   v_type := v_items::pg_catalog.json ->> 'node_type';
@@ -2463,7 +2488,7 @@ begin
   if v_problem is not null then
     raise exception 'df.map: %', v_problem using errcode = 'invalid_parameter_value';
   end if;
-  return '{"node_type":"MAP","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+  return '{"node_type":"MAP","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
          when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
          else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || case when v_rows is null then ',"condition_node":' || v_items else '' end
@@ -2723,7 +2748,7 @@ begin
     raise exception 'argument timeout of df.wait_for must be positive, and at most 100 years, not %', timeout
       using errcode = 'invalid_parameter_value';
   end if;
-  return '{"node_type":"WAIT_FOR","condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+  return '{"node_type":"WAIT_FOR","condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
          when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
          else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"query":' || pg_catalog.to_json(
     '{"every":' || pg_catalog.trim_scale(extract(epoch from every))
@@ -2761,10 +2786,7 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  if flow ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
-    raise exception 'there is no definition %: flows cannot be defined by name yet', flow using errcode = 'feature_not_supported',
-      hint = 'Give df.call the flow itself.';
-  elsif pg_catalog.octet_length(label) > 1024 then
+  if pg_catalog.octet_length(label) > 1024 then
     raise exception 'the label of a call has % bytes, and 1024 are allowed', pg_catalog.octet_length(label)
       using errcode = 'program_limit_exceeded';
   end if;
@@ -2778,15 +2800,16 @@ begin
     end;
   end if;
   return '{"node_type":"CALL","query":' || pg_catalog.to_json(
-    '{"flow":' || pg_catalog.to_json(case when not (pg_catalog.strpos(flow, '{') > 0 and flow ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(flow) || '}'
+    '{"flow":' || pg_catalog.to_json(
+      case when flow ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then df.sql(pg_catalog.btrim(flow, E' \t\r\n')) else case when not (pg_catalog.strpos(flow, '{') > 0 and flow ~ '^\s*\{') and pg_catalog."left"(flow, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(flow) || '}'
          when df.loop(flow) = '{"node_type":"LOOP","left_node":' || flow || '}' then flow
-         else (df.loop(flow)::pg_catalog.json -> 'left_node')::pg_catalog.text end)
+         else (df.loop(flow)::pg_catalog.json -> 'left_node')::pg_catalog.text end end)
     || coalesce(',"input":' || pg_catalog.to_json(input), '')
     || coalesce(',"label":' || pg_catalog.to_json(label), '') || '}') || '}';
 end
 $$;
 comment on function df.call(text, text, text) is
-  'Starts the flow as a run of its own, a child of this one, and waits for its end; the result is the child''s. When the child fails or is cancelled, the node fails with its error. What stops the node cancels the child. input: a JSON text that the child reads as $input; it and the label may hold references, which are resolved when the node starts. Raises for an input that is no JSON';
+  'Starts the flow, or the definition @name or @name:3, as a run of its own, a child of this one, and waits for its end; the result is the child''s. When the child fails or is cancelled, the node fails with its error. What stops the node cancels the child. input: a JSON text that the child reads as $input; it and the label may hold references, which are resolved when the node starts. The newest version of a definition is that of the moment when the node starts. Raises for an input that is no JSON';
 
 -- Literals: values as constants for SQL code.
 
@@ -5323,13 +5346,16 @@ begin
     v_batch[i] := case when v_plain[i] and v_sizes[v_nexts[i]] > 0 then v_batch[v_nexts[i]] else i end;
   end loop;
 
-  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, secrets)
+  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, secrets, definitions)
   values (p_submitter, pg_get_userbyid(p_submitter), p_hash, v_entries[1],
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
           p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}|\\u007[Bb]$re$,
           nullif(array(select distinct s.name from unnest(v_kinds, v_queries) n(kind, query)
                        cross join lateral unnest(df_engine.secret_names(df_engine.json_or_null(n.query)::pg_catalog.text)) s(name)
-                       where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'))
+                       where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'),
+          nullif(array(select distinct d.reference from unnest(v_kinds, v_queries) n(kind, query)
+                       cross join lateral (select df_engine.reference_in(df_engine.json_or_null(n.query) ->> 'flow')) d(reference)
+                       where n.kind = 'CALL' and d.reference is not null), '{}'))
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], v_maps[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
@@ -5499,19 +5525,26 @@ begin
   if (p_graph).secrets is not null then
     perform df_engine.check_secrets(p_role, (p_graph).secrets);
   end if;
+  if (p_graph).definitions is not null then
+    perform df_engine.check_definitions(p_role, (p_graph).definitions);
+  end if;
 end
 $$;
 
--- Checks a start whatever it is. Gives it its graph, p_graph if it is known; its variables, where the graph has placeholders; and its
--- traceparent.
+-- Checks a start whatever it is. Gives it its graph, p_graph if it is known; its variables, where the graph has placeholders; its
+-- traceparent; and its definition, if its text is the name of one.
 create or replace function df_engine.prepare_start(
   p_role oid, p_text text, p_label text, p_database text, p_input jsonb,
-  inout p_graph bigint, inout p_traceparent text, out p_entry int, out p_vars jsonb
+  inout p_graph bigint, inout p_traceparent text, out p_entry int, out p_vars jsonb,
+  out p_definition text
 )
 language plpgsql as $$
 declare
   g df_engine.graphs;
 begin
+  if p_graph is null and df_engine.reference_in(p_text) is not null then
+    select d.graph, d.definition, d.compiled into p_text, p_definition, p_graph from df_engine.definition_of(p_role, p_text, false) d;
+  end if;
   perform df_engine.check_submitter(p_role, p_text, p_database);
   g := df_engine.graph_to_start(p_role, p_text, false, p_graph);
   if g.placeholders then
@@ -5529,7 +5562,8 @@ $$;
 -- Starts the child of a CALL at p_parent_node of p_parent, which waits for it in p_call; p_typed: somebody looks for its result. It has the
 -- variables, the database, the priority and the traceparent of its caller.
 create or replace function df_engine.start_child(
-  p_parent df_engine.instances, p_text text, p_label text, p_input jsonb, p_parent_node int, p_call bigint, p_typed boolean
+  p_parent df_engine.instances, p_text text, p_label text, p_input jsonb, p_parent_node int, p_call bigint, p_typed boolean,
+  p_definition text
 ) returns bigint
 language plpgsql as $$
 declare
@@ -5541,10 +5575,10 @@ declare
 begin
   perform df_engine.check_start(v_role, g, p_label, p_input, (p_parent).vars);
   insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, parent, parent_node, call,
-    priority, version, run_key)
+    priority, definition, version, run_key)
   overriding system value
   values (v_instance, df_engine.public_id(v_instance), v_role, g.id, p_label, (p_parent).database, (p_parent).vars, p_input,
-          (p_parent).traceparent, (p_parent).instance, p_parent_node, p_call, (p_parent).priority, '1.0.0',
+          (p_parent).traceparent, (p_parent).instance, p_parent_node, p_call, (p_parent).priority, p_definition, '1.0.0',
           hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
   insert into df_engine.queue (id, submitter, instance, node, wakes)
   values (df_engine.queue_place(100 + coalesce((p_parent).priority, 0)), v_role, v_instance, g.entry, true);
@@ -5584,6 +5618,7 @@ declare
   v_ordinary boolean;
   v_used timestamptz;
   v_vars jsonb;
+  v_definition text;
   v_trace text := nullif(current_setting('df.traceparent', true), '');
   v_instance bigint;
   v_id text;
@@ -5594,7 +5629,8 @@ begin
     raise exception 'this function of df_engine is called by the functions of df only'
       using errcode = 'insufficient_privilege';
   end if;
-  select g.id, g.entry, r.rolcanlogin and not r.rolsuper and not g.placeholders and g.secrets is null and l.role is null, g.used_at
+  select g.id, g.entry, r.rolcanlogin and not r.rolsuper and not g.placeholders and g.secrets is null and g.definitions is null and l.role is null,
+    g.used_at
   into v_graph, v_entry, v_ordinary, v_used
   from pg_roles r
   left join df_engine.graphs g on g.submitter = p_role and g.hash = v_hash
@@ -5602,7 +5638,7 @@ begin
   where r.oid = p_role limit 1;
   if (v_ordinary and v_used > now() - interval '1 day' and p_database is null and p_input is null and v_trace is null
       and coalesce(octet_length(p_label), 0) <= 1024) is not true then
-    select s.p_graph, s.p_entry, s.p_vars, s.p_traceparent into v_graph, v_entry, v_vars, v_trace
+    select s.p_graph, s.p_entry, s.p_vars, s.p_traceparent, s.p_definition into v_graph, v_entry, v_vars, v_trace, v_definition
     from df_engine.prepare_start(p_role, p_text, p_label, p_database, p_input, v_graph, v_trace) s;
   end if;
   if v_wakes then
@@ -5614,11 +5650,11 @@ begin
   end if;
   v_id := df_engine.public_id(v_instance);
   v_run_key := hashint8extended(v_instance, (random() * 9007199254740991)::bigint);
-  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, key, priority, start_at, traceparent,
-    version, run_key)
+  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, key, priority, start_at, definition,
+    traceparent, version, run_key)
   overriding system value
-  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, p_start_key, nullif(p_priority, 0), p_start_at, v_trace,
-          '1.0.0', v_run_key);
+  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, p_start_key, nullif(p_priority, 0), p_start_at, v_definition,
+          v_trace, '1.0.0', v_run_key);
   if p_start_at > df_engine.clock() then
     perform df_engine.set_timer(row(v_instance, 0, v_entry, null, null, null), 'start', p_start_at);
   else
@@ -5686,7 +5722,7 @@ begin
 end
 $$;
 comment on function df.start(text, text, text, text, jsonb, text, text, timestamptz, integer) is
-  'Starts a graph, or one SQL statement, as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here. input: what steps read as $input, $input.key, $input.list.0; a {name} in SQL code that is no variable of the run raises. key: while a run of the same role has it, live or ended and kept, on_conflict decides: return (its id; nothing is started), error (DF409), restart (starts anew if it has ended, else returns its id), replace (cancels it if it has not ended, and starts anew). start_at: it does not begin before. priority: from -100 to 100; among the runs of its role a point counts like 3 s of waiting, and the runs that it calls have it too';
+  'Starts a graph, one SQL statement, or a definition (@name the newest version, @name:3 that one), as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here. input: what steps read as $input, $input.key, $input.list.0; a {name} in SQL code that is no variable of the run raises. key: while a run of the same role has it, live or ended and kept, on_conflict decides: return (its id; nothing is started), error (DF409), restart (starts anew if it has ended, else returns its id), replace (cancels it if it has not ended, and starts anew). start_at: it does not begin before. priority: from -100 to 100; among the runs of its role a point counts like 3 s of waiting, and the runs that it calls have it too';
 
 -- Keys of starts: a run can be started with a key, and while it is kept, what another start of its role with that key does is for its
 -- on_conflict to say. A key is a row that points to the run that has it. Who starts waits for an open start with the same key, which is one of
@@ -5766,6 +5802,241 @@ begin
   else
     select i.id, i.status, true into id, status, stays from df_engine.instances i where i.instance = p_instance;
   end if;
+end
+$$;
+
+-- Definitions: flows that have a name, version by version, for the runs of the role that owns them. '@name' is the newest version at the
+-- moment when a run starts, '@name:3' that one. A run keeps the graph that it was started with, so nothing here concerns it later.
+
+-- The name of a definition that a text is, as it was given, or as a builder has wrapped it as the flow of a CALL; NULL: it is none.
+create or replace function df_engine.reference_in(p_text text) returns text
+language sql immutable as $$
+  select case when p_text ~ '^\s*@' then btrim(p_text, E' \t\r\n\f')
+              when p_text ~ '^\s*\{"node_type":"SQL","query":"@[^"]*"\}\s*$' then p_text::jsonb ->> 'query' end
+$$;
+
+-- Name and version of a reference; no version: the newest. Raises for what is none.
+-- Granted to users.
+create or replace function df_engine.read_reference(p_reference text, out name text, out version int)
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if not p_reference ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+    raise exception '% is no name of a definition', left(p_reference, 100) using errcode = 'invalid_parameter_value',
+      hint = 'It is @name, or @name:3 for a version: letters, digits, _ and -, a letter or _ first.';
+  end if;
+  name := substring(p_reference from '@([A-Za-z0-9_-]+)');
+  version := substring(p_reference from ':([0-9]+)');
+exception when numeric_value_out_of_range then
+  version := 0;  -- there is no such version
+end
+$$;
+
+-- Granted to users.
+create or replace function df_engine.refuse_reference(p_reference text) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception 'there is no definition %', btrim(p_reference) using errcode = 'undefined_object',
+    hint = 'Those of the current user: SELECT name, version FROM df.definitions. A new one: df.define(name, flow).';
+end
+$$;
+
+-- What a reference stands for, among the definitions of a role, and for whoever starts what it gives: the text of the graph, name:version, and
+-- the graph compiled for p_typed, if it is. Raises when there is none.
+create or replace function df_engine.definition_of(
+  p_role oid, p_text text, p_typed boolean, out graph text, out definition text, out compiled bigint
+)
+language plpgsql stable set jit = off set enable_seqscan = off as $$
+declare
+  r constant record := df_engine.read_reference(df_engine.reference_in(p_text));
+begin
+  select d.graph, d.name || ':' || d.version into graph, definition
+  from df_engine.flow_definitions d
+  where d.owner = p_role::regrole and d.name = r.name and d.version = coalesce(r.version, d.version) and d.hidden_at is null
+  order by d.version desc limit 1;
+  if graph is null then
+    perform df_engine.refuse_reference(df_engine.reference_in(p_text));
+  end if;
+  compiled := (
+    select g.id from df_engine.graphs g
+    where g.submitter = p_role and g.hash = df_engine.graph_hash(graph, p_typed) order by g.id desc limit 1);
+end
+$$;
+
+-- Raises for the first of some references that a role has no definition for.
+create or replace function df_engine.check_definitions(p_role oid, p_references text[]) returns void
+language plpgsql stable as $$
+begin
+  perform df_engine.definition_of(p_role, r.reference, false) from unnest(p_references) r(reference);
+end
+$$;
+
+-- Raises unless a role may change the definitions of another: it is a member of that role, or may administrate. What a superuser
+-- runs, only superusers define.
+create or replace function df_engine.require_owner(p_role oid, p_owner oid) returns void
+language plpgsql stable as $$
+begin
+  if p_role <> p_owner and not pg_has_role(p_role, p_owner, 'usage') and (
+      not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute')
+      or (select r.rolsuper from pg_roles r where r.oid = p_owner)) then
+    raise exception 'role "%" is no member of role "%"', pg_get_userbyid(p_role), pg_get_userbyid(p_owner)
+      using errcode = 'insufficient_privilege', hint = 'The definitions of a role are for its members, and for administrators, to change.';
+  end if;
+end
+$$;
+
+-- Defines a flow for p_owner; the number of its version. The same graph as the newest version is no new one, but may bring a new comment.
+-- Granted to users.
+create or replace function df_engine.define_flow(p_key text, p_role oid, p_owner oid, p_name text, p_text text, p_comment text) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_graph jsonb;
+  v_newest df_engine.flow_definitions;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  perform df_engine.require_owner(p_role, p_owner);
+  perform df_engine.check_size('the name of a definition', octet_length(p_name), 63);
+  perform df_engine.check_size('the comment of a definition', octet_length(p_comment), 10000);
+  v_graph := df_engine.parse_graph(p_text, 'Invalid durable function: ');
+  loop
+    select * into v_newest from df_engine.flow_definitions d
+    where d.owner = p_owner::regrole and d.name = p_name order by d.version desc limit 1;
+    if v_newest.hidden_at is null and df_engine.parse_graph(v_newest.graph) = v_graph then
+      update df_engine.flow_definitions d set comment = p_comment
+      where d.owner = p_owner::regrole and d.name = p_name and d.version = v_newest.version and p_comment is distinct from d.comment
+        and p_comment is not null;
+      return v_newest.version;
+    elsif (select count(*) from df_engine.flow_definitions d where d.owner = p_owner::regrole) >= 10000 then
+      raise exception 'role "%" has 10000 versions of definitions, which is as many as it can have', pg_get_userbyid(p_owner)
+        using errcode = 'program_limit_exceeded', hint = 'df.undefine(name) removes the versions of one.';
+    end if;
+    if not exists (select from df_engine.graphs g where g.submitter = p_owner and g.hash = df_engine.graph_hash(p_text, false)) then
+      perform df_engine.new_graph(p_owner, p_text, false);
+    end if;
+    insert into df_engine.flow_definitions (owner, name, version, graph, flow, comment, created_by)
+    values (p_owner::regrole, p_name, coalesce(v_newest.version, 0) + 1, p_text, df_engine.graph_text(v_graph), p_comment, p_role::regrole)
+    on conflict do nothing;
+    if found then
+      return coalesce(v_newest.version, 0) + 1;
+    end if;
+  end loop;
+end
+$$;
+
+-- Hides a definition of p_owner: of its versions the newest is kept, for the number of the next one. False: there is none.
+-- Granted to users.
+create or replace function df_engine.hide_definition(p_key text, p_role oid, p_owner oid, p_name text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_newest int;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  perform df_engine.require_owner(p_role, p_owner);
+  update df_engine.flow_definitions d set hidden_at = now(), hidden_by = p_role::regrole
+  where d.owner = p_owner::regrole and d.name = p_name and d.hidden_at is null
+    and d.version = (select max(n.version) from df_engine.flow_definitions n where n.owner = p_owner::regrole and n.name = p_name)
+  returning d.version into v_newest;
+  delete from df_engine.flow_definitions d where d.owner = p_owner::regrole and d.name = p_name and d.version < v_newest;
+  return v_newest is not null;
+end
+$$;
+
+create or replace function df.define(name text, fut text, comment text default null, owner regrole default null) returns integer
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.define is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if fut is null then
+    raise exception 'argument fut of df.define is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
+    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
+      using errcode = 'invalid_parameter_value',
+            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  end if;
+  if name !~ '^[A-Za-z_][A-Za-z0-9_-]*$' then
+    raise exception 'invalid name of a definition: "%"', pg_catalog."left"(name, 100)
+      using errcode = 'invalid_name', hint = 'It has letters, digits, _ and -, a letter or _ first.';
+  elsif fut ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+    raise exception 'a definition is a flow, and % is the name of one', fut using errcode = 'invalid_parameter_value',
+      hint = pg_catalog.format('A flow that does nothing but call it: df.call(%L).', fut);
+  end if;
+  return df_engine.define_flow((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                               coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name, fut, comment);
+end
+$$;
+comment on function df.define(text, text, text, regrole) is
+  'Gives a graph, or one SQL statement, a name, under which df.start, df.call and df.explain know it: @name is the newest version, @name:3 that one. Returns the number of the version, which is a new one unless the graph is that of the newest. owner: whose runs use it, by default the current user''s; another role''s are for its members, and for administrators. Raises 42602 for a name that is not [A-Za-z_][A-Za-z0-9_-]*, and what df.start raises for the graph';
+
+create or replace function df.undefine(name text, owner regrole default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.undefine is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if not df_engine.hide_definition((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name) then
+    perform df_engine.refuse_reference(name);
+  end if;
+  return 'OK';
+end
+$$;
+comment on function df.undefine(text, regrole) is
+  'Hides a definition, all versions of it: nothing can be started from it any more, and what runs goes on. Defined again, it goes on with the next version. Returns OK; raises 42704 when there is none';
+
+-- Granted to users.
+create or replace view df_engine.visible_definitions with (security_barrier) as
+  select d.owner, d.name, d.version, d.graph from df_engine.flow_definitions d where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+
+create or replace view df.definitions with (security_barrier) as
+  select d.name, d.version, d.flow, d.comment, d.created_at, d.created_by,
+         (select count(*) from df_engine.instances i
+          where i.submitter = d.owner and i.definition = d.name || ':' || d.version and i.finished_at is null) as live_instances, d.owner
+  from df_engine.flow_definitions d
+  where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+comment on view df.definitions is
+  'Flows that have a name, one row a version: those of the current user, and of the roles that it is a member of. flow: in the text language; live_instances: runs of that version that have not ended';
+
+-- The graph that a reference of the current user stands for.
+-- Granted to users.
+create or replace function df_engine.definition_to_show(p_reference text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  r constant record := df_engine.read_reference(p_reference);
+  v_graph text;
+begin
+  select d.graph into v_graph from df_engine.visible_definitions d
+  where d.owner = quote_ident(current_user)::regrole and d.name = r.name and d.version = coalesce(r.version, d.version)
+  order by d.version desc limit 1;
+  if v_graph is null then
+    perform df_engine.refuse_reference(p_reference);
+  end if;
+  return v_graph;
 end
 $$;
 
@@ -7509,6 +7780,8 @@ declare
   v_input constant jsonb := df_engine.json_or_null(v_text);
   i df_engine.instances;
   v_child bigint;
+  v_flow pg_catalog.text := p_config ->> 'flow';
+  v_definition pg_catalog.text;
 begin
   if v_input is null and v_text is not null then
     raise exception 'the input is no JSON, once its references are replaced: %', left(v_text, 100) using errcode = 'invalid_text_representation';
@@ -7517,9 +7790,12 @@ begin
       using errcode = 'program_limit_exceeded';
   end if;
   select * into i from df_engine.instances x where x.instance = (p_thread).instance;
+  if df_engine.reference_in(v_flow) is not null then
+    select d.graph, d.definition into v_flow, v_definition from df_engine.definition_of(i.submitter, v_flow, (p_node).typed) d;
+  end if;
   v_child := df_engine.start_child(
-    i, p_config ->> 'flow', df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'label', 'raw'), v_input, (p_node).node, v_id,
-    (p_node).typed);
+    i, v_flow, df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'label', 'raw'), v_input, (p_node).node, v_id,
+    (p_node).typed, v_definition);
   insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, child, since)
   values (v_id, i.submitter, i.instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation, (p_thread).races,
           v_child, df_engine.clock());
@@ -9982,7 +10258,7 @@ create or replace view df.instances with (security_barrier) as
          case when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
            else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, i.input, i.key,
          case when i.key is not null then exists (select from df_engine.start_keys k where k.instance = i.instance) end as key_current,
-         coalesce(i.priority, 0)::int as priority, i.start_at,
+         coalesce(i.priority, 0)::int as priority, i.start_at, i.definition,
          (select p.id from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_id,
          (select df_engine.node_id(p.id, i.parent_node) from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_node_id,
          i.traceparent
@@ -11979,7 +12255,7 @@ begin
 end
 $$;
 comment on function df.explain(text) is
-  'Draws a graph as text: of a run with the statuses of its nodes when input is its id, else of an envelope, of a statement, or of an SQL expression, which is evaluated with the rights of the caller. A graph that is not valid is described, an SQL error in the expression raised.';
+  'Draws a graph as text: of a run with the statuses of its nodes when input is its id, else of a definition (@name, @name:3), of an envelope, of a statement, or of an SQL expression, which is evaluated with the rights of the caller. A graph that is not valid is described, an SQL error in the expression raised.';
 
 -- Granted to users.
 create or replace function df_engine.explain(p_input text, p_search_path text) returns text
@@ -11994,6 +12270,8 @@ begin
       return df_engine.explain_graph(df_engine.read_expression(v_input, p_search_path));
     when 'graph' then
       return df_engine.explain_graph(v_input);
+    when 'definition' then
+      return df_engine.explain_graph(df_engine.definition_to_show(v_input));
     else
       return 'Nothing to explain. Accepted are the id of an instance (8 hexadecimal digits), an envelope, an expression'
         || E' that builds one,\nsuch as ''SELECT 1'' ~> ''SELECT 2'' or df.sleep(5), and an SQL statement.';
@@ -12007,6 +12285,7 @@ create or replace function df_engine.explain_kind(p_input text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case
     when p_input ~ '^[0-9A-Fa-f]{8}$' then 'instance'
+    when p_input ~ '^@[A-Za-z_]' then 'definition'
     when p_input ~ '^\{' and (jsonb_typeof(df_engine.node_config('', p_input) -> 'node_type') = 'string' or starts_with(p_input, '{"_partial_if"')) then 'graph'
     when p_input ~ '~>|\|=>|\?>|!>|@>|df\.' then 'expression'
     when p_input ~* '^(select|insert|update|delete|merge|with|values|create|alter|drop|call|do|truncate|grant|revoke|explain)\M'
@@ -12823,9 +13102,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select array['usage on schema df, df_engine']
     || array(select 'select on ' || c.oid::regclass from pg_class c
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
-               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
+               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_reference', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -13407,6 +13686,7 @@ begin
       when 'nodes' then 'Nodes are what df.start was given; df.cancel ends a run.'
       when 'vars' then 'Change variables with df.setvar, df.unsetvar and df.clearvars.'
       when 'secrets' then 'Change secrets with pg-durable secret, or df.set_secret and df.unset_secret.'
+      when 'definitions' then 'Define flows with df.define, hide them with df.undefine.'
       when 'signals' then 'Send signals with df.signal.'
       when 'settings' then 'Change settings with df.set_setting.'
       when 'http_allowlist' then 'Change the list with df.http_allow and df.http_disallow.'

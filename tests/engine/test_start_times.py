@@ -41,8 +41,10 @@ def test_the_time_of_a_start(pump: Pump, given: str, shown: str | None) -> None:
 
 def test_a_run_begins_at_its_time(pump: Pump) -> None:
     run = start(pump, "'select 1' |=> 'a' ~> 'select $a'", "start_at => now() + interval '1 hour'")
-    assert pump.db.rows("select kind, waits_for, due_at = i.start_at, node_id is not null "
-                        "from df.waiting join df.instances i on i.id = instance_id") == [("start", "start_at", True, True)]  # fmt: skip
+    query = """
+        select kind, waits_for, due_at = i.start_at, node_id is not null
+        from df.waiting join df.instances i on i.id = instance_id"""
+    assert pump.db.rows(query) == [("start", "start_at", True, True)]
     assert pump.db.rows("select status from df.nodes") == [("pending",)] * 3
     assert "not start before" in pump.db.sql("select df.explain(%s)", run.id)
     assert pump.db.admin("select count(*) from df.check()") == 0
@@ -133,7 +135,7 @@ def test_priorities_do_not_order_roles(pump: Pump) -> None:
     "option", ["priority => 101", "priority => -101", "start_at => 'infinity'", "start_at => '-infinity'"]
 )
 def test_refused(db: Database, option: str) -> None:
-    with pytest.raises(psycopg.Error, match="invalid (priority|start_at)") as caught:
+    with pytest.raises(psycopg.Error, match=r"invalid (priority|start_at)") as caught:
         db.sql(f"select df.start('select 1', {option})")
     assert caught.value.sqlstate == "22023"
 
