@@ -5923,9 +5923,9 @@ begin
     select * into v_newest from df_engine.flow_definitions d
     where d.owner = p_owner::regrole and d.name = p_name order by d.version desc limit 1;
     if v_newest.hidden_at is null and df_engine.parse_graph(v_newest.graph) = v_graph then
-      update df_engine.flow_definitions d set comment = p_comment
-      where d.owner = p_owner::regrole and d.name = p_name and d.version = v_newest.version and p_comment is distinct from d.comment
-        and p_comment is not null;
+      update df_engine.flow_definitions d set comment = nullif(p_comment, '')
+      where d.owner = p_owner::regrole and d.name = p_name and d.version = v_newest.version
+        and p_comment <> coalesce(d.comment, '');
       return v_newest.version;
     elsif (select count(*) from df_engine.flow_definitions d where d.owner = p_owner::regrole) >= 10000 then
       raise exception 'role "%" has 10000 versions of definitions, which is as many as it can have', pg_get_userbyid(p_owner)
@@ -5935,7 +5935,7 @@ begin
       perform df_engine.new_graph(p_owner, p_text, false);
     end if;
     insert into df_engine.flow_definitions (owner, name, version, graph, flow, comment, created_by)
-    values (p_owner::regrole, p_name, coalesce(v_newest.version, 0) + 1, p_text, df_engine.graph_text(v_graph), p_comment, p_role::regrole)
+    values (p_owner::regrole, p_name, coalesce(v_newest.version, 0) + 1, p_text, df_engine.graph_text(v_graph), nullif(p_comment, ''), p_role::regrole)
     on conflict do nothing;
     if found then
       return coalesce(v_newest.version, 0) + 1;

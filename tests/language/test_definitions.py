@@ -130,7 +130,8 @@ def test_a_call_of_what_is_defined_no_more_fails_and_can_be_caught(pump: Pump) -
 
 def test_a_definition_can_call_itself(pump: Pump) -> None:
     """Not for ever: runs stand so many levels below each other at most."""
-    flow = """'select $input.n - 1 as n' |=> 'left' ~> ('select $left > 0' ?> df.call('@down', '{"n": $left}') !> 'select 7')"""
+    again = """df.call('@down', '{"n": $left}')"""
+    flow = f"'select $input.n - 1 as n' |=> 'left' ~> ('select $left > 0' ?> {again} !> 'select 7')"
     define(pump.db, flow, "down")
     run = Run(pump.db, pump.db.sql("select df.start('@down', input => '{\"n\": 4}')"))
     pump.until(run.ended)
