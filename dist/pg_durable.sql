@@ -1817,6 +1817,11 @@ create or replace function df_engine.node_id(p_instance text, p_node int) return
 language sql immutable
 return lpad(to_hex((('x' || p_instance)::bit(32)::bigint + p_node * 2654435761) & 4294967295), 8, '0')::varchar;
 
+-- The place of the node that has this public id in an instance: 244002641 is the inverse of the factor in node_id, modulo 2^32.
+create or replace function df_engine.node_of(p_instance text, p_node_id text) returns bigint
+language sql immutable
+return ((('x' || p_node_id)::bit(32)::bigint - ('x' || p_instance)::bit(32)::bigint + 4294967296) & 4294967295) * 244002641 & 4294967295;
+
 -- What df.nodes shows as the query of a node: its own, with the ids of the children that it has no column for.
 -- Granted to users.
 create or replace function df_engine.shown_query(p_query text, p_condition text, p_extras text[]) returns text
@@ -9852,10 +9857,10 @@ begin
   set worker = null,
       crash_score = r.crash_score + (exists (select from df_engine.workers w
                                    where w.worker = r.worker and w.last_seen_at > pg_postmaster_start_time()))::int
-  from (select q.lane, q.submitter, q.id from df_engine.queue q
-        where q.lane in ('direct', 'http') and q.worker is not null
-          and q.worker not in (select df_engine.live_workers()) for update skip locked) f
-  where r.lane = f.lane and r.submitter = f.submitter and r.id = f.id;
+  where r.lane in ('direct', 'http') and r.worker is not null and r.id = any (array(
+    select q.id from df_engine.queue q
+    where q.lane in ('direct', 'http') and q.worker is not null
+      and q.worker <> all (array(select df_engine.live_workers())) for update skip locked));
   get diagnostics v_freed = row_count;
   return v_freed;
 end
@@ -11193,26 +11198,32 @@ end
 $$;
 
 -- Supervision: what a worker's supervising connection calls. It tells the worker what to do next. It acts
--- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order).
+-- for every role, so nothing here waits for a lock that a user can hold (engine/locks has the order), and no query leaves the planner
+-- a choice that costs more the more runs a role has: a plan that was made while a table was empty is kept. A lateral subquery with a
+-- limit is read once for each row before it.
 
 -- Says of runs that have begun that they run: a session is in their first step, or it has an outcome. Transitions that open
 -- something say so themselves.
 -- Granted to workers.
 create or replace function df_engine.mark_running() returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+  v_begun bigint[];
 begin
   perform pg_catalog.pg_stat_clear_snapshot();  -- activity must not be older than the rows that are found
-  update df_engine.instances i set status = 'running', updated_at = df_engine.clock()
-  from (
-    select f.instance from df_engine.instances f
-    where f.status = 'pending' and f.instance in (
-      select b.instance from df_engine.steps_in_sessions s join df_engine.instances b on b.id = s.id and b.submitter = s.submitter
-      union all
-      select o.instance
-      from (select p.instance from df_engine.instances p where p.status = 'pending' order by p.created_at limit 200) p
-      join df_engine.outcomes o on o.instance = p.instance)
-    for no key update skip locked) f
-  where i.instance = f.instance;
+  v_begun := array(
+    select b.instance
+    from df_engine.steps_in_sessions s
+    cross join lateral (select x.instance from df_engine.instances x where x.id = s.id and x.submitter = s.submitter limit 1) b
+    union
+    select p.instance
+    from (select x.instance from df_engine.instances x where x.status = 'pending' order by x.created_at limit 200) p
+    cross join lateral (select from df_engine.outcomes x where x.instance = p.instance limit 1) o);
+  if v_begun <> '{}' then
+    update df_engine.instances i set status = 'running', updated_at = df_engine.clock()
+    where i.instance = any (array(select x.instance from df_engine.instances x
+                                  where x.instance = any (v_begun) and x.status = 'pending' for no key update skip locked));
+  end if;
 end
 $$;
 
@@ -11261,14 +11272,15 @@ begin
   perform set_config('df_engine.waits_for_nobody', 'on', true);
   delete from df_engine.role_reasons w where not exists (select from pg_catalog.pg_roles u where u.oid = w.submitter);
   for v_run in
-    select i.instance, g.submitter_name
-    from unnest('{sql,direct,http}'::text[]) l(lane)
-    cross join df_engine.submitters(l.lane) s(submitter)
-    join df_engine.queue q on q.lane = l.lane and q.submitter = s.submitter
-    join df_engine.instances i on i.instance = q.instance
-    join df_engine.graphs g on g.id = i.graph
-    where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter)
-    limit 100 for update of q skip locked for update of i skip locked
+    select q.instance, g.submitter_name
+    from (select l.lane, s.submitter
+          from unnest('{sql,direct,http}'::text[]) l(lane) cross join lateral df_engine.submitters(l.lane) s(submitter)
+          where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter) offset 0) o
+    cross join lateral (select x.instance from df_engine.queue x
+                        where x.lane = o.lane and x.submitter = o.submitter order by x.id limit 100 for update skip locked) q
+    cross join lateral (select x.graph from df_engine.instances x where x.instance = q.instance limit 1 for update skip locked) i
+    cross join lateral (select x.submitter_name from df_engine.graphs x where x.id = i.graph limit 1) g
+    limit 100
   loop
     perform df_engine.try_fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name));
   end loop;
@@ -11285,8 +11297,9 @@ begin
   return (
     select coalesce(jsonb_agg(s.pid), '[]')
     from df_engine.steps_in_sessions s
-    join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
-    join df_engine.graph_nodes m on m.graph = i.graph and df_engine.node_id(i.id, m.node) = s.node_id
+    cross join lateral (select x.* from df_engine.instances x where x.id = s.id and x.submitter = s.submitter limit 1) i
+    cross join lateral (select x.* from df_engine.graph_nodes x
+                        where x.graph = i.graph and x.node = df_engine.node_of(i.id, s.node_id) limit 1) m
     where not s.ended and not exists (
       select from df_engine.outcomes o
       where o.instance = i.instance and o.node = m.node and o.state in ('c', 'b', 'd', 'f', 'x', 'e') and coalesce(s.xact_start >= o.ended_at, true)
@@ -11295,11 +11308,9 @@ begin
           where q.instance = i.instance and q.lane = 'sql' and m.node between q.node and b.until
             and (m.after = 'p' or q.generations is distinct from o.generations))
     ) and (i.status in ('failed', 'cancelled') or exists (
-      select from df_engine.queue q
-      join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
-      join df_engine.graph_nodes n on n.graph = i.graph and n.node between q.node and b.until
+      select from df_engine.queue q join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
       where q.instance = i.instance and q.lane = 'sql' and q.races is not null and df_engine.has_lost(q.races)
-        and df_engine.node_id(i.id, n.node) = s.node_id)));
+        and m.node between q.node and b.until)));
 end
 $$;
 
@@ -11310,7 +11321,7 @@ begin
   return (
     select coalesce(jsonb_agg(q.id), '[]')
     from df_engine.queue q
-    join df_engine.instances i on i.instance = q.instance
+    cross join lateral (select x.status from df_engine.instances x where x.instance = q.instance limit 1) i
     where q.lane in ('direct', 'http') and q.worker = p_worker
       and i.status in ('pending', 'running') and not (q.races is not null and df_engine.has_lost(q.races)));
 end
@@ -11319,7 +11330,7 @@ $$;
 -- What is to be done now, and when to poll again.
 -- Granted to workers.
 create or replace function df_engine.work_list(p_worker int) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   v_http record;
 begin
@@ -11342,7 +11353,7 @@ begin
     'max_rows', df_engine.setting_number('max_transition_rows'),
     'max_bytes', df_engine.setting_number('worker_bytes_in_flight'),
     'left', array(select l.lane from unnest('{direct,http}'::text[]) l(lane)
-                  where exists (select from df_engine.queue q where q.lane = l.lane and q.worker is null and q.lane <> 'sql')));
+                  where (select true from df_engine.queue q where q.lane = l.lane and q.worker is null and q.lane <> 'sql' limit 1)));
 end
 $$;
 

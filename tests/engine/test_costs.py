@@ -169,6 +169,30 @@ def test_looks_planned_while_all_was_empty_serve_many_runs(settled: Pump) -> Non
     assert read_as_a_whole(settled) == {}
 
 
+def read_in_all(pump: Pump) -> int:
+    """How many rows and entries of indexes were read so far."""
+    query = (
+        "select (select sum(seq_tup_read) from pg_stat_user_tables where schemaname = 'df_engine') + "
+        "(select sum(idx_tup_read) from pg_stat_user_indexes where schemaname = 'df_engine')"
+    )
+    return int(pump.db.admin(query))
+
+
+def test_a_poll_reads_little_of_many_runs(settled: Pump) -> None:
+    for flow in ("'select 1'", "'select 1' & 'select 2'"):
+        settled.db.rows(f"select df.start({flow}) from generate_series(1, {RUNS})")
+        wait_until(lambda: settled.work() == "empty")
+    for table in LARGE_TABLES:
+        settled.db.admin(f"vacuum analyze {table}")
+    settled.tick()  # plans are made now, for few runs
+    settled.db.rows("select df.start('select 1') from generate_series(1, 3000)")
+    end(settled, settled.db.connections.pop("app"))
+    before = read_in_all(settled)
+    settled.tick()
+    end(settled, settled.supervisor)
+    assert read_in_all(settled) - before < 2000
+
+
 def test_no_plan_that_was_forced_is_compiled(db: Database) -> None:
     """A plan type that is switched off counts as enormous cost, for which a server with JIT compiles for seconds."""
     forced = db.rows(
