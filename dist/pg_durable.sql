@@ -11202,7 +11202,7 @@ $$;
 -- limit is read once for each row before it.
 
 -- Says of runs that have begun that they run: a session is in their first step, or it has an outcome. Transitions that open
--- something say so themselves. Of each role it looks at those that are next: whoever has many that cannot begin yet hides nobody's.
+-- something say so themselves. Of each role those count that are next: whoever has many that cannot begin yet hides nobody's.
 -- Granted to workers.
 create or replace function df_engine.mark_running() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
@@ -11220,8 +11220,9 @@ begin
     cross join lateral df_engine.submitters(l.lane) r(submitter)
     cross join lateral (select x.instance from df_engine.queue x
                         where x.lane = l.lane and x.submitter = r.submitter order by x.id limit 50) q
-    cross join lateral (select x.instance from df_engine.instances x where x.instance = q.instance and x.status = 'pending' limit 1) p
-    cross join lateral (select from df_engine.outcomes x where x.instance = p.instance limit 1) o);
+    cross join lateral (select x.instance, x.status from df_engine.instances x where x.instance = q.instance limit 1) p
+    cross join lateral (select from df_engine.outcomes x where x.instance = p.instance limit 1) o
+    where p.status = 'pending');
   if v_begun <> '{}' then
     update df_engine.instances i set status = 'running', updated_at = df_engine.clock()
     where i.instance = any (array(select x.instance from df_engine.instances x
