@@ -5954,7 +5954,7 @@ begin
       hint = 'It is @name, or @name:3 for a version: letters, digits, _ and -, a letter or _ first.';
   end if;
   name := substring(p_reference from '@([A-Za-z0-9_-]+)');
-  version := substring(p_reference from ':([0-9]+)');
+  version := substring(p_reference from ':([0-9]+)')::int;
 exception when numeric_value_out_of_range then
   version := 0;  -- there is no such version
 end
@@ -6047,10 +6047,9 @@ begin
     insert into df_engine.flow_definitions (owner, name, version, graph, flow, comment, created_by)
     values (p_owner::regrole, p_name, coalesce(v_newest.version, 0) + 1, p_text, df_engine.graph_text(v_graph), nullif(p_comment, ''), p_role::regrole)
     on conflict do nothing;
-    if found then
-      return coalesce(v_newest.version, 0) + 1;
-    end if;
+    exit when found;
   end loop;
+  return coalesce(v_newest.version, 0) + 1;
 end
 $$;
 
@@ -11644,7 +11643,7 @@ $$;
 -- limit is read once for each row before it.
 
 -- Says of runs that have begun that they run: a session is in their first step, or it has an outcome. Transitions that open
--- something say so themselves.
+-- something say so themselves. Of each role those count that are next: whoever has many that cannot begin yet hides nobody's.
 -- Granted to workers.
 create or replace function df_engine.mark_running() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
@@ -11658,8 +11657,13 @@ begin
     cross join lateral (select x.instance from df_engine.instances x where x.id = s.id and x.submitter = s.submitter limit 1) b
     union
     select p.instance
-    from (select x.instance from df_engine.instances x where x.status = 'pending' order by x.created_at limit 200) p
-    cross join lateral (select from df_engine.outcomes x where x.instance = p.instance limit 1) o);
+    from unnest('{sql,direct,http}'::text[]) l(lane)
+    cross join lateral df_engine.submitters(l.lane) r(submitter)
+    cross join lateral (select x.instance from df_engine.queue x
+                        where x.lane = l.lane and x.submitter = r.submitter order by x.id limit 50) q
+    cross join lateral (select x.instance, x.status from df_engine.instances x where x.instance = q.instance limit 1) p
+    cross join lateral (select from df_engine.outcomes x where x.instance = p.instance limit 1) o
+    where p.status = 'pending');
   if v_begun <> '{}' then
     update df_engine.instances i set status = 'running', updated_at = df_engine.clock()
     where i.instance = any (array(select x.instance from df_engine.instances x
