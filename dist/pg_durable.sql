@@ -155,6 +155,27 @@ $renewal$;
 -- outcomes; and each of its threads waits in exactly one place: queue (it can run), timers (until then), waits (for a signal),
 -- or activations (for what is inside it).
 
+-- The engine's clock. Tests replace it to move time.
+create or replace function df_engine.clock() returns timestamptz
+language sql volatile as $$ select pg_catalog.clock_timestamp() $$;
+
+create sequence if not exists df_engine.queue_places;
+
+-- The place in the queue of what becomes ready now: the time, 3 s earlier for each point of priority, in units of 1/64 s since 2020; a
+-- number that makes it unique; p_rank. So one column orders the queue of a role, and nothing waits for what comes more than 600 s later.
+-- p_rank: the priority, from 0 to 200. It stands in the text once: then the function is put in where it is called.
+create or replace function df_engine.queue_place(p_rank int default 100) returns bigint
+language sql volatile as $$
+  select ((floor((date_part('epoch', df_engine.clock()) - 1577836800) * 64)::bigint + 19200) << 26)
+    + ((nextval('df_engine.queue_places') & 262143) << 8) - p_rank * 12884901887
+$$;
+
+-- When what has a place became ready, in units of 1/64 s: roles take turns by that, whatever their priorities are.
+create or replace function df_engine.ready_at(p_place bigint) returns bigint
+language sql immutable as $$
+  select (p_place >> 26) + 192 * (p_place & 255)
+$$;
+
 do $migration$
 begin
 if df_engine.migrating(1) then
@@ -171,6 +192,7 @@ if df_engine.migrating(1) then
     envelope jsonb not null,
     placeholders boolean not null,     -- whether it may hold {name}: then df.start checks it, and gives the run its variables
     secrets text[],                    -- that its HTTP steps name, which df.start checks; NULL: none
+    definitions text[],                -- that its CALLs name, which df.start checks; NULL: none
     has_undo boolean not null,
     used_at timestamptz not null default now()
   );
@@ -241,6 +263,10 @@ if df_engine.migrating(1) then
     database text,                         -- NULL: the home database
     vars jsonb,                            -- NULL: none, or no text of the graph has a placeholder
     input jsonb,                           -- what df.start was given for $input
+    key text,                              -- with which it was started; start_keys says whether it has it still
+    priority smallint,                     -- NULL: 0
+    start_at timestamptz,                  -- when it may begin; NULL: at once
+    definition text,                       -- name:version of the definition that it was started from
     traceparent text,                      -- of the trace that its HTTP steps belong to
     parent bigint,                         -- the run that has called it, and the node; NULL: df.start
     parent_node int,
@@ -262,6 +288,24 @@ if df_engine.migrating(1) then
   create index instances_parent_idx on df_engine.instances (parent, parent_node) where parent is not null;  -- the children of a run
   create index instances_finished_idx on df_engine.instances (finished_at, id) where finished_at is not null;      -- counts
   create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
+
+  create index instances_definition_idx on df_engine.instances (submitter, definition)
+    where definition is not null and finished_at is null;                                  -- live runs of a definition
+
+  -- Flows that have a name, a row a version. A run keeps its own graph, so what becomes of these rows does not concern it.
+  create table df_engine.flow_definitions (
+    owner regrole not null,
+    name text collate "C" not null,
+    version int not null,
+    graph text not null,               -- as it was given; its hash finds the compiled graph
+    flow text not null,                -- the same in the text language
+    comment text,
+    created_at timestamptz not null default now(),
+    created_by regrole not null,
+    hidden_at timestamptz,             -- NULL: it can be used; else its row keeps the number of the next version
+    hidden_by regrole,
+    constraint flow_definitions_pkey primary key (owner, name, version)
+  );
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
   -- loop continues, h handled: what is on the right of a CATCH or TIMEOUT runs, b completed by a BREAK that goes on upwards, d completed and
@@ -286,6 +330,15 @@ if df_engine.migrating(1) then
   ) with (fillfactor = 85);
   create index outcomes_failed_idx on df_engine.outcomes (ended_at) where state in ('f', 'x', 'e');       -- df.failed_steps
 
+  -- Keys of starts, and the run that has each: while there is one, on_conflict of df.start says what another start with it does.
+  create table df_engine.start_keys (
+    submitter oid not null,
+    key text collate "C" not null,
+    instance bigint not null,
+    constraint start_keys_pkey primary key (submitter, key)
+  );
+  create index start_keys_instance_idx on df_engine.start_keys (instance);  -- whether a run has its key; retention
+
   -- Where a thread of a run is: the columns that queue, timers, waits and activations have in common.
   create type df_engine.thread as (
     instance bigint, scope bigint, node int,
@@ -296,7 +349,7 @@ if df_engine.migrating(1) then
 
   -- Threads that can run now; the claim is the lock on the row.
   create table df_engine.queue (
-    id bigint generated by default as identity,
+    id bigint not null default df_engine.queue_place(),    -- its place among those of its lane and role
     lane text not null default 'sql',  -- sql: in a session of its submitter; direct, http: leased by a worker
     submitter oid not null,
     instance bigint not null,
@@ -310,18 +363,18 @@ if df_engine.migrating(1) then
     offered boolean not null default false,    -- whether the session that made the transition to it was told its steps
     worker int,                        -- who holds the lease, and since when
     leased_at timestamptz,
-    next_try_at timestamptz,           -- of a leased step: now, or later when its run was locked
+    next_try_at timestamptz,           -- of a leased step: when it became ready, or later when its run was locked
     request jsonb,                     -- what a leased step is to do
     crash_score smallint not null default 0,   -- evidence that it kills what runs it
     constraint queue_pkey primary key (lane, submitter, id)
   ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
           autovacuum_vacuum_cost_delay = 0);
   create index queue_instance_idx on df_engine.queue (instance);                      -- cancel, lost races, df.nodes
-  create index queue_leased_idx on df_engine.queue (lane, submitter, next_try_at, id) where lane <> 'sql' and worker is null;  -- to be leased
+  create index queue_leased_idx on df_engine.queue (lane, submitter, id) where lane <> 'sql' and worker is null;  -- to be leased
   create index queue_worker_idx on df_engine.queue (lane, submitter) where worker is not null;     -- leases of a role
 
   -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
-  -- TIMEOUT or WAIT_FOR whose activation has the same id; retry, pace and check put the thread back into the queue. poke is no thread: a poke has come
+  -- TIMEOUT or WAIT_FOR whose activation has the same id; start puts a run into the queue for the first time, retry, pace and check put a thread back. poke is no thread: a poke has come
   -- for a WAIT_FOR whose check may just be running; nor is child: the run for which the wait of the same id waits has ended. next_try_at: due_at, or later when the run was locked.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
@@ -332,7 +385,7 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke', 'child')),
+    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke', 'child', 'start')),
     since timestamptz not null,
     due_at timestamptz not null,
     next_try_at timestamptz not null,
@@ -620,10 +673,6 @@ begin
   end loop;
 end
 $security$;
-
--- The engine's clock. Tests replace it to move time.
-create or replace function df_engine.clock() returns timestamptz
-language sql volatile as $$ select pg_catalog.clock_timestamp() $$;
 
 -- Migrations: what the tables of schema/tables have gained since the first version that can be upgraded in place, each applied once,
 -- in this order, with runs in flight: `do $migration$ begin if df_engine.migrating(2) then ... end if; end $migration$`.
@@ -1601,8 +1650,6 @@ language sql immutable as $$
       select case
         when c.key not in ('flow', 'input', 'label') then 'unknown key ' || c.key
         when jsonb_typeof(c.value) <> 'string' then c.key || ' in CALL must be a string'
-        when c.key = 'flow' and c.value #>> '{}' ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
-          format('there is no definition %s: flows cannot be defined by name yet', c.value #>> '{}')
         when c.key = 'label' and octet_length(c.value #>> '{}') > 1024 then
           format('label has %s bytes, and 1024 are allowed', octet_length(c.value #>> '{}'))
         when c.key = 'input' and not c.value #>> '{}' ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$
@@ -1751,7 +1798,9 @@ begin
     node := node + 1;
     kind := body ->> 'node_type';
     v_problem := df_engine.node_problem(body, kind);
-    if kind = 'UNDO' and v_around is not null and v_problem is null then
+    if node > 1 and kind = 'SQL' and v_problem is null and body ->> 'query' ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+      v_problem := format('%s is the name of a definition: as a step it is called, df.call(%L)', body ->> 'query', body ->> 'query');
+    elsif kind = 'UNDO' and v_around is not null and v_problem is null then
       v_problem := 'UNDO cannot be inside ' || v_around || '. It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
     end if;
     if v_problem is not null or depth > 256 or node > 10000 then
@@ -1840,11 +1889,11 @@ begin
   end if;
 
   -- Statement by statement: what of it is not reached is not prepared either.
-  v_loop := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+  v_loop := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
          when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
          else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   if condition is not null then
-    v_loop := v_loop || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+    v_loop := v_loop || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
          when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
          else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   end if;
@@ -1871,10 +1920,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"THEN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+  return '{"node_type":"THEN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
          when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
          else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
          when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
          else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
@@ -1892,10 +1941,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
          when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
          else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
          when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
          else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
@@ -1916,10 +1965,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_a := case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+  v_a := case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
          when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
          else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
-  v_b := case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+  v_b := case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
          when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
          else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   if (pg_catalog.strpos(v_a || ',' || v_b, '"UNDO"') > 0 and v_a || ',' || v_b ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
@@ -1946,13 +1995,13 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+  return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
          when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
          else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
          when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
          else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"extra_nodes":[' || case when not (pg_catalog.strpos(c, '{') > 0 and c ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(c) || '}'
+    || ',"extra_nodes":[' || case when not (pg_catalog.strpos(c, '{') > 0 and c ~ '^\s*\{') and pg_catalog."left"(c, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(c) || '}'
          when df.all(c) = '{"node_type":"JOIN","left_node":' || c || '}' then c
          else (df.all(c)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ']}';
 end
@@ -1986,7 +2035,10 @@ begin
                 hint = 'It returns a value, not a graph. Call it in a statement of its own.';
       end if;
     end if;
-    if not (pg_catalog.strpos(v_branch, '{') > 0 and v_branch ~ '^\s*\{') then
+    if pg_catalog."left"(v_branch, 1) = '@' and v_branch ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+      raise exception '% is the name of a definition, and no step', v_branch using errcode = 'invalid_parameter_value',
+        hint = pg_catalog.format('As a step it is called: df.call(%L).', v_branch);
+    elsif not (pg_catalog.strpos(v_branch, '{') > 0 and v_branch ~ '^\s*\{') then
       v_nodes := v_nodes || ('{"node_type":"SQL","query":' || pg_catalog.to_json(v_branch) || '}');
       continue;
     end if;
@@ -2040,7 +2092,7 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
            when df.all(g.graph) = '{"node_type":"JOIN","left_node":' || g.graph || '}' then g.graph
            else (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
@@ -2071,7 +2123,7 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
            when df.all(g.graph) = '{"node_type":"JOIN","left_node":' || g.graph || '}' then g.graph
            else (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
@@ -2103,7 +2155,7 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
+  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
            when df.all(g.graph) = '{"node_type":"JOIN","left_node":' || g.graph || '}' then g.graph
            else (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
   while pg_catalog.cardinality(v_nodes) > 1 loop
@@ -2141,13 +2193,13 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and pg_catalog."left"(then_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
          when df.all(then_branch) = '{"node_type":"JOIN","left_node":' || then_branch || '}' then then_branch
          else (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and pg_catalog."left"(else_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
          when df.all(else_branch) = '{"node_type":"JOIN","left_node":' || else_branch || '}' then else_branch
          else (df.all(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
          when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
          else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
@@ -2165,10 +2217,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and pg_catalog."left"(then_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
          when df.all(then_branch) = '{"node_type":"JOIN","left_node":' || then_branch || '}' then then_branch
          else (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+    || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
          when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
          else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
@@ -2190,10 +2242,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
+  return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and pg_catalog."left"(then_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
          when df.all(then_branch) = '{"node_type":"JOIN","left_node":' || then_branch || '}' then then_branch
          else (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
+    || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and pg_catalog."left"(else_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
          when df.all(else_branch) = '{"node_type":"JOIN","left_node":' || else_branch || '}' then else_branch
          else (df.all(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"query":' || pg_catalog.to_json(
@@ -2300,9 +2352,9 @@ begin
     raise exception 'df.catch: %', v_problem using errcode = 'invalid_parameter_value',
       hint = 'Such as array[''23505'', ''40'', ''http:5xx'', ''DF408'']; without a list every failure is caught.';
   end if;
-  return '{"node_type":"CATCH","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+  return '{"node_type":"CATCH","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
          when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
-         else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || case when not (pg_catalog.strpos(handler, '{') > 0 and handler ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(handler) || '}'
+         else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || case when not (pg_catalog.strpos(handler, '{') > 0 and handler ~ '^\s*\{') and pg_catalog."left"(handler, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(handler) || '}'
          when df.all(handler) = '{"node_type":"JOIN","left_node":' || handler || '}' then handler
          else (df.all(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || coalesce(',"query":' || pg_catalog.to_json(v_config), '') || '}';
@@ -2323,14 +2375,14 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_compensation := case when not (pg_catalog.strpos(compensation, '{') > 0 and compensation ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(compensation) || '}'
+  v_compensation := case when not (pg_catalog.strpos(compensation, '{') > 0 and compensation ~ '^\s*\{') and pg_catalog."left"(compensation, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(compensation) || '}'
          when df.all(compensation) = '{"node_type":"JOIN","left_node":' || compensation || '}' then compensation
          else (df.all(compensation)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   if (pg_catalog.strpos(v_compensation, '"UNDO"') > 0 and v_compensation ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
     raise exception 'df.undo cannot be inside a compensation' using errcode = 'invalid_parameter_value',
       hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
-  return '{"node_type":"UNDO","left_node":' || case when not (pg_catalog.strpos(step, '{') > 0 and step ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(step) || '}'
+  return '{"node_type":"UNDO","left_node":' || case when not (pg_catalog.strpos(step, '{') > 0 and step ~ '^\s*\{') and pg_catalog."left"(step, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(step) || '}'
          when df.all(step) = '{"node_type":"JOIN","left_node":' || step || '}' then step
          else (df.all(step)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || v_compensation || '}';
 end
@@ -2350,10 +2402,10 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_parts := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+  v_parts := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
            when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
            else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and pg_catalog."left"(otherwise, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
            when df.all(otherwise) = '{"node_type":"JOIN","left_node":' || otherwise || '}' then otherwise
            else (df.all(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end;
   if (pg_catalog.strpos(v_parts, '"UNDO"') > 0 and v_parts ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
@@ -2400,10 +2452,10 @@ begin
   end if;
 
   if after ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
-    v_parts := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+    v_parts := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
              when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
              else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-      || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+      || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and pg_catalog."left"(otherwise, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
              when df.all(otherwise) = '{"node_type":"JOIN","left_node":' || otherwise || '}' then otherwise
              else (df.all(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end;
     if (pg_catalog.strpos(v_parts, '"UNDO"') > 0 and v_parts ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
@@ -2526,7 +2578,7 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_items := case when not (pg_catalog.strpos(items, '{') > 0 and items ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(items) || '}'
+  v_items := case when not (pg_catalog.strpos(items, '{') > 0 and items ~ '^\s*\{') and pg_catalog."left"(items, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(items) || '}'
          when df.all(items) = '{"node_type":"JOIN","left_node":' || items || '}' then items
          else (df.all(items)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   v_type := v_items::pg_catalog.json ->> 'node_type';
@@ -2552,7 +2604,7 @@ begin
   if v_problem is not null then
     raise exception 'df.map: %', v_problem using errcode = 'invalid_parameter_value';
   end if;
-  v_body := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+  v_body := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
          when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
          else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   if (pg_catalog.strpos(v_body, '"UNDO"') > 0 and v_body ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
@@ -2817,7 +2869,7 @@ begin
     raise exception 'argument timeout of df.wait_for must be positive, and at most 100 years, not %', timeout
       using errcode = 'invalid_parameter_value';
   end if;
-  return '{"node_type":"WAIT_FOR","condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
+  return '{"node_type":"WAIT_FOR","condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
          when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
          else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"query":' || pg_catalog.to_json(
     '{"every":' || pg_catalog.trim_scale(extract(epoch from every))
@@ -2855,10 +2907,7 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  if flow ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
-    raise exception 'there is no definition %: flows cannot be defined by name yet', flow using errcode = 'feature_not_supported',
-      hint = 'Give df.call the flow itself.';
-  elsif pg_catalog.octet_length(label) > 1024 then
+  if pg_catalog.octet_length(label) > 1024 then
     raise exception 'the label of a call has % bytes, and 1024 are allowed', pg_catalog.octet_length(label)
       using errcode = 'program_limit_exceeded';
   end if;
@@ -2872,15 +2921,16 @@ begin
     end;
   end if;
   return '{"node_type":"CALL","query":' || pg_catalog.to_json(
-    '{"flow":' || pg_catalog.to_json(case when not (pg_catalog.strpos(flow, '{') > 0 and flow ~ '^\s*\{') and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(flow) || '}'
+    '{"flow":' || pg_catalog.to_json(
+      case when flow ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then df.sql(pg_catalog.btrim(flow, E' \t\r\n')) else case when not (pg_catalog.strpos(flow, '{') > 0 and flow ~ '^\s*\{') and pg_catalog."left"(flow, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(flow) || '}'
          when df.all(flow) = '{"node_type":"JOIN","left_node":' || flow || '}' then flow
-         else (df.all(flow)::pg_catalog.json -> 'left_node')::pg_catalog.text end)
+         else (df.all(flow)::pg_catalog.json -> 'left_node')::pg_catalog.text end end)
     || coalesce(',"input":' || pg_catalog.to_json(input), '')
     || coalesce(',"label":' || pg_catalog.to_json(label), '') || '}') || '}';
 end
 $$;
 comment on function df.call(text, text, text) is
-  'Starts the flow as a run of its own, a child of this one, and waits for its end; the result is the child''s. When the child fails or is cancelled, the node fails with its error. What stops the node cancels the child. input: a JSON text that the child reads as $input; it and the label may hold references, which are resolved when the node starts. Raises for an input that is no JSON';
+  'Starts the flow, or the definition @name or @name:3, as a run of its own, a child of this one, and waits for its end; the result is the child''s. When the child fails or is cancelled, the node fails with its error. What stops the node cancels the child. input: a JSON text that the child reads as $input; it and the label may hold references, which are resolved when the node starts. The newest version of a definition is that of the moment when the node starts. Raises for an input that is no JSON';
 
 -- Literals: values as constants for SQL code.
 
@@ -5433,13 +5483,16 @@ begin
     v_batch[i] := case when v_plain[i] and v_sizes[v_nexts[i]] > 0 then v_batch[v_nexts[i]] else i end;
   end loop;
 
-  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, has_undo, secrets)
+  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, has_undo, secrets, definitions)
   values (p_submitter, pg_get_userbyid(p_submitter), p_hash, v_entries[1],
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
           p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}|\\u007[Bb]$re$, 'UNDO' = any (v_kinds),
           nullif(array(select distinct s.name from unnest(v_kinds, v_queries) n(kind, query)
                        cross join lateral unnest(df_engine.secret_names(df_engine.json_or_null(n.query)::pg_catalog.text)) s(name)
-                       where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'))
+                       where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'),
+          nullif(array(select distinct d.reference from unnest(v_kinds, v_queries) n(kind, query)
+                       cross join lateral (select df_engine.reference_in(df_engine.json_or_null(n.query) ->> 'flow')) d(reference)
+                       where n.kind = 'CALL' and d.reference is not null), '{}'))
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], v_maps[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
@@ -5612,19 +5665,25 @@ begin
   if (p_graph).secrets is not null then
     perform df_engine.check_secrets(p_role, (p_graph).secrets);
   end if;
+  if (p_graph).definitions is not null then
+    perform df_engine.check_definitions(p_role, (p_graph).definitions);
+  end if;
 end
 $$;
 
--- Checks a start whatever it is. Gives it its graph, p_graph if it is known; its variables, where the graph has placeholders; and its
--- traceparent.
+-- Checks a start whatever it is. Gives it its graph, p_graph if it is known; its variables, where the graph has placeholders; its
+-- traceparent; and its definition, if its text is the name of one.
 create or replace function df_engine.prepare_start(
   p_role oid, p_text text, p_label text, p_database text, p_input jsonb,
-  inout p_graph bigint, inout p_traceparent text, out p_entry int, out p_vars jsonb, out p_has_undo boolean
+  inout p_graph bigint, inout p_traceparent text, out p_entry int, out p_vars jsonb, out p_definition text, out p_has_undo boolean
 )
 language plpgsql as $$
 declare
   g df_engine.graphs;
 begin
+  if p_graph is null and df_engine.reference_in(p_text) is not null then
+    select d.graph, d.definition, d.compiled into p_text, p_definition, p_graph from df_engine.definition_of(p_role, p_text, false) d;
+  end if;
   perform df_engine.check_submitter(p_role, p_text, p_database);
   g := df_engine.graph_to_start(p_role, p_text, false, p_graph);
   if g.placeholders then
@@ -5641,9 +5700,10 @@ end
 $$;
 
 -- Starts the child of a CALL at p_parent_node of p_parent, which waits for it in p_call; p_typed: somebody looks for its result. It has the
--- variables, the database and the traceparent of its caller.
+-- variables, the database, the priority and the traceparent of its caller.
 create or replace function df_engine.start_child(
-  p_parent df_engine.instances, p_text text, p_label text, p_input jsonb, p_parent_node int, p_call bigint, p_typed boolean
+  p_parent df_engine.instances, p_text text, p_label text, p_input jsonb, p_parent_node int, p_call bigint, p_typed boolean,
+  p_definition text
 ) returns bigint
 language plpgsql as $$
 declare
@@ -5655,23 +5715,41 @@ declare
 begin
   perform df_engine.check_start(v_role, g, p_label, p_input, (p_parent).vars);
   insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, parent, parent_node, call,
-    version, run_key)
+    priority, definition, version, run_key)
   overriding system value
   values (v_instance, df_engine.public_id(v_instance), v_role, g.id, p_label, (p_parent).database, (p_parent).vars, p_input,
-          (p_parent).traceparent, (p_parent).instance, p_parent_node, p_call, '1.0.0',
+          (p_parent).traceparent, (p_parent).instance, p_parent_node, p_call, (p_parent).priority, p_definition, '1.0.0',
           hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
-  insert into df_engine.queue (submitter, instance, node, races, wakes)
-  values (v_role, v_instance, g.entry, case when g.has_undo then array[df_engine.open_undoable(v_instance)] end, true);
+  insert into df_engine.queue (id, submitter, instance, node, races, wakes)
+  values (df_engine.queue_place(100 + coalesce((p_parent).priority, 0)), v_role, v_instance, g.entry,
+          case when g.has_undo then array[df_engine.open_undoable(v_instance)] end, true);
   return v_instance;
 end
 $$;
 
--- Inserts a run of p_role, and queues it. A known graph of a role that may log in and has no limit, without variables, secrets, UNDOs, input
--- and the like, is started without more ado; all others go through prepare_start. The first start of a role in a transaction notifies for
+-- Raises for a start_at, or a priority, that df.start does not take.
+-- Granted to users.
+create or replace function df_engine.check_start_time(p_start_at timestamptz, p_priority int) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_priority not between -100 and 100 then
+    raise exception 'invalid priority %', p_priority
+      using errcode = 'invalid_parameter_value', hint = 'It is a number from -100 to 100, by default 0.';
+  elsif not isfinite(p_start_at) or p_start_at > now() + 3155760000 * interval '1 s' then
+    raise exception 'invalid start_at %', p_start_at
+      using errcode = 'invalid_parameter_value', hint = 'It is a time, at most 100 years from now.';
+  end if;
+end
+$$;
+
+-- Inserts a run of p_role, and queues it, or lets it wait for p_start_at. A known graph of a role that may log in and has no limit, without variables, secrets, UNDOs, input
+-- and the like, is started without more ado; all others go through prepare_start. p_instance: its number, where it has one, and the key
+-- that it has taken. The first start of a role in a transaction notifies for
 -- all of them. What reads no table stands in no query: PL/pgSQL prepares it once a transaction, and a query's expressions at each start.
 -- Granted to users.
 create or replace function df_engine.insert_instance(
-  p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb
+  p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb,
+  p_start_at timestamptz default null, p_priority int default 0, p_instance bigint default null, p_start_key text default null
 ) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
@@ -5682,6 +5760,7 @@ declare
   v_has_undo boolean;
   v_used timestamptz;
   v_vars jsonb;
+  v_definition text;
   v_trace text := nullif(current_setting('df.traceparent', true), '');
   v_instance bigint;
   v_id text;
@@ -5693,7 +5772,9 @@ begin
     raise exception 'this function of df_engine is called by the functions of df only'
       using errcode = 'insufficient_privilege';
   end if;
-  select g.id, g.entry, r.rolcanlogin and not r.rolsuper and not g.placeholders and g.secrets is null and not g.has_undo and l.role is null, g.used_at
+  select g.id, g.entry, r.rolcanlogin and not r.rolsuper and not g.placeholders and g.secrets is null and g.definitions is null
+      and not g.has_undo and l.role is null,
+    g.used_at
   into v_graph, v_entry, v_ordinary, v_used
   from pg_roles r
   left join df_engine.graphs g on g.submitter = p_role and g.hash = v_hash
@@ -5701,31 +5782,40 @@ begin
   where r.oid = p_role limit 1;
   if (v_ordinary and v_used > now() - interval '1 day' and p_database is null and p_input is null and v_trace is null
       and coalesce(octet_length(p_label), 0) <= 1024) is not true then
-    select s.p_graph, s.p_entry, s.p_vars, s.p_traceparent, s.p_has_undo into v_graph, v_entry, v_vars, v_trace, v_has_undo
+    select s.p_graph, s.p_entry, s.p_vars, s.p_traceparent, s.p_definition, s.p_has_undo
+    into v_graph, v_entry, v_vars, v_trace, v_definition, v_has_undo
     from df_engine.prepare_start(p_role, p_text, p_label, p_database, p_input, v_graph, v_trace) s;
   end if;
   if v_wakes then
     perform set_config('df_engine.started', concat(p_role, ' in ', pg_current_xact_id()), true);
   end if;
-  v_instance := nextval('df_engine.instances_instance_seq');
+  v_instance := coalesce(p_instance, nextval('df_engine.instances_instance_seq'));
   if v_instance >= 4294967296 then
     v_instance := df_engine.free_instance(v_instance);
   end if;
   v_id := df_engine.public_id(v_instance);
   v_run_key := hashint8extended(v_instance, (random() * 9007199254740991)::bigint);
-  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, version, run_key)
+  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, key, priority, start_at, definition,
+    traceparent, version, run_key)
   overriding system value
-  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, v_trace, '1.0.0', v_run_key);
+  values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, p_start_key, nullif(p_priority, 0), p_start_at, v_definition,
+          v_trace, '1.0.0', v_run_key);
   if v_has_undo then
     v_races := array[df_engine.open_undoable(v_instance)];
   end if;
-  insert into df_engine.queue (submitter, instance, node, races, wakes) values (p_role, v_instance, v_entry, v_races, v_wakes);
+  if p_start_at > df_engine.clock() then
+    perform df_engine.set_timer(row(v_instance, 0, v_entry, null, null, v_races), 'start', p_start_at);
+  else
+    insert into df_engine.queue (id, submitter, instance, node, races, wakes)
+    values (df_engine.queue_place(100 + p_priority), p_role, v_instance, v_entry, v_races, v_wakes);
+  end if;
   return v_id;
 end
 $$;
 
 create or replace function df.start(fut text, label text default null, database text default null,
-  transaction_mode text default 'caller', input jsonb default null) returns text
+  transaction_mode text default 'caller', input jsonb default null, key text default null, on_conflict text default 'return',
+  start_at timestamptz default null, priority integer default 0) returns text
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
@@ -5734,7 +5824,8 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  if fut is null or transaction_mode is distinct from 'caller' or (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
+  if fut is null or transaction_mode is distinct from 'caller' or key is not null or on_conflict is distinct from 'return'
+     or start_at is not null or priority is distinct from 0 or (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
     if fut is null then
       raise exception 'argument fut of df.start is NULL' using errcode = 'null_value_not_allowed',
         hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
@@ -5743,11 +5834,21 @@ begin
       raise exception 'argument transaction_mode of df.start is NULL' using errcode = 'null_value_not_allowed',
         hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
     end if;
+    if on_conflict is null then
+      raise exception 'argument on_conflict of df.start is NULL' using errcode = 'null_value_not_allowed',
+        hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+    end if;
+    if priority is null then
+      raise exception 'argument priority of df.start is NULL' using errcode = 'null_value_not_allowed',
+        hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+    end if;
 
     if pg_catalog.lower(transaction_mode) not in ('caller', 'new') then
       raise exception 'invalid transaction_mode "%"', transaction_mode
         using errcode = 'invalid_parameter_value', hint = 'It is caller or new.';
     end if;
+    perform df_engine.check_start_key(key, on_conflict);
+    perform df_engine.check_start_time(start_at, priority);
     if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
       -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
       raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
@@ -5756,15 +5857,335 @@ begin
               hint = 'It returns a value, not a graph. Call it in a statement of its own.';
     end if;
     if pg_catalog.lower(transaction_mode) = 'new' then
-      return df_engine.start_new(fut, label, database, input);
+      return df_engine.start_new(pg_catalog.jsonb_build_object(
+        'fut', fut, 'label', label, 'database', database, 'input', input::pg_catalog.text, 'key', key, 'on_conflict', on_conflict,
+        'start_at', start_at, 'priority', priority));
+    elsif key is not null then
+      return df_engine.start_keyed((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   fut, label, database, input, start_at, priority, key, on_conflict);
     end if;
   end if;
   return df_engine.insert_instance((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
-                                   fut, label, database, input);
+                                   fut, label, database, input, start_at, priority);
 end
 $$;
-comment on function df.start(text, text, text, text, jsonb) is
-  'Starts a graph, or one SQL statement, as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here. input: what steps read as $input, $input.key, $input.list.0; a {name} in SQL code that is no variable of the run raises';
+comment on function df.start(text, text, text, text, jsonb, text, text, timestamptz, integer) is
+  'Starts a graph, one SQL statement, or a definition (@name the newest version, @name:3 that one), as the current user and returns the id of the instance. It becomes eligible when the transaction commits; with transaction_mode ''new'' it is started in a transaction of its own. database: where its SQL steps run, by default here. input: what steps read as $input, $input.key, $input.list.0; a {name} in SQL code that is no variable of the run raises. key: while a run of the same role has it, live or ended and kept, on_conflict decides: return (its id; nothing is started), error (DF409), restart (starts anew if it has ended, else returns its id), replace (cancels it if it has not ended, and starts anew). start_at: it does not begin before. priority: from -100 to 100; among the runs of its role a point counts like 3 s of waiting, and the runs that it calls have it too';
+
+-- Keys of starts: a run can be started with a key, and while it is kept, what another start of its role with that key does is for its
+-- on_conflict to say. A key is a row that points to the run that has it. Who starts waits for an open start with the same key, which is one of
+-- its own role; nobody else waits for a key. The run is locked before the row of its key: retention locks runs only, if they are
+-- free, and then removes the keys that they have.
+
+-- Raises for a key, or an on_conflict, that df.start does not take.
+-- Granted to users.
+create or replace function df_engine.check_start_key(p_start_key text, p_on_conflict text) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_on_conflict not in ('return', 'error', 'restart', 'replace') then
+    raise exception 'invalid on_conflict "%"', p_on_conflict
+      using errcode = 'invalid_parameter_value', hint = 'It is return, error, restart or replace.';
+  elsif p_start_key is null and p_on_conflict <> 'return' then
+    raise exception 'on_conflict => ''%'' needs a key', p_on_conflict
+      using errcode = 'invalid_parameter_value', hint = 'Name what is to be started once: df.start(..., key => ''order 17'').';
+  elsif p_start_key = '' then
+    raise exception 'the key of a start is empty' using errcode = 'invalid_parameter_value';
+  elsif octet_length(p_start_key) > 1024 then
+    raise exception 'the key of a start has % bytes, and 1024 are allowed', octet_length(p_start_key)
+      using errcode = 'program_limit_exceeded';
+  end if;
+end
+$$;
+
+-- Starts a run with a key, or answers the id of the one that has it. In READ COMMITTED each statement sees what has been committed
+-- before it; in REPEATABLE READ a key that was taken or moved after the snapshot is a serialization failure.
+-- Granted to users.
+create or replace function df_engine.start_keyed(
+  p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb,
+  p_start_at timestamptz, p_priority int, p_start_key text, p_on_conflict text
+) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
+declare
+  v_old bigint;
+  v_new bigint;
+  i record;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  loop
+    v_old := (select k.instance from df_engine.start_keys k where k.submitter = p_role and k.key = p_start_key);
+    i := df_engine.holder_of_key(v_old, p_on_conflict);
+    if p_on_conflict = 'error' and i.id is not null then
+      raise exception 'instance % has the key "%"', i.id, p_start_key using errcode = 'DF409',
+        hint = 'The key is free again when retention removes that run.';
+    elsif i.stays then
+      return i.id;
+    end if;
+    v_new := df_engine.free_instance(nextval('df_engine.instances_instance_seq'));
+    if v_old is null then
+      insert into df_engine.start_keys (submitter, key, instance) values (p_role, p_start_key, v_new) on conflict do nothing;
+    else
+      update df_engine.start_keys k set instance = v_new where k.submitter = p_role and k.key = p_start_key and k.instance = v_old;
+    end if;
+    exit when found;
+  end loop;
+  if i.status in ('pending', 'running') then
+    perform df_engine.cancel_locked(v_old, 'replaced by a start with the same key');
+  end if;
+  return df_engine.insert_instance(p_key, p_role, p_text, p_label, p_database, p_input, p_start_at, p_priority, v_new, p_start_key);
+end
+$$;
+
+-- The run that has a key, locked where the key may be taken from it, and whether it keeps it. No id: it is gone.
+create or replace function df_engine.holder_of_key(p_instance bigint, p_on_conflict text, out id text, out status text, out stays boolean)
+language plpgsql as $$
+begin
+  if p_on_conflict = 'replace' then
+    select i.id, i.status, false into id, status, stays from df_engine.instances i where i.instance = p_instance for update;
+  elsif p_on_conflict = 'restart' then
+    select i.id, i.status, i.status in ('pending', 'running') into id, status, stays
+    from df_engine.instances i where i.instance = p_instance for key share;
+  else
+    select i.id, i.status, true into id, status, stays from df_engine.instances i where i.instance = p_instance;
+  end if;
+end
+$$;
+
+-- Definitions: flows that have a name, version by version, for the runs of the role that owns them. '@name' is the newest version at the
+-- moment when a run starts, '@name:3' that one. A run keeps the graph that it was started with, so nothing here concerns it later.
+
+-- The name of a definition that a text is, as it was given, or as a builder has wrapped it as the flow of a CALL; NULL: it is none.
+create or replace function df_engine.reference_in(p_text text) returns text
+language sql immutable as $$
+  select case when p_text ~ '^\s*@' then btrim(p_text, E' \t\r\n\f')
+              when p_text ~ '^\s*\{"node_type":"SQL","query":"@[^"]*"\}\s*$' then p_text::jsonb ->> 'query' end
+$$;
+
+-- Name and version of a reference; no version: the newest. Raises for what is none.
+-- Granted to users.
+create or replace function df_engine.read_reference(p_reference text, out name text, out version int)
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if not p_reference ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+    raise exception '% is no name of a definition', left(p_reference, 100) using errcode = 'invalid_parameter_value',
+      hint = 'It is @name, or @name:3 for a version: letters, digits, _ and -, a letter or _ first.';
+  end if;
+  name := substring(p_reference from '@([A-Za-z0-9_-]+)');
+  version := substring(p_reference from ':([0-9]+)')::int;
+exception when numeric_value_out_of_range then
+  version := 0;  -- there is no such version
+end
+$$;
+
+-- Granted to users.
+create or replace function df_engine.refuse_reference(p_reference text) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception 'there is no definition %', btrim(p_reference) using errcode = 'undefined_object',
+    hint = 'Those of the current user: SELECT name, version FROM df.definitions. A new one: df.define(name, flow).';
+end
+$$;
+
+-- What a reference stands for, among the definitions of a role, and for whoever starts what it gives: the text of the graph, name:version, and
+-- the graph compiled for p_typed, if it is. Raises when there is none.
+create or replace function df_engine.definition_of(
+  p_role oid, p_text text, p_typed boolean, out graph text, out definition text, out compiled bigint
+)
+language plpgsql stable set jit = off set enable_seqscan = off as $$
+declare
+  r constant record := df_engine.read_reference(df_engine.reference_in(p_text));
+begin
+  select d.graph, d.name || ':' || d.version into graph, definition
+  from df_engine.flow_definitions d
+  where d.owner = p_role::regrole and d.name = r.name and d.version = coalesce(r.version, d.version) and d.hidden_at is null
+  order by d.version desc limit 1;
+  if graph is null then
+    perform df_engine.refuse_reference(df_engine.reference_in(p_text));
+  end if;
+  compiled := (
+    select g.id from df_engine.graphs g
+    where g.submitter = p_role and g.hash = df_engine.graph_hash(graph, p_typed) order by g.id desc limit 1);
+end
+$$;
+
+-- Raises for the first of some references that a role has no definition for.
+create or replace function df_engine.check_definitions(p_role oid, p_references text[]) returns void
+language plpgsql stable as $$
+begin
+  perform df_engine.definition_of(p_role, r.reference, false) from unnest(p_references) r(reference);
+end
+$$;
+
+-- Raises unless a role may change the definitions of another: it is a member of that role, or may administrate. What a superuser
+-- runs, only superusers define.
+create or replace function df_engine.require_owner(p_role oid, p_owner oid) returns void
+language plpgsql stable as $$
+begin
+  if p_role <> p_owner and not pg_has_role(p_role, p_owner, 'usage') and (
+      not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute')
+      or (select r.rolsuper from pg_roles r where r.oid = p_owner)) then
+    raise exception 'role "%" is no member of role "%"', pg_get_userbyid(p_role), pg_get_userbyid(p_owner)
+      using errcode = 'insufficient_privilege', hint = 'The definitions of a role are for its members, and for administrators, to change.';
+  end if;
+end
+$$;
+
+-- Defines a flow for p_owner; the number of its version. The same graph as the newest version is no new one, but may bring a new comment.
+-- Granted to users.
+create or replace function df_engine.define_flow(p_key text, p_role oid, p_owner oid, p_name text, p_text text, p_comment text) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_graph jsonb;
+  v_newest df_engine.flow_definitions;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  perform df_engine.require_owner(p_role, p_owner);
+  perform df_engine.check_size('the name of a definition', octet_length(p_name), 63);
+  perform df_engine.check_size('the comment of a definition', octet_length(p_comment), 10000);
+  v_graph := df_engine.parse_graph(p_text, 'Invalid durable function: ');
+  loop
+    select * into v_newest from df_engine.flow_definitions d
+    where d.owner = p_owner::regrole and d.name = p_name order by d.version desc limit 1;
+    if v_newest.hidden_at is null and df_engine.parse_graph(v_newest.graph) = v_graph then
+      update df_engine.flow_definitions d set comment = nullif(p_comment, '')
+      where d.owner = p_owner::regrole and d.name = p_name and d.version = v_newest.version
+        and p_comment <> coalesce(d.comment, '');
+      return v_newest.version;
+    elsif (select count(*) from df_engine.flow_definitions d where d.owner = p_owner::regrole) >= 10000 then
+      raise exception 'role "%" has 10000 versions of definitions, which is as many as it can have', pg_get_userbyid(p_owner)
+        using errcode = 'program_limit_exceeded', hint = 'df.undefine(name) removes the versions of one.';
+    end if;
+    if not exists (select from df_engine.graphs g where g.submitter = p_owner and g.hash = df_engine.graph_hash(p_text, false)) then
+      perform df_engine.new_graph(p_owner, p_text, false);
+    end if;
+    insert into df_engine.flow_definitions (owner, name, version, graph, flow, comment, created_by)
+    values (p_owner::regrole, p_name, coalesce(v_newest.version, 0) + 1, p_text, df_engine.graph_text(v_graph), nullif(p_comment, ''), p_role::regrole)
+    on conflict do nothing;
+    exit when found;
+  end loop;
+  return coalesce(v_newest.version, 0) + 1;
+end
+$$;
+
+-- Hides a definition of p_owner: of its versions the newest is kept, for the number of the next one. False: there is none.
+-- Granted to users.
+create or replace function df_engine.hide_definition(p_key text, p_role oid, p_owner oid, p_name text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_newest int;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  perform df_engine.require_owner(p_role, p_owner);
+  update df_engine.flow_definitions d set hidden_at = now(), hidden_by = p_role::regrole
+  where d.owner = p_owner::regrole and d.name = p_name and d.hidden_at is null
+    and d.version = (select max(n.version) from df_engine.flow_definitions n where n.owner = p_owner::regrole and n.name = p_name)
+  returning d.version into v_newest;
+  delete from df_engine.flow_definitions d where d.owner = p_owner::regrole and d.name = p_name and d.version < v_newest;
+  return v_newest is not null;
+end
+$$;
+
+create or replace function df.define(name text, fut text, comment text default null, owner regrole default null) returns integer
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.define is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if fut is null then
+    raise exception 'argument fut of df.define is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
+    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
+      using errcode = 'invalid_parameter_value',
+            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  end if;
+  if name !~ '^[A-Za-z_][A-Za-z0-9_-]*$' then
+    raise exception 'invalid name of a definition: "%"', pg_catalog."left"(name, 100)
+      using errcode = 'invalid_name', hint = 'It has letters, digits, _ and -, a letter or _ first.';
+  elsif fut ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+    raise exception 'a definition is a flow, and % is the name of one', fut using errcode = 'invalid_parameter_value',
+      hint = pg_catalog.format('A flow that does nothing but call it: df.call(%L).', fut);
+  end if;
+  return df_engine.define_flow((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                               coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name, fut, comment);
+end
+$$;
+comment on function df.define(text, text, text, regrole) is
+  'Gives a graph, or one SQL statement, a name, under which df.start, df.call and df.explain know it: @name is the newest version, @name:3 that one. Returns the number of the version, which is a new one unless the graph is that of the newest. owner: whose runs use it, by default the current user''s; another role''s are for its members, and for administrators. Raises 42602 for a name that is not [A-Za-z_][A-Za-z0-9_-]*, and what df.start raises for the graph';
+
+create or replace function df.undefine(name text, owner regrole default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.undefine is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if not df_engine.hide_definition((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name) then
+    perform df_engine.refuse_reference(name);
+  end if;
+  return 'OK';
+end
+$$;
+comment on function df.undefine(text, regrole) is
+  'Hides a definition, all versions of it: nothing can be started from it any more, and what runs goes on. Defined again, it goes on with the next version. Returns OK; raises 42704 when there is none';
+
+-- Granted to users.
+create or replace view df_engine.visible_definitions with (security_barrier) as
+  select d.owner, d.name, d.version, d.graph from df_engine.flow_definitions d where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+
+create or replace view df.definitions with (security_barrier) as
+  select d.name, d.version, d.flow, d.comment, d.created_at, d.created_by,
+         (select count(*) from df_engine.instances i
+          where i.submitter = d.owner and i.definition = d.name || ':' || d.version and i.finished_at is null) as live_instances, d.owner
+  from df_engine.flow_definitions d
+  where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+comment on view df.definitions is
+  'Flows that have a name, one row a version: those of the current user, and of the roles that it is a member of. flow: in the text language; live_instances: runs of that version that have not ended';
+
+-- The graph that a reference of the current user stands for.
+-- Granted to users.
+create or replace function df_engine.definition_to_show(p_reference text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  r constant record := df_engine.read_reference(p_reference);
+  v_graph text;
+begin
+  select d.graph into v_graph from df_engine.visible_definitions d
+  where d.owner = quote_ident(current_user)::regrole and d.name = r.name and d.version = coalesce(r.version, d.version)
+  order by d.version desc limit 1;
+  if v_graph is null then
+    perform df_engine.refuse_reference(p_reference);
+  end if;
+  return v_graph;
+end
+$$;
 
 -- Variables: values that a role keeps under names of its own, and that its runs read as {name}. What is changed is the caller's own,
 -- whoever that is, so that nobody, not even a superuser, touches another role's by accident.
@@ -6060,7 +6481,7 @@ begin
       select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since, null::bigint as last_item from df_engine.queue q
       where q.instance = p_instance and (p_scope is null or q.scope = p_scope and q.node between p_from and p_last or q.scope >> 23 = any (p_maps))
       union all
-      select x.scope, x.node, x.generations, case when x.kind not in ('pace', 'deadline', 'check', 'poke', 'child') then x.since end,
+      select x.scope, x.node, x.generations, case when x.kind not in ('start', 'pace', 'deadline', 'check', 'poke', 'child') then x.since end,
              null from df_engine.timers x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
@@ -6340,6 +6761,10 @@ $$;
 create or replace function df.rotate_wake_channel() returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+  if lower(current_setting('df.wake', true)) in ('off', 'false', 'no', '0') then
+    raise exception 'workers are to be told of a new channel, and df.wake is off' using errcode = 'object_not_in_prerequisite_state',
+      hint = 'RESET df.wake first.';
+  end if;
   perform pg_notify(df_engine.wake_channel(), 'c');
   update df_engine.secret s set channel = default;
   return 'OK';
@@ -7807,6 +8232,8 @@ declare
   v_input constant jsonb := df_engine.json_or_null(v_text);
   i df_engine.instances;
   v_child bigint;
+  v_flow pg_catalog.text := p_config ->> 'flow';
+  v_definition pg_catalog.text;
 begin
   if v_input is null and v_text is not null then
     raise exception 'the input is no JSON, once its references are replaced: %', left(v_text, 100) using errcode = 'invalid_text_representation';
@@ -7815,9 +8242,12 @@ begin
       using errcode = 'program_limit_exceeded';
   end if;
   select * into i from df_engine.instances x where x.instance = (p_thread).instance;
+  if df_engine.reference_in(v_flow) is not null then
+    select d.graph, d.definition into v_flow, v_definition from df_engine.definition_of(i.submitter, v_flow, (p_node).typed) d;
+  end if;
   v_child := df_engine.start_child(
-    i, p_config ->> 'flow', df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'label', 'raw'), v_input, (p_node).node, v_id,
-    (p_node).typed);
+    i, v_flow, df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'label', 'raw'), v_input, (p_node).node, v_id,
+    (p_node).typed, v_definition);
   insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, child, since)
   values (v_id, i.submitter, i.instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation, (p_thread).races,
           v_child, df_engine.clock());
@@ -8192,14 +8622,15 @@ begin
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
       end if;
       if v_queue is null then
-        insert into df_engine.queue (submitter, instance, scope, node, generations, activation, races, picked)
-        values (p_submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true);
+        insert into df_engine.queue (id, submitter, instance, scope, node, generations, activation, races, picked)
+        values (df_engine.queue_place(coalesce((p_queue & 255)::int, (
+                  select 100 + coalesce(i.priority, 0) from df_engine.instances i where i.instance = t.instance))), p_submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true);
         perform df_engine.wake('r ' || p_submitter, null);
       else
         -- Between two iterations a run goes to the back of the queue.
         v_offered := g.kind in ('SQL', 'BLOCK') and p_home and not v_event.turned;
         perform df_engine.requeue(
-          p_submitter, v_queue, t, case when v_event.turned then nextval('df_engine.queue_id_seq') else v_queue end, v_offered);
+          p_submitter, v_queue, t, case when v_event.turned then df_engine.queue_place((v_queue & 255)::int) else v_queue end, v_offered);
         if v_offered then
           v_place := row(null, v_queue, pg_current_xact_id()::pg_catalog.xid, p_id, p_graph, t,
                          df_engine.steps_from(p_id, p_graph, g.node, g.batch))::df_engine.place;
@@ -9581,7 +10012,7 @@ begin
   end if;
   update df_engine.queue q
   set lane = case when (p_node).kind in ('SQL', 'BLOCK') then 'direct' else 'http' end, request = v_request, picked = true,
-      next_try_at = df_engine.clock(),
+      id = df_engine.queue_place((p_queue & 255)::int), next_try_at = df_engine.clock(),
       node = (p_node).node
   where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue;
   perform df_engine.wake('l', null);
@@ -9643,11 +10074,11 @@ begin
       group by r.role) s
     left join df_engine.role_shares(p_worker) x on x.role = s.role
     cross join lateral (
-      select w.id, w.next_try_at, row_number() over (order by w.next_try_at, w.id) as place
+      select w.id, w.next_try_at, row_number() over (order by w.id) as place
       from df_engine.queue w
       where w.lane = p_lane and w.lane <> 'sql' and w.submitter = s.role and w.worker is null
         and w.next_try_at <= (select df_engine.clock())
-      order by w.next_try_at, w.id
+      order by w.id
       limit greatest(0, least(case when p_common > 0 then p_limit + 100 else (s.here = 0)::int end,
                               case p_lane when 'http' then x.http else x.sessions end - s.here))) f
     where p_limit > 0
@@ -10110,7 +10541,7 @@ create or replace view df_engine.node_rows as
       select n.node, case when n.map is null then 0 else coalesce(d.scope, -1) end as scope from graph n left join shown d on d.map = n.map
     ), waiting as materialized (
       select w.* from placed p join (
-      select t.scope, t.node, case when t.kind in ('retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
+      select t.scope, t.node, case when t.kind in ('start', 'retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
       from df_engine.timers t where t.instance = i.instance and t.kind not in ('deadline', 'child')
       union all
       select x.scope, x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
@@ -10300,7 +10731,10 @@ create or replace view df_engine.wait_reasons as
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status::text, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
-         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, i.input,
+         case when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
+           else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, i.input, i.key,
+         case when i.key is not null then exists (select from df_engine.start_keys k where k.instance = i.instance) end as key_current,
+         coalesce(i.priority, 0)::int as priority, i.start_at, i.definition,
          (select p.id from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_id,
          (select df_engine.node_id(p.id, i.parent_node) from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_node_id,
          (
@@ -10315,7 +10749,8 @@ create or replace view df.instances with (security_barrier) as
 -- Granted to users.
 create or replace view df_engine.visible_runs with (security_barrier) as
   select i.instance, i.id, i.label, i.status::text, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
-         (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) as wait_reason, (
+         case when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
+           else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, (
            select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
                        when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
                        when bool_or(c.state = 'c') then 'completed' end
@@ -10744,9 +11179,10 @@ begin
   elsif (p_timer).kind = 'deadline' then  -- its construct is open: whatever ends that takes this timer away
     perform df_engine.time_out(t, (p_timer).id, extract(epoch from (p_timer).due_at - (p_timer).since));
     return;
-  elsif (p_timer).kind in ('retry', 'pace', 'check') then
-    insert into df_engine.queue (submitter, instance, scope, node, generations, activation, races, picked)
-    select i.submitter, t.instance, t.scope, t.node, t.generations, t.activation, t.races, true
+  elsif (p_timer).kind in ('start', 'retry', 'pace', 'check') then
+    insert into df_engine.queue (id, submitter, instance, scope, node, generations, activation, races, picked)
+    select df_engine.queue_place(100 + coalesce(i.priority, 0)), i.submitter, t.instance, t.scope, t.node, t.generations,
+           t.activation, t.races, (p_timer).kind <> 'start'
     from df_engine.instances i where i.instance = t.instance;
     return;
   elsif (p_timer).kind = 'child' then
@@ -11226,7 +11662,7 @@ $$;
 -- limit is read once for each row before it.
 
 -- Says of runs that have begun that they run: a session is in their first step, or it has an outcome. Transitions that open
--- something say so themselves.
+-- something say so themselves. Of each role those count that are next: whoever has many that cannot begin yet hides nobody's.
 -- Granted to workers.
 create or replace function df_engine.mark_running() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
@@ -11240,8 +11676,13 @@ begin
     cross join lateral (select x.instance from df_engine.instances x where x.id = s.id and x.submitter = s.submitter limit 1) b
     union
     select p.instance
-    from (select x.instance from df_engine.instances x where x.status = 'pending' order by x.created_at limit 200) p
-    cross join lateral (select from df_engine.outcomes x where x.instance = p.instance limit 1) o);
+    from unnest('{sql,direct,http}'::text[]) l(lane)
+    cross join lateral df_engine.submitters(l.lane) r(submitter)
+    cross join lateral (select x.instance from df_engine.queue x
+                        where x.lane = l.lane and x.submitter = r.submitter order by x.id limit 50) q
+    cross join lateral (select x.instance, x.status from df_engine.instances x where x.instance = q.instance limit 1) p
+    cross join lateral (select from df_engine.outcomes x where x.instance = p.instance limit 1) o
+    where p.status = 'pending');
   if v_begun <> '{}' then
     update df_engine.instances i set status = 'running', updated_at = df_engine.clock()
     where i.instance = any (array(select x.instance from df_engine.instances x
@@ -11272,7 +11713,7 @@ language plpgsql stable set search_path = '' as $$
 begin
   return (
     with work as (
-      select q.submitter, pg_catalog.min(w.id) as oldest,
+      select q.submitter, pg_catalog.min(df_engine.ready_at(w.id)) as oldest,
              count(*) - (select count(*) from df_engine.steps_in_sessions s where s.submitter = q.submitter) as ready
       from df_engine.submitters('sql') q(submitter)
       cross join lateral (select r.id from df_engine.queue r
@@ -12254,6 +12695,7 @@ create or replace view df.waiting with (security_barrier) as
   )
   select i.id as instance_id, i.label, df_engine.node_id(i.id, w.node)::varchar(8) as node_id, i.submitter::regrole as submitted_by, w.kind,
          case w.kind
+           when 'start' then 'start_at'
            when 'sleep' then format('%s s', g.query)
            when 'schedule' then g.query::jsonb ->> 'cron_expr'
            when 'signal' then w.signal_name
@@ -12271,7 +12713,7 @@ create or replace view df.waiting with (security_barrier) as
   left join df_engine.outcomes o on o.instance = w.instance and o.scope = w.scope and o.node = w.node and o.state = 'r'
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
-  'What waits, and for what: the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
+  'What waits, and for what: the time at which it is to start, the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
@@ -12322,7 +12764,7 @@ begin
 end
 $$;
 comment on function df.explain(text) is
-  'Draws a graph as text: of a run with the statuses of its nodes when input is its id, else of an envelope, of a statement, or of an SQL expression, which is evaluated with the rights of the caller. A graph that is not valid is described, an SQL error in the expression raised.';
+  'Draws a graph as text: of a run with the statuses of its nodes when input is its id, else of a definition (@name, @name:3), of an envelope, of a statement, or of an SQL expression, which is evaluated with the rights of the caller. A graph that is not valid is described, an SQL error in the expression raised.';
 
 -- Granted to users.
 create or replace function df_engine.explain(p_input text, p_search_path text) returns text
@@ -12337,6 +12779,8 @@ begin
       return df_engine.explain_graph(df_engine.read_expression(v_input, p_search_path));
     when 'graph' then
       return df_engine.explain_graph(v_input);
+    when 'definition' then
+      return df_engine.explain_graph(df_engine.definition_to_show(v_input));
     else
       return 'Nothing to explain. Accepted are the id of an instance (8 hexadecimal digits), an envelope, an expression'
         || E' that builds one,\nsuch as ''SELECT 1'' ~> ''SELECT 2'' or df.sleep(5), and an SQL statement.';
@@ -12350,6 +12794,7 @@ create or replace function df_engine.explain_kind(p_input text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case
     when p_input ~ '^[0-9A-Fa-f]{8}$' then 'instance'
+    when p_input ~ '^@[A-Za-z_]' then 'definition'
     when p_input ~ '^\{' and (jsonb_typeof(df_engine.node_config('', p_input) -> 'node_type') = 'string' or starts_with(p_input, '{"_partial_if"')) then 'graph'
     when p_input ~ '~>|\|=>|\?>|!>|@>|df\.' then 'expression'
     when p_input ~* '^(select|insert|update|delete|merge|with|values|create|alter|drop|call|do|truncate|grant|revoke|explain)\M'
@@ -13168,9 +13613,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select array['usage on schema df, df_engine']
     || array(select 'select on ' || c.oid::regclass from pg_class c
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
-               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
+               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'record_step', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_reference', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -13333,8 +13778,9 @@ $$;
 -- That session must be the caller's own role and nobody else's, although it is opened by a definer function, in which
 -- PostgreSQL does not tell who called: the caller's key does.
 
+-- p_start: the arguments of df.start, as texts.
 -- Granted to users.
-create or replace function df_engine.start_new(p_fut text, p_label text, p_database text, p_input jsonb) returns text
+create or replace function df_engine.start_new(p_start jsonb) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform df_engine.reject_in_workflow('start(..., transaction_mode => ''new'')');
@@ -13347,7 +13793,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = 'Use it neither after SET ROLE nor in a SECURITY DEFINER function.';
   end if;
-  return df_engine.launch((select k.key from df_engine.own_key k), p_fut, p_label, p_database, p_input);
+  return df_engine.launch((select k.key from df_engine.own_key k), p_start);
 end
 $$;
 
@@ -13425,7 +13871,7 @@ $$;
 
 -- Starts the run within a slot, which is free again when this has ended: the subtransaction that holds it is always rolled back.
 -- Granted to users.
-create or replace function df_engine.launch(p_key text, p_fut text, p_label text, p_database text, p_input jsonb) returns text
+create or replace function df_engine.launch(p_key text, p_start jsonb) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_link constant text := 'pg_durable_start';
@@ -13439,7 +13885,9 @@ begin
     perform set_config('application_name', concat('pg_durable_start ', gen_random_uuid()), true);
     perform df_engine.open_link(v_loopback.dblink, v_link, v_loopback.conninfo);
     v_id := df_engine.start_on(v_loopback.dblink, v_link, format(
-      'select df.start(fut => %L, label => %L, database => %L, input => %L)', p_fut, p_label, p_database, p_input));
+      'select df.start(fut => %L, label => %L, database => %L, input => %L, key => %L, on_conflict => %L, start_at => %L, priority => %L)',
+      p_start ->> 'fut', p_start ->> 'label', p_start ->> 'database', p_start ->> 'input', p_start ->> 'key', p_start ->> 'on_conflict',
+      p_start ->> 'start_at', p_start ->> 'priority'));
     raise exception 'started' using errcode = 'DF000';
   exception when others or query_canceled then
     perform df_engine.close_launch(v_loopback.dblink, v_link);
@@ -13555,6 +14003,7 @@ begin
   delete from df_engine.bindings t where t.instance = any (v_runs);
   delete from df_engine.executions t where t.instance = any (v_runs);
   delete from df_engine.attempts t where t.instance = any (v_runs);
+  delete from df_engine.start_keys t where t.instance = any (v_runs);
   delete from df_engine.compensations t where t.instance = any (v_runs);
   with gone as (
     delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
@@ -13729,6 +14178,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select 'a row without its run', o.instance::text, null, 'df_engine.attempts'
     from df_engine.attempts o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.start_keys'
+    from df_engine.start_keys o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
     select 'a row without its run', o.instance::text, null, 'df_engine.compensations'
     from df_engine.compensations o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
@@ -13761,6 +14213,7 @@ begin
       when 'nodes' then 'Nodes are what df.start was given; df.cancel ends a run.'
       when 'vars' then 'Change variables with df.setvar, df.unsetvar and df.clearvars.'
       when 'secrets' then 'Change secrets with pg-durable secret, or df.set_secret and df.unset_secret.'
+      when 'definitions' then 'Define flows with df.define, hide them with df.undefine.'
       when 'signals' then 'Send signals with df.signal.'
       when 'settings' then 'Change settings with df.set_setting.'
       when 'http_allowlist' then 'Change the list with df.http_allow and df.http_disallow.'

@@ -33,6 +33,8 @@ PARTS = (
     "text/truth",
     "graph/compile",
     "api/start",
+    "api/start_keys",
+    "api/definitions",
     "api/variables",
     "engine/locks",
     "engine/outcomes",

@@ -95,16 +95,22 @@ SETTINGS = (
 
 
 # Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
-# part of an error. The longest wait, in seconds. The most statements of a block. How many runs may stand above one that
-# was called.
+# part of an error. The longest wait, in seconds. The most statements of a block. The longest comment of a
+# definition, in bytes, and how many versions a role may have of all. How many runs may stand above one that was called.
 LIMITS = {
     "name": 63,
     "text": 1024,
     "error": 10_000,
     "seconds": 3_155_760_000,
     "statements": 1000,
+    "comment": 10_000,
+    "definitions": 10_000,
     "levels": 32,
 }
+
+# The priority of a run: its range, each way; how much earlier a point is, in units of 1/64 s; and the rank of priority
+# 0, with which its places in the queue end.
+PRIORITY = {"most": 100, "units": 3 * 64, "rank": 100}
 
 # A MAP: its defaults, how it may react to a failure, and the kinds of steps that its items come from. How many threads
 # the maps of one run may have together, but for one each.
@@ -142,6 +148,7 @@ def context() -> dict[str, Any]:
         "step_settings": VISIT_SETTINGS,
         "limits": LIMITS,
         "maps": MAPS,
+        "priority": PRIORITY,
         "oldest_upgradable": OLDEST_UPGRADABLE,
         **lexicon.context(),
     }

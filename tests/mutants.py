@@ -97,6 +97,17 @@ MUTANTS = (
     Mutant("a cancel waits for a step that runs", "for update skip locked) d", "for update) d", UNDECIDED_CANCEL),
     Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, null, null, null, null);",
            "null;", CANCELS),
+    # Keys of starts
+    Mutant("who moves a key does not see that it has been moved", " and k.instance = v_old", "",
+           "tests/language/test_start_keys.py::test_two_restarts_at_once_start_one_run"),
+    Mutant("a key is taken from a run that retention is about to remove", " for key share;", ";",
+           "tests/language/test_start_keys.py::test_retention_waits_for_no_start_that_moves_a_key"),
+    # Priorities
+    Mutant("priorities order roles", "df_engine.ready_at(w.id)", "w.id",
+           "tests/engine/test_start_times.py::test_priorities_do_not_order_roles"),
+    # Definitions
+    Mutant("a role defines what another role runs", "if p_role <> p_owner", "if false and p_role <> p_owner",
+           "tests/language/test_definitions.py::test_another_role_neither_hides_nor_replaces_a_definition"),
     # Undoing
     Mutant("compensations run in the order of their steps", "order by x.place desc", "order by x.place", BESIDE),
     Mutant("a compensation does not get the names that it refers to", "and (u.vars or b.name = any (u.refs))",

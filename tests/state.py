@@ -129,6 +129,21 @@ with moved as (
   returning 1)
 select df.run() from moved limit 1"""
 TIMERS_LOCKED = "lock table df_engine.timers"
+# Moves the engine's time; the comments of steps outside of transactions that a worker claims, in its order.
+CLOCK_AHEAD = """
+create or replace function df_engine.clock() returns timestamptz language sql volatile as
+  $$ select pg_catalog.clock_timestamp() + interval '{}' $$"""
+CLAIM_DIRECT = "select split_part(request ->> 'sql', ' ', 3) from df_engine.claim_leased(%s, 'direct', 10)"
+# Versions of definitions that are hidden.
+LATEST_HIDDEN = "select array_agg(version) from df_engine.flow_definitions where hidden_at is not null"
+# Keys of starts; those whose run is gone; those that more than one live run was started with.
+KEYS = "select count(*) from df_engine.start_keys"
+KEYS_WITHOUT_RUN = """
+select count(*) from df_engine.start_keys k
+where not exists (select from df_engine.instances i where i.instance = k.instance and i.key = k.key)"""
+LIVE_RUNS_OF_KEYS = """
+select i.key, count(*) from df.instances i where i.status in ('pending', 'running') and i.key is not null
+group by i.key having count(*) > 1"""
 RUN_LOCKED = "select from df_engine.instances where id = %s for update"
 ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - interval '1 day'"
 A_WORKER_IDLES = "select idle_until > clock_timestamp() from df_engine.workers"

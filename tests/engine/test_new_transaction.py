@@ -92,7 +92,7 @@ def test_code_run_as_somebody_else_cannot_open_a_session_as_the_session_user(db:
     """The key that it can read is that of the role it runs as."""
     db.sql("""create function public.apart() returns text language plpgsql security definer as $$
               begin
-                return df_engine.launch((select k.key from df_engine.own_key k), 'SELECT 1', null, null, null);
+                return df_engine.launch((select k.key from df_engine.own_key k), '{}');
               end $$""")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="df_engine"):
         db.sql("select public.apart()", user="other")
@@ -101,7 +101,7 @@ def test_code_run_as_somebody_else_cannot_open_a_session_as_the_session_user(db:
 @pytest.mark.parametrize("key", ["null", "''", "'x'"])
 def test_without_a_key_no_session_is_opened(db: Database, key: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="df_engine"):
-        db.sql(f"select df_engine.launch({key}, 'SELECT 1', null, null, null)")
+        db.sql(f"select df_engine.launch({key}, '{{}}')")
 
 
 def test_the_run_survives_a_rollback(linked: Database) -> None:

@@ -151,7 +151,7 @@ REFUSED = [
     ("df.wait_for_signal('x', 0)", "22023", "Timeout must be positive"),
     ("df.wait_for_signal(null)", "22004", ""),
     ("df.call(null)", "22004", "argument flow of df.call is NULL"),
-    ("df.call('@bill')", "0A000", "there is no definition @bill: flows cannot be defined by name yet"),
+    ("df.seq('a', '@bill')", "22023", "@bill is the name of a definition, and no step"),
     ("df.call('a', '{')", "22023", "the input of df.call is no JSON, and holds no reference: {"),
     ("df.call('a', label => repeat('k', 1025))", "54000", "the label of a call has 1025 bytes"),
     ("df.retry(df.call('a'))", "22023", "retry is not valid for CALL nodes"),

@@ -194,4 +194,4 @@ def test_the_submitter_is_the_effective_user_whatever_its_name(app: Database) ->
 def test_there_is_one_start_whose_first_four_arguments_are_the_original_ones(db: Database) -> None:
     assert db.rows("""select proargnames::text, pronargs, prosecdef from pg_proc
         where pronamespace = 'df'::regnamespace and proname = 'start'""", user=None) == [
-        ("{fut,label,database,transaction_mode,input}", 5, False)]  # fmt: skip
+        ("{fut,label,database,transaction_mode,input,key,on_conflict,start_at,priority}", 9, False)]  # fmt: skip

@@ -21,6 +21,9 @@ DEFINER_FOR_USERS = {
     "df_engine.record_step": NEEDS_THE_KEY,
     "df_engine.fail_step": NEEDS_THE_KEY,
     "df_engine.insert_instance": NEEDS_THE_KEY,
+    "df_engine.start_keyed": NEEDS_THE_KEY,
+    "df_engine.define_flow": NEEDS_THE_KEY,
+    "df_engine.hide_definition": NEEDS_THE_KEY,
     "df_engine.change_vars": NEEDS_THE_KEY,
     "df_engine.change_secret": NEEDS_THE_KEY,
     "df_engine.cancel_run": NEEDS_THE_KEY,
@@ -55,11 +58,11 @@ def snapshot(db: Database, run: str) -> list[tuple[object, ...]]:
 
 
 def test_another_role_sees_nothing(db: Database, victim: str) -> None:
-    db.sql("select df.signal(%s, 'go')", victim)
+    db.sql("select df.signal(%s, 'go'), df.define('private', 'select 1')", victim)
     views = [f"df_engine.{view}" for view in granted()["granted_views"]["users"] if view.startswith("visible_")]
     assert len(views) >= 4
     for relation in (*views, "df.instances", "df.nodes", "df.vars", "df.signals", "df.waiting", "df.running_steps",
-                     "df.failed_steps"):  # fmt: skip
+                     "df.failed_steps", "df.definitions"):  # fmt: skip
         assert attack(db, f"select count(*) from {relation}") == 0, relation
     for call in ("list_instances()", f"instance_nodes('{victim}')", f"instance_info('{victim}')",
                  f"instance_executions('{victim}')"):  # fmt: skip
@@ -193,7 +196,10 @@ DRIVER_CALLS = (
     "df_engine.cancel_run({key}, 'app'::regrole, {instance}, 'forged')",
     "df_engine.send_signal({key}, 'app'::regrole, {instance}, 'go', '1')",
     "df_engine.page_of_instances({key}, 'app'::regrole, null, null, null, null, 9)",
-    "df_engine.launch({key}, 'select 1', null, null, null)",
+    "df_engine.launch({key}, '{{}}')",
+    "df_engine.start_keyed({key}, 'app'::regrole, 'select 1', null, null, null, null, 0, 'k', 'return')",
+    "df_engine.define_flow({key}, 'app'::regrole, 'app'::regrole, 'd', 'select 1', null)",
+    "df_engine.hide_definition({key}, 'app'::regrole, 'app'::regrole, 'd')",
 )
 # These do nothing instead of raising where the session is not of the submitter.
 QUIET = ("claim_step", "record_step", "fail_step")

@@ -1,6 +1,8 @@
 """`pg-durable start`, `fmt` and `explain`: flows from files, which the database reads; here is what a shell needs."""
 
 import argparse
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,13 @@ NOT_UNDERSTOOD = "Nothing to explain"
 GET_VARIABLE = "select df.getvar(%s)"
 SET_VARIABLE = "select df.setvar(%s, %s)"
 UNSET_VARIABLE = "select df.unsetvar(%s)"
-START = "select df.start(df.flow(%s), %s)"
+# What is started, a flow or the name of a definition, and how.
+START_FLOW = """
+select df.start(df.flow(%s), %s, database => %s, input => %s::jsonb, key => %s, on_conflict => %s,
+                start_at => %s::timestamptz, priority => %s)"""
+START_DEFINITION = """
+select df.start(%s, %s, database => %s, input => %s::jsonb, key => %s, on_conflict => %s,
+                start_at => %s::timestamptz, priority => %s)"""
 AWAIT = "select df.await_instance(%s, %s)"
 RESULT = """
 select i.status, df.result(i.id), case when i.status = 'failed' then df_engine.cause(i.error) else i.error end
@@ -39,15 +47,29 @@ MOST_CALLED = 100
 
 def register(subparsers: Any) -> None:
     """Adds the sub-commands."""
-    start = subparsers.add_parser("start", help="start the flow in a file", description="Starts the flow in a file.")
-    start.add_argument("file", type=Path, metavar="FILE.flow")
+    start = subparsers.add_parser(
+        "start",
+        help="start a flow, from a file or by its name",
+        description="Starts a flow, from a file or by its name.",
+    )
+    start.add_argument("what", metavar="FILE.flow|@NAME", help="the file, or the definition: @bill, or @bill:3")
     start.add_argument("--label", help="the label of the run")
+    start.add_argument("--database", help="where its SQL steps run; default: the database that it is started in")
+    start.add_argument("--input", type=Path, metavar="FILE", help="a file with the JSON of its input; - is stdin")
+    start.add_argument("--key", help="start nothing while a run of this role has the key")
+    start.add_argument(
+        "--on-conflict", choices=("return", "error", "restart", "replace"), default="return",
+        help="what is done then; default: return, which prints that run's id",
+    )  # fmt: skip
+    start.add_argument("--start-at", metavar="TIME", help="not before this time")
+    start.add_argument("--priority", type=int, default=0, metavar="N", help="from -100 to 100; default 0")
     start.add_argument(
         "--var", action="append", default=[], type=variable, metavar="K=V", help="a variable of this run; repeatable"
     )
     start.add_argument(
         "--wait", action="store_true", help="wait for the end and print the result; Ctrl-C lets it go on"
     )
+    start.add_argument("--json", action="store_true", help="print JSON: the id; with --wait also status, result, error")
     fmt = subparsers.add_parser(
         "fmt", help="write a flow in its canonical form", description="Formats a file in place."
     )
@@ -93,14 +115,29 @@ def read(path: Path) -> str:
 
 def run_start(arguments: argparse.Namespace) -> int:
     """Starts the flow, and waits for its end when told so."""
-    text = read(arguments.file)
+    named = arguments.what.startswith("@")
+    flow = arguments.what if named else read(Path(arguments.what))
+    given = (
+        flow, arguments.label, arguments.database, read_input(arguments.input), arguments.key, arguments.on_conflict,
+        arguments.start_at, arguments.priority,
+    )  # fmt: skip
     with connect(arguments.dsn) as conn:
-        instance = start(conn, text, arguments.label, dict(arguments.var))
-        say(instance)
-        return outcome(conn, instance) if arguments.wait else 0
+        instance = start(conn, START_DEFINITION if named else START_FLOW, given, dict(arguments.var))
+        if not (arguments.json and arguments.wait):
+            say_json(json.dumps({"id": instance})) if arguments.json else say(instance)
+        return outcome(conn, instance, arguments.json) if arguments.wait else 0
 
 
-def start(conn: psycopg.Connection[Any], text: str, label: str | None, variables: dict[str, str]) -> str:
+def read_input(path: Path | None) -> str | None:
+    """The JSON of an input; what is none the server says."""
+    if path is None:
+        return None
+    if str(path) == "-":
+        return sys.stdin.read()
+    return read(path)
+
+
+def start(conn: psycopg.Connection[Any], statement: str, given: tuple[Any, ...], variables: dict[str, str]) -> str:
     """Starts a flow with variables that no other run sees: a run keeps those of its start, and the transaction puts
     back what there was before. It fails, and is tried again, when somebody else has changed one of them meanwhile."""
     conn.isolation_level = IsolationLevel.REPEATABLE_READ if variables else None
@@ -110,7 +147,7 @@ def start(conn: psycopg.Connection[Any], text: str, label: str | None, variables
                 before = {name: ask(conn, GET_VARIABLE, name) for name in sorted(variables)}
                 for name in before:
                     ask(conn, SET_VARIABLE, name, variables[name])
-                instance = str(ask(conn, START, text, label))
+                instance = str(ask(conn, statement, *given))
                 for name, value in before.items():
                     ask(conn, *((UNSET_VARIABLE, name) if value is None else (SET_VARIABLE, name, value)))
             break
@@ -121,15 +158,18 @@ def start(conn: psycopg.Connection[Any], text: str, label: str | None, variables
     return instance
 
 
-def outcome(conn: psycopg.Connection[Any], instance: str) -> int:
+def outcome(conn: psycopg.Connection[Any], instance: str, as_json: bool = False) -> int:
     """Waits for the end of a run and says what it was."""
     ask(conn, AWAIT, instance, WAIT_SECONDS)
     status, result, error = ask(conn, RESULT, instance)
-    if status == "completed":
+    if as_json:
+        result = json.loads(result) if result else None
+        say_json(json.dumps({"id": instance, "status": status, "result": result, "error": error}))
+    elif status == "completed":
         say_json(result)
-        return 0
-    complain(f"{status}: {error}")
-    return 1
+    else:
+        complain(f"{status}: {error}")
+    return 0 if status == "completed" else 1
 
 
 def run_fmt(arguments: argparse.Namespace) -> int:
