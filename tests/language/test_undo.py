@@ -289,6 +289,15 @@ def test_a_cancel_with_undo_runs_the_compensations(pump: Pump) -> None:
     assert problems(pump) == []
 
 
+def test_a_run_that_is_undone_keeps_its_priority(pump: Pump) -> None:
+    run = Run(pump.db, pump.db.sql(f"select df.start({undo('a')} ~> df.wait_for_signal('never'), priority => 10)"))
+    pump.until(lambda: pump.db.sql("select count(*) = 1 from df.waiting"))
+    other = pump.start(put("b"))
+    cancel(run)
+    pump.until(lambda: run.ended() and other.ended())
+    assert left(pump) == ["a", "-a", "b"]
+
+
 def test_a_cancel_with_undo_of_what_has_nothing_to_undo_ends_at_once(pump: Pump) -> None:
     for flow in ("df.sleep(3600)", f"df.sleep(3600) ~> {undo('a')}"):
         run = pump.start(flow)
