@@ -37,7 +37,6 @@ EXCEPTED = {
         "renew_grants",
         "text type variable is not sanitized",
     ): "built with %I and regprocedure from the catalog",
-    ("define_flow", "control reached end of function"): NO_END,
     ("await_end", "control reached end of function"): NO_END,
     ("flow_call", "control reached end of function"): NO_END,
     ("flow_emit", "control reached end of function"): NO_END,
