@@ -141,7 +141,8 @@ def milliseconds(conn: psycopg.Connection[Any], query: str, *args: Any) -> float
 
 READINGS = {
     "df.explain": "select df.explain(%s)",
-    "df.nodes of it": "select * from df.nodes where instance_id = %s",
+    "df.nodes of it without results": "select id, status, attempts, started_at from df.nodes where instance_id = %s",
+    "df.nodes of it with the result of its items": "select * from df.nodes where instance_id = %s",
     "df.instances": "select *, %s from df.instances",
     "df.instance_nodes": "select * from df.instance_nodes(%s)",
 }
@@ -189,34 +190,40 @@ def await_ended(bed: Bed) -> None:
             time.sleep(0.05)
 
 
+def idle(bed: Bed, worker: int, seconds: int = 20) -> tuple[float, float]:
+    """Transactions a second and the worker's share of a core, in percent, while nothing is to be done."""
+    commits = "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()"
+    time.sleep(15)  # sessions publish what they have done
+    cpu, before = cpu_seconds(worker), bed.ask(commits)
+    time.sleep(seconds)
+    return (bed.ask(commits) - before) / seconds, (cpu_seconds(worker) - cpu) / seconds * 100
+
+
 def many_waits(bed: Bed, scale: Scale) -> list[Figure]:
     """Waits for one key: all are checked after one poke, and cost nothing until then."""
-    waits, seconds = scale.asleep, 10
+    waits = scale.asleep
     checked = "select count(*) from df.instances where status = 'running' and label = 'waits'"
-    commits = "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()"
     flow = "df.wait_for('select exists (select from fx where t = ''go'')', '1 hour', 'one key')"
     with bed.worker() as process, bed.connect("bench") as conn:
         bed.ask("truncate fx")
+        without, _ = idle(bed, process.pid)
         start = f"select count(df.start(f, 'waits')) from (select {flow} as f) f, generate_series(1, {waits})"
         conn.execute(start.encode())
         bed.await_served()
         if bed.ask(checked) != waits:
             raise RuntimeError("not all wait")
-        time.sleep(15)  # sessions publish what they have done, the worker idles
-        cpu, before = cpu_seconds(process.pid), bed.ask(commits)
-        time.sleep(seconds)
-        idle = bed.ask(commits) - before
-        share = (cpu_seconds(process.pid) - cpu) / seconds * 100
+        beside, share = idle(bed, process.pid)
         with Watch(bed, process.pid) as watch:
             began = time.perf_counter()
             conn.execute("insert into fx values (1, 'go')")
             conn.execute("select df.poke('one key')")
             await_ended(bed)
             took = time.perf_counter() - began
-    raw = {"waits": waits, "seconds": round(took, 2), "transactions while idle": idle}
+    raw = {"waits": waits, "seconds": round(took, 2)}
     return [
         Figure(f"{waits:,} waits for one key: us a wait from a poke to the end of all", took / waits * 1e6, raw=raw),
         at_most("sessions that are active at the same time then", watch.active, 8 + 1),
-        Figure("transactions a second while they wait", idle / seconds, raw=raw),
+        Figure("transactions a second while they wait", beside),
+        Figure("the same without any run", without),
         at_most("worker while they wait, % of a core", share, 0.5),
     ]
