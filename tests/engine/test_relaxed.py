@@ -167,7 +167,7 @@ def test_what_stops_a_part_of_a_run_interrupts_its_step_whatever_shares_the_tran
             db.admin(TIMEOUT_IS_DUE)
         crew.settled()
     assert run.status == ("completed" if how == "time-out" else "cancelled")
-    assert sum(transactions(run)) in (4, 5)
+    assert sum(transactions(run)) <= 5
     assert db.rows("select t from seen") == [(run.id,)]
     assert problems(db) == []
 

@@ -90,7 +90,9 @@ def rows_of_runs(db: Database) -> dict[str, int]:
 
 
 def test_everything_of_a_run_goes_with_it(pump: Pump) -> None:
-    """A run that has left something everywhere: a retry is due, a branch waits, a loop has turned, a signal is kept."""
+    """Two runs that have left something everywhere: a retry is due, a branch waits, a loop has turned, a signal is kept;
+    there is something to undo.
+    """
     db = pump.db
     db.admin("select df.set_setting('loop_min_interval', '0')")
     first_turn = "'insert into fx values (1) returning (select count(*) = 0 from fx)' |=> 'f'"
@@ -98,9 +100,11 @@ def test_everything_of_a_run_goes_with_it(pump: Pump) -> None:
     again = "'select 0' |=> 'a' ~> df.wait_for_signal('s', 3600) ~> 'select $a'"
     waits = f"{busy} & ({again}) & df.http('https://api.github.com/') & df.map('select 1', df.wait_for_signal('m'))"
     run = pump.start(f"@> ({first_turn} ~> ('select $f' ?> 'select 1' !> ({waits})))")
+    undone = pump.start("df.undo('select 1', 'select 2') ~> df.wait_for_signal('never')")
     db.sql("select df.signal(%s, 'other')", run.id)
     pump.until(lambda: 0 not in rows_of_runs(db).values())
-    db.admin(ENDED, "failed", 365, 0, run.id)
+    for ended_run in (run, undone):
+        db.admin(ENDED, "failed", 365, 0, ended_run.id)
     pass_now(db)
     assert set(rows_of_runs(db).values()) == {0}
     assert left(db) == []
