@@ -15,7 +15,7 @@ from tests.state import (
     RUNS_OF_GRAPHS,
     TABLES_OF_RUNS,
 )
-from tests.support import Database, Pump
+from tests.support import Database, Pump, Run
 
 
 def ended(db: Database, count: int, days_ago: float = 0, status: str = "completed") -> list[str]:
@@ -90,8 +90,8 @@ def rows_of_runs(db: Database) -> dict[str, int]:
 
 
 def test_everything_of_a_run_goes_with_it(pump: Pump) -> None:
-    """Two runs that have left something everywhere: a retry is due, a branch waits, a loop has turned, a signal is kept;
-    there is something to undo.
+    """Two runs that have left something everywhere: a retry is due, a branch waits, a loop has turned, a signal is
+    kept; one has a key, and something to undo.
     """
     db = pump.db
     db.admin("select df.set_setting('loop_min_interval', '0')")
@@ -100,7 +100,8 @@ def test_everything_of_a_run_goes_with_it(pump: Pump) -> None:
     again = "'select 0' |=> 'a' ~> df.wait_for_signal('s', 3600) ~> 'select $a'"
     waits = f"{busy} & ({again}) & df.http('https://api.github.com/') & df.map('select 1', df.wait_for_signal('m'))"
     run = pump.start(f"@> ({first_turn} ~> ('select $f' ?> 'select 1' !> ({waits})))")
-    undone = pump.start("df.undo('select 1', 'select 2') ~> df.wait_for_signal('never')")
+    undo = "df.undo('select 1', 'select 2') ~> df.wait_for_signal('never')"
+    undone = Run(db, db.sql(f"select df.start({undo}, key => 'k')"))
     db.sql("select df.signal(%s, 'other')", run.id)
     pump.until(lambda: 0 not in rows_of_runs(db).values())
     for ended_run in (run, undone):
