@@ -100,6 +100,7 @@ create trigger note after insert on df_engine.waits for each row execute functio
 RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instances i"
 
 TIMERS = "select count(*) from df_engine.timers"
+NAMES_KEPT = "select count(*) from df_engine.bindings where name_scope < 0"
 WAITS = "select count(*) from df_engine.waits"
 DUE_AGO = "update df_engine.timers set due_at = now() - %s::interval, next_try_at = now() - %s::interval"
 # Waits for a condition: how many have nothing but a timer that is due within an interval; all of them are due; their
@@ -429,3 +430,12 @@ SLOT_TAKEN = "select from df_engine.launch_slots order by slot limit 1 for updat
 LIVE_WORKERS = "select df_engine.live_workers()"
 WORKER_LOCK = "select alive from df_engine.workers where worker = %s"
 OTHER_WORKERS_GONE = "delete from df_engine.workers where worker <> %s"
+
+# The ends of waits for signals cannot be stored.
+SIGNALS_BROKEN = """
+create function public.broken() returns trigger language plpgsql as $$
+begin
+  raise exception 'cannot be stored' using errcode = 'program_limit_exceeded';
+end $$;
+create trigger broken before insert on df_engine.outcomes
+  for each row when (new.value::text like '%timed_out%') execute function public.broken()"""

@@ -55,6 +55,7 @@ def register(subparsers: Any) -> None:
     add_interval(command)
     command = add(subparsers, "cancel", cancel, "cancel a run", of_a_run=True)
     command.add_argument("--reason", default="Cancelled by user", help="kept with the run")
+    command.add_argument("--undo", action="store_true", help="run the compensations of df.undo before it ends")
     command = add(subparsers, "signal", signal, "send a signal to a run", of_a_run=True)
     command.add_argument("name", help="the name that the run waits for")
     command.add_argument("data", nargs="?", default="{}", help="JSON, or any other text; default {}")
@@ -235,7 +236,8 @@ def poll(conn: Connection) -> dict[str, list[dict[str, Any]]]:
 
 def cancel(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable cancel`"""
-    return answer(arguments, rows(conn, statements.CANCEL, id=arguments.id, reason=arguments.reason))
+    asked = {"id": arguments.id, "reason": arguments.reason, "undo": arguments.undo}
+    return answer(arguments, rows(conn, statements.CANCEL, **asked))
 
 
 def signal(conn: Connection, arguments: argparse.Namespace) -> int:

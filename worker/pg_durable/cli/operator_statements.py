@@ -23,7 +23,7 @@ from df.signals s
 where s.instance_id = %(id)s
 order by s.signal_id"""
 CHECK = "select c.problem, c.instance_id, c.node_id, c.detail from df.check() c"
-CANCEL = "select df.cancel(%(id)s, %(reason)s) as answer"
+CANCEL = "select df.cancel(%(id)s, %(reason)s, %(undo)s) as answer"
 SIGNAL = "select df.signal(%(id)s, %(name)s, %(data)s) as answer"
 
 # Secrets: a plain value is copied into a table that ends with the transaction, so that no statement holds it.
