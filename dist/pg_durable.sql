@@ -7694,8 +7694,8 @@ begin
   where c.instance = p_instance and c.state = 'o';
   v_found := found;
   if not v_found then
-    insert into df_engine.queue (submitter, instance, node, generations, picked)
-    select i.submitter, i.instance, u.node, case when u.levels > 0 then array_fill(1, array[u.levels + 1]) end, true
+    insert into df_engine.queue (id, submitter, instance, node, generations, picked)
+    select df_engine.queue_place(100 + coalesce(i.priority, 0)), i.submitter, i.instance, u.node, case when u.levels > 0 then array_fill(1, array[u.levels + 1]) end, true
     from df_engine.instances i
     join df_engine.compensations c on c.instance = i.instance and c.state = 'r'
     join df_engine.graph_nodes u on u.graph = i.graph and u.node = c.undo
