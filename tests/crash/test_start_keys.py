@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 
 from tests.crash.crew import Crew, problems
-from tests.state import ENDED_YESTERDAY, KEYS_WITHOUT_RUN, LIVE_RUNS_OF_KEYS, RETENTION_IS_DUE
+from tests.state import FREE_RUNS_ENDED_YESTERDAY, KEYS_WITHOUT_RUN, LIVE_RUNS_OF_KEYS, RETENTION_IS_DUE
 from tests.support import Database
 
 KEYS = ("a", "b", "c")
@@ -41,7 +41,7 @@ def test_a_key_never_has_two_live_runs(fx: Database) -> None:
     with Crew(fx, 2) as crew, ThreadPoolExecutor(4) as pool:
         results = [pool.submit(starts, fx, seed) for seed in range(4)]
         while not all(result.done() for result in results):
-            fx.admin(ENDED_YESTERDAY)
+            fx.admin(FREE_RUNS_ENDED_YESTERDAY)
             fx.admin(RETENTION_IS_DUE)
         assert all(result.result() for result in results)
         crew.settled()
