@@ -139,8 +139,8 @@ LATEST_HIDDEN = "select array_agg(version) from df_engine.flow_definitions where
 # Keys of starts; those whose run is gone; those that more than one live run was started with.
 KEYS = "select count(*) from df_engine.start_keys"
 FREE_RUNS_ENDED_YESTERDAY = """
-update df_engine.instances set finished_at = finished_at - interval '1 day'
-where instance in (select instance from df_engine.instances where finished_at is not null for update skip locked)"""
+update df_engine.instances set finished_at = finished_at - interval '2 days'
+where instance in (select instance from df_engine.instances where status = 'completed' for update skip locked)"""
 KEYS_WITHOUT_RUN = """
 select count(*) from df_engine.start_keys k
 where not exists (select from df_engine.instances i where i.instance = k.instance and i.key = k.key)"""
