@@ -138,6 +138,9 @@ CLAIM_DIRECT = "select split_part(request ->> 'sql', ' ', 3) from df_engine.clai
 LATEST_HIDDEN = "select array_agg(version) from df_engine.flow_definitions where hidden_at is not null"
 # Keys of starts; those whose run is gone; those that more than one live run was started with.
 KEYS = "select count(*) from df_engine.start_keys"
+FREE_RUNS_ENDED_YESTERDAY = """
+update df_engine.instances set finished_at = finished_at - interval '2 days'
+where instance in (select instance from df_engine.instances where status = 'completed' for update skip locked)"""
 KEYS_WITHOUT_RUN = """
 select count(*) from df_engine.start_keys k
 where not exists (select from df_engine.instances i where i.instance = k.instance and i.key = k.key)"""

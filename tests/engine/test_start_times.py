@@ -118,6 +118,25 @@ def test_what_waited_keeps_its_priority(pump: Pump) -> None:
     assert notes(pump) == ["waited", "other"]
 
 
+def test_what_is_undone_keeps_its_priority(pump: Pump) -> None:
+    urgent = start(pump, f"df.undo('select 1', '{note('undone')}') ~> df.wait_for_signal('x')", "priority => 50")
+    pump.work()
+    start(pump, f"'{note('other')}'", "priority => 20")
+    pump.db.sql("select df.cancel(%s, 'wrong', undo => true)", urgent.id)
+    pump.work()
+    assert notes(pump) == ["undone", "other"]
+
+
+def test_a_run_that_can_be_undone_begins_at_its_time(pump: Pump) -> None:
+    run = start(
+        pump, f"df.undo('select 1', '{note('undone')}') ~> 'select 1/0'", "start_at => now() + interval '1 hour'"
+    )
+    pump.db.admin(CLOCK_AHEAD.format("61 minutes"))
+    pump.until(run.ended)
+    assert (run.status, notes(pump)) == ("failed", ["undone"])
+    assert pump.db.admin("select count(*) from df.check()") == 0
+
+
 def test_steps_outside_of_transactions_go_by_priority(pump: Pump) -> None:
     for priority in (0, 5, -5):
         start(pump, f"'vacuum /* {priority} */ fx'", f"priority => {priority}")
