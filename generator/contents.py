@@ -37,6 +37,7 @@ PARTS = (
     "api/definitions",
     "api/variables",
     "engine/locks",
+    "engine/pauses",
     "engine/outcomes",
     "engine/names",
     "engine/waking",
