@@ -6312,13 +6312,19 @@ begin
 end
 $$;
 
--- What p_role may see and move of a run: its number, once it is locked FOR UPDATE, which waits for a step that is just committing.
-create or replace function df_engine.lock_for_act(p_key text, p_role oid, p_instance bigint, out status text, out paused boolean)
+-- Locks a run that p_role may move, and answers how it is. FOR UPDATE waits for a step that is just committing; p_moves: false, retention is to leave it.
+create or replace function df_engine.lock_for_act(
+  p_key text, p_role oid, p_instance bigint, p_moves boolean default true, out status text, out paused boolean
+)
 language plpgsql as $$
 begin
   perform df_engine.require_key(p_key, p_role);
   perform df_engine.require_right(p_role, p_instance);
-  select i.status, i.paused into status, paused from df_engine.instances i where i.instance = p_instance for update;
+  if p_moves then
+    select i.status, i.paused into status, paused from df_engine.instances i where i.instance = p_instance for update;
+  else
+    select i.status, i.paused into status, paused from df_engine.instances i where i.instance = p_instance for key share;
+  end if;
 end
 $$;
 
@@ -6340,13 +6346,17 @@ end
 $$;
 
 -- Granted to users.
-create or replace function df_engine.resume_run(p_key text, p_role oid, p_instance bigint) returns text
+create or replace function df_engine.resume_run(p_key text, p_role oid, p_instance bigint, p_input jsonb) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
   v_run record;
 begin
+  if p_input is not null then
+    perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
   v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
   if v_run.status in ('pending', 'running') and v_run.paused then
+    update df_engine.instances i set input = p_input where i.instance = p_instance and p_input is not null;
     perform df_engine.note_act(p_instance, 'resume', p_role, null);
     perform df_engine.take_back(p_instance);
     return null;
@@ -6394,7 +6404,7 @@ comment on function df.pause(text, text) is
   'it is resumed; runs that it has called go on. wait_reason says who has paused it, when and why; of a paused run it changes the reason. '
   'Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has ended.';
 
-create or replace function df.resume(instance_id text) returns text
+create or replace function df.resume(instance_id text, input jsonb default null) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_status text;
@@ -6406,16 +6416,16 @@ begin
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
   v_status := df_engine.resume_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
-                                   df_engine.visible_run(resume.instance_id));
+                                   df_engine.visible_run(resume.instance_id), resume.input);
   if v_status is not null then
     raise exception 'instance % is %, and not paused', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
-      hint = 'Only a paused run is resumed.';
+      hint = 'A paused run is resumed; df.rerun starts any again from its beginning.';
   end if;
   return 'OK';
 end
 $$;
-comment on function df.resume(text) is
-  'Lets a paused run go on when the caller commits; what has become due meanwhile acts at once. Returns OK; raises 42501 when the run is unknown or '
+comment on function df.resume(text, jsonb) is
+  'Lets a paused run go on when the caller commits; what has become due meanwhile acts at once. input takes the place of its input. Returns OK; raises 42501 when the run is unknown or '
   'invisible, 55000 when it is not paused.';
 
 -- Outcomes: what a node ended with, and the end of a run.
@@ -12050,6 +12060,108 @@ comment on function df.signal(text, text, text) is
   'Sends a signal to a run, when the caller commits: to every open wait of that name, else to the inbox, where the next wait '
   'finds it. signal_data: JSON, or text that becomes a JSON string. Returns OK; raises 42501 when the run is invisible.';
 
+-- df.rerun and df.forget: what becomes of runs that have ended, or are to be made once more.
+
+-- Granted to users.
+create or replace function df_engine.rerun(p_key text, p_role oid, p_instance bigint, p_input jsonb) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  i df_engine.instances;
+  g df_engine.graphs;
+  v_trace text := nullif(current_setting('df.traceparent', true), '');
+  v_instance constant bigint := df_engine.free_instance(nextval('df_engine.instances_instance_seq'));
+  v_entry int;
+begin
+  perform df_engine.lock_for_act(p_key, p_role, p_instance, false);
+  select * into i from df_engine.instances x where x.instance = p_instance;
+  select * into g from df_engine.graphs x where x.id = i.graph;
+  if exists (select from df_engine.acts a where a.instance = p_instance and a.act = 'forget') then
+    raise exception 'the input of instance % is forgotten', i.id using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Start its flow again with df.start.';
+  end if;
+  i.input := coalesce(p_input, i.input);
+  perform df_engine.check_start(i.submitter, g, i.label, i.input, i.vars);
+  if v_trace is not null then
+    v_trace := df_engine.valid_traceparent(v_trace);
+  end if;
+  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, priority, definition, traceparent, version, run_key)
+  overriding system value
+  values (v_instance, df_engine.public_id(v_instance), i.submitter, g.id, i.label, i.database, i.vars, i.input, i.priority, i.definition, v_trace,
+          '1.0.0', hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
+  insert into df_engine.queue (id, submitter, instance, node, wakes)
+  values (df_engine.queue_place(100 + coalesce(i.priority, 0)), i.submitter, v_instance, g.entry, true);
+  perform df_engine.note_act(v_instance, 'rerun', p_role, 'of ' || i.id);
+  return df_engine.public_id(v_instance);
+end
+$$;
+
+create or replace function df.rerun(instance_id text, input jsonb default null) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return df_engine.rerun((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                         df_engine.visible_run(rerun.instance_id), rerun.input);
+end
+$$;
+comment on function df.rerun(text, jsonb) is
+  'Starts a new run of the same graph, from its beginning, as the role that had started the run, with its label, variables, database and priority, and '
+  'with its input unless another is given; returns the id of the new run. Raises 42501 when the run is unknown or invisible, 55000 when it is forgotten.';
+
+-- Removes what a run that has ended has read and written, and not that it was.
+-- Granted to users.
+create or replace function df_engine.forget_run(p_key text, p_role oid, p_instance bigint) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_run record;
+begin
+  v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
+  if v_run.status not in ('completed', 'failed', 'cancelled') then
+    return v_run.status;
+  elsif exists (select from df_engine.instances i join df_engine.waits w on w.id = i.call where i.instance = p_instance) then
+    return v_run.status || ', and its caller has not taken its result yet';
+  end if;
+  update df_engine.instances i set input = null, vars = null, error = null where i.instance = p_instance;
+  update df_engine.outcomes o set value = null, columns = null, types = null, error = null, failure = null where o.instance = p_instance;
+  update df_engine.attempts a set error = null where a.instance = p_instance;
+  update df_engine.executions e set error = null where e.instance = p_instance;
+  update df_engine.inbox s set signal_data = 'null' where s.instance = p_instance;
+  update df_engine.acts a set reason = null where a.instance = p_instance;
+  delete from df_engine.bindings b where b.instance = p_instance;
+  delete from df_engine.map_items m where m.instance = p_instance;
+  perform df_engine.note_act(p_instance, 'forget', p_role, null);
+  return null;
+end
+$$;
+
+create or replace function df.forget(instance_id text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_status text;
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  v_status := df_engine.forget_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                   df_engine.visible_run(forget.instance_id));
+  if v_status is not null then
+    raise exception 'instance % is %', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'A run is forgotten when it has ended, and its caller too has its result.';
+  end if;
+  return 'OK';
+end
+$$;
+comment on function df.forget(text) is
+  'Removes input, variables, results, names, data of signals and errors of a run that has ended; its status and times are kept, as are its flow, its label and the runs that it '
+  'has called. Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has not ended or its caller has not taken its result.';
+
 -- Monitoring: what users read about their runs. Everything here runs with the caller's rights and sees what row security
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
 
@@ -13363,7 +13475,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_reference', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'resume_run', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_reference', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.

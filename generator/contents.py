@@ -72,6 +72,7 @@ PARTS = (
     "supervisor/metrics",
     "api/control",
     "api/cancel_signal",
+    "api/rerun",
     "observe/monitoring",
     "observe/views",
     "observe/explain",

@@ -46,9 +46,7 @@ def in_a_step(pump: Pump) -> Iterator[threading.Thread]:
         holder.execute("lock table fx")
         thread.start()
         wait_until(
-            lambda: pump.db.admin(
-                "select count(*) from pg_locks where relation = 'fx'::regclass and not granted"
-            )
+            lambda: pump.db.admin("select count(*) from pg_locks where relation = 'fx'::regclass and not granted")
         )
         yield thread
     thread.join()
