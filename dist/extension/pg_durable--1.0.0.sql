@@ -12051,7 +12051,6 @@ declare
   g df_engine.graphs;
   v_trace text := nullif(current_setting('df.traceparent', true), '');
   v_instance constant bigint := df_engine.free_instance(nextval('df_engine.instances_instance_seq'));
-  v_entry int;
 begin
   perform df_engine.lock_for_act(p_key, p_role, p_instance, false);
   select * into i from df_engine.instances x where x.instance = p_instance;
