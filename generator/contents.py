@@ -46,6 +46,7 @@ PARTS = (
     "engine/constructs",
     "engine/loops",
     "engine/failures",
+    "engine/undo",
     "engine/maps",
     "engine/wait_for",
     "engine/calls",

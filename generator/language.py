@@ -21,6 +21,12 @@ RETRY_KEYS = (
     ("retry_on", *ERROR_LIST),
 )  # fmt: skip
 
+# What to do about an UNDO that is where none can be.
+UNDO_HINT = (
+    "It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, "
+    "or start what is inside as a run of its own."
+)
+
 # Names that a run binds itself.
 BUILT_IN_NAMES = ("input", "item", "item_no", "error")
 

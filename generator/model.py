@@ -28,11 +28,13 @@ SESSION_STEPS = ("SQL", "BLOCK")  # that run in a session of their submitter, if
 STEPS = (*SESSION_STEPS, "HTTP", "HTTP_MULTIPART")
 RETRIED = (*STEPS, "WAIT_FOR")
 LEAVES = (*STEPS, "SLEEP", "WAIT_SCHEDULE", "SIGNAL", "BREAK", "CALL")
-NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "MAP", "BREAK", "SLEEP",
+NODE_TYPES = ("SQL", "THEN", "IF", "JOIN", "RACE", "ANY", "LOOP", "CATCH", "TIMEOUT", "UNDO", "MAP", "BREAK", "SLEEP",
               "WAIT_SCHEDULE", "SIGNAL", "WAIT_FOR", "CALL", "HTTP", "HTTP_MULTIPART", "BLOCK")  # fmt: skip
 # What runs its branches at the same time, and those of them that one branch decides.
 PARALLEL = ("JOIN", "RACE", "ANY")
 DECIDED_BY_ONE = ("RACE", "ANY")
+# Where no UNDO can be: what may be stopped in the middle, or run again and again.
+WITHOUT_UNDO = (*DECIDED_BY_ONE, "TIMEOUT", "LOOP", "MAP")
 TERMINAL = ("completed", "failed", "cancelled")
 STATUSES = ("pending", "running", *TERMINAL)
 
@@ -138,6 +140,7 @@ def context() -> dict[str, Any]:
         "node_types": NODE_TYPES,
         "parallel": PARALLEL,
         "decided_by_one": DECIDED_BY_ONE,
+        "without_undo": WITHOUT_UNDO,
         "terminal": TERMINAL,
         "statuses": STATUSES,
         "language": language,

@@ -18,8 +18,8 @@ from generator.render import ROOT
 PAGE = ROOT / "docs" / "reference.md"
 TOPICS = {
     "Building graphs": """sql block seq as if if_rows join join3 all all_agg chain chain_agg race race_all any loop map
-                          break catch timeout sleep sleep_until wait_for_schedule wait_for_signal wait_for call retry
-                          http http_multipart flow literal""",
+                          break catch undo timeout sleep sleep_until wait_for_schedule wait_for_signal wait_for call
+                          retry http http_multipart flow literal""",
     "Definitions": "define undefine",
     "Running": """start signal poke progress cancel pause resume rerun forget status result await_instance
                   wait_for_completion run work""",

@@ -121,6 +121,14 @@ MUTANTS = (
     # Definitions
     Mutant("a role defines what another role runs", "if p_role <> p_owner", "if false and p_role <> p_owner",
            "tests/language/test_definitions.py::test_another_role_neither_hides_nor_replaces_a_definition"),
+    # Undoing
+    Mutant("compensations run in the order of their steps", "order by x.place desc", "order by x.place", BESIDE),
+    Mutant("a compensation does not get the names that it refers to", "and (u.vars or b.name = any (u.refs))",
+           "and u.vars", "tests/language/test_undo.py::test_a_compensation_has_the_values_of_its_moment"),
+    Mutant("an UNDO may be in a race", "if kind = 'UNDO'", "if false",
+           "tests/language/test_undo.py::test_hand_written_envelopes_are_checked"),
+    Mutant("what is under way when a run is undone goes on", "delete from", "perform from",
+           "tests/crash/test_undo.py::test_a_step_that_runs_while_its_run_is_undone_leaves_nothing"),
     # Maps
     Mutant("a map goes on after a failure", "x.halted or v_halts", "x.halted",
            "tests/language/test_map.py::test_the_first_failure_in_order_fails_it"),

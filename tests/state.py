@@ -100,6 +100,7 @@ create trigger note after insert on df_engine.waits for each row execute functio
 RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instances i"
 
 TIMERS = "select count(*) from df_engine.timers"
+NAMES_KEPT = "select count(*) from df_engine.bindings where name_scope < 0"
 WAITS = "select count(*) from df_engine.waits"
 DUE_AGO = "update df_engine.timers set due_at = now() - %s::interval, next_try_at = now() - %s::interval"
 # Waits for a condition: how many have nothing but a timer that is due within an interval; all of them are due; their
@@ -432,3 +433,12 @@ OTHER_WORKERS_GONE = "delete from df_engine.workers where worker <> %s"
 # All rows of the queue, and whether a timer or signal is tried in this hour.
 THREADS_IN_QUEUE = "select jsonb_agg(to_jsonb(q) order by q.id) from df_engine.queue q"
 DUE_SOON = "select exists (select from df_engine.timers where next_try_at <= df_engine.clock())"
+
+# The ends of waits for signals cannot be stored.
+SIGNALS_BROKEN = """
+create function public.broken() returns trigger language plpgsql as $$
+begin
+  raise exception 'cannot be stored' using errcode = 'program_limit_exceeded';
+end $$;
+create trigger broken before insert on df_engine.outcomes
+  for each row when (new.value::text like '%timed_out%') execute function public.broken()"""

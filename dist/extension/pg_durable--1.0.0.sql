@@ -174,6 +174,7 @@ if df_engine.migrating(1) then
     placeholders boolean not null,     -- whether it may hold {name}: then df.start checks it, and gives the run its variables
     secrets text[],                    -- that its HTTP steps name, which df.start checks; NULL: none
     definitions text[],                -- that its CALLs name, which df.start checks; NULL: none
+    has_undo boolean not null,
     used_at timestamptz not null default now()
   );
   create index graphs_hash_idx on df_engine.graphs (submitter, hash);       -- df.start
@@ -193,24 +194,25 @@ if df_engine.migrating(1) then
     result_name text,
     retry jsonb,
     -- what is to be run
-    refs text[],                       -- names that its texts refer to; NULL: none
-    vars boolean not null,             -- whether there is a { in them
+    refs text[],                       -- names that its texts refer to; NULL: none. Of an UNDO: those that its compensation refers to
+    vars boolean not null,             -- whether there is a { in them. Of an UNDO: whether they may be any names
     statement text,                    -- SQL that runs as it is: its kind, see df_engine.statement_kind; NULL: judged after rendering
     typed boolean not null,            -- whether somebody looks for a name that its value may get
     -- where it stands
     levels int not null,               -- scopes around it, itself included if it opens one, without the root scope
     opens boolean not null,            -- whether it is a LOOP with a scope of its own
     tops int[] not null,               -- top nodes of those scopes, from the outside in
-    name_scopes int[] not null,        -- where a name is looked up, from the inside out: top nodes of branches, last 0 for the run
+    name_scopes int[] not null,        -- where a name is looked up, from the inside out: top nodes of branches, last 0 for the run, or minus the UNDO whose compensation it is in
     in_loop boolean not null,
     forever boolean not null,          -- a LOOP that nothing in it can end
     continues boolean not null,        -- a LOOP that goes on after a failure of its body
     -- what follows when it has completed
     after "char" not null,             -- n next is entered; v the same, and the value is kept; c next if it is true, else other;
-                                       -- w the same for a LOOP, p for a WAIT_FOR; t end of an iteration; b end of a branch; e end of the run
+                                       -- w the same for a LOOP, p for a WAIT_FOR; t end of an iteration; b end of a branch; u end of a compensation; e end of the run
     next int,
     other int,                         -- NULL: the loop ends; an IF without else: that IF
     binds text[],                      -- names under which somebody looks for its value
+    undoes int[],                      -- UNDOs whose step ends with it, from the inside out; NULL: none
     closes int not null,               -- sequences and IFs that end with it
     plain boolean not null,            -- nothing but the next step of the same segment follows
     until int not null,                -- last node of its segment: a chain of plain steps and the step that ends it
@@ -258,6 +260,8 @@ if df_engine.migrating(1) then
     version text not null,
     run_key bigint not null,               -- random: part of the idempotency keys of its HTTP steps
     cancelled_in xid8,                     -- the transaction that cancelled: a step in it may still commit
+    undo_as text,                          -- the status that it gets when its compensations have ended; NULL: they have not begun
+    undo_error text,                       -- the same for error
     paused boolean                         -- true: nothing of it begins; NULL: it is not paused
   ) with (fillfactor = 85);
   create index instances_status_created_idx on df_engine.instances (status, created_at desc, id);  -- a list by status
@@ -402,7 +406,8 @@ if df_engine.migrating(1) then
   create index waits_instance_idx on df_engine.waits (instance, signal_name);
   create index waits_submitter_idx on df_engine.waits (submitter);                      -- live runs of a role that has a limit
 
-  -- Constructs that are open: threads that wait for what is inside. Inserted on entry, deleted at the end, never reused.
+  -- Constructs that are open: threads that wait for what is inside. Inserted on entry, deleted at the end, never reused. One at node 0 is what all
+  -- threads of a run with an UNDO race against, but for compensations: it is there until the run ends or is undone.
   create table df_engine.activations (
     id bigint not null constraint activations_pkey primary key,
     instance bigint not null,
@@ -483,7 +488,23 @@ if df_engine.migrating(1) then
     said_at timestamptz not null
   ) with (fillfactor = 50);
 
-  -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run; of $error, the handler of its CATCH.
+  -- UNDOs whose step has completed. state: r registered; o open, its compensation runs; c, f that has completed, failed. While it is open,
+  -- what follows is at a CATCH, or in several branches at several, or it is the end of the run: that thread.
+  create table df_engine.compensations (
+    instance bigint not null,
+    undo int not null,
+    place bigint not null,             -- in the order of completion
+    state "char" not null check (state in ('r', 'o', 'c', 'f')),
+    named boolean not null,            -- whether what its names stand for has been kept for it; else no thread has gone on since
+    node int,                          -- that CATCH; NULL: the run ends
+    generations int[],
+    activation bigint,
+    races bigint[],
+    constraint compensations_pkey primary key (instance, undo)
+  );
+
+  -- Named results. name_scope: top node of the branch in which they are bound, 0 for the run; of $error, the handler of its CATCH; minus an
+  -- UNDO what its compensation refers to, as it was when the step had completed.
   create table df_engine.bindings (
     instance bigint not null,
     scope bigint not null default 0,
@@ -1457,8 +1478,8 @@ $$;
 -- Granted to users.
 create or replace function df_engine.unknown_type(p_type text) returns text
 language sql immutable as $$
-  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'MAP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
-    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, MAP, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, CALL, HTTP, HTTP_MULTIPART, BLOCK' end
+  select case when p_type not in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'UNDO', 'MAP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
+    'Unknown node_type ''' || p_type || '''; valid types are SQL, THEN, IF, JOIN, RACE, ANY, LOOP, CATCH, TIMEOUT, UNDO, MAP, BREAK, SLEEP, WAIT_SCHEDULE, SIGNAL, WAIT_FOR, CALL, HTTP, HTTP_MULTIPART, BLOCK' end
 $$;
 
 -- The graph that df.start and df.explain were given: an envelope, or any other text as one SQL node.
@@ -1545,7 +1566,8 @@ language sql immutable as $$
       format('result_name has %s bytes, and 63 are allowed', octet_length(p_node ->> 'result_name'))
     when p_type in ('WAIT_SCHEDULE', 'SIGNAL') then (
       select format('%s has %s bytes, and 1024 are allowed', c.key, octet_length(c.value))
-      from jsonb_each_text(nullif(df_engine.json_or_null(p_node ->> 'query'), 'null')) c
+      from df_engine.json_or_null(p_node ->> 'query') q(config)
+      cross join lateral jsonb_each_text(case when jsonb_typeof(q.config) = 'object' then q.config end) c
       where c.key in ('cron_expr', 'signal_name') and octet_length(c.value) > 1024)
   end
 $$;
@@ -1575,7 +1597,7 @@ create or replace function df_engine.shape_problem(p_node jsonb, p_type text) re
 language sql immutable as $$
   select case
     when not p_node ? 'query' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'TIMEOUT', 'WAIT_FOR') then 'query is missing'
-    when p_node ? 'query' and p_type in ('THEN', 'RACE', 'ANY') then 'query is not valid for ' || p_type || ' nodes'
+    when p_node ? 'query' and p_type in ('THEN', 'UNDO', 'RACE', 'ANY') then 'query is not valid for ' || p_type || ' nodes'
     when p_node ? 'left_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR') then 'left_node is not valid for ' || p_type || ' nodes'
     when not p_node ? 'left_node' and p_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR')         then 'left_node is missing'
     when p_node ? 'right_node' and p_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'WAIT_FOR', 'LOOP', 'MAP') then 'right_node is not valid for ' || p_type || ' nodes'
@@ -1751,7 +1773,9 @@ declare
   v_places int[] := '{null}';
   v_depths int[] := '{0}';
   v_paths pg_catalog.text[] := array[p_root];
+  v_inside pg_catalog.text[] := '{null}';  -- what around it may hold no UNDO
   v_path pg_catalog.text;
+  v_around pg_catalog.text;
   v_problem pg_catalog.text;
   v_children pg_catalog.record;
   v_top int := 1;
@@ -1763,12 +1787,15 @@ begin
     place := v_places[v_top];
     depth := v_depths[v_top];
     v_path := v_paths[v_top];
+    v_around := v_inside[v_top];
     v_top := v_top - 1;
     node := node + 1;
     kind := body ->> 'node_type';
     v_problem := df_engine.node_problem(body, kind);
     if node > 1 and kind = 'SQL' and v_problem is null and body ->> 'query' ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
       v_problem := format('%s is the name of a definition: as a step it is called, df.call(%L)', body ->> 'query', body ->> 'query');
+    elsif kind = 'UNDO' and v_around is not null and v_problem is null then
+      v_problem := 'UNDO cannot be inside ' || v_around || '. It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
     end if;
     if v_problem is not null or depth > 256 or node > 10000 then
       perform df_engine.reject_node(p_prefix, v_path, depth, node, v_problem);
@@ -1786,6 +1813,8 @@ begin
         v_places[v_top] := v_children.places[i];
         v_depths[v_top] := depth + 1;
         v_paths[v_top] := v_path || df_engine.path_step(v_children.places[i]);
+        v_inside[v_top] := case when kind in ('RACE', 'ANY', 'TIMEOUT', 'LOOP', 'MAP') then kind
+                                when kind = 'UNDO' and v_children.places[i] = 2 then 'a compensation' else v_around end;
       end loop;
     end if;
   end loop;
@@ -1829,7 +1858,7 @@ return case
   end;
 
 -- Builders: functions that return the envelope of a node. They write nothing and need nothing but USAGE on df, so they call
--- no private function. A graph given as an argument is wrapped by df.loop alone; the others take it out of what that returns.
+-- no private function. A graph given as an argument is wrapped by df.all alone; the others take it out of what that returns.
 
 create or replace function df.sql(query text) returns text
 language plpgsql strict set search_path = '' as $$
@@ -1842,8 +1871,6 @@ create or replace function df.loop(body text, condition text default null, conti
 returns text
 language plpgsql set search_path = '' as $$
 declare
-  v_node pg_catalog.jsonb;
-  v_problem pg_catalog.text;
   v_loop pg_catalog.text;
 begin
   if body is null then
@@ -1855,60 +1882,23 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  if (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
-    if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-      -> pg_catalog.statement_timestamp()::pg_catalog.text ? body then
-      raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
-      -> pg_catalog.statement_timestamp()::pg_catalog.text ->> body
-        using errcode = 'invalid_parameter_value',
-              hint = 'It returns a value, not a graph. Call it in a statement of its own.';
-    end if;
-  end if;
-  if pg_catalog."left"(body, 1) = '@' and body ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
-    raise exception '% is the name of a definition, and no step', body using errcode = 'invalid_parameter_value',
-      hint = pg_catalog.format('As a step it is called: df.call(%L).', body);
-  end if;
-  if (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') then
-    begin
-      v_node := case when pg_catalog.strpos(body, 'null') > 0 then pg_catalog.jsonb_strip_nulls(body::pg_catalog.jsonb)
-                     else body::pg_catalog.jsonb end;
-    exception when data_exception or program_limit_exceeded then
-      v_node := null;
-    end;
-  end if;
-  if pg_catalog.jsonb_typeof(v_node -> 'node_type') = 'string' then
-    v_problem := case
-      when pg_catalog.jsonb_typeof(v_node -> 'left_node') <> 'object' then 'left_node must be a Durofut JSON object'
-      when pg_catalog.jsonb_typeof(v_node -> 'right_node') <> 'object' then 'right_node must be a Durofut JSON object'
-      when pg_catalog.jsonb_typeof(v_node -> 'condition_node') <> 'object' then 'condition_node must be a Durofut JSON object'
-      when pg_catalog.jsonb_typeof(v_node -> 'query') <> 'string' then 'query must be a string'
-      when pg_catalog.jsonb_typeof(v_node -> 'result_name') <> 'string' then 'result_name must be a string'
-      when pg_catalog.jsonb_typeof(v_node -> 'extra_nodes') <> 'array' then 'extra_nodes must be an array'
-      when v_node ? 'extra_nodes' and v_node @? '$.extra_nodes[*] ? (@.type() != "object")' then
-        'extra_nodes entries must be Durofut JSON objects'
-    end;
-    if v_problem is not null then
-      raise exception 'Invalid Durofut JSON: %', v_problem using errcode = 'invalid_text_representation';
-    end if;
-  end if;
   -- Statement by statement: what of it is not reached is not prepared either.
-  if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'MAP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
-    v_loop := '{"node_type":"LOOP","left_node":' || body;
-  elsif v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
-    v_loop := '{"node_type":"LOOP","left_node":'
-      || df.if(body::pg_catalog.json ->> 'condition', body::pg_catalog.json ->> 'then_branch');
-  else
-    v_loop := '{"node_type":"LOOP","left_node":' || df.sql(body);
-  end if;
+  v_loop := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+         when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+         else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   if condition is not null then
     v_loop := v_loop || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
-         when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
-         else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+         when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
+         else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  end if;
+  if (pg_catalog.strpos(v_loop, '"UNDO"') > 0 and v_loop ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
+    raise exception 'df.undo cannot be inside a loop' using errcode = 'invalid_parameter_value',
+      hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
   if continue_on_failure then
     v_loop := v_loop || ',"query":' || pg_catalog.to_json('{"continue_on_failure":true}'::pg_catalog.text);
   end if;
-  return v_loop || '}';
+  return '{"node_type":"LOOP","left_node":' || v_loop || '}';
 end
 $$;
 
@@ -1925,11 +1915,11 @@ begin
   end if;
 
   return '{"node_type":"THEN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
-         when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
-         else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
+         else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
-         when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
-         else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
+         when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
+         else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -1946,16 +1936,19 @@ begin
   end if;
 
   return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
-         when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
-         else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
+         else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
-         when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
-         else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
+         when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
+         else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
 create or replace function df.race(a text, b text) returns text
 language plpgsql set search_path = '' as $$
+declare
+  v_a pg_catalog.text;
+  v_b pg_catalog.text;
 begin
   if a is null then
     raise exception 'the first branch of | is NULL' using errcode = 'null_value_not_allowed',
@@ -1966,12 +1959,17 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  return '{"node_type":"RACE","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
-         when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
-         else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
-         when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
-         else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
+  v_a := case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
+         when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
+         else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  v_b := case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
+         when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
+         else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  if (pg_catalog.strpos(v_a || ',' || v_b, '"UNDO"') > 0 and v_a || ',' || v_b ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
+    raise exception 'df.undo cannot be inside a race' using errcode = 'invalid_parameter_value',
+      hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
+  end if;
+  return '{"node_type":"RACE","left_node":' || v_a || ',"right_node":' || v_b || '}';
 end
 $$;
 
@@ -1992,14 +1990,14 @@ begin
   end if;
 
   return '{"node_type":"JOIN","left_node":' || case when not (pg_catalog.strpos(a, '{') > 0 and a ~ '^\s*\{') and pg_catalog."left"(a, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(a) || '}'
-         when df.loop(a) = '{"node_type":"LOOP","left_node":' || a || '}' then a
-         else (df.loop(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(a) = '{"node_type":"JOIN","left_node":' || a || '}' then a
+         else (df.all(a)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"right_node":' || case when not (pg_catalog.strpos(b, '{') > 0 and b ~ '^\s*\{') and pg_catalog."left"(b, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(b) || '}'
-         when df.loop(b) = '{"node_type":"LOOP","left_node":' || b || '}' then b
-         else (df.loop(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(b) = '{"node_type":"JOIN","left_node":' || b || '}' then b
+         else (df.all(b)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"extra_nodes":[' || case when not (pg_catalog.strpos(c, '{') > 0 and c ~ '^\s*\{') and pg_catalog."left"(c, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(c) || '}'
-         when df.loop(c) = '{"node_type":"LOOP","left_node":' || c || '}' then c
-         else (df.loop(c)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ']}';
+         when df.all(c) = '{"node_type":"JOIN","left_node":' || c || '}' then c
+         else (df.all(c)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ']}';
 end
 $$;
 
@@ -2007,6 +2005,9 @@ create or replace function df.all(variadic branches text[]) returns text
 language plpgsql set search_path = '' as $$
 declare
   v_nodes pg_catalog.text[];
+  v_branch pg_catalog.text;
+  v_node pg_catalog.jsonb;
+  v_problem pg_catalog.text;
 begin
   if branches is null then
     return null;  -- an aggregate of no rows
@@ -2018,13 +2019,53 @@ begin
       using errcode = 'null_value_not_allowed',
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
-  v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
-           when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
-           else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
-  if pg_catalog.cardinality(v_nodes) = 1 then
-    return '{"node_type":"JOIN","left_node":' || v_nodes[1] || '}';
-  end if;
-  return '{"node_type":"JOIN","left_node":' || v_nodes[1] || ',"right_node":' || v_nodes[2]
+  foreach v_branch in array branches loop
+    if (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) then
+      if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+        -> pg_catalog.statement_timestamp()::pg_catalog.text ? v_branch then
+        raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+        -> pg_catalog.statement_timestamp()::pg_catalog.text ->> v_branch
+          using errcode = 'invalid_parameter_value',
+                hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+      end if;
+    end if;
+    if pg_catalog."left"(v_branch, 1) = '@' and v_branch ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then
+      raise exception '% is the name of a definition, and no step', v_branch using errcode = 'invalid_parameter_value',
+        hint = pg_catalog.format('As a step it is called: df.call(%L).', v_branch);
+    elsif not (pg_catalog.strpos(v_branch, '{') > 0 and v_branch ~ '^\s*\{') then
+      v_nodes := v_nodes || ('{"node_type":"SQL","query":' || pg_catalog.to_json(v_branch) || '}');
+      continue;
+    end if;
+    begin
+      v_node := case when pg_catalog.strpos(v_branch, 'null') > 0 then pg_catalog.jsonb_strip_nulls(v_branch::pg_catalog.jsonb)
+                     else v_branch::pg_catalog.jsonb end;
+    exception when data_exception or program_limit_exceeded then
+      v_node := null;
+    end;
+    if pg_catalog.jsonb_typeof(v_node -> 'node_type') = 'string' then
+      v_problem := case
+        when pg_catalog.jsonb_typeof(v_node -> 'left_node') <> 'object' then 'left_node must be a Durofut JSON object'
+        when pg_catalog.jsonb_typeof(v_node -> 'right_node') <> 'object' then 'right_node must be a Durofut JSON object'
+        when pg_catalog.jsonb_typeof(v_node -> 'condition_node') <> 'object' then 'condition_node must be a Durofut JSON object'
+        when pg_catalog.jsonb_typeof(v_node -> 'query') <> 'string' then 'query must be a string'
+        when pg_catalog.jsonb_typeof(v_node -> 'result_name') <> 'string' then 'result_name must be a string'
+        when pg_catalog.jsonb_typeof(v_node -> 'extra_nodes') <> 'array' then 'extra_nodes must be an array'
+        when v_node ? 'extra_nodes' and v_node @? '$.extra_nodes[*] ? (@.type() != "object")' then
+          'extra_nodes entries must be Durofut JSON objects'
+      end;
+      if v_problem is not null then
+        raise exception 'Invalid Durofut JSON: %', v_problem using errcode = 'invalid_text_representation';
+      end if;
+    end if;
+    if v_node ->> 'node_type' in ('SQL', 'THEN', 'IF', 'JOIN', 'RACE', 'ANY', 'LOOP', 'CATCH', 'TIMEOUT', 'UNDO', 'MAP', 'BREAK', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'WAIT_FOR', 'CALL', 'HTTP', 'HTTP_MULTIPART', 'BLOCK') then
+      v_nodes := v_nodes || v_branch;
+    elsif v_node -> '_partial_if' = 'true' and v_node ?& array['condition', 'then_branch'] then
+      v_nodes := v_nodes || df.if(v_branch::pg_catalog.json ->> 'condition', v_branch::pg_catalog.json ->> 'then_branch');
+    else
+      v_nodes := v_nodes || df.sql(v_branch);
+    end if;
+  end loop;
+  return '{"node_type":"JOIN","left_node":' || v_nodes[1] || coalesce(',"right_node":' || v_nodes[2], '')
     || case when pg_catalog.cardinality(v_nodes) > 2 then
          ',"extra_nodes":[' || pg_catalog.array_to_string(v_nodes[3:], ',') || ']' else '' end || '}';
 end
@@ -2046,10 +2087,14 @@ begin
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
-           when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
-           else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+           when df.all(g.graph) = '{"node_type":"JOIN","left_node":' || g.graph || '}' then g.graph
+           else (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
     return v_nodes[1];
+  end if;
+  if (pg_catalog.strpos(pg_catalog.array_to_string(v_nodes, ','), '"UNDO"') > 0 and pg_catalog.array_to_string(v_nodes, ',') ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
+    raise exception 'df.undo cannot be inside a race' using errcode = 'invalid_parameter_value',
+      hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
   return '{"node_type":"RACE","left_node":' || v_nodes[1] || ',"right_node":' || v_nodes[2]
     || case when pg_catalog.cardinality(v_nodes) > 2 then
@@ -2073,10 +2118,14 @@ begin
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
-           when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
-           else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
+           when df.all(g.graph) = '{"node_type":"JOIN","left_node":' || g.graph || '}' then g.graph
+           else (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(branches) with ordinality g(graph, place) order by g.place);
   if pg_catalog.cardinality(v_nodes) = 1 then
     return v_nodes[1];
+  end if;
+  if (pg_catalog.strpos(pg_catalog.array_to_string(v_nodes, ','), '"UNDO"') > 0 and pg_catalog.array_to_string(v_nodes, ',') ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
+    raise exception 'df.undo cannot be inside a race' using errcode = 'invalid_parameter_value',
+      hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
   end if;
   return '{"node_type":"ANY","left_node":' || v_nodes[1] || ',"right_node":' || v_nodes[2]
     || case when pg_catalog.cardinality(v_nodes) > 2 then
@@ -2101,8 +2150,8 @@ begin
             hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
   v_nodes := array(select case when not (pg_catalog.strpos(g.graph, '{') > 0 and g.graph ~ '^\s*\{') and pg_catalog."left"(g.graph, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(g.graph) || '}'
-           when df.loop(g.graph) = '{"node_type":"LOOP","left_node":' || g.graph || '}' then g.graph
-           else (df.loop(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
+           when df.all(g.graph) = '{"node_type":"JOIN","left_node":' || g.graph || '}' then g.graph
+           else (df.all(g.graph)::pg_catalog.json -> 'left_node')::pg_catalog.text end from pg_catalog.unnest(steps) with ordinality g(graph, place) order by g.place);
   while pg_catalog.cardinality(v_nodes) > 1 loop
     v_nodes := array(
       select case when b.node is null then a.node else '{"node_type":"THEN","left_node":' || a.node || ',"right_node":' || b.node || '}' end
@@ -2139,14 +2188,14 @@ begin
   end if;
 
   return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and pg_catalog."left"(then_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
-         when df.loop(then_branch) = '{"node_type":"LOOP","left_node":' || then_branch || '}' then then_branch
-         else (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(then_branch) = '{"node_type":"JOIN","left_node":' || then_branch || '}' then then_branch
+         else (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and pg_catalog."left"(else_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
-         when df.loop(else_branch) = '{"node_type":"LOOP","left_node":' || else_branch || '}' then else_branch
-         else (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(else_branch) = '{"node_type":"JOIN","left_node":' || else_branch || '}' then else_branch
+         else (df.all(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
-         when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
-         else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
+         when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
+         else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -2163,11 +2212,11 @@ begin
   end if;
 
   return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and pg_catalog."left"(then_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
-         when df.loop(then_branch) = '{"node_type":"LOOP","left_node":' || then_branch || '}' then then_branch
-         else (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(then_branch) = '{"node_type":"JOIN","left_node":' || then_branch || '}' then then_branch
+         else (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
-         when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
-         else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
+         when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
+         else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || '}';
 end
 $$;
 
@@ -2188,11 +2237,11 @@ begin
   end if;
 
   return '{"node_type":"IF","left_node":' || case when not (pg_catalog.strpos(then_branch, '{') > 0 and then_branch ~ '^\s*\{') and pg_catalog."left"(then_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(then_branch) || '}'
-         when df.loop(then_branch) = '{"node_type":"LOOP","left_node":' || then_branch || '}' then then_branch
-         else (df.loop(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(then_branch) = '{"node_type":"JOIN","left_node":' || then_branch || '}' then then_branch
+         else (df.all(then_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"right_node":' || case when not (pg_catalog.strpos(else_branch, '{') > 0 and else_branch ~ '^\s*\{') and pg_catalog."left"(else_branch, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(else_branch) || '}'
-         when df.loop(else_branch) = '{"node_type":"LOOP","left_node":' || else_branch || '}' then else_branch
-         else (df.loop(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(else_branch) = '{"node_type":"JOIN","left_node":' || else_branch || '}' then else_branch
+         else (df.all(else_branch)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || ',"query":' || pg_catalog.to_json(
          '{"condition_type":"result_has_rows","result_name":' || pg_catalog.to_json(result_name) || '}') || '}';
 end
@@ -2227,7 +2276,7 @@ begin
     select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
     from (
       select e.key, e.value
-      from pg_catalog.json_each(df.loop(fut)::pg_catalog.json -> 'left_node') e
+      from pg_catalog.json_each(df.all(fut)::pg_catalog.json -> 'left_node') e
       where e.key <> 'result_name'
       union all
       select 'result_name', pg_catalog.to_json(name)
@@ -2275,7 +2324,7 @@ comment on function df.any(text[]) is
 comment on function df.chain(text[]) is
   'Runs the steps one after the other; the result is that of the last';
 
--- Builders of what deals with failures and time: df.catch, df.timeout, df.retry. As all builders: see graph/builders.
+-- Builders of what deals with failures and time: df.catch, df.undo, df.timeout, df.retry. As all builders: see graph/builders.
 
 create or replace function df.catch(body text, handler text, errors text[] default null) returns text
 language plpgsql set search_path = '' as $$
@@ -2298,16 +2347,45 @@ begin
       hint = 'Such as array[''23505'', ''40'', ''http:5xx'', ''DF408'']; without a list every failure is caught.';
   end if;
   return '{"node_type":"CATCH","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
-         when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
-         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || case when not (pg_catalog.strpos(handler, '{') > 0 and handler ~ '^\s*\{') and pg_catalog."left"(handler, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(handler) || '}'
-         when df.loop(handler) = '{"node_type":"LOOP","left_node":' || handler || '}' then handler
-         else (df.loop(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+         when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+         else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || case when not (pg_catalog.strpos(handler, '{') > 0 and handler ~ '^\s*\{') and pg_catalog."left"(handler, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(handler) || '}'
+         when df.all(handler) = '{"node_type":"JOIN","left_node":' || handler || '}' then handler
+         else (df.all(handler)::pg_catalog.json -> 'left_node')::pg_catalog.text end
     || coalesce(',"query":' || pg_catalog.to_json(v_config), '') || '}';
+end
+$$;
+
+create or replace function df.undo(step text, compensation text) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_compensation pg_catalog.text;
+begin
+  if step is null then
+    raise exception 'argument step of df.undo is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if compensation is null then
+    raise exception 'argument compensation of df.undo is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  v_compensation := case when not (pg_catalog.strpos(compensation, '{') > 0 and compensation ~ '^\s*\{') and pg_catalog."left"(compensation, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(compensation) || '}'
+         when df.all(compensation) = '{"node_type":"JOIN","left_node":' || compensation || '}' then compensation
+         else (df.all(compensation)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  if (pg_catalog.strpos(v_compensation, '"UNDO"') > 0 and v_compensation ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
+    raise exception 'df.undo cannot be inside a compensation' using errcode = 'invalid_parameter_value',
+      hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
+  end if;
+  return '{"node_type":"UNDO","left_node":' || case when not (pg_catalog.strpos(step, '{') > 0 and step ~ '^\s*\{') and pg_catalog."left"(step, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(step) || '}'
+         when df.all(step) = '{"node_type":"JOIN","left_node":' || step || '}' then step
+         else (df.all(step)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"right_node":' || v_compensation || '}';
 end
 $$;
 
 create or replace function df.timeout(body text, after numeric, otherwise text default null) returns text
 language plpgsql set search_path = '' as $$
+declare
+  v_parts pg_catalog.text;
 begin
   if body is null then
     raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
@@ -2318,16 +2396,21 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
+  v_parts := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+           when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+           else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and pg_catalog."left"(otherwise, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+           when df.all(otherwise) = '{"node_type":"JOIN","left_node":' || otherwise || '}' then otherwise
+           else (df.all(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end;
+  if (pg_catalog.strpos(v_parts, '"UNDO"') > 0 and v_parts ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
+    raise exception 'df.undo cannot be inside a time-out' using errcode = 'invalid_parameter_value',
+      hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
+  end if;
   if not (after > 0 and after <= 3155760000) then
     raise exception 'the time of df.timeout must be above 0 and at most 3155760000 s (100 years), not % s', after
       using errcode = 'invalid_parameter_value';
   end if;
-  return '{"node_type":"TIMEOUT","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
-         when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
-         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and pg_catalog."left"(otherwise, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
-         when df.loop(otherwise) = '{"node_type":"LOOP","left_node":' || otherwise || '}' then otherwise
-         else (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end
+  return '{"node_type":"TIMEOUT","left_node":' || v_parts
     || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.trim_scale(after) || '}') || '}';
 end
 $$;
@@ -2351,6 +2434,7 @@ create or replace function df.timeout(body text, after text, otherwise text defa
 language plpgsql set search_path = '' as $$
 declare
   v_seconds pg_catalog.numeric;
+  v_parts pg_catalog.text;
 begin
   if body is null then
     raise exception 'argument body of df.timeout is NULL' using errcode = 'null_value_not_allowed',
@@ -2362,12 +2446,17 @@ begin
   end if;
 
   if after ~ $re$\$[A-Za-z_]|[{][A-Za-z_][A-Za-z0-9_]*[}]$re$ then
-    return '{"node_type":"TIMEOUT","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
-         when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
-         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
-    || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and pg_catalog."left"(otherwise, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
-         when df.loop(otherwise) = '{"node_type":"LOOP","left_node":' || otherwise || '}' then otherwise
-         else (df.loop(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end
+    v_parts := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+             when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+             else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+      || case when otherwise is null then '' else ',"right_node":' || case when not (pg_catalog.strpos(otherwise, '{') > 0 and otherwise ~ '^\s*\{') and pg_catalog."left"(otherwise, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(otherwise) || '}'
+             when df.all(otherwise) = '{"node_type":"JOIN","left_node":' || otherwise || '}' then otherwise
+             else (df.all(otherwise)::pg_catalog.json -> 'left_node')::pg_catalog.text end end;
+    if (pg_catalog.strpos(v_parts, '"UNDO"') > 0 and v_parts ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
+      raise exception 'df.undo cannot be inside a time-out' using errcode = 'invalid_parameter_value',
+        hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
+    end if;
+    return '{"node_type":"TIMEOUT","left_node":' || v_parts
     || ',"query":' || pg_catalog.to_json('{"after":' || pg_catalog.to_json(after) || '}') || '}';
   end if;
   begin
@@ -2394,7 +2483,7 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_type := df.loop(fut)::pg_catalog.json #>> '{left_node,node_type}';
+  v_type := df.all(fut)::pg_catalog.json #>> '{left_node,node_type}';
   v_policy := '{' || pg_catalog.concat_ws(',',
     '"max_attempts":' || max_attempts,
     '"initial_delay":' || pg_catalog.to_json(pg_catalog.trim_scale(extract(epoch from initial_delay))),
@@ -2426,7 +2515,7 @@ begin
     select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
     from (
       select e.key, e.value
-      from pg_catalog.json_each(df.loop(fut)::pg_catalog.json -> 'left_node') e
+      from pg_catalog.json_each(df.all(fut)::pg_catalog.json -> 'left_node') e
       where e.key <> 'retry'
       union all
       select 'retry', v_policy::pg_catalog.json
@@ -2437,6 +2526,8 @@ $$;
 
 comment on function df.catch(text, text, text[]) is
   'Runs the body; when it fails for good with one of the errors (SQLSTATEs, their classes, connection, timeout, http:404, http:4xx, transient; NULL is any), the handler runs, in which $error is the failure. The result is that of the body or of the handler. Raises for an element that is no such error';
+comment on function df.undo(text, text) is
+  'Runs the step; once it has completed, its compensation is kept with the values that the references in it have then. When the run fails, or df.cancel is called with undo, the compensations run in reverse order. A failure that df.catch catches runs those of its body before the handler. The result is that of the step. Raises inside races, time-outs, maps and loops';
 comment on function df.timeout(text, numeric, text) is
   'Stops the body when so many seconds have passed since it began, then runs otherwise; without it the node fails with DF408, which can be caught. Raises for a time that is not above 0';
 comment on function df.timeout(text, double precision, text) is
@@ -2455,6 +2546,7 @@ create or replace function df.map(items text, body text, parallel integer defaul
 language plpgsql set search_path = '' as $$
 declare
   v_items pg_catalog.text;
+  v_body pg_catalog.text;
   v_type pg_catalog.text;
   v_rows pg_catalog.text;
   v_problem pg_catalog.text;
@@ -2481,8 +2573,8 @@ begin
   end if;
 
   v_items := case when not (pg_catalog.strpos(items, '{') > 0 and items ~ '^\s*\{') and pg_catalog."left"(items, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(items) || '}'
-         when df.loop(items) = '{"node_type":"LOOP","left_node":' || items || '}' then items
-         else (df.loop(items)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+         when df.all(items) = '{"node_type":"JOIN","left_node":' || items || '}' then items
+         else (df.all(items)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
   v_type := v_items::pg_catalog.json ->> 'node_type';
   if v_type = 'SQL' then
     v_rows := pg_catalog.substring(v_items::pg_catalog.json ->> 'query', '^[[:space:]]*([$][A-Za-z_][A-Za-z0-9_]*[.][*])[[:space:]]*$');
@@ -2506,9 +2598,14 @@ begin
   if v_problem is not null then
     raise exception 'df.map: %', v_problem using errcode = 'invalid_parameter_value';
   end if;
-  return '{"node_type":"MAP","left_node":' || case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
-         when df.loop(body) = '{"node_type":"LOOP","left_node":' || body || '}' then body
-         else (df.loop(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end
+  v_body := case when not (pg_catalog.strpos(body, '{') > 0 and body ~ '^\s*\{') and pg_catalog."left"(body, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(body) || '}'
+         when df.all(body) = '{"node_type":"JOIN","left_node":' || body || '}' then body
+         else (df.all(body)::pg_catalog.json -> 'left_node')::pg_catalog.text end;
+  if (pg_catalog.strpos(v_body, '"UNDO"') > 0 and v_body ~ '[{,]\s*"node_type"\s*:\s*"UNDO"') then
+    raise exception 'df.undo cannot be inside a map' using errcode = 'invalid_parameter_value',
+      hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
+  end if;
+  return '{"node_type":"MAP","left_node":' || v_body
     || case when v_rows is null then ',"condition_node":' || v_items else '' end
     || ',"query":' || pg_catalog.to_json('{' || pg_catalog.concat_ws(',',
       '"items":' || pg_catalog.to_json(v_rows), '"parallel":' || parallel, '"on_error":' || pg_catalog.to_json(on_error),
@@ -2748,7 +2845,7 @@ begin
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
-  v_type := df.loop(condition)::pg_catalog.json #>> '{left_node,node_type}';
+  v_type := df.all(condition)::pg_catalog.json #>> '{left_node,node_type}';
   if v_type <> 'SQL' then
     raise exception 'the condition of df.wait_for is one SQL step, not %', v_type using errcode = 'invalid_parameter_value',
       hint = 'Write what is to be done before it as a step before the wait, and what is to be done after it as a step after it.';
@@ -2767,8 +2864,8 @@ begin
       using errcode = 'invalid_parameter_value';
   end if;
   return '{"node_type":"WAIT_FOR","condition_node":' || case when not (pg_catalog.strpos(condition, '{') > 0 and condition ~ '^\s*\{') and pg_catalog."left"(condition, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(condition) || '}'
-         when df.loop(condition) = '{"node_type":"LOOP","left_node":' || condition || '}' then condition
-         else (df.loop(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"query":' || pg_catalog.to_json(
+         when df.all(condition) = '{"node_type":"JOIN","left_node":' || condition || '}' then condition
+         else (df.all(condition)::pg_catalog.json -> 'left_node')::pg_catalog.text end || ',"query":' || pg_catalog.to_json(
     '{"every":' || pg_catalog.trim_scale(extract(epoch from every))
     || coalesce(',"key":' || pg_catalog.to_json(key), '')
     || coalesce(',"timeout":' || pg_catalog.trim_scale(extract(epoch from timeout)), '') || '}') || '}';
@@ -2820,8 +2917,8 @@ begin
   return '{"node_type":"CALL","query":' || pg_catalog.to_json(
     '{"flow":' || pg_catalog.to_json(
       case when flow ~ '^\s*@[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?\s*$' then df.sql(pg_catalog.btrim(flow, E' \t\r\n')) else case when not (pg_catalog.strpos(flow, '{') > 0 and flow ~ '^\s*\{') and pg_catalog."left"(flow, 1) <> '@' and (nullif(pg_catalog.current_setting('pg_durable.returned', true), '') is not null) is not true then '{"node_type":"SQL","query":' || pg_catalog.to_json(flow) || '}'
-         when df.loop(flow) = '{"node_type":"LOOP","left_node":' || flow || '}' then flow
-         else (df.loop(flow)::pg_catalog.json -> 'left_node')::pg_catalog.text end end)
+         when df.all(flow) = '{"node_type":"JOIN","left_node":' || flow || '}' then flow
+         else (df.all(flow)::pg_catalog.json -> 'left_node')::pg_catalog.text end end)
     || coalesce(',"input":' || pg_catalog.to_json(input), '')
     || coalesce(',"label":' || pg_catalog.to_json(label), '') || '}') || '}';
 end
@@ -3357,16 +3454,17 @@ begin
     when 19 then return df.any(variadic p_args);
     when 20 then return df.chain(variadic p_args);
     when 21 then return df.catch(body => p_args[1], handler => p_args[2], errors => df_engine.flow_list(p_args[3]));
-    when 22 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
-    when 23 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
-    when 24 then return df.map(items => p_args[1], body => p_args[2], parallel => p_args[3]::integer, on_error => p_args[4], collect_values => p_args[5]::boolean);
+    when 22 then return df.undo(step => p_args[1], compensation => p_args[2]);
+    when 23 then return df.timeout(body => p_args[1], after => p_args[2]::numeric, otherwise => p_args[3]);
+    when 24 then return df.timeout(body => p_args[1], after => p_args[2], otherwise => p_args[3]);
     when 25 then return df.map(items => p_args[1], body => p_args[2], parallel => p_args[3]::integer, on_error => p_args[4], collect_values => p_args[5]::boolean);
-    when 26 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
-    when 27 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
-    when 28 then return df.call(flow => p_args[1], input => p_args[2], label => p_args[3]);
-    when 29 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 30 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
-    when 31 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 26 then return df.map(items => p_args[1], body => p_args[2], parallel => p_args[3]::integer, on_error => p_args[4], collect_values => p_args[5]::boolean);
+    when 27 then return df.wait_for_signal(name => p_args[1], timeout_seconds => p_args[2]::integer);
+    when 28 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
+    when 29 then return df.call(flow => p_args[1], input => p_args[2], label => p_args[3]);
+    when 30 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
+    when 31 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 32 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -3376,7 +3474,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":24,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":25,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":26,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":27,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":28,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":29,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":30,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":31,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":22,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":23,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":24,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":25,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":26,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":27,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":28,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":29,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":30,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":31,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":32,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
@@ -3409,7 +3507,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"timeout":[{"number":22,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":23,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":24,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":25,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":26,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":27,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":28,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":29,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":30,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":31,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":22,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":23,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":24,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":25,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":26,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":27,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":28,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":29,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":30,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":31,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":32,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -3529,7 +3627,7 @@ begin
   if p_text is null then
     raise exception 'an escape in this text stands for no character' using errcode = 'invalid_escape_sequence';
   end if;
-  v_node := (df.loop(p_text)::json -> 'left_node')::text;
+  v_node := (df.all(p_text)::json -> 'left_node')::text;
   if p_json and v_node = df.sql(p_text) then
     raise exception 'this JSON is no envelope' using errcode = 'syntax_error', hint = 'SQL goes in single quotes.';
   end if;
@@ -3559,7 +3657,7 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (4, 29) then
+  if (p_plan -> 'number')::int in (4, 30) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
     slots := array[(p_plan #> '{parameters,0,slot}')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
@@ -4112,11 +4210,11 @@ language sql immutable as $$
     from jsonb_array_elements_text(c -> 'extra_nodes') e(id) where p_type in ('RACE', 'ANY')
     union all
     select lower(p_type), 6, s.* from (values
-      ('', p_left, null, 0), ('', case p_type when 'CATCH' then p_right end, null, 0),
+      ('', p_left, null, 0), ('', case when p_type <> 'TIMEOUT' then p_right end, null, 0),
       ('', null, case jsonb_typeof(c -> 'after') when 'number' then c ->> 'after' when 'string' then df_engine.flow_quote(c ->> 'after') end, 0),
       ('', case p_type when 'TIMEOUT' then p_right end, null, 0),
       ('errors => ', null, (c -> 'errors')::pg_catalog.text, 0)) s(sign, child, word, need)
-    where p_type in ('CATCH', 'TIMEOUT') and num_nonnulls(s.child, s.word) = 1
+    where p_type in ('CATCH', 'UNDO', 'TIMEOUT') and num_nonnulls(s.child, s.word) = 1
     union all
     select '', 1, s.* from (values ('', c ->> 'condition_node', null, 2), ('?> ', p_left, null, 2), ('!> ', p_right, null, 0)) s(sign, child)
     where p_type = 'IF' and c ? 'condition_node' and s.child is not null
@@ -5188,6 +5286,8 @@ declare
   v_afters "char"[]; v_nexts int[]; v_others int[]; v_closes int[]; v_drops int[]; v_decides boolean[]; v_binds jsonb[]; v_passed jsonb[];
   v_ups int[]; v_branches int[]; v_catches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
   v_plain boolean[]; v_sizes int[]; v_until int[]; v_batch int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
+  v_undoes jsonb[];
+  v_naming text[];  -- in which names are looked for
   v_wanted text[];
   v_texts text[];  -- in which references are replaced
   v_count int;
@@ -5201,18 +5301,21 @@ begin
          array_agg(n.body ->> 'result_name'), array_agg(n.body -> 'retry'), count(*)
   into v_kinds, v_parents, v_places, v_queries, v_named, v_retries, v_count
   from df_engine.walk(p_graph, p_prefix) n;
-  v_wanted := df_engine.wanted_names(array(
-    select case n.kind when 'CALL' then df_engine.replaced_text(n.kind, n.query) else n.query end from unnest(v_kinds, v_queries) n(kind, query)));
+  v_naming := array(
+    select case n.kind when 'CALL' then df_engine.replaced_text(n.kind, n.query) else n.query end
+    from unnest(v_kinds, v_queries) with ordinality n(kind, query, node) order by n.node);
+  v_wanted := df_engine.wanted_names(v_naming);
 
   -- From the leaves: where a node ends and is entered, whose value it has, and whether a BREAK in it can end a loop around it.
   for i in reverse v_count..1 loop
     p := v_parents[i];
     v_lasts[i] := coalesce(v_lasts[i], i);
     v_breaks[i] := coalesce(v_breaks[i], v_kinds[i] = 'BREAK');
-    v_entries[i] := case when v_kinds[i] in ('THEN', 'CATCH')
+    v_entries[i] := case when v_kinds[i] in ('THEN', 'CATCH', 'UNDO')
                               or v_kinds[i] in ('IF', 'MAP') and v_places[i + 1] = 0 and v_parents[i + 1] = i
                          then v_entries[i + 1] else i end;
     v_valued[i] := case when v_kinds[i] = 'THEN' then v_valued[v_lasts[i + 1] + 1]
+                        when v_kinds[i] = 'UNDO' then v_valued[i + 1]
                         when v_kinds[i] in ('IF', 'CATCH') or v_kinds[i] = 'TIMEOUT' and v_lasts[i + 1] < v_lasts[i] then null
                         else i end;
     if p is not null then
@@ -5230,8 +5333,10 @@ begin
     v_binds[i] := '[]';
     v_passed[i] := '[]';
     v_opens[i] := false;
+    v_undoes[i] := '[]';
     if p is null then
       v_afters[i] := 'e';
+      v_decides[i] := 'UNDO' = any (v_kinds);  -- the race against its being undone
       v_ups[i] := 0;
       v_branches[i] := 0;
       v_loops[i] := false;
@@ -5242,7 +5347,7 @@ begin
       w := v_places[i];
       v_branch := k in ('JOIN', 'RACE', 'ANY') or k in ('TIMEOUT', 'MAP') and w = 1;
       v_maps[i] := case when k = 'MAP' and w = 1 then p else v_maps[p] end;
-      v_passed[i] := case when k in ('LOOP', 'WAIT_FOR') or v_branch then '[]' else v_passed[p] end;
+      v_passed[i] := case when k in ('LOOP', 'WAIT_FOR') or v_branch or k = 'UNDO' and w = 2 then '[]' else v_passed[p] end;
       v_ups[i] := v_ups[p];
       v_branches[i] := v_branches[p];
       v_drops[i] := v_drops[p] + 1;
@@ -5265,12 +5370,20 @@ begin
           v_others[i] := p;
           v_decides[i] := v_decides[p];
         end if;
+      elsif k = 'UNDO' and w = 2 then
+        v_afters[i] := 'u';
+        v_catches[i] := null;
+        v_ups[i] := p;
+        v_branches[i] := 1;
+        v_drops[i] := 0;
+        v_scopes[i] := to_jsonb(array[-p]);
       elsif k not in ('LOOP', 'WAIT_FOR') and not v_branch then
         v_afters[i] := v_afters[p];
         v_nexts[i] := v_nexts[p];
         v_others[i] := v_others[p];
         v_closes[i] := v_closes[p] + 1;
         v_binds[i] := v_binds[p];
+        v_undoes[i] := case when k = 'UNDO' then to_jsonb(p) else '[]' end || v_undoes[p];
         v_decides[i] := v_decides[p];
         if k = 'CATCH' and w = 1 then
           v_catches[i] := p;
@@ -5349,7 +5462,7 @@ begin
     -- no rows) may decide a race in the transaction of the step before.
     v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL', 'MAP'), false)
                     or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL', 'MAP'), false);
-    v_plain[i] := v_kinds[i] in ('SQL', 'BLOCK') and v_afters[i] = 'n' and v_kinds[v_nexts[i]] in ('SQL', 'BLOCK')
+    v_plain[i] := v_kinds[i] in ('SQL', 'BLOCK') and v_afters[i] = 'n' and v_undoes[i] = '[]' and v_kinds[v_nexts[i]] in ('SQL', 'BLOCK')
                   and v_entered[v_nexts[i]] = 1;
   end loop;
   -- Batches: 32 steps of a segment at most, or 100 kB of statements.
@@ -5364,10 +5477,10 @@ begin
     v_batch[i] := case when v_plain[i] and v_sizes[v_nexts[i]] > 0 then v_batch[v_nexts[i]] else i end;
   end loop;
 
-  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, secrets, definitions)
+  insert into df_engine.graphs (submitter, submitter_name, hash, entry, names, envelope, placeholders, has_undo, secrets, definitions)
   values (p_submitter, pg_get_userbyid(p_submitter), p_hash, v_entries[1],
           array(select distinct u.name from unnest(v_named) u(name) where u.name is not null), p_graph,
-          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}|\\u007[Bb]$re$,
+          p_graph::pg_catalog.text ~ $re$\{[A-Za-z_][A-Za-z0-9_]*\}|\\u007[Bb]$re$, 'UNDO' = any (v_kinds),
           nullif(array(select distinct s.name from unnest(v_kinds, v_queries) n(kind, query)
                        cross join lateral unnest(df_engine.secret_names(df_engine.json_or_null(n.query)::pg_catalog.text)) s(name)
                        where n.kind in ('HTTP', 'HTTP_MULTIPART')), '{}'),
@@ -5377,8 +5490,10 @@ begin
   returning id into v_graph;
   insert into df_engine.graph_nodes
   select v_graph, n, v_lasts[n], v_parents[n], v_maps[n], coalesce(v_places[n], 0), v_kinds[n], v_queries[n], v_named[n], v_retries[n],
-         df_engine.template_names(v_texts[n], 'sql'),
-         coalesce(v_kinds[n] not like 'HTTP%' and strpos(v_texts[n], '{') > 0, false),
+         case when v_kinds[n] = 'UNDO' then df_engine.wanted_names(v_naming[v_lasts[n + 1] + 1:v_lasts[n]])
+              else df_engine.template_names(v_texts[n], 'sql') end,
+         case when v_kinds[n] = 'UNDO' then df_engine.wanted_names(v_naming[v_lasts[n + 1] + 1:v_lasts[n]]) is null
+              else coalesce(v_kinds[n] not like 'HTTP%' and strpos(v_texts[n], '{') > 0, false) end,
          case when v_kinds[n] = 'SQL' then df_engine.plain_kind(v_queries[n]) end, v_typed[n],
          jsonb_array_length(v_tops[n]), v_opens[n],
          array(select e::int from jsonb_array_elements_text(v_tops[n]) e),
@@ -5388,6 +5503,7 @@ begin
          coalesce(v_kinds[n] = 'LOOP' and df_engine.json_or_null(v_queries[n]) -> 'continue_on_failure' = 'true', false),
          v_afters[n], v_nexts[n], v_others[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_binds[n]) e), '{}'),
+         nullif(array(select e::int from jsonb_array_elements_text(v_undoes[n]) with ordinality u(e, depth) order by u.depth), '{}'),
          v_closes[n], v_plain[n], v_until[n], v_batch[n], v_decides[n], v_ups[n], v_branches[n], v_catches[n], v_drops[n],
          nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
          case when v_kinds[n] not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
@@ -5553,8 +5669,7 @@ $$;
 -- traceparent; and its definition, if its text is the name of one.
 create or replace function df_engine.prepare_start(
   p_role oid, p_text text, p_label text, p_database text, p_input jsonb,
-  inout p_graph bigint, inout p_traceparent text, out p_entry int, out p_vars jsonb,
-  out p_definition text
+  inout p_graph bigint, inout p_traceparent text, out p_entry int, out p_vars jsonb, out p_definition text, out p_has_undo boolean
 )
 language plpgsql as $$
 declare
@@ -5571,6 +5686,7 @@ begin
   perform df_engine.check_start(p_role, g, p_label, p_input, p_vars);
   p_graph := g.id;
   p_entry := g.entry;
+  p_has_undo := g.has_undo;
   if p_traceparent is not null then
     p_traceparent := df_engine.valid_traceparent(p_traceparent);
   end if;
@@ -5598,8 +5714,9 @@ begin
   values (v_instance, df_engine.public_id(v_instance), v_role, g.id, p_label, (p_parent).database, (p_parent).vars, p_input,
           (p_parent).traceparent, (p_parent).instance, p_parent_node, p_call, (p_parent).priority, p_definition, '1.0.0',
           hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
-  insert into df_engine.queue (id, submitter, instance, node, wakes)
-  values (df_engine.queue_place(100 + coalesce((p_parent).priority, 0)), v_role, v_instance, g.entry, true);
+  insert into df_engine.queue (id, submitter, instance, node, races, wakes)
+  values (df_engine.queue_place(100 + coalesce((p_parent).priority, 0)), v_role, v_instance, g.entry,
+          case when g.has_undo then array[df_engine.open_undoable(v_instance)] end, true);
   return v_instance;
 end
 $$;
@@ -5619,7 +5736,7 @@ begin
 end
 $$;
 
--- Inserts a run of p_role, and queues it, or lets it wait for p_start_at. A known graph of a role that may log in and has no limit, without variables, secrets, input
+-- Inserts a run of p_role, and queues it, or lets it wait for p_start_at. A known graph of a role that may log in and has no limit, without variables, secrets, UNDOs, input
 -- and the like, is started without more ado; all others go through prepare_start. p_instance: its number, where it has one, and the key
 -- that it has taken. The first start of a role in a transaction notifies for
 -- all of them. What reads no table stands in no query: PL/pgSQL prepares it once a transaction, and a query's expressions at each start.
@@ -5634,6 +5751,7 @@ declare
   v_graph bigint;
   v_entry int;
   v_ordinary boolean;
+  v_has_undo boolean;
   v_used timestamptz;
   v_vars jsonb;
   v_definition text;
@@ -5641,13 +5759,15 @@ declare
   v_instance bigint;
   v_id text;
   v_run_key bigint;
+  v_races bigint[];
   v_wakes constant boolean := current_setting('df_engine.started', true) is distinct from concat(p_role, ' in ', pg_current_xact_id());
 begin
   if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
     raise exception 'this function of df_engine is called by the functions of df only'
       using errcode = 'insufficient_privilege';
   end if;
-  select g.id, g.entry, r.rolcanlogin and not r.rolsuper and not g.placeholders and g.secrets is null and g.definitions is null and l.role is null,
+  select g.id, g.entry, r.rolcanlogin and not r.rolsuper and not g.placeholders and g.secrets is null and g.definitions is null
+      and not g.has_undo and l.role is null,
     g.used_at
   into v_graph, v_entry, v_ordinary, v_used
   from pg_roles r
@@ -5656,7 +5776,8 @@ begin
   where r.oid = p_role limit 1;
   if (v_ordinary and v_used > now() - interval '1 day' and p_database is null and p_input is null and v_trace is null
       and coalesce(octet_length(p_label), 0) <= 1024) is not true then
-    select s.p_graph, s.p_entry, s.p_vars, s.p_traceparent, s.p_definition into v_graph, v_entry, v_vars, v_trace, v_definition
+    select s.p_graph, s.p_entry, s.p_vars, s.p_traceparent, s.p_definition, s.p_has_undo
+    into v_graph, v_entry, v_vars, v_trace, v_definition, v_has_undo
     from df_engine.prepare_start(p_role, p_text, p_label, p_database, p_input, v_graph, v_trace) s;
   end if;
   if v_wakes then
@@ -5673,11 +5794,14 @@ begin
   overriding system value
   values (v_instance, v_id, p_role, v_graph, p_label, p_database, v_vars, p_input, p_start_key, nullif(p_priority, 0), p_start_at, v_definition,
           v_trace, '1.0.0', v_run_key);
+  if v_has_undo then
+    v_races := array[df_engine.open_undoable(v_instance)];
+  end if;
   if p_start_at > df_engine.clock() then
-    perform df_engine.set_timer(row(v_instance, 0, v_entry, null, null, null), 'start', p_start_at);
+    perform df_engine.set_timer(row(v_instance, 0, v_entry, null, null, v_races), 'start', p_start_at);
   else
-    insert into df_engine.queue (id, submitter, instance, node, wakes)
-    values (df_engine.queue_place(100 + p_priority), p_role, v_instance, v_entry, v_wakes);
+    insert into df_engine.queue (id, submitter, instance, node, races, wakes)
+    values (df_engine.queue_place(100 + p_priority), p_role, v_instance, v_entry, v_races, v_wakes);
   end if;
   return v_id;
 end
@@ -5843,7 +5967,7 @@ begin
       hint = 'It is @name, or @name:3 for a version: letters, digits, _ and -, a letter or _ first.';
   end if;
   name := substring(p_reference from '@([A-Za-z0-9_-]+)');
-  version := substring(p_reference from ':([0-9]+)');
+  version := substring(p_reference from ':([0-9]+)')::int;
 exception when numeric_value_out_of_range then
   version := 0;  -- there is no such version
 end
@@ -5936,10 +6060,9 @@ begin
     insert into df_engine.flow_definitions (owner, name, version, graph, flow, comment, created_by)
     values (p_owner::regrole, p_name, coalesce(v_newest.version, 0) + 1, p_text, df_engine.graph_text(v_graph), nullif(p_comment, ''), p_role::regrole)
     on conflict do nothing;
-    if found then
-      return coalesce(v_newest.version, 0) + 1;
-    end if;
+    exit when found;
   end loop;
+  return coalesce(v_newest.version, 0) + 1;
 end
 $$;
 
@@ -6156,7 +6279,7 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 --   2. the RACEs around the thread, from the outside in: their rows of activations;
 --   3. the instance, FOR KEY SHARE; whatever ends a run or makes a transition for it takes it FOR UPDATE first, so that a step that is just
 --      committing is waited for, and none commits after;
---   4. the JOIN that a branch ends in: its row of activations;
+--   4. the JOIN that a branch ends in: its row of activations; the compensations of the run;
 --   5. runs that have been called, when their caller is stopped: the instance, FOR UPDATE, and then theirs. Who ends one of them locks nothing of
 --      its caller.
 --
@@ -6605,11 +6728,12 @@ begin
 end
 $$;
 
--- Cancels a run that has not ended, and that the caller has locked FOR UPDATE.
+-- Cancels a run that has not ended, and that the caller has locked FOR UPDATE. One that is being undone ends as it would have ended then.
 create or replace function df_engine.cancel_locked(p_instance bigint, p_reason text) returns void
 language plpgsql as $$
 begin
-  perform df_engine.end_run(p_instance, 'cancelled', 'canceled: ' || p_reason, null);
+  perform df_engine.end_run(p_instance, coalesce(i.undo_as, 'cancelled'), coalesce(i.undo_error, 'canceled: ' || p_reason), i.result)
+  from df_engine.instances i where i.instance = p_instance;
   update df_engine.instances i set cancelled_in = pg_current_xact_id() where i.instance = p_instance;
   perform df_engine.withdraw(p_instance, null, null, null, null);
   perform df_engine.notify('x');
@@ -6617,18 +6741,18 @@ end
 $$;
 
 -- The same as df_engine.fail_run, unless a run that it has called is locked: false, not now.
-create or replace function df_engine.try_fail_run(p_instance bigint, p_error text) returns boolean
+create or replace function df_engine.try_fail_run(p_instance bigint, p_error text, p_undo boolean) returns boolean
 language plpgsql as $$
 begin
-  perform df_engine.fail_run(p_instance, p_error);
+  perform df_engine.fail_run(p_instance, p_error, p_undo);
   return true;
 exception when lock_not_available then
   return false;
 end
 $$;
 
--- Ends a run that must not go on. What is open of it has failed with it.
-create or replace function df_engine.fail_run(p_instance bigint, p_error text) returns void
+-- Ends a run that must not go on. What is open of it has failed with it. p_undo: its compensations may still run, and do before it ends.
+create or replace function df_engine.fail_run(p_instance bigint, p_error text, p_undo boolean) returns void
 language plpgsql as $$
 begin
   insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, error, last_item)
@@ -6641,9 +6765,18 @@ begin
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
-  perform df_engine.end_run(p_instance, 'failed', p_error, null);
+  p_undo := p_undo and exists (select from df_engine.compensations c where c.instance = p_instance);
+  if not p_undo then
+    perform df_engine.end_run(p_instance, 'failed', p_error, null);
+  end if;
   delete from df_engine.activations a where a.instance = p_instance;
   perform df_engine.withdraw(p_instance, null, null, null, null);
+  if p_undo then
+    update df_engine.compensations c set state = 'f' where c.instance = p_instance and c.state = 'o';
+    if not df_engine.undo_from_outside(p_instance, 'failed', p_error) then
+      perform df_engine.end_undone(p_instance);
+    end if;
+  end if;
 end
 $$;
 
@@ -7457,14 +7590,15 @@ language sql immutable as $$
     array(select jsonb_array_elements_text(p_errors)), p_failure ->> 'sqlstate', p_failure ->> 'class')
 $$;
 
--- A failure that has come to p_catch, the innermost CATCH around: the node with which the handler begins of the first one that catches
--- it, where $error is bound. Those that do not have failed. NULL: none does.
+-- A failure that has come to p_catch, the innermost CATCH around: the thread that goes on at the first one that catches it, with what its
+-- body is undone by and then its handler, where $error is bound. Those that do not have failed. NULL: none does.
 create or replace function df_engine.catch_failure(
   p_graph bigint, p_thread df_engine.thread, p_catch int, p_ending df_engine.ending
-) returns int
+) returns df_engine.thread
 language plpgsql as $$
 declare
   c df_engine.graph_nodes;
+  t df_engine.thread := p_thread;
   v_ending df_engine.ending := p_ending;
   v_next int := p_catch;
 begin
@@ -7477,7 +7611,8 @@ begin
       select (p_thread).instance, (p_thread).scope, h.node, 'error', df_engine.shown_failure(p_graph, p_thread, v_ending), true
       from df_engine.graph_nodes h where h.graph = p_graph and h.parent = c.node and h.place = 2 and h.node > c.node
       on conflict (instance, scope, name_scope, name) do update set value = excluded.value;
-      return c.inside[2];
+      t.node := c.node;
+      return df_engine.after_undoing(p_graph, t);
     end if;
     perform df_engine.put_outcome(p_thread, c, v_ending);
     v_next := c.catch;
@@ -7503,6 +7638,300 @@ begin
     from df_engine.instances i
     join df_engine.graph_nodes n on n.graph = p_graph and n.node = (f ->> 'node')::int
     where i.instance = (p_thread).instance);
+end
+$$;
+
+-- Undoing: what the compensations of UNDOs are registered by and how they run, one after the other, the one whose step completed last first. A
+-- failure that a CATCH catches is followed by those of its body and then its handler; one that ends the run, or a cancel that asks for
+-- it, by all that are left. A compensation is a thread without races and without an open construct around it. What it ends is
+-- recorded in the transaction that begins the next one.
+--
+-- What is done here is little, whoever does it: a caller without a claim, who acts for every role, copies no names and begins no compensation.
+-- It leaves a row in the queue at the UNDO, and a session of the submitter comes to that (enter_undo).
+--
+-- A run with an UNDO is in a race from its beginning: against its being undone. Whoever undoes it takes away the row of that race, and all that was
+-- under way has lost. Lock order: that row, the instance, the rows of compensations.
+
+-- Opens that race for a run that begins.
+create or replace function df_engine.open_undoable(p_instance bigint) returns bigint
+language sql as $$
+  insert into df_engine.activations (id, instance, node, since)
+  values (nextval('df_engine.thread_ids'), p_instance, 0, df_engine.clock())
+  returning id
+$$;
+
+-- Registers the compensations of the UNDOs whose step ends with p_node; p_names: with the values of the names that they refer to. Answers
+-- whether they have them.
+create or replace function df_engine.register_compensations(p_thread df_engine.thread, p_node df_engine.graph_nodes, p_names boolean) returns boolean
+language plpgsql as $$
+declare
+  v_named boolean;
+begin
+  with registered as (
+    insert into df_engine.compensations as c (instance, undo, place, state, named)
+    select (p_thread).instance, u.undo, nextval('df_engine.thread_ids'), 'r', p_names or coalesce(cardinality(u.refs) = 0, false)
+    from (select x.undo, g.refs
+          from unnest((p_node).undoes) with ordinality x(undo, depth)
+          join df_engine.graph_nodes g on g.graph = (p_node).graph and g.node = x.undo
+          order by x.depth) u
+    on conflict (instance, undo) do update set named = excluded.named
+    returning c.named
+  )
+  select bool_and(r.named) into v_named from registered r;
+  if p_names then
+    perform df_engine.keep_names((p_thread).instance, (p_node).graph, (p_node).undoes);
+  end if;
+  return v_named;
+end
+$$;
+
+-- Keeps for compensations what the names that they refer to stand for where their step has ended.
+create or replace function df_engine.keep_names(p_instance bigint, p_graph bigint, p_undoes int[]) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.bindings (instance, scope, name_scope, name, value, columns, types, built_in)
+  select distinct on (u.node, b.name) b.instance, b.scope, -u.node, b.name, b.value, b.columns, b.types, b.built_in
+  from df_engine.graph_nodes u
+  join df_engine.bindings b on b.instance = p_instance and b.scope = 0 and b.name_scope = any (u.name_scopes)
+    and (u.vars or b.name = any (u.refs))
+  where u.graph = p_graph and u.node = any (p_undoes)
+  order by u.node, b.name, array_position(u.name_scopes, b.name_scope);
+end
+$$;
+
+-- Begins the compensation that was registered last, of those in the body of the CATCH at which p_thread is; at no node: of the run. What is
+-- at p_thread waits for it. The thread stands at its UNDO; no node: there is none.
+create or replace function df_engine.begin_compensation(p_thread df_engine.thread) returns df_engine.thread
+language plpgsql as $$
+declare
+  t df_engine.thread;
+begin
+  update df_engine.compensations c
+  set state = 'o', node = (p_thread).node, generations = (p_thread).generations, activation = (p_thread).activation, races = (p_thread).races
+  from (
+    select x.undo, u.levels
+    from df_engine.instances i
+    join df_engine.compensations x on x.instance = i.instance and x.state = 'r'
+    join df_engine.graph_nodes u on u.graph = i.graph and u.node = x.undo
+    left join df_engine.graph_nodes h on h.graph = i.graph and h.node = (p_thread).node
+    where i.instance = (p_thread).instance and (h.node is null or x.undo between h.node and h.last)
+    order by x.place desc limit 1) n
+  where c.instance = (p_thread).instance and c.undo = n.undo
+  returning n.undo, case when n.levels > 0 then array_fill(1, array[n.levels + 1]) end into t.node, t.generations;
+  t.instance := (p_thread).instance;
+  t.scope := 0;
+  return t;
+end
+$$;
+
+-- Where a thread goes on that has come to a CATCH with a failure that it catches: to a compensation of its body, else to its handler.
+create or replace function df_engine.after_undoing(p_graph bigint, p_thread df_engine.thread) returns df_engine.thread
+language plpgsql as $$
+declare
+  t df_engine.thread := p_thread;
+begin
+  if t.races is not null then
+    t := df_engine.begin_compensation(p_thread);
+    if t.node is not null then
+      return t;
+    end if;
+  end if;
+  t := p_thread;
+  t.node := (select n.inside[2] from df_engine.graph_nodes n where n.graph = p_graph and n.node = (p_thread).node);
+  return t;
+end
+$$;
+
+-- A run with an UNDO ends, at p_thread: at once, or once its compensations have ended.
+create or replace function df_engine.end_undoable(p_thread df_engine.thread, p_error text) returns df_engine.event
+language plpgsql as $$
+declare
+  t df_engine.thread;
+begin
+  delete from df_engine.activations a where a.id = (p_thread).races[1] and a.instance = (p_thread).instance;
+  if p_error is not null then
+    t := df_engine.begin_compensation(row((p_thread).instance, 0, null, null, null, null)::df_engine.thread);
+    if t.node is not null then
+      update df_engine.instances i
+      set status = 'running', undo_as = 'failed', undo_error = p_error, result = (p_thread).node, updated_at = df_engine.clock()
+      where i.instance = t.instance;
+      return row(t, null::df_engine.ending, false)::df_engine.event;
+    end if;
+  end if;
+  perform df_engine.end_run((p_thread).instance, case when p_error is null then 'completed' else 'failed' end, p_error, (p_thread).node);
+  return null;
+end
+$$;
+
+-- A compensation has ended. What follows is the next one, and then what it was for.
+create or replace function df_engine.end_compensation(
+  p_graph bigint, p_thread df_engine.thread, p_undo df_engine.graph_nodes, p_ending df_engine.ending
+) returns df_engine.event
+language plpgsql as $$
+declare
+  c df_engine.compensations;
+begin
+  -- Two that a cancel has found open may end at the same time, and one of them goes on.
+  perform from df_engine.compensations x where x.instance = (p_thread).instance and x.state = 'o' order by x.undo for update;
+  update df_engine.compensations x set state = case when (p_ending).error is null then 'c' else 'f' end
+  where x.instance = (p_thread).instance and x.undo = (p_undo).node
+  returning * into c;
+  delete from df_engine.bindings b
+  where b.instance = c.instance and b.scope = 0 and b.name_scope = -c.undo;
+  return row(
+    case when c.node is null then df_engine.undo_run(c.instance)
+         else df_engine.after_undoing(p_graph, row(c.instance, 0, c.node, c.generations, c.activation, c.races)::df_engine.thread) end,
+    null::df_engine.ending, false)::df_engine.event;
+end
+$$;
+
+-- Ends a run whose compensations have ended, as what they were for would have ended it.
+create or replace function df_engine.end_undone(p_instance bigint) returns void
+language plpgsql as $$
+begin
+  perform df_engine.end_run(i.instance, i.undo_as, i.undo_error, i.result) from df_engine.instances i where i.instance = p_instance;
+end
+$$;
+
+-- The next compensation of a run that is undone. No node: there is none, and the run has ended, or others that are open go on.
+create or replace function df_engine.undo_run(p_instance bigint) returns df_engine.thread
+language plpgsql as $$
+declare
+  t df_engine.thread;
+begin
+  if exists (select from df_engine.compensations c where c.instance = p_instance and c.state = 'o') then
+    return null;
+  end if;
+  t := df_engine.begin_compensation(row(p_instance, 0, null, null, null, null)::df_engine.thread);
+  if t.node is null then
+    perform df_engine.end_undone(p_instance);
+    return null;
+  end if;
+  return t;
+end
+$$;
+
+-- A thread comes to an UNDO. One of the run's own: its step has ended, and the names are still to be kept. One of a compensation: it begins.
+-- Else the run is to be undone.
+create or replace function df_engine.enter_undo(
+  p_thread df_engine.thread, p_undo df_engine.graph_nodes, out thread df_engine.thread, out ending df_engine.ending
+)
+language plpgsql as $$
+declare
+  v_named boolean;
+  v_ended record;
+begin
+  thread := p_thread;
+  if thread.races is not null then
+    select n.node, o.value, o.columns, o.types, o.started_at into strict v_ended
+    from df_engine.graph_nodes n
+    join df_engine.outcomes o on o.instance = thread.instance and o.scope = 0 and o.node = n.node and o.state = 'c'
+    where n.graph = (p_undo).graph and n.node between (p_undo).node + 1 and (p_undo).last and n.undoes[1] = (p_undo).node;
+    thread.node := v_ended.node;
+    ending := df_engine.completed(v_ended.value, v_ended.columns, v_ended.types, v_ended.started_at);
+    return;
+  end if;
+  select c.named into v_named from df_engine.compensations c
+  where c.instance = thread.instance and c.undo = (p_undo).node and c.state = 'o';
+  if not found then
+    thread := df_engine.undo_run(thread.instance);
+    return;
+  elsif not v_named then
+    perform df_engine.keep_names(thread.instance, (p_undo).graph, array[(p_undo).node]);
+  end if;
+  thread.node := (p_undo).inside[2];
+end
+$$;
+
+-- Undoes a run from outside of it: what was open of it has been withdrawn, but for compensations. A session of the submitter begins with the
+-- first one, unless some are open and go on. False: there is nothing to undo.
+create or replace function df_engine.undo_from_outside(p_instance bigint, p_status text, p_error text) returns boolean
+language plpgsql as $$
+declare
+  v_found boolean;
+begin
+  delete from df_engine.activations a where a.instance = p_instance and a.node = 0;
+  perform df_engine.take_back(i.instance) from df_engine.instances i where i.instance = p_instance and i.paused;
+  update df_engine.instances i
+  set undo_as = coalesce(i.undo_as, p_status), undo_error = case when i.undo_as is null then p_error else i.undo_error end
+  where i.instance = p_instance;
+  update df_engine.compensations c set node = null, generations = null, activation = null, races = null
+  where c.instance = p_instance and c.state = 'o';
+  v_found := found;
+  if not v_found then
+    insert into df_engine.queue (submitter, instance, node, generations, picked)
+    select i.submitter, i.instance, u.node, case when u.levels > 0 then array_fill(1, array[u.levels + 1]) end, true
+    from df_engine.instances i
+    join df_engine.compensations c on c.instance = i.instance and c.state = 'r'
+    join df_engine.graph_nodes u on u.graph = i.graph and u.node = c.undo
+    where i.instance = p_instance
+    order by c.place desc limit 1;
+    v_found := found;
+    perform df_engine.wake('r ' || i.submitter, null) from df_engine.instances i where i.instance = p_instance and v_found;
+  end if;
+  update df_engine.instances i
+  set status = 'running', error = null, finished_at = null, updated_at = df_engine.clock()
+  where i.instance = p_instance and v_found;
+  return v_found;
+end
+$$;
+
+-- A step that has cancelled its own run so that it is undone has completed, and with it what p_node ends: that is undone, too.
+create or replace function df_engine.undo_own_step(
+  p_thread df_engine.thread, p_node df_engine.graph_nodes, p_value json, p_columns text[], p_types text[]
+) returns void
+language plpgsql as $$
+declare
+  i df_engine.instances;
+begin
+  select * into i from df_engine.instances x where x.instance = (p_thread).instance and x.undo_as is not null;
+  if found then
+    if (p_node).binds is not null then
+      perform df_engine.bind(p_thread, (p_node).name_scopes[1], (p_node).binds, p_value, p_columns, p_types);
+    end if;
+    perform df_engine.register_compensations(p_thread, p_node, true);
+    if i.status in ('completed', 'failed', 'cancelled') then
+      delete from df_engine.timers t where t.id = i.call and t.kind = 'child';  -- whoever has called it hears of its end then
+      perform df_engine.undo_from_outside(i.instance, i.undo_as, i.undo_error);
+    end if;
+  end if;
+end
+$$;
+
+-- Withdraws what is open of a run, but for compensations.
+create or replace function df_engine.withdraw_but_compensations(p_instance bigint) returns void
+language plpgsql as $$
+declare
+  v_open record;
+  v_from int := 1;
+begin
+  for v_open in
+    select u.node as undo, h.node as first, u.last
+    from df_engine.instances i
+    join df_engine.compensations c on c.instance = i.instance and c.state = 'o'
+    join df_engine.graph_nodes u on u.graph = i.graph and u.node = c.undo
+    join df_engine.graph_nodes h on h.graph = u.graph and h.parent = u.node and h.place = 2 and h.node > u.node
+    where i.instance = p_instance
+    order by h.node
+  loop
+    perform df_engine.withdraw(p_instance, 0, v_from, v_open.undo - 1, null);
+    perform df_engine.withdraw(p_instance, 0, v_open.undo + 1, v_open.first - 1, null);
+    v_from := v_open.last + 1;
+  end loop;
+  perform df_engine.withdraw(p_instance, 0, v_from, 2147483647, null);
+end
+$$;
+
+-- Locks all that is to be locked of a run that is failed from outside of it. False: not now.
+create or replace function df_engine.try_lock_whole_run(p_instance bigint) returns boolean
+language plpgsql as $$
+begin
+  perform from df_engine.activations a where a.instance = p_instance and a.node = 0 for update skip locked;
+  if not found and exists (select from df_engine.activations a where a.instance = p_instance and a.node = 0) then
+    return false;  -- a step of it is just ending
+  end if;
+  perform from df_engine.instances i where i.instance = p_instance for update skip locked;
+  return found;
 end
 $$;
 
@@ -8098,6 +8527,10 @@ begin
         thread.node := (p_node).inside[case when ending.value::text::numeric > 0 then 1 else 2 end];
         ending := null;
       end if;
+    when (p_node).kind = 'UNDO' then
+      v_opened := df_engine.enter_undo(thread, p_node);
+      thread := v_opened.thread;
+      ending := v_opened.ending;
     when (p_node).kind = 'BREAK' then
       ending := df_engine.break_ending(thread, p_node);
       perform df_engine.put_outcome(thread, p_node, ending);
@@ -8242,6 +8675,8 @@ begin
     return df_engine.end_item(p_thread, p_queue, u, p_ending);
   elsif u.kind = 'WAIT_FOR' then
     return df_engine.end_check(p_thread, p_queue, u, p_ending);
+  elsif u.kind = 'UNDO' then
+    return df_engine.end_compensation(p_graph, p_thread, u, p_ending);
   elsif (p_ending).state = 'f' and u.continues and (p_node).node < coalesce(u.inside[2], u.last + 1) then
     return row(df_engine.next_iteration(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
   elsif (p_ending).state = 'c' and (p_node).after in ('t', 'w')
@@ -8266,6 +8701,12 @@ begin
       perform df_engine.bind(t, (p_node).name_scopes[1], (p_node).binds, (p_ending).value, (p_ending).columns,
                              (p_ending).types);
     end if;
+    if (p_node).undoes is not null then
+      if not df_engine.register_compensations(t, p_node, p_queue is not null) then
+        t.node := (p_node).undoes[1];
+        return row(t, null::df_engine.ending, true)::df_engine.event;
+      end if;
+    end if;
     if (p_node).after in ('n', 'v', 'c') then
       if (p_node).after = 'v' then
         update df_engine.activations a set body = t.node where a.id = t.activation and a.instance = t.instance;
@@ -8279,14 +8720,16 @@ begin
     perform df_engine.bind(t, (p_node).name_scopes[1], (p_node).break_binds, (p_ending).value, null, null);
   elsif e.error is not null then
     e.failure := df_engine.failure_at(p_node, e);
-    t.node := df_engine.catch_failure(p_graph, t, (p_node).catch, e);
+    t := df_engine.catch_failure(p_graph, t, (p_node).catch, e);
     if t.node is not null then
       return row(t, null::df_engine.ending, false);
     end if;
-    t.node := (p_node).node;
+    t := p_thread;
   end if;
   if (p_node).up > 0 then
     return df_engine.tell_construct(p_graph, t, p_queue, p_node, e);
+  elsif t.races is not null then
+    return df_engine.end_undoable(t, (p_ending).error);
   end if;
   perform df_engine.end_run(t.instance, case when (p_ending).error is not null then 'failed' else 'completed' end, (p_ending).error, t.node);
   return null;
@@ -8296,8 +8739,8 @@ $$;
 -- Makes the transition that follows an event: p_thread stands at a node that has ended so, or, without p_ending, is to be
 -- entered. p_queue is the caller's claim: its row goes with the first step that is entered, and is deleted when there is none.
 -- p_home: SQL steps run in this database. Answers the steps that the caller can go on with. Without a claim the caller acts
--- for every role, reads no text of a user and opens few branches at a time: a node whose text holds references, a CALL, and a construct with
--- more branches are left to a session of the submitter.
+-- for every role, reads no text of a user and opens few branches at a time: a node whose text holds references, a CALL, an UNDO, and a
+-- construct with more branches are left to a session of the submitter.
 create or replace function df_engine.advance(
   p_id text, p_graph bigint, p_submitter oid, p_home boolean, p_thread df_engine.thread, p_queue bigint, p_ending df_engine.ending
 ) returns df_engine.place
@@ -8338,7 +8781,7 @@ begin
       v_event.turned := coalesce(v_event.turned and t.node is not null, false);
       continue when not v_event.turned;
     end if;
-    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars or g.kind in ('CALL', 'MAP'))
+    if v_event.turned or g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') or p_queue is null and (g.refs is not null or g.vars or g.kind in ('CALL', 'MAP', 'UNDO'))
        or v_rows + cardinality(g.inside) > v_most then
       if not v_event.turned then
         t.generations := df_engine.at_level(t.generations, g.levels - g.opens::int);
@@ -8943,10 +9386,10 @@ begin
   end if;
   if not q.picked and t.node = q.node and r.super and not df_engine.setting_on('enable_superuser_instances') then  -- it has not begun
     perform df_engine.fail_run(q.instance, format(
-      'superuser %s may not run instances: setting enable_superuser_instances is off', v_role::regrole));
+      'superuser %s may not run instances: setting enable_superuser_instances is off', v_role::regrole), false);
     return v_place;
   elsif not r.allowed then
-    perform df_engine.fail_run(q.instance, format('role %s has no USAGE on schema df any more', v_role::regrole));
+    perform df_engine.fail_run(q.instance, format('role %s has no USAGE on schema df any more', v_role::regrole), false);
     return v_place;
   end if;
   if (g.kind not in ('SQL', 'BLOCK') or not r.home or q.crash_score >= 12) and not df_engine.lock_thread(t) then
@@ -8993,7 +9436,7 @@ $$;
 -- Records that a step has completed, and makes the transition. NULL: the next step of the same segment follows; else a place with the steps
 -- that follow, or with a report: again, commit; lost, the run is over or a race was lost meanwhile, roll back. A plain step whose value nobody
 -- wants, the commonest, is asked one thing only: PL/pgSQL prepares each question anew in each transaction. p_more: another step
--- follows in this transaction; the run is not locked yet, or a cancel would wait for that step instead of interrupting it.
+-- follows in this transaction; neither the run nor a race is locked yet, or what stops them would wait for that step instead of interrupting it.
 -- Granted to users.
 create or replace function df_engine.record_step(
   p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step,
@@ -9013,7 +9456,8 @@ begin
       return null;
     end if;
     return df_engine.record_apart(p_key, p_id, p_graph, p_queue, p_thread, p_step, p_result, p_started);
-  elsif (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
+  elsif (p_thread).races is not null and not p_more
+        and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
     return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
   end if;
   if (p_step).fresh and not p_more then
@@ -9069,7 +9513,7 @@ begin
   end if;
   if (p_step).plain then
     return null;
-  elsif (p_step).after = 'e' then
+  elsif (p_step).after = 'e' and (p_thread).races is null then
     perform df_engine.end_run((p_thread).instance, 'completed', null, (p_step).node);
     delete from df_engine.queue q where q.lane = 'sql' and q.submitter = quote_ident(session_user)::regrole and q.id = p_queue;
     return row('again', p_queue, null, null, null, null, null)::df_engine.place;
@@ -9091,6 +9535,9 @@ declare
   g df_engine.graph_nodes;
 begin
   perform df_engine.require_key(p_key, v_role);
+  if (p_thread).races is not null and not df_engine.lock_own_races(v_role, p_thread, (p_step).decides) then
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
+  end if;
   select n.* into g
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
   where i.instance = (p_thread).instance and i.submitter = v_role and i.graph = p_graph and i.status = any ('{pending,running}')
@@ -9107,13 +9554,18 @@ begin
 end
 $$;
 
--- Whether what has been recorded without a lock on the run may be committed: the run has not ended meanwhile, and does not before that.
+-- Whether what has been recorded of a thread without locks may be committed: its run has not ended meanwhile, no race around it is lost, and
+-- neither happens before that.
 -- Granted to users.
-create or replace function df_engine.lock_own_run(p_instance bigint) returns boolean
+create or replace function df_engine.lock_own_run(p_thread df_engine.thread) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 begin
+  if (p_thread).races is not null and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, false) then
+    return false;
+  end if;
   perform from df_engine.instances i
-  where i.instance = p_instance and i.submitter = quote_ident(session_user)::regrole and i.status in ('pending', 'running') for key share;
+  where i.instance = (p_thread).instance and i.submitter = quote_ident(session_user)::regrole and i.status in ('pending', 'running')
+  for key share;
   return found;
 end
 $$;
@@ -9157,6 +9609,9 @@ begin
   perform df_engine.put_outcome(p_thread, g,
     row(case when p_error is null then 'd' else 'e' end, (p_result).value, (p_result).columns, (p_result).types, p_error,
         p_started, '{}', null)::df_engine.ending);
+  if g.undoes is not null and p_error is null then
+    perform df_engine.undo_own_step(p_thread, g, (p_result).value, (p_result).columns, (p_result).types);
+  end if;
   if g.node = 1 and p_error is null then
     update df_engine.instances i set result = g.node where i.instance = (p_thread).instance;  -- it is the root, which has completed
   end if;
@@ -9466,7 +9921,7 @@ begin
       v_at := pg_catalog.int4mi(v_at, 1);
       v_code := null;
       v_refused := false;
-      if df_engine.lock_own_run((v_place.thread).instance) then
+      if df_engine.lock_own_run(v_place.thread) then
         set local synchronous_commit = off;
         commit;
       else
@@ -9960,11 +10415,10 @@ exception
   when data_exception or program_limit_exceeded or integrity_constraint_violation or internal_error then
     select q.instance into v_instance from df_engine.queue q
     where q.id = p_ticket and q.worker = p_worker and q.lane in ('direct', 'http');
-    perform from df_engine.instances i where i.instance = v_instance for update skip locked;
-    if not found then
+    if not df_engine.try_lock_whole_run(v_instance) then
       return null;
     end if;
-    if not df_engine.try_fail_run(v_instance, 'the outcome of a step outside of transactions could not be recorded: ' || sqlerrm) then
+    if not df_engine.try_fail_run(v_instance, 'the outcome of a step outside of transactions could not be recorded: ' || sqlerrm, true) then
       return null;
     end if;
     delete from df_engine.queue q where q.id = p_ticket and q.worker = p_worker and q.lane in ('direct', 'http');
@@ -10123,7 +10577,7 @@ return array(select ('x' || substr(p_key, 8 * n + 1, 8))::bit(32)::int from gene
 -- The states of all nodes of a run. p_shapes: its graph in pre-order. p_signs: what is known of nodes, outcomes before threads.
 --
 -- From the leaves: a sequence, IF or CATCH is what its last touched part is, and a MAP
--- while it has no items yet. A part counts when it was touched in the newest generation of
+-- while it has no items yet; an UNDO is what its step is, and nobody around decides its compensation. A part counts when it was touched in the newest generation of
 -- the scopes around. From the root: a stamp is superseded when its scope, or one around it, has a newer generation; what can no longer
 -- run is skipped, and the nearest ancestor that has ended for good decides so.
 -- Granted to users.
@@ -10173,13 +10627,14 @@ begin
     v_began[i] := i;
     v_ended[i] := i;
     v_handled := coalesce(v_states[i] = 'h' and v_keys[i] = left(v_newest[i], v_width), false);
-    if v_kinds[i] in ('THEN', 'IF', 'CATCH') or v_handled
+    if v_kinds[i] in ('THEN', 'IF', 'CATCH', 'UNDO') or v_handled
        or v_kinds[i] = 'MAP' and (v_states[i] is null or v_keys[i] < left(v_newest[i], v_width) collate "C") then
       v_prefix := left(v_newest[i], v_width);
       v_state := case when v_handled then 'r' end;  -- the right side of a CATCH or TIMEOUT runs
       v_part := i + 1;
       while v_prefix <> '' and v_part <= v_lasts[i] loop
-        if left(v_newest[v_part], v_width) = v_prefix and not (v_handled and v_places[v_part] = 1) then
+        if left(v_newest[v_part], v_width) = v_prefix and not (v_handled and v_places[v_part] = 1)
+           and not (v_kinds[i] = 'UNDO' and v_places[v_part] = 2) then
           v_open := left(v_keys[v_part], v_width) is distinct from v_prefix;  -- it has only been queued
           if v_state is null then
             v_began[i] := v_began[v_part];
@@ -10225,7 +10680,8 @@ begin
       case when v_top = 0 then v_keys[i] = lpad(to_hex(p_generation), 8, '0')
            else v_live[v_top] and v_keys[i] = left(v_newest[v_top], v_width) end);
     if v_part is not null then
-      v_deciders[i] := case when (v_states[v_part] = any (c_ended) or v_handlers[v_part] and v_places[i] = 1) and not v_old[v_part]
+      v_deciders[i] := case when v_kinds[v_part] = 'UNDO' and v_places[i] = 2 and v_states[v_part] = 'c' then null
+                            when (v_states[v_part] = any (c_ended) or v_handlers[v_part] and v_places[i] = 1) and not v_old[v_part]
                             then v_part else v_deciders[v_part] end;
       v_next := ('x' || right(v_keys[v_part], 8))::bit(32)::int;
       v_origins[i] := case when v_next >= coalesce(v_highest[v_part], 0) then v_part else v_origins[v_part] end;
@@ -10303,7 +10759,7 @@ create or replace view df_engine.node_rows as
       union all
       select x.scope, x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
       union all
-      select a.scope, a.node, 'w', a.generations, a.since from df_engine.activations a where a.instance = i.instance
+      select a.scope, a.node, 'w', a.generations, a.since from df_engine.activations a where a.instance = i.instance and a.node > 0
       union all
       select q.scope, q.node, case when q.worker is null then 'q' else 'w' end::"char", q.generations, q.leased_at
       from df_engine.queue q where q.instance = i.instance
@@ -10498,7 +10954,11 @@ create or replace view df.instances with (security_barrier) as
          coalesce(i.priority, 0)::int as priority, i.start_at, i.definition,
          (select p.id from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_id,
          (select df_engine.node_id(p.id, i.parent_node) from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_node_id,
-         i.traceparent
+         (
+           select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
+                       when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
+                       when bool_or(c.state = 'c') then 'completed' end
+           from df_engine.compensations c where c.instance = i.instance) as undo_status, i.traceparent
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -10510,7 +10970,11 @@ create or replace view df_engine.visible_runs with (security_barrier) as
              select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
              from df_engine.acts a where a.instance = i.instance and a.act = 'pause' order by a.id desc limit 1)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
-           else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, i.cancelled_in, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
+           else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, (
+           select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
+                       when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
+                       when bool_or(c.state = 'c') then 'completed' end
+           from df_engine.compensations c where c.instance = i.instance) as undo_status, i.cancelled_in, i.xmin as version_of_row, (select g.envelope from df_engine.graphs g where g.id = i.graph) as envelope,
          i.parent, i.parent_node,
          (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
@@ -10597,7 +11061,7 @@ create or replace view df_engine.visible_events with (security_barrier) as
   select i.id as instance_id,
          (select coalesce(sum(o.events), 0) from df_engine.outcomes o
           where o.instance = i.instance and coalesce(o.generations[1], 1) = i.generation)::bigint
-           + (select count(*) from df_engine.activations a where a.instance = i.instance)
+           + (select count(*) from df_engine.activations a where a.instance = i.instance and a.node > 0)
            + (select count(*) from df_engine.waits w where w.instance = i.instance)
            + (select count(*) from df_engine.timers t where t.instance = i.instance and t.kind in ('sleep', 'schedule', 'retry')) as events,
          coalesce((select max(e.finished_at) from df_engine.executions e where e.instance = i.instance),
@@ -10605,7 +11069,7 @@ create or replace view df_engine.visible_events with (security_barrier) as
   from df_engine.instances i
   where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
-comment on view df.instances is 'One row a run; error says why it failed or was cancelled, wait_reason why it does not progress';
+comment on view df.instances is 'One row a run; error says why it failed or was cancelled, wait_reason why it does not progress, undo_status what becomes of its compensations (df.undo)';
 comment on view df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
 comment on view df.vars is 'Variables, read in workflows as {name}; each role has its own, copied into a run when it starts';
 comment on view df.secrets is 'The names of the current users secrets; their values are shown to nobody';
@@ -10961,12 +11425,11 @@ begin
   if p_tries < 2 then
     return false;
   end if;
-  perform from df_engine.instances i where i.instance = p_instance for update skip locked;
-  if not found then
+  if not df_engine.try_lock_whole_run(p_instance) then
     return false;  -- a step of it is just ending
   end if;
   begin
-    perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error));
+    perform df_engine.fail_run(p_instance, format('%s: %s', p_what, p_error), true);
     return true;
   exception when lock_not_available then
     raise;
@@ -11423,7 +11886,7 @@ $$;
 -- limit is read once for each row before it.
 
 -- Says of runs that have begun that they run: a session is in their first step, or it has an outcome. Transitions that open
--- something say so themselves.
+-- something say so themselves. Of each role those count that are next: whoever has many that cannot begin yet hides nobody's.
 -- Granted to workers.
 create or replace function df_engine.mark_running() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
@@ -11437,8 +11900,13 @@ begin
     cross join lateral (select x.instance from df_engine.instances x where x.id = s.id and x.submitter = s.submitter limit 1) b
     union
     select p.instance
-    from (select x.instance from df_engine.instances x where x.status = 'pending' order by x.created_at limit 200) p
-    cross join lateral (select from df_engine.outcomes x where x.instance = p.instance limit 1) o);
+    from unnest('{sql,direct,http}'::text[]) l(lane)
+    cross join lateral df_engine.submitters(l.lane) r(submitter)
+    cross join lateral (select x.instance from df_engine.queue x
+                        where x.lane = l.lane and x.submitter = r.submitter order by x.id limit 50) q
+    cross join lateral (select x.instance, x.status from df_engine.instances x where x.instance = q.instance limit 1) p
+    cross join lateral (select from df_engine.outcomes x where x.instance = p.instance limit 1) o
+    where p.status = 'pending');
   if v_begun <> '{}' then
     update df_engine.instances i set status = 'running', updated_at = df_engine.clock()
     where i.instance = any (array(select x.instance from df_engine.instances x
@@ -11502,7 +11970,7 @@ begin
     cross join lateral (select x.submitter_name from df_engine.graphs x where x.id = i.graph limit 1) g
     limit 100
   loop
-    perform df_engine.try_fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name));
+    perform df_engine.try_fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name), false);
   end loop;
 end
 $$;
@@ -11771,7 +12239,7 @@ begin
     left join lateral (
       select o.node, o.error
       from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
-      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL')
+      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and 0 = any (g.name_scopes)
       order by o.ended_at desc limit 1) leaf on true), '[]'));
 end
 $$;
@@ -11943,21 +12411,38 @@ comment on function df.wait_for_completion(text, integer) is 'Deprecated: df.awa
 -- what it does not see it cannot touch. The change itself is made by functions that know by the key whom they act for.
 
 -- Cancels a run that p_role may cancel. FOR UPDATE waits for a step that is just committing, and keeps others from doing so until the
--- caller has decided. Answers the status that it had.
+-- caller has decided. p_undo: it ends once its compensations have ended. Answers what came of it, as a sentence with a place for its id.
 -- Granted to users.
-create or replace function df_engine.cancel_run(p_key text, p_role oid, p_instance bigint, p_reason text) returns text
+create or replace function df_engine.cancel_run(p_key text, p_role oid, p_instance bigint, p_reason text, p_undo boolean) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  v_status text;
+  i df_engine.instances;
 begin
   perform df_engine.require_key(p_key, p_role);
   perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
   perform df_engine.require_right(p_role, p_instance);
-  select i.status into v_status from df_engine.instances i where i.instance = p_instance for update;
-  if v_status in ('pending', 'running') then
+  if p_undo then
+    perform from df_engine.activations a where a.instance = p_instance and a.node = 0 for update;
+  end if;
+  select x.* into i from df_engine.instances x where x.instance = p_instance for update;
+  if i.status in ('completed', 'failed', 'cancelled') then
+    return format('Instance %%s is already %s; nothing to cancel (', i.status);
+  elsif p_undo and i.undo_as is not null then
+    return 'Instance %s is being undone already; nothing to cancel (';
+  end if;
+  if p_undo then
+    perform df_engine.withdraw_but_compensations(p_instance);
+    p_undo := df_engine.undo_from_outside(p_instance, 'cancelled', 'canceled: ' || p_reason);
+  end if;
+  if p_undo then
+    update df_engine.instances x set cancelled_in = pg_current_xact_id() where x.instance = p_instance;
+    perform df_engine.notify('x');
+  else
     perform df_engine.cancel_locked(p_instance, p_reason);
   end if;
-  return v_status;
+  return case when p_undo then 'Instance %s is undone, then cancelled: '
+              when i.undo_as is not null then 'Instance %s is not undone any further: '
+              else 'Instance %s cancelled: ' end;
 end
 $$;
 
@@ -11972,11 +12457,11 @@ begin
 end
 $$;
 
-create or replace function df.cancel(instance_id text, reason text default 'Cancelled by user') returns text
+create or replace function df.cancel(instance_id text, reason text default 'Cancelled by user', undo boolean default false) returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
 declare
   v_instance bigint;
-  v_status text;
+  v_said text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
           and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
@@ -11989,15 +12474,13 @@ begin
     raise exception 'Instance ''%'' not found or access denied', instance_id
       using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(instance_id);
   end if;
-  v_status := df_engine.cancel_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, v_instance, reason);
-  if v_status in ('completed', 'failed', 'cancelled') then
-    return format('Instance %s is already %s; nothing to cancel (%s)', instance_id, v_status, reason);
-  end if;
-  return format('Instance %s cancelled: %s', instance_id, reason);
+  v_said := df_engine.cancel_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, v_instance, reason, undo);
+  return format(v_said, instance_id) || reason || case when v_said like '%(' then ')' else '' end;
 end
 $$;
-comment on function df.cancel(text, text) is
-  'Cancels a run when the caller commits: nothing of it starts any more and running statements are cancelled. Returns a '
+comment on function df.cancel(text, text, boolean) is
+  'Cancels a run when the caller commits: nothing of it starts any more and running statements are cancelled. With undo the compensations '
+  'of df.undo run first, and the run ends with the last of them; a second cancel without undo ends it at once. Returns a '
   'sentence with id and reason, also when the run had already ended; raises 42501 when the run is unknown or invisible.';
 
 -- Granted to users.
@@ -12105,7 +12588,7 @@ begin
   elsif exists (select from df_engine.instances i join df_engine.waits w on w.id = i.call where i.instance = p_instance) then
     return v_run.status || ', and its caller has not taken its result yet';
   end if;
-  update df_engine.instances i set input = null, vars = null, error = null where i.instance = p_instance;
+  update df_engine.instances i set input = null, vars = null, error = null, undo_error = null where i.instance = p_instance;
   update df_engine.outcomes o set value = null, columns = null, types = null, error = null, failure = null where o.instance = p_instance;
   update df_engine.attempts a set error = null where a.instance = p_instance;
   update df_engine.executions e set error = null where e.instance = p_instance;
@@ -12455,7 +12938,7 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
          (select coalesce(sum(o.events), 0)::bigint from df_engine.outcomes o
           join df_engine.instances r on r.instance = o.instance and r.generation = coalesce(o.generations[1], 1))
            + (select coalesce(sum(e.events), 0)::bigint from df_engine.executions e)
-           + (select count(*) from df_engine.activations) + (select count(*) from df_engine.waits)
+           + (select count(*) from df_engine.activations a where a.node > 0) + (select count(*) from df_engine.waits)
            + (select count(*) from df_engine.timers t where t.kind in ('sleep', 'schedule', 'retry'))
   from df_engine.instances i
 $$;
@@ -12723,7 +13206,7 @@ $$;
 create or replace function df_engine.run_head(p_instance text) returns setof text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   with run as (
-    select i.id, i.label, i.wait_reason, i.status in ('completed', 'failed', 'cancelled') as ended,
+    select i.id, i.label, i.wait_reason, i.undo_status, i.status in ('completed', 'failed', 'cancelled') as ended,
            case when i.status = 'pending' and exists (
              select from df_engine.visible_nodes n where n.instance_id = i.id and n.inferred_status = 'running') then 'running'
                 else i.status end as status,
@@ -12738,9 +13221,10 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     (2, 'Status:   ' || df_engine.status_icon(r.status) || ' ' || r.status),
     (3, 'Output:   ' || case when r.status = 'failed' then df_engine.one_line(df_engine.cause(r.output), null)
                              else df_engine.one_line(r.output, 60) end),
-    (4, case when not r.ended then 'Waiting:  ' || df_engine.one_line(
+    (4, 'Undo:     ' || df_engine.status_icon(r.undo_status) || ' ' || r.undo_status),
+    (5, case when not r.ended then 'Waiting:  ' || df_engine.one_line(
           coalesce(r.wait_reason, df_engine.worker_problem()), null) end),
-    (5, '')) as l(place, line)
+    (6, '')) as l(place, line)
   where l.line is not null
   order by l.place
 $$;
@@ -12878,6 +13362,7 @@ language sql immutable as $$
     when p_type = 'IF' then case p_place when 0 then '? condition:' when 1 then '✓ then:' else '✗ else:' end
     when p_type = 'LOOP' then case p_place when 0 then '? while:' else '↻ body:' end
     when p_type in ('CATCH', 'TIMEOUT') and p_place = 1 then '↳ body:'
+    when p_type = 'UNDO' then case p_place when 1 then '↳ step:' else '↶ compensation:' end
     when p_type = 'CATCH' then '✗ handler:'
     when p_type = 'TIMEOUT' then '✗ otherwise:'
     else '║ branch ' || p_place || ':' end
@@ -13844,6 +14329,7 @@ begin
   delete from df_engine.executions t where t.instance = any (v_runs);
   delete from df_engine.attempts t where t.instance = any (v_runs);
   delete from df_engine.start_keys t where t.instance = any (v_runs);
+  delete from df_engine.compensations t where t.instance = any (v_runs);
   delete from df_engine.acts t where t.instance = any (v_runs);
   with gone as (
     delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
@@ -13898,7 +14384,12 @@ create or replace view df_engine.threads as
   from df_engine.waits w
   union all
   select a.instance, a.scope, a.node, a.generations, a.activation, a.races, 'open construct', a.id
-  from df_engine.activations a;
+  from df_engine.activations a where a.node > 0
+  union all
+  select c.instance, 0, c.node, c.generations, c.activation, c.races, 'compensation of its body', null
+  from df_engine.compensations c
+  join df_engine.instances i on i.instance = c.instance and i.status not in ('completed', 'failed', 'cancelled')  -- of one that was cancelled they stay open
+  where c.state = 'o' and c.node is not null;
 
 create or replace function df.check()
 returns table (problem text, instance_id text, node_id text, detail text)
@@ -13925,6 +14416,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     where case
       when t.what = 'open construct' then t.kind not in ('LOOP', 'TIMEOUT', 'WAIT_FOR', 'MAP', 'JOIN', 'RACE', 'ANY')
       when t.what like 'wait%' then t.kind <> 'SIGNAL'
+      when t.what like 'compensation%' then t.kind <> 'CATCH'
       when t.what = 'call' then t.kind <> 'CALL'
       when t.what = 'timer, sleep' then t.kind <> 'SLEEP'
       when t.what = 'timer, schedule' then t.kind <> 'WAIT_SCHEDULE'
@@ -13942,7 +14434,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select 'nothing moves a run that has not ended', i.id, null, 'it is ' || i.status
     from df_engine.instances i
     where i.status in ('pending', 'running')
-      and not exists (select from thread t where t.instance = i.instance and t.what <> 'open construct')
+      and not exists (select from thread t where t.instance = i.instance and t.what <> 'open construct' and t.what not like 'compensation%')
     union all
     select 'a ' || a.kind || ' does not agree with its branches', a.run, a.node_id, format('%s threads for %s open branches', c.count, o.open)
     from thread a
@@ -13951,6 +14443,12 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     where a.what = 'open construct' and a.status in ('pending', 'running') and not (a.races is not null and df_engine.has_lost(a.races))
       and c.count <> case when a.kind in ('LOOP', 'TIMEOUT', 'WAIT_FOR') then 1 when a.kind in ('JOIN', 'ANY', 'MAP') then o.open
                      else (select cardinality(g.inside) from df_engine.graph_nodes g where g.graph = a.graph and g.node = a.node) end
+    union all
+    select 'what a run can be undone by does not agree with it', i.id, null, format('it is %s, %s races against that', i.status, o.races)
+    from df_engine.instances i
+    join df_engine.graphs g on g.id = i.graph
+    cross join lateral (select count(*) as races from df_engine.activations a where a.instance = i.instance and a.node = 0) o
+    where o.races <> (g.has_undo and i.status not in ('completed', 'failed', 'cancelled') and i.undo_as is null)::int
     union all
     select 'a run has ended and its root has not', i.id, df_engine.node_id(i.id, 1), 'the run is completed'
     from df_engine.instances i
@@ -14008,6 +14506,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.start_keys'
     from df_engine.start_keys o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.compensations'
+    from df_engine.compensations o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
     select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
     from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')

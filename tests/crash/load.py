@@ -25,6 +25,7 @@ from tests.oracle.graphs import (
     sql,
     then,
     timeout,
+    undo,
 )  # fmt: skip
 from tests.state import RUN_KEYS
 from tests.support import Database
@@ -49,6 +50,8 @@ class Flow:
     name: str
     graph: Node
     right: Callable[[Effects], bool]
+    fails: str = ""
+    """The error with which its runs end."""
 
 
 def exactly(*names: str) -> Callable[[Effects], bool]:
@@ -180,6 +183,41 @@ def first_success() -> Flow:
     )
 
 
+def undone(effects: Effects) -> bool:
+    """What has been done has been undone, each thing once."""
+    steps = {name.removeprefix("-") for name in effects if name != "h"}
+    return all(effects.get(name, 0) == effects.get(f"-{name}", 0) == 1 for name in steps)
+
+
+def undoable(name: str, *later: str) -> Node:
+    """An effect, and one that undoes it, if those that came later have been undone by then."""
+    done = [f"(select count(*) from fx where run = r and t in ('{each}', '-{each}')) <> 1" for each in later]
+    return undo(effect(name), effect_if(f"-{name}", " and ".join(["true", *done])))
+
+
+def effect_if(name: str, condition: str) -> Node:
+    """The same as an effect, if the condition holds; in it r is the run."""
+    run = "(select split_part(current_setting('application_name'), ':', 2)) x(r)"
+    return sql(f"insert into fx select '{name}', r from {run} where {condition}")
+
+
+def saga() -> Flow:
+    """It fails, and is undone: branches in any order, and before what came before them."""
+    graph = then(
+        undoable("a", "b", "c", "d"), undoable("b", "c", "d"), join(undoable("c"), undoable("d")), sql("select 1/0")
+    )
+    names = [sign + name for name in "abcd" for sign in ("", "-")]
+    return Flow("saga", graph, exactly(*names), "division by zero")
+
+
+def saga_in_catch() -> Flow:
+    """Its handler begins when its body is undone; what has not failed stays."""
+    body = then(undoable("a", "b"), sleep(0.02), undoable("b"), sql("select 1/0"))
+    after = effect_if("h", "(select count(*) from fx where run = r) >= 4")
+    graph = join(catch(body, after), then(undoable("x"), sleep(0.02)))
+    return Flow("saga in catch", graph, exactly("a", "b", "-a", "-b", "h", "x"))
+
+
 def mapped() -> Flow:
     """A body for each of twenty rows, three at a time; each has its effects once."""
     items = sql("select n from generate_series(1, 20) n")
@@ -238,6 +276,8 @@ FLOWS = [
     handled(),
     out_of_time(),
     first_success(),
+    saga(),
+    saga_in_catch(),
     mapped(),
     callee(),
     calls_on(),
@@ -262,6 +302,7 @@ class Load:
         self._flows = [*FLOWS, calling(web.url("/slow?s=0.3"))] if web else FLOWS
         self._started: set[str] = set()  # since it was last judged
         self._cancelled: dict[str, Effects] = {}  # what a run had left when it was cancelled
+        self._undone: set[str] = set()  # runs that were cancelled and undone
         self.excused: tuple[str, ...] = ()  # errors with which a run may have failed
 
     def start(self, flow: Flow | None = None) -> str:
@@ -279,13 +320,21 @@ class Load:
     def cancel(self) -> None:
         """Cancels a run that has not ended, and that nobody has called, and notes what it and those that it has called
         have left by then."""
-        live = self._db.rows(LIVE)
-        if live:
-            run = self._random.choice(live)[0]
+        ids = [row[0] for row in self._db.rows(LIVE) if row[0] not in self._undone]
+        if ids:
+            run = self._random.choice(ids)
+            if self._random.random() < 0.5:
+                self.undo(run)
+                return
             self._db.sql("select df.cancel(%s)", run)
             for (below,) in self._db.rows(BELOW, run):
                 effects = self._db.rows("select t, count(*)::int from fx where run = %s group by t", below)
                 self._cancelled[below] = dict(effects)
+
+    def undo(self, run: str) -> None:
+        """Cancels a run so that it is undone."""
+        self._db.sql("select df.cancel(%s, undo => true)", run)
+        self._undone.add(run)
 
     def _keys(self) -> dict[str, set[str]]:
         """The idempotency keys of the requests of each run."""
@@ -297,11 +346,16 @@ class Load:
         return keys
 
     def _right(self, run: str, flow: Flow, end: str, effects: Effects, keys: set[str]) -> bool:
+        if run in self._undone and not end.startswith("completed") and flow.name.startswith("saga"):
+            return undone(effects)
+        if run in self._cancelled and flow.fails:
+            return self._cancelled[run] == effects
         if end.startswith("cancelled"):  # one that the server may have cancelled unheard is not known
             return len(keys) <= 1 and self._cancelled.get(run, effects) == effects
         if end.startswith("failed"):
-            return any(error in end for error in self.excused)
-        return end == "completed" and flow.right(effects) and (flow.name != "http" or len(keys) == 1)
+            meant = flow.fails and flow.fails in end and flow.right(effects)
+            return bool(meant) or any(error in end for error in self.excused)
+        return end == "completed" and not flow.fails and flow.right(effects) and (flow.name != "http" or len(keys) == 1)
 
     def wrong(self) -> list[str]:
         """What is not as it must be, one line a run, once all have ended."""

@@ -198,7 +198,8 @@ def test_a_lost_race_reaches_the_child(pump: Pump, race: str, winner: str) -> No
 
 def test_a_failing_run_reaches_the_child(pump: Pump) -> None:
     run = called(pump, "df.call(df.sleep(3600)) & df.wait_for_signal('s')", 2)
-    pump.db.admin("select df_engine.fail_run(i.instance, 'broken') from df_engine.instances i where i.id = %s", run.id)
+    fail = "select df_engine.fail_run(i.instance, 'broken', false) from df_engine.instances i where i.id = %s"
+    pump.db.admin(fail, run.id)
     assert run.error == "broken"
     stopped(pump, run, "has failed")
 

@@ -189,6 +189,15 @@ def test_a_paused_run_is_cancelled(pump: Pump) -> None:
         resume(run)
 
 
+def test_a_paused_run_is_undone(pump: Pump) -> None:
+    run = pump.start(f"df.undo({A}, {B}) ~> {PAUSE_SELF} ~> {A}", "self")
+    pump.work()
+    stands_still(pump, run)
+    pump.db.sql("select df.cancel(%s, undo => true)", run.id)
+    pump.until(run.ended)
+    assert (run.status, notes(pump.db)) == ("cancelled", ["a", "b"])
+
+
 def test_paused_runs_count_as_live(pump: Pump) -> None:
     pump.db.admin("select df.set_role_limit('app', live_instances => 1)")
     pause(pump.start(A))

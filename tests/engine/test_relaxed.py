@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from tests.crash.crew import Crew, problems
+from tests.state import TIMEOUT_IS_DUE
 from tests.support import Database, Pump, Run, wait_until
 
 ME = "split_part(current_setting('application_name'), ':', 2)"
@@ -142,6 +143,33 @@ def test_a_cancel_takes_all_that_has_not_been_committed(relaxed: Pump) -> None:
             db.sql("select df.cancel(%s)", run.id)
             crew.settled()
     assert (run.status, transactions(run)) == ("cancelled", [])
+
+
+@pytest.mark.parametrize("how", ["time-out", "undo"])
+def test_what_stops_a_part_of_a_run_interrupts_its_step_whatever_shares_the_transaction(
+    relaxed: Pump, how: str
+) -> None:
+    """A statement waits for a lock; if all was short before, in the transaction of the step before."""
+    db = relaxed.db
+    db.sql("create table seen (t text)")
+    gate = f"'select pg_advisory_xact_lock_shared(7) where 5 = (select count(*) from fx where t = {QUOTED_ME})'"
+    seen = f"'insert into seen select {QUOTED_ME}'"
+    steps = " ~> ".join([STEP, gate] * 6)
+    flow = f"df.timeout({steps}, 3600, {seen})" if how == "time-out" else f"df.undo('select 1', {seen}) ~> {steps}"
+    with db.connect() as holder, Crew(db, 1) as crew:
+        holder.execute("select pg_advisory_lock(7)")
+        run = Run(db, str(db.sql(f"select df.start({flow})")))
+        wait_until(lambda: db.admin("select count(*) from pg_stat_activity where wait_event = 'advisory'") == 1)
+        if how == "undo":
+            db.sql("set statement_timeout = '20s'")  # a cancel does not wait for the step
+            db.sql("select df.cancel(%s, undo => true)", run.id)
+        else:
+            db.admin(TIMEOUT_IS_DUE)
+        crew.settled()
+    assert run.status == ("completed" if how == "time-out" else "cancelled")
+    assert sum(transactions(run)) in (4, 5)
+    assert db.rows("select t from seen") == [(run.id,)]
+    assert problems(db) == []
 
 
 def test_many_sessions_do_every_step_once(relaxed: Pump) -> None:

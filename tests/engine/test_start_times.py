@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from tests.state import CLAIM_DIRECT, CLOCK_AHEAD, QUEUED_STEPS, TIMERS
+from tests.state import CLAIM_DIRECT, CLOCK_AHEAD, ONE_STEP, QUEUED_STEPS, TIMERS
 from tests.support import Database, Pump, Run
 
 
@@ -143,3 +143,13 @@ def test_refused(db: Database, option: str) -> None:
 def test_many_starts_at_once_have_places_of_their_own(db: Database) -> None:
     query = "select count(df.start('select 1', priority => (n %% 3 - 1) * %s)) from generate_series(1, 3000) n"
     assert db.sql(query, 100) == 3000
+
+
+def test_many_that_are_to_start_later_hide_no_run_that_has_begun(pump: Pump) -> None:
+    later = "select count(df.start('select 1', start_at => now() + interval '1 day')) from generate_series(1, 300)"
+    pump.db.sql(later, user="other")
+    run = pump.start("'select 1' ~> 'select 2'")
+    pump.session.execute(ONE_STEP)
+    assert run.status == "pending"
+    pump.tick()
+    assert run.status == "running"

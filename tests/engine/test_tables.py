@@ -11,7 +11,7 @@ COLUMNS = {
     "instances": """id varchar(8), label text, root_node varchar(8), status text, submitted_by regrole, database text,
         created_at timestamptz, updated_at timestamptz, completed_at timestamptz, finished_at timestamptz, error text,
         wait_reason text, input jsonb, key text, key_current boolean, priority integer, start_at timestamptz,
-        definition text, parent_id varchar(8), parent_node_id varchar(8), traceparent text""",
+        definition text, parent_id varchar(8), parent_node_id varchar(8), undo_status text, traceparent text""",
     "nodes": """id varchar(8), instance_id varchar(8), node_type text, query text, result_name text,
         left_node varchar(8), right_node varchar(8), status text, result jsonb, error text, submitted_by regrole,
         database text, created_at timestamptz, updated_at timestamptz, status_details jsonb, result_columns text[],

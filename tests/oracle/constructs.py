@@ -1,16 +1,36 @@
 """The constructs of the language, as the contract tells them: no queues, locks or tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from tests.oracle.state import Ending, Error, Pending, Row, Scope, Sent
-from tests.oracle.tree import Node, is_forever
+from tests.oracle.tree import Node, is_forever, parents
 from tests.oracle.values import Names, Value, truth
 
 KEEP_NO_NAME = ("SLEEP", "WAIT_SCHEDULE", "BREAK")
 Then = Callable[[Ending], None]
+
+
+@dataclass
+class Compensation:
+    """What undoes a step that has completed. `follows` is what happens when it has ended, once it is open."""
+
+    node: Node
+    scope: Scope
+    follows: Callable[[], None] | None = None
+
+
+def end_with(node: Node, above: dict[Node, Node]) -> Iterator[Node]:
+    """The node, and those around it that end when it does."""
+    yield node
+    while node in above:
+        part, node = node, above[node]
+        last = {"THEN": node.right, "UNDO": node.left}.get(node.type, part)
+        if node.type not in ("THEN", "UNDO", "IF", "CATCH") or last is not part or part is node.condition:
+            return
+        yield node
 
 
 def branch_name(number: int) -> str:
@@ -38,10 +58,16 @@ class Constructs:
     handled: dict[Node, str] = field(default_factory=dict)
     """CATCHes and TIMEOUTs whose right side has begun, and their stamps then."""
     held: Node | None = None
+    registered: list[Compensation] = field(default_factory=list)
+    undone: list[Compensation] = field(default_factory=list)
+    """Those that have begun."""
+    undo_status: str | None = None
+    failed_to_undo: bool = False
 
     def __post_init__(self) -> None:
         self.rows = {node: Row() for node in self.root.walk()}
         self.scope = Scope(self.run, self.root)
+        self.above = parents(self.root)
         loops = [node for node in self.root.walk() if node.type == "LOOP"]
         self.in_loops = {node for loop in loops for node in loop.walk()}
 
@@ -78,6 +104,7 @@ class Constructs:
         constructs = {
             "THEN": self.sequence, "IF": self.if_, "LOOP": self.loop, "JOIN": self.join, "RACE": self.race,
             "ANY": self.any_, "CATCH": self.catch, "TIMEOUT": self.timeout, "MAP": self.map,
+            "UNDO": self.undo,
         }  # fmt: skip
         constructs.get(node.type, self.leaf)(node, own, leave)
 
@@ -251,11 +278,51 @@ class Constructs:
         def after_body(end: Ending) -> None:
             if end.error and (errors is None or any(item in (end.error.code, end.error.code[:2]) for item in errors)):
                 self.handled[node] = scope.stamp
-                self.enter(handler, scope, then)
+                self.compensate(body, lambda: self.enter(handler, scope, then))
             else:
                 then(end)
 
         self.enter(body, scope, after_body)
+
+    def undo(self, node: Node, scope: Scope, then: Then) -> None:
+        assert node.left
+
+        def after_step(end: Ending) -> None:
+            if end.kind == "ok":
+                names = {part.name: end.value for part in end_with(node, self.above) if part.name}
+                kept = Scope(scope.id, scope.top, scope.names | names, parent=scope.parent)
+                self.registered.append(Compensation(node, kept))
+            then(end)
+
+        self.enter(node.left, scope, after_step)
+
+    def compensate(self, inside: Node, follows: Callable[[], None]) -> None:
+        """What is registered in a part of the graph, one after the other, the last one first."""
+        below = set(inside.walk())
+        due = [each for each in self.registered if each.node in below]
+        if not due:
+            follows()
+            return
+        last = due[-1]
+        assert last.node.right
+        self.registered.remove(last)
+        self.undone.append(last)
+        self.undo_status = "running"
+        last.follows = partial(self.compensate, inside, follows)
+
+        def ended(end: Ending) -> None:
+            go_on = last.follows
+            assert go_on
+            last.follows = None
+            self.failed_to_undo = self.failed_to_undo or bool(end.error)
+            if not self.open_compensations():
+                self.undo_status = "failed" if self.failed_to_undo else "completed"
+            go_on()
+
+        self.enter(last.node.right, last.scope, ended)
+
+    def open_compensations(self) -> list[Compensation]:
+        return [each for each in self.undone if each.follows]
 
     def timeout(self, node: Node, scope: Scope, then: Then) -> None:
         assert node.left
@@ -336,12 +403,12 @@ class Constructs:
     def failure(self, node: Node, *fragments: str) -> Ending:
         return Ending("failed", error=Error(node, "", fragments))
 
-    def drop(self, top: Node) -> None:
+    def drop(self, top: Node, but: Container[Node] = ()) -> None:
         """Nothing below a node happens any more. Of a MAP in a loop nothing is shown then."""
         for node in self.entered & self.in_loops & set(top.walk()) if top is not self.root else ():
             if node.type == "MAP" and node.left:
                 self.forget(node.left)
-        waits = [self.pending.pop(node) for node in top.walk() if node in self.pending]
+        waits = [self.pending.pop(node) for node in top.walk() if node in self.pending and node not in but]
         for wait in waits:
             if wait.answer:
                 self.keep(wait.answer, wait.node)

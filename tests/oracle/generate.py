@@ -77,13 +77,18 @@ class Builder:
         self.draw = draw
         self.room = room
         self.loops = 0
+        self.sealed = 0  # constructs around that may hold no UNDO
 
     def pick(self, *choices: Any) -> Any:
         return self.draw(st.sampled_from(choices))
 
     def node(self, depth: int = 0) -> Node:
         self.room -= 1
-        node: Node = self.pick(*(self.constructs() if self.room > 1 and depth < 7 else self.leaves()))(depth + 1)
+        make = self.pick(*(self.constructs() if self.room > 1 and depth < 7 else self.leaves()))
+        sealing = make.__name__ in ("loop", "race", "any_", "timeout", "map")
+        self.sealed += sealing
+        node: Node = make(depth + 1)
+        self.sealed -= sealing
         node.name = self.pick(None, None, None, *NAMES)
         return node
 
@@ -93,7 +98,8 @@ class Builder:
 
     def constructs(self) -> list[Any]:
         nested = [self.if_, self.if_rows, self.loop, self.loop, self.join, self.join, self.race, self.race]
-        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call, self.map, self.map]
+        nested += [self.any_, self.catch, self.catch, self.timeout, self.timeout, self.call, *[self.map] * 2]
+        nested += self.undoes(4)
         return [self.sql, *[self.then] * 6, *nested, *([self.break_] if self.loops else [])]
 
     def sql(self, _: int) -> Node:
@@ -161,6 +167,19 @@ class Builder:
         config = self.pick(None, None, {"errors": ["22012"]}, {"errors": ["40", "23505"]}, {"errors": ["22", "42"]})
         return Node("CATCH", self.node(depth), self.node(depth), config=config)
 
+    def undoes(self, weight: int) -> list[Any]:
+        return [] if self.sealed else [self.undo] * weight
+
+    def failing(self, _: int) -> Node:
+        return Node("SQL", step=Step((steps.const("1", 1),), 1, 9, self.pick("22012", "23505")))
+
+    def undo(self, depth: int) -> Node:
+        step = self.node(depth)
+        self.sealed += 1
+        undo = Node("UNDO", step, self.node(depth))
+        self.sealed -= 1
+        return self.pick(undo, undo, Node("THEN", undo, self.failing(depth)))  # type: ignore[no-any-return]
+
     def map(self, depth: int) -> Node:
         self.room -= 1
         items = Node("SQL", step=Step(self.draw(columns()), self.pick(0, 1, 2, 3), blind=self.pick(True, False)))
@@ -175,7 +194,8 @@ class Builder:
 
 SENT = st.tuples(st.just("signal"), st.sampled_from(SIGNALS), st.sampled_from(DATA))
 TWO = st.tuples(st.just("signal"), *[st.sampled_from(SIGNALS), st.sampled_from(DATA)] * 2)
-ACTS = st.none() | SENT | TWO | SENT | SENT | st.none() | SENT | st.just(("cancel", "why"))
+UNDONE = st.just(("undo", "so"))
+ACTS = st.none() | SENT | TWO | SENT | SENT | st.none() | SENT | st.just(("cancel", "why")) | UNDONE
 
 
 class Independent(Builder):
@@ -233,7 +253,7 @@ class Retrying(Builder):
         return [*[self.sql] * 6, *[self.signal] * 4, self.sleep, *([self.break_] * 2 if self.loops else [])]
 
     def constructs(self) -> list[Any]:
-        handled = [self.catch, self.any_, self.timeout]
+        handled = [self.catch, self.any_, self.timeout, *self.undoes(2)]
         return [*[self.then] * 2, *[self.join] * 2, *[self.race] * 2, *[self.loop] * 4, *handled]
 
     def loop(self, depth: int) -> Node:
@@ -251,6 +271,20 @@ class Retrying(Builder):
         return Node(self.pick(*KINDS), step=Step((steps.const("1", 1),), 1, self.pick(0, 1, 2, 3), "40001", policy))
 
 
+class Undoing(Builder):
+    """Steps that are undone, in sequences, branches and catches, beside waits during which the run is cancelled."""
+
+    def leaves(self) -> list[Any]:
+        return [*[self.sql] * 6, *[self.sleep] * 2, *[self.signal] * 4, self.failing]
+
+    def constructs(self) -> list[Any]:
+        handled = [*[self.catch] * 3, *[self.join] * 3, self.if_, self.race]
+        return [*[self.then] * 4, *self.undoes(8), *handled]
+
+    def sql(self, _: int) -> Node:
+        return Node("SQL", step=self.draw(step(acts=self.pick(True, False, False, False))))
+
+
 @st.composite
 def independent(draw: st.DrawFn) -> Case:
     """Sends each wait its signal in advance."""
@@ -263,6 +297,13 @@ def independent(draw: st.DrawFn) -> Case:
 def cases(draw: st.DrawFn) -> Case:
     root = Builder(draw, draw(st.integers(1, 24))).node()
     return Case(labelled(root), draw(st.lists(ACTS, max_size=5)))
+
+
+@st.composite
+def undoing(draw: st.DrawFn) -> Case:
+    root = Undoing(draw, draw(st.integers(4, 24))).node()
+    acts = st.none() | UNDONE | UNDONE | SENT | SENT | st.just(("cancel", "why"))
+    return Case(labelled(root), [draw(st.none() | SENT), *draw(st.lists(acts, max_size=6))])
 
 
 @st.composite

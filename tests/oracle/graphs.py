@@ -47,6 +47,10 @@ def catch(body: Node, handler: Node, *errors: str) -> Node:
     return {"node_type": "CATCH", "left_node": body, "right_node": handler, **listed}
 
 
+def undo(step: Node, compensation: Node) -> Node:
+    return {"node_type": "UNDO", "left_node": step, "right_node": compensation}
+
+
 def timeout(body: Node, after: float, otherwise: Node) -> Node:
     query = json.dumps({"after": after})
     return {"node_type": "TIMEOUT", "left_node": body, "right_node": otherwise, "query": query}

@@ -41,7 +41,12 @@ def inferred(oracle: Oracle) -> dict[Node, Inferred]:
 
     def nearest_decider(node: Node) -> Node | None:
         line = [node, *ancestors(node, oracle.above)]
-        return next((above for child, above in pairwise(line) if decides(above, child)), None)
+        for child, above in pairwise(line):
+            if above.type == "UNDO" and child is above.right and oracle.rows[above].status == "completed":
+                return None  # whether it is needed is for the end of the run to say
+            if decides(above, child):
+                return above
+        return None
 
     def infer(node: Node) -> Inferred:
         row = oracle.rows[node]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tests.oracle.constructs import Constructs
 from tests.oracle.state import Called, Ending, Error, Pending, Sent
 from tests.oracle.steps import Moment, StepFailed, first_effect
-from tests.oracle.tree import Node, ancestors, parents
+from tests.oracle.tree import Node, ancestors
 from tests.oracle.values import Refused, Unknown, Value, as_json
 
 SECONDS = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)\s*")
@@ -29,6 +29,8 @@ class Oracle(Constructs):
     variables: dict[str, str] = field(default_factory=dict)
     status: str = "pending"
     error: Error | None = None
+    ends_as: tuple[str, Error | None] | None = None
+    """How a run ends that is being undone."""
     inbox: list[Sent] = field(default_factory=list)
     effects: list[tuple[str, str]] = field(default_factory=list)
     calls: list[Called] = field(default_factory=list)
@@ -37,7 +39,6 @@ class Oracle(Constructs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.above = parents(self.root)
         self.enter(self.root, self.scope, self.over)
 
     # what happens to the run from outside
@@ -76,7 +77,28 @@ class Oracle(Constructs):
 
     def cancel(self, reason: str) -> None:
         if not self.ended:
-            self.finish("cancelled", Error(None, "", (f"canceled: {reason}",)))
+            self.finish(*self.ends_as or ("cancelled", Error(None, "", (f"canceled: {reason}",))))
+
+    def cancel_and_undo(self, reason: str) -> None:
+        """All stops but for compensations that have begun; the others follow them."""
+        if self.ended or self.ends_as:
+            return
+        self.ends_as = "cancelled", Error(None, "", (f"canceled: {reason}",))
+        begun = self.open_compensations()
+        kept = {node for each in begun if each.node.right for node in each.node.right.walk()}
+        self.drop(self.root, kept)
+        for each in begun:
+            each.follows = self.undo_the_rest
+        if not begun:
+            self.undo_the_rest()
+
+    def undo_the_rest(self) -> None:
+        if not self.open_compensations():
+            self.compensate(self.root, self.undone_all)
+
+    def undone_all(self) -> None:
+        assert self.ends_as
+        self.finish(*self.ends_as)
 
     def begin(self) -> None:
         """Picked up."""
@@ -84,10 +106,16 @@ class Oracle(Constructs):
             self.status = "running"
 
     def over(self, end: Ending) -> None:
-        self.finish("failed" if end.error else "completed", end.error)
+        if end.error:
+            self.ends_as = "failed", end.error
+            self.undo_the_rest()
+        else:
+            self.finish("completed", None)
 
     def finish(self, status: str, error: Error | None) -> None:
         self.status, self.error = status, error
+        if self.open_compensations():
+            self.undo_status = "failed"
         self.drop(self.root)
         for signal in self.inbox:
             if signal.status == "pending":

@@ -108,6 +108,9 @@ class Play:
             for name, data in zip(details[::2], details[1::2], strict=True):
                 self.engine.db.sql("select df.signal(%s, %s, %s)", self.run.id, name, data)
                 self.oracle.send(name, data)
+        elif kind == "undo":
+            self.engine.db.sql("select df.cancel(%s, %s, undo => true)", self.run.id, *details)
+            self.oracle.cancel_and_undo(*details)
         else:
             self.engine.db.sql("select df.cancel(%s, %s)", self.run.id, *details)
             self.oracle.cancel(*details)
@@ -130,6 +133,8 @@ class Play:
             follow(self.oracle, change)
         same("nodes left alone", [], self.left_alone())
         same("the end", self.run.ended(), self.oracle.ended)
+        undo_status = self.engine.db.sql("select undo_status from df.instances where id = %s", self.run.id)
+        same("undo_status", undo_status, self.oracle.undo_status)
         self.compare_states()
 
     def left_alone(self) -> list[str]:
@@ -172,7 +177,7 @@ class Play:
         structure = {
             node.label
             for node in self.case.root.walk()
-            if node.type in ("THEN", "IF", "CATCH", "MAP") or (node.type == "TIMEOUT" and node.right)
+            if node.type in ("THEN", "IF", "CATCH", "MAP", "UNDO") or (node.type == "TIMEOUT" and node.right)
         }
         return sorted(entry for entry in history if entry[0] not in structure)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 
 from tests.oracle.engine import Engine, prepare, stop_clock
-from tests.oracle.generate import cases, retrying
+from tests.oracle.generate import cases, retrying, undoing
 from tests.oracle.interpreter import Disagreement
 from tests.oracle.play import Act, Case, Play
 from tests.oracle.steps import Step, fewer
@@ -68,6 +68,15 @@ def test_engine_and_oracle_agree(engine: Engine) -> None:
 def test_engine_and_oracle_agree_on_what_is_tried_again(engine: Engine) -> None:
     @profile(100)
     @given(retrying())
+    def agree(case: Case) -> None:
+        judge(Play(engine, case))
+
+    agree()
+
+
+def test_engine_and_oracle_agree_on_what_is_undone(engine: Engine) -> None:
+    @profile(150)
+    @given(undoing())
     def agree(case: Case) -> None:
         judge(Play(engine, case))
 

@@ -45,6 +45,7 @@ EXCEPTED = {
     ("advance", "control reached end of function"): NO_END,
     ("enter", "composite OUT variable"): "one of three that are answered",
     ("enter_map", "composite OUT variable"): "one of three that are answered",
+    ("enter_undo", "composite OUT variable"): "one of two that are answered",
     ("own_step", "composite OUT variable"): "one of two that are answered",
     ("open_construct", "composite OUT variable"): "one of two that are answered",
     ("open_map", "composite OUT variable"): "one of three that are answered",

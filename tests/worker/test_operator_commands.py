@@ -88,6 +88,12 @@ def test_watch_ends_when_the_run_is_cancelled(db: Database) -> None:
     assert json.loads(done.stdout)["output"] == "canceled: not today"
 
 
+def test_a_run_can_be_cancelled_and_undone(db: Database) -> None:
+    run = start(db, "df.undo('select 1', 'select 2')")
+    assert asked(db, "cancel", run, "--undo") == f"Instance {run} cancelled: Cancelled by user\n"
+    assert asked(db, "cancel", run, "--undo").startswith(f"Instance {run} is already cancelled; nothing to cancel")
+
+
 def test_top_shows_what_goes_on(db: Database, worker: WorkerProcess) -> None:
     start(db, "df.wait_for_signal('yes')")
     slow = start(db, "'select pg_sleep(60)'")

@@ -56,6 +56,7 @@ def register(subparsers: Any) -> None:
     add_interval(command)
     command = add(subparsers, "cancel", cancel, "cancel a run", of_a_run=True)
     command.add_argument("--reason", default="Cancelled by user", help="kept with the run")
+    command.add_argument("--undo", action="store_true", help="run the compensations of df.undo before it ends")
     command = add(subparsers, "pause", pause, "pause a run: nothing new of it begins", of_a_run=True)
     command.add_argument("--reason", help="shown as what the run waits for")
     add(subparsers, "resume", resume, "let a paused run go on", of_a_run=True)
@@ -241,7 +242,8 @@ def poll(conn: Connection) -> dict[str, list[dict[str, Any]]]:
 
 def cancel(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable cancel`"""
-    return answer(arguments, rows(conn, statements.CANCEL, id=arguments.id, reason=arguments.reason))
+    asked = {"id": arguments.id, "reason": arguments.reason, "undo": arguments.undo}
+    return answer(arguments, rows(conn, statements.CANCEL, **asked))
 
 
 def pause(conn: Connection, arguments: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from df.signals s
 where s.instance_id = %(id)s
 order by s.signal_id"""
 CHECK = "select c.problem, c.instance_id, c.node_id, c.detail from df.check() c"
-CANCEL = "select df.cancel(%(id)s, %(reason)s) as answer"
+CANCEL = "select df.cancel(%(id)s, %(reason)s, %(undo)s) as answer"
 PAUSE = "select df.pause(%(id)s, %(reason)s) as answer"
 RESUME = "select df.resume(%(id)s) as answer"
 RERUN = "select df.rerun(%(id)s) as answer"
