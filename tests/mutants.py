@@ -49,7 +49,7 @@ PAUSES = "tests/engine/test_pause.py"
 
 MUTANTS = (
     # Pauses
-    Mutant("a step of a paused run is claimed", "r.paused and", "false and",
+    Mutant("a step of a paused run is claimed", "r.paused is true and", "false and",
            f"{PAUSES}::test_a_step_whose_session_dies_is_not_claimed_again"),
     Mutant("what follows a step of a paused run begins", "perform df_engine.set_aside((p_thread).instance);", "null;",
            f"{PAUSES}::test_a_step_that_runs_ends_and_is_recorded"),

@@ -9366,7 +9366,7 @@ begin
     delete from df_engine.activations a where a.instance = q.instance and r.status not in ('pending', 'running');
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = q.id;
     return v_place;
-  elsif r.paused and df_engine.set_aside(q.instance) then  -- it was locked when the run was paused
+  elsif r.paused is true and df_engine.set_aside(q.instance) then  -- it was locked when the run was paused
     return v_place;
   end if;
   v_place.id := r.id;
