@@ -51,8 +51,6 @@ MUTANTS = (
     # Pauses
     Mutant("a step of a paused run is claimed", "r.paused is true and", "false and",
            f"{PAUSES}::test_a_step_whose_session_dies_is_not_claimed_again"),
-    Mutant("what follows a step of a paused run begins", "perform df_engine.set_aside((p_thread).instance);", "null;",
-           f"{PAUSES}::test_a_step_that_runs_ends_and_is_recorded"),
     Mutant("a pause waits for a step that runs", "for update skip locked", "for update",
            f"{PAUSES}::test_a_step_that_runs_ends_and_is_recorded"),
     Mutant("what is forgotten runs again without its input", "act = 'forget'", "act = 'never'",

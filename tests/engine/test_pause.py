@@ -103,6 +103,7 @@ def test_a_run_that_has_not_begun(pump: Pump) -> None:
 def test_a_step_that_runs_ends_and_is_recorded(pump: Pump, ends: bool) -> None:
     step = A if ends else "'select 1 / count(*) from fx'"
     run = pump.start(f"df.catch({step} ~> {A}, {B})")
+    pump.db.sql("set lock_timeout = '5s'")
     with in_a_step(pump):
         pause(run)  # waits for no step
     stands_still(pump, run)
