@@ -280,7 +280,8 @@ if df_engine.migrating(1) then
     run_key bigint not null,               -- random: part of the idempotency keys of its HTTP steps
     cancelled_in xid8,                     -- the transaction that cancelled: a step in it may still commit
     undo_as text,                          -- the status that it gets when its compensations have ended; NULL: they have not begun
-    undo_error text                        -- the same for error
+    undo_error text,                       -- the same for error
+    paused boolean                         -- true: nothing of it begins; NULL: it is not paused
   ) with (fillfactor = 85);
   create index instances_status_created_idx on df_engine.instances (status, created_at desc, id);  -- a list by status
   create index instances_created_idx on df_engine.instances (created_at desc, id);                 -- a list of the newest
@@ -347,10 +348,22 @@ if df_engine.migrating(1) then
     races bigint[]                     -- RACEs, ANYs and TIMEOUTs around it, from the outside in; NULL: none
   );
 
+  -- What operators have done to runs: who, when, why. The newest 100 a run are kept.
+  create table df_engine.acts (
+    instance bigint not null,
+    id bigint generated always as identity,
+    act text not null,
+    acted_by name not null,            -- the role that acted, and that which had logged in
+    logged_in_as name not null,
+    reason text,
+    acted_at timestamptz not null,
+    constraint acts_pkey primary key (instance, id)
+  );
+
   -- Threads that can run now; the claim is the lock on the row.
   create table df_engine.queue (
     id bigint not null default df_engine.queue_place(),    -- its place among those of its lane and role
-    lane text not null default 'sql',  -- sql: in a session of its submitter; direct, http: leased by a worker
+    lane text not null default 'sql',  -- sql: in a session of its submitter; direct, http: leased by a worker; paused ...: of a paused run, found by nobody
     submitter oid not null,
     instance bigint not null,
     scope bigint not null default 0,
@@ -6360,13 +6373,183 @@ end
 $$;
 
 -- Locks a run if no open transaction of a user has locked it, and says whether it did. Also true of a run that is no longer there.
-create or replace function df_engine.try_lock_run(p_instance bigint) returns boolean
+-- p_begins: something of it is to begin, so not a paused one.
+create or replace function df_engine.try_lock_run(p_instance bigint, p_begins boolean default false) returns boolean
 language plpgsql as $$
 begin
-  perform from df_engine.instances i where i.instance = p_instance for no key update skip locked;
+  perform from df_engine.instances i where i.instance = p_instance and (i.paused is null or not p_begins) for no key update skip locked;
   return found or not exists (select from df_engine.instances i where i.instance = p_instance);
 end
 $$;
+
+-- Pauses: nothing new of a paused run begins. Its rows of the queue that nobody has locked leave the lanes in which they are looked for, and a step that
+-- runs finds out when it is recorded. Timers and signals are tried when they are due, and then not before the run goes on. So a run
+-- that is not paused is asked nothing more than before.
+
+create or replace function df_engine.is_paused(p_instance bigint) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (select from df_engine.instances i where i.instance = p_instance and i.paused)
+$$;
+
+-- Sets aside what could begin of a run, if it is paused, and says whether it is. The run is written to, so that a caller of df.resume who has
+-- an older snapshot gets a serialization failure.
+create or replace function df_engine.set_aside(p_instance bigint) returns boolean
+language plpgsql as $$
+begin
+  update df_engine.instances i set updated_at = df_engine.clock()
+  where i.instance = p_instance and i.paused and i.status in ('pending', 'running');
+  if not found then
+    return false;
+  end if;
+  update df_engine.queue q set lane = 'paused ' || d.lane
+  from (select r.lane, r.submitter, r.id from df_engine.queue r
+        where r.instance = p_instance and r.lane in ('sql', 'direct', 'http') and r.worker is null
+        for update skip locked) d
+  where q.lane = d.lane and q.submitter = d.submitter and q.id = d.id;
+  return true;
+end
+$$;
+
+-- Takes back what was set aside; the caller has locked the run. A timer may just be tried in vain, so all of them are told.
+create or replace function df_engine.take_back(p_instance bigint) returns void
+language plpgsql as $$
+begin
+  update df_engine.instances i set paused = null, updated_at = df_engine.clock() where i.instance = p_instance;
+  update df_engine.queue q set lane = substr(q.lane, 8), next_try_at = case when q.lane <> 'paused sql' then df_engine.clock() end
+  where q.instance = p_instance and q.lane like 'paused %';
+  update df_engine.timers t set next_try_at = t.due_at where t.instance = p_instance;
+  update df_engine.inbox s set next_try_at = clock_timestamp() where s.instance = p_instance and s.status = 'pending';
+  perform df_engine.notify('r ' || i.submitter) from df_engine.instances i where i.instance = p_instance;
+  perform df_engine.notify('t');
+end
+$$;
+
+-- Notes what an operator has done to a run.
+create or replace function df_engine.note_act(p_instance bigint, p_act text, p_role oid, p_reason text) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.acts (instance, act, acted_by, logged_in_as, reason, acted_at)
+  values (p_instance, p_act, pg_get_userbyid(p_role), session_user, p_reason, df_engine.clock());
+  delete from df_engine.acts a where a.instance = p_instance and a.id < (
+    select x.id from df_engine.acts x where x.instance = p_instance order by x.id desc offset 99 limit 1);
+end
+$$;
+
+-- Locks a run that p_role may move, and answers how it is. FOR UPDATE waits for a step that is just committing; p_moves: false, retention is to leave it.
+create or replace function df_engine.lock_for_act(
+  p_key text, p_role oid, p_instance bigint, p_moves boolean default true, out status text, out paused boolean
+)
+language plpgsql as $$
+begin
+  perform df_engine.require_key(p_key, p_role);
+  perform df_engine.require_right(p_role, p_instance);
+  if p_moves then
+    select i.status, i.paused into status, paused from df_engine.instances i where i.instance = p_instance for update;
+  else
+    select i.status, i.paused into status, paused from df_engine.instances i where i.instance = p_instance for key share;
+  end if;
+end
+$$;
+
+-- Granted to users.
+create or replace function df_engine.pause_run(p_key text, p_role oid, p_instance bigint, p_reason text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_run record;
+begin
+  perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
+  v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
+  if v_run.status in ('pending', 'running') then
+    perform df_engine.note_act(p_instance, 'pause', p_role, p_reason);
+    update df_engine.instances i set paused = true where i.instance = p_instance and i.paused is null;
+    perform df_engine.set_aside(p_instance);
+  end if;
+  return v_run.status;
+end
+$$;
+
+-- Granted to users.
+create or replace function df_engine.resume_run(p_key text, p_role oid, p_instance bigint, p_input jsonb) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_run record;
+begin
+  if p_input is not null then
+    perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
+  v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
+  if v_run.status in ('pending', 'running') and v_run.paused then
+    update df_engine.instances i set input = p_input where i.instance = p_instance and p_input is not null;
+    perform df_engine.note_act(p_instance, 'resume', p_role, null);
+    perform df_engine.take_back(p_instance);
+    return null;
+  end if;
+  return v_run.status;
+end
+$$;
+
+-- The number of a run that the caller sees; raises of any other.
+-- Granted to users.
+create or replace function df_engine.visible_run(p_instance_id text) returns bigint
+language plpgsql stable set search_path = '' as $$
+declare
+  v_instance constant bigint := (select r.instance from df_engine.visible_runs r where r.id = p_instance_id);
+begin
+  if v_instance is null then
+    raise exception 'Instance ''%'' not found or access denied', p_instance_id
+      using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(p_instance_id);
+  end if;
+  return v_instance;
+end
+$$;
+
+create or replace function df.pause(instance_id text, reason text default null) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_status text;
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  v_status := df_engine.pause_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                  df_engine.visible_run(pause.instance_id), pause.reason);
+  if v_status in ('completed', 'failed', 'cancelled') then
+    raise exception 'instance % is already %', instance_id, v_status using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  return 'OK';
+end
+$$;
+comment on function df.pause(text, text) is
+  'Pauses a run when the caller commits: nothing new of it begins, what runs ends and is recorded, timers and time-outs keep their time and act when '
+  'it is resumed; runs that it has called go on. wait_reason says who has paused it, when and why; of a paused run it changes the reason. '
+  'Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has ended.';
+
+create or replace function df.resume(instance_id text, input jsonb default null) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_status text;
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  v_status := df_engine.resume_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                   df_engine.visible_run(resume.instance_id), resume.input);
+  if v_status is not null then
+    raise exception 'instance % is %, and not paused', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'A paused run is resumed; df.rerun starts any again from its beginning.';
+  end if;
+  return 'OK';
+end
+$$;
+comment on function df.resume(text, jsonb) is
+  'Lets a paused run go on when the caller commits; what has become due meanwhile acts at once. input takes the place of its input. Returns OK; raises 42501 when the run is unknown or '
+  'invisible, 55000 when it is not paused.';
 
 -- Outcomes: what a node ended with, and the end of a run.
 
@@ -7687,6 +7870,7 @@ declare
   v_found boolean;
 begin
   delete from df_engine.activations a where a.instance = p_instance and a.node = 0;
+  perform df_engine.take_back(i.instance) from df_engine.instances i where i.instance = p_instance and i.paused;
   update df_engine.instances i
   set undo_as = coalesce(i.undo_as, p_status), undo_error = case when i.undo_as is null then p_error else i.undo_error end
   where i.instance = p_instance;
@@ -9192,7 +9376,7 @@ begin
   t := row(q.instance, q.scope, q.node, q.generations, q.activation, q.races);
   v_place := row('again', q.id, v_claim.version, null, null, t, null)::df_engine.place;
   select i.id, i.graph, i.status, coalesce(i.database = current_database(), true) as home,
-         has_schema_privilege(v_role, 'df', 'usage') as allowed, u.rolsuper as super into r
+         has_schema_privilege(v_role, 'df', 'usage') as allowed, u.rolsuper as super, i.paused into r
   from df_engine.instances i
   left join pg_roles u on u.oid = v_role
   where i.instance = q.instance;
@@ -9200,6 +9384,8 @@ begin
     -- Whoever ended the run has left what a step had locked.
     delete from df_engine.activations a where a.instance = q.instance and r.status not in ('pending', 'running');
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = q.id;
+    return v_place;
+  elsif r.paused is true and df_engine.set_aside(q.instance) then  -- it was locked when the run was paused
     return v_place;
   end if;
   v_place.id := r.id;
@@ -9282,13 +9468,13 @@ begin
     select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
            df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
     from df_engine.instances i
-    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}') and i.paused is null
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     for key share;
     if found then
       return null;
     end if;
-    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
+    return df_engine.record_apart(p_key, p_id, p_graph, p_queue, p_thread, p_step, p_result, p_started);
   elsif (p_thread).races is not null and not p_more
         and not df_engine.lock_own_races(quote_ident(session_user)::regrole, p_thread, (p_step).decides) then
     return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
@@ -9298,7 +9484,7 @@ begin
     select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
            df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
     from df_engine.instances i
-    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}') and i.paused is null
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     for key share;
   elsif (p_step).fresh then
@@ -9306,14 +9492,14 @@ begin
     select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
            df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
     from df_engine.instances i
-    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}') and i.paused is null
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex');
   elsif not p_more then
     insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, value, columns, types)
     select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
            df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
     from df_engine.instances i
-    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}') and i.paused is null
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     for key share
     on conflict (instance, scope, node) do update
@@ -9328,7 +9514,7 @@ begin
     select i.instance, (p_thread).scope, (p_step).node, (p_thread).generations, 'c', 2 * (1 + (p_step).closes), p_started,
            df_engine.clock(), (p_result).value, (p_result).columns, (p_result).types
     from df_engine.instances i
-    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}')
+    where i.instance = (p_thread).instance and i.graph = p_graph and i.status = any ('{pending,running}') and i.paused is null
       and p_key = encode(sha256((df_engine.secret() || i.submitter::text)::pg_catalog.bytea), 'hex')
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
@@ -9339,7 +9525,7 @@ begin
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
   end if;
   if not found then
-    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
+    return df_engine.record_apart(p_key, p_id, p_graph, p_queue, p_thread, p_step, p_result, p_started);
   end if;
   if (p_step).binds is not null then
     perform df_engine.bind(p_thread, (p_step).name_scopes[1], (p_step).binds, (p_result).value, (p_result).columns, (p_result).types);
@@ -9353,6 +9539,37 @@ begin
   end if;
   return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, (p_step).node, p_queue,
                          df_engine.completed((p_result).value, (p_result).columns, (p_result).types, p_started));
+end
+$$;
+
+-- A step that has completed in a run that is paused, or has ended. A paused run takes its outcome, and stops there.
+create or replace function df_engine.record_apart(
+  p_key text, p_id text, p_graph bigint, p_queue bigint, p_thread df_engine.thread, p_step df_engine.step,
+  p_result df_engine.result, p_started timestamptz
+) returns df_engine.place
+language plpgsql as $$
+declare
+  v_role constant oid := quote_ident(session_user)::pg_catalog.regrole;
+  v_ending constant df_engine.ending := df_engine.completed((p_result).value, (p_result).columns, (p_result).types, p_started);
+  g df_engine.graph_nodes;
+begin
+  perform df_engine.require_key(p_key, v_role);
+  if (p_thread).races is not null and not df_engine.lock_own_races(v_role, p_thread, (p_step).decides) then
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
+  end if;
+  select n.* into g
+  from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
+  where i.instance = (p_thread).instance and i.submitter = v_role and i.graph = p_graph and i.status = any ('{pending,running}')
+  for key share of i;
+  if not found then
+    return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
+  end if;
+  -- A step that has paused its own run has set its own row aside.
+  update df_engine.queue q set lane = 'sql' where q.lane = 'paused sql' and q.submitter = v_role and q.id = p_queue;
+  perform df_engine.put_outcome(p_thread, g, v_ending);
+  perform df_engine.go_on(p_id, p_graph, v_role, true, p_thread, g.node, p_queue, v_ending);
+  perform df_engine.set_aside((p_thread).instance);
+  return row('again', null, null, null, null, null, null)::df_engine.place;
 end
 $$;
 
@@ -9452,6 +9669,8 @@ declare
   v_error constant text := case when v_refused then p_message else df_engine.error_text(p_sqlstate, p_message, p_detail, p_hint) end;
   t df_engine.thread := p_thread;
   g df_engine.graph_nodes;
+  r record;
+  v_place df_engine.place;
 begin
   perform df_engine.require_key(p_key, v_role);
   if v_verdict = 'interrupted' then
@@ -9459,21 +9678,27 @@ begin
   elsif t.races is not null and not df_engine.lock_own_races(v_role, t, true) then
     return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_started);
   end if;
-  select n.* into g
+  select n as node, i.paused into r
   from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
   where i.instance = t.instance and i.submitter = v_role and i.graph = p_graph and i.status = any ('{pending,running}')
   for key share of i;
   if not found then
     return df_engine.record_cancelled(p_key, t, p_step, null, v_error, p_started);
   end if;
+  g := r.node;
   t.node := g.node;
   if v_verdict = 'divert' and not (p_step).block then
     perform df_engine.open_request(p_id, p_graph, v_role, true, t, p_queue, g, true);
   elsif not v_refused and df_engine.retry_step(t, g, v_error, p_sqlstate, df_engine.sql_retryable(p_sqlstate, g.retry), null, p_started) then
     delete from df_engine.queue q where q.lane = 'sql' and q.submitter = v_role and q.id = p_queue;
   else
-    return df_engine.fail_node(p_id, p_graph, v_role, true, t, p_queue, g, v_error, p_started, p_sqlstate,
-                               df_engine.error_parts(p_message, p_detail, p_hint));
+    v_place := df_engine.fail_node(p_id, p_graph, v_role, true, t, p_queue, g, v_error, p_started, p_sqlstate,
+                                   df_engine.error_parts(p_message, p_detail, p_hint));
+  end if;
+  if r.paused then
+    perform df_engine.set_aside(t.instance);
+  elsif v_place.report is not null or v_place.steps is not null then
+    return v_place;
   end if;
   return row('again', p_queue, null, null, null, null, null)::df_engine.place;
 end
@@ -10041,16 +10266,20 @@ create or replace function df_engine.lease_step(p_worker int, p_queue df_engine.
 language plpgsql as $$
 declare
   v_status text;
+  v_paused boolean;
 begin
   if not df_engine.try_lock_run((p_queue).instance) then
     update df_engine.queue q set next_try_at = df_engine.clock() + interval '200 ms'
     where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
     return false;
   end if;
-  v_status := (select i.status from df_engine.instances i where i.instance = (p_queue).instance);
+  select i.status, i.paused into v_status, v_paused from df_engine.instances i where i.instance = (p_queue).instance;
   if v_status is null or v_status not in ('pending', 'running') or (p_queue).races is not null and df_engine.has_lost((p_queue).races) then
     delete from df_engine.queue q
     where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+    return false;
+  elsif v_paused then  -- another worker had it when the run was paused
+    perform df_engine.set_aside((p_queue).instance);
     return false;
   end if;
   update df_engine.queue q set worker = p_worker, leased_at = df_engine.clock()
@@ -10182,6 +10411,9 @@ begin
   end if;
   perform df_engine.put_outcome(t, g, v_ending);
   perform df_engine.advance(i.id, i.graph, i.submitter, true, t, null, v_ending);
+  if i.paused then
+    perform df_engine.set_aside(i.instance);
+  end if;
   return true;
 end
 $$;
@@ -10600,7 +10832,8 @@ language plpgsql stable as $$
 begin
   return (
     select count(distinct t.instance)
-    from (select q.instance from df_engine.queue q where q.lane in ('sql', 'direct', 'http') and q.submitter = p_role
+    from (select q.instance from df_engine.queue q
+          where q.lane in ('sql', 'direct', 'http', 'paused sql', 'paused direct', 'paused http') and q.submitter = p_role
           union all
           select m.instance from df_engine.timers m where m.submitter = p_role
           union all
@@ -10696,7 +10929,7 @@ create or replace view df_engine.wait_reasons as
   union all
   select q.instance, 'a step outside of transactions waits for a worker, and none is running'
   from df_engine.queue q
-  where q.lane <> 'sql' and q.worker is null
+  where q.lane in ('direct', 'http') and q.worker is null
     and not exists (select from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s')
   union all
   select q.instance, format('no worker can log in as role "%s": it has no LOGIN', u.rolname)
@@ -10731,7 +10964,10 @@ create or replace view df_engine.wait_reasons as
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status::text, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
-         case when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
+         case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
+             select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
+             from df_engine.acts a where a.instance = i.instance and a.act = 'pause' order by a.id desc limit 1)
+           when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
            else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, i.input, i.key,
          case when i.key is not null then exists (select from df_engine.start_keys k where k.instance = i.instance) end as key_current,
          coalesce(i.priority, 0)::int as priority, i.start_at, i.definition,
@@ -10749,7 +10985,10 @@ create or replace view df.instances with (security_barrier) as
 -- Granted to users.
 create or replace view df_engine.visible_runs with (security_barrier) as
   select i.instance, i.id, i.label, i.status::text, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
-         case when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
+         case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
+             select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
+             from df_engine.acts a where a.instance = i.instance and a.act = 'pause' order by a.id desc limit 1)
+           when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
            else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, (
            select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
                        when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
@@ -11105,7 +11344,7 @@ begin
   -- In the order in which they were sent.
   if not exists (select from df_engine.inbox e
                  where e.instance = s.instance and e.signal_name = s.signal_name and e.fresh and e.signal_id < s.signal_id)
-     and df_engine.try_lock_run(s.instance) then
+     and df_engine.try_lock_run(s.instance, true) then
     perform df_engine.deliver_signal(s);
     return true;
   end if;
@@ -11228,7 +11467,7 @@ $$;
 create or replace function df_engine.try_timer(p_timer df_engine.timers) returns boolean
 language plpgsql as $$
 begin
-  if df_engine.try_lock_run((p_timer).instance) then
+  if df_engine.try_lock_run((p_timer).instance, true) then
     perform df_engine.fire_timer(p_timer);
     return true;
   end if;
@@ -11289,7 +11528,9 @@ begin
   loop
     v_count := v_count + 1;
     if not df_engine.try_signal(v_signal) then
-      update df_engine.inbox s set next_try_at = clock_timestamp() + interval '200 ms' where s.signal_id = v_signal;
+      update df_engine.inbox s
+      set next_try_at = case when df_engine.is_paused(s.instance) then 'infinity' else clock_timestamp() + interval '200 ms' end
+      where s.signal_id = v_signal;
     end if;
   end loop;
   for v_timer in
@@ -11299,7 +11540,9 @@ begin
   loop
     v_count := v_count + 1;
     if not df_engine.try_timer(v_timer) then
-      update df_engine.timers t set next_try_at = df_engine.clock() + interval '200 ms' where t.id = v_timer.id;
+      update df_engine.timers t
+      set next_try_at = case when df_engine.is_paused(t.instance) then 'infinity' else df_engine.clock() + interval '200 ms' end
+      where t.id = v_timer.id;
     end if;
   end loop;
   return v_count;
@@ -11372,7 +11615,7 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 declare
   v_ms constant numeric := (
     select greatest(0, ceil(extract(epoch from n.next_try_at - df_engine.clock()) * 1000))
-    from df_engine.next_by_role() n order by n.next_try_at limit 1);  -- NULL: nothing is
+    from df_engine.next_by_role() n where n.next_try_at < 'infinity' order by n.next_try_at limit 1);  -- NULL: nothing is
 begin
   if exists (select from df_engine.pokes x where x.again is null or x.again <= pg_snapshot_xmin(pg_current_snapshot())) then
     return least(v_ms, 20);
@@ -12299,6 +12542,107 @@ $$;
 comment on function df.signal(text, text, text) is
   'Sends a signal to a run, when the caller commits: to every open wait of that name, else to the inbox, where the next wait '
   'finds it. signal_data: JSON, or text that becomes a JSON string. Returns OK; raises 42501 when the run is invisible.';
+
+-- df.rerun and df.forget: what becomes of runs that have ended, or are to be made once more.
+
+-- Granted to users.
+create or replace function df_engine.rerun(p_key text, p_role oid, p_instance bigint, p_input jsonb) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  i df_engine.instances;
+  g df_engine.graphs;
+  v_trace text := nullif(current_setting('df.traceparent', true), '');
+  v_instance constant bigint := df_engine.free_instance(nextval('df_engine.instances_instance_seq'));
+begin
+  perform df_engine.lock_for_act(p_key, p_role, p_instance, false);
+  select * into i from df_engine.instances x where x.instance = p_instance;
+  select * into g from df_engine.graphs x where x.id = i.graph;
+  if exists (select from df_engine.acts a where a.instance = p_instance and a.act = 'forget') then
+    raise exception 'the input of instance % is forgotten', i.id using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Start its flow again with df.start.';
+  end if;
+  i.input := coalesce(p_input, i.input);
+  perform df_engine.check_start(i.submitter, g, i.label, i.input, i.vars);
+  if v_trace is not null then
+    v_trace := df_engine.valid_traceparent(v_trace);
+  end if;
+  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, priority, definition, traceparent, version, run_key)
+  overriding system value
+  values (v_instance, df_engine.public_id(v_instance), i.submitter, g.id, i.label, i.database, i.vars, i.input, i.priority, i.definition, v_trace,
+          '1.0.0', hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
+  insert into df_engine.queue (id, submitter, instance, node, wakes)
+  values (df_engine.queue_place(100 + coalesce(i.priority, 0)), i.submitter, v_instance, g.entry, true);
+  perform df_engine.note_act(v_instance, 'rerun', p_role, 'of ' || i.id);
+  return df_engine.public_id(v_instance);
+end
+$$;
+
+create or replace function df.rerun(instance_id text, input jsonb default null) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return df_engine.rerun((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                         df_engine.visible_run(rerun.instance_id), rerun.input);
+end
+$$;
+comment on function df.rerun(text, jsonb) is
+  'Starts a new run of the same graph, from its beginning, as the role that had started the run, with its label, variables, database and priority, and '
+  'with its input unless another is given; returns the id of the new run. Raises 42501 when the run is unknown or invisible, 55000 when it is forgotten.';
+
+-- Removes what a run that has ended has read and written, and not that it was.
+-- Granted to users.
+create or replace function df_engine.forget_run(p_key text, p_role oid, p_instance bigint) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_run record;
+begin
+  v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
+  if v_run.status not in ('completed', 'failed', 'cancelled') then
+    return v_run.status;
+  elsif exists (select from df_engine.instances i join df_engine.waits w on w.id = i.call where i.instance = p_instance) then
+    return v_run.status || ', and its caller has not taken its result yet';
+  end if;
+  update df_engine.instances i set input = null, vars = null, error = null, undo_error = null where i.instance = p_instance;
+  update df_engine.outcomes o set value = null, columns = null, types = null, error = null, failure = null where o.instance = p_instance;
+  update df_engine.attempts a set error = null where a.instance = p_instance;
+  update df_engine.executions e set error = null where e.instance = p_instance;
+  update df_engine.inbox s set signal_data = 'null' where s.instance = p_instance;
+  update df_engine.acts a set reason = null where a.instance = p_instance;
+  delete from df_engine.bindings b where b.instance = p_instance;
+  delete from df_engine.map_items m where m.instance = p_instance;
+  perform df_engine.note_act(p_instance, 'forget', p_role, null);
+  return null;
+end
+$$;
+
+create or replace function df.forget(instance_id text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_status text;
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  v_status := df_engine.forget_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                   df_engine.visible_run(forget.instance_id));
+  if v_status is not null then
+    raise exception 'instance % is %', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'A run is forgotten when it has ended, and its caller too has its result.';
+  end if;
+  return 'OK';
+end
+$$;
+comment on function df.forget(text) is
+  'Removes input, variables, results, names, data of signals and errors of a run that has ended; its status and times are kept, as are its flow, its label and the runs that it '
+  'has called. Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has not ended or its caller has not taken its result.';
 
 -- Monitoring: what users read about their runs. Everything here runs with the caller's rights and sees what row security
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
@@ -13615,7 +13959,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_reference', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'result_types', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_reference', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -14005,6 +14349,7 @@ begin
   delete from df_engine.attempts t where t.instance = any (v_runs);
   delete from df_engine.start_keys t where t.instance = any (v_runs);
   delete from df_engine.compensations t where t.instance = any (v_runs);
+  delete from df_engine.acts t where t.instance = any (v_runs);
   with gone as (
     delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
   )

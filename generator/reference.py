@@ -21,7 +21,8 @@ TOPICS = {
                           break catch undo timeout sleep sleep_until wait_for_schedule wait_for_signal wait_for call
                           retry http http_multipart flow literal""",
     "Definitions": "define undefine",
-    "Running": "start signal poke progress cancel status result await_instance wait_for_completion run work",
+    "Running": """start signal poke progress cancel pause resume rerun forget status result await_instance
+                  wait_for_completion run work""",
     "Variables": "setvar getvar unsetvar clearvars",
     "Secrets": "secret set_secret unset_secret",
     "Watching": """explain to_flow list_instances instance_info instance_executions instance_nodes node_activations

@@ -45,7 +45,18 @@ BLOCKS = "tests/language/test_block.py"
 CALLED = "tests/engine/test_call.py"
 COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each_role"
 
+PAUSES = "tests/engine/test_pause.py"
+
 MUTANTS = (
+    # Pauses
+    Mutant("a step of a paused run is claimed", "r.paused is true and", "false and",
+           f"{PAUSES}::test_a_step_whose_session_dies_is_not_claimed_again"),
+    Mutant("a pause waits for a step that runs", "for update skip locked", "for update",
+           f"{PAUSES}::test_a_step_that_runs_ends_and_is_recorded"),
+    Mutant("what is forgotten runs again without its input", "act = 'forget'", "act = 'never'",
+           "tests/engine/test_rerun.py::test_what_is_forgotten"),
+    Mutant("a result is forgotten before its caller has it", "where i.instance = p_instance", "where false",
+           "tests/engine/test_rerun.py::test_a_result_that_is_wanted_is_not_forgotten"),
     # Claims
     Mutant("the next step is claimed without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),

@@ -433,6 +433,9 @@ SLOT_TAKEN = "select from df_engine.launch_slots order by slot limit 1 for updat
 LIVE_WORKERS = "select df_engine.live_workers()"
 WORKER_LOCK = "select alive from df_engine.workers where worker = %s"
 OTHER_WORKERS_GONE = "delete from df_engine.workers where worker <> %s"
+# All rows of the queue, and whether a timer or signal is tried in this hour.
+THREADS_IN_QUEUE = "select jsonb_agg(to_jsonb(q) order by q.id) from df_engine.queue q"
+DUE_SOON = "select exists (select from df_engine.timers where next_try_at <= df_engine.clock())"
 
 # The ends of waits for signals cannot be stored.
 SIGNALS_BROKEN = """

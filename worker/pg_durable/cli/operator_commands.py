@@ -1,4 +1,5 @@
-"""`pg-durable list | show | watch | top | cancel | signal | check`: the runs of a database, from a terminal.
+"""The runs of a database, from a terminal: `pg-durable list | show | watch | top | cancel | pause | resume | rerun |
+forget | signal | check`.
 
 Each command asks the functions and views of schema df, as the role that it logs in as, and sees what that role sees.
 """
@@ -56,6 +57,11 @@ def register(subparsers: Any) -> None:
     command = add(subparsers, "cancel", cancel, "cancel a run", of_a_run=True)
     command.add_argument("--reason", default="Cancelled by user", help="kept with the run")
     command.add_argument("--undo", action="store_true", help="run the compensations of df.undo before it ends")
+    command = add(subparsers, "pause", pause, "pause a run: nothing new of it begins", of_a_run=True)
+    command.add_argument("--reason", help="shown as what the run waits for")
+    add(subparsers, "resume", resume, "let a paused run go on", of_a_run=True)
+    add(subparsers, "rerun", rerun, "run the same flow again from its beginning; prints the id", of_a_run=True)
+    add(subparsers, "forget", forget, "remove input, results and errors of a run that has ended", of_a_run=True)
     command = add(subparsers, "signal", signal, "send a signal to a run", of_a_run=True)
     command.add_argument("name", help="the name that the run waits for")
     command.add_argument("data", nargs="?", default="{}", help="JSON, or any other text; default {}")
@@ -238,6 +244,26 @@ def cancel(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable cancel`"""
     asked = {"id": arguments.id, "reason": arguments.reason, "undo": arguments.undo}
     return answer(arguments, rows(conn, statements.CANCEL, **asked))
+
+
+def pause(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable pause`"""
+    return answer(arguments, rows(conn, statements.PAUSE, id=arguments.id, reason=arguments.reason))
+
+
+def resume(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable resume`"""
+    return answer(arguments, rows(conn, statements.RESUME, id=arguments.id))
+
+
+def rerun(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable rerun`"""
+    return answer(arguments, rows(conn, statements.RERUN, id=arguments.id))
+
+
+def forget(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable forget`"""
+    return answer(arguments, rows(conn, statements.FORGET, id=arguments.id))
 
 
 def signal(conn: Connection, arguments: argparse.Namespace) -> int:

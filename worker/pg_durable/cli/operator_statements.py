@@ -24,6 +24,10 @@ where s.instance_id = %(id)s
 order by s.signal_id"""
 CHECK = "select c.problem, c.instance_id, c.node_id, c.detail from df.check() c"
 CANCEL = "select df.cancel(%(id)s, %(reason)s, %(undo)s) as answer"
+PAUSE = "select df.pause(%(id)s, %(reason)s) as answer"
+RESUME = "select df.resume(%(id)s) as answer"
+RERUN = "select df.rerun(%(id)s) as answer"
+FORGET = "select df.forget(%(id)s) as answer"
 SIGNAL = "select df.signal(%(id)s, %(name)s, %(data)s) as answer"
 
 # Secrets: a plain value is copied into a table that ends with the transaction, so that no statement holds it.
