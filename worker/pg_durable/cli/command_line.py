@@ -12,6 +12,7 @@ from pg_durable.errors import CommandError
 COMMANDS = (
     "cli.worker_command",
     "cli.install",
+    "cli.uninstall",
     "dev.command",
     "cli.flow_commands",
     "cli.apply_command",
