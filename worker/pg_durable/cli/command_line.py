@@ -13,6 +13,7 @@ COMMANDS = (
     "cli.worker_command",
     "cli.install",
     "cli.uninstall",
+    "cli.doctor",
     "dev.command",
     "cli.flow_commands",
     "cli.apply_command",
