@@ -10,9 +10,9 @@ import pytest
 from pg_durable.cli.doctor import CHECKS, LIMITS, Finding, examine, shown
 
 from tests import state
-from tests.support import Database, Pump
+from tests.support import Database, Pump, wait_until
 from tests.terminal import command
-from tests.worker.process import start
+from tests.worker.process import WorkerProcess, await_end, start
 
 
 @pytest.fixture
@@ -43,6 +43,14 @@ def test_a_healthy_installation_shows_nothing(healthy: Database) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "no problems\n", "")
     done = command("doctor", "--json", "--dsn", healthy.dsn())
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
+
+
+def test_a_busy_installation_shows_nothing(db: Database, worker: WorkerProcess) -> None:
+    assert await_end(db, start(db, "'select 1' & df.sleep(0) & 'select 2'")) == "completed"
+    for flow in ("'select pg_sleep(30)'", "df.sleep(3600)", "df.wait_for_signal('go')"):
+        start(db, flow)
+    wait_until(lambda: db.rows("select * from df.running_steps", user=None))
+    assert found(db) == set()
 
 
 BROKEN = [
@@ -127,7 +135,7 @@ def test_a_database_without_it_is_named(server: Any) -> None:
 def test_a_role_is_told_what_it_may_not_see(healthy: Database) -> None:
     done = command("doctor", "--dsn", healthy.dsn("app"))
     assert done.returncode == 0, done.stdout
-    assert "not looked at: permission denied" in done.stdout and "Ask as the owner" in done.stdout
+    assert "not examined: permission denied" in done.stdout and "Ask as the owner" in done.stdout
 
 
 def test_it_writes_nothing(healthy: Database) -> None:

@@ -148,10 +148,10 @@ def answers(conn: psycopg.Connection[Any], check: Check, limits: dict[str, Any])
     try:
         found = conn.execute(check.query.encode(), limits if "%(" in check.query else None).fetchall()
     except psycopg.errors.InsufficientPrivilege as error:
-        said, todo = f"not looked at: {explained(error)}", "Ask as the owner of df or as a superuser."
+        said, todo = f"not examined: {explained(error)}", "Ask as the owner of df or as a superuser."
         return [Finding(check.group, check.name, NOTE, said, todo)]
     except psycopg.errors.QueryCanceled as error:
-        said, todo = f"not looked at: {explained(error)}", "Ask again when the server has less to do."
+        said, todo = f"not examined: {explained(error)}", "Ask again when the server has less to do."
         return [Finding(check.group, check.name, NOTE, said, todo)]
     return [Finding(check.group, check.name, check.level, str(row[0]), check.todo) for row in found]
 
