@@ -156,6 +156,9 @@ MARK = "select pg_notify(df_engine.wake_channel(), 'mark')"
 LISTEN = "select df_engine.listen_for_work()"
 WORKER_ROLES = "select count(*) from df_engine.worker_roles"
 LOSE_THE_QUEUE = "delete from df_engine.queue"
+TIMERS_ARE_LATE = "update df_engine.timers set next_try_at = now() - interval '1 h'"
+INSTALLED_VERSION = "update df_engine.release set version = '0.9.9'"
+NO_AUTOVACUUM = "alter table df_engine.queue set (autovacuum_enabled = off)"
 
 # How a run stands, as it could not be made to without much ado: status, error, label, wait_reason, of an id.
 STANDS = """

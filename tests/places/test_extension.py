@@ -13,6 +13,7 @@ from tests.cluster import Cluster, under_test, wheel
 from tests.places.conftest import DEBIAN, MakeCluster, Spawn
 from tests.places.flight import begin, finish
 from tests.support import Database, Server
+from tests.terminal import command
 from tests.worker.process import await_end, start
 
 
@@ -88,5 +89,6 @@ def test_every_table_and_sequence_is_in_the_dump(equipped: Path, make: MakeClust
       order by 1"""
     assert db.rows(left_out, user=None) == [("launch_slots",), ("release",), ("secret",), ("upkeep",)]
     assert db.admin("select count(*) from df.settings") > 0
-    db.admin("drop extension pg_durable cascade")
+    done = command("uninstall", "--yes", "--dsn", db.dsn())
+    assert done.returncode == 0 and "what uses it" not in done.stdout, done.stderr
     assert db.admin("select to_regnamespace('df') is null and to_regnamespace('df_engine') is null")

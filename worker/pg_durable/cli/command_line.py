@@ -12,6 +12,8 @@ from pg_durable.errors import CommandError
 COMMANDS = (
     "cli.worker_command",
     "cli.install",
+    "cli.uninstall",
+    "cli.doctor",
     "dev.command",
     "cli.flow_commands",
     "cli.apply_command",
