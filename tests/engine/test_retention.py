@@ -91,7 +91,7 @@ def rows_of_runs(db: Database) -> dict[str, int]:
 
 def test_everything_of_a_run_goes_with_it(pump: Pump) -> None:
     """Two runs that have left something everywhere: a retry is due, a branch waits, a loop has turned, a signal is
-    kept; one has a key, and something to undo.
+    kept; one has a key, something to undo, and was paused.
     """
     db = pump.db
     db.admin("select df.set_setting('loop_min_interval', '0')")
@@ -103,6 +103,8 @@ def test_everything_of_a_run_goes_with_it(pump: Pump) -> None:
     undo = "df.undo('select 1', 'select 2') ~> df.wait_for_signal('never')"
     undone = Run(db, db.sql(f"select df.start({undo}, key => 'k')"))
     db.sql("select df.signal(%s, 'other')", run.id)
+    db.sql("select df.pause(%s)", undone.id)
+    db.sql("select df.resume(%s)", undone.id)
     pump.until(lambda: 0 not in rows_of_runs(db).values())
     for ended_run in (run, undone):
         db.admin(ENDED, "failed", 365, 0, ended_run.id)
