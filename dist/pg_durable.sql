@@ -14306,11 +14306,12 @@ end
 $$;
 
 -- Removes up to p_limit runs with up to p_nodes nodes, but one at least, and everything that belongs to them; answers whether more may be left. Runs
--- that somebody has locked are left alone.
+-- that somebody has locked are left alone, and those of which a step still runs, which was cancelled: it has locked its row of the queue.
 create or replace function df_engine.remove_outlived(p_limit int, p_nodes int) returns boolean
 language plpgsql as $$
 declare
   v_runs bigint[];
+  v_queued bigint[];
   v_more boolean;
   v_removed int;
 begin
@@ -14331,6 +14332,12 @@ begin
     cross join lateral (
       select coalesce(max(n.last), 1) as last from df_engine.graph_nodes n where n.graph = i.graph and n.node = 1) g
   ) s;
+  v_queued := array(select q.id from df_engine.queue q where q.instance = any (v_runs) for update skip locked);
+  v_runs := array(select r.instance from unnest(v_runs) r(instance)
+                  where not exists (select from df_engine.queue q where q.instance = r.instance and q.id <> all (v_queued)));
+  if v_runs = '{}' then
+    return false;
+  end if;
   -- A run with a map can have many more outcomes than nodes.
   delete from df_engine.outcomes o
   where o.ctid = any (array(select x.ctid from df_engine.outcomes x where x.instance = any (v_runs) limit 10 * p_nodes));

@@ -119,6 +119,8 @@ MUTANTS = (
     # Definitions
     Mutant("a role defines what another role runs", "if p_role <> p_owner", "if false and p_role <> p_owner",
            "tests/language/test_definitions.py::test_another_role_neither_hides_nor_replaces_a_definition"),
+    Mutant("retention waits for a step", "where not exists", "where true or not exists",
+           "tests/regressions/test_retention_waits_for_a_step_that_was_cancelled.py"),
     # Undoing
     Mutant("compensations run in the order of their steps", "order by x.place desc", "order by x.place", BESIDE),
     Mutant("a compensation does not get the names that it refers to", "and (u.vars or b.name = any (u.refs))",
