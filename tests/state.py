@@ -147,7 +147,8 @@ where not exists (select from df_engine.instances i where i.instance = k.instanc
 LIVE_RUNS_OF_KEYS = """
 select i.key, count(*) from df.instances i where i.status in ('pending', 'running') and i.key is not null
 group by i.key having count(*) > 1"""
-STEP_LOCKED = "select from df_engine.queue q join df_engine.instances i using (instance) where i.id = %s for update of q"
+STEP_LOCKED = """
+select from df_engine.queue q join df_engine.instances i using (instance) where i.id = %s for update of q"""
 RUN_LOCKED = "select from df_engine.instances where id = %s for update"
 ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - interval '1 day'"
 A_WORKER_IDLES = "select idle_until > clock_timestamp() from df_engine.workers"

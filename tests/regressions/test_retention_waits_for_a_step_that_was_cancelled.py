@@ -1,5 +1,6 @@
-"""A step that was cancelled keeps its row of the queue locked until it has ended, and retention waited for that with the connection that
-acts for every role.
+"""A step that was cancelled keeps its row of the queue locked until it has ended.
+
+Retention waited for that, with the connection that acts for every role.
 """
 
 from tests.engine.test_retention import left, pass_now
