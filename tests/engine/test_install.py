@@ -123,12 +123,10 @@ def test_running_again_changes_nothing(db: Database) -> None:
 
 
 def test_running_again_gives_users_what_is_new(db: Database) -> None:
-    db.admin("revoke execute on function df_engine.insert_instance(text, oid, text, text, text, jsonb) from app, other")
+    db.admin("revoke execute on function df_engine.insert_instance from app, other")
     install(db.dsn(), SCRIPT)
     assert db.sql("select length(df.start('SELECT 1'))") == 8
-    execute = (
-        "select has_function_privilege('df_engine.insert_instance(text, oid, text, text, text, jsonb)', 'execute')"
-    )
+    execute = "select has_function_privilege('df_engine.insert_instance'::regproc, 'execute')"
     assert db.sql(execute, user="other")
 
 
