@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +94,16 @@ class Database:
     def admin(self, query: str, *args: Any) -> Any:
         """The same, asked as the superuser."""
         return self.sql(query, *args, user=None)
+
+
+@contextmanager
+def member_of_other(db: "Database") -> Iterator[None]:
+    """For the length of a with block app is a member of other: roles are of the whole server, which tests share."""
+    db.admin("grant other to app")
+    try:
+        yield
+    finally:
+        db.admin("revoke other from app")
 
 
 @dataclass

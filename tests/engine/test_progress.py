@@ -6,7 +6,7 @@ import pytest
 from psycopg import errors
 
 from tests.state import PROGRESS
-from tests.support import Database, Pump, Run
+from tests.support import Database, Pump, Run, member_of_other
 
 
 @pytest.fixture
@@ -126,8 +126,9 @@ def test_a_role_without_grants_gets_no_error_of_the_engine(pump: Pump) -> None:
 
 
 def test_after_a_change_of_role_in_a_block(pump: Pump, heard: list[tuple[str, str]]) -> None:
-    pump.db.admin("grant other to app; select df.grant_usage('other')")
-    run = pump.run("df.block('set local role other', 'select df.progress(1)')")
+    pump.db.admin("select df.grant_usage('other')")
+    with member_of_other(pump.db):
+        run = pump.run("df.block('set local role other', 'select df.progress(1)')")
     assert (run.status, len(heard)) == ("completed", 1), run.error
 
 

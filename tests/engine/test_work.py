@@ -7,7 +7,7 @@ import pytest
 from psycopg import errors
 
 from tests import state
-from tests.support import Database, Run, wait_until
+from tests.support import Database, Run, member_of_other, wait_until
 
 CANCEL = "select pg_cancel_backend(%s)"
 
@@ -120,8 +120,7 @@ def test_refused_in_a_function_a_procedure_or_a_do_block(db: Database, statement
 
 
 def test_refused_after_set_role(db: Database) -> None:
-    db.admin("grant other to app")
-    with db.connect("app") as conn:
+    with member_of_other(db), db.connect("app") as conn:
         conn.execute("set role other")
         with pytest.raises(errors.ObjectNotInPrerequisiteState, match='the current role is "other"'):
             conn.execute("call df.work()")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.language.test_flow_commands import command
-from tests.support import Database
+from tests.support import Database, member_of_other
 
 LISTED = "select name, version, flow, comment from df.definitions order by name, version"
 
@@ -65,12 +65,9 @@ def test_a_folder_without_flows_is_an_error(app: Database, tmp_path: Path) -> No
 
 def test_for_another_role_one_must_be_its_member(app: Database, folder: Path) -> None:
     assert "no member of role" in apply(app, folder, "--owner", "other").stderr
-    app.admin("grant other to app")
-    try:
+    with member_of_other(app):
         assert apply(app, folder, "--owner", "other").returncode == 0
         assert apply(app, folder, "--owner", "other", "--check").returncode == 0
-    finally:
-        app.admin("revoke other from app")
     assert [row[0] for row in app.rows(LISTED, user="other")] == ["bill", "pay"]
 
 

@@ -10,7 +10,7 @@ from psycopg import errors
 
 from tests.crash.crew import problems
 from tests.state import RAISE_ALL_CRASH_SCORES
-from tests.support import Database, Pump, Run
+from tests.support import Database, Pump, Run, member_of_other
 
 TWO = "df.block('insert into fx values (1, ''a'')', 'select count(*) as n from fx')"
 
@@ -248,12 +248,12 @@ def test_a_failure_is_caught_with_its_parts(pump: Pump) -> None:
 
 
 def test_settings_and_the_role_of_a_statement_hold_to_the_end_of_the_block(pump: Pump) -> None:
-    pump.db.admin("grant other to app")
-    run = pump.run(
-        "df.block('set local role other', 'set local work_mem = ''3MB''',"
-        " 'select current_user::text as u, current_setting(''work_mem'') as m') |=> 'r'"
-        " ~> 'select ''$r.u'' as u, ''$r.m'' as m, current_user::text as now, current_setting(''work_mem'') as mem'"
-    )
+    with member_of_other(pump.db):
+        run = pump.run(
+            "df.block('set local role other', 'set local work_mem = ''3MB''',"
+            " 'select current_user::text as u, current_setting(''work_mem'') as m') |=> 'r'"
+            " ~> 'select ''$r.u'' as u, ''$r.m'' as m, current_user::text as now, current_setting(''work_mem'') as mem'"
+        )
     assert run.result["rows"] == [{"u": "other", "m": "3MB", "now": "app", "mem": "4MB"}], run.error
 
 

@@ -114,7 +114,6 @@ BUILDERS_SAY = [
     ("wait_for_schedule('61 * * * *')", "^Invalid cron expression", "22023", 1),
     ("wait_for_signal('x', 0)", "Timeout must be positive", "22023", 1),
     ("'a' ~> wait_for('b' ~> 'c')", "is one SQL step, not THEN", "22023", 8),
-    ("'a' ~> call('@bill')", "there is no definition @bill", "0A000", 8),
     ("'a' ~> call('b', '{')", "the input of df.call is no JSON", "22023", 8),
     ("'a' ~> retry(call('b'))", "retry is not valid for CALL nodes", "22023", 8),
     ("'a' ~> wait_for('b', '0 s')", "argument every of df.wait_for must be positive", "22023", 8),
