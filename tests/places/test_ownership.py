@@ -33,4 +33,4 @@ def test_an_owner_installs_with_psql_and_a_plain_role_works(make: MakeCluster, s
     )
     spawn(db)
     finish(db, begin(db))
-    assert db.sql("select count(*) from df.instances", user="owner") == 3
+    assert db.sql("select count(*) from df.instances", user="owner") == 4

@@ -14,11 +14,12 @@ select p.oid::regprocedure::text as function, p.proname as name,
        array(select case t.type
                when 'integer'::regtype then '1' when 'boolean'::regtype then 'true' when 'numeric'::regtype then '1'
                when 'interval'::regtype then '1 s' when 'double precision'::regtype then '1'
-               when 'jsonb'::regtype then '{}' when 'text[]'::regtype then '{}'
+               when 'timestamptz'::regtype then 'today' when 'jsonb'::regtype then '{}' when 'text[]'::regtype then '{}'
                else case t.name when 'instance_id' then 'ffffffff' when 'instance_id_param' then 'ffffffff'
                                 when 'transaction_mode' then 'caller' when 'status_filter' then 'failed'
                                 when 'method' then 'GET' when 'url' then 'https://example.com'
                                 when 'timezone' then 'UTC' when 'cron_expr' then '@daily' when 'input' then 'select 1'
+                                when 'on_conflict' then 'return'
                                 when 'after_cursor' then null when 'database' then null else 'x' end
              end
              from unnest(p.proargtypes::oid[], p.proargnames) with ordinality t(type, name, place)

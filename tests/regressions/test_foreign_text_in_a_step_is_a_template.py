@@ -234,4 +234,7 @@ def test_there_is_one_df_start(shared: Database) -> None:
     query = (
         "select array_agg(pg_get_function_identity_arguments(oid)) from pg_proc where oid::regproc::text = 'df.start'"
     )
-    assert shared.sql(query) == ["fut text, label text, database text, transaction_mode text, input jsonb"]
+    assert shared.sql(query) == [
+        "fut text, label text, database text, transaction_mode text, input jsonb, key text, on_conflict text, "
+        "start_at timestamp with time zone, priority integer"
+    ]
