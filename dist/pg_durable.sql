@@ -5973,7 +5973,7 @@ $$;
 create or replace function df_engine.reference_in(p_text text) returns text
 language sql immutable as $$
   select case when p_text ~ '^\s*@' then btrim(p_text, E' \t\r\n\f')
-              when p_text ~ '^\s*\{"node_type":"SQL","query":"@[^"]*"\}\s*$' then p_text::jsonb ->> 'query' end
+              when p_text ~ '^\s*\{"node_type":"SQL","query":"@[^"]*"\}\s*$' then p_text::pg_catalog.jsonb ->> 'query' end
 $$;
 
 -- Name and version of a reference; no version: the newest. Raises for what is none.
@@ -6012,7 +6012,7 @@ declare
 begin
   select d.graph, d.name || ':' || d.version into graph, definition
   from df_engine.flow_definitions d
-  where d.owner = p_role::regrole and d.name = r.name and d.version = coalesce(r.version, d.version) and d.hidden_at is null
+  where d.owner = p_role::pg_catalog.regrole and d.name = r.name and d.version = coalesce(r.version, d.version) and d.hidden_at is null
   order by d.version desc limit 1;
   if graph is null then
     perform df_engine.refuse_reference(df_engine.reference_in(p_text));
@@ -6038,7 +6038,7 @@ language plpgsql stable as $$
 begin
   if p_role <> p_owner and not pg_has_role(p_role, p_owner, 'usage') and (
       not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute')
-      or (select r.rolsuper from pg_roles r where r.oid = p_owner)) then
+      or (select r.rolsuper from pg_catalog.pg_roles r where r.oid = p_owner)) then
     raise exception 'role "%" is no member of role "%"', pg_get_userbyid(p_role), pg_get_userbyid(p_owner)
       using errcode = 'insufficient_privilege', hint = 'The definitions of a role are for its members, and for administrators, to change.';
   end if;
@@ -9557,13 +9557,13 @@ begin
   if (p_thread).races is not null and not df_engine.lock_own_races(v_role, p_thread, (p_step).decides) then
     return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
   end if;
-  select n.* into g
-  from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph and n.node = (p_step).node
+  perform from df_engine.instances i
   where i.instance = (p_thread).instance and i.submitter = v_role and i.graph = p_graph and i.status = any ('{pending,running}')
-  for key share of i;
+  for key share;
   if not found then
     return df_engine.record_cancelled(p_key, p_thread, p_step, p_result, null, p_started);
   end if;
+  select n.* into g from df_engine.graph_nodes n where n.graph = p_graph and n.node = (p_step).node;
   -- A step that has paused its own run has set its own row aside.
   update df_engine.queue q set lane = 'sql' where q.lane = 'paused sql' and q.submitter = v_role and q.id = p_queue;
   perform df_engine.put_outcome(p_thread, g, v_ending);

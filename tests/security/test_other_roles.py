@@ -27,6 +27,10 @@ DEFINER_FOR_USERS = {
     "df_engine.change_vars": NEEDS_THE_KEY,
     "df_engine.change_secret": NEEDS_THE_KEY,
     "df_engine.cancel_run": NEEDS_THE_KEY,
+    "df_engine.pause_run": NEEDS_THE_KEY,
+    "df_engine.resume_run": NEEDS_THE_KEY,
+    "df_engine.rerun": NEEDS_THE_KEY,
+    "df_engine.forget_run": NEEDS_THE_KEY,
     "df_engine.send_signal": NEEDS_THE_KEY,
     "df_engine.launch": NEEDS_THE_KEY,
     "df_engine.page_of_instances": NEEDS_THE_KEY,
@@ -193,7 +197,11 @@ DRIVER_CALLS = (
     "df_engine.insert_instance({key}, 'app'::regrole, 'select 1', null, null, null)",
     "df_engine.change_vars({key}, 'app'::regrole, 'secret', 'forged')",
     "df_engine.change_vars({key}, 'app'::regrole, null, null, true)",
-    "df_engine.cancel_run({key}, 'app'::regrole, {instance}, 'forged')",
+    "df_engine.cancel_run({key}, 'app'::regrole, {instance}, 'forged', false)",
+    "df_engine.pause_run({key}, 'app'::regrole, {instance}, 'forged')",
+    "df_engine.resume_run({key}, 'app'::regrole, {instance}, null)",
+    "df_engine.rerun({key}, 'app'::regrole, {instance}, null)",
+    "df_engine.forget_run({key}, 'app'::regrole, {instance})",
     "df_engine.send_signal({key}, 'app'::regrole, {instance}, 'go', '1')",
     "df_engine.page_of_instances({key}, 'app'::regrole, null, null, null, null, 9)",
     "df_engine.launch({key}, '{{}}')",
@@ -227,7 +235,13 @@ def test_the_drivers_functions_serve_nobody_elses_runs(db: Database, victim: str
     assert everything(db, victim) == before
 
 
-@pytest.mark.parametrize("call", ["cancel_run({}, {}, {}, 'forged')", "send_signal({}, {}, {}, 'go', '1')"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "cancel_run({}, {}, {}, 'forged', true)", "pause_run({}, {}, {}, 'forged')", "resume_run({}, {}, {}, null)",
+        "rerun({}, {}, {}, null)", "forget_run({}, {}, {})", "send_signal({}, {}, {}, 'go', '1')",
+    ],
+)  # fmt: skip
 def test_a_key_of_ones_own_opens_nobody_elses_runs(db: Database, victim: str, call: str) -> None:
     before = everything(db, victim)
     instance = db.rows(QUEUED, victim, user=None)[0][0]

@@ -120,8 +120,7 @@ def description(conn: psycopg.Connection[dict[str, Any]], found: dict[str, Any])
 
 def agreed() -> bool:
     """Whether somebody types yes."""
-    sys.stderr.write("Remove all of it? Type yes: ")
-    sys.stderr.flush()
+    complain("Remove all of it? Type yes:")
     return sys.stdin is not None and sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
