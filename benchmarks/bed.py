@@ -110,12 +110,16 @@ class Bed:
 
     def await_served(self) -> float:
         """Waits until workers have left nothing ready; the seconds it took."""
+        return self.await_true("select not exists (select from df_engine.queue)")
+
+    def await_true(self, query: str, *args: Any, poll: float = 0.01) -> float:
+        """Waits until a query answers true; the seconds it took."""
         began = time.perf_counter()
         with self.connect() as conn:
-            while conn.execute("select exists (select from df_engine.queue)").fetchone() == (True,):
+            while conn.execute(query.encode(), args).fetchone() != (True,):
                 if time.perf_counter() - began > DEADLINE:
-                    raise TimeoutError("the workers did not come to an end")
-                time.sleep(0.01)
+                    raise TimeoutError(f"the workers did not come to an end: {query}")
+                time.sleep(poll)
         return time.perf_counter() - began
 
     def pgbench_tps(self, sessions: int, seconds: int, statement: str = INSERT, user: str = "bench") -> float:

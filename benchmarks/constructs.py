@@ -30,7 +30,7 @@ CONSTRUCTS = {
     "call of a run of one step": "df.call('insert into fx values ($input, ''x'') returning i', '$a') |=> 'a'",
     "loop of one turn": f"df.loop({STEP}, 'select false')",
 }
-UNFINISHED = "select exists (select from df.instances where finished_at is null)"
+ENDED = "select not exists (select from df.instances where finished_at is null)"
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def alone(bed: Bed) -> Iterator[Callable[[], float]]:
 
         def run() -> float:
             began = sum(map(cpu_seconds, pids))
-            while looker.execute(UNFINISHED).fetchone() == (True,):
+            while looker.execute(ENDED).fetchone() != (True,):
                 call_work(session)
                 supervisor.execute("call df_engine.tick(%s, null)", worker)
             return sum(map(cpu_seconds, pids)) - began
@@ -152,27 +152,26 @@ def large_map(bed: Bed, scale: Scale) -> list[Figure]:
     """A map of many rows, 50 at the same time, by one worker."""
     rows, sizes = scale.starts, []
     flow = f"df.map('select generate_series(1, {rows}) as i', 'insert into fx values ($item.i, ''x'')', 50)"
-    done = "select count(*) from fx"
     with bed.worker() as process, bed.connect() as looker, Watch(bed, process.pid) as watch:
         bed.ask("truncate fx")
         chains = rows // 10 // EACH
         began = server_cpu(looker)
         bed.start(" ~> ".join([FIRST, *[STEP] * EACH]), chains)
-        await_ended(bed)
+        bed.await_true(ENDED, poll=0.05)
         step = (server_cpu(looker) - began) / (chains * EACH)
         bed.ask("truncate fx")
         watch.largest = 0
         began, clock = server_cpu(looker), time.perf_counter()
         [run] = bed.start(flow, 1)
         for share in (10, 2):
-            while bed.ask(done) < rows // share:
-                time.sleep(0.2)
+            bed.await_true("select count(*) >= %s from fx", rows // share, poll=0.2)
             sizes.append((watch.largest, watch.worker))
         reads = {name: milliseconds(looker, query, run) for name, query in READINGS.items()}
-        await_ended(bed)
+        bed.await_true(ENDED, poll=0.05)
         took, item = time.perf_counter() - clock, (server_cpu(looker) - began) / rows
         sizes.append((watch.largest, watch.worker))
-    if bed.ask("select status from df.instances where id = %s", run) != "completed" or bed.ask(done) != rows:
+    status = bed.ask("select status from df.instances where id = %s", run)
+    if (status, bed.ask("select count(*) from fx")) != ("completed", rows):
         raise RuntimeError("the map has not completed")
     raw = {"rows": rows, "seconds": round(took, 1), "largest session and worker, MB, at 10 %, 50 %, 100 %": sizes}
     return [
@@ -183,19 +182,12 @@ def large_map(bed: Bed, scale: Scale) -> list[Figure]:
     ]
 
 
-def await_ended(bed: Bed) -> None:
-    """Until all runs have."""
-    with bed.connect() as conn:
-        while conn.execute(UNFINISHED).fetchone() == (True,):
-            time.sleep(0.05)
-
-
 def idle(bed: Bed, worker: int, seconds: int = 20) -> tuple[float, float]:
     """Transactions a second and the worker's share of a core, in percent, while nothing is to be done."""
     commits = "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()"
-    time.sleep(15)  # sessions publish what they have done
+    time.sleep(15)  # idle sessions publish what they have done after ten seconds
     cpu, before = cpu_seconds(worker), bed.ask(commits)
-    time.sleep(seconds)
+    time.sleep(seconds)  # the idle time that is measured
     return (bed.ask(commits) - before) / seconds, (cpu_seconds(worker) - cpu) / seconds * 100
 
 
@@ -217,7 +209,7 @@ def many_waits(bed: Bed, scale: Scale) -> list[Figure]:
             began = time.perf_counter()
             conn.execute("insert into fx values (1, 'go')")
             conn.execute("select df.poke('one key')")
-            await_ended(bed)
+            bed.await_true(ENDED, poll=0.05)
             took = time.perf_counter() - began
     raw = {"waits": waits, "seconds": round(took, 2)}
     return [

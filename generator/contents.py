@@ -73,6 +73,7 @@ PARTS = (
     "supervisor/metrics",
     "api/control",
     "api/cancel_signal",
+    "api/pause",
     "api/rerun",
     "observe/monitoring",
     "observe/views",

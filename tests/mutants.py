@@ -122,6 +122,8 @@ MUTANTS = (
     Mutant("retention waits for a step", "where not exists", "where true or not exists",
            "tests/regressions/test_retention_waits_for_a_step_that_was_cancelled.py"),
     # Undoing
+    Mutant("what is run again cannot be undone", "case when (p_graph).has_undo", "case when false",
+           "tests/engine/test_rerun.py::test_what_runs_again_can_be_undone_again"),
     Mutant("compensations run in the order of their steps", "order by x.place desc", "order by x.place", BESIDE),
     Mutant("a compensation does not get the names that it refers to", "and (u.vars or b.name = any (u.refs))",
            "and u.vars", "tests/language/test_undo.py::test_a_compensation_has_the_values_of_its_moment"),

@@ -5693,30 +5693,22 @@ begin
 end
 $$;
 
--- Starts the child of a CALL at p_parent_node of p_parent, which waits for it in p_call; p_typed: somebody looks for its result. It has the
--- variables, the database, the priority and the traceparent of its caller.
-create or replace function df_engine.start_child(
-  p_parent df_engine.instances, p_text text, p_label text, p_input jsonb, p_parent_node int, p_call bigint, p_typed boolean,
-  p_definition text
-) returns bigint
+-- Begins a run of a graph that is at hand, with what p_run says of it: role, label, database, variables, input, traceparent, caller, priority, definition.
+create or replace function df_engine.begin_run(p_run df_engine.instances, p_graph df_engine.graphs) returns bigint
 language plpgsql as $$
 declare
-  v_role constant oid := (p_parent).submitter;
   v_instance constant bigint := df_engine.free_instance(nextval('df_engine.instances_instance_seq'));
-  g constant df_engine.graphs := df_engine.graph_to_start(v_role, p_text, p_typed, (
-    select x.id from df_engine.graphs x
-    where x.submitter = v_role and x.hash = df_engine.graph_hash(p_text, p_typed) order by x.id desc limit 1));
 begin
-  perform df_engine.check_start(v_role, g, p_label, p_input, (p_parent).vars);
+  perform df_engine.check_start((p_run).submitter, p_graph, (p_run).label, (p_run).input, (p_run).vars);
   insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, traceparent, parent, parent_node, call,
     priority, definition, version, run_key)
   overriding system value
-  values (v_instance, df_engine.public_id(v_instance), v_role, g.id, p_label, (p_parent).database, (p_parent).vars, p_input,
-          (p_parent).traceparent, (p_parent).instance, p_parent_node, p_call, (p_parent).priority, p_definition, '1.0.0',
-          hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
+  values (v_instance, df_engine.public_id(v_instance), (p_run).submitter, (p_graph).id, (p_run).label, (p_run).database, (p_run).vars,
+          (p_run).input, (p_run).traceparent, (p_run).parent, (p_run).parent_node, (p_run).call, (p_run).priority, (p_run).definition,
+          '1.0.0', hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
   insert into df_engine.queue (id, submitter, instance, node, races, wakes)
-  values (df_engine.queue_place(100 + coalesce((p_parent).priority, 0)), v_role, v_instance, g.entry,
-          case when g.has_undo then array[df_engine.open_undoable(v_instance)] end, true);
+  values (df_engine.queue_place(100 + coalesce((p_run).priority, 0)), (p_run).submitter, v_instance, (p_graph).entry,
+          case when (p_graph).has_undo then array[df_engine.open_undoable(v_instance)] end, true);
   return v_instance;
 end
 $$;
@@ -5736,10 +5728,10 @@ begin
 end
 $$;
 
--- Inserts a run of p_role, and queues it, or lets it wait for p_start_at. A known graph of a role that may log in and has no limit, without variables, secrets, UNDOs, input
--- and the like, is started without more ado; all others go through prepare_start. p_instance: its number, where it has one, and the key
--- that it has taken. The first start of a role in a transaction notifies for
--- all of them. What reads no table stands in no query: PL/pgSQL prepares it once a transaction, and a query's expressions at each start.
+-- Inserts a run of p_role, and queues it, or lets it wait for p_start_at. A known graph of a role that may log in and has no limit, without
+-- variables, secrets, UNDOs, input and the like, is started without more ado; all others go through prepare_start. p_instance: the number
+-- with which it has taken the key p_start_key. The first start of a role in a transaction notifies for all of them. What reads no table
+-- stands in no query: PL/pgSQL prepares it once a transaction, and a query's expressions at each start.
 -- Granted to users.
 create or replace function df_engine.insert_instance(
   p_key text, p_role oid, p_text text, p_label text, p_database text, p_input jsonb,
@@ -5974,7 +5966,7 @@ end
 $$;
 
 -- Granted to users.
-create or replace function df_engine.refuse_reference(p_reference text) returns void
+create or replace function df_engine.refuse_definition(p_reference text) returns void
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   raise exception 'there is no definition %', btrim(p_reference) using errcode = 'undefined_object',
@@ -5996,7 +5988,7 @@ begin
   where d.owner = p_role::pg_catalog.regrole and d.name = r.name and d.version = coalesce(r.version, d.version) and d.hidden_at is null
   order by d.version desc limit 1;
   if graph is null then
-    perform df_engine.refuse_reference(df_engine.reference_in(p_text));
+    perform df_engine.refuse_definition(df_engine.reference_in(p_text));
   end if;
   compiled := (
     select g.id from df_engine.graphs g
@@ -6142,7 +6134,7 @@ begin
 
   if not df_engine.hide_definition((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
                                    coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name) then
-    perform df_engine.refuse_reference(name);
+    perform df_engine.refuse_definition(name);
   end if;
   return 'OK';
 end
@@ -6175,7 +6167,7 @@ begin
   where d.owner = quote_ident(current_user)::regrole and d.name = r.name and d.version = coalesce(r.version, d.version)
   order by d.version desc limit 1;
   if v_graph is null then
-    perform df_engine.refuse_reference(p_reference);
+    perform df_engine.refuse_definition(p_reference);
   end if;
   return v_graph;
 end
@@ -6404,133 +6396,6 @@ begin
   perform df_engine.notify('t');
 end
 $$;
-
--- Notes what an operator has done to a run.
-create or replace function df_engine.note_act(p_instance bigint, p_act text, p_role oid, p_reason text) returns void
-language plpgsql as $$
-begin
-  insert into df_engine.acts (instance, act, acted_by, logged_in_as, reason, acted_at)
-  values (p_instance, p_act, pg_get_userbyid(p_role), session_user, p_reason, df_engine.clock());
-  delete from df_engine.acts a where a.instance = p_instance and a.id < (
-    select x.id from df_engine.acts x where x.instance = p_instance order by x.id desc offset 99 limit 1);
-end
-$$;
-
--- Locks a run that p_role may move, and answers how it is. FOR UPDATE waits for a step that is just committing; p_moves: false, retention is to leave it.
-create or replace function df_engine.lock_for_act(
-  p_key text, p_role oid, p_instance bigint, p_moves boolean default true, out status text, out paused boolean
-)
-language plpgsql as $$
-begin
-  perform df_engine.require_key(p_key, p_role);
-  perform df_engine.require_right(p_role, p_instance);
-  if p_moves then
-    select i.status, i.paused into status, paused from df_engine.instances i where i.instance = p_instance for update;
-  else
-    select i.status, i.paused into status, paused from df_engine.instances i where i.instance = p_instance for key share;
-  end if;
-end
-$$;
-
--- Granted to users.
-create or replace function df_engine.pause_run(p_key text, p_role oid, p_instance bigint, p_reason text) returns text
-language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
-declare
-  v_run record;
-begin
-  perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
-  v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
-  if v_run.status in ('pending', 'running') then
-    perform df_engine.note_act(p_instance, 'pause', p_role, p_reason);
-    update df_engine.instances i set paused = true where i.instance = p_instance and i.paused is null;
-    perform df_engine.set_aside(p_instance);
-  end if;
-  return v_run.status;
-end
-$$;
-
--- Granted to users.
-create or replace function df_engine.resume_run(p_key text, p_role oid, p_instance bigint, p_input jsonb) returns text
-language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
-declare
-  v_run record;
-begin
-  if p_input is not null then
-    perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
-  end if;
-  v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
-  if v_run.status in ('pending', 'running') and v_run.paused then
-    update df_engine.instances i set input = p_input where i.instance = p_instance and p_input is not null;
-    perform df_engine.note_act(p_instance, 'resume', p_role, null);
-    perform df_engine.take_back(p_instance);
-    return null;
-  end if;
-  return v_run.status;
-end
-$$;
-
--- The number of a run that the caller sees; raises of any other.
--- Granted to users.
-create or replace function df_engine.visible_run(p_instance_id text) returns bigint
-language plpgsql stable set search_path = '' as $$
-declare
-  v_instance constant bigint := (select r.instance from df_engine.visible_runs r where r.id = p_instance_id);
-begin
-  if v_instance is null then
-    raise exception 'Instance ''%'' not found or access denied', p_instance_id
-      using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(p_instance_id);
-  end if;
-  return v_instance;
-end
-$$;
-
-create or replace function df.pause(instance_id text, reason text default null) returns text
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  v_status text;
-begin
-  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
-    raise exception 'permission denied: role "%" may not use pg_durable', current_user
-      using errcode = 'insufficient_privilege',
-            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
-  end if;
-  v_status := df_engine.pause_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
-                                  df_engine.visible_run(pause.instance_id), pause.reason);
-  if v_status in ('completed', 'failed', 'cancelled') then
-    raise exception 'instance % is already %', instance_id, v_status using errcode = 'object_not_in_prerequisite_state';
-  end if;
-  return 'OK';
-end
-$$;
-comment on function df.pause(text, text) is
-  'Pauses a run when the caller commits: nothing new of it begins, what runs ends and is recorded, timers and time-outs keep their time and act when '
-  'it is resumed; runs that it has called go on. wait_reason says who has paused it, when and why; of a paused run it changes the reason. '
-  'Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has ended.';
-
-create or replace function df.resume(instance_id text, input jsonb default null) returns text
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  v_status text;
-begin
-  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
-          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
-    raise exception 'permission denied: role "%" may not use pg_durable', current_user
-      using errcode = 'insufficient_privilege',
-            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
-  end if;
-  v_status := df_engine.resume_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
-                                   df_engine.visible_run(resume.instance_id), resume.input);
-  if v_status is not null then
-    raise exception 'instance % is %, and not paused', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
-      hint = 'A paused run is resumed; df.rerun starts any again from its beginning.';
-  end if;
-  return 'OK';
-end
-$$;
-comment on function df.resume(text, jsonb) is
-  'Lets a paused run go on when the caller commits; what has become due meanwhile acts at once. input takes the place of its input. Returns OK; raises 42501 when the run is unknown or '
-  'invisible, 55000 when it is not paused.';
 
 -- Outcomes: what a node ended with, and the end of a run.
 
@@ -8410,9 +8275,17 @@ begin
   if df_engine.reference_in(v_flow) is not null then
     select d.graph, d.definition into v_flow, v_definition from df_engine.definition_of(i.submitter, v_flow, (p_node).typed) d;
   end if;
-  v_child := df_engine.start_child(
-    i, v_flow, df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'label', 'raw'), v_input, (p_node).node, v_id,
-    (p_node).typed, v_definition);
+  -- What it does not have from its caller.
+  i.parent := i.instance;
+  i.parent_node := (p_node).node;
+  i.call := v_id;
+  i.label := df_engine.render(p_thread, (p_node).name_scopes, p_config ->> 'label', 'raw');
+  i.input := v_input;
+  i.definition := v_definition;
+  v_child := df_engine.begin_run(
+    i, df_engine.graph_to_start(i.submitter, v_flow, (p_node).typed, (
+      select g.id from df_engine.graphs g
+      where g.submitter = i.submitter and g.hash = df_engine.graph_hash(v_flow, (p_node).typed) order by g.id desc limit 1)));
   insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, child, since)
   values (v_id, i.submitter, i.instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation, (p_thread).races,
           v_child, df_engine.clock());
@@ -12288,6 +12161,21 @@ language sql stable set search_path = '' as $$
   end;
 $$;
 
+-- The number of a run that the caller sees; raises of any other.
+-- Granted to users.
+create or replace function df_engine.visible_run(p_instance_id text) returns bigint
+language plpgsql stable set search_path = '' as $$
+declare
+  v_instance constant bigint := (select r.instance from df_engine.visible_runs r where r.id = p_instance_id);
+begin
+  if v_instance is null then
+    raise exception 'Instance ''%'' not found or access denied', p_instance_id
+      using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(p_instance_id);
+  end if;
+  return v_instance;
+end
+$$;
+
 create or replace function df.run(instance_id text default null) returns text
 language plpgsql set search_path = '' as $$
 begin
@@ -12411,7 +12299,7 @@ comment on function df.wait_for_completion(text, integer) is 'Deprecated: df.awa
 -- what it does not see it cannot touch. The change itself is made by functions that know by the key whom they act for.
 
 -- Cancels a run that p_role may cancel. FOR UPDATE waits for a step that is just committing, and keeps others from doing so until the
--- caller has decided. p_undo: it ends once its compensations have ended. Answers what came of it, as a sentence with a place for its id.
+-- caller has decided. p_undo: it ends once its compensations have ended. Answers what came of it, as a sentence.
 -- Granted to users.
 create or replace function df_engine.cancel_run(p_key text, p_role oid, p_instance bigint, p_reason text, p_undo boolean) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -12426,9 +12314,9 @@ begin
   end if;
   select x.* into i from df_engine.instances x where x.instance = p_instance for update;
   if i.status in ('completed', 'failed', 'cancelled') then
-    return format('Instance %%s is already %s; nothing to cancel (', i.status);
+    return format('Instance %s is already %s; nothing to cancel (%s)', i.id, i.status, p_reason);
   elsif p_undo and i.undo_as is not null then
-    return 'Instance %s is being undone already; nothing to cancel (';
+    return format('Instance %s is being undone already; nothing to cancel (%s)', i.id, p_reason);
   end if;
   if p_undo then
     perform df_engine.withdraw_but_compensations(p_instance);
@@ -12440,9 +12328,9 @@ begin
   else
     perform df_engine.cancel_locked(p_instance, p_reason);
   end if;
-  return case when p_undo then 'Instance %s is undone, then cancelled: '
-              when i.undo_as is not null then 'Instance %s is not undone any further: '
-              else 'Instance %s cancelled: ' end;
+  return format('Instance %s %s: %s', i.id, case when p_undo then 'is undone, then cancelled'
+                                                 when i.undo_as is not null then 'is not undone any further'
+                                                 else 'cancelled' end, p_reason);
 end
 $$;
 
@@ -12459,9 +12347,6 @@ $$;
 
 create or replace function df.cancel(instance_id text, reason text default 'Cancelled by user', undo boolean default false) returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
-declare
-  v_instance bigint;
-  v_said text;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
           and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
@@ -12469,13 +12354,8 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
-  v_instance := (select r.instance from df_engine.visible_runs r where r.id = cancel.instance_id);
-  if v_instance is null then
-    raise exception 'Instance ''%'' not found or access denied', instance_id
-      using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(instance_id);
-  end if;
-  v_said := df_engine.cancel_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, v_instance, reason, undo);
-  return format(v_said, instance_id) || reason || case when v_said like '%(' then ')' else '' end;
+  return df_engine.cancel_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                              df_engine.visible_run(cancel.instance_id), reason, undo);
 end
 $$;
 comment on function df.cancel(text, text, boolean) is
@@ -12498,8 +12378,6 @@ $$;
 
 create or replace function df.signal(instance_id text, signal_name text, signal_data text default '{}') returns text
 language plpgsql strict set search_path = pg_catalog, pg_temp as $$
-declare
-  v_instance bigint;
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
           and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
@@ -12510,19 +12388,129 @@ begin
   if instance_id = '' or signal_name = '' then
     raise exception 'instance_id and signal_name cannot be empty' using errcode = 'invalid_parameter_value';
   end if;
-  v_instance := (select r.instance from df_engine.visible_runs r where r.id = signal.instance_id);
-  if v_instance is null then
-    raise exception 'Instance ''%'' not found or access denied', instance_id
-      using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(instance_id);
-  end if;
-  perform df_engine.send_signal((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, v_instance,
-                                signal_name, df_engine.as_json(signal_data));
+  perform df_engine.send_signal((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                df_engine.visible_run(signal.instance_id), signal_name, df_engine.as_json(signal_data));
   return 'OK';
 end
 $$;
 comment on function df.signal(text, text, text) is
   'Sends a signal to a run, when the caller commits: to every open wait of that name, else to the inbox, where the next wait '
   'finds it. signal_data: JSON, or text that becomes a JSON string. Returns OK; raises 42501 when the run is invisible.';
+
+-- df.pause and df.resume, and what all acts of operators have in common: they lock the run first, and leave a note of who, when and why.
+
+-- Notes what an operator has done to a run.
+create or replace function df_engine.note_act(p_instance bigint, p_act text, p_role oid, p_reason text) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.acts (instance, act, acted_by, logged_in_as, reason, acted_at)
+  values (p_instance, p_act, pg_get_userbyid(p_role), session_user, p_reason, df_engine.clock());
+  delete from df_engine.acts a where a.instance = p_instance and a.id < (
+    select x.id from df_engine.acts x where x.instance = p_instance order by x.id desc offset 99 limit 1);
+end
+$$;
+
+-- Locks a run that p_role may act on, and answers how it is. p_moves: it is changed, so whoever is just committing a step of it is waited for;
+-- false: it only has to stay, whatever retention does.
+create or replace function df_engine.lock_for_act(
+  p_key text, p_role oid, p_instance bigint, p_moves boolean default true, out status text, out paused boolean
+)
+language plpgsql as $$
+begin
+  perform df_engine.require_key(p_key, p_role);
+  perform df_engine.require_right(p_role, p_instance);
+  if p_moves then
+    select i.status, i.paused into status, paused from df_engine.instances i where i.instance = p_instance for update;
+  else
+    select i.status, i.paused into status, paused from df_engine.instances i where i.instance = p_instance for key share;
+  end if;
+end
+$$;
+
+-- Granted to users.
+create or replace function df_engine.pause_run(p_key text, p_role oid, p_instance bigint, p_reason text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_run record;
+begin
+  perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
+  v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
+  if v_run.status in ('pending', 'running') then
+    perform df_engine.note_act(p_instance, 'pause', p_role, p_reason);
+    update df_engine.instances i set paused = true where i.instance = p_instance and i.paused is null;
+    perform df_engine.set_aside(p_instance);
+  end if;
+  return v_run.status;
+end
+$$;
+
+-- Granted to users.
+create or replace function df_engine.resume_run(p_key text, p_role oid, p_instance bigint, p_input jsonb) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_run record;
+begin
+  if p_input is not null then
+    perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
+  v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
+  if v_run.status in ('pending', 'running') and v_run.paused then
+    update df_engine.instances i set input = p_input where i.instance = p_instance and p_input is not null;
+    perform df_engine.note_act(p_instance, 'resume', p_role, null);
+    perform df_engine.take_back(p_instance);
+    return null;
+  end if;
+  return v_run.status;
+end
+$$;
+
+create or replace function df.pause(instance_id text, reason text default null) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_status text;
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  v_status := df_engine.pause_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                  df_engine.visible_run(pause.instance_id), pause.reason);
+  if v_status in ('completed', 'failed', 'cancelled') then
+    raise exception 'instance % is already %', instance_id, v_status using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  return 'OK';
+end
+$$;
+comment on function df.pause(text, text) is
+  'Pauses a run when the caller commits: nothing new of it begins, what runs ends and is recorded, timers and time-outs keep their time and act when '
+  'it is resumed; runs that it has called go on. wait_reason says who has paused it, when and why; of a paused run it changes the reason. '
+  'Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has ended.';
+
+create or replace function df.resume(instance_id text, input jsonb default null) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_status text;
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  v_status := df_engine.resume_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                   df_engine.visible_run(resume.instance_id), resume.input);
+  if v_status is not null then
+    raise exception 'instance % is %, and not paused', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'A paused run is resumed; df.rerun starts any again from its beginning.';
+  end if;
+  return 'OK';
+end
+$$;
+comment on function df.resume(text, jsonb) is
+  'Lets a paused run go on when the caller commits; what has become due meanwhile acts at once. input takes the place of its input. Returns OK; raises 42501 when the run is unknown or '
+  'invisible, 55000 when it is not paused.';
 
 -- df.rerun and df.forget: what becomes of runs that have ended, or are to be made once more.
 
@@ -12532,8 +12520,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set jit 
 declare
   i df_engine.instances;
   g df_engine.graphs;
-  v_trace text := nullif(current_setting('df.traceparent', true), '');
-  v_instance constant bigint := df_engine.free_instance(nextval('df_engine.instances_instance_seq'));
+  v_trace constant text := nullif(current_setting('df.traceparent', true), '');
+  v_new bigint;
 begin
   perform df_engine.lock_for_act(p_key, p_role, p_instance, false);
   select * into i from df_engine.instances x where x.instance = p_instance;
@@ -12543,18 +12531,13 @@ begin
       hint = 'Start its flow again with df.start.';
   end if;
   i.input := coalesce(p_input, i.input);
-  perform df_engine.check_start(i.submitter, g, i.label, i.input, i.vars);
-  if v_trace is not null then
-    v_trace := df_engine.valid_traceparent(v_trace);
-  end if;
-  insert into df_engine.instances (instance, id, submitter, graph, label, database, vars, input, priority, definition, traceparent, version, run_key)
-  overriding system value
-  values (v_instance, df_engine.public_id(v_instance), i.submitter, g.id, i.label, i.database, i.vars, i.input, i.priority, i.definition, v_trace,
-          '1.0.0', hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
-  insert into df_engine.queue (id, submitter, instance, node, wakes)
-  values (df_engine.queue_place(100 + coalesce(i.priority, 0)), i.submitter, v_instance, g.entry, true);
-  perform df_engine.note_act(v_instance, 'rerun', p_role, 'of ' || i.id);
-  return df_engine.public_id(v_instance);
+  i.traceparent := case when v_trace is not null then df_engine.valid_traceparent(v_trace) end;
+  i.parent := null;
+  i.parent_node := null;
+  i.call := null;
+  v_new := df_engine.begin_run(i, g);
+  perform df_engine.note_act(v_new, 'rerun', p_role, 'of ' || i.id);
+  return df_engine.public_id(v_new);
 end
 $$;
 
@@ -13940,7 +13923,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_reference', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -14516,6 +14499,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.compensations'
     from df_engine.compensations o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.acts'
+    from df_engine.acts o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
     select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
     from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')

@@ -29,6 +29,16 @@ def test_the_same_graph_runs_again(pump: Pump) -> None:
     assert len({run.id, again.id, other.id}) == 3
 
 
+def test_what_runs_again_can_be_undone_again(pump: Pump) -> None:
+    fails = "df.undo('insert into fx (t) values (''done'')', 'insert into fx (t) values (''undone'')') ~> 'select 1/0'"
+    run = pump.run(fails)
+    again = Run(pump.db, str(pump.db.sql("select df.rerun(%s)", run.id)))
+    assert pump.db.rows("select * from df.check()", user=None) == []
+    pump.until(again.ended)
+    assert [t for (t,) in pump.db.rows("select t from fx order by ctid")] == ["done", "undone"] * 2
+    assert pump.db.rows("select undo_status from df.instances") == [("completed",)] * 2
+
+
 def test_who_may_run_it_again(pump: Pump) -> None:
     run = pump.start("'select 1'")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):

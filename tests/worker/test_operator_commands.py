@@ -94,6 +94,21 @@ def test_a_run_can_be_cancelled_and_undone(db: Database) -> None:
     assert asked(db, "cancel", run, "--undo").startswith(f"Instance {run} is already cancelled; nothing to cancel")
 
 
+def test_a_run_is_paused_resumed_run_again_and_forgotten(db: Database) -> None:
+    run = start(db, "'select 1'")
+    assert asked(db, "pause", run, "--reason", "not now") == "OK\n"
+    assert db.sql("select wait_reason from df.instances where id = %s", run).endswith(": not now")
+    assert as_json(db, "resume", run) == {"answer": "OK"}
+    again = asked(db, "rerun", run).strip()
+    assert db.sql("select status from df.instances where id = %s", again) == "pending"
+    refused = command("forget", run, "--dsn", db.dsn("app"))
+    assert (refused.returncode, refused.stderr.splitlines()[0]) == (1, f"pg-durable: instance {run} is pending")
+    asked(db, "cancel", run)
+    assert asked(db, "forget", run) == "OK\n"
+    refused = command("resume", run, "--dsn", db.dsn("app"))
+    assert refused.returncode == 1 and "df.rerun" in refused.stderr
+
+
 def test_top_shows_what_goes_on(db: Database, worker: WorkerProcess) -> None:
     start(db, "df.wait_for_signal('yes')")
     slow = start(db, "'select pg_sleep(60)'")
@@ -133,7 +148,10 @@ def test_check_is_for_administrators(db: Database) -> None:
     assert (done.returncode, done.stderr) == (1, "pg-durable: permission denied for function check\n")
 
 
-@pytest.mark.parametrize("arguments", [["cancel", "deadbeef"], ["signal", "deadbeef", "go"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["signal", "deadbeef", "go"], *([act, "deadbeef"] for act in ("cancel", "pause", "resume", "rerun", "forget"))],
+)
 def test_an_unknown_run_is_said_with_a_hint(db: Database, arguments: list[str]) -> None:
     done = command(*arguments, "--dsn", db.dsn("app"))
     assert (done.returncode, done.stdout) == (1, "")
