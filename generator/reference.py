@@ -102,7 +102,8 @@ def functions(rows: Iterable[Any]) -> str:
 
 def entry(row: Any) -> str:
     """Signature and comment of a function."""
-    arguments = re.sub(r"::\w+(\[\])?", "", row.arguments)  # the types of defaults
+    arguments = row.arguments.replace("timestamp with time zone", "timestamptz")
+    arguments = re.sub(r"::\w+(\[\])?", "", arguments)  # the types of defaults
     result = f" → {code(row.result.replace('timestamp with time zone', 'timestamptz'))}" if row.result else ""
     call = "" if row.result else "CALL "  # a procedure
     restricted = " *Needs a grant of its own.*" if row.restricted else ""

@@ -152,6 +152,7 @@ select from df_engine.queue q join df_engine.instances i using (instance) where 
 RUN_LOCKED = "select from df_engine.instances where id = %s for update"
 ENDED_YESTERDAY = "update df_engine.instances set finished_at = finished_at - interval '1 day'"
 A_WORKER_IDLES = "select idle_until > clock_timestamp() from df_engine.workers"
+WORKERS_GONE = "delete from df_engine.workers"
 LEASED_DIRECT_BY = "select worker from df_engine.queue where lane = 'direct'"
 A_WORKER_IDLE = "insert into df_engine.workers (role, idle_until) values ('durable_worker', now() + interval '1 h')"
 MARK = "select pg_notify(df_engine.wake_channel(), 'mark')"

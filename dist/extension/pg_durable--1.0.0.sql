@@ -5904,8 +5904,8 @@ begin
     v_old := (select k.instance from df_engine.start_keys k where k.submitter = p_role and k.key = p_start_key);
     i := df_engine.holder_of_key(v_old, p_on_conflict);
     if p_on_conflict = 'error' and i.id is not null then
-      raise exception 'instance % has the key "%"', i.id, p_start_key using errcode = 'DF409',
-        hint = 'The key is free again when retention removes that run.';
+      raise exception 'instance % has the key "%", and is %', i.id, p_start_key, i.status using errcode = 'DF409',
+        hint = 'on_conflict => ''return'' gives its id, ''restart'' starts anew once it has ended, ''replace'' cancels it. Removed by retention, it gives the key back.';
     elsif i.stays then
       return i.id;
     end if;
@@ -5970,7 +5970,7 @@ create or replace function df_engine.refuse_definition(p_reference text) returns
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   raise exception 'there is no definition %', btrim(p_reference) using errcode = 'undefined_object',
-    hint = 'Those of the current user: SELECT name, version FROM df.definitions. A new one: df.define(name, flow).';
+    hint = 'Names and versions: SELECT name, version, owner FROM df.definitions. A new one: df.define(name, flow). Only what starts or calls it writes @ before it.';
 end
 $$;
 
@@ -6116,7 +6116,7 @@ begin
 end
 $$;
 comment on function df.define(text, text, text, regrole) is
-  'Gives a graph, or one SQL statement, a name, under which df.start, df.call and df.explain know it: @name is the newest version, @name:3 that one. Returns the number of the version, which is a new one unless the graph is that of the newest. owner: whose runs use it, by default the current user''s; another role''s are for its members, and for administrators. Raises 42602 for a name that is not [A-Za-z_][A-Za-z0-9_-]*, and what df.start raises for the graph';
+  'Gives a graph, or one SQL statement, a name, under which df.start, df.call and df.explain know it: @name is the newest version, @name:3 that one. Returns the number of the version, which is a new one unless the graph is that of the newest. owner: whose runs use it, by default the current user''s; another role''s are for its members, and for administrators. Raises 42602 for a name that is not [A-Za-z_][A-Za-z0-9_-]*, and what df.start raises for the graph; definitions that it calls are looked up when a run starts';
 
 create or replace function df.undefine(name text, owner regrole default null) returns text
 language plpgsql set search_path = '' as $$
@@ -11717,6 +11717,9 @@ begin
   end if;
   update df_engine.workers w set last_seen_at = clock_timestamp()
   where w.worker = p_worker and w.last_seen_at < clock_timestamp() - interval '2 s';
+  if not found and not exists (select from df_engine.workers w where w.worker = p_worker) then
+    raise exception 'worker % is not registered here any more', p_worker using errcode = 'object_not_in_prerequisite_state';
+  end if;
 end
 $$;
 
@@ -12168,7 +12171,10 @@ language plpgsql stable set search_path = '' as $$
 declare
   v_instance constant bigint := (select r.instance from df_engine.visible_runs r where r.id = p_instance_id);
 begin
-  if v_instance is null then
+  if p_instance_id is null then
+    raise exception 'the id of the instance is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows.';
+  elsif v_instance is null then
     raise exception 'Instance ''%'' not found or access denied', p_instance_id
       using errcode = 'insufficient_privilege', hint = df_engine.missing_run_hint(p_instance_id);
   end if;
@@ -12436,7 +12442,7 @@ begin
   perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
   v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
   if v_run.status in ('pending', 'running') then
-    perform df_engine.note_act(p_instance, 'pause', p_role, p_reason);
+    perform df_engine.note_act(p_instance, 'pause', p_role, nullif(p_reason, ''));
     update df_engine.instances i set paused = true where i.instance = p_instance and i.paused is null;
     perform df_engine.set_aside(p_instance);
   end if;
@@ -12478,7 +12484,8 @@ begin
   v_status := df_engine.pause_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
                                   df_engine.visible_run(pause.instance_id), pause.reason);
   if v_status in ('completed', 'failed', 'cancelled') then
-    raise exception 'instance % is already %', instance_id, v_status using errcode = 'object_not_in_prerequisite_state';
+    raise exception 'instance % is already %', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'df.rerun starts it again from its beginning.';
   end if;
   return 'OK';
 end
@@ -12527,7 +12534,7 @@ begin
   select * into i from df_engine.instances x where x.instance = p_instance;
   select * into g from df_engine.graphs x where x.id = i.graph;
   if exists (select from df_engine.acts a where a.instance = p_instance and a.act = 'forget') then
-    raise exception 'the input of instance % is forgotten', i.id using errcode = 'object_not_in_prerequisite_state',
+    raise exception 'instance % is forgotten, and cannot be run again', i.id using errcode = 'object_not_in_prerequisite_state',
       hint = 'Start its flow again with df.start.';
   end if;
   i.input := coalesce(p_input, i.input);
@@ -12599,7 +12606,7 @@ begin
                                    df_engine.visible_run(forget.instance_id));
   if v_status is not null then
     raise exception 'instance % is %', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
-      hint = 'A run is forgotten when it has ended, and its caller too has its result.';
+      hint = 'Wait for its end, or df.cancel it first; what was called goes after its caller has its result.';
   end if;
   return 'OK';
 end

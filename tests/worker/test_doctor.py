@@ -98,6 +98,24 @@ def test_roles_that_no_worker_reaches_are_named(healthy: Database) -> None:
     assert found(healthy) == {("problem", "grants.reached"), ("problem", "grants.submitter")}
 
 
+def test_a_role_whose_runs_wait_must_log_in_too(healthy: Database) -> None:
+    start(healthy, "df.sleep(3600)")
+    with healthy.connect("app") as conn:
+        conn.execute("call df.work(10)")
+    healthy.admin("alter role app nologin")
+    try:
+        assert found(healthy) == {("problem", "grants.submitter")}
+    finally:
+        healthy.admin("alter role app login")
+
+
+def test_what_could_not_be_undone_is_named(healthy: Database) -> None:
+    start(healthy, "df.undo('select 1', 'select 1/0') ~> 'select 1/0'")
+    with healthy.connect("app") as conn:
+        conn.execute("call df.work(10)")
+    assert found(healthy) == {("note", "runs.undo")}
+
+
 def test_what_holds_back_vacuum_is_named(healthy: Database) -> None:
     with healthy.connect(autocommit=False) as conn:
         conn.execute("create table held ()")

@@ -7,8 +7,9 @@ import time
 import pytest
 from pg_durable.embedded import EmbeddedServer
 
+from generator.render import artifacts
 from tests import state
-from tests.support import Database, wait_until
+from tests.support import Database, install, wait_until
 from tests.worker.process import MEETING, SpawnWorker, WorkerProcess, await_end, own_database, run, start, status
 
 EFFECT = "'with w as (select pg_sleep({})) insert into effects select 1 from w'"
@@ -107,6 +108,28 @@ def test_a_worker_that_loses_its_supervising_connection_registers_again(db: Data
     db.admin("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'durable_worker'")
     wait_until(lambda: worker.log.count("registered") == 2)
     assert run(db, "'select 1 as one'")["rows"] == [{"one": 1}]
+
+
+def test_a_worker_whose_registration_is_gone_registers_again(db: Database, worker: WorkerProcess) -> None:
+    db.admin(state.WORKERS_GONE)
+    wait_until(lambda: db.admin(EPOCHS) == 1)
+    assert run(db, "'select 1 as one'")["rows"] == [{"one": 1}]
+
+
+def test_a_worker_that_may_not_work_any_more_says_what_helps_and_goes_on_then(
+    db: Database, worker: WorkerProcess
+) -> None:
+    db.admin("select df.revoke_worker('durable_worker')")
+    worker.logged("SELECT df.grant_worker")
+    db.admin("select df.grant_worker('durable_worker')")
+    wait_until(lambda: db.admin(EPOCHS) == 1)
+
+
+def test_a_worker_registers_where_pg_durable_is_installed_anew(db: Database, worker: WorkerProcess) -> None:
+    db.admin("drop schema df, df_engine cascade")
+    worker.logged("pg-durable install")
+    install(db.dsn(), artifacts()["dist/pg_durable.sql"], worker_role="durable_worker")
+    wait_until(lambda: db.admin(EPOCHS) == 1)
 
 
 @pytest.mark.slow

@@ -40,9 +40,11 @@ def register(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Defines what is new or has changed, and says what that is."""
+    if not arguments.folder.is_dir():
+        raise CommandError(f"{arguments.folder} is no folder")
     files = sorted(arguments.folder.glob("*.flow"))
     if not files:
-        raise CommandError(f"{arguments.folder} has no file whose name ends with .flow")
+        raise CommandError(f"{arguments.folder} has no file whose name ends with .flow; folders in it are not read")
     done: list[dict[str, Any]] = []
     failed = 0
     with connect(arguments.dsn) as conn, conn.transaction(force_rollback=arguments.check) as whole:

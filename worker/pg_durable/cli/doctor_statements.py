@@ -19,7 +19,10 @@ select r.reason from df_engine.role_reasons r
 where exists (select from df_engine.queue q where q.submitter = r.submitter) order by r.reason limit 20"""
 NO_LOGIN = """
 select format('role %I has runs and no LOGIN', r.rolname) from pg_roles r
-where not r.rolcanlogin and exists (select from df_engine.queue q where q.submitter = r.oid) order by 1 limit 20"""
+where not r.rolcanlogin and df_engine.live_runs(r.oid) > 0 order by 1 limit 20"""
+UNDO_FAILED = """
+select format('run %s failed while it was undone: not all that it had done is', i.id) from df.instances i
+where i.undo_status = 'failed' and i.finished_at > now() - interval '1 day' order by i.finished_at desc limit 20"""
 
 # Settings of the server, this database and the roles that may use df: (who, name, value).
 SETTINGS = """

@@ -14,6 +14,7 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ from rich.text import Text
 
 from pg_durable.cli import operator_statements as statements
 from pg_durable.cli.asking import connect
+from pg_durable.cli.flow_commands import read_input
 from pg_durable.cli.operator_screen import Row, console, overview, print_json, table, tree
 from pg_durable.errors import CommandError
 from pg_durable.printing import printable
@@ -59,8 +61,10 @@ def register(subparsers: Any) -> None:
     command.add_argument("--undo", action="store_true", help="run the compensations of df.undo before it ends")
     command = add(subparsers, "pause", pause, "pause a run: nothing new of it begins", of_a_run=True)
     command.add_argument("--reason", help="shown as what the run waits for")
-    add(subparsers, "resume", resume, "let a paused run go on", of_a_run=True)
-    add(subparsers, "rerun", rerun, "run the same flow again from its beginning; prints the id", of_a_run=True)
+    command = add(subparsers, "resume", resume, "let a paused run go on", of_a_run=True)
+    add_input(command)
+    command = add(subparsers, "rerun", rerun, "run the same flow again from its beginning; says its id", of_a_run=True)
+    add_input(command)
     add(subparsers, "forget", forget, "remove input, results and errors of a run that has ended", of_a_run=True)
     command = add(subparsers, "signal", signal, "send a signal to a run", of_a_run=True)
     command.add_argument("name", help="the name that the run waits for")
@@ -79,6 +83,11 @@ def add(
         command.add_argument("id", help="the run: what df.start returned")
     command.set_defaults(run=lambda arguments: ask(act, arguments))
     return command
+
+
+def add_input(command: argparse.ArgumentParser) -> None:
+    """Another input than the run has."""
+    command.add_argument("--input", type=Path, metavar="FILE", help="a file with the JSON of another input; - is stdin")
 
 
 def add_interval(command: argparse.ArgumentParser) -> None:
@@ -253,12 +262,12 @@ def pause(conn: Connection, arguments: argparse.Namespace) -> int:
 
 def resume(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable resume`"""
-    return answer(arguments, rows(conn, statements.RESUME, id=arguments.id))
+    return answer(arguments, rows(conn, statements.RESUME, id=arguments.id, input=read_input(arguments.input)))
 
 
 def rerun(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable rerun`"""
-    return answer(arguments, rows(conn, statements.RERUN, id=arguments.id))
+    return answer(arguments, rows(conn, statements.RERUN, id=arguments.id, input=read_input(arguments.input)))
 
 
 def forget(conn: Connection, arguments: argparse.Namespace) -> int:

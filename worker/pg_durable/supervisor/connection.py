@@ -89,6 +89,14 @@ class RefusedError(Exception):
     """The database lets no worker of this role register; the message says what helps."""
 
 
+# What the database says to a worker that has to register again: its grant or the installation is gone, or made anew.
+GONE = (
+    errors.InsufficientPrivilege,
+    errors.InvalidSchemaName,
+    errors.UndefinedFunction,
+    errors.ObjectNotInPrerequisiteState,
+)
+
 # What a notification can say: see df_engine.notify.
 HINT = re.compile("[ltxc]|r [0-9]{1,10}")
 CHANNEL_CHANGED = "c"

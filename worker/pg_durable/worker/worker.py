@@ -19,7 +19,7 @@ from pg_durable.secret_keys import KeyRing
 from pg_durable.sessions.crash_attribution import CrashAttribution, CrashEvidence
 from pg_durable.sessions.pool import Pool
 from pg_durable.supervisor.command_queue import CommandQueue
-from pg_durable.supervisor.connection import RefusedError, Supervisor, Tick
+from pg_durable.supervisor.connection import GONE, RefusedError, Supervisor, Tick
 from pg_durable.supervisor.failures import Failures
 from pg_durable.worker.dispatcher import Dispatcher
 from pg_durable.worker.polling import SHORTEST, Polling
@@ -127,7 +127,8 @@ class Worker:
             await self._serve(db)
             await self._leave(db)
         except (psycopg.Error, OSError):
-            self._crashes.lost("supervisor", db.told)
+            if db.lost:
+                self._crashes.lost("supervisor", db.told)
             self._former = self._former or (db.number, self._leased.tickets)
             raise
         finally:
@@ -150,7 +151,7 @@ class Worker:
                 await self._pool.close_idle()
                 await self._rest(db, polling, tick)
             except psycopg.Error as error:
-                if db.lost:
+                if db.lost or isinstance(error, GONE):
                     raise
                 event(WARNING, "refused by the database", reason=reason(error))
                 await asyncio.sleep(AFTER_A_REFUSAL)
