@@ -38,6 +38,7 @@ PARTS = (
     "api/variables",
     "engine/locks",
     "engine/pauses",
+    "engine/resume",
     "engine/outcomes",
     "engine/names",
     "engine/waking",

@@ -291,7 +291,7 @@ if df_engine.migrating(1) then
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
   -- loop continues, h handled: what is on the right of a CATCH or TIMEOUT runs, b completed by a BREAK that goes on upwards, d completed and
-  -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP or MAP that was left open.
+  -- e failed in the transaction that cancelled the run, after which nothing around it ends, r a failed attempt after which there will be another, o a LOOP or MAP that was left open, s a CALL that was.
   create table df_engine.outcomes (
     instance bigint not null,
     scope bigint not null default 0,   -- the item of a MAP that it is in: see engine/maps; 0: none
@@ -305,7 +305,7 @@ if df_engine.migrating(1) then
     value json,
     columns text[],                    -- where no row of value shows them
     types text[],                      -- of the columns, where somebody looks for the value
-    last_item bigint,                  -- of a MAP that had items: the scope of the last one that began
+    last_item bigint,                  -- of a MAP that had items: the scope of the last one that began; of a CALL that has not completed: the run that it has called
     error text,
     failure jsonb,                     -- of one that failed, what $error shows: {node, sqlstate, class, message, detail, hint}
     constraint outcomes_pkey primary key (instance, scope, node)
@@ -426,6 +426,7 @@ if df_engine.migrating(1) then
     items int,                         -- MAP: how many there are
     stride int,                        -- MAP: how many a thread takes at a time
     next_item int,                     -- MAP: the first that no thread has taken
+    todo int[],                        -- MAP that was resumed: earlier ones that no thread has taken yet; NULL: none
     done int,                          -- MAP: items that have ended, as far as threads have said
     halted boolean not null default false,     -- MAP: no item begins any more
     since timestamptz not null
@@ -528,7 +529,7 @@ if df_engine.migrating(1) then
     constraint executions_pkey primary key (instance, generation)
   );
 
-  -- Failed attempts of steps that were tried again: what the outcome does not keep.
+  -- Failed attempts of what was tried again: what the outcome does not keep.
   create table df_engine.attempts (
     id bigint generated always as identity,
     instance bigint not null,
@@ -539,6 +540,7 @@ if df_engine.migrating(1) then
     failed_at timestamptz not null,
     sqlstate text,
     error text,
+    kept boolean,                      -- true: of before the run was resumed; attempts that follow do not replace it
     constraint attempts_pkey primary key (instance, node, id)
   );
 
@@ -6397,6 +6399,457 @@ begin
 end
 $$;
 
+-- Resuming what has ended: a failed or cancelled run goes on where it was. Where that is, outcomes say: a thread is walked along what has completed
+-- to its first node that has not, as it would have gone. That node's outcome, if it has one, is forgotten but for the history of attempts; then it is
+-- put into the queue and entered by a session of the submitter like any other, with a fresh policy and new times. Only of a construct in which
+-- something has happened the parts are gone through: it is opened anew, by the function that opens it otherwise, and each of its threads is walked in the
+-- same way. So its activation is a new one, and nothing of before finds it. What this needs of a run that has failed is kept: names of
+-- branches, and items of maps (see df_engine.ends_run).
+
+-- Whether nothing around a construct that fails handles that: then the run fails with it, sooner or later, and what df.resume needs is kept.
+-- An ANY counts as nothing: it forgets at its end what its branches have kept.
+create or replace function df_engine.ends_run(p_node df_engine.graph_nodes, p_ending df_engine.ending) returns boolean
+language plpgsql stable as $$
+declare
+  n df_engine.graph_nodes := p_node;
+  c df_engine.graph_nodes;
+begin
+  loop
+    c := n;
+    while c.catch is not null loop
+      select x.* into c from df_engine.graph_nodes x where x.graph = n.graph and x.node = c.catch;
+      if df_engine.is_caught(c.query::pg_catalog.jsonb -> 'errors', (p_ending).failure) then
+        return false;
+      end if;
+    end loop;
+    if n.up = 0 then
+      return true;
+    end if;
+    select * into n from df_engine.graph_nodes x where x.graph = n.graph and x.node = n.up;
+    if n.kind = 'LOOP' and n.continues and (p_ending).state = 'f' or n.kind = 'UNDO'
+       or n.kind = 'MAP' and df_engine.map_config(n.query) ->> 'on_error' = 'collect' then
+      return false;
+    end if;
+  end loop;
+end
+$$;
+
+-- Whether an outcome is of what a thread with such generations comes to: of a LOOP, whichever iteration it was in.
+
+-- Walks a thread along what has completed. ended: to the end of its branch, iteration or run, at node g with outcome o; else it stands at
+-- g, which has not completed, and o is what has become of it, if anything. body: as in activations.
+create or replace function df_engine.find_position(
+  p_graph bigint, p_thread df_engine.thread,
+  out t df_engine.thread, out g df_engine.graph_nodes, out o df_engine.outcomes, out ended boolean, out body int
+)
+language plpgsql stable as $$
+declare
+  v_next int;
+begin
+  t := p_thread;
+  ended := false;
+  loop
+    select x.* into g from df_engine.graph_nodes x where x.graph = p_graph and x.node = t.node;
+    select x.* into o from df_engine.outcomes x
+    where x.instance = t.instance and x.scope = t.scope and x.node = t.node and (coalesce(x.generations, '{1}'))[:g.levels + (g.kind <> 'LOOP')::int] = (coalesce(t.generations, '{1}'))[:g.levels + (g.kind <> 'LOOP')::int];
+    v_next := null;
+    if o.state = 'c' then
+      v_next := (
+        select u.undo from unnest(g.undoes) with ordinality u(undo, depth)
+        join df_engine.compensations c on c.instance = t.instance and c.undo = u.undo and not c.named and c.state = 'r' order by u.depth limit 1);
+      if v_next is not null then  -- its names are still to be kept
+        t.node := v_next;
+        select x.* into g from df_engine.graph_nodes x where x.graph = p_graph and x.node = t.node;
+        o := null;
+        return;
+      elsif g.after in ('n', 'v') or g.after = 'c' and df_engine.truth(o.value) then
+        v_next := g.next;
+        body := case when g.after = 'v' then g.node else body end;
+      elsif g.after = 'c' then
+        v_next := g.other;
+      elsif g.after = 't' or g.after = 'w' and df_engine.truth(o.value) then
+        v_next := g.next;
+        select l.levels into strict g.levels from df_engine.graph_nodes l where l.graph = p_graph and l.node = g.up;
+        t.generations := (coalesce(t.generations, '{1}'))[:g.levels + 1];
+        t.generations[g.levels + 1] := t.generations[g.levels + 1] + 1;
+      else
+        ended := true;
+        return;
+      end if;
+    elsif o.state = 'b' then
+      ended := true;
+      return;
+    elsif o.state = 'h' then  -- a TIMEOUT
+      v_next := g.inside[2];
+    elsif o.state in ('f', 'x') then
+      v_next := df_engine.handler_of(t, g);
+    elsif o.state is null and g.kind = 'IF' and g.inside is not null then  -- an if_rows: the side on which something has happened
+      select c.entry into v_next
+      from (select x.node, x.last, x.place, g.inside[x.place] as entry
+            from df_engine.graph_nodes x where x.graph = p_graph and x.parent = g.node) c
+      where exists (select from df_engine.outcomes x
+                    where x.instance = t.instance and x.scope = t.scope and x.node between c.node and c.last and (coalesce(x.generations, '{1}'))[:g.levels + (g.kind <> 'LOOP')::int] = (coalesce(t.generations, '{1}'))[:g.levels + (g.kind <> 'LOOP')::int]);
+    end if;
+    if v_next is null then
+      return;
+    end if;
+    t.node := v_next;
+  end loop;
+end
+$$;
+
+-- The first node of the handler that has run because a node of a thread has failed; NULL: none has.
+create or replace function df_engine.handler_of(p_thread df_engine.thread, p_node df_engine.graph_nodes) returns int
+language plpgsql stable as $$
+declare
+  t constant df_engine.thread := p_thread;
+  g df_engine.graph_nodes := p_node;
+begin
+  while g.catch is not null loop
+    select x.* into g from df_engine.graph_nodes x where x.graph = g.graph and x.node = g.catch;
+    if exists (select from df_engine.outcomes x
+               where x.instance = t.instance and x.scope = t.scope and x.node = g.node and x.state = 'h' and (coalesce(x.generations, '{1}'))[:g.levels + (g.kind <> 'LOOP')::int] = (coalesce(t.generations, '{1}'))[:g.levels + (g.kind <> 'LOOP')::int]) then
+      return g.inside[2];
+    end if;
+  end loop;
+  return null;
+end
+$$;
+
+-- Puts a thread into the queue.
+create or replace function df_engine.put_back(p_run df_engine.instances, p_thread df_engine.thread, p_node df_engine.graph_nodes) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.queue (id, submitter, instance, scope, node, generations, activation, races)
+  values (df_engine.queue_place(100 + coalesce((p_run).priority, 0)), (p_run).submitter, (p_run).instance, (p_thread).scope, (p_node).node,
+          df_engine.at_level((p_thread).generations, (p_node).levels - (p_node).opens::int), (p_thread).activation, (p_thread).races);
+end
+$$;
+
+-- Forgets that a node has failed, or was tried, and with it the CATCHes that have not caught it, and the last check of a wait: history keeps
+-- what there was.
+create or replace function df_engine.reopen(p_thread df_engine.thread, p_node df_engine.graph_nodes) returns void
+language plpgsql as $$
+declare
+  v_check constant int := case when (p_node).kind = 'WAIT_FOR' then (p_node).inside[1] end;
+  v_nodes int[] := array[(p_node).node, v_check];
+  v_catch int := (p_node).catch;
+begin
+  while v_catch is not null loop
+    v_nodes := v_nodes || v_catch;
+    v_catch := (select c.catch from df_engine.graph_nodes c where c.graph = (p_node).graph and c.node = v_catch);
+  end loop;
+  update df_engine.attempts a set kept = true
+  where a.instance = (p_thread).instance and a.node = (p_node).node and a.scope = (p_thread).scope and a.kept is null;
+  with gone as (
+    delete from df_engine.outcomes o
+    where o.instance = (p_thread).instance and o.scope = (p_thread).scope and o.node = any (v_nodes)
+      and (o.state not in ('c', 'b', 'h') or o.node = v_check)
+    returning o.*
+  )
+  insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, sqlstate, error, kept)
+  select o.instance, o.scope, o.node, o.generations, o.attempts, o.ended_at, o.failure ->> 'sqlstate', o.error, true
+  from gone o where o.state in ('f', 'x', 'e') order by o.node desc;
+end
+$$;
+
+-- A thread of a resumed run goes on. ended: unless all of it has ended; that thread, at its last node, with how that ended. body: as in activations.
+create or replace function df_engine.resume_thread(
+  p_run df_engine.instances, p_thread df_engine.thread, out ended df_engine.thread, out ending df_engine.ending, out body int
+)
+language plpgsql as $$
+declare
+  p record;
+begin
+  p := df_engine.find_position((p_run).graph, p_thread);
+  body := p.body;
+  if p.ended then
+    ended := p.t;
+    ending := row((p.o).state, (p.o).value, (p.o).columns, (p.o).types, null, (p.o).started_at, null, null)::df_engine.ending;
+    return;
+  end if;
+  perform df_engine.reopen(p.t, p.g);
+  if (p.g).kind = 'CALL' and (p.o).last_item is not null then
+    perform df_engine.resume_call(p_run, p.t, (p.o).last_item);
+  elsif (p.g).kind = 'MAP' and (p.o).last_item is not null then
+    perform df_engine.resume_map(p_run, p.t, p.g, (p.o).last_item);
+  elsif (p.g).kind in ('LOOP', 'TIMEOUT', 'JOIN', 'RACE', 'ANY') then
+    perform df_engine.resume_construct(p_run, p.t, p.g, p.o);
+  else
+    perform df_engine.put_back(p_run, p.t, p.g);
+  end if;
+end
+$$;
+
+-- A construct goes on with what of it has not completed. One in which nothing has happened is entered as any other.
+create or replace function df_engine.resume_construct(
+  p_run df_engine.instances, p_thread df_engine.thread, p_node df_engine.graph_nodes, p_outcome df_engine.outcomes
+) returns void
+language plpgsql as $$
+declare
+  g constant df_engine.graph_nodes := p_node;
+  t df_engine.thread := p_thread;
+  v_inside constant int[] := (
+    select max((coalesce(x.generations, '{1}'))[:g.levels + 1])
+    from df_engine.outcomes x
+    where x.instance = t.instance and x.scope = t.scope and x.node > g.node and x.node <= g.last and (coalesce(x.generations, '{1}'))[:g.levels + (g.kind <> 'LOOP')::int] = (coalesce(t.generations, '{1}'))[:g.levels + (g.kind <> 'LOOP')::int]);
+  v_entered record;
+  v_threads df_engine.thread[];
+  r record;
+  v_last record;
+  v_ended int := 0;
+begin
+  if v_inside is null and (g.kind <> 'LOOP' or (p_outcome).node is null) then
+    perform df_engine.put_back(p_run, t, g);
+    return;
+  end if;
+  v_entered := df_engine.enter(t, g, null);
+  if (v_entered.ending).state is not null then  -- it cannot be opened any more: a session says so
+    perform df_engine.reopen(t, g);
+    perform df_engine.put_back(p_run, t, g);
+    return;
+  end if;
+  t := v_entered.thread;
+  if g.kind = 'LOOP' then
+    t.generations := greatest((coalesce((p_outcome).generations, '{1}'))[:g.levels + 1], v_inside,
+                              case when g.node = 1 then array[(p_run).generation] end);
+  end if;
+  v_threads := t || v_entered.others;
+  for n in 1 .. cardinality(v_threads) loop
+    r := df_engine.resume_thread(p_run, v_threads[n]);
+    if (r.ended).node is not null then
+      v_ended := v_ended + 1;
+      v_last := r;
+    end if;
+  end loop;
+  if g.kind = 'LOOP' and r.body is not null then
+    update df_engine.activations a set body = r.body where a.id = t.activation;
+  end if;
+  if v_ended > 0 and g.kind = 'JOIN' then
+    update df_engine.activations a set open = greatest(1, a.open - v_ended) where a.id = t.activation;
+  end if;
+  -- What has ended and has not decided the construct, in the transaction that cancelled the run, say, does so now.
+  if v_ended > 0 and (g.kind <> 'JOIN' or v_ended = cardinality(v_threads)) then
+    perform df_engine.advance((p_run).id, (p_run).graph, (p_run).submitter, true, v_last.ended, null, v_last.ending);
+  end if;
+end
+$$;
+
+-- A MAP goes on with its items that have not ended: those that had begun first, then the others of those that its threads had taken, then the rest.
+create or replace function df_engine.resume_map(
+  p_run df_engine.instances, p_thread df_engine.thread, p_map df_engine.graph_nodes, p_last_item bigint
+) returns void
+language plpgsql as $$
+declare
+  v_old constant bigint := p_last_item >> 23;
+  v_opened record;
+  p_activation df_engine.activations;
+  v_taken int;
+  v_todo int[];
+  v_begun int;
+  v_failed int;
+  v_threads int;
+  r record;
+begin
+  v_opened := df_engine.open_map(p_thread, p_map);
+  if (v_opened.ending).state is not null then
+    perform df_engine.reopen(p_thread, p_map);
+    perform df_engine.put_back(p_run, p_thread, p_map);
+    return;
+  end if;
+  select * into p_activation from df_engine.activations a where a.id = (v_opened.thread).activation;
+  delete from df_engine.map_items m where m.instance = (p_run).instance and m.activation = v_old;
+  update df_engine.outcomes x set scope = x.scope + ((p_activation.id - v_old) << 23)
+  where x.instance = (p_run).instance and x.scope between v_old << 23 and v_old << 23 | 8388607;
+  update df_engine.bindings x set scope = x.scope + ((p_activation.id - v_old) << 23)
+  where x.instance = (p_run).instance and x.scope between v_old << 23 and v_old << 23 | 8388607;
+  update df_engine.attempts x set scope = x.scope + ((p_activation.id - v_old) << 23)
+  where x.instance = (p_run).instance and x.scope between v_old << 23 and v_old << 23 | 8388607;
+  v_taken := least(p_activation.items, greatest((p_last_item & 8388607)::int + 15, (
+    select df_engine.scope_item(max(o.scope)) from df_engine.outcomes o
+    where o.instance = (p_run).instance and o.scope between p_activation.id << 23 and p_activation.id << 23 | 8388607)));
+  with ends as materialized (    select o.scope, o.state, o.value, o.error, o.failure
+    from df_engine.graph_nodes g
+    join df_engine.outcomes o on o.instance = (p_thread).instance and o.scope between (p_activation).id << 23 and (p_activation).id << 23 | 8388607 and o.node = g.node
+    where g.graph = (p_map).graph and g.node > (p_map).node and g.node <= (p_map).last and g.up = (p_map).node and g.branch = 1
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')
+  ), open as (
+    select s.item, exists (select from df_engine.outcomes o
+                           where o.instance = (p_run).instance and o.scope = df_engine.item_scope(p_activation.id, s.item)) as begun
+    from generate_series(1, v_taken) s(item)
+    where not exists (select from ends e where e.scope = df_engine.item_scope(p_activation.id, s.item)
+                        and (e.state in ('c', 'b') or df_engine.map_config((p_map).query) ->> 'on_error' = 'collect'))
+  )
+  select coalesce(array_agg(o.item order by o.begun desc, o.item), '{}'), count(*) filter (where o.begun),
+         (select count(*) from ends e where e.state in ('f', 'x')
+            and df_engine.map_config((p_map).query) ->> 'on_error' = 'collect')
+  into v_todo, v_begun, v_failed from open o;
+  v_threads := least(greatest(p_activation.open, v_begun), cardinality(v_todo) + p_activation.items - v_taken);
+  update df_engine.activations a
+  set open = greatest(v_threads, 1), stride = 1, todo = nullif(v_todo[v_threads + 1:], '{}'), failures = v_failed,
+      next_item = v_taken + 1 + greatest(0, v_threads - cardinality(v_todo)), done = v_taken - cardinality(v_todo)
+  where a.id = p_activation.id;
+  if v_threads = 0 then  -- all have ended: a session comes to the MAP itself
+    r := v_opened.thread;
+    perform df_engine.put_back(p_run, row(p_activation.instance, p_activation.scope, p_activation.node, p_activation.generations, p_activation.id, r.races), p_map);
+  end if;
+  for n in 1 .. v_threads loop
+    r := df_engine.resume_thread(p_run, df_engine.item_thread(
+      v_opened.thread, p_map, coalesce(v_todo[n], v_taken + n - cardinality(v_todo))));
+  end loop;
+end
+$$;
+
+-- A CALL goes on with the run that it has called, which is resumed if it has failed or was cancelled.
+create or replace function df_engine.resume_call(p_run df_engine.instances, p_thread df_engine.thread, p_child bigint) returns void
+language plpgsql as $$
+declare
+  v_id constant bigint := nextval('df_engine.thread_ids');
+  v_status text;
+begin
+  perform df_engine.clear_ended(p_child);
+  select i.status into v_status from df_engine.instances i where i.instance = p_child for update;
+  if not found then
+    raise exception 'instance % cannot be resumed: a run that it has called is gone', (p_run).id using errcode = 'object_not_in_prerequisite_state',
+      hint = 'df.rerun starts it again from its beginning.';
+  end if;
+  update df_engine.instances i set call = v_id where i.instance = p_child;
+  insert into df_engine.waits (id, submitter, instance, scope, node, generations, activation, races, child, since)
+  values (v_id, (p_run).submitter, (p_run).instance, (p_thread).scope, (p_thread).node, (p_thread).generations, (p_thread).activation,
+          (p_thread).races, p_child, df_engine.clock());
+  if v_status = 'completed' then
+    perform df_engine.check_kept(i) from df_engine.instances i where i.instance = p_child;
+    perform df_engine.note_end_of_child(v_id);
+  elsif v_status in ('completed', 'failed', 'cancelled') then
+    perform df_engine.resume_ended(p_child, null);
+  end if;
+end
+$$;
+
+-- Removes what a step that ran when a run ended has kept locked; waits for that step, which is being cancelled. The run must not be locked yet:
+-- the step wants it for a moment. What begins once somebody else has resumed the run is left alone.
+create or replace function df_engine.clear_ended(p_instance bigint) returns void
+language plpgsql as $$
+declare
+  v_left bigint[];
+begin
+  v_left := array(
+    select x.id from df_engine.instances i join df_engine.queue x on x.instance = i.instance
+    where i.instance = p_instance and i.status in ('completed', 'failed', 'cancelled') order by x.id);
+  if v_left <> '{}' then
+    delete from df_engine.queue x where x.instance = p_instance and x.id = any (v_left);
+  end if;
+  v_left := array(
+    select x.id from df_engine.instances i join df_engine.timers x on x.instance = i.instance
+    where i.instance = p_instance and i.status in ('completed', 'failed', 'cancelled') order by x.id);
+  if v_left <> '{}' then
+    delete from df_engine.timers x where x.instance = p_instance and x.id = any (v_left);
+  end if;
+  v_left := array(
+    select x.id from df_engine.instances i join df_engine.waits x on x.instance = i.instance
+    where i.instance = p_instance and i.status in ('completed', 'failed', 'cancelled') order by x.id);
+  if v_left <> '{}' then
+    delete from df_engine.waits x where x.instance = p_instance and x.id = any (v_left);
+  end if;
+  v_left := array(
+    select x.id from df_engine.instances i join df_engine.activations x on x.instance = i.instance
+    where i.instance = p_instance and i.status in ('completed', 'failed', 'cancelled') order by x.id);
+  if v_left <> '{}' then
+    delete from df_engine.activations x where x.instance = p_instance and x.id = any (v_left);
+  end if;
+end
+$$;
+
+-- Raises when what a run has done is not kept any more.
+create or replace function df_engine.check_kept(p_run df_engine.instances) returns void
+language plpgsql stable as $$
+begin
+  if exists (select from df_engine.acts a where a.instance = (p_run).instance and a.act in ('forget', 'retention')) then
+    raise exception 'instance % cannot be resumed: what it has done is not kept any more', (p_run).id
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Start its flow again with df.start.';
+  end if;
+end
+$$;
+
+-- Raises when a run that has ended cannot go on.
+create or replace function df_engine.check_resumable(p_run df_engine.instances) returns void
+language plpgsql as $$
+declare
+  v_role record;
+  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = (p_run).submitter::pg_catalog.regrole);
+begin
+  perform df_engine.check_kept(p_run);
+  if (p_run).undo_as is not null or exists (select from df_engine.compensations c where c.instance = (p_run).instance and c.state = 'o') then
+    raise exception 'instance % has begun to be undone, and cannot be resumed', (p_run).id using errcode = 'object_not_in_prerequisite_state',
+      hint = 'df.rerun starts it again from its beginning.';
+  elsif (p_run).cancelled_in = pg_current_xact_id() then
+    raise exception 'instance % was cancelled in this transaction', (p_run).id using errcode = 'object_not_in_prerequisite_state',
+      hint = 'COMMIT first, then resume it.';
+  end if;
+  select r.rolcanlogin, r.rolsuper into v_role from pg_catalog.pg_roles r where r.oid = (p_run).submitter;
+  if v_role.rolcanlogin is not true then
+    raise exception 'instance % cannot be resumed: the role that has started it %', (p_run).id,
+      case when v_role.rolcanlogin is null then 'is gone' else 'has no LOGIN' end using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Start its flow again as another role.';
+  elsif v_role.rolsuper and not df_engine.setting_on('enable_superuser_instances') then
+    raise exception 'instance % cannot be resumed: enable_superuser_instances is off', (p_run).id using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  if v_live is not null then
+    perform df_engine.check_live_runs((p_run).submitter, v_live);
+  end if;
+end
+$$;
+
+-- Resumes a run that has failed or was cancelled, and that the caller has locked FOR UPDATE.
+create or replace function df_engine.resume_ended(p_instance bigint, p_input jsonb) returns void
+language plpgsql as $$
+declare
+  i df_engine.instances;
+  g df_engine.graphs;
+  r record;
+begin
+  select * into i from df_engine.instances x where x.instance = p_instance;
+  select * into g from df_engine.graphs x where x.id = i.graph;
+  perform df_engine.check_resumable(i);
+  -- Whoever has called it hears of its end then, if that has not happened yet. Nobody else does.
+  delete from df_engine.timers t where t.id = i.call and t.kind = 'child';
+  update df_engine.instances x
+  set status = 'running', error = null, result = null, finished_at = null, cancelled_in = null, paused = null, updated_at = df_engine.clock(),
+      input = coalesce(p_input, x.input), call = (select w.id from df_engine.waits w where w.id = x.call)
+  where x.instance = p_instance;
+  perform df_engine.adopt_last_steps(i);
+  r := df_engine.resume_thread(i, row(
+    i.instance, 0, g.entry, case when i.generation > 1 then array[i.generation] end, null,
+    case when g.has_undo then array[df_engine.open_undoable(i.instance)] end)::df_engine.thread);
+  if (r.ended).node is not null then
+    perform df_engine.advance(i.id, i.graph, i.submitter, true, r.ended, null, r.ending);
+  end if;
+  perform df_engine.notify('r ' || i.submitter);
+end
+$$;
+
+-- A step that has completed in the transaction that cancelled its run has completed like any other, now that the run goes on.
+create or replace function df_engine.adopt_last_steps(p_run df_engine.instances) returns void
+language plpgsql as $$
+declare
+  o df_engine.outcomes;
+  n df_engine.graph_nodes;
+  t df_engine.thread;
+begin
+  for o in select x.* from df_engine.outcomes x where x.instance = (p_run).instance and x.state = 'd' loop
+    update df_engine.outcomes x set state = 'c' where x.instance = o.instance and x.scope = o.scope and x.node = o.node;
+    select x.* into n from df_engine.graph_nodes x where x.graph = (p_run).graph and x.node = o.node;
+    t := row(o.instance, o.scope, o.node, o.generations, null, null);
+    if n.binds is not null then
+      perform df_engine.bind(t, n.name_scopes[1], n.binds, o.value, o.columns, o.types);
+    end if;
+    if n.undoes is not null then
+      perform df_engine.register_compensations(t, n, true);
+    end if;
+  end loop;
+end
+$$;
+
 -- Outcomes: what a node ended with, and the end of a run.
 
 -- The columns of a row set, in their order; p_columns: as they were kept because no row shows them.
@@ -6500,7 +6953,7 @@ end
 $$;
 
 -- What is open of a part of a run: between two nodes in a scope, and in the items of the maps p_maps, or without p_scope all of it; and in which generations: a LOOP is
--- in that of what is inside it, and what its next iteration will begin with is not open yet. last_item: of a MAP.
+-- in that of what is inside it, and what its next iteration will begin with is not open yet. last_item: as in outcomes.
 create or replace function df_engine.open_nodes(p_instance bigint, p_scope bigint, p_from int, p_last int, p_maps bigint[])
 returns table (scope bigint, node int, kind text, generations int[], since timestamptz, last_item bigint)
 language plpgsql stable as $$
@@ -6515,7 +6968,7 @@ begin
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
       select x.scope, x.node, x.generations, x.since,
-             null from df_engine.waits x
+             x.child from df_engine.waits x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
       select x.scope, x.node, x.generations, x.since,
@@ -6539,21 +6992,23 @@ $$;
 -- Removes what could still start of a part of a run: between two nodes in a scope, with all items of maps there, and of p_maps, or without p_scope
 -- all of it; but for one row of the queue. A row that a running step has locked is left to that step, which finds out when it wants to record its outcome, and so is a
 -- construct: it is removed with the step's row of the queue. Of loops and maps it is
--- kept how far they had come. Runs that a CALL there has started are cancelled.
+-- kept how far they had come. Runs that a CALL there has started are cancelled. p_keep: the run ends with that, as it does without p_scope, and what maps
+-- have kept for their items stays, for df.resume.
 create or replace function df_engine.withdraw(
-  p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint, p_maps bigint[] default '{}'
+  p_instance bigint, p_scope bigint, p_from int, p_last int, p_but bigint, p_maps bigint[] default '{}', p_keep boolean default false
 ) returns void
 language plpgsql as $$
 declare
   v_maps bigint[] := p_maps;
   v_children bigint[];
 begin
-  if exists (select from df_engine.activations a where a.instance = p_instance and (p_scope is null or a.scope = p_scope and a.node between p_from and p_last or a.scope >> 23 = any (v_maps))) then
+  if exists (select from df_engine.activations a where a.instance = p_instance and (p_scope is null or a.scope = p_scope and a.node between p_from and p_last or a.scope >> 23 = any (v_maps)))
+     or exists (select from df_engine.waits w where w.instance = p_instance and w.child is not null) then
     v_maps := df_engine.with_inner_maps(p_instance, p_maps || array(
       select a.id from df_engine.activations a
       where a.instance = p_instance and a.scope = p_scope and a.node between p_from and p_last and a.items is not null));
     insert into df_engine.outcomes as o (instance, scope, node, generations, state, events, started_at, ended_at, last_item)
-    select p_instance, n.scope, n.node, n.generations, 'o', 1, n.since, df_engine.clock(), n.last_item
+    select p_instance, n.scope, n.node, n.generations, case when n.kind = 'CALL' then 's' else 'o' end, (n.kind <> 'CALL')::int, n.since, df_engine.clock(), n.last_item
     from df_engine.open_nodes(p_instance, p_scope, p_from, p_last, v_maps) n where n.kind = 'LOOP' or n.last_item is not null
     on conflict (instance, scope, node) do update
       set generations = excluded.generations, state = excluded.state, ended_at = excluded.ended_at, value = excluded.value,
@@ -6563,7 +7018,7 @@ begin
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
     perform df_engine.forget_items(p_instance, g, a.id)
-    from unnest(v_maps) m(id)
+    from unnest(case when p_scope is not null and not p_keep then v_maps end) m(id)
     join df_engine.activations a on a.id = m.id
     join df_engine.instances i on i.instance = p_instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = a.node;
@@ -7144,7 +7599,7 @@ begin
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
   delete from df_engine.attempts a  -- of earlier generations, and of earlier checks: history does not grow with a loop or a wait
   where a.instance = (p_thread).instance and a.node = (p_node).node and a.scope = (p_thread).scope
-    and (v_attempt = 1 or a.generations is distinct from (p_thread).generations);
+    and (v_attempt = 1 and a.kept is null or a.generations is distinct from (p_thread).generations);
   insert into df_engine.attempts (instance, scope, node, generations, attempt, failed_at, sqlstate, error)
   values ((p_thread).instance, (p_thread).scope, (p_node).node, (p_thread).generations, v_attempt, df_engine.clock(), p_code, p_error);
   perform df_engine.note_running((p_thread).instance);
@@ -7216,7 +7671,6 @@ begin
   from (select (select sum(octet_length(e.value::pg_catalog.text)) from ends e) as bytes,
                df_engine.setting('max_result_bytes')::bigint as allowed) n
   left join decider d on true;
-  perform df_engine.merge_names(p_thread, p_join, v_first.tops);
   if v_first.state in ('f', 'x') then
     v_ending.state := v_first.state;
     v_ending.error := format('JOIN branch %s failed: %s', v_first.branch, v_first.error);
@@ -7228,6 +7682,9 @@ begin
   else
     v_ending.state := coalesce(v_first.state, 'c');
     v_ending.value := coalesce(v_first.value, v_first.value_list);
+  end if;
+  if v_ending.error is null or not df_engine.ends_run(p_join, v_ending) then
+    perform df_engine.merge_names(p_thread, p_join, v_first.tops);
   end if;
   return df_engine.close_construct(p_thread, p_join, v_activation, v_ending);
 end
@@ -7249,6 +7706,7 @@ declare
   v_activation df_engine.activations;
   v_ending df_engine.ending := p_ending;
   v_winner constant int := (p_node).name_scopes[1];
+  v_keep boolean := false;
 begin
   if (p_race).kind = 'ANY' and v_ending.error is not null then
     update df_engine.activations a set open = a.open - 1 where a.id = (p_thread).activation and a.instance = (p_thread).instance and a.open > 1;
@@ -7261,14 +7719,22 @@ begin
   if not found then
     raise exception 'a thread of instance % has lost its race', (p_thread).instance using errcode = 'DF001';
   end if;
+  if v_ending.error is not null then
+    v_keep := df_engine.ends_run(p_race, v_ending);
+  end if;
   if (p_race).kind = 'TIMEOUT' then
     delete from df_engine.timers t where t.id = v_activation.id;
   else
-    perform df_engine.withdraw((p_thread).instance, (p_thread).scope, (p_race).node + 1, (p_race).last, p_queue);
+    perform df_engine.withdraw((p_thread).instance, (p_thread).scope, (p_race).node + 1, (p_race).last, p_queue, '{}', v_keep);
     perform df_engine.lose_loops(p_thread, p_race, v_winner);
     perform df_engine.wake('x', null);
   end if;
-  perform df_engine.merge_names(p_thread, p_race, case when v_ending.error is not null then '{}' else array[v_winner] end);
+  if not v_keep then
+    if (p_race).kind = 'ANY' then
+      perform df_engine.forget_failed_maps(p_thread, p_race);
+    end if;
+    perform df_engine.merge_names(p_thread, p_race, case when v_ending.error is not null then '{}' else array[v_winner] end);
+  end if;
   if v_ending.error is not null and (p_race).kind = 'RACE' then
     v_ending.error := format('RACE %s failed: %s', df_engine.branch_name((p_node).branch), v_ending.error);
   elsif v_ending.error is not null and (p_race).kind = 'ANY' then
@@ -7425,14 +7891,18 @@ declare
   t df_engine.thread := p_thread;
   v_activation df_engine.activations;
   v_ending df_engine.ending := df_engine.failed(format('timeout after %s s', trim_scale(p_seconds)), null, 'DF408');
+  v_keep boolean;
 begin
   select * into i from df_engine.instances x where x.instance = t.instance;
   select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = t.node;
+  v_keep := g.kind = 'TIMEOUT' and g.inside[2] is null and df_engine.ends_run(g, v_ending);
   delete from df_engine.activations a where a.id = p_activation returning * into v_activation;
-  perform df_engine.withdraw(t.instance, t.scope, g.node + 1, b.last, null)
+  perform df_engine.withdraw(t.instance, t.scope, g.node + 1, b.last, null, '{}', v_keep)
   from df_engine.graph_nodes b where b.graph = i.graph and b.node = g.node + 1;
   perform df_engine.wake('x', null);
-  perform df_engine.merge_names(t, g, '{}');
+  if not v_keep then
+    perform df_engine.merge_names(t, g, '{}');
+  end if;
   if g.kind = 'WAIT_FOR' then
     v_ending := df_engine.wait_for_timed_out(t);
   elsif g.inside[2] is not null then
@@ -8007,6 +8477,14 @@ begin
     raise exception 'an item of instance % has ended after its map', (p_thread).instance using errcode = 'DF001';
   elsif not v_stops and not a.halted and v_item % a.stride <> 0 and v_item < a.items then
     return row(df_engine.item_thread(p_thread, p_map, v_item + 1), null::df_engine.ending, false)::df_engine.event;
+  elsif a.todo is not null then
+    update df_engine.activations x set todo = nullif(y.todo[2:], '{}'), done = x.done + 1
+    from (select z.id, z.todo from df_engine.activations z where z.id = a.id for update) y
+    where x.id = y.id and not x.halted and y.todo is not null and not v_stops
+    returning y.todo[1] into v_next;
+    if found then
+      return row(df_engine.item_thread(p_thread, p_map, v_next), null::df_engine.ending, true)::df_engine.event;
+    end if;
   end if;
   update df_engine.activations x set next_item = x.next_item + x.stride, done = x.done + (v_item - 1) % x.stride + 1
   where x.id = a.id and not x.halted and x.next_item <= x.items and not v_stops
@@ -8045,6 +8523,7 @@ declare
   v_ending df_engine.ending;
   v_event df_engine.event;
   v_first record;
+  v_keep boolean;
 begin
   delete from df_engine.activations a where a.id = (p_activation).id;
   with ends as materialized (    select o.scope, o.state, o.value, o.error, o.failure
@@ -8072,12 +8551,15 @@ begin
   end if;
   v_ending.last_item := df_engine.item_scope((p_activation).id, case
     when (p_activation).halted then (p_activation).next_item - (p_activation).stride else (p_activation).items end);
+  v_keep := v_ending.error is not null and df_engine.ends_run(p_map, v_ending);
   if v_config ->> 'on_error' = 'stop' and (p_activation).halted then
-    perform df_engine.withdraw((p_thread).instance, (p_activation).scope, (p_map).node, (p_map).last, p_queue, array[(p_activation).id]);
+    perform df_engine.withdraw((p_thread).instance, (p_activation).scope, (p_map).node, (p_map).last, p_queue, array[(p_activation).id], v_keep);
     perform df_engine.wake('x', null);
   end if;
   v_event := df_engine.close_construct(p_thread, p_map, p_activation, v_ending);
-  perform df_engine.forget_items((p_thread).instance, p_map, (p_activation).id);
+  if not v_keep then
+    perform df_engine.forget_items((p_thread).instance, p_map, (p_activation).id);
+  end if;
   return v_event;
 end
 $$;
@@ -8123,6 +8605,18 @@ begin
     delete from df_engine.outcomes o where o.instance = p_instance and o.scope between p_activation << 23 and p_activation << 23 | 8388607;
     delete from df_engine.attempts a where a.instance = p_instance and a.node > (p_map).node and a.scope between p_activation << 23 and p_activation << 23 | 8388607;
   end if;
+end
+$$;
+
+-- Forgets what maps have kept that have failed, or were stopped, in a construct which has not failed with them.
+create or replace function df_engine.forget_failed_maps(p_thread df_engine.thread, p_construct df_engine.graph_nodes) returns void
+language plpgsql as $$
+begin
+  perform df_engine.forget_items((p_thread).instance, m, o.last_item >> 23)
+  from df_engine.graph_nodes m
+  join df_engine.outcomes o on o.instance = (p_thread).instance and o.scope = (p_thread).scope and o.node = m.node
+    and o.state in ('f', 'x', 'o') and o.last_item is not null
+  where m.graph = (p_construct).graph and m.node > (p_construct).node and m.node <= (p_construct).last and m.kind = 'MAP';
 end
 $$;
 
@@ -8325,6 +8819,7 @@ create or replace function df_engine.call_ending(p_child bigint, p_since timesta
 language plpgsql stable as $$
 declare
   r record;
+  v_ending df_engine.ending;
 begin
   select i.status, i.error, o.value, o.columns, o.types, o.failure - 'node' as failure into r
   from df_engine.instances i
@@ -8333,9 +8828,11 @@ begin
   if r.status = 'completed' then
     return df_engine.completed(r.value, r.columns, r.types, p_since);
   end if;
-  return df_engine.failed(
+  v_ending := df_engine.failed(
     coalesce(r.error, 'the run that was called is gone'), p_since,
     coalesce(r.failure ->> 'sqlstate', case r.status when 'cancelled' then '57014' end), coalesce(r.failure, '{}'));
+  v_ending.last_item := p_child;
+  return v_ending;
 end
 $$;
 
@@ -10664,7 +11161,7 @@ create or replace view df_engine.node_rows as
       array(select row(u.node, u.state, df_engine.generations_key(u.generations))::df_engine.node_sign
             from (select o.node, o.state, o.generations, 1 as place
                   from df_engine.outcomes o join placed p on p.node = o.node and p.scope = o.scope
-                  where o.instance = i.instance and o.scope = any (array(select distinct c.scope from placed c))
+                  where o.instance = i.instance and o.state <> 's' and o.scope = any (array(select distinct c.scope from placed c))
                   union all
                   select w.node, w.state, w.generations, case w.state when 'q' then 2 else 3 end from waiting w) u
             order by u.place),
@@ -12459,8 +12956,15 @@ begin
   if p_input is not null then
     perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
   end if;
+  perform df_engine.require_key(p_key, p_role);
+  perform df_engine.require_right(p_role, p_instance);
+  perform df_engine.clear_ended(p_instance);
   v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
-  if v_run.status in ('pending', 'running') and v_run.paused then
+  if v_run.status in ('failed', 'cancelled') then
+    perform df_engine.resume_ended(p_instance, p_input);
+    perform df_engine.note_act(p_instance, 'resume', p_role, null);
+    return null;
+  elsif v_run.status in ('pending', 'running') and v_run.paused then
     update df_engine.instances i set input = p_input where i.instance = p_instance and p_input is not null;
     perform df_engine.note_act(p_instance, 'resume', p_role, null);
     perform df_engine.take_back(p_instance);
@@ -12510,14 +13014,15 @@ begin
                                    df_engine.visible_run(resume.instance_id), resume.input);
   if v_status is not null then
     raise exception 'instance % is %, and not paused', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
-      hint = 'A paused run is resumed; df.rerun starts any again from its beginning.';
+      hint = 'What is paused, has failed or was cancelled is resumed; df.rerun starts any again from its beginning.';
   end if;
   return 'OK';
 end
 $$;
 comment on function df.resume(text, jsonb) is
-  'Lets a paused run go on when the caller commits; what has become due meanwhile acts at once. input takes the place of its input. Returns OK; raises 42501 when the run is unknown or '
-  'invisible, 55000 when it is not paused.';
+  'Lets a run go on when the caller commits. A paused one: what has become due meanwhile acts at once. One that has failed or was cancelled: under the same id, from what has '
+  'failed or had not begun, with a fresh retry policy and new times; what has completed keeps its result and is not run again. A CALL resumes the run that it has called. '
+  'input takes the place of its input. Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it goes on or has completed, has begun to be undone, or is not kept any more.';
 
 -- df.rerun and df.forget: what becomes of runs that have ended, or are to be made once more.
 
@@ -14314,6 +14819,9 @@ begin
   where o.ctid = any (array(select x.ctid from df_engine.outcomes x where x.instance = any (v_runs) limit 10 * p_nodes));
   get diagnostics v_removed = row_count;
   if v_removed = 10 * p_nodes then
+    insert into df_engine.acts (instance, act, acted_by, logged_in_as, acted_at)
+    select r.instance, 'retention', current_user, session_user, df_engine.clock() from unnest(v_runs) r(instance)
+    where not exists (select from df_engine.acts a where a.instance = r.instance and a.act = 'retention');
     return true;
   end if;
   delete from df_engine.queue t where t.instance = any (v_runs);
@@ -14466,7 +14974,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a run goes on for which its caller does not wait', c.id, null, coalesce(i.id, 'run ' || c.parent)
     from df_engine.instances c left join df_engine.instances i on i.instance = c.parent
-    where c.parent is not null and c.status in ('pending', 'running')
+    where c.call is not null and c.status in ('pending', 'running')
       and not exists (select from df_engine.waits w where w.id = c.call and w.child = c.instance)
     union all
     select 'a run without its caller', c.id, null, 'run ' || c.parent
