@@ -46,6 +46,7 @@ CALLED = "tests/engine/test_call.py"
 COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each_role"
 
 PAUSES = "tests/engine/test_pause.py"
+RESUMES = "tests/engine/test_resume.py"
 
 MUTANTS = (
     # Pauses
@@ -57,6 +58,15 @@ MUTANTS = (
            "tests/engine/test_rerun.py::test_what_is_forgotten"),
     Mutant("a result is forgotten before its caller has it", "where i.instance = p_instance", "where false",
            "tests/engine/test_rerun.py::test_a_result_that_is_wanted_is_not_forgotten"),
+    # Resumes
+    Mutant("a run that is forgotten is resumed", "if exists (", "if false and exists (",
+           f"{RESUMES}::test_what_is_not_kept_is_not_resumed"),
+    Mutant("what is undone goes on", "(p_run).undo_as is not null", "false",
+           f"{RESUMES}::test_what_has_begun_to_be_undone_is_not_resumed"),
+    Mutant("a step that ran when its run ended goes on beside it", "if exists (", "if false and exists (",
+           f"{RESUMES}::test_a_resume_that_finds_a_cancel_and_its_step_is_to_be_tried_again"),
+    Mutant("a run of which a part is removed is resumed", "where not exists (", "where false and not exists (",
+           f"{RESUMES}::test_what_is_removed_in_part_is_not_resumed"),
     # Claims
     Mutant("the next step is claimed without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),

@@ -6811,6 +6811,10 @@ begin
   select * into i from df_engine.instances x where x.instance = p_instance;
   select * into g from df_engine.graphs x where x.id = i.graph;
   perform df_engine.check_resumable(i);
+  if exists (select from df_engine.queue x where x.instance = p_instance)     or exists (select from df_engine.timers x where x.instance = p_instance)     or exists (select from df_engine.waits x where x.instance = p_instance)     or exists (select from df_engine.activations x where x.instance = p_instance) then
+    raise exception 'instance % has just ended, and something of it is still being stopped', i.id using errcode = 'object_in_use',
+      hint = 'Try again.';
+  end if;
   -- Whoever has called it hears of its end then, if that has not happened yet. Nobody else does.
   delete from df_engine.timers t where t.id = i.call and t.kind = 'child';
   update df_engine.instances x

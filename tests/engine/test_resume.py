@@ -1,10 +1,13 @@
-"""df.resume of a run that has failed or was cancelled: it goes on where it was, and repeats nothing that has completed."""
+"""df.resume of a run that has failed or was cancelled: it goes on where it was, and repeats nothing that completed."""
+
+import threading
 
 import pytest
 from psycopg import errors
 
-from tests.state import CLOCK_AHEAD
-from tests.support import Database, Pump, Run
+from tests.engine.test_pause import in_a_step
+from tests.state import ATTEMPTS_IN_ORDER, CLOCK_AHEAD, LABELS_GONE, REMOVED_OF_RUNS, ROWS, RUNS_AGED
+from tests.support import Database, Pump, Run, wait_until
 
 BROKEN = """
 create table broken (t text);
@@ -244,7 +247,10 @@ def test_a_map_goes_on_with_what_has_not_completed(pump: Pump, mode: str) -> Non
 
 
 def test_a_map_in_an_item_of_a_map(pump: Pump) -> None:
-    inner = "df.map('select g as w from generate_series(1, 3) g', $s$insert into fx (t) values (concat($o.v, '/', $item.w))$s$)"
+    inner = (
+        "df.map('select g as w from generate_series(1, 3) g', "
+        "$s$insert into fx (t) values (concat($o.v, '/', $item.w))$s$)"
+    )
     flow = f"df.map('select g as v from generate_series(1, 3) g', ('select $item.v as v' |=> 'o') ~> {inner})"
     run = resumed(pump, flow, "2/2")
     assert (run.status, notes(pump.db)) == ("completed", [f"{v}/{w}" for v in (1, 2, 3) for w in (1, 2, 3)])
@@ -254,7 +260,7 @@ def test_a_map_in_a_loop_that_has_been_caught_keeps_nothing(pump: Pump) -> None:
     broken(pump, "x")
     run = pump.run(f"df.loop(df.catch(df.any(df.map('select 1', {X}), {X}), 'select 1') ~> df.break())")
     assert run.status == "completed"
-    assert pump.db.admin("select count(*) from df_engine.map_items") == 0
+    assert pump.db.admin(ROWS.format("df_engine.map_items")) == 0
 
 
 def test_a_call_resumes_its_child_or_waits_for_it(pump: Pump) -> None:
@@ -303,8 +309,7 @@ def test_a_retry_begins_anew_and_its_history_is_kept(pump: Pump) -> None:
     resume(run)
     pump.until(run.ended)
     assert run.status == "failed"
-    history = "select attempt, sqlstate from df_engine.attempts order by id"
-    assert pump.db.rows(history, user=None) == [(1, "P0042"), (2, "P0042"), (1, "P0042")]
+    assert pump.db.rows(ATTEMPTS_IN_ORDER, user=None) == [(1, "P0042"), (2, "P0042"), (1, "P0042")]
     assert run.node("fx")["attempts"] == 2
 
 
@@ -381,6 +386,17 @@ def test_what_is_not_kept_is_not_resumed(pump: Pump) -> None:
         resume(run)
 
 
+def test_what_is_removed_in_part_is_not_resumed(pump: Pump) -> None:
+    items = "'select g as v from generate_series(1, 11) g'"
+    run = pump.start(f"df.map({items}, df.map({items}, {A})) ~> {X}")
+    broken(pump, "x")
+    pump.until(run.ended)
+    pump.db.admin(RUNS_AGED, "1 year")
+    assert pump.db.admin(REMOVED_OF_RUNS, 200, 10) is True
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="not kept any more"):
+        resume(run)
+
+
 def test_another_input(pump: Pump) -> None:
     start = """select df.start('insert into fx (i) values ($input.n)', input => '{"n": "no"}')"""
     run = Run(pump.db, str(pump.db.sql(start)))
@@ -406,4 +422,47 @@ def test_a_step_that_cancels_its_run_has_completed(pump: Pump) -> None:
         pump.until(run.ended)
         assert run.status == "completed", run.error
         assert notes(pump.db).count("a") == notes(pump.db).count("x") == 1
-        pump.db.admin("update df_engine.instances set label = null")
+        pump.db.admin(LABELS_GONE)
+
+
+def test_a_step_that_still_runs_is_waited_for_and_has_not_completed(pump: Pump) -> None:
+    """The run was cancelled while the step ran; what the step has done is rolled back, and it runs again."""
+    for flow in (f"{A} ~> {B}", f"({A} ~> {B}) & df.sleep(1)"):
+        pump.db.sql("delete from fx")
+        run = pump.start(flow)
+        with in_a_step(pump):
+            pump.db.sql("select df.cancel(%s)", run.id)
+            with pump.db.connect("app") as conn:
+                thread = threading.Thread(target=conn.execute, args=["select df.resume(%s)", [run.id]])
+                thread.start()
+                wait_until(lambda: pump.db.admin("select count(*) > 1 from pg_locks where not granted"))
+                pump.db.admin("select pg_cancel_backend(%s)", pump.session.info.backend_pid)
+                thread.join()
+        sound(pump.db)
+        assert run.status == "running"
+        pump.until(run.ended)
+        assert (run.status, notes(pump.db)) == ("completed", ["a", "b"])
+
+
+def test_a_resume_that_finds_a_cancel_and_its_step_is_to_be_tried_again(pump: Pump) -> None:
+    run = pump.start(f"{A} ~> {B}")
+    with in_a_step(pump), pump.db.connect("app", autocommit=False) as conn:
+        conn.execute("select df.cancel(%s)", [run.id])
+        raised: list[str | None] = []
+
+        def try_it() -> None:
+            with pump.db.connect("app") as other, pytest.raises(errors.ObjectInUse) as failure:
+                other.execute("select df.resume(%s)", [run.id])
+            raised.append(failure.value.sqlstate)
+
+        thread = threading.Thread(target=try_it)
+        thread.start()
+        wait_until(lambda: pump.db.admin("select count(*) > 1 from pg_locks where not granted"))
+        conn.commit()
+        thread.join()
+        pump.db.admin("select pg_cancel_backend(%s)", pump.session.info.backend_pid)
+    assert raised == ["55006"]
+    pump.until(lambda: quiet(pump))
+    resume(run)
+    pump.until(run.ended)
+    assert notes(pump.db) == ["a", "b"]

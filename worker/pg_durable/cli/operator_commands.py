@@ -61,7 +61,9 @@ def register(subparsers: Any) -> None:
     command.add_argument("--undo", action="store_true", help="run the compensations of df.undo before it ends")
     command = add(subparsers, "pause", pause, "pause a run: nothing new of it begins", of_a_run=True)
     command.add_argument("--reason", help="shown as what the run waits for")
-    command = add(subparsers, "resume", resume, "let a paused run go on", of_a_run=True)
+    command = add(
+        subparsers, "resume", resume, "let a run go on that is paused, has failed or was cancelled", of_a_run=True
+    )
     add_input(command)
     command = add(subparsers, "rerun", rerun, "run the same flow again from its beginning; says its id", of_a_run=True)
     add_input(command)
