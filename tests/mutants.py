@@ -65,6 +65,9 @@ MUTANTS = (
            f"{RESUMES}::test_what_has_begun_to_be_undone_is_not_resumed"),
     Mutant("a step that ran when its run ended goes on beside it", "if exists (", "if false and exists (",
            f"{RESUMES}::test_a_resume_that_finds_a_cancel_and_its_step_is_to_be_tried_again"),
+    Mutant("what waits of a run that was stopped with its caller stays when that is resumed",
+           "perform df_engine.withdraw(p_instance, null, null, null, null);", "null;",
+           f"{RESUMES}::test_a_child_that_was_stopped_a_moment_ago"),
     Mutant("a run of which a part is removed is resumed", "where not exists (", "where false and not exists (",
            f"{RESUMES}::test_what_is_removed_in_part_is_not_resumed"),
     # Claims
@@ -150,6 +153,9 @@ MUTANTS = (
     Mutant("who has called a run is not told of its end", "if v_call is not null then", "if false then", CALLED),
     Mutant("what has been called goes on when its caller is stopped", "if v_children is not null then",
            "if false then", f"{CALLED}::test_a_cancel_reaches_children_in_its_own_transaction"),
+    Mutant("what waits of a run that was stopped with its caller stays",
+           "perform df_engine.withdraw(t.instance, null, null, null, null);", "null;",
+           "tests/security/test_shares.py::test_runs_stopped_with_their_caller_do_not_put_off_another_role"),
     Mutant("a supervisor waits for whoever has locked a run that was called", " skip locked;", ";",
            "tests/security/test_open_transactions.py::"
            "test_an_outcome_that_stops_a_called_run_is_refused_while_that_is_held"),

@@ -293,6 +293,18 @@ def test_a_child_that_has_completed_meanwhile_is_not_run_again(pump: Pump) -> No
     assert (run.status, notes(pump.db)) == ("completed", ["a", "b", "x", "x"])
 
 
+def test_a_child_that_was_stopped_a_moment_ago(pump: Pump) -> None:
+    """What waits of it has not even been removed."""
+    run = pump.start(f"df.timeout(df.call({A} ~> ({SIGNALLED} & df.sleep(0)) ~> {B}), '1 hour') ~> {C}")
+    pump.until(lambda: quiet(pump))
+    pump.db.admin(CLOCK_AHEAD.format("2 hours"))
+    pump.tick()
+    assert pump.db.rows("select status from df.instances order by 1") == [("cancelled",), ("failed",)]
+    resume(run)
+    sound(pump.db)
+    assert (finish(pump, run), run.status) == (["a", "b", "c"], "completed")
+
+
 def test_a_child_that_is_gone(pump: Pump) -> None:
     broken(pump, "x")
     run = pump.run(f"df.call({X})")
