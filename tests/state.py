@@ -451,3 +451,24 @@ begin
 end $$;
 create trigger broken before insert on df_engine.outcomes
   for each row when (new.value::text like '%timed_out%') execute function public.broken()"""
+
+# The engine's clock stands at a time. Tests move it to another.
+CLOCK_AT = """
+create or replace function df_engine.clock() returns timestamptz language sql volatile as $$ select timestamptz '{}' $$"""
+SCHEDULES_QUEUED = "select count(*) from df_engine.queue where instance < 0"
+SCHEDULES_LOST = "delete from df_engine.queue where instance < 0"
+SCHEDULES_QUEUED_AGAIN = """
+insert into df_engine.queue (submitter, instance, node)
+select submitter, instance, node from df_engine.queue where instance < 0"""
+ZONE_OF_SCHEDULE = "update df_engine.schedules set timezone = %s where name = %s"
+# Ticks, one a minute, of a schedule before a time.
+EARLIER_TICKS = """
+insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, handled_at)
+select s.schedule, t.at, 'cron', 'skipped', t.at
+from df_engine.schedules s, generate_series(%s::timestamptz - %s::interval, %s, interval '1 minute') t(at)"""
+# Many schedules of as many roles, due in an hour.
+MANY_SCHEDULES = """
+insert into df_engine.schedules (owner, name, cron, graph, flow, overlap, catch_up, jitter, next_at, due_at, created_at, changed_at)
+select (100000 + n)::oid::regrole, 'many', '* * * * *', 'select 1', 'select 1', 'skip', '1 hour', '0',
+       now() + interval '1 hour', now() + interval '1 hour', now(), now()
+from generate_series(1, %s) n"""
