@@ -8446,7 +8446,7 @@ language plpgsql as $$
 declare
   v_queued int;
 begin  with due as (
-    select s.schedule, s.owner::oid as owner from df_engine.schedules s
+    select s.schedule, s.owner::pg_catalog.oid as owner from df_engine.schedules s
     where s.due_at <= (select df_engine.clock())
     order by s.due_at, s.schedule limit p_limit for update skip locked
   ), handed as (
@@ -8471,7 +8471,7 @@ language plpgsql as $$
 declare
   v_queued int;
 begin  with due as (
-    select s.schedule, s.owner::oid as owner from df_engine.schedules s
+    select s.schedule, s.owner::pg_catalog.oid as owner from df_engine.schedules s
     where s.due_at <= (select df_engine.clock()) and s.owner = p_role::pg_catalog.regrole for update skip locked
   ), handed as (
     update df_engine.schedules s
@@ -8510,7 +8510,7 @@ create or replace function df_engine.queue_schedule(p_schedule bigint) returns v
 language plpgsql as $$
 begin
   insert into df_engine.queue (submitter, instance, node, wakes)
-  select s.owner::oid, -s.schedule, 0, true from df_engine.schedules s where s.schedule = p_schedule;
+  select s.owner::pg_catalog.oid, -s.schedule, 0, true from df_engine.schedules s where s.schedule = p_schedule;
 end
 $$;
 
@@ -8519,13 +8519,13 @@ $$;
 create or replace function df_engine.try_schedule(p_schedule bigint) returns void
 language plpgsql set lock_timeout = '100ms' as $$
 declare
-  v_wait interval := '1 second';
+  v_wait interval := interval '1 second';
   v_problem text;
 begin
   perform df_engine.work_schedule(p_schedule);
 exception when others then
   if sqlstate not in ('55P03', '40P01', '40001', 'DF001') then
-    v_wait := '1 minute';
+    v_wait := interval '1 minute';
     v_problem := left(sqlerrm, 1024);
   end if;
   update df_engine.schedules s set due_at = df_engine.clock() + v_wait, problem = coalesce(v_problem, s.problem)
@@ -8654,11 +8654,11 @@ declare
   v_error text;
 begin
   begin
-    if not has_schema_privilege((p_schedule).owner::oid, 'df', 'usage') then
+    if not has_schema_privilege((p_schedule).owner::pg_catalog.oid, 'df', 'usage') then
       raise exception 'role % has no USAGE on schema df any more', (p_schedule).owner using errcode = 'insufficient_privilege';
     end if;
     v_id := df_engine.insert_instance(
-      encode(sha256((df_engine.secret() || (p_schedule).owner::oid::text)::pg_catalog.bytea), 'hex'), (p_schedule).owner::oid, (p_schedule).graph, (p_schedule).name, null,
+      encode(sha256((df_engine.secret() || (p_schedule).owner::pg_catalog.oid::pg_catalog.text)::pg_catalog.bytea), 'hex'), (p_schedule).owner::pg_catalog.oid, (p_schedule).graph, (p_schedule).name, null,
       coalesce((p_schedule).input, '{}') || jsonb_build_object('scheduled_for', df_engine.iso_time(p_at)));
   exception when others then
     if not p_keeps or sqlstate in ('55P03', '40P01', '40001') then
@@ -13006,7 +13006,6 @@ comment on function df.forget(text) is
 -- df.schedule and what one can do with a schedule. What comes of it at its times: engine/schedules. Each act is noted: who, when, why.
 
 -- Raises for what no schedule can be made of.
--- Granted to users.
 create or replace function df_engine.check_schedule(
   p_name text, p_cron text, p_timezone text, p_input jsonb, p_overlap text, p_catch_up interval, p_jitter interval
 ) returns void
@@ -13045,7 +13044,7 @@ declare
 begin
   perform df_engine.require_key(p_key, p_role);
   if p_owner = p_role or has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute') then
-    select * into s from df_engine.schedules x where x.owner = p_owner::regrole and x.name = p_name for update;
+    select * into s from df_engine.schedules x where x.owner = p_owner::pg_catalog.regrole and x.name = p_name for update;
   end if;
   if s.schedule is null then
     raise exception 'there is no schedule "%"', left(p_name, 100) using errcode = 'undefined_object',
@@ -14729,7 +14728,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'backfill', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_schedule', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'backfill', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.

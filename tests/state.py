@@ -454,7 +454,8 @@ create trigger broken before insert on df_engine.outcomes
 
 # The engine's clock stands at a time. Tests move it to another.
 CLOCK_AT = """
-create or replace function df_engine.clock() returns timestamptz language sql volatile as $$ select timestamptz '{}' $$"""
+create or replace function df_engine.clock() returns timestamptz language sql volatile as
+  $$ select timestamptz '{}' $$"""
 SCHEDULES_QUEUED = "select count(*) from df_engine.queue where instance < 0"
 SCHEDULES_LOST = "delete from df_engine.queue where instance < 0"
 SCHEDULES_QUEUED_AGAIN = """
@@ -468,7 +469,14 @@ select s.schedule, t.at, 'cron', 'skipped', t.at
 from df_engine.schedules s, generate_series(%s::timestamptz - %s::interval, %s, interval '1 minute') t(at)"""
 # Many schedules of as many roles, due in an hour.
 MANY_SCHEDULES = """
-insert into df_engine.schedules (owner, name, cron, graph, flow, overlap, catch_up, jitter, next_at, due_at, created_at, changed_at)
+insert into df_engine.schedules (owner, name, cron, graph, flow, overlap, catch_up, jitter, next_at, due_at, created_at,
+                                 changed_at)
 select (100000 + n)::oid::regrole, 'many', '* * * * *', 'select 1', 'select 1', 'skip', '1 hour', '0',
        now() + interval '1 hour', now() + interval '1 hour', now(), now()
 from generate_series(1, %s) n"""
+# What this transaction has read of schedules: scans of the table, searches of its index, entries there.
+SCHEDULES_READ = """
+select pg_stat_get_xact_numscans('df_engine.schedules'::regclass),
+       pg_stat_get_xact_numscans('df_engine.schedules_due_idx'::regclass),
+       pg_stat_get_xact_tuples_returned('df_engine.schedules_due_idx'::regclass)"""
+SCHEDULES_LATE = "update df_engine.schedules set next_at = now() - %s::interval"
