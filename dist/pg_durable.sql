@@ -8441,7 +8441,7 @@ $$;
 
 -- Schedules: a worker's supervising connection only puts a row for a schedule that is due into the queue of its owner. A session of the owner claims
 -- it like a step, and does the rest: one tick a transaction. So nothing of a schedule is read, compiled or waited for on behalf of others, and
--- what it costs is the owner's. No time is lost: next_at moves on in the transaction that records what has become of a tick. None is doubled: it never moves
+-- what it costs is the owner's. No time is lost: next_at ascends in the transaction that records what has become of a tick. None is doubled: it never moves
 -- back, and a tick is a row whose key is its time. A row of the queue that comes to nothing is made again once due_at has come.
 
 -- When the tick for a time is made: up to the jitter later, and for all workers the same.
@@ -8578,7 +8578,7 @@ begin
   elsif v_live = '{}' then
     perform df_engine.start_waiting(s, true);
   end if;
-  perform df_engine.settle_schedule(s, true);
+  perform df_engine.plan_schedule(s, true);
 end
 $$;
 
@@ -8727,7 +8727,7 @@ $$;
 
 -- What follows when a schedule has been worked on: it is queued again at once while there is more to do, else it is due at its next time. Keeps the newest ticks.
 -- p_claimed: by a session of its owner; else a worker is to queue it.
-create or replace function df_engine.settle_schedule(p_schedule df_engine.schedules, p_claimed boolean) returns void
+create or replace function df_engine.plan_schedule(p_schedule df_engine.schedules, p_claimed boolean) returns void
 language plpgsql as $$
 declare
   s df_engine.schedules := p_schedule;
@@ -13123,7 +13123,7 @@ begin
   set cron = p_cron, timezone = p_timezone, graph = p_text, flow = s.flow, input = p_input, overlap = p_overlap, catch_up = p_catch_up,
       jitter = p_jitter, next_at = s.next_at, changed_at = df_engine.clock()
   where x.schedule = v_old.schedule returning x.* into s;
-  perform df_engine.settle_schedule(s, false);
+  perform df_engine.plan_schedule(s, false);
   perform df_engine.note_act(-s.schedule, 'schedule', p_role, null);
   return case when not s.paused then s.next_at end;
 end
@@ -13279,7 +13279,7 @@ begin
   end if;
   s.paused := false;
   update df_engine.schedules x set paused = false where x.schedule = s.schedule;
-  perform df_engine.settle_schedule(s, false);
+  perform df_engine.plan_schedule(s, false);
   perform df_engine.note_act(-s.schedule, 'resume', p_role, null);
   return s.next_at;
 end
@@ -13318,7 +13318,7 @@ begin
     v_at := v_at + interval '1 microsecond';
   end loop;
   v_id := df_engine.make_tick(s, v_at, 'trigger', df_engine.live_ticks(s), p_role);
-  perform df_engine.settle_schedule(s, false);
+  perform df_engine.plan_schedule(s, false);
   perform df_engine.note_act(-s.schedule, 'trigger', p_role, null);
   return v_id;
 end
@@ -13374,7 +13374,7 @@ begin
     end if;
     v_at := df_engine.tick_after(s, v_at);
   end loop;
-  perform df_engine.settle_schedule(s, false);
+  perform df_engine.plan_schedule(s, false);
   perform df_engine.note_act(-s.schedule, 'backfill', p_role, format('after %s until %s', df_engine.iso_time(p_after), df_engine.iso_time(p_until)));
   return v_count;
 end

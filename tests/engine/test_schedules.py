@@ -504,6 +504,8 @@ def test_a_role_without_rights_has_failed_ticks(noon: Pump) -> None:
     db.admin("select df.revoke_usage('app')")
     with pytest.raises(psycopg.Error, match="permission denied"):
         noon.work()
+    with pytest.raises(psycopg.Error, match="role app has no USAGE on schema df any more"):
+        db.admin("select df.trigger_schedule('s', 'app')")
     db.admin("select df.grant_usage('app')")
     go(noon, hour(1.1))
     assert ticks(db) == [(1, "started")]
