@@ -169,6 +169,9 @@ MUTANTS = (
     Mutant("what waits of a run that was stopped with its caller stays",
            "perform df_engine.withdraw(t.instance, null, null, null, null);", "null;",
            "tests/security/test_shares.py::test_runs_stopped_with_their_caller_do_not_put_off_another_role"),
+    Mutant("what was called lower down is ended at once, however many there are",
+           "if v_ended + cardinality(v_below) <= v_most then", "if true then",
+           "tests/security/test_shares.py::test_runs_stopped_with_their_caller_do_not_put_off_another_role"),
     Mutant("a supervisor waits for whoever has locked a run that was called", " skip locked;", ";",
            "tests/security/test_open_transactions.py::"
            "test_an_outcome_that_stops_a_called_run_is_refused_while_that_is_held"),

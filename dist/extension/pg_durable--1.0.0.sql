@@ -8393,11 +8393,15 @@ end
 $$;
 
 -- Cancels runs that a run has called, in order, and what they have called. A supervising connection acts for every role: it ends them, so
--- that nothing of them commits any more, and leaves what waits of each to be swept.
-create or replace function df_engine.cancel_children(p_instance bigint, p_children bigint[]) returns void
+-- that nothing of them commits any more, and leaves what waits of each to be swept; beyond max_transition_rows also what they have called.
+-- Answers how many it has ended.
+create or replace function df_engine.cancel_children(p_instance bigint, p_children bigint[], p_most bigint default null) returns bigint
 language plpgsql as $$
 declare
   v_child bigint;
+  v_ended bigint := 0;
+  v_most constant bigint := coalesce(p_most, df_engine.setting_number('max_transition_rows')::bigint);
+  v_below bigint[];
   v_sweeps constant boolean := coalesce(current_setting('df_engine.waits_for_nobody', true), '') <> 'on';
   v_reason constant text := (
     select format('instance %s, which has called it, %s', i.id, case i.status
@@ -8413,10 +8417,14 @@ begin
       insert into df_engine.timers (id, submitter, instance, node, kind, since, due_at, next_try_at)
       select nextval('df_engine.thread_ids'), i.submitter, v_child, 0, 'sweep', i.finished_at, i.finished_at, i.finished_at
       from df_engine.instances i where i.instance = v_child;
-      perform df_engine.cancel_children(v_child, array(
-        select w.child from df_engine.waits w where w.instance = v_child and w.child is not null order by w.child));
+      v_ended := v_ended + 1;
+      v_below := array(select w.child from df_engine.waits w where w.instance = v_child and w.child is not null order by w.child);
+      if v_ended + cardinality(v_below) <= v_most then
+        v_ended := v_ended + df_engine.cancel_children(v_child, v_below, v_most - v_ended);
+      end if;
     end if;
   end loop;
+  return v_ended;
 end
 $$;
 
