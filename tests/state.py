@@ -390,6 +390,12 @@ DAMAGE = (
         "a run goes on for which its caller does not wait",
     ),
     ("delete from df_engine.instances where parent is null", "a run without its caller"),
+    ("update df_engine.schedules set due_at = null", "nothing moves a schedule"),
+    (
+        "insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, handled_at) "
+        "values (-1, now(), 'cron', 'skipped', now())",
+        "a tick without its schedule",
+    ),
 )
 
 ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"
