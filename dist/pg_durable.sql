@@ -270,7 +270,7 @@ if df_engine.migrating(1) then
     traceparent text,                      -- of the trace that its HTTP steps belong to
     parent bigint,                         -- the run that has called it, and the node; NULL: df.start
     parent_node int,
-    call bigint,                           -- the row of waits in which its parent waits for it, while it does
+    call bigint,                           -- the row of waits in which its parent waits for it, while it does; minus the schedule that waits for its end
     result int,                            -- the node whose value is the run's, once it has completed
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -307,6 +307,46 @@ if df_engine.migrating(1) then
     hidden_by regrole,
     constraint flow_definitions_pkey primary key (owner, name, version)
   );
+
+  -- What starts runs at the times of a cron expression. A worker puts a row into the queue when due_at has come (instance: minus the schedule, node 0), and a
+  -- session of the owner does the rest: see engine/schedules.
+  create table df_engine.schedules (
+    schedule bigint generated always as identity constraint schedules_pkey primary key,
+    owner regrole not null,
+    name text collate "C" not null,
+    cron text not null,
+    timezone text,                     -- NULL: that of the setting
+    graph text not null,               -- as it was given
+    flow text not null,                -- the same in the text language
+    input jsonb,
+    overlap text not null,
+    catch_up interval not null,
+    jitter interval not null,
+    paused boolean not null default false,
+    next_at timestamptz not null,      -- the first time that has not been dealt with; it only ascends
+    due_at timestamptz,                -- when a worker is to queue it, or to queue it again; NULL: it is paused, or its role is gone
+    problem text,                      -- why nothing could be done the last time
+    created_at timestamptz not null,
+    changed_at timestamptz not null,
+    constraint schedules_owner_name_key unique (owner, name)
+  ) with (fillfactor = 70);
+  create index schedules_due_idx on df_engine.schedules (due_at, schedule) where due_at is not null;  -- what is due, and what is next
+
+  -- Each time of a schedule, and what has become of it. Of those that are dealt with the newest 1000 a schedule are kept.
+  create table df_engine.schedule_ticks (
+    schedule bigint not null,
+    scheduled_for timestamptz not null,
+    made_by text not null check (made_by in ('cron', 'trigger', 'backfill')),
+    state text not null check (state in ('waiting', 'started', 'skipped', 'missed', 'failed')),
+    instance bigint,
+    live boolean not null default false,       -- whether that run may not have ended
+    reason text,                       -- why no run was started
+    handled_at timestamptz not null,
+    constraint schedule_ticks_pkey primary key (schedule, scheduled_for)
+  );
+  create index schedule_ticks_live_idx on df_engine.schedule_ticks (schedule) where live;               -- whether an earlier run goes on
+  create index schedule_ticks_waiting_idx on df_engine.schedule_ticks (schedule, scheduled_for) where state = 'waiting';
+  create index schedule_ticks_handled_idx on df_engine.schedule_ticks (schedule, handled_at);           -- the last one, what is to be removed
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
   -- loop continues, h handled: what is on the right of a CATCH or TIMEOUT runs, b completed by a BREAK that goes on upwards, d completed and
@@ -348,7 +388,7 @@ if df_engine.migrating(1) then
     races bigint[]                     -- RACEs, ANYs and TIMEOUTs around it, from the outside in; NULL: none
   );
 
-  -- What operators have done to runs: who, when, why. The newest 100 a run are kept.
+  -- What operators have done to runs, and to schedules, whose number is negative: who, when, why. The newest 100 of each are kept.
   create table df_engine.acts (
     instance bigint not null,
     id bigint generated always as identity,
@@ -8334,10 +8374,14 @@ begin
 end
 $$;
 
--- Notes that the child has ended for which a CALL waits. One that nobody waits for any more notes nothing.
+-- Notes that the child has ended for which a CALL, or a schedule, waits. One that nobody waits for any more notes nothing.
 create or replace function df_engine.note_end_of_child(p_call bigint) returns void
 language plpgsql as $$
 begin
+  if p_call < 0 then
+    perform df_engine.queue_schedule(-p_call);
+    return;
+  end if;
   insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, races, kind, since, due_at, next_try_at)
   select w.id, w.submitter, w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'child', w.since, n.now, n.now
   from df_engine.waits w, (select df_engine.clock()) n(now)
@@ -8400,6 +8444,322 @@ begin
     end if;
   end loop;
   return v_ended;
+end
+$$;
+
+-- Schedules: a worker's supervising connection only puts a row for a schedule that is due into the queue of its owner. A session of the owner claims
+-- it like a step, and does the rest: one tick a transaction. So nothing of a schedule is read, compiled or waited for on behalf of others, and
+-- what it costs is the owner's. No time is lost: next_at ascends in the transaction that records what has become of a tick. None is doubled: it never moves
+-- back, and a tick is a row whose key is its time. A row of the queue that comes to nothing is made again once due_at has come.
+
+-- When the tick for a time is made: up to the jitter later, and for all workers the same.
+create or replace function df_engine.tick_due(p_schedule df_engine.schedules, p_at timestamptz) returns timestamptz
+language sql stable as $$
+  select p_at + (p_schedule).jitter * ((hashint8extended(extract(epoch from p_at)::bigint, (p_schedule).schedule) & 65535) / 65536.0)
+$$;
+
+-- The first time of a schedule after another.
+create or replace function df_engine.tick_after(p_schedule df_engine.schedules, p_after timestamptz) returns timestamptz
+language plpgsql stable as $$
+begin
+  return df_engine.cron_next((p_schedule).cron, coalesce((p_schedule).timezone, df_engine.setting('timezone')), p_after);
+end
+$$;
+
+-- Puts schedules that are due into the queue; answers how many. One that an open transaction has locked is left for later. Whoever claims the row
+-- sets due_at again; it is set here too, should the row be lost or the schedule be locked then.
+create or replace function df_engine.queue_schedules(p_limit int) returns int
+language plpgsql as $$
+declare
+  v_queued int;
+begin  with due as (
+    select s.schedule, s.owner::pg_catalog.oid as owner from df_engine.schedules s
+    where s.due_at <= (select df_engine.clock())
+    order by s.due_at, s.schedule limit p_limit for update skip locked
+  ), handed as (
+    update df_engine.schedules s
+    set due_at = case when u.oid is not null then df_engine.clock() + interval '1 minute' end,
+        problem = case when u.oid is null then 'its role does not exist any more' else s.problem end
+    from due d left join pg_catalog.pg_roles u on u.oid = d.owner
+    where s.schedule = d.schedule
+    returning s.schedule, d.owner, u.oid is not null as served
+  )
+  insert into df_engine.queue (submitter, instance, node)
+  select h.owner, -h.schedule, 0 from handed h
+  where h.served and not exists (select from df_engine.queue q where q.instance = -h.schedule);
+  get diagnostics v_queued = row_count;
+  return v_queued;
+end
+$$;
+
+-- The same for those of one role, of which there are few.
+create or replace function df_engine.queue_own_schedules(p_role oid) returns int
+language plpgsql as $$
+declare
+  v_queued int;
+begin  with due as (
+    select s.schedule, s.owner::pg_catalog.oid as owner from df_engine.schedules s
+    where s.due_at <= (select df_engine.clock()) and s.owner = p_role::pg_catalog.regrole for update skip locked
+  ), handed as (
+    update df_engine.schedules s
+    set due_at = case when u.oid is not null then df_engine.clock() + interval '1 minute' end,
+        problem = case when u.oid is null then 'its role does not exist any more' else s.problem end
+    from due d left join pg_catalog.pg_roles u on u.oid = d.owner
+    where s.schedule = d.schedule
+    returning s.schedule, d.owner, u.oid is not null as served
+  )
+  insert into df_engine.queue (submitter, instance, node)
+  select h.owner, -h.schedule, 0 from handed h
+  where h.served and not exists (select from df_engine.queue q where q.instance = -h.schedule);
+  get diagnostics v_queued = row_count;
+  return v_queued;
+end
+$$;
+
+-- In how many milliseconds a schedule is due; what is due and locked is tried again after a while. NULL: none is.
+create or replace function df_engine.next_schedule_ms() returns numeric
+language plpgsql volatile as $$
+declare
+  v_now constant timestamptz := df_engine.clock();
+  v_due constant timestamptz := (select s.due_at from df_engine.schedules s where s.due_at is not null order by s.due_at, s.schedule limit 1);
+begin
+  if v_due is null or v_due > v_now then
+    return ceil(extract(epoch from v_due - v_now) * 1000);
+  end if;
+  perform from df_engine.schedules s
+  where s.due_at <= (select df_engine.clock()) order by s.due_at, s.schedule limit 1 for update skip locked;
+  return case when found then 0 else 50 end;
+end
+$$;
+
+-- Puts a schedule into the queue at once, whatever is there already: it may just have been worked on.
+create or replace function df_engine.queue_schedule(p_schedule bigint) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.queue (submitter, instance, node, wakes)
+  select s.owner::pg_catalog.oid, -s.schedule, 0, true from df_engine.schedules s where s.schedule = p_schedule;
+end
+$$;
+
+-- Works on a schedule that a session of its owner has claimed. What is locked is tried again later, and so is what nobody has thought of: it
+-- must not end the session, which has other work.
+create or replace function df_engine.try_schedule(p_schedule bigint) returns void
+language plpgsql set lock_timeout = '100ms' as $$
+declare
+  v_wait interval := interval '1 second';
+  v_problem text;
+begin
+  perform df_engine.work_schedule(p_schedule);
+exception when others then
+  if sqlstate not in ('55P03', '40P01', '40001', 'DF001') then
+    v_wait := interval '1 minute';
+    v_problem := left(sqlerrm, 1024);
+  end if;
+  update df_engine.schedules s set due_at = df_engine.clock() + v_wait, problem = coalesce(v_problem, s.problem)
+  where s.schedule in (select x.schedule from df_engine.schedules x where x.schedule = p_schedule and not x.paused for update skip locked);
+end
+$$;
+
+-- Does one thing for a schedule: starts what waits for the end of an earlier run, or makes the tick that is due, or starts one that is made up.
+create or replace function df_engine.work_schedule(p_schedule bigint) returns void
+language plpgsql as $$
+declare
+  s df_engine.schedules;
+  v_live bigint[];
+  v_now constant timestamptz := df_engine.clock();
+begin
+  select * into s from df_engine.schedules x where x.schedule = p_schedule for update;
+  if s.schedule is null or s.paused or s.owner <> quote_ident(session_user)::pg_catalog.regrole then
+    return;
+  end if;
+  v_live := df_engine.live_ticks(s);
+  if v_live = '{}' and df_engine.start_waiting(s, false) then
+    null;
+  elsif df_engine.tick_due(s, s.next_at) <= v_now then
+    if df_engine.latest_of(s, v_now) > s.next_at then
+      perform df_engine.miss_ticks(s, df_engine.tick_after(s, df_engine.latest_of(s, v_now) - interval '1 microsecond'), 'more than catch_up late');
+      s.next_at := df_engine.tick_after(s, df_engine.latest_of(s, v_now) - interval '1 microsecond');
+    else
+      perform df_engine.make_tick(s, s.next_at, 'cron', v_live, null);
+      s.next_at := df_engine.tick_after(s, s.next_at);
+    end if;
+  elsif v_live = '{}' then
+    perform df_engine.start_waiting(s, true);
+  end if;
+  perform df_engine.plan_schedule(s, true);
+end
+$$;
+
+-- The time from which on ticks are made up. What is less than a minute late, beside its jitter, is not missed.
+create or replace function df_engine.latest_of(p_schedule df_engine.schedules, p_now timestamptz) returns timestamptz
+language sql stable as $$
+  select p_now - greatest((p_schedule).catch_up, interval '1 minute') - (p_schedule).jitter
+$$;
+
+-- The runs of a schedule that have not ended, where an earlier run matters.
+create or replace function df_engine.live_ticks(p_schedule df_engine.schedules) returns bigint[]
+language plpgsql as $$
+begin
+  update df_engine.schedule_ticks t set live = false
+  where t.schedule = (p_schedule).schedule and t.live
+    and not exists (select from df_engine.instances i where i.instance = t.instance and i.status in ('pending', 'running'));
+  return case when (p_schedule).overlap = 'allow' then '{}'::bigint[] else array(
+    select t.instance from df_engine.schedule_ticks t where t.schedule = (p_schedule).schedule and t.live order by t.scheduled_for) end;
+end
+$$;
+
+-- Notes that the times from next_at to p_until bring nothing: one row for all of them.
+create or replace function df_engine.miss_ticks(p_schedule df_engine.schedules, p_until timestamptz, p_why text) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, reason, handled_at)
+  values ((p_schedule).schedule, (p_schedule).next_at, 'cron', 'missed',
+          format('nothing was started from here to %s, which is next: %s', df_engine.iso_time(p_until), p_why), df_engine.clock())
+  on conflict do nothing;
+end
+$$;
+
+-- A time as a run reads it, whatever the settings of the session are.
+create or replace function df_engine.iso_time(p_at timestamptz) returns text
+language sql stable as $$
+  select (to_json(p_at at time zone 'UTC') #>> '{}') || '+00:00'
+$$;
+
+-- Makes the tick of a time, under the overlap rule; the id of the run that it has started. p_by: who asks for it, and is told of an error.
+create or replace function df_engine.make_tick(
+  p_schedule df_engine.schedules, p_at timestamptz, p_made_by text, p_live bigint[], p_by oid
+) returns text
+language plpgsql as $$
+declare
+  v_reason text;
+  v_state text := 'started';
+begin
+  if p_live <> '{}' and (p_schedule).overlap = 'skip' then
+    v_state := 'skipped';
+    v_reason := format('instance %s, of an earlier tick, has not ended', df_engine.public_id(p_live[1]));
+    if p_by is not null then
+      raise exception 'schedule "%": %', (p_schedule).name, v_reason using errcode = 'object_not_in_prerequisite_state',
+        hint = 'Its overlap rule is skip. Wait for the end of that run, or df.cancel it.';
+    end if;
+  elsif p_live <> '{}' and (p_schedule).overlap = 'queue' then
+    v_state := 'waiting';
+    update df_engine.schedule_ticks t
+    set state = 'skipped', reason = format('%s has taken its place in line', df_engine.iso_time(p_at)), handled_at = df_engine.clock()
+    where t.schedule = (p_schedule).schedule and t.state = 'waiting' and t.made_by <> 'backfill';
+  end if;
+  insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, reason, handled_at)
+  values ((p_schedule).schedule, p_at, p_made_by, v_state, v_reason, df_engine.clock())
+  on conflict do nothing;
+  if not found or v_state <> 'started' then
+    return null;
+  end if;
+  perform df_engine.cancel_earlier(p_live, p_at);
+  return df_engine.start_tick(p_schedule, p_at, p_by is null);
+end
+$$;
+
+-- Cancels earlier runs of a schedule, which have to make way.
+create or replace function df_engine.cancel_earlier(p_live bigint[], p_at timestamptz) returns void
+language plpgsql as $$
+declare
+  v_run bigint;
+begin
+  foreach v_run in array p_live loop
+    if df_engine.lock_child(v_run) in ('pending', 'running') then
+      perform df_engine.cancel_locked(v_run, format('its schedule has started a run for %s', df_engine.iso_time(p_at)));
+    end if;
+  end loop;
+end
+$$;
+
+-- Starts the run of a tick that is recorded, as the owner, with what its definition and its variables are now. p_keeps: what is wrong with that is the
+-- tick's; else it is raised.
+create or replace function df_engine.start_tick(p_schedule df_engine.schedules, p_at timestamptz, p_keeps boolean) returns text
+language plpgsql as $$
+declare
+  v_id text;
+  v_error text;
+begin
+  begin
+    if not has_schema_privilege((p_schedule).owner::pg_catalog.oid, 'df', 'usage') then
+      raise exception 'role % has no USAGE on schema df any more', (p_schedule).owner using errcode = 'insufficient_privilege';
+    end if;
+    v_id := df_engine.insert_instance(
+      encode(sha256((df_engine.secret() || (p_schedule).owner::pg_catalog.oid::pg_catalog.text)::pg_catalog.bytea), 'hex'), (p_schedule).owner::pg_catalog.oid, (p_schedule).graph, (p_schedule).name, null,
+      coalesce((p_schedule).input, '{}') || jsonb_build_object('scheduled_for', df_engine.iso_time(p_at)));
+  exception when others then
+    if not p_keeps or sqlstate in ('55P03', '40P01', '40001') then
+      raise;
+    end if;
+    get stacked diagnostics v_error = message_text;
+    v_error := left(v_error, 1024) || ' (SQLSTATE ' || sqlstate || ')';
+  end;
+  update df_engine.schedule_ticks t
+  set state = case when v_id is null then 'failed' else 'started' end, reason = v_error, live = v_id is not null, handled_at = df_engine.clock(),
+      instance = (select i.instance from df_engine.instances i where i.id = v_id)
+  where t.schedule = (p_schedule).schedule and t.scheduled_for = p_at;
+  return v_id;
+end
+$$;
+
+-- Starts the oldest tick that waits, of a backfill or else of the overlap rule; whether there was one.
+create or replace function df_engine.start_waiting(p_schedule df_engine.schedules, p_backfill boolean) returns boolean
+language plpgsql as $$
+declare
+  v_at constant timestamptz := (
+    select t.scheduled_for from df_engine.schedule_ticks t
+    where t.schedule = (p_schedule).schedule and t.state = 'waiting' and (t.made_by = 'backfill') = p_backfill
+    order by t.scheduled_for limit 1);
+begin
+  if v_at is null then
+    return false;
+  end if;
+  perform df_engine.start_tick(p_schedule, v_at, true);
+  return true;
+end
+$$;
+
+-- Sees to it that each of some runs that have not ended tells the schedule of its end; false: one has ended, or there is none. Whoever ends a run
+-- updates its row, and so waits for this, or is waited for.
+create or replace function df_engine.watch_runs(p_schedule bigint, p_live bigint[]) returns boolean
+language plpgsql as $$
+declare
+  v_live constant bigint[] := array(
+    select i.instance from df_engine.instances i
+    where i.instance = any (p_live) and i.status in ('pending', 'running') order by i.instance for no key update);
+begin
+  update df_engine.instances i set call = -p_schedule where i.instance = any (v_live) and i.call is null;
+  return p_live <> '{}' and cardinality(v_live) = cardinality(p_live);
+end
+$$;
+
+-- What follows when a schedule has been worked on: it is queued again at once while there is more to do, else it is due at its next time. Keeps the newest ticks.
+-- p_claimed: by a session of its owner; else a worker is to queue it.
+create or replace function df_engine.plan_schedule(p_schedule df_engine.schedules, p_claimed boolean) returns void
+language plpgsql as $$
+declare
+  s df_engine.schedules := p_schedule;
+  v_more boolean := df_engine.tick_due(p_schedule, p_schedule.next_at) <= df_engine.clock();
+begin
+  if exists (select from df_engine.schedule_ticks t where t.schedule = s.schedule and t.state = 'waiting') then
+    v_more := not df_engine.watch_runs(s.schedule, df_engine.live_ticks(s)) or v_more;
+  end if;
+  s.due_at := case when s.paused then null
+                   when not v_more then df_engine.tick_due(s, s.next_at)
+                   when p_claimed then df_engine.clock() + interval '1 minute'
+                   else df_engine.clock() end;
+  update df_engine.schedules x set next_at = s.next_at, due_at = s.due_at, problem = null where x.schedule = s.schedule;
+  if s.paused then
+    return;
+  elsif not p_claimed then
+    perform df_engine.wake('t', s.due_at);
+  elsif v_more then
+    perform df_engine.queue_schedule(s.schedule);
+  end if;
+  delete from df_engine.schedule_ticks t
+  where t.schedule = s.schedule and t.state <> 'waiting' and not t.live
+    and t.handled_at < (select x.handled_at from df_engine.schedule_ticks x
+                        where x.schedule = s.schedule order by x.handled_at desc offset 999 limit 1);
 end
 $$;
 
@@ -9281,6 +9641,9 @@ begin
   left join pg_roles u on u.oid = v_role
   where i.instance = q.instance;
   if r.status is null or r.status not in ('pending', 'running') or q.races is not null and df_engine.has_lost(q.races) then
+    if q.instance < 0 then
+      perform df_engine.try_schedule(-q.instance);
+    end if;
     -- Whoever ended the run has left what a step had locked.
     delete from df_engine.activations a where a.instance = q.instance and r.status not in ('pending', 'running');
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = q.id;
@@ -10726,14 +11089,14 @@ create or replace view df_engine.node_rows as
 -- Limits of roles: how many sessions, HTTP steps and live instances a role may have at a time. The workers share the first two among
 -- themselves, so that none has to ask another; the third is checked by df.start.
 
--- The runs of a role that have not ended: each of their threads is in one of these places.
+-- The runs of a role that have not ended: each of their threads is in one of these places. A schedule in the queue is no run.
 create or replace function df_engine.live_runs(p_role oid) returns bigint
 language plpgsql stable as $$
 begin
   return (
     select count(distinct t.instance)
     from (select q.instance from df_engine.queue q
-          where q.lane in ('sql', 'direct', 'http', 'paused sql', 'paused direct', 'paused http') and q.submitter = p_role
+          where q.lane in ('sql', 'direct', 'http', 'paused sql', 'paused direct', 'paused http') and q.submitter = p_role and q.instance > 0
           union all
           select m.instance from df_engine.timers m where m.submitter = p_role
           union all
@@ -11464,7 +11827,7 @@ declare
   v_roles oid[];
   v_role oid;
   v_time constant interval := df_engine.setting_number('tick_time') * interval '1 second';
-  v_count int := df_engine.hear_pokes(p_limit);
+  v_count int := df_engine.hear_pokes(p_limit) + df_engine.queue_schedules(p_limit);
 begin
   perform set_config('df_engine.waits_for_nobody', 'on', true);
   v_roles := array(
@@ -11489,7 +11852,8 @@ begin
       select a.id from df_engine.activations a join df_engine.instances i on i.instance = a.instance
       where a.key is not null and i.submitter = quote_ident(session_user)::regrole));
   end if;
-  return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit, 'infinity');
+  return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit, 'infinity')
+    + df_engine.queue_own_schedules(quote_ident(session_user)::regrole);
 end
 $$;
 
@@ -11520,14 +11884,15 @@ $$;
 create or replace function df_engine.next_due_ms() returns numeric
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
-  v_ms constant numeric := (
+  v_ms numeric := (
     select greatest(0, ceil(extract(epoch from n.next_try_at - df_engine.clock()) * 1000))
     from df_engine.next_by_role() n where n.next_try_at < 'infinity' order by n.next_try_at limit 1);  -- NULL: nothing is
 begin
   if exists (select from df_engine.pokes x where x.again is null or x.again <= pg_snapshot_xmin(pg_current_snapshot())) then
     return least(v_ms, 20);
   end if;
-  return case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
+  v_ms := case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
+  return least(v_ms, df_engine.next_schedule_ms());
 end
 $$;
 
@@ -11889,16 +12254,21 @@ begin
   perform set_config('df_engine.waits_for_nobody', 'on', true);
   delete from df_engine.role_reasons w where not exists (select from pg_catalog.pg_roles u where u.oid = w.submitter);
   for v_run in
-    select q.instance, g.submitter_name
+    select q.instance, q.lane, q.submitter, q.id, g.submitter_name
     from (select l.lane, s.submitter
           from unnest('{sql,direct,http}'::text[]) l(lane) cross join lateral df_engine.submitters(l.lane) s(submitter)
           where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter) offset 0) o
-    cross join lateral (select x.instance from df_engine.queue x
+    cross join lateral (select x.* from df_engine.queue x
                         where x.lane = o.lane and x.submitter = o.submitter order by x.id limit 100 for update skip locked) q
-    cross join lateral (select x.graph from df_engine.instances x where x.instance = q.instance limit 1 for update skip locked) i
-    cross join lateral (select x.submitter_name from df_engine.graphs x where x.id = i.graph limit 1) g
+    left join lateral (select x.graph from df_engine.instances x where x.instance = q.instance limit 1 for update skip locked) i on true
+    left join lateral (select x.submitter_name from df_engine.graphs x where x.id = i.graph limit 1) g on true
+    where i.graph is not null or q.instance < 0
     limit 100
   loop
+    if v_run.instance < 0 then
+      delete from df_engine.queue q where q.lane = v_run.lane and q.submitter = v_run.submitter and q.id = v_run.id;
+      continue;  -- the schedule itself comes to nothing when it is due again
+    end if;
     perform df_engine.try_fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name), false);
   end loop;
 end
@@ -12667,6 +13037,416 @@ $$;
 comment on function df.forget(text) is
   'Removes input, variables, results, names, data of signals and errors of a run that has ended; its status and times are kept, as are its flow, its label and the runs that it '
   'has called. Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has not ended or its caller has not taken its result.';
+
+-- df.schedule and what one can do with a schedule. What comes of it at its times: engine/schedules. Each act is noted: who, when, why.
+
+-- Raises for what no schedule can be made of.
+create or replace function df_engine.check_schedule(
+  p_name text, p_cron text, p_timezone text, p_input jsonb, p_overlap text, p_catch_up interval, p_jitter interval
+) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if octet_length(p_name) not between 1 and 1024 then
+    raise exception 'the name of a schedule has 1 to 1024 bytes, and this one has %', octet_length(p_name)
+      using errcode = 'invalid_parameter_value';
+  elsif octet_length(p_cron) > 1024 then
+    raise exception 'a cron expression has at most 1024 bytes, and this one has %', octet_length(p_cron)
+      using errcode = 'program_limit_exceeded';
+  elsif p_timezone is not null and not exists (select from pg_timezone_names z where z.name = p_timezone) then
+    raise exception 'unknown time zone "%"', left(p_timezone, 100)
+      using errcode = 'invalid_parameter_value', hint = 'The names are in pg_timezone_names.';
+  elsif jsonb_typeof(p_input) <> 'object' then
+    raise exception 'the input of a schedule is a JSON object, and this is of type %', jsonb_typeof(p_input)
+      using errcode = 'invalid_parameter_value', hint = 'Each run gets it, and scheduled_for in it: $input.scheduled_for.';
+  elsif p_overlap not in ('skip', 'queue', 'allow', 'cancel') then
+    raise exception 'invalid overlap "%"', left(p_overlap, 100)
+      using errcode = 'invalid_parameter_value', hint = 'It is skip, queue, allow or cancel: what a tick does while an earlier run has not ended.';
+  elsif extract(epoch from p_catch_up) not between 0 and 3155760000 then
+    raise exception 'invalid catch_up %', p_catch_up
+      using errcode = 'invalid_parameter_value', hint = 'It is an interval, at most 100 years.';
+  elsif extract(epoch from p_jitter) not between 0 and 86400 then
+    raise exception 'invalid jitter %', p_jitter
+      using errcode = 'invalid_parameter_value', hint = 'It is an interval, at most a day.';
+  end if;
+end
+$$;
+
+-- The schedule of a name of p_owner, for p_role to act on, locked: a tick of it waits.
+create or replace function df_engine.lock_schedule(p_key text, p_role oid, p_owner oid, p_name text) returns df_engine.schedules
+language plpgsql as $$
+declare
+  s df_engine.schedules;
+begin
+  perform df_engine.require_key(p_key, p_role);
+  if p_owner = p_role or has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute') then
+    select * into s from df_engine.schedules x where x.owner = p_owner::pg_catalog.regrole and x.name = p_name for update;
+  end if;
+  if s.schedule is null then
+    raise exception 'there is no schedule "%"', left(p_name, 100) using errcode = 'undefined_object',
+      hint = 'Names: SELECT name, owner FROM df.schedules. Administrators say whose it is: owner => ''role''.';
+  end if;
+  return s;
+end
+$$;
+
+-- Makes a schedule of p_role, or replaces the one of that name: its ticks stay, and so do the time that is next if the times are the same, and a pause.
+-- Granted to users.
+create or replace function df_engine.put_schedule(
+  p_key text, p_role oid, p_name text, p_cron text, p_text text, p_timezone text, p_input jsonb, p_overlap text, p_catch_up interval, p_jitter interval
+) returns timestamptz
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s df_engine.schedules;
+  v_old df_engine.schedules;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  perform df_engine.check_schedule(p_name, p_cron, p_timezone, p_input, p_overlap, p_catch_up, p_jitter);
+  perform df_engine.check_submitter(p_role, p_text, null);
+  if p_input is not null then
+    perform df_engine.check_size('the input of a schedule', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
+  s.flow := df_engine.scheduled_flow(p_role, p_text);
+  s.cron := p_cron;
+  s.timezone := p_timezone;
+  s.jitter := p_jitter;
+  s.next_at := df_engine.tick_after(s, df_engine.clock());
+  loop
+    select * into v_old from df_engine.schedules x where x.owner = p_role::regrole and x.name = p_name for update;
+    exit when found;
+    if (select count(*) from df_engine.schedules x where x.owner = p_role::regrole) >= 1000 then
+      raise exception 'role "%" has 1000 schedules, which is as many as it can have', pg_get_userbyid(p_role)
+        using errcode = 'program_limit_exceeded', hint = 'df.unschedule(name) removes one.';
+    end if;
+    insert into df_engine.schedules (owner, name, cron, timezone, graph, flow, overlap, catch_up, jitter, next_at, created_at, changed_at)
+    values (p_role::regrole, p_name, p_cron, p_timezone, p_text, s.flow, p_overlap, p_catch_up, p_jitter, s.next_at, df_engine.clock(), df_engine.clock())
+    on conflict do nothing;
+  end loop;
+  if v_old.cron = p_cron and v_old.timezone is not distinct from p_timezone then
+    s.next_at := v_old.next_at;
+  end if;
+  update df_engine.schedules x
+  set cron = p_cron, timezone = p_timezone, graph = p_text, flow = s.flow, input = p_input, overlap = p_overlap, catch_up = p_catch_up,
+      jitter = p_jitter, next_at = s.next_at, changed_at = df_engine.clock()
+  where x.schedule = v_old.schedule returning x.* into s;
+  perform df_engine.plan_schedule(s, false);
+  perform df_engine.note_act(-s.schedule, 'schedule', p_role, null);
+  return case when not s.paused then s.next_at end;
+end
+$$;
+
+-- Raises unless a schedule of p_role can start a text; the text in the language of flows.
+create or replace function df_engine.scheduled_flow(p_role oid, p_text text) returns text
+language plpgsql as $$
+begin
+  if df_engine.reference_in(p_text) is not null then
+    perform df_engine.definition_of(p_role, p_text, false);
+    return df_engine.reference_in(p_text);
+  end if;
+  if not exists (select from df_engine.graphs g where g.submitter = p_role and g.hash = df_engine.graph_hash(p_text, false)) then
+    perform df_engine.new_graph(p_role, p_text, false);
+  end if;
+  return df_engine.graph_text(df_engine.parse_graph(p_text));
+end
+$$;
+
+create or replace function df.schedule(name text, cron text, fut text, timezone text default null, input jsonb default null,
+  overlap text default 'skip', catch_up interval default '1 hour', jitter interval default '0') returns timestamptz
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if cron is null then
+    raise exception 'argument cron of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if fut is null then
+    raise exception 'argument fut of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if overlap is null then
+    raise exception 'argument overlap of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if catch_up is null then
+    raise exception 'argument catch_up of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if jitter is null then
+    raise exception 'argument jitter of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
+    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
+      using errcode = 'invalid_parameter_value',
+            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  end if;
+  return df_engine.put_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                name, cron, fut, timezone, input, overlap, catch_up, jitter);
+end
+$$;
+comment on function df.schedule(text, text, text, text, jsonb, text, interval, interval) is
+  'Starts a graph, one SQL statement or a definition (@name: the newest version at that time) at each time of a cron expression of five fields (as df.wait_for_schedule), as the current user, with name as its label and the time in $input.scheduled_for. Returns the first time; one of that name is replaced, and keeps its ticks. timezone: a name, by default the setting timezone. input: a JSON object that each run gets. overlap: what a tick does while an earlier run has not ended: skip, queue (waits for its end; at most one waits, the newest), allow, cancel (the earlier one). catch_up: how late a tick may be and is still made, oldest first; a minute always. jitter: each tick is made up to so much later. Raises 22023 for an argument that is invalid, 54000 beyond 1000 schedules, and what df.start raises for the graph';
+
+-- Granted to users.
+create or replace function df_engine.remove_schedule(p_key text, p_role oid, p_owner oid, p_name text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s constant df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+begin
+  delete from df_engine.schedule_ticks t where t.schedule = s.schedule;
+  delete from df_engine.acts a where a.instance = -s.schedule;
+  delete from df_engine.schedules x where x.schedule = s.schedule;
+  return 'OK';
+end
+$$;
+
+create or replace function df.unschedule(name text, owner regrole default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.unschedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.remove_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name);
+end
+$$;
+comment on function df.unschedule(text, regrole) is
+  'Removes a schedule, with its ticks; its runs go on. owner: whose it is, by default the current user''s; another role''s are for administrators. Returns OK; raises 42704 when there is none';
+
+-- Granted to users.
+create or replace function df_engine.pause_schedule(p_key text, p_role oid, p_owner oid, p_name text, p_reason text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s constant df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+begin
+  perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
+  update df_engine.schedules x set paused = true, due_at = null where x.schedule = s.schedule;
+  perform df_engine.note_act(-s.schedule, 'pause', p_role, nullif(p_reason, ''));
+  return 'OK';
+end
+$$;
+
+create or replace function df.pause_schedule(name text, reason text default null, owner regrole default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.pause_schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.pause_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                  coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name, reason);
+end
+$$;
+comment on function df.pause_schedule(text, text, regrole) is
+  'Pauses a schedule: it starts nothing until df.resume_schedule; its runs go on. Of a paused one it changes the reason. owner: whose it is, by default the current user''s; another role''s are for administrators. Returns OK; raises 42704 when there is none';
+
+-- Times that passed meanwhile bring nothing: whoever has paused it did not want them.
+-- Granted to users.
+create or replace function df_engine.resume_schedule(p_key text, p_role oid, p_owner oid, p_name text) returns timestamptz
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+  v_next timestamptz;
+begin
+  if not s.paused then
+    raise exception 'schedule "%" is not paused', s.name using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  if s.next_at <= df_engine.clock() then
+    v_next := df_engine.tick_after(s, df_engine.clock());
+    perform df_engine.miss_ticks(s, v_next, 'the schedule was paused');
+    s.next_at := v_next;
+  end if;
+  s.paused := false;
+  update df_engine.schedules x set paused = false where x.schedule = s.schedule;
+  perform df_engine.plan_schedule(s, false);
+  perform df_engine.note_act(-s.schedule, 'resume', p_role, null);
+  return s.next_at;
+end
+$$;
+
+create or replace function df.resume_schedule(name text, owner regrole default null) returns timestamptz
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.resume_schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.resume_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name);
+end
+$$;
+comment on function df.resume_schedule(text, regrole) is
+  'Lets a paused schedule go on, and returns its next time. Times that passed meanwhile are not made up; df.backfill does that. owner: whose it is, by default the current user''s; another role''s are for administrators. Raises 42704 when there is none, 55000 when it is not paused';
+
+-- Granted to users.
+create or replace function df_engine.trigger_schedule(p_key text, p_role oid, p_owner oid, p_name text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s constant df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+  v_at timestamptz := df_engine.clock();
+  v_id text;
+begin
+  while exists (select from df_engine.schedule_ticks t where t.schedule = s.schedule and t.scheduled_for = v_at) loop
+    v_at := v_at + interval '1 microsecond';
+  end loop;
+  v_id := df_engine.make_tick(s, v_at, 'trigger', df_engine.live_ticks(s), p_role);
+  perform df_engine.plan_schedule(s, false);
+  perform df_engine.note_act(-s.schedule, 'trigger', p_role, null);
+  return v_id;
+end
+$$;
+
+create or replace function df.trigger_schedule(name text, owner regrole default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.trigger_schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.trigger_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                    coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name);
+end
+$$;
+comment on function df.trigger_schedule(text, regrole) is
+  'Makes a tick of a schedule now, paused or not, under its overlap rule, and returns the id of the run that it has started, as the owner of the schedule; NULL: it waits for the end of an earlier run. owner: whose it is, by default the current user''s; another role''s are for administrators. Raises 42704 when there is none, 55000 when an earlier run has not ended and the rule is skip, and what df.start raises';
+
+-- Lets the times of a schedule in an interval wait for their turn, but those that have started a run; how many.
+-- Granted to users.
+create or replace function df_engine.backfill(
+  p_key text, p_role oid, p_owner oid, p_name text, p_after timestamptz, p_until timestamptz
+) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s constant df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+  v_waiting constant int := (select count(*) from df_engine.schedule_ticks t where t.schedule = s.schedule and t.state = 'waiting');
+  v_at timestamptz;
+  v_count int := 0;
+begin
+  if not isfinite(p_after) or p_until > df_engine.clock() then
+    raise exception 'a backfill is for times that have passed' using errcode = 'invalid_parameter_value',
+      hint = 'after is a time, and until is not later than now.';
+  end if;
+  v_at := df_engine.tick_after(s, p_after);
+  while v_at <= p_until loop
+    insert into df_engine.schedule_ticks as t (schedule, scheduled_for, made_by, state, handled_at)
+    values (s.schedule, v_at, 'backfill', 'waiting', df_engine.clock())
+    on conflict (schedule, scheduled_for) do update
+      set made_by = 'backfill', state = 'waiting', reason = null where t.state not in ('started', 'waiting');
+    v_count := v_count + case when found then 1 else 0 end;
+    if v_count + v_waiting > 1000 then
+      raise exception 'at most 1000 ticks of a schedule can wait, and that would be more' using errcode = 'program_limit_exceeded',
+        hint = format('The next after %s is already too much: let them run first.', df_engine.iso_time(v_at));
+    end if;
+    v_at := df_engine.tick_after(s, v_at);
+  end loop;
+  perform df_engine.plan_schedule(s, false);
+  perform df_engine.note_act(-s.schedule, 'backfill', p_role, format('after %s until %s', df_engine.iso_time(p_after), df_engine.iso_time(p_until)));
+  return v_count;
+end
+$$;
+
+create or replace function df.backfill(name text, after timestamptz, until timestamptz, owner regrole default null) returns integer
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.backfill is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if after is null then
+    raise exception 'argument after of df.backfill is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if until is null then
+    raise exception 'argument until of df.backfill is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.backfill((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                            coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name, after, until);
+end
+$$;
+comment on function df.backfill(text, timestamptz, timestamptz, regrole) is
+  'Makes up the times of a schedule that are later than one and not later than the other, but those whose runs are recorded, oldest first: one after the other, and all at once if its overlap rule is allow. Returns how many. A paused schedule makes them when it is resumed. owner: whose it is, by default the current user''s; another role''s are for administrators. Raises 42704 when there is none, 22023 for times to come, 54000 when more than 1000 would wait';
+
+create or replace view df.schedules with (security_barrier) as
+  select s.name, s.cron, coalesce(s.timezone, df_engine.setting('timezone')) as timezone, s.flow, s.input, s.overlap, s.catch_up, s.jitter, s.paused,
+         case when not s.paused and (s.due_at is not null or s.problem is null) then s.next_at end as next_at,
+         l.scheduled_for as last_at, case l.state when 'started' then coalesce(i.status::text, l.state) else l.state end as last_status,
+         i.id as last_instance_id, coalesce(l.reason, i.error) as last_error,
+         (select count(*) from df_engine.schedule_ticks t where t.schedule = s.schedule and t.state = 'waiting') as waiting,
+         case when s.paused then (
+                select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
+                from df_engine.acts a where a.instance = -s.schedule and a.act = 'pause' order by a.id desc limit 1)
+              when s.next_at + s.jitter < clock_timestamp() then coalesce(s.problem, (
+                select r.reason from df_engine.role_reasons r where r.submitter = s.owner::oid))
+              else s.problem end as wait_reason,
+         s.created_at, s.changed_at, s.owner
+  from df_engine.schedules s
+  left join lateral (
+    select t.* from df_engine.schedule_ticks t
+    where t.schedule = s.schedule and t.state <> 'waiting' order by t.handled_at desc, t.scheduled_for desc limit 1) l on true
+  left join df_engine.instances i on i.instance = l.instance
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.owner::oid = (select quote_ident(current_user)::regrole::oid));
+comment on view df.schedules is
+  'What df.schedule has made. next_at: the next time, NULL while it is paused; last_at: that of the last tick; last_status: that of its run, or skipped (the overlap rule), missed (not made up) or failed (it could not be started), with the reason in last_error; waiting: ticks that wait for the end of an earlier run; wait_reason: why nothing comes of it now';
+
+create or replace view df.schedule_ticks with (security_barrier) as
+  select s.name, t.scheduled_for, t.made_by, t.state as status, i.id as instance_id, i.status::text as instance_status, t.reason, t.handled_at, s.owner
+  from df_engine.schedule_ticks t
+  join df_engine.schedules s on s.schedule = t.schedule
+  left join df_engine.instances i on i.instance = t.instance
+  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.owner::oid = (select quote_ident(current_user)::regrole::oid));
+comment on view df.schedule_ticks is
+  'Each time of a schedule, and what has come of it: started (instance_id: the run, while it is kept), waiting (for the end of an earlier run), skipped, missed (none from there on was made up) or failed, with the reason; made_by: cron, trigger or backfill. The newest 1000 of a schedule are kept';
 
 -- Monitoring: what users read about their runs. Everything here runs with the caller's rights and sees what row security
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
@@ -13983,7 +14763,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['as_json', 'await_end', 'backfill', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -14425,7 +15205,7 @@ $$;
 -- Every thread of every run, and what it waits for.
 create or replace view df_engine.threads as
   select q.instance, q.scope, q.node, q.generations, q.activation, q.races, 'queue, lane ' || q.lane as what, null::bigint as id
-  from df_engine.queue q
+  from df_engine.queue q where q.instance > 0
   union all
   select t.instance, t.scope, t.node, t.generations, t.activation, t.races, 'timer, ' || t.kind, t.id
   from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke', 'child', 'sweep')
@@ -14563,6 +15343,13 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.acts'
     from df_engine.acts o where not exists (select from df_engine.instances i where i.instance = o.instance)
+      and not exists (select from df_engine.schedules s where s.schedule = -o.instance)
+    union all
+    select 'nothing moves a schedule', null, null, format('%s of role %s', s.name, s.owner)
+    from df_engine.schedules s where not s.paused and s.due_at is null and s.problem is null
+    union all
+    select 'a tick without its schedule', null, null, 'schedule ' || t.schedule
+    from df_engine.schedule_ticks t where not exists (select from df_engine.schedules s where s.schedule = t.schedule)
     union all
     select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
     from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')

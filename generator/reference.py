@@ -23,6 +23,7 @@ TOPICS = {
     "Definitions": "define undefine",
     "Running": """start signal poke progress cancel pause resume rerun forget status result await_instance
                   wait_for_completion run work""",
+    "Schedules": "schedule unschedule pause_schedule resume_schedule trigger_schedule backfill",
     "Variables": "setvar getvar unsetvar clearvars",
     "Secrets": "secret set_secret unset_secret",
     "Watching": """explain to_flow list_instances instance_info instance_executions instance_nodes node_activations

@@ -46,6 +46,7 @@ CALLED = "tests/engine/test_call.py"
 COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each_role"
 
 PAUSES = "tests/engine/test_pause.py"
+SCHEDULES = "tests/engine/test_schedules.py"
 
 MUTANTS = (
     # Pauses
@@ -57,6 +58,31 @@ MUTANTS = (
            "tests/engine/test_rerun.py::test_what_is_forgotten"),
     Mutant("a result is forgotten before its caller has it", "where i.instance = p_instance", "where false",
            "tests/engine/test_rerun.py::test_a_result_that_is_wanted_is_not_forgotten"),
+    # Schedules
+    Mutant("a schedule is not told of the end that it waits for", "perform df_engine.queue_schedule(-p_call);", "null;",
+           f"{SCHEDULES}::test_what_waits_is_started_however_the_run_ends"),
+    Mutant("a schedule that is in the queue is not queued again", "df_engine.clock() + interval '1 minute'", "null",
+           f"{SCHEDULES}::test_a_queued_tick_survives"),
+    Mutant("a tick is made again", "df_engine.tick_after(s, s.next_at)", "s.next_at",
+           f"{SCHEDULES}::test_a_tick_starts_a_run"),
+    Mutant("a run is started beside an earlier one", "= 'allow'", "<> ''", f"{SCHEDULES}::test_overlap"),
+    Mutant("all ticks wait that come while a run goes on", "set state = 'skipped'", "set state = t.state",
+           f"{SCHEDULES}::test_overlap"),
+    Mutant("who has lost the right to use df goes on starting runs", "if not has_schema", "if false and has_schema",
+           f"{SCHEDULES}::test_a_role_without_rights_has_failed_ticks"),
+    Mutant("a run that is waited for is not asked to tell of its end",
+           "not df_engine.watch_runs(s.schedule, df_engine.live_ticks(s))", "df_engine.live_ticks(s) = '{}'",
+           f"{SCHEDULES}::test_what_waits_is_started_however_the_run_ends"),
+    Mutant("a role acts on another role's schedules", "if p_owner = p_role or", "if true or",
+           f"{SCHEDULES}::test_others_see_nothing_and_administrators_act"),
+    Mutant("a role makes as many schedules as it likes", ">= ", "< 0 and 1 >= ",
+           f"{SCHEDULES}::test_a_role_has_a_bounded_number"),
+    Mutant("a tick is lost when its schedule is replaced", "if v_old.cron = p_cron", "if v_old.cron <> p_cron",
+           f"{SCHEDULES}::test_the_same_name_replaces_it"),
+    Mutant("what passed during a pause is made up", "if s.next_at <= df_engine.clock() then", "if false then",
+           f"{SCHEDULES}::test_pause_and_resume"),
+    Mutant("a backfill starts again what has run", "where t.state not in ('started', 'waiting')", "where true",
+           f"{SCHEDULES}::test_backfill"),
     # Claims
     Mutant("the next step is claimed without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),

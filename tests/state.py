@@ -303,10 +303,11 @@ from df_engine.queue q join df_engine.instances i using (instance)"""
 A_WORKER_SEEN = "insert into df_engine.workers (role, last_seen_at) values ('durable_worker', now() - %s::interval)"
 HISTORY_SPAN = "select max(finished_at) - min(finished_at) >= %s::interval from df_engine.executions"
 
-# Private tables with rows of runs; and how many rows one of them has.
+# Private tables with rows of runs, which the ticks of schedules are not: they outlive them. How many rows one of them has.
 TABLES_OF_RUNS = """
 select a.attrelid::regclass::text from pg_attribute a join pg_class c on c.oid = a.attrelid
-where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'"""
+where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'
+  and c.oid <> 'df_engine.schedule_ticks'::regclass"""
 ROWS = "select count(*) from {}"
 # The rows of a table in which a text is, as JSON.
 ROWS_WITH = "select to_jsonb(t) from {} t where strpos(to_jsonb(t)::text, %s) > 0"
@@ -390,6 +391,12 @@ DAMAGE = (
         "a run goes on for which its caller does not wait",
     ),
     ("delete from df_engine.instances where parent is null", "a run without its caller"),
+    ("update df_engine.schedules set due_at = null", "nothing moves a schedule"),
+    (
+        "insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, handled_at) "
+        "values (-1, now(), 'cron', 'skipped', now())",
+        "a tick without its schedule",
+    ),
 )
 
 ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"
@@ -451,3 +458,32 @@ begin
 end $$;
 create trigger broken before insert on df_engine.outcomes
   for each row when (new.value::text like '%timed_out%') execute function public.broken()"""
+
+# The engine's clock stands at a time. Tests move it to another.
+CLOCK_AT = """
+create or replace function df_engine.clock() returns timestamptz language sql volatile as
+  $$ select timestamptz '{}' $$"""
+SCHEDULES_QUEUED = "select count(*) from df_engine.queue where instance < 0"
+SCHEDULES_LOST = "delete from df_engine.queue where instance < 0"
+SCHEDULES_QUEUED_AGAIN = """
+insert into df_engine.queue (submitter, instance, node)
+select submitter, instance, node from df_engine.queue where instance < 0"""
+ZONE_OF_SCHEDULE = "update df_engine.schedules set timezone = %s where name = %s"
+# Ticks, one a minute, of a schedule before a time.
+EARLIER_TICKS = """
+insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, handled_at)
+select s.schedule, t.at, 'cron', 'skipped', t.at
+from df_engine.schedules s, generate_series(%s::timestamptz - %s::interval, %s, interval '1 minute') t(at)"""
+# Many schedules of as many roles, due in an hour.
+MANY_SCHEDULES = """
+insert into df_engine.schedules (owner, name, cron, graph, flow, overlap, catch_up, jitter, next_at, due_at, created_at,
+                                 changed_at)
+select (100000 + n)::oid::regrole, 'many', '* * * * *', 'select 1', 'select 1', 'skip', '1 hour', '0',
+       now() + interval '1 hour', now() + interval '1 hour', now(), now()
+from generate_series(1, %s) n"""
+# What this transaction has read of schedules: scans of the table, searches of its index, entries there.
+SCHEDULES_READ = """
+select pg_stat_get_xact_numscans('df_engine.schedules'::regclass),
+       pg_stat_get_xact_numscans('df_engine.schedules_due_idx'::regclass),
+       pg_stat_get_xact_tuples_returned('df_engine.schedules_due_idx'::regclass)"""
+SCHEDULES_LATE = "update df_engine.schedules set next_at = now() - %s::interval"

@@ -24,6 +24,12 @@ DEFINER_FOR_USERS = {
     "df_engine.start_keyed": NEEDS_THE_KEY,
     "df_engine.define_flow": NEEDS_THE_KEY,
     "df_engine.hide_definition": NEEDS_THE_KEY,
+    "df_engine.put_schedule": NEEDS_THE_KEY,
+    "df_engine.remove_schedule": NEEDS_THE_KEY,
+    "df_engine.pause_schedule": NEEDS_THE_KEY,
+    "df_engine.resume_schedule": NEEDS_THE_KEY,
+    "df_engine.trigger_schedule": NEEDS_THE_KEY,
+    "df_engine.backfill": NEEDS_THE_KEY,
     "df_engine.change_vars": NEEDS_THE_KEY,
     "df_engine.change_secret": NEEDS_THE_KEY,
     "df_engine.cancel_run": NEEDS_THE_KEY,
@@ -63,10 +69,11 @@ def snapshot(db: Database, run: str) -> list[tuple[object, ...]]:
 
 def test_another_role_sees_nothing(db: Database, victim: str) -> None:
     db.sql("select df.signal(%s, 'go'), df.define('private', 'select 1')", victim)
+    db.sql("select df.schedule('private', '* * * * *', 'select 1'), df.trigger_schedule('private')")
     views = [f"df_engine.{view}" for view in granted()["granted_views"]["users"] if view.startswith("visible_")]
     assert len(views) >= 4
     for relation in (*views, "df.instances", "df.nodes", "df.vars", "df.signals", "df.waiting", "df.running_steps",
-                     "df.failed_steps", "df.definitions"):  # fmt: skip
+                     "df.failed_steps", "df.definitions", "df.schedules", "df.schedule_ticks"):  # fmt: skip
         assert attack(db, f"select count(*) from {relation}") == 0, relation
     for call in ("list_instances()", f"instance_nodes('{victim}')", f"instance_info('{victim}')",
                  f"instance_executions('{victim}')"):  # fmt: skip
@@ -208,6 +215,12 @@ DRIVER_CALLS = (
     "df_engine.start_keyed({key}, 'app'::regrole, 'select 1', null, null, null, null, 0, 'k', 'return')",
     "df_engine.define_flow({key}, 'app'::regrole, 'app'::regrole, 'd', 'select 1', null)",
     "df_engine.hide_definition({key}, 'app'::regrole, 'app'::regrole, 'd')",
+    "df_engine.put_schedule({key}, 'app'::regrole, 's', '* * * * *', 'select 1', null, null, 'skip', '0', '0')",
+    "df_engine.remove_schedule({key}, 'app'::regrole, 'app'::regrole, 's')",
+    "df_engine.pause_schedule({key}, 'app'::regrole, 'app'::regrole, 's', 'forged')",
+    "df_engine.resume_schedule({key}, 'app'::regrole, 'app'::regrole, 's')",
+    "df_engine.trigger_schedule({key}, 'app'::regrole, 'app'::regrole, 's')",
+    "df_engine.backfill({key}, 'app'::regrole, 'app'::regrole, 's', now(), now())",
 )
 # These do nothing instead of raising where the session is not of the submitter.
 QUIET = ("claim_step", "record_step", "fail_step")

@@ -109,6 +109,31 @@ def test_a_run_is_paused_resumed_run_again_and_forgotten(db: Database) -> None:
     assert refused.returncode == 1 and "df.rerun" in refused.stderr
 
 
+def test_schedules_are_shown_paused_resumed_and_triggered(db: Database) -> None:
+    assert (asked(db, "schedules"), as_json(db, "schedules")) == ("none\n", [])
+    db.sql("select df.schedule('nightly', '0 3 * * *', 'select 1')")
+    assert "nightly" in asked(db, "schedules")
+    assert asked(db, "schedules", "pause", "nightly", "--reason", "not now") == "OK\n"
+    assert as_json(db, "schedules")[0]["reason"].endswith(": not now")
+    assert asked(db, "schedules", "resume", "nightly").startswith("20")
+    run = asked(db, "schedules", "trigger", "nightly").strip()
+    (schedule,) = as_json(db, "schedules")
+    assert (schedule["last_status"], schedule["last_instance_id"]) == ("pending", run)
+    assert [tick["instance_id"] for tick in as_json(db, "schedules", "ticks", "nightly")] == [run]
+    administrator = ("--owner", "app", "--dsn", db.dsn())
+    assert command("schedules", "pause", "nightly", *administrator).stdout == "OK\n"
+    assert command("schedules", *administrator).stdout == asked(db, "schedules")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["trigger"], "schedules trigger needs the name"), (["pause", "none"], 'there is no schedule "none"')],
+)
+def test_a_schedule_that_is_not_there(db: Database, arguments: list[str], said: str) -> None:
+    done = command("schedules", *arguments, "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stdout) == (1, "") and said in done.stderr
+
+
 def test_top_shows_what_goes_on(db: Database, worker: WorkerProcess) -> None:
     start(db, "df.wait_for_signal('yes')")
     slow = start(db, "'select pg_sleep(60)'")

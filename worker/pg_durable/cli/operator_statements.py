@@ -29,6 +29,21 @@ RESUME = "select df.resume(%(id)s, %(input)s::jsonb) as answer"
 RERUN = "select df.rerun(%(id)s, %(input)s::jsonb) as answer"
 FORGET = "select df.forget(%(id)s) as answer"
 SIGNAL = "select df.signal(%(id)s, %(name)s, %(data)s) as answer"
+SCHEDULES = """
+select s.name, s.cron, s.timezone, s.next_at, s.last_at, s.last_status, s.last_instance_id,
+       coalesce(s.wait_reason, s.last_error) as reason
+from df.schedules s
+where s.owner = coalesce(quote_ident(%(owner)s)::regrole, s.owner) order by s.name, s.owner"""
+TICKS = """
+select t.scheduled_for, t.made_by, t.status, t.instance_id, t.instance_status, t.reason
+from df.schedule_ticks t
+where t.name = %(name)s and t.owner = coalesce(quote_ident(%(owner)s)::regrole, t.owner)
+order by t.scheduled_for desc limit 50"""
+PAUSE_SCHEDULE = "select df.pause_schedule(%(name)s, %(reason)s, quote_ident(%(owner)s)::regrole) as answer"
+RESUME_SCHEDULE = "select df.resume_schedule(%(name)s, quote_ident(%(owner)s)::regrole)::text as answer"
+TRIGGER_SCHEDULE = """
+select coalesce(df.trigger_schedule(%(name)s, quote_ident(%(owner)s)::regrole),
+                'waits for the end of an earlier run') as answer"""
 
 # Secrets: a plain value is copied into a table that ends with the transaction, so that no statement holds it.
 SECRETS = "select s.name, s.created_at, s.updated_at from df.secrets s order by s.name"
