@@ -77,6 +77,8 @@ PARTS = (
     "api/rerun",
     "observe/monitoring",
     "observe/views",
+    "observe/operating",
+    "observe/timeline",
     "observe/explain",
     "observe/drawing",
     "http/builders",

@@ -66,18 +66,19 @@ def test_another_role_sees_nothing(db: Database, victim: str) -> None:
     views = [f"df_engine.{view}" for view in granted()["granted_views"]["users"] if view.startswith("visible_")]
     assert len(views) >= 4
     for relation in (*views, "df.instances", "df.nodes", "df.vars", "df.signals", "df.waiting", "df.running_steps",
-                     "df.failed_steps", "df.definitions"):  # fmt: skip
+                     "df.failed_steps", "df.definitions", "df.queue", "df.blocked_steps"):  # fmt: skip
         assert attack(db, f"select count(*) from {relation}") == 0, relation
     for call in ("list_instances()", f"instance_nodes('{victim}')", f"instance_info('{victim}')",
                  f"instance_executions('{victim}')"):  # fmt: skip
         assert attack(db, f"select count(*) from df.{call}") == 0, call
+    assert attack(db, "select count(*) from df.stuck('0 s')") == 0
     assert attack(db, "select df.status(%s)", victim) is None
     assert attack(db, "select df.result(%s)", victim) is None
     assert attack(db, "select df.getvar('secret')") is None
     assert "not found" in str(attack(db, "select df.explain(%s)", victim))
 
 
-@pytest.mark.parametrize("call", ["signal(%s, 'go')", "cancel(%s)", "await_instance(%s)"])
+@pytest.mark.parametrize("call", ["signal(%s, 'go')", "cancel(%s)", "await_instance(%s)", "timeline(%s)"])
 def test_another_role_can_neither_signal_nor_cancel_nor_wait(db: Database, victim: str, call: str) -> None:
     before = snapshot(db, victim)
     with pytest.raises(REFUSED, match="not found"):
