@@ -287,7 +287,8 @@ if df_engine.migrating(1) then
     cancelled_in xid8,                     -- the transaction that cancelled: a step in it may still commit
     undo_as text,                          -- the status that it gets when its compensations have ended; NULL: they have not begun
     undo_error text,                       -- the same for error
-    paused boolean                         -- true: nothing of it begins; NULL: it is not paused
+    paused boolean,                        -- true: nothing of it begins; NULL: it is not paused
+    notifies boolean                       -- true: its end is told to end_channels; NULL: to nobody
   ) with (fillfactor = 85);
   create index instances_status_created_idx on df_engine.instances (status, created_at desc, id);  -- a list by status
   create index instances_created_idx on df_engine.instances (created_at desc, id);                 -- a list of the newest
@@ -366,6 +367,13 @@ if df_engine.migrating(1) then
     constraint acts_pkey primary key (instance, id)
   );
   create index acts_pause_idx on df_engine.acts (instance, id) where act = 'pause';       -- runs that are paused
+
+  -- Channels that are notified of the end of a run.
+  create table df_engine.end_channels (
+    instance bigint not null,
+    channel text not null,
+    constraint end_channels_pkey primary key (instance, channel)
+  );
 
   -- Threads that can run now; the claim is the lock on the row.
   create table df_engine.queue (
@@ -714,6 +722,21 @@ $$;
 create or replace view df_engine.own_key with (security_barrier) as
   select encode(sha256((s.value || quote_ident(current_user)::regrole::oid::text)::pg_catalog.bytea), 'hex') as key from df_engine.secret s;
 
+-- Whether a role may act on the runs of all roles, and change what concerns them: an administrator.
+-- Granted to users.
+create or replace function df_engine.may_act_on_all(p_role oid) returns boolean
+language sql stable
+return has_function_privilege(p_role, 'df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute');
+
+-- Whoever may execute it sees the runs of all roles: df.grant_monitor.
+create or replace function df_engine.monitor() returns void language sql immutable return null;
+
+-- Whether a role sees the runs of all roles.
+-- Granted to users.
+create or replace function df_engine.may_see_all(p_role oid) returns boolean
+language sql stable
+return df_engine.may_act_on_all(p_role) or has_function_privilege(p_role, 'df_engine.monitor()', 'execute');
+
 -- Raises unless p_key is the key of p_role: the caller acts as that role. No key is the key of nobody.
 create or replace function df_engine.require_key(p_key text, p_role oid) returns void
 language plpgsql stable as $$
@@ -916,8 +939,7 @@ revoke execute on function df.set_setting(text, text) from public;
 create or replace function df_engine.asked_by_administrator(p_stack text) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select p_stack !~ '\n'
-     and has_function_privilege(coalesce(nullif(current_setting('role'), 'none'), session_user),
-                                'df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')
+     and df_engine.may_act_on_all(quote_ident(coalesce(nullif(current_setting('role'), 'none'), session_user))::regrole)
 $$;
 
 create or replace function df.setting(name text) returns text
@@ -6038,7 +6060,7 @@ create or replace function df_engine.require_owner(p_role oid, p_owner oid) retu
 language plpgsql stable as $$
 begin
   if p_role <> p_owner and not pg_has_role(p_role, p_owner, 'usage') and (
-      not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute')
+      not df_engine.may_act_on_all(p_role)
       or (select r.rolsuper from pg_catalog.pg_roles r where r.oid = p_owner)) then
     raise exception 'role "%" is no member of role "%"', pg_get_userbyid(p_role), pg_get_userbyid(p_owner)
       using errcode = 'insufficient_privilege', hint = 'The definitions of a role are for its members, and for administrators, to change.';
@@ -6172,14 +6194,14 @@ comment on function df.undefine(text, regrole) is
 
 -- Granted to users.
 create or replace view df_engine.visible_definitions with (security_barrier) as
-  select d.owner, d.name, d.version, d.graph from df_engine.flow_definitions d where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+  select d.owner, d.name, d.version, d.graph from df_engine.flow_definitions d where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select df_engine.may_see_all(quote_ident(current_user)::regrole)) or pg_has_role(d.owner::oid, 'usage'));
 
 create or replace view df.definitions with (security_barrier) as
   select d.name, d.version, d.flow, d.comment, d.created_at, d.created_by,
          (select count(*) from df_engine.instances i
           where i.submitter = d.owner and i.definition = d.name || ':' || d.version and i.finished_at is null) as live_instances, d.owner
   from df_engine.flow_definitions d
-  where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+  where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select df_engine.may_see_all(quote_ident(current_user)::regrole)) or pg_has_role(d.owner::oid, 'usage'));
 comment on view df.definitions is
   'Flows that have a name, one row a version: those of the current user, and of the roles that it is a member of. flow: in the text language; live_instances: runs of that version that have not ended';
 
@@ -6513,14 +6535,18 @@ create or replace function df_engine.end_run(p_instance bigint, p_status text, p
 language plpgsql as $$
 declare
   v_call bigint;
+  v_notifies boolean;
 begin
   update df_engine.instances i
   set status = p_status, error = p_error, result = p_result,
       finished_at = df_engine.clock(), updated_at = df_engine.clock()
   where i.instance = p_instance
-  returning i.call into v_call;
+  returning i.call, i.notifies into v_call, v_notifies;
   if v_call is not null then
     perform df_engine.note_end_of_child(v_call);
+  end if;
+  if v_notifies then
+    perform df_engine.tell_end(p_instance);
   end if;
   update df_engine.inbox s set status = 'undeliverable', fresh = false
   where s.instance = p_instance and s.status = 'pending' and not s.fresh;
@@ -10797,7 +10823,7 @@ create or replace view df.role_limits with (security_barrier) as
          l.http, (select count(*) from df_engine.queue q where q.lane = 'http' and q.submitter = l.role and q.worker is not null) as http_in_use,
          l.live_instances, (select count(*) from df_engine.instances i where i.submitter = l.role and i.status in ('pending', 'running')) as live_instances_in_use
   from df_engine.role_limits l
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or l.role::oid = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or l.role::oid = (select quote_ident(current_user)::regrole::oid));
 comment on view df.role_limits is
   'The limits of roles (df.set_role_limit; NULL: none), and what is in use of each; a role sees its own';
 
@@ -10868,7 +10894,7 @@ create or replace view df.instances with (security_barrier) as
                        when bool_or(c.state = 'c') then 'completed' end
            from df_engine.compensations c where c.instance = i.instance) as undo_status, i.traceparent
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- What monitoring needs beyond df.instances.
 -- Granted to users.
@@ -10885,7 +10911,7 @@ create or replace view df_engine.visible_runs with (security_barrier) as
          i.parent, i.parent_node,
          (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Granted to users.
 create or replace view df_engine.visible_nodes with (security_barrier) as
@@ -10903,7 +10929,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
          case when r.status = 'completed' then df_engine.columns_of(r.value, r.columns) end as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
          r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items
   from df_engine.node_rows r
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.nodes with (security_barrier) as
   select n.id::varchar(8), n.instance_id, n.node_type, n.query, n.result_name, n.left_node::varchar(8), n.right_node::varchar(8), n.status, n.result, n.error,
@@ -10923,10 +10949,10 @@ create or replace view df_engine.visible_outcomes with (security_barrier) as
   from df_engine.instances i
   join df_engine.outcomes o on o.instance = i.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.vars with (security_barrier) as
-  select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
+  select v.name, v.value, v.owner from df_engine.vars v where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.secrets with (security_barrier) as
   select s.name, s.created_at, s.updated_at from df_engine.kept_secrets s
@@ -10936,7 +10962,7 @@ create or replace view df._worker_epoch as
   select w.epoch_id, w.started_at, w.last_seen_at from df_engine.workers w;
 
 create or replace view df.settings with (security_barrier) as
-  select s.name, s.value, s.description from df_engine.settings s where s.name <> 'loopback_dsn' or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute'));
+  select s.name, s.value, s.description from df_engine.settings s where s.name <> 'loopback_dsn' or (select df_engine.may_act_on_all(quote_ident(current_user)::regrole));
 
 create or replace view df.http_allowlist as
   select a.pattern, a.allow_private, a.note from df_engine.http_allowlist a;
@@ -10946,20 +10972,20 @@ create or replace view df.signals with (security_barrier) as
          (select array_agg(df_engine.node_id(i.id, d.node)::text order by d.place)
           from unnest(s.delivered_to) with ordinality d(node, place)) as delivered_to
   from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Signals of runs that the reader can see, and the transactions that sent them.
 -- Granted to users.
 create or replace view df_engine.visible_inbox with (security_barrier) as
   select s.instance, s.sent_in
   from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Granted to users.
 create or replace view df_engine.visible_executions with (security_barrier) as
   select i.id as instance_id, e.generation, e.events, e.started_at, e.finished_at, e.error
   from df_engine.executions e join df_engine.instances i on i.instance = e.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Status changes of the current generation of a run's root scope, which began when its LOOP last turned, or with its first step. What is
 -- open or waits has begun, and has not ended: one change each.
@@ -10974,7 +11000,7 @@ create or replace view df_engine.visible_events with (security_barrier) as
          coalesce((select max(e.finished_at) from df_engine.executions e where e.instance = i.instance),
                   (select min(o.started_at) from df_engine.outcomes o where o.instance = i.instance), i.created_at) as began_at
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 comment on view df.instances is 'One row a run; error says why it failed or was cancelled, wait_reason why it does not progress, undo_status what becomes of its compensations (df.undo)';
 comment on view df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
@@ -12380,7 +12406,7 @@ create or replace function df_engine.require_right(p_role oid, p_instance bigint
 language plpgsql stable as $$
 begin
   if not exists (select from df_engine.instances i where i.instance = p_instance and i.submitter = p_role)
-     and not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute') then
+     and not df_engine.may_act_on_all(p_role) then
     raise exception 'the run belongs to another role' using errcode = 'insufficient_privilege';
   end if;
 end
@@ -12650,6 +12676,64 @@ comment on function df.forget(text) is
   'Removes input, variables, results, names, data of signals and errors of a run that has ended; its status and times are kept, as are its flow, its label and the runs that it '
   'has called. Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has not ended or its caller has not taken its result.';
 
+-- df.notify_end: who is told when a run ends. The channels of a run are rows of their own, and a column of the run says whether there are any, so the
+-- end of a run without asks nothing more.
+
+-- Adds a channel. Locks the run, so that its end comes before or after; on one that has ended it is told at the caller's COMMIT.
+-- Granted to users.
+create or replace function df_engine.add_end_channel(p_key text, p_role oid, p_instance bigint, p_channel text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_run record;
+begin
+  perform df_engine.require_key(p_key, p_role);
+  perform df_engine.require_right(p_role, p_instance);
+  select i.status, i.notifies into v_run from df_engine.instances i where i.instance = p_instance for no key update;
+  insert into df_engine.end_channels (instance, channel) values (p_instance, p_channel) on conflict do nothing;
+  if (select count(*) from df_engine.end_channels c where c.instance = p_instance) > 10 then
+    raise exception 'the end of a run is told on 10 channels at most' using errcode = 'program_limit_exceeded',
+      hint = 'Several sessions can listen to one channel, and one channel can serve many runs: the payload says which.';
+  end if;
+  update df_engine.instances i set notifies = true where i.instance = p_instance and v_run.notifies is null;
+  if v_run.status in ('completed', 'failed', 'cancelled') then
+    perform df_engine.tell_end(p_instance, p_channel);
+  end if;
+end
+$$;
+
+-- Notifies the channels of a run, or one of them. The same conditions hold as for workers.
+create or replace function df_engine.tell_end(p_instance bigint, p_channel text default null) returns void
+language plpgsql as $$
+begin
+  if lower(current_setting('df.wake', true)) in ('off', 'false', 'no', '0') or pg_notification_queue_usage() > 0.5 then
+    return;
+  end if;
+  perform pg_notify(c.channel, df_engine.public_id(p_instance))
+  from df_engine.end_channels c where c.instance = p_instance and c.channel = coalesce(p_channel, c.channel);
+end
+$$;
+
+create or replace function df.notify_end(instance_id text, channel text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if channel is null or octet_length(channel) not between 1 and 63 then
+    raise exception 'a channel has a name of 1 to 63 bytes' using errcode = 'invalid_parameter_value',
+      hint = 'It is the name that LISTEN has: LISTEN "Name" if it has capitals or blanks, else LISTEN name.';
+  end if;
+  perform df_engine.add_end_channel((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                    df_engine.visible_run(notify_end.instance_id), notify_end.channel);
+  return 'OK';
+end
+$$;
+comment on function df.notify_end(text, text) is
+  'Lets the transaction that ends a run notify a channel, with the id of the run as payload and nothing else; again if it is resumed and ends again. Of a run that has ended, when the caller commits. A run has at most 10 channels. Nothing is sent to who does not listen yet, nor with SET df.wake = off: LISTEN first, then look at the status, then wait. Returns OK; raises 42501 when the run is unknown or invisible, 54000 when it has too many channels, 22023 when the name is empty or longer than 63 bytes.';
+
 -- Monitoring: what users read about their runs. Everything here runs with the caller's rights and sees what row security
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
 
@@ -12739,7 +12823,7 @@ create or replace function df_engine.page_of_instances(
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
-  v_all constant boolean := has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute');
+  v_all constant boolean := df_engine.may_see_all(p_role);
 begin
   perform df_engine.require_key(p_key, p_role);
   return array(
@@ -13011,7 +13095,7 @@ create or replace view df.running_steps with (security_barrier) as
   left join df_engine.progress p on p.node = s.node and case when p.leased then p.queue = s.leased and p.said_at >= s.since
     else p.pid = s.pid and exists (select from df_engine.queue q where q.instance = s.instance and q.id = p.queue) and exists (
       select from pg_catalog.pg_stat_activity a where a.pid = p.pid and a.backend_xid = p.xid::pg_catalog.xid) end
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or s.submitter = (select quote_ident(current_user)::regrole::oid))
   group by s.instance_id, s.label, s.node, s.kind, s.query, s.submitter, o.attempts;
 comment on view df.running_steps is
   'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session. progress_done, progress_total and progress_note are what the step has said last with df.progress.';
@@ -13022,7 +13106,7 @@ create or replace view df.failed_steps with (security_barrier) as
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
@@ -13063,7 +13147,7 @@ create or replace view df.waiting with (security_barrier) as
   join df_engine.instances i on i.instance = w.instance
   left join df_engine.graph_nodes g on g.graph = i.graph and g.node = w.node
   left join df_engine.outcomes o on o.instance = w.instance and o.scope = w.scope and o.node = w.node and o.state = 'r'
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
   'What waits, and for what: the time at which it is to start, the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason; paused are runs that somebody has paused: who, when, why';
 
@@ -13071,13 +13155,13 @@ create or replace view df.throughput with (security_barrier) as
   with finished as (
     select date_trunc('hour', i.finished_at) as hour, i.status::text as run, null as step, i.finished_at - i.created_at as took
     from df_engine.instances i
-    where i.finished_at is not null and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where i.finished_at is not null and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
     union all
     select date_trunc('hour', o.ended_at), null, case when o.state in ('f', 'x', 'e') then 'failed' else 'completed' end, null
     from df_engine.outcomes o
     join df_engine.instances i on i.instance = o.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
@@ -13106,7 +13190,7 @@ comment on view df.workers is
 -- What the reader may see of the queue, by role and lane.
 create or replace view df_engine.queue_by_role with (security_barrier) as
   with recursive every(lane, submitter) as (
-    (select q.lane, q.submitter from df_engine.queue q where (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) order by q.lane, q.submitter limit 1)
+    (select q.lane, q.submitter from df_engine.queue q where (select df_engine.may_see_all(quote_ident(current_user)::regrole)) order by q.lane, q.submitter limit 1)
     union all
     select n.lane, n.submitter
     from every e cross join lateral (
@@ -13118,7 +13202,7 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
           union all
           select l.lane, o.me from unnest('{sql,direct,http,paused sql,paused direct,paused http}'::text[]) l(lane)
           cross join (select (select quote_ident(current_user)::regrole::oid) as me) o
-          where not (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) and exists (select from df_engine.queue q where q.lane = l.lane and q.submitter = o.me)) r
+          where not (select df_engine.may_see_all(quote_ident(current_user)::regrole)) and exists (select from df_engine.queue q where q.lane = l.lane and q.submitter = o.me)) r
   ), step as materialized (
     select s.pid, s.submitter, i.instance is not null and exists (
       select from df_engine.queue q
@@ -13185,7 +13269,7 @@ create or replace view df.blocked_steps with (security_barrier) as
     from pg_catalog.pg_locks k where k.pid = s.pid and not k.granted limit 1) l
   cross join lateral (select distinct p.pid from unnest(pg_blocking_pids(s.pid)) p(pid)) b
   left join pg_catalog.pg_stat_activity a on a.pid = b.pid
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.blocked_steps is
   'Running steps that wait for a lock, one row for each session that blocks: since when, for which lock, and what that session does or did last, as far as the reader may see it (members of pg_read_all_stats: all). blocked_by 0 is a prepared transaction (pg_prepared_xacts)';
 
@@ -13193,7 +13277,7 @@ comment on view df.blocked_steps is
 -- Granted to users.
 create or replace view df_engine.visible_standstill with (security_barrier) as
   with reader as materialized (
-    select u.oid as submitter, u.rolname from pg_catalog.pg_roles u where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or u.oid = (select quote_ident(current_user)::regrole::oid))
+    select u.oid as submitter, u.rolname from pg_catalog.pg_roles u where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or u.oid = (select quote_ident(current_user)::regrole::oid))
   ), ready as materialized (
     select q.instance, q.node, q.lane, q.submitter, q.worker, q.leased_at, greatest(df_engine.ready_time(q.id), (
              select max(o.ended_at)  -- the row stays the same while its chain of steps goes on
@@ -13208,7 +13292,7 @@ create or replace view df_engine.visible_standstill with (security_barrier) as
   ), step as materialized (
     select i.instance, i.graph, df_engine.node_of(s.id, s.node_id)::int as node, s.pid, s.xact_start as since
     from df_engine.steps_in_sessions s join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
-    where not s.ended and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where not s.ended and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   ), part as materialized (
     select * from df_engine.queue_by_role
   ), standstill as (
@@ -13250,7 +13334,7 @@ create or replace view df_engine.visible_standstill with (security_barrier) as
   from standstill s
   cross join lateral (select x.* from df_engine.instances x where x.instance = s.instance limit 1) i
   left join lateral (select x.query from df_engine.graph_nodes x where x.graph = i.graph and x.node = s.node limit 1) g on true
-  where (s.state = 'paused' or i.paused is null) and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where (s.state = 'paused' or i.paused is null) and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace function df.stuck(for_at_least interval default '10 minutes')
 returns table (
@@ -13282,7 +13366,7 @@ comment on function df.stuck(interval) is
 create or replace view df_engine.visible_acts with (security_barrier) as
   select i.id as instance_id, x.id, x.act, x.acted_at, x.reason,
          x.acted_by || case when x.logged_in_as <> x.acted_by then format(' (logged in as %s)', x.logged_in_as) else '' end as acted_by
-  from df_engine.instances i join df_engine.acts x on x.instance = i.instance where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  from df_engine.instances i join df_engine.acts x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- place: of what happened at the same time.
 -- Granted to users.
@@ -13290,41 +13374,41 @@ create or replace view df_engine.visible_timeline with (security_barrier) as
   select i.id as instance_id, i.created_at as at, 0 as place, 'run started' as event, null::int as node, null::bigint as scope, null::int as attempt,
          null::interval as duration, i.submitter::regrole::text as by,
          nullif(concat_ws(', ', i.definition, 'not before ' || i.start_at), '') as detail
-  from df_engine.instances i where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  from df_engine.instances i where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   union all
   select i.id, x.failed_at, 1, 'attempt failed', x.node, x.scope, x.attempt, null, null, df_engine.cause(x.error)
-  from df_engine.instances i join df_engine.attempts x on x.instance = i.instance where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  from df_engine.instances i join df_engine.attempts x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   union all
   select i.id, x.ended_at, 2, case when x.state in ('f', 'x', 'e') then 'node failed' else 'node completed' end, x.node, x.scope, x.attempts,
          x.ended_at - x.started_at, null, df_engine.cause(x.error)
-  from df_engine.instances i join df_engine.outcomes x on x.instance = i.instance where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid)) and x.state in ('c', 'b', 'd', 'f', 'x', 'e')
+  from df_engine.instances i join df_engine.outcomes x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid)) and x.state in ('c', 'b', 'd', 'f', 'x', 'e')
   union all
   select i.id, x.sent_at, 3, 'signal sent', null, null, null, null, x.sent_by::text,
          x.signal_name || case x.status when 'undeliverable' then ' (undeliverable)' else '' end
-  from df_engine.instances i join df_engine.inbox x on x.instance = i.instance where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  from df_engine.instances i join df_engine.inbox x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   union all
   select i.id, x.delivered_at, 4, 'signal delivered', x.delivered_to[1], null, null, x.delivered_at - x.sent_at, null, x.signal_name
-  from df_engine.instances i join df_engine.inbox x on x.instance = i.instance where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid)) and x.delivered_at is not null
+  from df_engine.instances i join df_engine.inbox x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid)) and x.delivered_at is not null
   union all
   select i.id, c.created_at, 5, 'run called', c.parent_node, null, null, null, null, c.id
-  from df_engine.instances i join df_engine.instances c on c.parent = i.instance where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  from df_engine.instances i join df_engine.instances c on c.parent = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   union all
   select i.id, x.finished_at, 6, 'iteration ended', null, null, null, x.finished_at - x.started_at, null,
          x.generation || coalesce(': ' || df_engine.cause(x.error), '')
-  from df_engine.instances i join df_engine.executions x on x.instance = i.instance where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  from df_engine.instances i join df_engine.executions x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   union all
   select a.instance_id, a.acted_at, 7, case a.act when 'pause' then 'paused' when 'resume' then 'resumed' when 'rerun' then 'run again'
            when 'forget' then 'forgotten' when 'cancel' then 'cancel asked' else a.act end, null, null, null, null, a.acted_by, a.reason
   from df_engine.visible_acts a
   union all
   select i.id, i.finished_at, 8, 'run ' || i.status, null, null, null, i.finished_at - i.created_at, null, df_engine.cause(i.error)
-  from df_engine.instances i where i.finished_at is not null and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  from df_engine.instances i where i.finished_at is not null and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Granted to users.
 create or replace view df_engine.visible_texts with (security_barrier) as
   select i.id as instance_id, g.node, g.kind, g.query
   from df_engine.instances i join df_engine.graph_nodes g on g.graph = i.graph
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace function df.timeline(instance_id text, limit_count integer default 1000, before timestamptz default null)
 returns table (
@@ -14227,7 +14311,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -14305,7 +14389,7 @@ begin
   if p_role is null then
     raise exception 'df.revoke_usage: p_role must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
-  foreach v_routine in array array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] loop
+  foreach v_routine in array array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()', 'df_engine.monitor()'] loop
     if has_function_privilege(v_routine::regprocedure, 'execute with grant option') then
       execute format('revoke execute on function %s from %I cascade', v_routine, p_role);
     end if;
@@ -14319,6 +14403,35 @@ $$;
 comment on function df.revoke_usage(text) is
   'Takes back what df.grant_usage grants, as far as the caller granted it, and from whom the role passed it on to. The '
   'role''s unfinished runs stop at their next step';
+
+create or replace function df.grant_monitor(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_privilege text;
+begin
+  if p_role is null then
+    raise exception 'df.grant_monitor: p_role must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  perform quote_ident(p_role)::regrole;
+  foreach v_privilege in array df_engine.usage_privileges() || array['execute on function df_engine.monitor()'] loop
+    execute format('grant %s to %I', v_privilege, p_role);
+  end loop;
+end
+$$;
+comment on function df.grant_monitor(text) is
+  'Lets a role and its members see the runs of all roles, with texts, inputs, variables and results, and no secrets. It may use pg_durable like any user, and change the runs of others as little. What other sessions do PostgreSQL shows to members of pg_read_all_stats. For administrators';
+
+create or replace function df.revoke_monitor(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_role is null then
+    raise exception 'df.revoke_monitor: p_role must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  execute format('revoke execute on function df_engine.monitor() from %I', p_role);
+end
+$$;
+comment on function df.revoke_monitor(text) is
+  'Takes back what df.grant_monitor lets a role see. It stays a user until df.revoke_usage. For administrators';
 
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
@@ -14360,7 +14473,7 @@ $$;
 comment on function df.revoke_worker(text) is 'Takes the rights of a worker role back. Grant usage again if it is also a user';
 
 revoke execute on function df.grant_usage(text, boolean, boolean), df.revoke_usage(text), df.metrics(),
-  df.grant_worker(text), df.revoke_worker(text) from public;
+  df.grant_monitor(text), df.revoke_monitor(text), df.grant_worker(text), df.revoke_worker(text) from public;
 
 -- Gives those who already are users and workers what a new version has added to the private objects.
 create or replace function df_engine.renew_grants() returns void
@@ -14625,6 +14738,7 @@ begin
   delete from df_engine.start_keys t where t.instance = any (v_runs);
   delete from df_engine.compensations t where t.instance = any (v_runs);
   delete from df_engine.acts t where t.instance = any (v_runs);
+  delete from df_engine.end_channels t where t.instance = any (v_runs);
   with gone as (
     delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
   )
@@ -14806,6 +14920,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.acts'
     from df_engine.acts o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.end_channels'
+    from df_engine.end_channels o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
     select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
     from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')

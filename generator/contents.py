@@ -75,6 +75,7 @@ PARTS = (
     "api/cancel_signal",
     "api/pause",
     "api/rerun",
+    "api/notify_end",
     "observe/monitoring",
     "observe/views",
     "observe/operating",

@@ -427,6 +427,7 @@ QUEUE = "df_engine.queue"
 TIMERS_BY_TIME = "timers_next_idx"
 XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
+END_CHANNELS = "select count(*) from df_engine.end_channels"
 UPKEEP = "select count(*) from df_engine.upkeep"
 # The table by which an installation is known, as somebody else might make it.
 RELEASE = "create table df_engine.release (version text primary key, layout int, installed_at timestamptz)"
@@ -451,3 +452,11 @@ begin
 end $$;
 create trigger broken before insert on df_engine.outcomes
   for each row when (new.value::text like '%timed_out%') execute function public.broken()"""
+
+# All that is stored of runs, variables, secrets and definitions, but for what each reader moves.
+ALL_STATE = tuple(
+    f"select to_jsonb(t)::text from df_engine.{table} t order by 1"
+    for table in ("instances", "queue", "timers", "waits", "activations", "outcomes", "bindings", "inbox", "acts",
+                  "vars", "kept_secrets", "flow_definitions", "end_channels", "settings", "role_limits",
+                  "http_allowlist", "worker_roles", "start_keys", "role_reasons")
+)  # fmt: skip
