@@ -96,8 +96,8 @@ SETTINGS = (
 
 # Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
 # part of an error. The longest wait, in seconds. The most statements of a block. The longest comment of a
-# definition, in bytes, and how many versions a role may have of all. How many runs may stand above one that was called. On how
-# many channels the end of a run may be told.
+# definition, in bytes, and how many versions a role may have of all. How many runs may stand above one that was called.
+# On how many channels the end of a run may be told.
 LIMITS = {
     "name": 63,
     "text": 1024,
