@@ -143,7 +143,10 @@ def test_a_start_in_a_transaction_of_the_callers(df: Client, db: Database, worke
 
 def test_a_lost_connection_is_an_error(df: Client, db: Database, worker: WorkerProcess) -> None:
     run = df.start("wait_for_signal('go')")
-    own = "select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'df.instances i where i.id' and usename = 'app'"
+    own = (
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where query ~ 'df.instances i where i.id' and usename = 'app'"
+    )
     waiting = df.as_completed([run])
     with pytest.raises(TimeoutError):
         df.wait(run, 0.1)
