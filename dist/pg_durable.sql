@@ -12766,7 +12766,7 @@ begin
 end
 $$;
 comment on function df.notify_end(text, text) is
-  'Lets the transaction that ends a run notify a channel, with the id of the run as payload and nothing else; again if it is resumed and ends again. Of a run that has ended, when the caller commits. A run has at most 10 channels. Nothing is sent to who does not listen yet, nor with SET df.wake = off: LISTEN first, then look at the status, then wait. Returns OK; raises 42501 when the run is unknown or invisible, 54000 when it has too many channels, 22023 when the name is empty or longer than 63 bytes.';
+  'Lets the transaction that ends a run notify a channel, with the id of the run as payload and nothing else; again if it is resumed and ends again. Of a run that has ended, when the caller commits. A run has at most 10 channels. Nothing is sent to who does not listen yet, nor with SET df.wake = off: LISTEN first, then read the status, then wait. Returns OK; raises 42501 when the run is unknown or invisible, 54000 when it has too many channels, 22023 when the name is empty or longer than 63 bytes.';
 
 -- Monitoring: what users read about their runs. Everything here runs with the caller's rights and sees what row security
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
@@ -13350,7 +13350,7 @@ create or replace view df_engine.visible_standstill with (security_barrier) as
     select t.instance, t.node, 'due', t.due_at, case
       when not exists (select from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s') then 'no worker is running'
       when t.tries > 0 then format('what is due has been tried %s times in vain', t.tries)
-      else 'nobody acts on what is due: the workers do not keep up, or a transaction holds its run' end
+      else 'nobody acts on what is due: the workers do not keep up, or a transaction has locked its run' end
     from reader r
     cross join lateral (select x.* from df_engine.timers x
                         where x.submitter = r.submitter and x.next_try_at < (select clock_timestamp() + interval '1 min')

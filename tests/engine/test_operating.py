@@ -16,7 +16,7 @@ def test_the_queue_says_what_is_ready_and_why_nothing_runs(db: Database) -> None
     assert db.rows(QUEUE) == []
     db.rows("select df.start('select 1') from generate_series(1, 3)")
     db.rows("select df.start('select 1')", user="other")
-    db.sql("select df.pause(df.start('select 1'), 'look')")
+    db.sql("select df.pause(df.start('select 1'), 'wait')")
     own = ("app", "sql", 3, 0, 0, 1, NO_WORKER)
     assert db.rows(QUEUE) == [own]
     assert db.rows(QUEUE, user=None) == [own, ("other", "sql", 1, 0, 0, 0, NO_WORKER)]
@@ -95,7 +95,7 @@ def test_stuck_says_what_does_not_move_and_why(pump: Pump) -> None:
     sleeps = pump.start("df.sleep(0.01) ~> 'select 1'")
     pump.work()
     paused = pump.start("'select 1'")
-    db.sql("select df.pause(%s, 'look')", paused.id)
+    db.sql("select df.pause(%s, 'wait')", paused.id)
     ready = pump.start("'select 1'")
     found = {run: (state, reason) for run, state, reason in db.rows(STUCK, "0 s")}
     assert set(found) == {waits.id, sleeps.id, paused.id, ready.id}
@@ -104,7 +104,7 @@ def test_stuck_says_what_does_not_move_and_why(pump: Pump) -> None:
     assert found[sleeps.id][0] == "due"
     assert found[paused.id][0] == "paused"
     assert found[paused.id][1].startswith("paused by app at ")
-    assert found[paused.id][1].endswith(": look")
+    assert found[paused.id][1].endswith(": wait")
     assert found[ready.id] == ("ready", "it waits for its turn: 0 steps of its role run, of 10 places")
     assert db.rows("select from df.stuck()") == []
     assert db.rows(STUCK, "0 s", user="other") == []
@@ -122,9 +122,9 @@ def test_a_chain_that_goes_on_is_not_stuck(pump: Pump) -> None:
 def test_a_paused_run_waits_for_who_paused_it(pump: Pump) -> None:
     run = pump.start("df.sleep(60)")
     pump.work()
-    pump.db.sql("select df.pause(%s, 'look')", run.id)
-    pump.db.sql("select df.pause(%s, 'look again')", run.id)
-    query = "select kind, waits_for ~ '^paused by app at .*: look again$' from df.waiting order by kind"
+    pump.db.sql("select df.pause(%s, 'wait')", run.id)
+    pump.db.sql("select df.pause(%s, 'wait again')", run.id)
+    query = "select kind, waits_for ~ '^paused by app at .*: wait again$' from df.waiting order by kind"
     assert pump.db.rows(query) == [("paused", True), ("sleep", False)]
     assert pump.db.rows(query, user="other") == []
     pump.db.sql("select df.resume(%s)", run.id)

@@ -62,13 +62,13 @@ def test_an_earlier_iteration_has_ended_at_its_time(pump: Pump) -> None:
 def test_what_operators_do_says_who_when_and_why(pump: Pump) -> None:
     run = pump.start("'select 1'")
     db = pump.db
-    db.sql("select df.pause(%s, 'look')", run.id)
+    db.sql("select df.pause(%s, 'wait')", run.id)
     db.admin("select df.resume(%s)", run.id)
     owner = db.admin("select current_user")
     db.sql("select df.cancel(%s, 'enough')", run.id)
     again = Run(db, db.sql("select df.rerun(%s)", run.id))
     assert events(run, "by", "detail") == [
-        ("run started", "app", None), ("paused", "app", "look"), ("resumed", owner, None),
+        ("run started", "app", None), ("paused", "app", "wait"), ("resumed", owner, None),
         ("cancel asked", "app", "enough"),
         ("run cancelled", None, "canceled: enough"),
     ]  # fmt: skip

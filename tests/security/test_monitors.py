@@ -24,7 +24,7 @@ def watched(pump: Pump) -> Iterator[Database]:
     pump.run("'select 1/0'", "broken")
     pump.start("df.wait_for_signal('go')", "waits")
     pump.work()
-    db.sql("select df.pause(df.start('select 1', 'paused', input => '{\"n\": 7}'), 'look')")
+    db.sql("select df.pause(df.start('select 1', 'paused', input => '{\"n\": 7}'), 'wait')")
     db.sql("select df.start('select 1', 'queued')")
     db.sql("select df.signal(id, 'later', '1') from df.instances where label = 'queued'")
     yield db

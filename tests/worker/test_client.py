@@ -101,7 +101,7 @@ def test_a_signal_brings_data(df: Client, worker: WorkerProcess) -> None:
 def test_many_runs_are_awaited_over_one_connection(
     df: Client, db: Database, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the order in which they end; only notifications tell: nothing is looked at again in time."""
+    """In the order in which they end; only notifications tell: no status is read again in time."""
     monkeypatch.setattr(client, "AGAIN", 3600.0)
     runs = [df.start("wait_for_signal('go')") for _ in range(20)]
     done = []

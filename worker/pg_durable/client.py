@@ -5,7 +5,7 @@
         df.wait(run)                                    # 'completed', 'failed' or 'cancelled'
         df.result(run)                                  # [{'answer': 42}]
 
-Waiting is by notification: listen, look at the status, wait. No transaction stays open meanwhile. `AsyncClient` is the
+Waiting is by notification: listen, read the status, wait. No transaction stays open meanwhile. `AsyncClient` is the
 same for asyncio, where any number of tasks wait over one connection.
 """
 
@@ -26,7 +26,7 @@ from psycopg.rows import class_row
 
 ENDED = ("completed", "failed", "cancelled")
 CHANNEL = "pg_durable_ends"
-AGAIN = 30.0  # seconds after which the status is looked at although nothing was heard: a notification can be lost
+AGAIN = 30.0  # seconds after which the status is read although nothing was heard: a notification can be lost
 T = TypeVar("T")
 
 START = """
@@ -149,17 +149,17 @@ class Client:
         self._listen()
         self._wanted |= open_runs
         self._conn.execute(NOTIFY, [self._channel, list(open_runs)])
-        look = set(open_runs)
+        asked = set(open_runs)
         try:
             while open_runs:
-                found = self._statuses(look)
-                for run in sorted(look):
+                found = self._statuses(asked)
+                for run in sorted(asked):
                     if status := ended(run, found):
                         open_runs.discard(run)
                         self._wanted.discard(run)
                         yield run, status
                 if open_runs:
-                    look = self._hear(open_runs, deadline)
+                    asked = self._hear(open_runs, deadline)
         finally:
             self._wanted -= open_runs
 
@@ -190,7 +190,7 @@ class Client:
             self._listening = True
 
     def _hear(self, open_runs: set[str], deadline: float | None) -> set[str]:
-        """Waits; which runs are to be looked at."""
+        """Waits; whose status is to be read."""
         again = time.monotonic() + AGAIN
         while not self._heard & open_runs:
             now = time.monotonic()
