@@ -31,6 +31,13 @@ def test_the_queue_says_what_is_ready_and_why_nothing_runs(db: Database) -> None
     assert db.rows(QUEUE) == [("app", "sql", 3, 0, 4, 1, "its password is wrong")]
 
 
+def test_what_is_cancelled_is_not_in_the_queue(db: Database) -> None:
+    run = db.sql("select df.start('select 1')")
+    assert db.sql("select ready from df.queue") == 1
+    db.sql("select df.cancel(%s)", run)
+    assert db.rows(QUEUE) == []
+
+
 def test_each_lane_is_counted_by_itself(pump: Pump) -> None:
     pump.db.sql("select df.start(df.http('https://api.github.com/zen'))")
     pump.db.sql("select df.start('vacuum')")
