@@ -98,6 +98,7 @@ SETTINGS = (
 # part of an error. The longest wait, in seconds. The most statements of a block. The longest comment of a
 # definition, in bytes, and how many versions a role may have of all. How many runs may stand above one that was called.
 # How many schedules a role may have, and how many ticks are kept of each, or can be waiting.
+# On how many channels the end of a run may be told.
 LIMITS = {
     "name": 63,
     "text": 1024,
@@ -109,6 +110,7 @@ LIMITS = {
     "levels": 32,
     "schedules": 1000,
     "ticks": 1000,
+    "channels": 10,
 }
 
 # The priority of a run: its range, each way; how much earlier a point is, in units of 1/64 s; and the rank of priority

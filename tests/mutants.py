@@ -83,6 +83,11 @@ MUTANTS = (
            f"{SCHEDULES}::test_pause_and_resume"),
     Mutant("a backfill starts again what has run", "where t.state not in ('started', 'waiting')", "where true",
            f"{SCHEDULES}::test_backfill"),
+    # Who is told, who sees
+    Mutant("a run ends while who wants to be told is noted", " for no key update;", ";",
+           "tests/engine/test_notify_end.py::test_an_end_that_commits_while_it_is_asked_for_is_told"),
+    Mutant("administrators see their own runs only", "df_engine.may_act_on_all(p_role) or", "false or",
+           "tests/engine/test_timeline.py::test_what_operators_do_says_who_when_and_why"),
     # Claims
     Mutant("the next step is claimed without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),

@@ -303,7 +303,7 @@ from df_engine.queue q join df_engine.instances i using (instance)"""
 A_WORKER_SEEN = "insert into df_engine.workers (role, last_seen_at) values ('durable_worker', now() - %s::interval)"
 HISTORY_SPAN = "select max(finished_at) - min(finished_at) >= %s::interval from df_engine.executions"
 
-# Private tables with rows of runs, which the ticks of schedules are not: they outlive them. How many rows one of them has.
+# Private tables with rows of runs, which ticks of schedules are not: they outlive them. How many rows one of them has.
 TABLES_OF_RUNS = """
 select a.attrelid::regclass::text from pg_attribute a join pg_class c on c.oid = a.attrelid
 where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'
@@ -434,6 +434,7 @@ QUEUE = "df_engine.queue"
 TIMERS_BY_TIME = "timers_next_idx"
 XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
+END_CHANNELS = "select count(*) from df_engine.end_channels"
 UPKEEP = "select count(*) from df_engine.upkeep"
 # The table by which an installation is known, as somebody else might make it.
 RELEASE = "create table df_engine.release (version text primary key, layout int, installed_at timestamptz)"
@@ -487,3 +488,10 @@ select pg_stat_get_xact_numscans('df_engine.schedules'::regclass),
        pg_stat_get_xact_numscans('df_engine.schedules_due_idx'::regclass),
        pg_stat_get_xact_tuples_returned('df_engine.schedules_due_idx'::regclass)"""
 SCHEDULES_LATE = "update df_engine.schedules set next_at = now() - %s::interval"
+# All that is stored of runs, variables, secrets and definitions, but for what each reader moves.
+ALL_STATE = tuple(
+    f"select to_jsonb(t)::text from df_engine.{table} t order by 1"
+    for table in ("instances", "queue", "timers", "waits", "activations", "outcomes", "bindings", "inbox", "acts",
+                  "vars", "kept_secrets", "flow_definitions", "end_channels", "settings", "role_limits",
+                  "http_allowlist", "worker_roles", "start_keys", "role_reasons", "schedules", "schedule_ticks")
+)  # fmt: skip

@@ -157,6 +157,12 @@ language sql immutable as $$
   select (p_place >> 26) + 192 * (p_place & 255)
 $$;
 
+-- The same as a time.
+-- Granted to users.
+create or replace function df_engine.ready_time(p_place bigint) returns timestamptz
+language sql immutable
+return timestamptz 'epoch' + (1577836800 + ((p_place >> 26) + 192 * ((p_place & 255) - 100)) / 64.0) * interval '1 s';
+
 do $migration$
 begin
 if df_engine.migrating(1) then
@@ -262,7 +268,8 @@ if df_engine.migrating(1) then
     cancelled_in xid8,                     -- the transaction that cancelled: a step in it may still commit
     undo_as text,                          -- the status that it gets when its compensations have ended; NULL: they have not begun
     undo_error text,                       -- the same for error
-    paused boolean                         -- true: nothing of it begins; NULL: it is not paused
+    paused boolean,                        -- true: nothing of it begins; NULL: it is not paused
+    notifies boolean                       -- true: its end is told to end_channels; NULL: to nobody
   ) with (fillfactor = 85);
   create index instances_status_created_idx on df_engine.instances (status, created_at desc, id);  -- a list by status
   create index instances_created_idx on df_engine.instances (created_at desc, id);                 -- a list of the newest
@@ -379,6 +386,14 @@ if df_engine.migrating(1) then
     reason text,
     acted_at timestamptz not null,
     constraint acts_pkey primary key (instance, id)
+  );
+  create index acts_pause_idx on df_engine.acts (instance, id) where act = 'pause';       -- runs that are paused
+
+  -- Channels that are notified of the end of a run.
+  create table df_engine.end_channels (
+    instance bigint not null,
+    channel text not null,
+    constraint end_channels_pkey primary key (instance, channel)
   );
 
   -- Threads that can run now; the claim is the lock on the row.
@@ -729,6 +744,21 @@ $$;
 create or replace view df_engine.own_key with (security_barrier) as
   select encode(sha256((s.value || quote_ident(current_user)::regrole::oid::text)::pg_catalog.bytea), 'hex') as key from df_engine.secret s;
 
+-- Whether a role may act on the runs of all roles, and change what concerns them: an administrator.
+-- Granted to users.
+create or replace function df_engine.may_act_on_all(p_role oid) returns boolean
+language sql stable set search_path = '' as $$ select pg_catalog.has_function_privilege(p_role, 'df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute') $$;
+
+-- Whoever may execute it sees the runs of all roles: df.grant_monitor.
+create or replace function df_engine.monitor() returns void language sql immutable as $$ select null::pg_catalog.void $$;
+
+-- Whether a role sees the runs of all roles.
+-- Granted to users.
+create or replace function df_engine.may_see_all(p_role oid) returns boolean
+language sql stable set search_path = '' as $$
+  select df_engine.may_act_on_all(p_role) or pg_catalog.has_function_privilege(p_role, 'df_engine.monitor()', 'execute')
+$$;
+
 -- Raises unless p_key is the key of p_role: the caller acts as that role. No key is the key of nobody.
 create or replace function df_engine.require_key(p_key text, p_role oid) returns void
 language plpgsql stable as $$
@@ -931,8 +961,7 @@ revoke execute on function df.set_setting(text, text) from public;
 create or replace function df_engine.asked_by_administrator(p_stack text) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select p_stack !~ '\n'
-     and has_function_privilege(coalesce(nullif(current_setting('role'), 'none'), session_user),
-                                'df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')
+     and df_engine.may_act_on_all(quote_ident(coalesce(nullif(current_setting('role'), 'none'), session_user))::regrole)
 $$;
 
 create or replace function df.setting(name text) returns text
@@ -1882,6 +1911,7 @@ language sql immutable
 return lpad(to_hex((('x' || p_instance)::bit(32)::bigint + p_node * 2654435761) & 4294967295), 8, '0')::varchar;
 
 -- The place of the node that has this public id in an instance: 244002641 is the inverse of the factor in node_id, modulo 2^32.
+-- Granted to users.
 create or replace function df_engine.node_of(p_instance text, p_node_id text) returns bigint
 language sql immutable
 return ((('x' || p_node_id)::bit(32)::bigint - ('x' || p_instance)::bit(32)::bigint + 4294967296) & 4294967295) * 244002641 & 4294967295;
@@ -5959,6 +5989,7 @@ begin
     exit when found;
   end loop;
   if i.status in ('pending', 'running') then
+    perform df_engine.note_act(v_old, 'cancel', p_role, 'replaced by a start with the same key');
     perform df_engine.cancel_locked(v_old, 'replaced by a start with the same key');
   end if;
   return df_engine.insert_instance(p_key, p_role, p_text, p_label, p_database, p_input, p_start_at, p_priority, v_new, p_start_key);
@@ -6051,7 +6082,7 @@ create or replace function df_engine.require_owner(p_role oid, p_owner oid) retu
 language plpgsql stable as $$
 begin
   if p_role <> p_owner and not pg_has_role(p_role, p_owner, 'usage') and (
-      not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute')
+      not df_engine.may_act_on_all(p_role)
       or (select r.rolsuper from pg_catalog.pg_roles r where r.oid = p_owner)) then
     raise exception 'role "%" is no member of role "%"', pg_get_userbyid(p_role), pg_get_userbyid(p_owner)
       using errcode = 'insufficient_privilege', hint = 'The definitions of a role are for its members, and for administrators, to change.';
@@ -6185,14 +6216,14 @@ comment on function df.undefine(text, regrole) is
 
 -- Granted to users.
 create or replace view df_engine.visible_definitions with (security_barrier) as
-  select d.owner, d.name, d.version, d.graph from df_engine.flow_definitions d where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+  select d.owner, d.name, d.version, d.graph from df_engine.flow_definitions d where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select df_engine.may_see_all(quote_ident(current_user)::regrole)) or pg_has_role(d.owner::oid, 'usage'));
 
 create or replace view df.definitions with (security_barrier) as
   select d.name, d.version, d.flow, d.comment, d.created_at, d.created_by,
          (select count(*) from df_engine.instances i
           where i.submitter = d.owner and i.definition = d.name || ':' || d.version and i.finished_at is null) as live_instances, d.owner
   from df_engine.flow_definitions d
-  where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+  where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select df_engine.may_see_all(quote_ident(current_user)::regrole)) or pg_has_role(d.owner::oid, 'usage'));
 comment on view df.definitions is
   'Flows that have a name, one row a version: those of the current user, and of the roles that it is a member of. flow: in the text language; live_instances: runs of that version that have not ended';
 
@@ -6526,14 +6557,18 @@ create or replace function df_engine.end_run(p_instance bigint, p_status text, p
 language plpgsql as $$
 declare
   v_call bigint;
+  v_notifies boolean;
 begin
   update df_engine.instances i
   set status = p_status, error = p_error, result = p_result,
       finished_at = df_engine.clock(), updated_at = df_engine.clock()
   where i.instance = p_instance
-  returning i.call into v_call;
+  returning i.call, i.notifies into v_call, v_notifies;
   if v_call is not null then
     perform df_engine.note_end_of_child(v_call);
+  end if;
+  if v_notifies then
+    perform df_engine.tell_end(p_instance);
   end if;
   update df_engine.inbox s set status = 'undeliverable', fresh = false
   where s.instance = p_instance and s.status = 'pending' and not s.fresh;
@@ -11159,7 +11194,7 @@ create or replace view df.role_limits with (security_barrier) as
          l.http, (select count(*) from df_engine.queue q where q.lane = 'http' and q.submitter = l.role and q.worker is not null) as http_in_use,
          l.live_instances, (select count(*) from df_engine.instances i where i.submitter = l.role and i.status in ('pending', 'running')) as live_instances_in_use
   from df_engine.role_limits l
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or l.role::oid = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or l.role::oid = (select quote_ident(current_user)::regrole::oid));
 comment on view df.role_limits is
   'The limits of roles (df.set_role_limit; NULL: none), and what is in use of each; a role sees its own';
 
@@ -11205,12 +11240,19 @@ create or replace view df_engine.wait_reasons as
                from df_engine.workers w left join df_engine.queue x on x.lane = 'http' and x.worker = w.worker
                where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b);
 
+-- The runs that are paused: since when, by whom, why.
+create or replace view df_engine.pauses as
+  select distinct on (a.instance) a.instance, a.acted_at as paused_at,
+         format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '') as reason
+  from df_engine.acts a join df_engine.instances i on i.instance = a.instance
+  where a.act = 'pause' and i.paused and i.status in ('pending', 'running')
+  order by a.instance, a.id desc;
+
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status::text, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
-             select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
-             from df_engine.acts a where a.instance = i.instance and a.act = 'pause' order by a.id desc limit 1)
+             select p.reason from df_engine.pauses p where p.instance = i.instance)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
            else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, i.input, i.key,
          case when i.key is not null then exists (select from df_engine.start_keys k where k.instance = i.instance) end as key_current,
@@ -11223,15 +11265,14 @@ create or replace view df.instances with (security_barrier) as
                        when bool_or(c.state = 'c') then 'completed' end
            from df_engine.compensations c where c.instance = i.instance) as undo_status, i.traceparent
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- What monitoring needs beyond df.instances.
 -- Granted to users.
 create or replace view df_engine.visible_runs with (security_barrier) as
   select i.instance, i.id, i.label, i.status::text, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
-             select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
-             from df_engine.acts a where a.instance = i.instance and a.act = 'pause' order by a.id desc limit 1)
+             select p.reason from df_engine.pauses p where p.instance = i.instance)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
            else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, (
            select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
@@ -11241,7 +11282,7 @@ create or replace view df_engine.visible_runs with (security_barrier) as
          i.parent, i.parent_node,
          (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Granted to users.
 create or replace view df_engine.visible_nodes with (security_barrier) as
@@ -11259,7 +11300,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
          case when r.status = 'completed' then df_engine.columns_of(r.value, r.columns) end as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
          r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items
   from df_engine.node_rows r
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.nodes with (security_barrier) as
   select n.id::varchar(8), n.instance_id, n.node_type, n.query, n.result_name, n.left_node::varchar(8), n.right_node::varchar(8), n.status, n.result, n.error,
@@ -11279,10 +11320,10 @@ create or replace view df_engine.visible_outcomes with (security_barrier) as
   from df_engine.instances i
   join df_engine.outcomes o on o.instance = i.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.vars with (security_barrier) as
-  select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
+  select v.name, v.value, v.owner from df_engine.vars v where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.secrets with (security_barrier) as
   select s.name, s.created_at, s.updated_at from df_engine.kept_secrets s
@@ -11292,7 +11333,7 @@ create or replace view df._worker_epoch as
   select w.epoch_id, w.started_at, w.last_seen_at from df_engine.workers w;
 
 create or replace view df.settings with (security_barrier) as
-  select s.name, s.value, s.description from df_engine.settings s where s.name <> 'loopback_dsn' or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute'));
+  select s.name, s.value, s.description from df_engine.settings s where s.name <> 'loopback_dsn' or (select df_engine.may_act_on_all(quote_ident(current_user)::regrole));
 
 create or replace view df.http_allowlist as
   select a.pattern, a.allow_private, a.note from df_engine.http_allowlist a;
@@ -11302,20 +11343,20 @@ create or replace view df.signals with (security_barrier) as
          (select array_agg(df_engine.node_id(i.id, d.node)::text order by d.place)
           from unnest(s.delivered_to) with ordinality d(node, place)) as delivered_to
   from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Signals of runs that the reader can see, and the transactions that sent them.
 -- Granted to users.
 create or replace view df_engine.visible_inbox with (security_barrier) as
   select s.instance, s.sent_in
   from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Granted to users.
 create or replace view df_engine.visible_executions with (security_barrier) as
   select i.id as instance_id, e.generation, e.events, e.started_at, e.finished_at, e.error
   from df_engine.executions e join df_engine.instances i on i.instance = e.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Status changes of the current generation of a run's root scope, which began when its LOOP last turned, or with its first step. What is
 -- open or waits has begun, and has not ended: one change each.
@@ -11330,7 +11371,7 @@ create or replace view df_engine.visible_events with (security_barrier) as
          coalesce((select max(e.finished_at) from df_engine.executions e where e.instance = i.instance),
                   (select min(o.started_at) from df_engine.outcomes o where o.instance = i.instance), i.created_at) as began_at
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 comment on view df.instances is 'One row a run; error says why it failed or was cancelled, wait_reason why it does not progress, undo_status what becomes of its compensations (df.undo)';
 comment on view df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
@@ -12728,6 +12769,7 @@ begin
   elsif p_undo and i.undo_as is not null then
     return format('Instance %s is being undone already; nothing to cancel (%s)', i.id, p_reason);
   end if;
+  perform df_engine.note_act(p_instance, 'cancel', p_role, p_reason);
   if p_undo then
     perform df_engine.withdraw_but_compensations(p_instance);
     p_undo := df_engine.undo_from_outside(p_instance, 'cancelled', 'canceled: ' || p_reason);
@@ -12749,7 +12791,7 @@ create or replace function df_engine.require_right(p_role oid, p_instance bigint
 language plpgsql stable as $$
 begin
   if not exists (select from df_engine.instances i where i.instance = p_instance and i.submitter = p_role)
-     and not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute') then
+     and not df_engine.may_act_on_all(p_role) then
     raise exception 'the run belongs to another role' using errcode = 'insufficient_privilege';
   end if;
 end
@@ -13059,7 +13101,7 @@ declare
   s df_engine.schedules;
 begin
   perform df_engine.require_key(p_key, p_role);
-  if p_owner = p_role or has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute') then
+  if p_owner = p_role or df_engine.may_act_on_all(p_role) then
     select * into s from df_engine.schedules x where x.owner = p_owner::pg_catalog.regrole and x.name = p_name for update;
   end if;
   if s.schedule is null then
@@ -13416,7 +13458,7 @@ create or replace view df.schedules with (security_barrier) as
     select t.* from df_engine.schedule_ticks t
     where t.schedule = s.schedule and t.state <> 'waiting' order by t.handled_at desc, t.scheduled_for desc limit 1) l on true
   left join df_engine.instances i on i.instance = l.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.owner::oid = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or s.owner::oid = (select quote_ident(current_user)::regrole::oid));
 comment on view df.schedules is
   'What df.schedule has made. next_at: the next time, NULL while it is paused; last_at: that of the last tick; last_status: that of its run, or skipped (the overlap rule), missed (not made up) or failed (it could not be started), with the reason in last_error; waiting: ticks that wait for the end of an earlier run; wait_reason: why nothing comes of it now';
 
@@ -13425,9 +13467,67 @@ create or replace view df.schedule_ticks with (security_barrier) as
   from df_engine.schedule_ticks t
   join df_engine.schedules s on s.schedule = t.schedule
   left join df_engine.instances i on i.instance = t.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.owner::oid = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or s.owner::oid = (select quote_ident(current_user)::regrole::oid));
 comment on view df.schedule_ticks is
   'Each time of a schedule, and what has come of it: started (instance_id: the run, while it is kept), waiting (for the end of an earlier run), skipped, missed (none from there on was made up) or failed, with the reason; made_by: cron, trigger or backfill. The newest 1000 of a schedule are kept';
+
+-- df.notify_end: who is told when a run ends. The channels of a run are rows of their own, and a column of the run says whether there are any, so the
+-- end of a run without asks nothing more.
+
+-- Adds a channel. Locks the run, so that its end comes before or after; on one that has ended it is told at the caller's COMMIT.
+-- Granted to users.
+create or replace function df_engine.add_end_channel(p_key text, p_role oid, p_instance bigint, p_channel text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_run record;
+begin
+  perform df_engine.require_key(p_key, p_role);
+  perform df_engine.require_right(p_role, p_instance);
+  select i.status, i.notifies into v_run from df_engine.instances i where i.instance = p_instance for no key update;
+  insert into df_engine.end_channels (instance, channel) values (p_instance, p_channel) on conflict do nothing;
+  if (select count(*) from df_engine.end_channels c where c.instance = p_instance) > 10 then
+    raise exception 'the end of a run is told on 10 channels at most' using errcode = 'program_limit_exceeded',
+      hint = 'Several sessions can listen to one channel, and one channel can serve many runs: the payload says which.';
+  end if;
+  update df_engine.instances i set notifies = true where i.instance = p_instance and v_run.notifies is null;
+  if v_run.status in ('completed', 'failed', 'cancelled') then
+    perform df_engine.tell_end(p_instance, p_channel);
+  end if;
+end
+$$;
+
+-- Notifies the channels of a run, or one of them. The same conditions hold as for workers.
+create or replace function df_engine.tell_end(p_instance bigint, p_channel text default null) returns void
+language plpgsql as $$
+begin
+  if lower(current_setting('df.wake', true)) in ('off', 'false', 'no', '0') or pg_notification_queue_usage() > 0.5 then
+    return;
+  end if;
+  perform pg_notify(c.channel, df_engine.public_id(p_instance))
+  from df_engine.end_channels c where c.instance = p_instance and c.channel = coalesce(p_channel, c.channel);
+end
+$$;
+
+create or replace function df.notify_end(instance_id text, channel text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if channel is null or octet_length(channel) not between 1 and 63 then
+    raise exception 'a channel has a name of 1 to 63 bytes' using errcode = 'invalid_parameter_value',
+      hint = 'It is the name that LISTEN has: LISTEN "Name" if it has capitals or blanks, else LISTEN name.';
+  end if;
+  perform df_engine.add_end_channel((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                    df_engine.visible_run(notify_end.instance_id), notify_end.channel);
+  return 'OK';
+end
+$$;
+comment on function df.notify_end(text, text) is
+  'Lets the transaction that ends a run notify a channel, with the id of the run as payload and nothing else; again if it is resumed and ends again. Of a run that has ended, when the caller commits. A run has at most 10 channels. Nothing is sent to who does not listen yet, nor with SET df.wake = off: LISTEN first, then read the status, then wait. Returns OK; raises 42501 when the run is unknown or invisible, 54000 when it has too many channels, 22023 when the name is empty or longer than 63 bytes.';
 
 -- Monitoring: what users read about their runs. Everything here runs with the caller's rights and sees what row security
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
@@ -13518,7 +13618,7 @@ create or replace function df_engine.page_of_instances(
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
-  v_all constant boolean := has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute');
+  v_all constant boolean := df_engine.may_see_all(p_role);
 begin
   perform df_engine.require_key(p_key, p_role);
   return array(
@@ -13790,7 +13890,7 @@ create or replace view df.running_steps with (security_barrier) as
   left join df_engine.progress p on p.node = s.node and case when p.leased then p.queue = s.leased and p.said_at >= s.since
     else p.pid = s.pid and exists (select from df_engine.queue q where q.instance = s.instance and q.id = p.queue) and exists (
       select from pg_catalog.pg_stat_activity a where a.pid = p.pid and a.backend_xid = p.xid::pg_catalog.xid) end
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or s.submitter = (select quote_ident(current_user)::regrole::oid))
   group by s.instance_id, s.label, s.node, s.kind, s.query, s.submitter, o.attempts;
 comment on view df.running_steps is
   'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session. progress_done, progress_total and progress_note are what the step has said last with df.progress.';
@@ -13801,7 +13901,7 @@ create or replace view df.failed_steps with (security_barrier) as
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
@@ -13821,6 +13921,8 @@ create or replace view df.waiting with (security_barrier) as
     union all
     select distinct on (r.instance) r.instance, null::bigint, null::int, 'blocked', r.reason, null::timestamptz, null::timestamptz, null::bigint
     from df_engine.wait_reasons r
+    union all
+    select p.instance, null, null, 'paused', p.reason, null, p.paused_at, null from df_engine.pauses p
   )
   select i.id as instance_id, i.label, df_engine.node_id(i.id, w.node)::varchar(8) as node_id, i.submitter::regrole as submitted_by, w.kind,
          case w.kind
@@ -13840,21 +13942,21 @@ create or replace view df.waiting with (security_barrier) as
   join df_engine.instances i on i.instance = w.instance
   left join df_engine.graph_nodes g on g.graph = i.graph and g.node = w.node
   left join df_engine.outcomes o on o.instance = w.instance and o.scope = w.scope and o.node = w.node and o.state = 'r'
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
-  'What waits, and for what: the time at which it is to start, the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
+  'What waits, and for what: the time at which it is to start, the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason; paused are runs that somebody has paused: who, when, why';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
     select date_trunc('hour', i.finished_at) as hour, i.status::text as run, null as step, i.finished_at - i.created_at as took
     from df_engine.instances i
-    where i.finished_at is not null and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where i.finished_at is not null and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
     union all
     select date_trunc('hour', o.ended_at), null, case when o.state in ('f', 'x', 'e') then 'failed' else 'completed' end, null
     from df_engine.outcomes o
     join df_engine.instances i on i.instance = o.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
@@ -13876,6 +13978,264 @@ create or replace view df.workers as
   from df_engine.workers w;
 comment on view df.workers is
   'Worker processes: who they are, when they were last seen, whether they are alive, and how many steps outside of transactions they hold';
+
+-- What operators ask when something is wrong: what is in the queue and why nothing of it runs, which steps wait for a lock, what has not moved.
+-- By index: of each role and lane the oldest are read, at most so many; what is kept of runs that have ended is not.
+
+-- What the reader may see of the queue, by role and lane.
+create or replace view df_engine.queue_by_role with (security_barrier) as
+  with recursive every(lane, submitter) as (
+    (select q.lane, q.submitter from df_engine.queue q where (select df_engine.may_see_all(quote_ident(current_user)::regrole)) order by q.lane, q.submitter limit 1)
+    union all
+    select n.lane, n.submitter
+    from every e cross join lateral (
+      select q.lane, q.submitter from df_engine.queue q
+      where (q.lane, q.submitter) > (e.lane, e.submitter) order by q.lane, q.submitter limit 1) n
+  ), part as (
+    select distinct r.submitter, regexp_replace(r.lane, '^paused ', '') as lane
+    from (select e.lane, e.submitter from every e
+          union all
+          select l.lane, o.me from unnest('{sql,direct,http,paused sql,paused direct,paused http}'::text[]) l(lane)
+          cross join (select (select quote_ident(current_user)::regrole::oid) as me) o
+          where not (select df_engine.may_see_all(quote_ident(current_user)::regrole)) and exists (select from df_engine.queue q where q.lane = l.lane and q.submitter = o.me)) r
+  ), step as materialized (
+    select s.pid, s.submitter, i.instance is not null and exists (
+      select from df_engine.queue q
+      where q.instance = i.instance and q.lane = 'direct' and df_engine.node_id(s.id, q.node) = s.node_id) as direct
+    from df_engine.steps_in_sessions s left join df_engine.instances i on i.id = s.id
+    where not s.ended
+  ), worker as materialized (
+    select count(*) as alive from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s'
+  ), counted as materialized (
+    select p.submitter, p.lane,
+           case p.lane when 'sql' then (select count(distinct s.pid) from step s where s.submitter = p.submitter and not s.direct)
+             else (select count(*) from df_engine.queue q where q.lane = p.lane and q.submitter = p.submitter and q.worker is not null)
+           end as running,
+           (select count(*) from (select from df_engine.queue q
+                                  where q.lane = p.lane and q.submitter = p.submitter limit 10000) q) as listed,
+           (select count(*) from (select from df_engine.queue q
+                                  where q.lane = 'paused ' || p.lane and q.submitter = p.submitter limit 10000) q) as paused,
+           case p.lane when 'http' then l.http else l.sessions end as most,
+           case p.lane when 'http' then df_engine.setting_number('max_http_requests')
+             else df_engine.setting_number('max_user_connections') end::bigint * w.alive as places,
+           case p.lane when 'http' then (select count(*) from df_engine.queue q where q.lane = 'http' and q.worker is not null)
+             else (select count(distinct s.pid) from step s) end as taken,
+           case p.lane when 'http' then (select count(*) from df_engine.queue q
+                                         where q.lane = 'http' and q.submitter = p.submitter and q.worker is not null)
+             else (select count(distinct s.pid) from step s where s.submitter = p.submitter) end as used,
+           w.alive
+    from part p
+    cross join worker w
+    left join df_engine.role_limits l on l.role = p.submitter
+  )
+  select c.submitter, c.lane, greatest(c.listed - c.running, 0) as ready, c.paused, c.running,
+         df_engine.ready_time(o.id) as oldest_since, least(c.places, c.most) as slots,
+         case when c.listed <= c.running or c.running > 0 then null
+              when u.oid is null then 'the role does not exist any more'
+              when not u.rolcanlogin then format('no worker can log in as role "%s": it has no LOGIN', u.rolname)
+              when c.lane <> 'http' and r.reason is not null then r.reason
+              when c.used >= c.most then format('role "%s" may have %s of these at a time (df.set_role_limit), and has', u.rolname, c.most)
+              when c.alive = 0 then 'no worker is running'
+              when c.taken >= c.places then format('all %s places of the workers are taken', c.places) end as wait_reason
+  from counted c
+  left join pg_catalog.pg_roles u on u.oid = c.submitter
+  left join df_engine.role_reasons r on r.submitter = c.submitter
+  left join lateral (
+    select q.id from df_engine.queue q
+    where q.lane = c.lane and q.submitter = c.submitter and (c.lane = 'sql' or q.worker is null)
+    order by q.id offset case c.lane when 'sql' then c.running else 0 end limit 1) o on true;
+
+create or replace view df.queue with (security_barrier) as
+  select q.submitter::regrole as role, q.lane, q.ready, clock_timestamp() - q.oldest_since as oldest_age, q.running, q.slots, q.paused, q.wait_reason
+  from df_engine.queue_by_role q;
+comment on view df.queue is
+  'What is ready to run, by role and lane (sql: in sessions of the role; direct: outside of transactions; http): how many steps, the age of the oldest, how many run, how many places the running workers have for it, how many belong to paused runs, and why nothing of it runs. At most 10000 are counted. Sessions of other roles are seen by members of pg_read_all_stats';
+
+create or replace view df.blocked_steps with (security_barrier) as
+  select i.id as instance_id, i.label, s.node_id::varchar(8) as node_id, g.query, i.submitter::regrole as submitted_by, s.pid,
+         coalesce(l.lock, 'unknown') as waits_for, l.waitstart as waiting_since, b.pid as blocked_by,
+         a.usename as blocking_role, a.application_name as blocking_application, a.state as blocking_state, a.xact_start as blocking_since,
+         a.query as blocking_statement
+  from df_engine.steps_in_sessions s
+  join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
+  join df_engine.graph_nodes g on g.graph = i.graph and g.node = df_engine.node_of(s.id, s.node_id)
+  cross join lateral (
+    select k.waitstart, k.mode || ' of ' || case when k.relation is not null then k.relation::regclass::text else k.locktype end as lock
+    from pg_catalog.pg_locks k where k.pid = s.pid and not k.granted limit 1) l
+  cross join lateral (select distinct p.pid from unnest(pg_blocking_pids(s.pid)) p(pid)) b
+  left join pg_catalog.pg_stat_activity a on a.pid = b.pid
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+comment on view df.blocked_steps is
+  'Running steps that wait for a lock, one row for each session that blocks: since when, for which lock, and what that session does or did last, as far as the reader may see it (members of pg_read_all_stats: all). blocked_by 0 is a prepared transaction (pg_prepared_xacts)';
+
+-- Threads that do not move, the oldest 1000 of each role and kind: since when, and why.
+-- Granted to users.
+create or replace view df_engine.visible_standstill with (security_barrier) as
+  with reader as materialized (
+    select u.oid as submitter, u.rolname from pg_catalog.pg_roles u where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or u.oid = (select quote_ident(current_user)::regrole::oid))
+  ), ready as materialized (
+    select q.instance, q.node, q.lane, q.submitter, q.worker, q.leased_at, greatest(df_engine.ready_time(q.id), (
+             select max(o.ended_at)  -- the row stays the same while its chain of steps goes on
+             from df_engine.instances i
+             join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
+             join df_engine.outcomes o on o.instance = q.instance and o.scope = q.scope and o.node between q.node and b.until
+             where i.instance = q.instance)) as since
+    from reader r
+    cross join unnest('{sql,direct,http}'::text[]) l(lane)
+    cross join lateral (select x.* from df_engine.queue x
+                        where x.lane = l.lane and x.submitter = r.submitter order by x.id limit 1000) q
+  ), step as materialized (
+    select i.instance, i.graph, df_engine.node_of(s.id, s.node_id)::int as node, s.pid, s.xact_start as since
+    from df_engine.steps_in_sessions s join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
+    where not s.ended and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  ), part as materialized (
+    select * from df_engine.queue_by_role
+  ), standstill as (
+    select s.instance, s.node, 'running' as state, s.since,
+           coalesce((select format('it waits for a lock that pid %s holds (df.blocked_steps)', b.pids[1])
+                     from (select pg_blocking_pids(s.pid) as pids) b where b.pids <> '{}'),
+                    format('the session with pid %s is in it', s.pid)) as reason
+    from step s
+    union all
+    select q.instance, q.node, 'running', q.leased_at, format('worker %s has it', q.worker)
+    from ready q where q.worker is not null and not exists (select from step s where s.instance = q.instance and s.node = q.node)
+    union all
+    select q.instance, q.node, 'ready', q.since, coalesce(
+      p.wait_reason, format('it waits for its turn: %s steps of its role run, of %s places', p.running, p.slots))
+    from ready q
+    left join part p on p.submitter = q.submitter and p.lane = q.lane
+    where q.worker is null and not exists (
+      select from step s join df_engine.graph_nodes b on b.graph = s.graph and b.node = q.node
+      where s.instance = q.instance and s.node between q.node and b.until)
+    union all
+    select t.instance, t.node, 'due', t.due_at, case
+      when not exists (select from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s') then 'no worker is running'
+      when t.tries > 0 then format('what is due has been tried %s times in vain', t.tries)
+      else 'nobody acts on what is due: the workers do not keep up, or a transaction has locked its run' end
+    from reader r
+    cross join lateral (select x.* from df_engine.timers x
+                        where x.submitter = r.submitter and x.next_try_at < (select clock_timestamp() + interval '1 min')
+                        order by x.next_try_at, x.id limit 1000) t
+    where t.due_at < clock_timestamp() and t.node > 0
+    union all
+    select w.instance, w.node, 'signal', w.since, format('it waits for the signal "%s", without a time-out', w.signal_name)
+    from reader r
+    cross join lateral (select x.* from df_engine.waits x where x.submitter = r.submitter limit 10000) w
+    where w.signal_name is not null and not exists (select from df_engine.timers t where t.id = w.id)
+    union all
+    select p.instance, null, 'paused', p.paused_at, p.reason from df_engine.pauses p
+  )
+  select i.id as instance_id, i.label, i.submitter, df_engine.node_id(i.id, s.node)::varchar(8) as node_id, g.query, s.state, s.since, s.reason
+  from standstill s
+  cross join lateral (select x.* from df_engine.instances x where x.instance = s.instance limit 1) i
+  left join lateral (select x.query from df_engine.graph_nodes x where x.graph = i.graph and x.node = s.node limit 1) g on true
+  where (s.state = 'paused' or i.paused is null) and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+create or replace function df.stuck(for_at_least interval default '10 minutes')
+returns table (
+  instance_id text, label text, submitted_by regrole, node_id text, query text, state text, since timestamptz, stuck_for interval, reason text
+)
+language plpgsql set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+#variable_conflict use_column
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return query
+  select s.instance_id::text, s.label, s.submitter::regrole, s.node_id::text, s.query, s.state, s.since, clock_timestamp() - s.since, s.reason
+  from df_engine.visible_standstill s
+  where s.since <= clock_timestamp() - coalesce(for_at_least, '10 minutes')
+  order by s.since limit 10000;
+end
+$$;
+comment on function df.stuck(interval) is
+  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is.';
+
+-- What has happened to a run, in order: df.timeline reads it from where it is kept, each part by the number of the run.
+
+-- What operators have done to the runs that the reader may see.
+-- Granted to users.
+create or replace view df_engine.visible_acts with (security_barrier) as
+  select i.id as instance_id, x.id, x.act, x.acted_at, x.reason,
+         x.acted_by || case when x.logged_in_as <> x.acted_by then format(' (logged in as %s)', x.logged_in_as) else '' end as acted_by
+  from df_engine.instances i join df_engine.acts x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+-- place: of what happened at the same time.
+-- Granted to users.
+create or replace view df_engine.visible_timeline with (security_barrier) as
+  select i.id as instance_id, i.created_at as at, 0 as place, 'run started' as event, null::int as node, null::bigint as scope, null::int as attempt,
+         null::interval as duration, i.submitter::regrole::text as by,
+         nullif(concat_ws(', ', i.definition, 'not before ' || i.start_at), '') as detail
+  from df_engine.instances i where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select i.id, x.failed_at, 1, 'attempt failed', x.node, x.scope, x.attempt, null, null, df_engine.cause(x.error)
+  from df_engine.instances i join df_engine.attempts x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select i.id, x.ended_at, 2, case when x.state in ('f', 'x', 'e') then 'node failed' else 'node completed' end, x.node, x.scope, x.attempts,
+         x.ended_at - x.started_at, null, df_engine.cause(x.error)
+  from df_engine.instances i join df_engine.outcomes x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid)) and x.state in ('c', 'b', 'd', 'f', 'x', 'e')
+  union all
+  select i.id, x.sent_at, 3, 'signal sent', null, null, null, null, x.sent_by::text,
+         x.signal_name || case x.status when 'undeliverable' then ' (undeliverable)' else '' end
+  from df_engine.instances i join df_engine.inbox x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select i.id, x.delivered_at, 4, 'signal delivered', x.delivered_to[1], null, null, x.delivered_at - x.sent_at, null, x.signal_name
+  from df_engine.instances i join df_engine.inbox x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid)) and x.delivered_at is not null
+  union all
+  select i.id, c.created_at, 5, 'run called', c.parent_node, null, null, null, null, c.id
+  from df_engine.instances i join df_engine.instances c on c.parent = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select i.id, x.finished_at, 6, 'iteration ended', null, null, null, x.finished_at - x.started_at, null,
+         x.generation || coalesce(': ' || df_engine.cause(x.error), '')
+  from df_engine.instances i join df_engine.executions x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select a.instance_id, a.acted_at, 7, case a.act when 'pause' then 'paused' when 'resume' then 'resumed' when 'rerun' then 'run again'
+           when 'forget' then 'forgotten' when 'cancel' then 'cancel asked' else a.act end, null, null, null, null, a.acted_by, a.reason
+  from df_engine.visible_acts a
+  union all
+  select i.id, i.finished_at, 8, 'run ' || i.status, null, null, null, i.finished_at - i.created_at, null, df_engine.cause(i.error)
+  from df_engine.instances i where i.finished_at is not null and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+-- Granted to users.
+create or replace view df_engine.visible_texts with (security_barrier) as
+  select i.id as instance_id, g.node, g.kind, g.query
+  from df_engine.instances i join df_engine.graph_nodes g on g.graph = i.graph
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+create or replace function df.timeline(instance_id text, limit_count integer default 1000, before timestamptz default null)
+returns table (
+  at timestamptz, event text, node_id text, node_type text, query text, attempt integer, duration interval, by text, detail text
+)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.visible_run(timeline.instance_id);
+  if limit_count is null or limit_count not between 1 and 10000 then
+    raise exception 'limit_count must be from 1 to 10000, not %', coalesce(limit_count::text, 'NULL')
+      using errcode = 'invalid_parameter_value', hint = 'before => the first time of a page is that of the page before it.';
+  end if;
+  return query
+  select t.at, t.event, df_engine.node_id(timeline.instance_id, t.node)::text, g.kind, left(g.query, 200), t.attempt, t.duration, t.by,
+         nullif(concat_ws(': ', 'item ' || nullif(t.scope & 8388607, 0), t.detail), '')
+  from (
+    select v.* from df_engine.visible_timeline v
+    where v.instance_id = timeline.instance_id and (timeline.before is null or v.at < timeline.before)
+    order by v.at desc, v.place desc, v.node desc limit limit_count) t
+  left join df_engine.visible_texts g on g.instance_id = timeline.instance_id and g.node = t.node
+  order by t.at, t.place, t.node;
+end
+$$;
+comment on function df.timeline(text, integer, timestamptz) is
+  'What has happened to a run, in order: its start, attempts that failed, nodes that ended (attempt: how many it took, duration: from its first), signals, runs that it called, iterations, what operators did (by: who), its end. The newest limit_count, at most 10000; before: only what happened before that. Of nodes in loops the last iteration is shown. Raises 42501 when the run is unknown or invisible';
 
 -- df.explain: reads what it is given, as a run's id, an envelope, an expression that builds one, or SQL. It is the one
 -- function that hands the caller's search_path on: to the expression, which is the caller's to evaluate.
@@ -14028,7 +14388,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     (4, 'Undo:     ' || df_engine.status_icon(r.undo_status) || ' ' || r.undo_status),
     (5, case when not r.ended then 'Waiting:  ' || df_engine.one_line(
           coalesce(r.wait_reason, df_engine.worker_problem()), null) end),
-    (6, '')) as l(place, line)
+    (6, (select 'Forgotten: by ' || a.acted_by || ' at ' || a.acted_at
+         from df_engine.visible_acts a where a.instance_id = r.id and a.act = 'forget' order by a.id desc limit 1)),
+    (7, '')) as l(place, line)
   where l.line is not null
   order by l.place
 $$;
@@ -14742,9 +15104,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select array['usage on schema df, df_engine']
     || array(select 'select on ' || c.oid::regclass from pg_class c
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
-               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
+               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'backfill', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -14822,7 +15184,7 @@ begin
   if p_role is null then
     raise exception 'df.revoke_usage: p_role must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
-  foreach v_routine in array array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] loop
+  foreach v_routine in array array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()', 'df_engine.monitor()'] loop
     if has_function_privilege(v_routine::regprocedure, 'execute with grant option') then
       execute format('revoke execute on function %s from %I cascade', v_routine, p_role);
     end if;
@@ -14836,6 +15198,35 @@ $$;
 comment on function df.revoke_usage(text) is
   'Takes back what df.grant_usage grants, as far as the caller granted it, and from whom the role passed it on to. The '
   'role''s unfinished runs stop at their next step';
+
+create or replace function df.grant_monitor(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_privilege text;
+begin
+  if p_role is null then
+    raise exception 'df.grant_monitor: p_role must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  perform quote_ident(p_role)::regrole;
+  foreach v_privilege in array df_engine.usage_privileges() || array['execute on function df_engine.monitor()'] loop
+    execute format('grant %s to %I', v_privilege, p_role);
+  end loop;
+end
+$$;
+comment on function df.grant_monitor(text) is
+  'Lets a role and its members see the runs of all roles, with texts, inputs, variables and results, and no secrets. It may use pg_durable like any user, and change the runs of others as little. What other sessions do PostgreSQL shows to members of pg_read_all_stats. For administrators';
+
+create or replace function df.revoke_monitor(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_role is null then
+    raise exception 'df.revoke_monitor: p_role must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  execute format('revoke execute on function df_engine.monitor() from %I', p_role);
+end
+$$;
+comment on function df.revoke_monitor(text) is
+  'Takes back what df.grant_monitor lets a role see. It stays a user until df.revoke_usage. For administrators';
 
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
@@ -14877,7 +15268,7 @@ $$;
 comment on function df.revoke_worker(text) is 'Takes the rights of a worker role back. Grant usage again if it is also a user';
 
 revoke execute on function df.grant_usage(text, boolean, boolean), df.revoke_usage(text), df.metrics(),
-  df.grant_worker(text), df.revoke_worker(text) from public;
+  df.grant_monitor(text), df.revoke_monitor(text), df.grant_worker(text), df.revoke_worker(text) from public;
 
 -- Gives those who already are users and workers what a new version has added to the private objects.
 create or replace function df_engine.renew_grants() returns void
@@ -15142,6 +15533,7 @@ begin
   delete from df_engine.start_keys t where t.instance = any (v_runs);
   delete from df_engine.compensations t where t.instance = any (v_runs);
   delete from df_engine.acts t where t.instance = any (v_runs);
+  delete from df_engine.end_channels t where t.instance = any (v_runs);
   with gone as (
     delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
   )
@@ -15325,6 +15717,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select 'a row without its run', o.instance::text, null, 'df_engine.acts'
     from df_engine.acts o where not exists (select from df_engine.instances i where i.instance = o.instance)
       and not exists (select from df_engine.schedules s where s.schedule = -o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.end_channels'
+    from df_engine.end_channels o where not exists (select from df_engine.instances i where i.instance = o.instance)
     union all
     select 'nothing moves a schedule', null, null, format('%s of role %s', s.name, s.owner)
     from df_engine.schedules s where not s.paused and s.due_at is null and s.problem is null

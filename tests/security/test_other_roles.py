@@ -38,6 +38,7 @@ DEFINER_FOR_USERS = {
     "df_engine.rerun": NEEDS_THE_KEY,
     "df_engine.forget_run": NEEDS_THE_KEY,
     "df_engine.send_signal": NEEDS_THE_KEY,
+    "df_engine.add_end_channel": NEEDS_THE_KEY,
     "df_engine.launch": NEEDS_THE_KEY,
     "df_engine.page_of_instances": NEEDS_THE_KEY,
     "df_engine.fire_own": NEEDS_THE_KEY,
@@ -73,18 +74,22 @@ def test_another_role_sees_nothing(db: Database, victim: str) -> None:
     views = [f"df_engine.{view}" for view in granted()["granted_views"]["users"] if view.startswith("visible_")]
     assert len(views) >= 4
     for relation in (*views, "df.instances", "df.nodes", "df.vars", "df.signals", "df.waiting", "df.running_steps",
-                     "df.failed_steps", "df.definitions", "df.schedules", "df.schedule_ticks"):  # fmt: skip
+                     "df.failed_steps", "df.definitions", "df.schedules", "df.schedule_ticks",
+                     "df.queue", "df.blocked_steps"):  # fmt: skip
         assert attack(db, f"select count(*) from {relation}") == 0, relation
     for call in ("list_instances()", f"instance_nodes('{victim}')", f"instance_info('{victim}')",
                  f"instance_executions('{victim}')"):  # fmt: skip
         assert attack(db, f"select count(*) from df.{call}") == 0, call
+    assert attack(db, "select count(*) from df.stuck('0 s')") == 0
     assert attack(db, "select df.status(%s)", victim) is None
     assert attack(db, "select df.result(%s)", victim) is None
     assert attack(db, "select df.getvar('secret')") is None
     assert "not found" in str(attack(db, "select df.explain(%s)", victim))
 
 
-@pytest.mark.parametrize("call", ["signal(%s, 'go')", "cancel(%s)", "await_instance(%s)"])
+@pytest.mark.parametrize(
+    "call", ["signal(%s, 'go')", "cancel(%s)", "await_instance(%s)", "timeline(%s)", "notify_end(%s, 'c')"]
+)
 def test_another_role_can_neither_signal_nor_cancel_nor_wait(db: Database, victim: str, call: str) -> None:
     before = snapshot(db, victim)
     with pytest.raises(REFUSED, match="not found"):
@@ -210,6 +215,7 @@ DRIVER_CALLS = (
     "df_engine.rerun({key}, 'app'::regrole, {instance}, null)",
     "df_engine.forget_run({key}, 'app'::regrole, {instance})",
     "df_engine.send_signal({key}, 'app'::regrole, {instance}, 'go', '1')",
+    "df_engine.add_end_channel({key}, 'app'::regrole, {instance}, 'forged')",
     "df_engine.page_of_instances({key}, 'app'::regrole, null, null, null, null, 9)",
     "df_engine.launch({key}, '{{}}')",
     "df_engine.start_keyed({key}, 'app'::regrole, 'select 1', null, null, null, null, 0, 'k', 'return')",
@@ -253,6 +259,7 @@ def test_the_drivers_functions_serve_nobody_elses_runs(db: Database, victim: str
     [
         "cancel_run({}, {}, {}, 'forged', true)", "pause_run({}, {}, {}, 'forged')", "resume_run({}, {}, {}, null)",
         "rerun({}, {}, {}, null)", "forget_run({}, {}, {})", "send_signal({}, {}, {}, 'go', '1')",
+        "add_end_channel({}, {}, {}, 'forged')",
     ],
 )  # fmt: skip
 def test_a_key_of_ones_own_opens_nobody_elses_runs(db: Database, victim: str, call: str) -> None:

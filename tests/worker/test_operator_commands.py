@@ -186,6 +186,55 @@ def test_an_unknown_run_is_said_with_a_hint(db: Database, arguments: list[str]) 
     )
 
 
+def test_queue_and_stuck_say_what_does_not_move(db: Database) -> None:
+    done = command("stuck", "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stdout) == (0, "none\n")
+    run = start(db, "'select 1'", "a label")
+    asked(db, "pause", start(db, "'select 1'", "another"), "--reason", "not now")
+    found = as_json(db, "queue")[0]
+    assert 0 <= found.pop("oldest") < 60
+    assert found == {"role": "app", "lane": "sql", "ready": 1, "running": 0, "slots": 0, "paused": 1,
+                     "wait_reason": "no worker is running"}  # fmt: skip
+    done = command("stuck", "--for", "0 s", "--json", "--dsn", db.dsn("app"))
+    assert done.returncode == 1
+    assert {(row["label"], row["state"], row["query"]) for row in json.loads(done.stdout)} == {
+        ("a label", "ready", "select 1"), ("another", "paused", None)
+    }  # fmt: skip
+    lines = ((["queue"], "no worker is running"), (["stuck", "--for", "0 s"], run), (["list"], "paused"))
+    for arguments, text in lines:
+        with on_a_terminal(*arguments, "--dsn", db.dsn("app"), COLUMNS="80") as terminal:
+            terminal.process.wait(15)
+            wait_until(lambda: text in terminal.shown, 15)  # noqa: B023
+            assert max(len(line.rstrip()) for line in terminal.shown.splitlines()) <= 80
+
+
+def test_timeline_shows_what_has_happened_and_who_did_it(db: Database) -> None:
+    run = start(db, "'select 1'", "a label")
+    asked(db, "pause", run, "--reason", "not now")
+    asked(db, "cancel", run)
+    found = as_json(db, "timeline", run)
+    assert [(row["event"], row["by"], row["detail"]) for row in found] == [
+        ("run started", "app", None),
+        ("paused", "app", "not now"),
+        ("cancel asked", "app", "Cancelled by user"),
+        ("run cancelled", None, "canceled: Cancelled by user"),
+    ]
+    assert len(as_json(db, "timeline", run, "--limit", "1")) == 1
+    with on_a_terminal("timeline", run, "--dsn", db.dsn("app"), COLUMNS="80") as terminal:
+        terminal.process.wait(15)
+        wait_until(lambda: "canceled: Cancelled by user" in terminal.shown, 15)
+        assert max(len(line.rstrip()) for line in terminal.shown.splitlines()) <= 80
+    asked(db, "forget", run)
+    assert "Forgotten: by app at " in asked(db, "show", run)
+
+
+def test_list_says_of_a_paused_run_who_has_paused_it(db: Database) -> None:
+    run = start(db, "'select 1'")
+    asked(db, "pause", run, "--reason", "not now")
+    assert as_json(db, "list")[0]["wait_reason"].endswith(": not now")
+    assert "not now" in asked(db, "list")
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "soon"])
 def test_an_interval_that_is_none(text: str) -> None:
     done = command("top", "--interval", text)
