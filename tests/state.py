@@ -303,7 +303,7 @@ from df_engine.queue q join df_engine.instances i using (instance)"""
 A_WORKER_SEEN = "insert into df_engine.workers (role, last_seen_at) values ('durable_worker', now() - %s::interval)"
 HISTORY_SPAN = "select max(finished_at) - min(finished_at) >= %s::interval from df_engine.executions"
 
-# Private tables with rows of runs, which the ticks of schedules are not: they outlive them. How many rows one of them has.
+# Private tables with rows of runs, which ticks of schedules are not: they outlive them. How many rows one of them has.
 TABLES_OF_RUNS = """
 select a.attrelid::regclass::text from pg_attribute a join pg_class c on c.oid = a.attrelid
 where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'
