@@ -451,17 +451,18 @@ begin
 end $$;
 create trigger broken before insert on df_engine.outcomes
   for each row when (new.value::text like '%timed_out%') execute function public.broken()"""
-# What a test has left of itself.
-LEFT_OF_TESTS = """
-select concat_ws(' ', (select count(*) from df_engine.tests), (select count(*) from df_engine.test_moves),
-  (select count(*) from df_engine.instances), (select count(*) from df_engine.outcomes), (select count(*) from df_engine.queue),
-  (select count(*) from df_engine.timers), (select count(*) from df_engine.waits), (select count(*) from df_engine.activations),
-  (select count(*) from df_engine.bindings), (select count(*) from df_engine.inbox), (select count(*) from df_engine.attempts),
-  (select count(*) from df_engine.compensations), (select count(*) from df_engine.map_items))"""
+# What tests have left of themselves.
+LEFT_OF_TESTS = "select sum(x) from (" + " union all ".join(
+    f"select count(*) from df_engine.{table}" for table in (
+        "tests", "test_moves", "instances", "outcomes", "queue", "timers", "waits", "activations", "bindings", "inbox",
+        "attempts", "compensations", "map_items")) + ") n(x)"  # fmt: skip
 # What a session can say to have a virtual clock.
 VIRTUAL = "select set_config('df_engine.virtual', %s, false)"
 CLOCK_IS_REAL = "select abs(extract(epoch from df_engine.clock() - clock_timestamp())) < 10"
 OWN_KEY = "select key from df_engine.own_key"
-END_STEP_IN_TEST = """
-select df_engine.end_step_in_test((select key from df_engine.own_key), {place}, null, null, null, null, null, null)"""
+BEGIN_TEST = "select df_engine.begin_test((select key from df_engine.own_key), 'select 1', null, null)"
 NEXT_IN_TEST = "select df_engine.next_in_test(%s, 1)"
+# Whether all that is queued is so by the real clock.
+READY_SOON = """
+select bool_and(df_engine.ready_at(id) < (extract(epoch from clock_timestamp()) - 1577836800 + 3600) * 64)
+from df_engine.queue"""

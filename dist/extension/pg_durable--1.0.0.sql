@@ -11643,7 +11643,7 @@ begin
   if jsonb_typeof(p_mocks) <> 'object' then
     raise exception 'mocks must be a JSON object, and is of type %', jsonb_typeof(p_mocks) using errcode = 'invalid_parameter_value';
   end if;
-  perform df_engine.check_size('mocks', octet_length(p_mocks::text), df_engine.setting('max_result_bytes')::bigint);
+  perform df_engine.check_size('mocks', octet_length(p_mocks::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
   for v_key in select k from jsonb_object_keys(p_mocks) k loop
     if v_key not in ('signals', 'http', 'steps') then
       raise exception 'mocks has an unknown key "%"', v_key using errcode = 'invalid_parameter_value',
@@ -11748,7 +11748,7 @@ begin
     return df_engine.no_rows(null);
   end if;
   return row(df_engine.row_set((
-    select string_agg(case jsonb_typeof(r.value) when 'object' then r.value else jsonb_build_object('value', r.value) end::text, ',' order by r.no)
+    select string_agg(case jsonb_typeof(r.value) when 'object' then r.value else jsonb_build_object('value', r.value) end::pg_catalog.text, ',' order by r.no)
     from jsonb_array_elements(v_rows) with ordinality r(value, no))), null, null)::df_engine.result;
 end
 $$;
@@ -11764,7 +11764,7 @@ begin
   if p_mock ? 'error' then
     return json_build_object('error', concat(v_title, ': ', p_mock ->> 'error'), 'class', coalesce(p_mock ->> 'class', 'connection'));
   elsif v_status in (408, 425, 429) or v_status >= 500
-        or p_request -> 'error_statuses' ?| array[v_status::text, v_status / 100 || 'xx'] then
+        or p_request -> 'error_statuses' ?| array[v_status::pg_catalog.text, v_status / 100 || 'xx'] then
     return json_build_object('error', concat(v_title, ': HTTP status ', v_status, ': ' || nullif(left(v_body, 512), '')),
                              'class', 'http:' || v_status, 'retry_after', substring(p_mock #>> '{headers,retry-after}' from '^[0-9]+$'));
   end if;
@@ -11794,9 +11794,9 @@ $$;
 create or replace function df_engine.virtual_clock() returns timestamptz
 language plpgsql volatile as $$
 declare
-  v_now timestamptz;
+  v_now pg_catalog.timestamptz;
 begin
-  if exists (select from df_engine.tests t where t.xid = pg_current_xact_id_if_assigned() and t.token = current_setting('df_engine.virtual')) then
+  if exists (select from df_engine.tests t where t.xid = pg_current_xact_id_if_assigned() and t.token = current_setting('df_engine.virtual', true)) then
     select m.at into v_now from df_engine.test_moves m where m.xid = pg_current_xact_id_if_assigned() order by m.no desc limit 1;
   end if;
   return coalesce(v_now, clock_timestamp());
@@ -11832,7 +11832,7 @@ comment on function df.now() is
 create or replace function df_engine.enter_test(p_key text) returns df_engine.tests
 language plpgsql as $$
 declare
-  v_role constant oid := quote_ident(session_user)::regrole;
+  v_role constant oid := quote_ident(session_user)::pg_catalog.regrole;
   v_test df_engine.tests;
 begin
   if (p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
@@ -11949,6 +11949,7 @@ begin
   v_run.submitter := v_role;
   v_run.input := p_input;
   perform set_config('df_engine.virtual', v_test.token, true);
+  set constraints df_engine.tests_end deferred;
   insert into df_engine.tests select v_test.*;
   perform df_engine.note_move(v_test.started_at);
   v_test.instance := df_engine.begin_run(v_run, g);
@@ -11956,6 +11957,27 @@ begin
   update df_engine.queue q set picked = true where q.instance = v_test.instance;  -- it has begun: a superuser's, too
 end
 $$;
+
+-- Whoever begins a test and does not end it cannot commit: so no run of a test is ever seen, whoever calls what is here.
+create or replace function df_engine.refuse_open_test() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (select from df_engine.tests t where t.xid = new.xid) then
+    raise exception 'df.test has not ended' using errcode = 'object_not_in_prerequisite_state',
+      hint = 'A step of df.test that says SET CONSTRAINTS names them. Private functions are called by the functions of df only.';
+  end if;
+  return null;
+end
+$$;
+
+do $triggers$
+begin
+  if not exists (select from pg_trigger where tgname = 'tests_end') then
+    create constraint trigger tests_end after insert on df_engine.tests deferrable initially deferred
+      for each row execute function df_engine.refuse_open_test();
+  end if;
+end
+$triggers$;
 
 -- Answers a step that a worker would run itself, or fails it.
 create or replace function df_engine.answer_request(p_test df_engine.tests, p_queue df_engine.queue) returns void
@@ -12252,13 +12274,13 @@ begin
 end
 $$;
 
--- Those of the caller's constraints that are deferred until COMMIT, as SET CONSTRAINTS takes them.
+-- The constraints of users that are deferred until COMMIT, as SET CONSTRAINTS takes them. ALL would mean those of df_engine, too.
 -- Granted to users.
 create or replace function df_engine.deferred_constraints() returns text
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select string_agg(distinct format('%I.%I', n.nspname, c.conname), ',')
   from pg_constraint c join pg_namespace n on n.oid = c.connamespace
-  where c.condeferred and has_schema_privilege(session_user, n.oid, 'usage')
+  where c.condeferred and n.nspname <> 'df_engine' and has_schema_privilege(session_user, n.oid, 'usage')
     and not exists (select from pg_constraint x where x.conname = c.conname and x.connamespace = c.connamespace and not x.condeferrable)
 $$;
 
@@ -12280,7 +12302,7 @@ set default_transaction_isolation = 'read committed'
 set default_transaction_read_only = 'off'
 as $$
 declare
-  v_deferred pg_catalog.text;
+  v_deferred constant pg_catalog.text := df_engine.deferred_constraints();
 begin
   loop
     begin
@@ -12290,7 +12312,9 @@ begin
       else
         result := df_engine.run_statement(p_step.text, p_step.statement, p_step.typed, p_limit);
       end if;
-      set constraints all immediate;
+      if v_deferred is not null then
+        execute pg_catalog.concat('set constraints ', v_deferred, ' immediate');
+      end if;
       code := null;
       exit;
     exception when others or assert_failure then
@@ -12299,7 +12323,6 @@ begin
       exit when p_step.statement is null;
     end;
   end loop;
-  v_deferred := df_engine.deferred_constraints();
   if v_deferred is not null then
     execute pg_catalog.concat('set constraints ', v_deferred, ' deferred');
   end if;

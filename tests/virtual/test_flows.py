@@ -21,8 +21,8 @@ def values(rows: Rows) -> list[Any]:
 
 
 def test_a_chain_with_names(granted: Database) -> None:
-    rows = run(granted, "'select 1 as a' |=> 'one' ~> 'select $one.a + 1 as b' |=> 'two' ~> 'select $two + $input.c as c'",
-               """, '{"c": 4}'""")  # fmt: skip
+    flow = "'select 1 as a' |=> 'one' ~> 'select $one.a + 1 as b' |=> 'two' ~> 'select $two + $input.c as c'"
+    rows = run(granted, flow, """, '{"c": 4}'""")
     assert [row[0] for row in rows] == ["one", "two", "root.right", None]
     assert values(rows) == [1, 2, 6]
     assert rows[-1][1:] == ("completed", {"rows": [{"c": 6}], "row_count": 1}, None)
@@ -50,7 +50,8 @@ def test_join_race_any_and_map(granted: Database) -> None:
     assert values(rows) == [2]
     rows = run(granted, "df.any('select 1/0', df.sleep(1) ~> 'select 7')")
     assert values(rows) == [7]
-    rows = run(granted, "df.map('select g as x from generate_series(1, 4) g', 'select $item.x * 10 as y', parallel => 2)")
+    items = "select g as x from generate_series(1, 4) g"
+    rows = run(granted, f"df.map('{items}', 'select $item.x * 10 as y', parallel => 2)")
     assert sorted(values(rows)[1:]) == [10, 20, 30, 40]
     assert rows[-1][1] == "completed"
 
@@ -58,7 +59,8 @@ def test_join_race_any_and_map(granted: Database) -> None:
 def test_catch_undo_timeout(granted: Database) -> None:
     rows = run(granted, "df.catch('select 1/0', 'select $error.sqlstate as code')")
     assert values(rows) == ["22012"]
-    rows = run(granted, "df.undo('insert into fx (t) values (''did'')', 'insert into fx (t) values (''undid'')') ~> 'select 1/0'")
+    did, undid = ("insert into fx (t) values (''did'')", "insert into fx (t) values (''undid'')")
+    rows = run(granted, f"df.undo('{did}', '{undid}') ~> 'select 1/0'")
     assert rows[-1][1] == "failed"
     assert granted.rows("select t from fx order by ctid") == [("did",), ("undid",)]
     rows = run(granted, "df.timeout(df.sleep(3600), 60, 'select ''late''')")
@@ -75,8 +77,8 @@ def test_a_retry(granted: Database) -> None:
 
 def test_time_is_virtual(granted: Database) -> None:
     rows = granted.rows(
-        "select at, node, status, value from df.test(df.sleep('2 days') ~> 'select df.now() - clock_timestamp() as ahead' "
-        "~> df.wait_for_schedule('0 0 1 * *') ~> df.sleep(60))"
+        "select at, node, status, value from df.test(df.sleep('2 days') "
+        "~> 'select df.now() - clock_timestamp() as ahead' ~> df.wait_for_schedule('0 0 1 * *') ~> df.sleep(60))"
     )
     assert rows[0][0].days == 2
     assert rows[1][3]["rows"][0]["ahead"].startswith("2 days") or "1 day 23:59" in rows[1][3]["rows"][0]["ahead"]
@@ -85,7 +87,8 @@ def test_time_is_virtual(granted: Database) -> None:
 
 
 def test_wait_for(granted: Database) -> None:
-    flow = "'select df.now() as since' |=> 's' ~> df.wait_for('select df.now() > $s::timestamptz + interval ''1 hour''', every => '10 minutes')"
+    late = "select df.now() > $s::timestamptz + interval ''1 hour''"
+    flow = f"'select df.now() as since' |=> 's' ~> df.wait_for('{late}', every => '10 minutes')"
     rows = run(granted, flow)
     assert rows[-1][1] == "completed"
     assert len(rows) > 6
@@ -123,8 +126,8 @@ def test_http(granted: Database) -> None:
     mocks = """, mocks => '{"http": {"https://api.github.com/*": {"status": 404, "body": {"no": 1}}}}'"""
     rows = run(granted, flow, mocks)
     assert values(rows) == [404]
-    rows = run(granted, "df.retry(df.http('https://api.github.com/a', 'GET'), max_attempts => 2)",
-               """, mocks => '{"http": {"https://api.github.com/*": [{"status": 503}, {"status": 200}]}}'""")  # fmt: skip
+    mocks = """, mocks => '{"http": {"https://api.github.com/*": [{"status": 503}, {"status": 200}]}}'"""
+    rows = run(granted, "df.retry(df.http('https://api.github.com/a', 'GET'), max_attempts => 2)", mocks)
     assert [row[1] for row in rows] == ["failed", "completed", "completed"]
     rows = run(granted, flow)
     assert "no mock answers GET https://api.github.com/a" in rows[-1][3]
@@ -137,7 +140,8 @@ def test_mocks_of_steps(granted: Database) -> None:
     assert values(run(granted, flow, """, mocks => '{"steps": {"charge": {"id": 7}}}'""")) == [7, 7]
     assert values(run(granted, flow, """, mocks => '{"steps": {"root.left": [{"id": 8}, {"id": 9}]}}'""")) == [8, 8]
     assert granted.rows("select t from fx") == []
-    rows = run(granted, flow, """, mocks => '{"steps": {"charge": {"error": "no money", "sqlstate": "40001", "times": 2}}}'""")
+    twice = """{"error": "no money", "sqlstate": "40001", "times": 2}"""
+    rows = run(granted, flow, f""", mocks => '{{"steps": {{"charge": {twice}}}}}'""")
     assert [row[1] for row in rows] == ["failed", "failed", "completed", "completed", "completed"]
     assert "no money" in rows[0][3]
     rows = run(granted, flow, """, mocks => '{"steps": {"charge": {"error": "no money"}}}'""")

@@ -3,10 +3,9 @@
 import psycopg
 import pytest
 
-from tests.state import CLOCK_IS_REAL, LEFT_OF_TESTS, NEXT_IN_TEST, OWN_KEY, VIRTUAL
+from tests.state import BEGIN_TEST, CLOCK_IS_REAL, LEFT_OF_TESTS, NEXT_IN_TEST, OWN_KEY, READY_SOON, VIRTUAL
 from tests.support import Database, Pump
 
-NOTHING = " ".join("0" * 13)
 MANY = (
     "df.join(df.map('select g as x from generate_series(1, 3) g', 'insert into fx (i) values ($item.x)'), "
     "df.undo('insert into fx (t) values (''undone'')', 'delete from fx where t = ''undone''') ~> df.sleep(60) "
@@ -21,7 +20,7 @@ def test_nothing_is_left_but_effects(granted: Database) -> None:
     assert rows[-1] == ("failed",)
     assert granted.rows("select i from fx order by i") == [(1,), (2,), (3,)]
     granted.sql("commit")
-    assert granted.admin(LEFT_OF_TESTS) == NOTHING
+    assert granted.admin(LEFT_OF_TESTS) == 0
     assert granted.rows("select i from fx order by i") == [(1,), (2,), (3,)]
     assert granted.rows("select * from df.check()", user=None) == []
 
@@ -42,7 +41,7 @@ def test_what_raises_leaves_nothing(granted: Database) -> None:
     assert granted.sql("select count(*) from fx") == 0
     assert granted.rows("select status from df.test('select 1')")[-1] == ("completed",)
     granted.sql("commit")
-    assert granted.admin(LEFT_OF_TESTS) == NOTHING
+    assert granted.admin(LEFT_OF_TESTS) == 0
 
 
 def test_it_ends_when_it_is_out_of_steps(granted: Database) -> None:
@@ -50,7 +49,7 @@ def test_it_ends_when_it_is_out_of_steps(granted: Database) -> None:
     assert rows[-1] == ("running",)
     assert 3 < len(rows) < 30
     assert granted.sql("select count(*) from fx") == len(rows) - 1
-    assert granted.admin(LEFT_OF_TESTS) == NOTHING
+    assert granted.admin(LEFT_OF_TESTS) == 0
 
 
 def test_a_superuser_may_call_it(granted: Database) -> None:
@@ -74,7 +73,8 @@ def test_steps_have_the_rights_of_the_caller(granted: Database) -> None:
 
 
 def test_settings_hold_in_steps_and_are_put_back(granted: Database) -> None:
-    names = ["TimeZone", "DateStyle", "application_name", "df.in_workflow", "df.wake", "df_engine.virtual", "search_path"]
+    names = ["TimeZone", "DateStyle", "application_name", "df.in_workflow", "df.wake", "df_engine.virtual",
+             "search_path"]  # fmt: skip
     ask = "select array[" + ", ".join(f"coalesce(current_setting('{name}', true), '')" for name in names) + "]"
     granted.sql("set timezone = 'Asia/Tokyo'")
     granted.sql("set search_path = pg_temp, public")
@@ -92,15 +92,30 @@ def test_settings_hold_in_steps_and_are_put_back(granted: Database) -> None:
 
 
 def test_deferred_constraints_are_checked_at_the_end_of_a_step(granted: Database) -> None:
-    granted.sql("create table a (id int primary key); create table b (id int references a deferrable initially deferred)")
+    granted.sql("create table a (id int primary key)")
+    granted.sql("create table b (id int references a deferrable initially deferred)")
     rows = granted.rows("select status, error from df.test(df.catch('insert into b values (1)', 'select 1'))")
     assert [row[0] for row in rows] == ["failed", "completed", "completed"]
     assert "foreign key" in rows[0][1]
     granted.sql("begin")
-    rows = granted.rows("select status from df.test(df.block('insert into b values (1)', 'insert into a values (1)') ~> 'select 1')")
+    flow = "df.block('insert into b values (1)', 'insert into a values (1)') ~> 'select 1'"
+    rows = granted.rows(f"select status from df.test({flow})")
     assert [row[0] for row in rows] == ["completed"] * 3
     granted.sql("insert into b values (2)")
     granted.sql("insert into a values (2)")
+    granted.sql("commit")
+
+
+def test_whoever_does_not_end_a_test_cannot_commit(granted: Database) -> None:
+    with granted.connect("app", autocommit=False) as conn:
+        conn.execute(BEGIN_TEST)
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="df.test has not ended"):
+            conn.commit()
+    assert granted.admin(LEFT_OF_TESTS) == 0
+    rows = granted.rows("select error from df.test('set constraints all immediate')")
+    assert "df.test has not ended" in rows[0][0]
+    granted.sql("begin; set constraints all immediate")
+    assert granted.rows("select status from df.test('select 1')")[-1] == ("completed",)
     granted.sql("commit")
 
 
@@ -109,11 +124,11 @@ def test_a_setting_makes_no_clock_virtual(granted: Database) -> None:
         granted.admin(VIRTUAL, said)
         assert granted.admin(CLOCK_IS_REAL)
     granted.sql("begin")
-    flow = "df.sleep(''1 day'') ~> 'select set_config(''df_engine.virtual'', ''on'', false), df.start(''select 1'', ''late'')'"
-    granted.rows(f"select * from df.test({flow})".replace("''1 day''", "'1 day'"))
+    start = "select set_config(''df_engine.virtual'', ''on'', false), df.start(''select 1'')"
+    rows = granted.rows(f"select status from df.test(df.sleep('1 day') ~> '{start}')")
+    assert [row[0] for row in rows] == ["completed"] * 3
     granted.sql("commit")
-    assert granted.sql("select count(*) from df.instances where created_at < now() + interval '1 minute'") == 1
-    assert granted.admin("select count(*) from df.waiting") is not None
+    assert granted.admin(READY_SOON) is True
 
 
 def test_what_a_step_starts_is_real(pump: Pump) -> None:
