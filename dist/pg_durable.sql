@@ -392,7 +392,8 @@ if df_engine.migrating(1) then
 
   -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
   -- TIMEOUT or WAIT_FOR whose activation has the same id; start puts a run into the queue for the first time, retry, pace and check put a thread back. poke is no thread: a poke has come
-  -- for a WAIT_FOR whose check may just be running; nor is child: the run for which the wait of the same id waits has ended. next_try_at: due_at, or later when the run was locked.
+  -- for a WAIT_FOR whose check may just be running; nor is child: the run for which the wait of the same id waits has ended; nor sweep: its run has been stopped with
+  -- its caller, and what waits of it is to be removed. next_try_at: due_at, or later when the run was locked.
   create table df_engine.timers (
     id bigint not null constraint timers_pkey primary key,
     submitter oid not null,
@@ -402,7 +403,7 @@ if df_engine.migrating(1) then
     generations int[],
     activation bigint,
     races bigint[],
-    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke', 'child', 'start')),
+    kind text not null check (kind in ('sleep', 'schedule', 'timeout', 'deadline', 'retry', 'pace', 'check', 'poke', 'child', 'start', 'sweep')),
     since timestamptz not null,
     due_at timestamptz not null,
     next_try_at timestamptz not null,
@@ -6409,7 +6410,7 @@ $$;
 
 create or replace function df_engine.is_paused(p_instance bigint) returns boolean
 language sql stable set search_path = '' as $$
-  select exists (select from df_engine.instances i where i.instance = p_instance and i.paused)
+  select exists (select from df_engine.instances i where i.instance = p_instance and i.paused and i.status in ('pending', 'running'))
 $$;
 
 -- Sets aside what could begin of a run, if it is paused, and says whether it is. The run is written to, so that a caller of df.resume who has
@@ -6558,7 +6559,7 @@ begin
       select q.scope, q.node, q.generations, case when q.worker is not null then q.leased_at end as since, null::bigint as last_item from df_engine.queue q
       where q.instance = p_instance and (p_scope is null or q.scope = p_scope and q.node between p_from and p_last or q.scope >> 23 = any (p_maps))
       union all
-      select x.scope, x.node, x.generations, case when x.kind not in ('start', 'pace', 'deadline', 'check', 'poke', 'child') then x.since end,
+      select x.scope, x.node, x.generations, case when x.kind not in ('start', 'pace', 'deadline', 'check', 'poke', 'child', 'sweep') then x.since end,
              null from df_engine.timers x
       where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (p_maps))
       union all
@@ -6641,13 +6642,21 @@ begin
 end
 $$;
 
--- Cancels a run that has not ended, and that the caller has locked FOR UPDATE. One that is being undone ends as it would have ended then.
-create or replace function df_engine.cancel_locked(p_instance bigint, p_reason text) returns void
+-- Ends a run, which the caller has locked FOR UPDATE, as cancelled. One that is being undone ends as it would have ended then.
+create or replace function df_engine.end_cancelled(p_instance bigint, p_reason text) returns void
 language plpgsql as $$
 begin
   perform df_engine.end_run(p_instance, coalesce(i.undo_as, 'cancelled'), coalesce(i.undo_error, 'canceled: ' || p_reason), i.result)
   from df_engine.instances i where i.instance = p_instance;
   update df_engine.instances i set cancelled_in = pg_current_xact_id() where i.instance = p_instance;
+end
+$$;
+
+-- The same, and removes what waits of it.
+create or replace function df_engine.cancel_locked(p_instance bigint, p_reason text) returns void
+language plpgsql as $$
+begin
+  perform df_engine.end_cancelled(p_instance, p_reason);
   perform df_engine.withdraw(p_instance, null, null, null, null);
   perform df_engine.notify('x');
 end
@@ -8387,21 +8396,39 @@ begin
 end
 $$;
 
--- Cancels children of a run whose CALLs are stopped.
-create or replace function df_engine.cancel_children(p_instance bigint, p_children bigint[]) returns void
+-- Cancels runs that a run has called, in order, and what they have called. A supervising connection acts for every role: it ends them, so
+-- that nothing of them commits any more, and leaves what waits of each to be swept; beyond max_transition_rows also what they have called.
+-- Answers how many it has ended.
+create or replace function df_engine.cancel_children(p_instance bigint, p_children bigint[], p_most bigint default null) returns bigint
 language plpgsql as $$
 declare
   v_child bigint;
+  v_ended bigint := 0;
+  v_most constant bigint := coalesce(p_most, df_engine.setting_number('max_transition_rows')::bigint);
+  v_below bigint[];
+  v_sweeps constant boolean := coalesce(current_setting('df_engine.waits_for_nobody', true), '') <> 'on';
   v_reason constant text := (
     select format('instance %s, which has called it, %s', i.id, case i.status
              when 'cancelled' then 'is ' || i.error when 'failed' then 'has failed' else 'does not wait for it any more' end)
     from df_engine.instances i where i.instance = p_instance);
 begin
   foreach v_child in array p_children loop
-    if df_engine.lock_child(v_child) in ('pending', 'running') then
+    continue when (df_engine.lock_child(v_child) in ('pending', 'running')) is not true;
+    if v_sweeps then
       perform df_engine.cancel_locked(v_child, v_reason);
+    else
+      perform df_engine.end_cancelled(v_child, v_reason);
+      insert into df_engine.timers (id, submitter, instance, node, kind, since, due_at, next_try_at)
+      select nextval('df_engine.thread_ids'), i.submitter, v_child, 0, 'sweep', i.finished_at, i.finished_at, i.finished_at
+      from df_engine.instances i where i.instance = v_child;
+      v_ended := v_ended + 1;
+      v_below := array(select w.child from df_engine.waits w where w.instance = v_child and w.child is not null order by w.child);
+      if v_ended + cardinality(v_below) <= v_most then
+        v_ended := v_ended + df_engine.cancel_children(v_child, v_below, v_most - v_ended);
+      end if;
     end if;
   end loop;
+  return v_ended;
 end
 $$;
 
@@ -10676,7 +10703,7 @@ create or replace view df_engine.node_rows as
     ), waiting as materialized (
       select w.* from placed p join (
       select t.scope, t.node, case when t.kind in ('start', 'retry', 'pace', 'check', 'poke') then 'q' else 'w' end::"char" as state, t.generations, t.since
-      from df_engine.timers t where t.instance = i.instance and t.kind not in ('deadline', 'child')
+      from df_engine.timers t where t.instance = i.instance and t.kind not in ('deadline', 'child', 'sweep')
       union all
       select x.scope, x.node, 'w', x.generations, x.since from df_engine.waits x where x.instance = i.instance
       union all
@@ -11307,6 +11334,10 @@ begin
   if (p_timer).kind = 'poke' then
     perform df_engine.fire_poke(t.instance, t.activation);
     return;
+  elsif (p_timer).kind = 'sweep' then
+    perform df_engine.withdraw(t.instance, null, null, null, null);
+    perform df_engine.notify('x');
+    return;
   elsif (p_timer).kind = 'timeout' then
     delete from df_engine.waits w where w.id = (p_timer).id returning w.signal_name into v_signal;
   elsif (p_timer).kind = 'child' then
@@ -11369,7 +11400,7 @@ $$;
 create or replace function df_engine.try_timer(p_timer df_engine.timers) returns boolean
 language plpgsql as $$
 begin
-  if df_engine.try_lock_run((p_timer).instance, true) then
+  if df_engine.try_lock_run((p_timer).instance, (p_timer).kind <> 'sweep') then
     perform df_engine.fire_timer(p_timer);
     return true;
   end if;
@@ -11415,8 +11446,8 @@ begin
 end
 $$;
 
--- Fires due timers and fresh signals of a role, at most p_limit of each; answers how many it tried.
-create or replace function df_engine.fire_role(p_submitter oid, p_limit int) returns int
+-- Fires due timers and fresh signals of a role, at most p_limit of each, and one of each at least until p_deadline; answers how many it tried.
+create or replace function df_engine.fire_role(p_submitter oid, p_limit int, p_deadline timestamptz) returns int
 language plpgsql as $$
 declare
   v_signal bigint;
@@ -11434,6 +11465,7 @@ begin
       set next_try_at = case when df_engine.is_paused(s.instance) then 'infinity' else clock_timestamp() + interval '200 ms' end
       where s.signal_id = v_signal;
     end if;
+    exit when clock_timestamp() >= p_deadline;
   end loop;
   for v_timer in
     select t.* from df_engine.timers t
@@ -11446,12 +11478,13 @@ begin
       set next_try_at = case when df_engine.is_paused(t.instance) then 'infinity' else df_engine.clock() + interval '200 ms' end
       where t.id = v_timer.id;
     end if;
+    exit when clock_timestamp() >= p_deadline;
   end loop;
   return v_count;
 end
 $$;
 
--- The same for all roles that have any, in equal shares, so that none waits for the many of another.
+-- The same for all roles that have any, in equal shares of the timers and of the time, so that none waits for the many of another.
 -- Granted to workers.
 create or replace function df_engine.fire_due(p_limit int) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
@@ -11459,13 +11492,14 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set plan
 declare
   v_roles oid[];
   v_role oid;
+  v_time constant interval := df_engine.setting_number('tick_time') * interval '1 second';
   v_count int := df_engine.hear_pokes(p_limit);
 begin
   perform set_config('df_engine.waits_for_nobody', 'on', true);
   v_roles := array(
     select distinct n.submitter from df_engine.next_by_role() n where n.next_try_at <= greatest(clock_timestamp(), df_engine.clock()));
   foreach v_role in array v_roles loop
-    v_count := v_count + df_engine.fire_role(v_role, 1 + p_limit / cardinality(v_roles));
+    v_count := v_count + df_engine.fire_role(v_role, 1 + p_limit / cardinality(v_roles), clock_timestamp() + v_time / cardinality(v_roles));
   end loop;
   return v_count;
 end
@@ -11484,7 +11518,7 @@ begin
       select a.id from df_engine.activations a join df_engine.instances i on i.instance = a.instance
       where a.key is not null and i.submitter = quote_ident(session_user)::regrole));
   end if;
-  return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit);
+  return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit, 'infinity');
 end
 $$;
 
@@ -13818,7 +13852,7 @@ comment on view df.failed_steps is
 create or replace view df.waiting with (security_barrier) as
   with wait as (
     select t.instance, t.scope, t.node, t.kind, null as signal_name, t.due_at, t.since, t.activation
-    from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'check', 'poke', 'child')
+    from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'check', 'poke', 'child', 'sweep')
     union all
     select a.instance, a.scope, a.node, 'condition', a.key, t.due_at, a.since, null
     from df_engine.timers t join df_engine.activations a on a.id = t.activation where t.kind = 'check'
@@ -15207,7 +15241,7 @@ create or replace view df_engine.threads as
   from df_engine.queue q
   union all
   select t.instance, t.scope, t.node, t.generations, t.activation, t.races, 'timer, ' || t.kind, t.id
-  from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke', 'child')
+  from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke', 'child', 'sweep')
   union all
   select w.instance, w.scope, w.node, w.generations, w.activation, w.races, coalesce('wait for signal ' || w.signal_name, 'call'), w.id
   from df_engine.waits w
@@ -15235,6 +15269,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'work is left of a run that has ended', t.run, t.node_id, t.what from thread t
     where t.status in ('completed', 'failed', 'cancelled')
+      and not exists (select from df_engine.timers w where w.instance = t.instance and w.kind = 'sweep')
       and not exists (select from df_engine.steps_in_sessions s where s.id = t.run)
     union all
     select 'work is left of a branch that has lost its race', t.run, t.node_id, t.what from thread t

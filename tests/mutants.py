@@ -140,6 +140,12 @@ MUTANTS = (
     Mutant("who has called a run is not told of its end", "if v_call is not null then", "if false then", CALLED),
     Mutant("what has been called goes on when its caller is stopped", "if v_children is not null then",
            "if false then", f"{CALLED}::test_a_cancel_reaches_children_in_its_own_transaction"),
+    Mutant("what waits of a run that was stopped with its caller stays",
+           "perform df_engine.withdraw(t.instance, null, null, null, null);", "null;",
+           "tests/security/test_shares.py::test_runs_stopped_with_their_caller_do_not_put_off_another_role"),
+    Mutant("what was called lower down is ended at once, however many there are",
+           "if v_ended + cardinality(v_below) <= v_most then", "if true then",
+           "tests/security/test_shares.py::test_runs_stopped_with_their_caller_do_not_put_off_another_role"),
     Mutant("a supervisor waits for whoever has locked a run that was called", " skip locked;", ";",
            "tests/security/test_open_transactions.py::"
            "test_an_outcome_that_stops_a_called_run_is_refused_while_that_is_held"),

@@ -1,5 +1,6 @@
 """A connection that no message of the server can fill the worker's memory through."""
 
+import ctypes
 import fcntl
 import struct
 import termios
@@ -10,6 +11,15 @@ import psycopg
 from psycopg.waiting import Ready, Wait
 
 MOST_BYTES = 4 << 20  # of one message, where nothing larger is expected
+SMALL = 4096  # so many bytes at once are no part of a large message
+
+_MEMORY = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+
+
+class _Memory(ctypes.Structure):
+    """The struct mallinfo2 of glibc; hblkhd is what large blocks take, uordblks what the others take."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in _MEMORY]
 
 
 class TooLargeError(psycopg.OperationalError):
@@ -17,10 +27,12 @@ class TooLargeError(psycopg.OperationalError):
 
 
 class BoundedConnection(psycopg.AsyncConnection[Any]):
-    """Counts what arrives until a message is whole, which libpq would keep, and closes when that is too much.
+    """Closes when the server begins a message that is too large for libpq to keep.
 
-    A step decides how long its notices and errors are, and INFO is sent whatever client_min_messages says. The bound is
-    a rough one: what arrives while libpq reads is not counted.
+    A step decides how long its notices and errors are, and INFO is sent whatever client_min_messages says. libpq makes
+    room for a whole message when it has read its length, up to twice as much, so a jump of what is allocated gives a
+    large one away. Where that cannot be asked, what arrives is counted until a message is whole, without what arrives
+    while libpq reads.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -40,18 +52,44 @@ class BoundedConnection(psycopg.AsyncConnection[Any]):
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if ready & Ready.R:
-                    self._count()
+                arrived = self._count() if ready & Ready.R else 0
+                before = _allocated() if arrived > SMALL else 0
                 wanted = gen.send(ready)
+                if before and _allocated() - before > 2 * self.most_bytes:
+                    self._refuse()
         except StopIteration as end:
             return end.value
 
-    def _count(self) -> None:
-        arrived = fcntl.ioctl(self.pgconn.socket, termios.FIONREAD, bytes(4))
-        self._came += struct.unpack("i", arrived)[0]
+    def _count(self) -> int:
+        arrived: int = struct.unpack("i", fcntl.ioctl(self.pgconn.socket, termios.FIONREAD, bytes(4)))[0]
+        self._came += arrived
         if self._came > self.most_bytes:
-            self.pgconn.finish()
-            raise TooLargeError(f"the server was sending more than {self.most_bytes} bytes at once")
+            self._refuse()
+        return arrived
+
+    def _refuse(self) -> None:
+        self.pgconn.finish()
+        raise TooLargeError(f"the server was sending more than {self.most_bytes} bytes at once")
 
     def _message_ended(self, _: object) -> None:
         self._came = 0
+
+
+def _ask_glibc() -> Any:
+    try:
+        asked = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError):
+        return None
+    asked.restype = _Memory
+    return asked
+
+
+_mallinfo2 = _ask_glibc()
+
+
+def _allocated() -> int:
+    """The bytes that this process has allocated; 0 where it cannot know."""
+    if _mallinfo2 is None:
+        return 0
+    memory = _mallinfo2()
+    return int(memory.hblkhd + memory.uordblks)
