@@ -22,7 +22,7 @@ TOPICS = {
                           retry http http_multipart flow literal""",
     "Definitions": "define undefine",
     "Running": """start signal poke progress cancel pause resume rerun forget status result await_instance
-                  wait_for_completion run work""",
+                  wait_for_completion run work test now""",
     "Variables": "setvar getvar unsetvar clearvars",
     "Secrets": "secret set_secret unset_secret",
     "Watching": """explain to_flow list_instances instance_info instance_executions instance_nodes node_activations

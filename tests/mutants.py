@@ -57,6 +57,13 @@ MUTANTS = (
            "tests/engine/test_rerun.py::test_what_is_forgotten"),
     Mutant("a result is forgotten before its caller has it", "where i.instance = p_instance", "where false",
            "tests/engine/test_rerun.py::test_a_result_that_is_wanted_is_not_forgotten"),
+    # Tests of flows
+    Mutant("a setting makes the clock virtual", " and t.token = current_setting('df_engine.virtual', true)", "",
+           "tests/virtual/test_rules.py::test_a_setting_makes_no_clock_virtual"),
+    Mutant("a mock that stands in for nothing is taken", "if v_key <> all (v_names)", "if false",
+           "tests/virtual/test_flows.py::test_mocks_of_steps"),
+    Mutant("a test leaves its run", "delete from df_engine.outcomes o where o.instance = any (v_runs);", "",
+           "tests/virtual/test_rules.py::test_nothing_is_left_but_effects"),
     # Claims
     Mutant("the next step is claimed without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),

@@ -187,7 +187,10 @@ def test_users_can_reach_exactly_the_private_relations_that_are_marked(db: Datab
 
 OTHER = "'other'::regrole"
 KEY = "(select key from df_engine.own_key)"
-NO_KEY = "called by the functions of df only|no test is under way|df.test has not ended|invalid transaction termination|within security-definer function"
+NO_KEY = (
+    "called by the functions of df only|no test is under way|df.test has not ended|invalid transaction termination"
+    "|within security-definer function"
+)
 THREAD = "row({instance}, 0, {node}, null, null, null)::df_engine.thread"
 STEP = (
     "row({node}, 'pg_durable:{run}:0', 'select 1', 'query', false, null, false, '{{0}}', 'e', '{{x}}', 0, false, "
@@ -203,8 +206,8 @@ DRIVER_CALLS = (
     "df_engine.insert_instance({key}, 'app'::regrole, 'select 1', null, null, null)",
     "df_engine.begin_test({key}, 'select 1', null, null)",
     "df_engine.next_in_test({key}, 1)",
-    f"df_engine.end_step_in_test({{key}}, row(null, {{queue}}, null, '{{run}}', {{graph}}, {THREAD}, null)::df_engine.place, "
-    f"{STEP}, row('1', null, null)::df_engine.result, null, null, null, null)",
+    f"df_engine.end_step_in_test({{key}}, row(null, {{queue}}, null, '{{run}}', {{graph}}, {THREAD}, null)"
+    f"::df_engine.place, {STEP}, row('1', null, null)::df_engine.result, null, null, null, null)",
     "df_engine.end_test({key})",
     "df_engine.change_vars({key}, 'app'::regrole, 'secret', 'forged')",
     "df_engine.change_vars({key}, 'app'::regrole, null, null, true)",

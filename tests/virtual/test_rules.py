@@ -109,7 +109,7 @@ def test_deferred_constraints_are_checked_at_the_end_of_a_step(granted: Database
 def test_whoever_does_not_end_a_test_cannot_commit(granted: Database) -> None:
     with granted.connect("app", autocommit=False) as conn:
         conn.execute(BEGIN_TEST)
-        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="df.test has not ended"):
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="has not ended"):
             conn.commit()
     assert granted.admin(LEFT_OF_TESTS) == 0
     rows = granted.rows("select error from df.test('set constraints all immediate')")
