@@ -650,7 +650,7 @@ if df_engine.migrating(1) then
     xid xid8 not null constraint tests_pkey primary key,
     submitter oid not null,
     token text not null,               -- what the setting df_engine.virtual says while the engine acts for the test
-    instance bigint not null,
+    run bigint not null,               -- the instance that is tested; no column named so, for no run has rows here
     mocks jsonb not null,
     started_at timestamptz not null
   );
@@ -11766,7 +11766,7 @@ begin
     select k.key
     from df_engine.instances i
     cross join unnest(df_engine.names_of_step(i.graph, p_node)
-                      || case when p_instance = (p_test).instance then df_engine.node_path(i.graph, p_node) end) k(key)
+                      || case when p_instance = (p_test).run then df_engine.node_path(i.graph, p_node) end) k(key)
     where i.instance = p_instance and v_steps ? k.key limit 1);
 end
 $$;
@@ -12005,9 +12005,9 @@ begin
   set constraints df_engine.tests_end deferred;
   insert into df_engine.tests select v_test.*;
   perform df_engine.note_move(v_test.started_at);
-  v_test.instance := df_engine.begin_run(v_run, g);
-  update df_engine.tests t set instance = v_test.instance where t.xid = v_test.xid;
-  update df_engine.queue q set picked = true where q.instance = v_test.instance;  -- it has begun: a superuser's, too
+  v_test.run := df_engine.begin_run(v_run, g);
+  update df_engine.tests t set run = v_test.run where t.xid = v_test.xid;
+  update df_engine.queue q set picked = true where q.instance = v_test.run;  -- it has begun: a superuser's, too
 end
 $$;
 
@@ -12138,7 +12138,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set plan
 declare
   v_test constant df_engine.tests := df_engine.enter_test(p_key);
 begin
-  if (p_place).thread.instance <> all (df_engine.runs_in_test(v_test.instance)) then
+  if (p_place).thread.instance <> all (df_engine.runs_in_test(v_test.run)) then
     raise exception 'the step is of no run of this test' using errcode = 'insufficient_privilege';
   end if;
   perform df_engine.end_step(p_key, p_place, p_step, p_result, p_code, p_message, p_detail, p_hint);
@@ -12239,12 +12239,12 @@ declare
 begin
   over := false;
   loop
-    if exists (select from df_engine.instances i where i.instance = v_test.instance and i.status not in ('pending', 'running'))
+    if exists (select from df_engine.instances i where i.instance = v_test.run and i.status not in ('pending', 'running'))
        or (select m.no >= p_moves from df_engine.test_moves m where m.xid = v_test.xid order by m.no desc limit 1) then
       over := true;
       return;
     end if;
-    v_runs := df_engine.runs_in_test(v_test.instance);
+    v_runs := df_engine.runs_in_test(v_test.run);
     select x.* into q from df_engine.queue x where x.instance = any (v_runs) and x.lane in ('sql', 'direct', 'http') order by x.id limit 1;
     if not found then
       if not df_engine.deliver_sent(v_runs) and not df_engine.move_on(v_test, v_runs) then
@@ -12277,10 +12277,10 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set plan
 #variable_conflict use_column
 declare
   v_test constant df_engine.tests := df_engine.enter_test(p_key);
-  v_runs constant bigint[] := df_engine.runs_in_test(v_test.instance);
+  v_runs constant bigint[] := df_engine.runs_in_test(v_test.run);
   i df_engine.instances;
 begin
-  select x.* into i from df_engine.instances x where x.instance = v_test.instance;
+  select x.* into i from df_engine.instances x where x.instance = v_test.run;
   perform df_engine.note_move(null, null, null, i.status, (
     select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result), i.error);
   return query
