@@ -88,6 +88,13 @@ MUTANTS = (
            "tests/engine/test_notify_end.py::test_an_end_that_commits_while_it_is_asked_for_is_told"),
     Mutant("administrators see their own runs only", "df_engine.may_act_on_all(p_role) or", "false or",
            "tests/engine/test_timeline.py::test_what_operators_do_says_who_when_and_why"),
+    # Tests of flows
+    Mutant("a setting makes the clock virtual", " and t.token = current_setting('df_engine.virtual', true)", "",
+           "tests/virtual/test_rules.py::test_a_setting_makes_no_clock_virtual"),
+    Mutant("a mock that stands in for nothing is taken", "if v_key <> all (v_names)", "if false",
+           "tests/virtual/test_flows.py::test_mocks_of_steps"),
+    Mutant("a test leaves its run", "delete from df_engine.outcomes o where o.instance = any (v_runs);", "",
+           "tests/virtual/test_rules.py::test_nothing_is_left_but_effects"),
     # Claims
     Mutant("the next step is claimed without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),

@@ -495,3 +495,18 @@ ALL_STATE = tuple(
                   "vars", "kept_secrets", "flow_definitions", "end_channels", "settings", "role_limits",
                   "http_allowlist", "worker_roles", "start_keys", "role_reasons", "schedules", "schedule_ticks")
 )  # fmt: skip
+# What tests have left of themselves.
+LEFT_OF_TESTS = "select sum(x) from (" + " union all ".join(
+    f"select count(*) from df_engine.{table}" for table in (
+        "tests", "test_moves", "instances", "outcomes", "queue", "timers", "waits", "activations", "bindings", "inbox",
+        "attempts", "compensations", "map_items", "acts", "end_channels")) + ") n(x)"  # fmt: skip
+# What a session can say to have a virtual clock.
+VIRTUAL = "select set_config('df_engine.virtual', %s, false)"
+CLOCK_IS_REAL = "select abs(extract(epoch from df_engine.clock() - clock_timestamp())) < 10"
+OWN_KEY = "select key from df_engine.own_key"
+BEGIN_TEST = "select df_engine.begin_test((select key from df_engine.own_key), 'select 1', null, null)"
+NEXT_IN_TEST = "select df_engine.next_in_test(%s, 1)"
+# Whether all that is queued is so by the real clock.
+READY_SOON = """
+select bool_and(df_engine.ready_at(id) < (extract(epoch from clock_timestamp()) - 1577836800 + 3600) * 64)
+from df_engine.queue"""

@@ -136,9 +136,13 @@ $renewal$;
 -- outcomes; and each of its threads waits in exactly one place: queue (it can run), timers (until then), waits (for a signal),
 -- or activations (for what is inside it).
 
--- The engine's clock. Tests replace it to move time.
+-- The engine's clock. Inside of df.test it is virtual; the setting alone makes it so for nobody. It is put in where it is called. Tests
+-- replace it to move time.
 create or replace function df_engine.clock() returns timestamptz
-language sql volatile as $$ select pg_catalog.clock_timestamp() $$;
+language sql volatile as $$
+  select case when pg_catalog.current_setting('df_engine.virtual', true) operator(pg_catalog.<>) '' then df_engine.virtual_clock()
+              else pg_catalog.clock_timestamp() end
+$$;
 
 create sequence if not exists df_engine.queue_places;
 
@@ -676,6 +680,30 @@ if df_engine.migrating(1) then
     retained_at timestamptz not null default now()
   );
   insert into df_engine.upkeep default values;
+
+  -- A df.test that is under way. No row of these two tables outlives the call, so none is ever seen by another transaction.
+  create table df_engine.tests (
+    xid xid8 not null constraint tests_pkey primary key,
+    submitter oid not null,
+    token text not null,               -- what the setting df_engine.virtual says while the engine acts for the test
+    run bigint not null,               -- the instance that is tested; no column named so, for no run has rows here
+    mocks jsonb not null,
+    started_at timestamptz not null
+  );
+  -- What it has done, move by move, and its clock: the time of the newest. Rows are added only: those of its own transaction that it had
+  -- replaced would have to be read again and again.
+  create table df_engine.test_moves (
+    xid xid8 not null,
+    no int not null,
+    at timestamptz not null,
+    node text,
+    query text,
+    status text,                       -- NULL: nothing that df.test shows
+    value json,
+    error text,
+    mock text,                         -- what was used of the mocks
+    constraint test_moves_pkey primary key (xid, no)
+  );
 
   -- One random text, from which the keys of roles are made, and another.
   create table df_engine.secret (
@@ -5779,7 +5807,8 @@ begin
           '1.0.0', hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
   insert into df_engine.queue (id, submitter, instance, node, races, wakes)
   values (df_engine.queue_place(100 + coalesce((p_run).priority, 0)), (p_run).submitter, v_instance, (p_graph).entry,
-          case when (p_graph).has_undo then array[df_engine.open_undoable(v_instance)] end, true);
+          case when (p_graph).has_undo then array[df_engine.open_undoable(v_instance)] end,
+          coalesce(current_setting('df_engine.virtual', true), '') = '');  -- of what df.test runs workers hear nothing
   return v_instance;
 end
 $$;
@@ -12002,6 +12031,782 @@ $$;
 comment on procedure df.work(integer) is
   'Works for the calling role without a worker: fires due timers and signals, and runs ready SQL steps, until none is ready or max_seconds have passed. Every step commits. The session is reset before and after each step, so call it in one of its own. HTTP steps, and steps in other databases or outside of transactions, wait for a worker. Raises 25001 in a transaction block, function or DO block, and 55000 after SET ROLE and for superusers.';
 
+-- Mocks: what stands in for the outside in df.test. {"signals": {name: ...}, "http": {pattern: ...}, "steps": {name or path: ...}}; an
+-- array of signals, or of responses, is taken in order.
+
+-- The names of the steps of a graph, and of those that it calls; a graph is read once.
+create or replace function df_engine.step_names(p_role oid, p_graph jsonb) returns text[]
+language plpgsql stable as $$
+declare
+  v_names text[] := '{}';
+  v_open jsonb[] := array[p_graph];
+  v_seen text[] := '{}';
+  v_flow text;
+  v_step jsonb;
+  n jsonb;
+begin
+  while cardinality(v_open) > 0 loop
+    for n in select x.node from jsonb_path_query(v_open[1], 'strict $.** ? (exists (@.node_type))') x(node) loop
+      if n ? 'result_name' then
+        v_step := n;
+        while v_step ->> 'node_type' in ('THEN', 'UNDO') loop
+          v_step := v_step -> case v_step ->> 'node_type' when 'THEN' then 'right_node' else 'left_node' end;
+        end loop;
+        if v_step ->> 'node_type' in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then
+          v_names := v_names || (n ->> 'result_name');
+        end if;
+      end if;
+      if n ->> 'node_type' = 'CALL' then
+        v_flow := df_engine.json_or_null(n ->> 'query') ->> 'flow';
+        if v_flow is not null and v_flow <> all (v_seen) then
+          v_seen := v_seen || v_flow;
+          if df_engine.reference_in(v_flow) is not null then
+            v_flow := (df_engine.definition_of(p_role, v_flow, false)).graph;
+          end if;
+          v_open := v_open || df_engine.json_or_null(v_flow);
+        end if;
+      end if;
+    end loop;
+    v_open := v_open[2:];
+  end loop;
+  return v_names;
+end
+$$;
+
+-- Raises for mocks that can stand in for nothing.
+create or replace function df_engine.check_mocks(p_role oid, p_graph df_engine.graphs, p_mocks jsonb) returns void
+language plpgsql stable as $$
+declare
+  v_names text[];
+  v_key text;
+begin
+  if jsonb_typeof(p_mocks) <> 'object' then
+    raise exception 'mocks must be a JSON object, and is of type %', jsonb_typeof(p_mocks) using errcode = 'invalid_parameter_value';
+  end if;
+  perform df_engine.check_size('mocks', octet_length(p_mocks::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
+  for v_key in select k from jsonb_object_keys(p_mocks) k loop
+    if v_key not in ('signals', 'http', 'steps') then
+      raise exception 'mocks has an unknown key "%"', v_key using errcode = 'invalid_parameter_value',
+        hint = 'It has signals, http and steps.';
+    elsif jsonb_typeof(p_mocks -> v_key) <> 'object' then
+      raise exception 'mocks.% must be a JSON object', v_key using errcode = 'invalid_parameter_value';
+    end if;
+  end loop;
+  if p_mocks ? 'steps' then
+    v_names := df_engine.step_names(p_role, (p_graph).envelope);
+    for v_key in select k from jsonb_object_keys(p_mocks -> 'steps') k loop
+      if v_key <> all (v_names) and not exists (
+        select from df_engine.graph_nodes n
+        where n.graph = (p_graph).id and n.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and df_engine.node_path(n.graph, n.node) = v_key) then
+        raise exception 'mocks.steps: the flow has no step "%"', v_key using errcode = 'invalid_parameter_value',
+          hint = 'It is the name of a result, or a path such as root.left. What has no result of its own, such as a sequence, is no step.';
+      end if;
+    end loop;
+  end if;
+end
+$$;
+
+-- The names of a node, from the inside out: its own, and those of what has its value, because it ends with it.
+create or replace function df_engine.names_of_step(p_graph bigint, p_node int) returns text[]
+language plpgsql stable as $$
+begin
+  return (
+    with recursive around as (
+      select n.parent, n.place, n.result_name, 1 as level from df_engine.graph_nodes n where n.graph = p_graph and n.node = p_node
+      union all
+      select n.parent, n.place, n.result_name, a.level + 1
+      from around a join df_engine.graph_nodes n on n.graph = p_graph and n.node = a.parent
+      where n.kind = 'THEN' and a.place = 2 or n.kind = 'UNDO' and a.place = 1
+    )
+    select array_agg(a.result_name order by a.level) from around a where a.result_name is not null);
+end
+$$;
+
+-- How often something of the mocks of this test has been used.
+create or replace function df_engine.mock_uses(p_mock text) returns int
+language plpgsql stable as $$
+begin
+  return (select count(*) from df_engine.test_moves m where m.xid = pg_current_xact_id_if_assigned() and m.mock = p_mock);
+end
+$$;
+
+-- What p_mocks has under a key for the next time; of an array the next element. NULL: nothing, or nothing any more.
+create or replace function df_engine.next_mock(p_mocks jsonb, p_kind text, p_key text) returns jsonb
+language plpgsql stable as $$
+declare
+  v_mock constant jsonb := p_mocks -> p_kind -> p_key;
+begin
+  return case jsonb_typeof(v_mock) when 'array' then v_mock -> df_engine.mock_uses(p_kind || '.' || p_key) else v_mock end;
+end
+$$;
+
+-- The key of a step in the mocks: its name, or its path in the run that is tested. NULL: there is none.
+create or replace function df_engine.step_mock(p_test df_engine.tests, p_instance bigint, p_node int) returns text
+language plpgsql stable as $$
+declare
+  v_steps constant jsonb := (p_test).mocks -> 'steps';
+begin
+  if v_steps is null then
+    return null;
+  end if;
+  return (
+    select k.key
+    from df_engine.instances i
+    cross join unnest(df_engine.names_of_step(i.graph, p_node)
+                      || case when p_instance = (p_test).run then df_engine.node_path(i.graph, p_node) end) k(key)
+    where i.instance = p_instance and v_steps ? k.key limit 1);
+end
+$$;
+
+-- What the mock of a step says for this time: a value, or an error. Neither: the step runs after all.
+create or replace function df_engine.mocked_step(p_mock jsonb, p_uses int, out value jsonb, out error jsonb)
+language plpgsql immutable as $$
+begin
+  if jsonb_typeof(p_mock) = 'object' and p_mock ? 'error' then
+    if p_uses < coalesce((p_mock ->> 'times')::int, p_uses + 1) then
+      error := case jsonb_typeof(p_mock -> 'error') when 'object' then p_mock -> 'error'
+                    else jsonb_build_object('message', p_mock ->> 'error') || (p_mock - '{error,times,value}'::pg_catalog.text[]) end;
+    else
+      value := p_mock -> 'value';
+    end if;
+  else
+    value := p_mock;
+  end if;
+end
+$$;
+
+-- A value that stands in for the result of a statement. An object is a row, unless it has rows; anything else is a row of one column.
+create or replace function df_engine.mocked_rows(p_value jsonb) returns df_engine.result
+language plpgsql immutable as $$
+declare
+  v_rows constant jsonb := case
+    when jsonb_typeof(p_value) = 'object' and jsonb_typeof(p_value -> 'rows') = 'array' then p_value -> 'rows'
+    when jsonb_typeof(p_value) = 'array' then p_value
+    when jsonb_typeof(p_value) = 'null' then '[]' else jsonb_build_array(p_value) end;
+begin
+  if v_rows = '[]' then
+    return df_engine.no_rows(null);
+  end if;
+  return row(df_engine.row_set((
+    select string_agg(case jsonb_typeof(r.value) when 'object' then r.value else jsonb_build_object('value', r.value) end::pg_catalog.text, ',' order by r.no)
+    from jsonb_array_elements(v_rows) with ordinality r(value, no))), null, null)::df_engine.result;
+end
+$$;
+
+-- What a worker would report of a request that is answered so.
+create or replace function df_engine.mocked_response(p_mock jsonb, p_request jsonb) returns json
+language plpgsql immutable as $$
+declare
+  v_title constant text := concat(p_request ->> 'method', ' ', p_request ->> 'url');
+  v_status constant int := coalesce((p_mock ->> 'status')::int, 200);
+  v_body constant text := coalesce(p_mock ->> 'body', '');
+begin
+  if p_mock ? 'error' then
+    return json_build_object('error', concat(v_title, ': ', p_mock ->> 'error'), 'class', coalesce(p_mock ->> 'class', 'connection'));
+  elsif v_status in (408, 425, 429) or v_status >= 500
+        or p_request -> 'error_statuses' ?| array[v_status::pg_catalog.text, v_status / 100 || 'xx'] then
+    return json_build_object('error', concat(v_title, ': HTTP status ', v_status, ': ' || nullif(left(v_body, 512), '')),
+                             'class', 'http:' || v_status, 'retry_after', substring(p_mock #>> '{headers,retry-after}' from '^[0-9]+$'));
+  end if;
+  return json_build_object('value', json_build_object(
+    'status', v_status, 'body', v_body, 'encoding', 'text', 'headers', coalesce(p_mock -> 'headers', '{}'),
+    'ok', v_status between 200 and 299, 'duration_ms', 0));
+end
+$$;
+
+-- The pattern among p_mocks.http that a request matches, the longest first: a URL, with * for anything, after a method if one is meant.
+create or replace function df_engine.http_mock(p_mocks jsonb, p_request jsonb) returns text
+language sql stable as $$
+  select k.pattern
+  from jsonb_object_keys(p_mocks -> 'http') k(pattern)
+  where case when k.pattern ~ '^[A-Z]+ ' then concat(p_request ->> 'method', ' ', p_request ->> 'url') else p_request ->> 'url' end
+        ~ ('^' || replace(regexp_replace(k.pattern, '([^A-Za-z0-9*])', '\\\1', 'g'), '*', '.*') || '$')
+  order by length(k.pattern) desc, k.pattern limit 1
+$$;
+
+-- df.test: a run from its beginning to its end, inside of the transaction of its caller. The engine's own functions claim, record and fire; what is
+-- here chooses what is next, moves a virtual clock to it when nothing is ready, and answers in place of the outside. No row of the run
+-- outlives the call. User code runs between these functions, never in them, and the clock is virtual in them only: the setting that
+-- makes it so has to match a row that nobody can read.
+
+
+-- The time of the test of this transaction, if the session's setting is its token; else the time.
+create or replace function df_engine.virtual_clock() returns timestamptz
+language plpgsql volatile as $$
+declare
+  v_now pg_catalog.timestamptz;
+begin
+  if exists (select from df_engine.tests t where t.xid = pg_current_xact_id_if_assigned() and t.token = current_setting('df_engine.virtual', true)) then
+    select m.at into v_now from df_engine.test_moves m where m.xid = pg_current_xact_id_if_assigned() order by m.no desc limit 1;
+  end if;
+  return coalesce(v_now, clock_timestamp());
+end
+$$;
+
+-- What steps see as the time.
+-- Granted to users.
+create or replace function df_engine.now_in_test() returns timestamptz
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return coalesce((select m.at from df_engine.test_moves m where m.xid = pg_current_xact_id_if_assigned() order by m.no desc limit 1),
+                  clock_timestamp());
+end
+$$;
+
+create or replace function df.now() returns timestamptz
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return df_engine.now_in_test();
+end
+$$;
+comment on function df.now() is
+  'The time: in a step that df.test runs the virtual time of the test, else what clock_timestamp() says. Conditions that wait for a time ask it, so that a test can pass them.';
+
+-- The test that is under way, for who acts as its role; from here on the clock is virtual, as long as the calling function runs.
+create or replace function df_engine.enter_test(p_key text) returns df_engine.tests
+language plpgsql as $$
+declare
+  v_role constant oid := quote_ident(session_user)::pg_catalog.regrole;
+  v_test df_engine.tests;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  select t.* into v_test from df_engine.tests t where t.xid = pg_current_xact_id_if_assigned() and t.submitter = v_role;
+  if not found then
+    raise exception 'no test is under way' using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  perform set_config('df_engine.virtual', v_test.token, true);
+  return v_test;
+end
+$$;
+
+-- The run that is tested, and those that it has called.
+create or replace function df_engine.runs_in_test(p_instance bigint) returns bigint[]
+language plpgsql stable as $$
+begin
+  return array(
+    with recursive runs as (
+      select p_instance as instance
+      union all
+      select i.instance from runs r join df_engine.instances i on i.parent = r.instance
+    )
+    select r.instance from runs r);
+end
+$$;
+
+-- How df.test names a node: by its result, else by where it stands; in a run that was called, after the CALL.
+create or replace function df_engine.shown_node(p_instance bigint, p_node int) returns text
+language plpgsql stable as $$
+declare
+  i df_engine.instances;
+  v_name text;
+begin
+  select * into i from df_engine.instances x where x.instance = p_instance;
+  v_name := coalesce((df_engine.names_of_step(i.graph, p_node))[1], df_engine.node_path(i.graph, p_node));
+  return case when i.parent is not null then df_engine.shown_node(i.parent, i.parent_node) || ' > ' else '' end || v_name;
+end
+$$;
+
+-- Adds a move. p_at: the time to which it moves the clock.
+create or replace function df_engine.note_move(
+  p_at timestamptz, p_node text default null, p_query text default null, p_status text default null, p_value json default null,
+  p_error text default null, p_mock text default null
+) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.test_moves (xid, no, at, node, query, status, value, error, mock)
+  select pg_current_xact_id(), 1 + coalesce(max(m.no), 0), coalesce(p_at, df_engine.clock()), p_node, p_query, p_status, p_value, p_error, p_mock
+  from df_engine.test_moves m where m.xid = pg_current_xact_id();
+end
+$$;
+
+-- Adds how a wait has ended at whose node a thread stood.
+create or replace function df_engine.note_end_of_wait(p_instance bigint, p_scope bigint, p_node int, p_mock text default null) returns void
+language plpgsql as $$
+declare
+  r record;
+begin
+  select g.query, case when o.state in ('c', 'b', 'd') then 'completed' when o.state in ('f', 'x', 'e', 'h') then 'failed' end as status,
+         o.value, o.error into r
+  from df_engine.instances i
+  join df_engine.graph_nodes g on g.graph = i.graph and g.node = p_node
+  left join df_engine.outcomes o on o.instance = i.instance and o.scope = p_scope and o.node = p_node
+  where i.instance = p_instance;
+  perform df_engine.note_move(null, df_engine.shown_node(p_instance, p_node), r.query, r.status, r.value, r.error, p_mock);
+end
+$$;
+
+-- Adds how a step has ended.
+create or replace function df_engine.note_step(
+  p_instance bigint, p_node int, p_query text, p_value json, p_error text, p_mock text default null
+) returns void
+language plpgsql as $$
+begin
+  perform df_engine.note_move(null, df_engine.shown_node(p_instance, p_node), p_query, case when p_error is null then 'completed' else 'failed' end,
+                              p_value, p_error, p_mock);
+end
+$$;
+
+-- Begins the test of a flow: its run, which nobody sees before this transaction has removed it.
+-- Granted to users.
+create or replace function df_engine.begin_test(p_key text, p_text text, p_input jsonb, p_mocks jsonb) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+declare
+  v_role constant oid := quote_ident(session_user)::regrole;
+  v_test df_engine.tests := row(pg_current_xact_id(), v_role, replace(gen_random_uuid()::text, '-', ''), 0, coalesce(p_mocks, '{}'), clock_timestamp());
+  v_text text := p_text;
+  v_run df_engine.instances;
+  v_graph bigint;
+  g df_engine.graphs;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  if exists (select from df_engine.tests t where t.xid = v_test.xid) then
+    raise exception 'a step of df.test cannot call df.test' using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  if df_engine.reference_in(v_text) is not null then
+    select d.graph, d.definition, d.compiled into v_text, v_run.definition, v_graph from df_engine.definition_of(v_role, v_text, false) d;
+  else
+    v_graph := (select x.id from df_engine.graphs x
+                where x.submitter = v_role and x.hash = df_engine.graph_hash(v_text, false) order by x.id desc limit 1);
+  end if;
+  g := df_engine.graph_to_start(v_role, v_text, false, v_graph);
+  perform df_engine.check_mocks(v_role, g, v_test.mocks);
+  if g.placeholders then
+    v_run.vars := (select jsonb_object_agg(v.name, v.value) from df_engine.vars v where v.owner = v_role::regrole and v.value is not null);
+  end if;
+  v_run.submitter := v_role;
+  v_run.input := p_input;
+  perform set_config('df_engine.virtual', v_test.token, true);
+  set constraints df_engine.tests_end deferred;
+  insert into df_engine.tests select v_test.*;
+  perform df_engine.note_move(v_test.started_at);
+  v_test.run := df_engine.begin_run(v_run, g);
+  update df_engine.tests t set run = v_test.run where t.xid = v_test.xid;
+  update df_engine.queue q set picked = true where q.instance = v_test.run;  -- it has begun: a superuser's, too
+end
+$$;
+
+-- Whoever begins a test and does not end it cannot commit: so no run of a test is ever seen, whoever calls what is here.
+create or replace function df_engine.refuse_open_test() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (select from df_engine.tests t where t.xid = new.xid) then
+    raise exception 'df.test has not ended' using errcode = 'object_not_in_prerequisite_state',
+      hint = 'A step of df.test that says SET CONSTRAINTS names them. Private functions are called by the functions of df only.';
+  end if;
+  return null;
+end
+$$;
+
+do $triggers$
+begin
+  if not exists (select from pg_trigger where tgname = 'tests_end') then
+    create constraint trigger tests_end after insert on df_engine.tests deferrable initially deferred
+      for each row execute function df_engine.refuse_open_test();
+  end if;
+end
+$triggers$;
+
+-- Answers a step that a worker would run itself, or fails it.
+create or replace function df_engine.answer_request(p_test df_engine.tests, p_queue df_engine.queue) returns void
+language plpgsql as $$
+declare
+  v_step constant text := df_engine.step_mock(p_test, (p_queue).instance, (p_queue).node);
+  v_pattern constant text := df_engine.http_mock((p_test).mocks, (p_queue).request);
+  v_mock constant text := coalesce('steps.' || v_step, 'http.' || v_pattern);
+  m record;
+  v_answer jsonb;
+  v_outcome json;
+begin
+  if (p_queue).lane = 'http' and v_step is not null then
+    m := df_engine.mocked_step((p_test).mocks -> 'steps' -> v_step, df_engine.mock_uses(v_mock));
+    v_answer := case when m.error is not null then jsonb_build_object('error', m.error ->> 'message', 'class', m.error ->> 'class') else m.value end;
+  end if;
+  if (p_queue).lane = 'http' and v_answer is null and v_pattern is not null then
+    v_answer := df_engine.next_mock((p_test).mocks, 'http', v_pattern);
+  end if;
+  if v_answer is null then
+    v_outcome := json_build_object('class', 'refused', 'sqlstate', 'DF501', 'error', case (p_queue).lane
+      when 'http' then format('df.test sends nothing, and no mock answers %s %s', (p_queue).request ->> 'method', (p_queue).request ->> 'url')
+      else 'df.test cannot run a step outside of its transaction' end || chr(10) || case (p_queue).lane
+      when 'http' then 'HINT: Give it one in mocks.http.' else 'HINT: Give it a mock in mocks.steps.' end);
+  elsif jsonb_typeof(v_answer) = 'object' and v_answer ?| '{status,body,error}' then
+    v_outcome := df_engine.mocked_response(v_answer, (p_queue).request);
+  else
+    v_outcome := json_build_object('value', v_answer);
+  end if;
+  update df_engine.queue q set worker = 0, leased_at = df_engine.clock()
+  where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+  perform df_engine.note_step((p_queue).instance, (p_queue).node, coalesce((p_queue).request ->> 'sql', concat(
+    (p_queue).request ->> 'method', ' ', (p_queue).request ->> 'url')), v_outcome -> 'value', v_outcome ->> 'error', v_mock);
+  perform df_engine.record_leased(0, (p_queue).id, v_outcome);
+end
+$$;
+
+-- What a statement of this session is to be run for a step; its text and kind are in it. NULL: it needs none, because it has a mock, or has failed.
+create or replace function df_engine.step_to_run(p_key text, p_test df_engine.tests, p_place df_engine.place) returns df_engine.step
+language plpgsql as $$
+declare
+  t constant df_engine.thread := (p_place).thread;
+  v_step df_engine.step := (p_place).steps[1];
+  v_mock constant text := df_engine.step_mock(p_test, t.instance, v_step.node);
+  m record;
+  v_code text;
+  v_message text;
+begin
+  m := df_engine.mocked_step((p_test).mocks -> 'steps' -> v_mock, df_engine.mock_uses('steps.' || v_mock));
+  begin
+    if v_step.statement is null then
+      select p.sql, p.statement into v_step.text, v_step.statement from df_engine.prepare_step(p_key, (p_place).graph, t, v_step) p;
+    end if;
+  exception when others then
+    get stacked diagnostics v_code = returned_sqlstate, v_message = message_text;
+    perform df_engine.note_step(t.instance, v_step.node, v_step.text, null, v_message);
+    perform df_engine.fail_step(p_key, (p_place).id, (p_place).graph, (p_place).queue, t, v_step, v_code, v_message, null, null, true, df_engine.clock());
+    return null;
+  end;
+  if m.value is null and m.error is null then
+    return v_step;
+  elsif m.error is not null then
+    perform df_engine.end_step(p_key, p_place, v_step, null, coalesce(m.error ->> 'sqlstate', 'P0001'), m.error ->> 'message', m.error ->> 'detail',
+                               m.error ->> 'hint', 'steps.' || v_mock);
+  else
+    perform df_engine.end_step(p_key, p_place, v_step, df_engine.mocked_rows(m.value), null, null, null, null, 'steps.' || v_mock);
+  end if;
+  return null;
+end
+$$;
+
+-- Records a step that has run, or failed.
+create or replace function df_engine.end_step(
+  p_key text, p_place df_engine.place, p_step df_engine.step, p_result df_engine.result, p_code text, p_message text, p_detail text,
+  p_hint text, p_mock text default null
+) returns void
+language plpgsql as $$
+declare
+  t constant df_engine.thread := (p_place).thread;
+  v_next df_engine.place;
+begin
+  if p_code is null then
+    perform df_engine.note_step(t.instance, (p_step).node, (p_step).text, (p_result).value, null, p_mock);
+    v_next := df_engine.record_step(p_key, (p_place).id, (p_place).graph, (p_place).queue, t, p_step, p_result, df_engine.clock(), false);
+  else
+    if p_code not in ('25001', '2D000') or (p_step).block then  -- else it has to be answered
+      perform df_engine.note_step(t.instance, (p_step).node, (p_step).text, null, df_engine.error_text(p_code, p_message, p_detail, p_hint), p_mock);
+    end if;
+    v_next := df_engine.fail_step(p_key, (p_place).id, (p_place).graph, (p_place).queue, t, p_step, p_code, p_message, p_detail, p_hint, false,
+                                  df_engine.clock());
+  end if;
+  if v_next.report in ('lost', 'interrupted') then
+    raise exception '%', coalesce(p_message, 'the step is lost') using errcode = coalesce(p_code, 'internal_error');
+  end if;
+end
+$$;
+
+-- The same for the statement that df_engine.next_in_test has answered.
+-- Granted to users.
+create or replace function df_engine.end_step_in_test(
+  p_key text, p_place df_engine.place, p_step df_engine.step, p_result df_engine.result, p_code text, p_message text, p_detail text, p_hint text
+) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+declare
+  v_test constant df_engine.tests := df_engine.enter_test(p_key);
+begin
+  if (p_place).thread.instance <> all (df_engine.runs_in_test(v_test.run)) then
+    raise exception 'the step is of no run of this test' using errcode = 'insufficient_privilege';
+  end if;
+  perform df_engine.end_step(p_key, p_place, p_step, p_result, p_code, p_message, p_detail, p_hint);
+end
+$$;
+
+-- Delivers a signal that a step has sent to a run of the test; false: there is none.
+create or replace function df_engine.deliver_sent(p_runs bigint[]) returns boolean
+language plpgsql as $$
+declare
+  s df_engine.inbox;
+  w df_engine.waits;
+  v_waits df_engine.waits[];
+begin
+  select x.* into s from df_engine.inbox x where x.instance = any (p_runs) and x.fresh order by x.signal_id limit 1;
+  if not found then
+    return false;
+  end if;
+  v_waits := array(select x from df_engine.waits x where x.instance = s.instance and x.signal_name = s.signal_name order by x.id);
+  perform df_engine.try_signal(s.signal_id);
+  foreach w in array v_waits loop
+    if not exists (select from df_engine.waits x where x.id = w.id) then
+      perform df_engine.note_end_of_wait(w.instance, w.scope, w.node);
+    end if;
+  end loop;
+  perform df_engine.note_move(null);
+  return true;
+end
+$$;
+
+-- Lets what is next happen: a signal that a mock sends, or a timer, to which the clock moves. Of what is due at the same time the branch that
+-- began to wait first is first. False: nothing can.
+create or replace function df_engine.move_on(p_test df_engine.tests, p_runs bigint[]) returns boolean
+language plpgsql as $$
+declare
+  v_now constant timestamptz := df_engine.clock();
+  r record;
+  v_wait df_engine.waits;
+  v_timer df_engine.timers;
+begin
+  select x.* into r from (
+    select t.id, greatest(t.next_try_at, v_now) as due, null::df_engine.waits as wait, t as timer
+    from df_engine.timers t
+    where t.instance = any (p_runs) and t.next_try_at < 'infinity'
+      and not exists (select from df_engine.instances i where i.instance = t.instance and i.paused)
+    union all
+    select w.id, v_now, w, null from df_engine.waits w
+    where w.instance = any (p_runs) and df_engine.next_mock((p_test).mocks, 'signals', w.signal_name) is not null
+      and not exists (select from df_engine.instances i where i.instance = w.instance and i.paused)) x
+  order by x.due, x.id limit 1;
+  if not found then
+    return false;
+  elsif (r.wait).id is not null then
+    v_wait := r.wait;
+    perform df_engine.deliver_signal(jsonb_populate_record(null::df_engine.inbox, jsonb_build_object(
+      'instance', v_wait.instance, 'signal_name', v_wait.signal_name, 'signal_data', df_engine.next_mock((p_test).mocks, 'signals', v_wait.signal_name))));
+    perform df_engine.note_end_of_wait(v_wait.instance, v_wait.scope, v_wait.node, 'signals.' || v_wait.signal_name);
+    return true;
+  end if;
+  v_timer := r.timer;
+  perform df_engine.note_move(r.due);
+  perform df_engine.try_timer(v_timer);
+  if v_timer.kind in ('sleep', 'schedule', 'timeout', 'deadline', 'child') then
+    perform df_engine.note_end_of_wait(v_timer.instance, v_timer.scope, v_timer.node);
+  end if;
+  return true;
+end
+$$;
+
+-- Raises: nothing of a test can go on.
+create or replace function df_engine.refuse_to_wait(p_runs bigint[]) returns void
+language plpgsql as $$
+declare
+  v_waits constant text := (
+    select string_agg(format('signal "%s" (%s)', w.signal_name, df_engine.shown_node(w.instance, w.node)), ', ' order by w.id)
+    from df_engine.waits w where w.instance = any (p_runs) and w.signal_name is not null);
+  v_failed constant text := (
+    select format('%s has failed: %s', m.node, m.error) from df_engine.test_moves m
+    where m.xid = pg_current_xact_id() and m.error is not null order by m.no desc limit 1);
+begin
+  if exists (select from df_engine.instances i where i.instance = any (p_runs) and i.paused) then
+    raise exception 'df.test: the run is paused, and nothing resumes it' using errcode = 'DF502';
+  end if;
+  raise exception 'df.test: the flow waits for %, and nothing comes', coalesce(v_waits, 'what is no signal') using errcode = 'DF502',
+    detail = coalesce(v_failed, ''), hint = 'Give the signal in mocks: ''{"signals": {"name": {"ok": true}}}'', or the wait a time-out.';
+end
+$$;
+
+-- Lets a test go on until a statement of a step is to be run by this session: place and step. over: it has ended, or made p_moves moves.
+-- Granted to users.
+create or replace function df_engine.next_in_test(p_key text, p_moves int, out over boolean, out place df_engine.place, out step df_engine.step)
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+declare
+  v_test constant df_engine.tests := df_engine.enter_test(p_key);
+  v_runs bigint[];
+  q df_engine.queue;
+begin
+  over := false;
+  loop
+    if exists (select from df_engine.instances i where i.instance = v_test.run and i.status not in ('pending', 'running'))
+       or (select m.no >= p_moves from df_engine.test_moves m where m.xid = v_test.xid order by m.no desc limit 1) then
+      over := true;
+      return;
+    end if;
+    v_runs := df_engine.runs_in_test(v_test.run);
+    select x.* into q from df_engine.queue x where x.instance = any (v_runs) and x.lane in ('sql', 'direct', 'http') order by x.id limit 1;
+    if not found then
+      if not df_engine.deliver_sent(v_runs) and not df_engine.move_on(v_test, v_runs) then
+        perform df_engine.refuse_to_wait(v_runs);
+      end if;
+      continue;
+    elsif q.lane <> 'sql' then
+      perform df_engine.answer_request(v_test, q);
+      continue;
+    end if;
+    place := df_engine.claim_step(p_key, q.id, 0, false);
+    if place.steps is null then
+      perform df_engine.note_move(null);
+      continue;
+    end if;
+    step := df_engine.step_to_run(p_key, v_test, place);
+    if step.node is not null then
+      return;
+    end if;
+  end loop;
+end
+$$;
+
+-- Ends a test: what happened in it, with how its run has ended as the last row. All of it is removed.
+-- Granted to users.
+create or replace function df_engine.end_test(p_key text)
+returns table (no int, at interval, node text, query text, status text, value jsonb, error text)
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+#variable_conflict use_column
+declare
+  v_test constant df_engine.tests := df_engine.enter_test(p_key);
+  v_runs constant bigint[] := df_engine.runs_in_test(v_test.run);
+  i df_engine.instances;
+begin
+  select x.* into i from df_engine.instances x where x.instance = v_test.run;
+  perform df_engine.note_move(null, null, null, i.status, (
+    select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result), i.error);
+  return query
+    select (row_number() over (order by m.no))::int, m.at - v_test.started_at, m.node, m.query, m.status, m.value::jsonb, m.error
+    from df_engine.test_moves m where m.xid = v_test.xid and m.status is not null order by m.no;
+  delete from df_engine.outcomes o where o.instance = any (v_runs);
+  perform df_engine.remove_traces(v_runs);
+  delete from df_engine.instances x where x.instance = any (v_runs);
+  delete from df_engine.test_moves m where m.xid = v_test.xid;
+  delete from df_engine.tests t where t.xid = v_test.xid;
+end
+$$;
+
+-- What of df.test runs as its caller, and with the caller's search_path: the statements of steps. So every name is qualified, operators
+-- included.
+
+-- Raises unless df.test may run.
+-- Granted to users.
+create or replace function df_engine.check_test(fut text, steps int) returns void
+language plpgsql volatile set search_path = '' as $$
+begin
+  if fut is null then
+    raise exception 'argument fut of df.test is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if steps is null then
+    raise exception 'argument steps of df.test is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
+    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
+      using errcode = 'invalid_parameter_value',
+            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  end if;
+  if steps < 1 then
+    raise exception 'steps must be at least 1, and is %', steps using errcode = 'invalid_parameter_value';
+  elsif current_user <> session_user then
+    raise exception 'df.test runs steps as the role that has logged in, "%", and the current role is "%"', session_user, current_user
+      using errcode = 'object_not_in_prerequisite_state', hint = 'RESET ROLE first; a superuser can SET SESSION AUTHORIZATION.';
+  end if;
+end
+$$;
+
+-- The constraints of users that are deferred until COMMIT, as SET CONSTRAINTS takes them. ALL would mean those of df_engine, too.
+-- Granted to users.
+create or replace function df_engine.deferred_constraints() returns text
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select string_agg(distinct format('%I.%I', n.nspname, c.conname), ',')
+  from pg_constraint c join pg_namespace n on n.oid = c.connamespace
+  where c.condeferred and n.nspname <> 'df_engine' and has_schema_privilege(session_user, n.oid, 'usage')
+    and not exists (select from pg_constraint x where x.conname = c.conname and x.connamespace = c.connamespace and not x.condeferrable)
+$$;
+
+-- Runs the statement of a step with the settings that steps rely on, and puts them back. code and what follows: how it has failed. What it has
+-- left until COMMIT is checked at its end, as when it is a transaction.
+-- Granted to users.
+create or replace function df_engine.run_in_test(
+  p_step df_engine.step, p_limit bigint, out result df_engine.result, out code text, out message text, out detail text, out hint text
+)
+language plpgsql
+set TimeZone = 'UTC'
+set DateStyle = 'ISO,MDY'
+set IntervalStyle = 'postgres'
+set bytea_output = 'hex'
+set extra_float_digits = '1'
+set standard_conforming_strings = 'on'
+set df.in_workflow = 'true'
+set default_transaction_isolation = 'read committed'
+set default_transaction_read_only = 'off'
+as $$
+declare
+  v_deferred constant pg_catalog.text := df_engine.deferred_constraints();
+begin
+  loop
+    begin
+      if pg_catalog.texteq(p_step.statement, 'command') then
+        execute p_step.text;
+        result := df_engine.no_rows(null);
+      else
+        result := df_engine.run_statement(p_step.text, p_step.statement, p_step.typed, p_limit);
+      end if;
+      if v_deferred is not null then
+        execute pg_catalog.concat('set constraints ', v_deferred, ' immediate');
+      end if;
+      code := null;
+      exit;
+    exception when others or assert_failure then
+      get stacked diagnostics code = returned_sqlstate, message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+      p_step.statement := df_engine.other_kind(p_step.statement, code);
+      exit when p_step.statement is null;
+    end;
+  end loop;
+  if v_deferred is not null then
+    execute pg_catalog.concat('set constraints ', v_deferred, ' deferred');
+  end if;
+end
+$$;
+
+-- The driver of df.test.
+-- Granted to users.
+create or replace function df_engine.run_test(p_fut text, p_input jsonb, p_mocks jsonb, p_steps int) returns void
+language plpgsql as $$
+declare
+  v_key constant pg_catalog.text := (select k.key from df_engine.own_key k);
+  v_limit constant bigint := df.setting('max_result_bytes')::bigint;
+  v_next pg_catalog.record;
+  v_ran pg_catalog.record;
+begin
+  perform df_engine.begin_test(v_key, p_fut, p_input, p_mocks);
+  loop
+    v_next := df_engine.next_in_test(v_key, p_steps);
+    exit when v_next.over;
+    v_ran := df_engine.run_in_test(v_next.step, v_limit);
+    perform df_engine.end_step_in_test(v_key, v_next.place, v_next.step, v_ran.result, v_ran.code, v_ran.message, v_ran.detail, v_ran.hint);
+  end loop;
+end
+$$;
+
+create or replace function df.test(fut text, input jsonb default null, mocks jsonb default null, steps integer default 10000)
+returns table (no integer, at interval, node text, query text, status text, value jsonb, error text)
+language plpgsql as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.check_test(fut, steps);
+  perform df_engine.run_test(fut, input, mocks, steps);
+  return query select * from df_engine.end_test((select k.key from df_engine.own_key k));
+end
+$$;
+comment on function df.test(text, jsonb, jsonb, integer) is
+  'Runs a graph, one SQL statement or a definition (@name) to its end inside of the calling transaction, as the caller and without a worker, and returns what happened, in order; the last row, without a node, is the run: its status, value and error. SQL steps really run, one after another. Time is virtual: sleeps, schedules, time-outs and pauses before retries pass at once, at says how much has passed, df.now() what time it is. mocks: {"signals": {"name": data}, "http": {"https://host/*": {"status": 503, "body": ..., "headers": {...}} or {"error": ..., "class": "timeout"}}, "steps": {"name of a result, or path of a node": value or {"error": ..., "sqlstate": ..., "times": 2}}}; an array of signals or responses is taken in order. A step that cannot run in a transaction, or a request, without a mock fails with DF501. steps: at most so many moves; then the last row says running. Raises DF502 when the flow waits for what never comes. COMMIT keeps what the steps have done, and no run.';
+
 -- Progress: what a step says of itself while it runs. df.progress raises an INFO, which arrives at the worker at once; the worker hands it on, at most
 -- once a second for each session, and the supervising connection keeps the newest of each session. The text is sealed: nothing that a step
 -- prints is believed, and what is said holds for the transaction, or the lease, in which it was said.
@@ -15106,7 +15911,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -15481,6 +16286,26 @@ begin
 end
 $$;
 
+-- Removes what runs have left, but for their outcomes and themselves.
+create or replace function df_engine.remove_traces(p_runs bigint[]) returns void
+language plpgsql as $$
+begin
+  delete from df_engine.queue t where t.instance = any (p_runs);
+  delete from df_engine.timers t where t.instance = any (p_runs);
+  delete from df_engine.waits t where t.instance = any (p_runs);
+  delete from df_engine.activations t where t.instance = any (p_runs);
+  delete from df_engine.map_items t where t.instance = any (p_runs);
+  delete from df_engine.inbox t where t.instance = any (p_runs);
+  delete from df_engine.bindings t where t.instance = any (p_runs);
+  delete from df_engine.executions t where t.instance = any (p_runs);
+  delete from df_engine.attempts t where t.instance = any (p_runs);
+  delete from df_engine.start_keys t where t.instance = any (p_runs);
+  delete from df_engine.compensations t where t.instance = any (p_runs);
+  delete from df_engine.acts t where t.instance = any (p_runs);
+  delete from df_engine.end_channels t where t.instance = any (p_runs);
+end
+$$;
+
 -- Removes up to p_limit runs with up to p_nodes nodes, but one at least, and everything that belongs to them; answers whether more may be left. Runs
 -- that somebody has locked are left alone, and those of which a step still runs, which was cancelled: it has locked its row of the queue.
 create or replace function df_engine.remove_outlived(p_limit int, p_nodes int) returns boolean
@@ -15521,19 +16346,7 @@ begin
   if v_removed = 10 * p_nodes then
     return true;
   end if;
-  delete from df_engine.queue t where t.instance = any (v_runs);
-  delete from df_engine.timers t where t.instance = any (v_runs);
-  delete from df_engine.waits t where t.instance = any (v_runs);
-  delete from df_engine.activations t where t.instance = any (v_runs);
-  delete from df_engine.map_items t where t.instance = any (v_runs);
-  delete from df_engine.inbox t where t.instance = any (v_runs);
-  delete from df_engine.bindings t where t.instance = any (v_runs);
-  delete from df_engine.executions t where t.instance = any (v_runs);
-  delete from df_engine.attempts t where t.instance = any (v_runs);
-  delete from df_engine.start_keys t where t.instance = any (v_runs);
-  delete from df_engine.compensations t where t.instance = any (v_runs);
-  delete from df_engine.acts t where t.instance = any (v_runs);
-  delete from df_engine.end_channels t where t.instance = any (v_runs);
+  perform df_engine.remove_traces(v_runs);
   with gone as (
     delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
   )

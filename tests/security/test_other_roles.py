@@ -42,6 +42,12 @@ DEFINER_FOR_USERS = {
     "df_engine.launch": NEEDS_THE_KEY,
     "df_engine.page_of_instances": NEEDS_THE_KEY,
     "df_engine.fire_own": NEEDS_THE_KEY,
+    "df_engine.begin_test": NEEDS_THE_KEY,
+    "df_engine.next_in_test": NEEDS_THE_KEY,
+    "df_engine.end_step_in_test": NEEDS_THE_KEY,
+    "df_engine.end_test": NEEDS_THE_KEY,
+    "df_engine.now_in_test": "tells the time of the test that this transaction runs",
+    "df_engine.deferred_constraints": "tells names of the catalog that everybody reads",
     "df_engine.claim_next": "locks a row of session_user, tells nothing",
     "df_engine.lock_own_run": "locks a run of session_user, tells whether it goes on",
     "df_engine.wake_idle_workers": "notifies workers that say they are idle",
@@ -193,7 +199,10 @@ def test_users_can_reach_exactly_the_private_relations_that_are_marked(db: Datab
 
 OTHER = "'other'::regrole"
 KEY = "(select key from df_engine.own_key)"
-NO_KEY = "called by the functions of df only|invalid transaction termination|within security-definer function"
+NO_KEY = (
+    "called by the functions of df only|no test is under way|df.test has not ended|invalid transaction termination"
+    "|within security-definer function"
+)
 THREAD = "row({instance}, 0, {node}, null, null, null)::df_engine.thread"
 STEP = (
     "row({node}, 'pg_durable:{run}:0', 'select 1', 'query', false, null, false, '{{0}}', 'e', '{{x}}', 0, false, "
@@ -207,6 +216,11 @@ DRIVER_CALLS = (
     f"df_engine.fail_step({FORGED}, '57014', 'forged', null, null, false, now())",
     f"df_engine.prepare_step({{key}}, {{graph}}, {THREAD}, {STEP})",
     "df_engine.insert_instance({key}, 'app'::regrole, 'select 1', null, null, null)",
+    "df_engine.begin_test({key}, 'select 1', null, null)",
+    "df_engine.next_in_test({key}, 1)",
+    f"df_engine.end_step_in_test({{key}}, row(null, {{queue}}, null, '{{run}}', {{graph}}, {THREAD}, null)"
+    f"::df_engine.place, {STEP}, row('1', null, null)::df_engine.result, null, null, null, null)",
+    "df_engine.end_test({key})",
     "df_engine.change_vars({key}, 'app'::regrole, 'secret', 'forged')",
     "df_engine.change_vars({key}, 'app'::regrole, null, null, true)",
     "df_engine.cancel_run({key}, 'app'::regrole, {instance}, 'forged', false)",
