@@ -13298,78 +13298,6 @@ begin
 end
 $$;
 
--- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
--- the last count, by index; the runs that are kept are never counted. Nothing here writes.
-
--- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
--- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count.
-create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-  v_upto constant pg_catalog.timestamptz := df_engine.clock() - '5 s'::pg_catalog.interval;
-  v_after constant pg_catalog.timestamptz := coalesce((p_place ->> 0)::pg_catalog.timestamptz, v_upto);
-  v_id constant pg_catalog.text := coalesce(p_place ->> 1, '');
-begin
-  return (
-    with ended as materialized (
-      select i.finished_at as ended_at, i.id, i.status
-      from df_engine.instances i
-      where i.status in ('completed', 'failed', 'cancelled') and (i.finished_at, i.id) > (v_after, v_id)
-        and i.finished_at <= v_upto
-      order by i.finished_at, i.id limit 100000
-    )
-    select jsonb_build_object(
-      'completed', count(*) filter (where e.status = 'completed'),
-      'failed', count(*) filter (where e.status = 'failed'),
-      'cancelled', count(*) filter (where e.status = 'cancelled'),
-      'place', coalesce(
-        (select jsonb_build_array(l.ended_at, l.id) from ended l order by l.ended_at desc, l.id desc limit 1),
-        jsonb_build_array(v_after, v_id)))
-    from ended e);
-end
-$$;
-
--- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
--- Granted to workers.
-create or replace function df_engine.run_metrics(p_place jsonb) returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
-  set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
-  select jsonb_build_object(
-    'pending', count(*) filter (where i.status = 'pending'),
-    'running', count(*) filter (where i.status = 'running'),
-    'blocked', (select count(distinct q.instance) from df_engine.role_reasons w
-                join df_engine.queue q on q.submitter = w.submitter and q.lane in ('sql', 'direct')),
-    'overdue', (select count(*) from df_engine.timers t
-                where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
-    'ended', df_engine.ended_since(p_place))
-  from df_engine.instances i
-  where i.status in ('pending', 'running');
-$$;
-
--- Runs that have failed since a time, for the log of a worker, and the time of this answer. Without a time it begins now. A
--- run shows its end only once that is committed, so answers overlap by five seconds; the longest is of 10,000 runs.
--- Granted to workers.
-create or replace function df_engine.failed_since(p_since timestamptz) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
-declare
-  v_upto constant timestamptz := df_engine.clock();
-begin
-  return jsonb_build_object('upto', v_upto, 'runs', coalesce((
-    select jsonb_agg(jsonb_build_object(
-      'instance', f.id, 'label', f.label, 'node', df_engine.node_id(f.id, leaf.node),
-      'error', left(coalesce(df_engine.cause(leaf.error), f.error), 1000)) order by f.finished_at)
-    from (select i.instance, i.graph, i.id, i.label, i.error, i.finished_at
-          from df_engine.instances i
-          where i.finished_at is not null and i.status = 'failed' and i.finished_at >= p_since - '5 s'::interval
-          order by i.finished_at limit 10000) f
-    left join lateral (
-      select o.node, o.error
-      from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
-      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and 0 = any (g.name_scopes)
-      order by o.ended_at desc limit 1) leaf on true), '[]'));
-end
-$$;
-
 -- Control: reading a run's status and result, and waiting for its end. All of it sees what row security shows the caller.
 
 create or replace function df.status(instance_id text) returns text
@@ -14958,6 +14886,82 @@ end
 $$;
 comment on function df.stuck(interval) is
   'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is.';
+
+-- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
+-- the last count, by index; the runs that are kept are never counted. Nothing here writes.
+
+-- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
+-- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count.
+create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  v_upto constant pg_catalog.timestamptz := df_engine.clock() - '5 s'::pg_catalog.interval;
+  v_after constant pg_catalog.timestamptz := coalesce((p_place ->> 0)::pg_catalog.timestamptz, v_upto);
+  v_id constant pg_catalog.text := coalesce(p_place ->> 1, '');
+begin
+  return (
+    with ended as materialized (
+      select i.finished_at as ended_at, i.id, i.status
+      from df_engine.instances i
+      where i.status in ('completed', 'failed', 'cancelled') and (i.finished_at, i.id) > (v_after, v_id)
+        and i.finished_at <= v_upto
+      order by i.finished_at, i.id limit 100000
+    )
+    select jsonb_build_object(
+      'completed', count(*) filter (where e.status = 'completed'),
+      'failed', count(*) filter (where e.status = 'failed'),
+      'cancelled', count(*) filter (where e.status = 'cancelled'),
+      'place', coalesce(
+        (select jsonb_build_array(l.ended_at, l.id) from ended l order by l.ended_at desc, l.id desc limit 1),
+        jsonb_build_array(v_after, v_id)))
+    from ended e);
+end
+$$;
+
+-- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
+-- Granted to workers.
+create or replace function df_engine.run_metrics(p_place jsonb) returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+  set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+  select jsonb_build_object(
+    'pending', count(*) filter (where i.status = 'pending'),
+    'running', count(*) filter (where i.status = 'running'),
+    'blocked', (select count(distinct q.instance) from df_engine.role_reasons w
+                join df_engine.queue q on q.submitter = w.submitter and q.lane in ('sql', 'direct')),
+    'overdue', (select count(*) from df_engine.timers t
+                where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
+    'queue', (select coalesce(jsonb_agg(jsonb_build_object(
+                'role', q.submitter::regrole, 'lane', q.lane, 'ready', q.ready, 'running', q.running, 'slots', q.slots,
+                'oldest_seconds', coalesce(extract(epoch from clock_timestamp() - q.oldest_since), 0))), '[]')
+              from df_engine.queue_by_role q),
+    'ended', df_engine.ended_since(p_place))
+  from df_engine.instances i
+  where i.status in ('pending', 'running');
+$$;
+
+-- Runs that have failed since a time, for the log of a worker, and the time of this answer. Without a time it begins now. A
+-- run shows its end only once that is committed, so answers overlap by five seconds; the longest is of 10,000 runs.
+-- Granted to workers.
+create or replace function df_engine.failed_since(p_since timestamptz) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+  v_upto constant timestamptz := df_engine.clock();
+begin
+  return jsonb_build_object('upto', v_upto, 'runs', coalesce((
+    select jsonb_agg(jsonb_build_object(
+      'instance', f.id, 'label', f.label, 'node', df_engine.node_id(f.id, leaf.node),
+      'error', left(coalesce(df_engine.cause(leaf.error), f.error), 1000)) order by f.finished_at)
+    from (select i.instance, i.graph, i.id, i.label, i.error, i.finished_at
+          from df_engine.instances i
+          where i.finished_at is not null and i.status = 'failed' and i.finished_at >= p_since - '5 s'::interval
+          order by i.finished_at limit 10000) f
+    left join lateral (
+      select o.node, o.error
+      from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
+      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and 0 = any (g.name_scopes)
+      order by o.ended_at desc limit 1) leaf on true), '[]'));
+end
+$$;
 
 -- What has happened to a run, in order: df.timeline reads it from where it is kept, each part by the number of the run.
 
