@@ -21,8 +21,8 @@ FUNCTION = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 PRIVATE = re.compile(
-    r"\bdf_engine\.|\bdf\.(instances|nodes|vars|signals|settings|http_allowlist|secrets|definitions|failed_steps|running_steps|throughput"
-    r"|waiting|workers|_worker_epoch)\b"
+    r"\bdf_engine\.|\bdf\.(instances|nodes|vars|signals|settings|http_allowlist|secrets|definitions|schedules|schedule_ticks|failed_steps|running_steps|throughput"
+    r"|waiting|workers|_worker_epoch|queue|blocked_steps)\b"
 )
 
 

@@ -97,6 +97,8 @@ SETTINGS = (
 # Largest texts, in bytes: of names, of labels, keys, cron expressions and names of signals; in characters: of each
 # part of an error. The longest wait, in seconds. The most statements of a block. The longest comment of a
 # definition, in bytes, and how many versions a role may have of all. How many runs may stand above one that was called.
+# How many schedules a role may have, and how many ticks are kept of each, or can be waiting.
+# On how many channels the end of a run may be told.
 LIMITS = {
     "name": 63,
     "text": 1024,
@@ -106,6 +108,9 @@ LIMITS = {
     "comment": 10_000,
     "definitions": 10_000,
     "levels": 32,
+    "schedules": 1000,
+    "ticks": 1000,
+    "channels": 10,
 }
 
 # The priority of a run: its range, each way; how much earlier a point is, in units of 1/64 s; and the rank of priority

@@ -21,14 +21,15 @@ TOPICS = {
                           break catch undo timeout sleep sleep_until wait_for_schedule wait_for_signal wait_for call
                           retry http http_multipart flow literal""",
     "Definitions": "define undefine",
-    "Running": """start signal poke progress cancel pause resume rerun forget status result await_instance
-                  wait_for_completion run work""",
+    "Running": """start signal poke progress cancel pause resume rerun forget notify_end status result await_instance
+                  wait_for_completion run work test now""",
+    "Schedules": "schedule unschedule pause_schedule resume_schedule trigger_schedule backfill",
     "Variables": "setvar getvar unsetvar clearvars",
     "Secrets": "secret set_secret unset_secret",
     "Watching": """explain to_flow list_instances instance_info instance_executions instance_nodes node_activations
-                   metrics check version target_database""",
-    "Administration": """grant_usage revoke_usage grant_worker revoke_worker set_role_limit set_setting setting
-                         http_allow http_disallow rotate_wake_channel""",
+                   timeline stuck metrics check version target_database""",
+    "Administration": """grant_usage revoke_usage grant_monitor revoke_monitor grant_worker revoke_worker set_role_limit
+                         set_setting setting http_allow http_disallow rotate_wake_channel""",
     "Behind the operators": "as_op if_then_op if_else_op loop_prefix_op",
 }
 HEAD = """\

@@ -47,6 +47,7 @@ COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each
 
 PAUSES = "tests/engine/test_pause.py"
 RESUMES = "tests/engine/test_resume.py"
+SCHEDULES = "tests/engine/test_schedules.py"
 
 MUTANTS = (
     # Pauses
@@ -70,6 +71,43 @@ MUTANTS = (
            f"{RESUMES}::test_a_child_that_was_stopped_a_moment_ago"),
     Mutant("a run of which a part is removed is resumed", "where not exists (", "where false and not exists (",
            f"{RESUMES}::test_what_is_removed_in_part_is_not_resumed"),
+    # Schedules
+    Mutant("a schedule is not told of the end that it waits for", "perform df_engine.queue_schedule(-p_call);", "null;",
+           f"{SCHEDULES}::test_what_waits_is_started_however_the_run_ends"),
+    Mutant("a schedule that is in the queue is not queued again", "df_engine.clock() + interval '1 minute'", "null",
+           f"{SCHEDULES}::test_a_queued_tick_survives"),
+    Mutant("a tick is made again", "df_engine.tick_after(s, s.next_at)", "s.next_at",
+           f"{SCHEDULES}::test_a_tick_starts_a_run"),
+    Mutant("a run is started beside an earlier one", "= 'allow'", "<> ''", f"{SCHEDULES}::test_overlap"),
+    Mutant("all ticks wait that come while a run goes on", "set state = 'skipped'", "set state = t.state",
+           f"{SCHEDULES}::test_overlap"),
+    Mutant("who has lost the right to use df goes on starting runs", "if not has_schema", "if false and has_schema",
+           f"{SCHEDULES}::test_a_role_without_rights_has_failed_ticks"),
+    Mutant("a run that is waited for is not asked to tell of its end",
+           "not df_engine.watch_runs(s.schedule, df_engine.live_ticks(s))", "df_engine.live_ticks(s) = '{}'",
+           f"{SCHEDULES}::test_what_waits_is_started_however_the_run_ends"),
+    Mutant("a role acts on another role's schedules", "if p_owner = p_role or", "if true or",
+           f"{SCHEDULES}::test_others_see_nothing_and_administrators_act"),
+    Mutant("a role makes as many schedules as it likes", ">= ", "< 0 and 1 >= ",
+           f"{SCHEDULES}::test_a_role_has_a_bounded_number"),
+    Mutant("a tick is lost when its schedule is replaced", "if v_old.cron = p_cron", "if v_old.cron <> p_cron",
+           f"{SCHEDULES}::test_the_same_name_replaces_it"),
+    Mutant("what passed during a pause is made up", "if s.next_at <= df_engine.clock() then", "if false then",
+           f"{SCHEDULES}::test_pause_and_resume"),
+    Mutant("a backfill starts again what has run", "where t.state not in ('started', 'waiting')", "where true",
+           f"{SCHEDULES}::test_backfill"),
+    # Who is told, who sees
+    Mutant("a run ends while who wants to be told is noted", " for no key update;", ";",
+           "tests/engine/test_notify_end.py::test_an_end_that_commits_while_it_is_asked_for_is_told"),
+    Mutant("administrators see their own runs only", "df_engine.may_act_on_all(p_role) or", "false or",
+           "tests/engine/test_timeline.py::test_what_operators_do_says_who_when_and_why"),
+    # Tests of flows
+    Mutant("a setting makes the clock virtual", " and t.token = current_setting('df_engine.virtual', true)", "",
+           "tests/virtual/test_rules.py::test_a_setting_makes_no_clock_virtual"),
+    Mutant("a mock that stands in for nothing is taken", "if v_key <> all (v_names)", "if false",
+           "tests/virtual/test_flows.py::test_mocks_of_steps"),
+    Mutant("a test leaves its run", "delete from df_engine.outcomes o where o.instance = any (v_runs);", "",
+           "tests/virtual/test_rules.py::test_nothing_is_left_but_effects"),
     # Claims
     Mutant("the next step is claimed without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),
@@ -155,6 +193,9 @@ MUTANTS = (
            "if false then", f"{CALLED}::test_a_cancel_reaches_children_in_its_own_transaction"),
     Mutant("what waits of a run that was stopped with its caller stays",
            "perform df_engine.withdraw(t.instance, null, null, null, null);", "null;",
+           "tests/security/test_shares.py::test_runs_stopped_with_their_caller_do_not_put_off_another_role"),
+    Mutant("what was called lower down is ended at once, however many there are",
+           "if v_ended + cardinality(v_below) <= v_most then", "if true then",
            "tests/security/test_shares.py::test_runs_stopped_with_their_caller_do_not_put_off_another_role"),
     Mutant("a supervisor waits for whoever has locked a run that was called", " skip locked;", ";",
            "tests/security/test_open_transactions.py::"

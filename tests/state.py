@@ -306,10 +306,11 @@ from df_engine.queue q join df_engine.instances i using (instance)"""
 A_WORKER_SEEN = "insert into df_engine.workers (role, last_seen_at) values ('durable_worker', now() - %s::interval)"
 HISTORY_SPAN = "select max(finished_at) - min(finished_at) >= %s::interval from df_engine.executions"
 
-# Private tables with rows of runs; and how many rows one of them has.
+# Private tables with rows of runs, which ticks of schedules are not: they outlive them. How many rows one of them has.
 TABLES_OF_RUNS = """
 select a.attrelid::regclass::text from pg_attribute a join pg_class c on c.oid = a.attrelid
-where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'"""
+where c.relnamespace = 'df_engine'::regnamespace and c.relkind = 'r' and a.attname = 'instance'
+  and c.oid <> 'df_engine.schedule_ticks'::regclass"""
 ROWS = "select count(*) from {}"
 # The rows of a table in which a text is, as JSON.
 ROWS_WITH = "select to_jsonb(t) from {} t where strpos(to_jsonb(t)::text, %s) > 0"
@@ -393,6 +394,12 @@ DAMAGE = (
         "a run goes on for which its caller does not wait",
     ),
     ("delete from df_engine.instances where parent is null", "a run without its caller"),
+    ("update df_engine.schedules set due_at = null", "nothing moves a schedule"),
+    (
+        "insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, handled_at) "
+        "values (-1, now(), 'cron', 'skipped', now())",
+        "a tick without its schedule",
+    ),
 )
 
 ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"
@@ -430,6 +437,7 @@ QUEUE = "df_engine.queue"
 TIMERS_BY_TIME = "timers_next_idx"
 XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
+END_CHANNELS = "select count(*) from df_engine.end_channels"
 UPKEEP = "select count(*) from df_engine.upkeep"
 # The table by which an installation is known, as somebody else might make it.
 RELEASE = "create table df_engine.release (version text primary key, layout int, installed_at timestamptz)"
@@ -454,3 +462,54 @@ begin
 end $$;
 create trigger broken before insert on df_engine.outcomes
   for each row when (new.value::text like '%timed_out%') execute function public.broken()"""
+
+# The engine's clock stands at a time. Tests move it to another.
+CLOCK_AT = """
+create or replace function df_engine.clock() returns timestamptz language sql volatile as
+  $$ select timestamptz '{}' $$"""
+SCHEDULES_QUEUED = "select count(*) from df_engine.queue where instance < 0"
+SCHEDULES_LOST = "delete from df_engine.queue where instance < 0"
+SCHEDULES_QUEUED_AGAIN = """
+insert into df_engine.queue (submitter, instance, node)
+select submitter, instance, node from df_engine.queue where instance < 0"""
+ZONE_OF_SCHEDULE = "update df_engine.schedules set timezone = %s where name = %s"
+# Ticks, one a minute, of a schedule before a time.
+EARLIER_TICKS = """
+insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, handled_at)
+select s.schedule, t.at, 'cron', 'skipped', t.at
+from df_engine.schedules s, generate_series(%s::timestamptz - %s::interval, %s, interval '1 minute') t(at)"""
+# Many schedules of as many roles, due in an hour.
+MANY_SCHEDULES = """
+insert into df_engine.schedules (owner, name, cron, graph, flow, overlap, catch_up, jitter, next_at, due_at, created_at,
+                                 changed_at)
+select (100000 + n)::oid::regrole, 'many', '* * * * *', 'select 1', 'select 1', 'skip', '1 hour', '0',
+       now() + interval '1 hour', now() + interval '1 hour', now(), now()
+from generate_series(1, %s) n"""
+# What this transaction has read of schedules: scans of the table, searches of its index, entries there.
+SCHEDULES_READ = """
+select pg_stat_get_xact_numscans('df_engine.schedules'::regclass),
+       pg_stat_get_xact_numscans('df_engine.schedules_due_idx'::regclass),
+       pg_stat_get_xact_tuples_returned('df_engine.schedules_due_idx'::regclass)"""
+SCHEDULES_LATE = "update df_engine.schedules set next_at = now() - %s::interval"
+# All that is stored of runs, variables, secrets and definitions, but for what each reader moves.
+ALL_STATE = tuple(
+    f"select to_jsonb(t)::text from df_engine.{table} t order by 1"
+    for table in ("instances", "queue", "timers", "waits", "activations", "outcomes", "bindings", "inbox", "acts",
+                  "vars", "kept_secrets", "flow_definitions", "end_channels", "settings", "role_limits",
+                  "http_allowlist", "worker_roles", "start_keys", "role_reasons", "schedules", "schedule_ticks")
+)  # fmt: skip
+# What tests have left of themselves.
+LEFT_OF_TESTS = "select sum(x) from (" + " union all ".join(
+    f"select count(*) from df_engine.{table}" for table in (
+        "tests", "test_moves", "instances", "outcomes", "queue", "timers", "waits", "activations", "bindings", "inbox",
+        "attempts", "compensations", "map_items", "acts", "end_channels")) + ") n(x)"  # fmt: skip
+# What a session can say to have a virtual clock.
+VIRTUAL = "select set_config('df_engine.virtual', %s, false)"
+CLOCK_IS_REAL = "select abs(extract(epoch from df_engine.clock() - clock_timestamp())) < 10"
+OWN_KEY = "select key from df_engine.own_key"
+BEGIN_TEST = "select df_engine.begin_test((select key from df_engine.own_key), 'select 1', null, null)"
+NEXT_IN_TEST = "select df_engine.next_in_test(%s, 1)"
+# Whether all that is queued is so by the real clock.
+READY_SOON = """
+select bool_and(df_engine.ready_at(id) < (extract(epoch from clock_timestamp()) - 1577836800 + 3600) * 64)
+from df_engine.queue"""

@@ -96,6 +96,18 @@ class Database:
         return self.sql(query, *args, user=None)
 
 
+def read_by(db: "Database", query: str) -> int:
+    """How many rows a statement reads, in all nodes of its plan: what it is given and what it throws away."""
+    plan = db.sql(f"explain (analyze, format json, timing off) {query}", user=None)[0]["Plan"]
+
+    def rows(node: dict[str, Any]) -> float:
+        removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Join Filter", 0)
+        below = sum(rows(child) for child in node.get("Plans", ()))
+        return float((node["Actual Rows"] + removed) * node["Actual Loops"] + below)
+
+    return int(rows(plan))
+
+
 @contextmanager
 def member_of_other(db: "Database") -> Iterator[None]:
     """For the length of a with block app is a member of other: roles are of the whole server, which tests share."""

@@ -136,9 +136,13 @@ $renewal$;
 -- outcomes; and each of its threads waits in exactly one place: queue (it can run), timers (until then), waits (for a signal),
 -- or activations (for what is inside it).
 
--- The engine's clock. Tests replace it to move time.
+-- The engine's clock. Inside of df.test it is virtual; the setting alone makes it so for nobody. It is put in where it is called. Tests
+-- replace it to move time.
 create or replace function df_engine.clock() returns timestamptz
-language sql volatile as $$ select pg_catalog.clock_timestamp() $$;
+language sql volatile as $$
+  select case when pg_catalog.current_setting('df_engine.virtual', true) operator(pg_catalog.<>) '' then df_engine.virtual_clock()
+              else pg_catalog.clock_timestamp() end
+$$;
 
 create sequence if not exists df_engine.queue_places;
 
@@ -156,6 +160,12 @@ create or replace function df_engine.ready_at(p_place bigint) returns bigint
 language sql immutable as $$
   select (p_place >> 26) + 192 * (p_place & 255)
 $$;
+
+-- The same as a time.
+-- Granted to users.
+create or replace function df_engine.ready_time(p_place bigint) returns timestamptz
+language sql immutable
+return timestamptz 'epoch' + (1577836800 + ((p_place >> 26) + 192 * ((p_place & 255) - 100)) / 64.0) * interval '1 s';
 
 do $migration$
 begin
@@ -251,7 +261,7 @@ if df_engine.migrating(1) then
     traceparent text,                      -- of the trace that its HTTP steps belong to
     parent bigint,                         -- the run that has called it, and the node; NULL: df.start
     parent_node int,
-    call bigint,                           -- the row of waits in which its parent waits for it, while it does
+    call bigint,                           -- the row of waits in which its parent waits for it, while it does; minus the schedule that waits for its end
     result int,                            -- the node whose value is the run's, once it has completed
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -262,7 +272,8 @@ if df_engine.migrating(1) then
     cancelled_in xid8,                     -- the transaction that cancelled: a step in it may still commit
     undo_as text,                          -- the status that it gets when its compensations have ended; NULL: they have not begun
     undo_error text,                       -- the same for error
-    paused boolean                         -- true: nothing of it begins; NULL: it is not paused
+    paused boolean,                        -- true: nothing of it begins; NULL: it is not paused
+    notifies boolean                       -- true: its end is told to end_channels; NULL: to nobody
   ) with (fillfactor = 85);
   create index instances_status_created_idx on df_engine.instances (status, created_at desc, id);  -- a list by status
   create index instances_created_idx on df_engine.instances (created_at desc, id);                 -- a list of the newest
@@ -288,6 +299,46 @@ if df_engine.migrating(1) then
     hidden_by regrole,
     constraint flow_definitions_pkey primary key (owner, name, version)
   );
+
+  -- What starts runs at the times of a cron expression. A worker puts a row into the queue when due_at has come (instance: minus the schedule, node 0), and a
+  -- session of the owner does the rest: see engine/schedules.
+  create table df_engine.schedules (
+    schedule bigint generated always as identity constraint schedules_pkey primary key,
+    owner regrole not null,
+    name text collate "C" not null,
+    cron text not null,
+    timezone text,                     -- NULL: that of the setting
+    graph text not null,               -- as it was given
+    flow text not null,                -- the same in the text language
+    input jsonb,
+    overlap text not null,
+    catch_up interval not null,
+    jitter interval not null,
+    paused boolean not null default false,
+    next_at timestamptz not null,      -- the first time that has not been dealt with; it only ascends
+    due_at timestamptz,                -- when a worker is to queue it, or to queue it again; NULL: it is paused, or its role is gone
+    problem text,                      -- why nothing could be done the last time
+    created_at timestamptz not null,
+    changed_at timestamptz not null,
+    constraint schedules_owner_name_key unique (owner, name)
+  ) with (fillfactor = 70);
+  create index schedules_due_idx on df_engine.schedules (due_at, schedule) where due_at is not null;  -- what is due, and what is next
+
+  -- Each time of a schedule, and what has become of it. Of those that are dealt with the newest 1000 a schedule are kept.
+  create table df_engine.schedule_ticks (
+    schedule bigint not null,
+    scheduled_for timestamptz not null,
+    made_by text not null check (made_by in ('cron', 'trigger', 'backfill')),
+    state text not null check (state in ('waiting', 'started', 'skipped', 'missed', 'failed')),
+    instance bigint,
+    live boolean not null default false,       -- whether that run may not have ended
+    reason text,                       -- why no run was started
+    handled_at timestamptz not null,
+    constraint schedule_ticks_pkey primary key (schedule, scheduled_for)
+  );
+  create index schedule_ticks_live_idx on df_engine.schedule_ticks (schedule) where live;               -- whether an earlier run goes on
+  create index schedule_ticks_waiting_idx on df_engine.schedule_ticks (schedule, scheduled_for) where state = 'waiting';
+  create index schedule_ticks_handled_idx on df_engine.schedule_ticks (schedule, handled_at);           -- the last one, what is to be removed
 
   -- What happened to a node, one row for each that something has happened to. state: c completed, f failed, x failed so that no
   -- loop continues, h handled: what is on the right of a CATCH or TIMEOUT runs, b completed by a BREAK that goes on upwards, d completed and
@@ -329,7 +380,7 @@ if df_engine.migrating(1) then
     races bigint[]                     -- RACEs, ANYs and TIMEOUTs around it, from the outside in; NULL: none
   );
 
-  -- What operators have done to runs: who, when, why. The newest 100 a run are kept.
+  -- What operators have done to runs, and to schedules, whose number is negative: who, when, why. The newest 100 of each are kept.
   create table df_engine.acts (
     instance bigint not null,
     id bigint generated always as identity,
@@ -339,6 +390,14 @@ if df_engine.migrating(1) then
     reason text,
     acted_at timestamptz not null,
     constraint acts_pkey primary key (instance, id)
+  );
+  create index acts_pause_idx on df_engine.acts (instance, id) where act = 'pause';       -- runs that are paused
+
+  -- Channels that are notified of the end of a run.
+  create table df_engine.end_channels (
+    instance bigint not null,
+    channel text not null,
+    constraint end_channels_pkey primary key (instance, channel)
   );
 
   -- Threads that can run now; the claim is the lock on the row.
@@ -624,6 +683,30 @@ if df_engine.migrating(1) then
   );
   insert into df_engine.upkeep default values;
 
+  -- A df.test that is under way. No row of these two tables outlives the call, so none is ever seen by another transaction.
+  create table df_engine.tests (
+    xid xid8 not null constraint tests_pkey primary key,
+    submitter oid not null,
+    token text not null,               -- what the setting df_engine.virtual says while the engine acts for the test
+    run bigint not null,               -- the instance that is tested; no column named so, for no run has rows here
+    mocks jsonb not null,
+    started_at timestamptz not null
+  );
+  -- What it has done, move by move, and its clock: the time of the newest. Rows are added only: those of its own transaction that it had
+  -- replaced would have to be read again and again.
+  create table df_engine.test_moves (
+    xid xid8 not null,
+    no int not null,
+    at timestamptz not null,
+    node text,
+    query text,
+    status text,                       -- NULL: nothing that df.test shows
+    value json,
+    error text,
+    mock text,                         -- what was used of the mocks
+    constraint test_moves_pkey primary key (xid, no)
+  );
+
   -- One random text, from which the keys of roles are made, and another.
   create table df_engine.secret (
     only_row boolean primary key default true check (only_row),
@@ -690,6 +773,21 @@ $$;
 -- Granted to users.
 create or replace view df_engine.own_key with (security_barrier) as
   select encode(sha256((s.value || quote_ident(current_user)::regrole::oid::text)::pg_catalog.bytea), 'hex') as key from df_engine.secret s;
+
+-- Whether a role may act on the runs of all roles, and change what concerns them: an administrator.
+-- Granted to users.
+create or replace function df_engine.may_act_on_all(p_role oid) returns boolean
+language sql stable set search_path = '' as $$ select pg_catalog.has_function_privilege(p_role, 'df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute') $$;
+
+-- Whoever may execute it sees the runs of all roles: df.grant_monitor.
+create or replace function df_engine.monitor() returns void language sql immutable as $$ select null::pg_catalog.void $$;
+
+-- Whether a role sees the runs of all roles.
+-- Granted to users.
+create or replace function df_engine.may_see_all(p_role oid) returns boolean
+language sql stable set search_path = '' as $$
+  select df_engine.may_act_on_all(p_role) or pg_catalog.has_function_privilege(p_role, 'df_engine.monitor()', 'execute')
+$$;
 
 -- Raises unless p_key is the key of p_role: the caller acts as that role. No key is the key of nobody.
 create or replace function df_engine.require_key(p_key text, p_role oid) returns void
@@ -893,8 +991,7 @@ revoke execute on function df.set_setting(text, text) from public;
 create or replace function df_engine.asked_by_administrator(p_stack text) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select p_stack !~ '\n'
-     and has_function_privilege(coalesce(nullif(current_setting('role'), 'none'), session_user),
-                                'df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')
+     and df_engine.may_act_on_all(quote_ident(coalesce(nullif(current_setting('role'), 'none'), session_user))::regrole)
 $$;
 
 create or replace function df.setting(name text) returns text
@@ -1844,6 +1941,7 @@ language sql immutable
 return lpad(to_hex((('x' || p_instance)::bit(32)::bigint + p_node * 2654435761) & 4294967295), 8, '0')::varchar;
 
 -- The place of the node that has this public id in an instance: 244002641 is the inverse of the factor in node_id, modulo 2^32.
+-- Granted to users.
 create or replace function df_engine.node_of(p_instance text, p_node_id text) returns bigint
 language sql immutable
 return ((('x' || p_node_id)::bit(32)::bigint - ('x' || p_instance)::bit(32)::bigint + 4294967296) & 4294967295) * 244002641 & 4294967295;
@@ -5711,7 +5809,8 @@ begin
           '1.0.0', hashint8extended(v_instance, (random() * 9007199254740991)::bigint));
   insert into df_engine.queue (id, submitter, instance, node, races, wakes)
   values (df_engine.queue_place(100 + coalesce((p_run).priority, 0)), (p_run).submitter, v_instance, (p_graph).entry,
-          case when (p_graph).has_undo then array[df_engine.open_undoable(v_instance)] end, true);
+          case when (p_graph).has_undo then array[df_engine.open_undoable(v_instance)] end,
+          coalesce(current_setting('df_engine.virtual', true), '') = '');  -- of what df.test runs workers hear nothing
   return v_instance;
 end
 $$;
@@ -5921,6 +6020,7 @@ begin
     exit when found;
   end loop;
   if i.status in ('pending', 'running') then
+    perform df_engine.note_act(v_old, 'cancel', p_role, 'replaced by a start with the same key');
     perform df_engine.cancel_locked(v_old, 'replaced by a start with the same key');
   end if;
   return df_engine.insert_instance(p_key, p_role, p_text, p_label, p_database, p_input, p_start_at, p_priority, v_new, p_start_key);
@@ -6013,7 +6113,7 @@ create or replace function df_engine.require_owner(p_role oid, p_owner oid) retu
 language plpgsql stable as $$
 begin
   if p_role <> p_owner and not pg_has_role(p_role, p_owner, 'usage') and (
-      not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute')
+      not df_engine.may_act_on_all(p_role)
       or (select r.rolsuper from pg_catalog.pg_roles r where r.oid = p_owner)) then
     raise exception 'role "%" is no member of role "%"', pg_get_userbyid(p_role), pg_get_userbyid(p_owner)
       using errcode = 'insufficient_privilege', hint = 'The definitions of a role are for its members, and for administrators, to change.';
@@ -6147,14 +6247,14 @@ comment on function df.undefine(text, regrole) is
 
 -- Granted to users.
 create or replace view df_engine.visible_definitions with (security_barrier) as
-  select d.owner, d.name, d.version, d.graph from df_engine.flow_definitions d where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+  select d.owner, d.name, d.version, d.graph from df_engine.flow_definitions d where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select df_engine.may_see_all(quote_ident(current_user)::regrole)) or pg_has_role(d.owner::oid, 'usage'));
 
 create or replace view df.definitions with (security_barrier) as
   select d.name, d.version, d.flow, d.comment, d.created_at, d.created_by,
          (select count(*) from df_engine.instances i
           where i.submitter = d.owner and i.definition = d.name || ':' || d.version and i.finished_at is null) as live_instances, d.owner
   from df_engine.flow_definitions d
-  where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or pg_has_role(d.owner::oid, 'usage'));
+  where d.hidden_at is null and (d.owner = (select quote_ident(current_user)::regrole) or (select df_engine.may_see_all(quote_ident(current_user)::regrole)) or pg_has_role(d.owner::oid, 'usage'));
 comment on view df.definitions is
   'Flows that have a name, one row a version: those of the current user, and of the roles that it is a member of. flow: in the text language; live_instances: runs of that version that have not ended';
 
@@ -6950,14 +7050,18 @@ create or replace function df_engine.end_run(p_instance bigint, p_status text, p
 language plpgsql as $$
 declare
   v_call bigint;
+  v_notifies boolean;
 begin
   update df_engine.instances i
   set status = p_status, error = p_error, result = p_result,
       finished_at = df_engine.clock(), updated_at = df_engine.clock()
   where i.instance = p_instance
-  returning i.call into v_call;
+  returning i.call, i.notifies into v_call, v_notifies;
   if v_call is not null then
     perform df_engine.note_end_of_child(v_call);
+  end if;
+  if v_notifies then
+    perform df_engine.tell_end(p_instance);
   end if;
   update df_engine.inbox s set status = 'undeliverable', fresh = false
   where s.instance = p_instance and s.status = 'pending' and not s.fresh;
@@ -8820,10 +8924,14 @@ begin
 end
 $$;
 
--- Notes that the child has ended for which a CALL waits. One that nobody waits for any more notes nothing.
+-- Notes that the child has ended for which a CALL, or a schedule, waits. One that nobody waits for any more notes nothing.
 create or replace function df_engine.note_end_of_child(p_call bigint) returns void
 language plpgsql as $$
 begin
+  if p_call < 0 then
+    perform df_engine.queue_schedule(-p_call);
+    return;
+  end if;
   insert into df_engine.timers (id, submitter, instance, scope, node, generations, activation, races, kind, since, due_at, next_try_at)
   select w.id, w.submitter, w.instance, w.scope, w.node, w.generations, w.activation, w.races, 'child', w.since, n.now, n.now
   from df_engine.waits w, (select df_engine.clock()) n(now)
@@ -8857,11 +8965,15 @@ end
 $$;
 
 -- Cancels runs that a run has called, in order, and what they have called. A supervising connection acts for every role: it ends them, so
--- that nothing of them commits any more, and leaves what waits of each to be swept.
-create or replace function df_engine.cancel_children(p_instance bigint, p_children bigint[]) returns void
+-- that nothing of them commits any more, and leaves what waits of each to be swept; beyond max_transition_rows also what they have called.
+-- Answers how many it has ended.
+create or replace function df_engine.cancel_children(p_instance bigint, p_children bigint[], p_most bigint default null) returns bigint
 language plpgsql as $$
 declare
   v_child bigint;
+  v_ended bigint := 0;
+  v_most constant bigint := coalesce(p_most, df_engine.setting_number('max_transition_rows')::bigint);
+  v_below bigint[];
   v_sweeps constant boolean := coalesce(current_setting('df_engine.waits_for_nobody', true), '') <> 'on';
   v_reason constant text := (
     select format('instance %s, which has called it, %s', i.id, case i.status
@@ -8877,10 +8989,330 @@ begin
       insert into df_engine.timers (id, submitter, instance, node, kind, since, due_at, next_try_at)
       select nextval('df_engine.thread_ids'), i.submitter, v_child, 0, 'sweep', i.finished_at, i.finished_at, i.finished_at
       from df_engine.instances i where i.instance = v_child;
-      perform df_engine.cancel_children(v_child, array(
-        select w.child from df_engine.waits w where w.instance = v_child and w.child is not null order by w.child));
+      v_ended := v_ended + 1;
+      v_below := array(select w.child from df_engine.waits w where w.instance = v_child and w.child is not null order by w.child);
+      if v_ended + cardinality(v_below) <= v_most then
+        v_ended := v_ended + df_engine.cancel_children(v_child, v_below, v_most - v_ended);
+      end if;
     end if;
   end loop;
+  return v_ended;
+end
+$$;
+
+-- Schedules: a worker's supervising connection only puts a row for a schedule that is due into the queue of its owner. A session of the owner claims
+-- it like a step, and does the rest: one tick a transaction. So nothing of a schedule is read, compiled or waited for on behalf of others, and
+-- what it costs is the owner's. No time is lost: next_at ascends in the transaction that records what has become of a tick. None is doubled: it never moves
+-- back, and a tick is a row whose key is its time. A row of the queue that comes to nothing is made again once due_at has come.
+
+-- When the tick for a time is made: up to the jitter later, and for all workers the same.
+create or replace function df_engine.tick_due(p_schedule df_engine.schedules, p_at timestamptz) returns timestamptz
+language sql stable as $$
+  select p_at + (p_schedule).jitter * ((hashint8extended(extract(epoch from p_at)::bigint, (p_schedule).schedule) & 65535) / 65536.0)
+$$;
+
+-- The first time of a schedule after another.
+create or replace function df_engine.tick_after(p_schedule df_engine.schedules, p_after timestamptz) returns timestamptz
+language plpgsql stable as $$
+begin
+  return df_engine.cron_next((p_schedule).cron, coalesce((p_schedule).timezone, df_engine.setting('timezone')), p_after);
+end
+$$;
+
+-- Puts schedules that are due into the queue; answers how many. One that an open transaction has locked is left for later. Whoever claims the row
+-- sets due_at again; it is set here too, should the row be lost or the schedule be locked then.
+create or replace function df_engine.queue_schedules(p_limit int) returns int
+language plpgsql as $$
+declare
+  v_queued int;
+begin  with due as (
+    select s.schedule, s.owner::pg_catalog.oid as owner from df_engine.schedules s
+    where s.due_at <= (select df_engine.clock())
+    order by s.due_at, s.schedule limit p_limit for update skip locked
+  ), handed as (
+    update df_engine.schedules s
+    set due_at = case when u.oid is not null then df_engine.clock() + interval '1 minute' end,
+        problem = case when u.oid is null then 'its role does not exist any more' else s.problem end
+    from due d left join pg_catalog.pg_roles u on u.oid = d.owner
+    where s.schedule = d.schedule
+    returning s.schedule, d.owner, u.oid is not null as served
+  )
+  insert into df_engine.queue (submitter, instance, node)
+  select h.owner, -h.schedule, 0 from handed h
+  where h.served and not exists (select from df_engine.queue q where q.instance = -h.schedule);
+  get diagnostics v_queued = row_count;
+  return v_queued;
+end
+$$;
+
+-- The same for those of one role, of which there are few.
+create or replace function df_engine.queue_own_schedules(p_role oid) returns int
+language plpgsql as $$
+declare
+  v_queued int;
+begin  with due as (
+    select s.schedule, s.owner::pg_catalog.oid as owner from df_engine.schedules s
+    where s.due_at <= (select df_engine.clock()) and s.owner = p_role::pg_catalog.regrole for update skip locked
+  ), handed as (
+    update df_engine.schedules s
+    set due_at = case when u.oid is not null then df_engine.clock() + interval '1 minute' end,
+        problem = case when u.oid is null then 'its role does not exist any more' else s.problem end
+    from due d left join pg_catalog.pg_roles u on u.oid = d.owner
+    where s.schedule = d.schedule
+    returning s.schedule, d.owner, u.oid is not null as served
+  )
+  insert into df_engine.queue (submitter, instance, node)
+  select h.owner, -h.schedule, 0 from handed h
+  where h.served and not exists (select from df_engine.queue q where q.instance = -h.schedule);
+  get diagnostics v_queued = row_count;
+  return v_queued;
+end
+$$;
+
+-- In how many milliseconds a schedule is due; what is due and locked is tried again after a while. NULL: none is.
+create or replace function df_engine.next_schedule_ms() returns numeric
+language plpgsql volatile as $$
+declare
+  v_now constant timestamptz := df_engine.clock();
+  v_due constant timestamptz := (select s.due_at from df_engine.schedules s where s.due_at is not null order by s.due_at, s.schedule limit 1);
+begin
+  if v_due is null or v_due > v_now then
+    return ceil(extract(epoch from v_due - v_now) * 1000);
+  end if;
+  perform from df_engine.schedules s
+  where s.due_at <= (select df_engine.clock()) order by s.due_at, s.schedule limit 1 for update skip locked;
+  return case when found then 0 else 50 end;
+end
+$$;
+
+-- Puts a schedule into the queue at once, whatever is there already: it may just have been worked on.
+create or replace function df_engine.queue_schedule(p_schedule bigint) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.queue (submitter, instance, node, wakes)
+  select s.owner::pg_catalog.oid, -s.schedule, 0, true from df_engine.schedules s where s.schedule = p_schedule;
+end
+$$;
+
+-- Works on a schedule that a session of its owner has claimed. What is locked is tried again later, and so is what nobody has thought of: it
+-- must not end the session, which has other work.
+create or replace function df_engine.try_schedule(p_schedule bigint) returns void
+language plpgsql set lock_timeout = '100ms' as $$
+declare
+  v_wait interval := interval '1 second';
+  v_problem text;
+begin
+  perform df_engine.work_schedule(p_schedule);
+exception when others then
+  if sqlstate not in ('55P03', '40P01', '40001', 'DF001') then
+    v_wait := interval '1 minute';
+    v_problem := left(sqlerrm, 1024);
+  end if;
+  update df_engine.schedules s set due_at = df_engine.clock() + v_wait, problem = coalesce(v_problem, s.problem)
+  where s.schedule in (select x.schedule from df_engine.schedules x where x.schedule = p_schedule and not x.paused for update skip locked);
+end
+$$;
+
+-- Does one thing for a schedule: starts what waits for the end of an earlier run, or makes the tick that is due, or starts one that is made up.
+create or replace function df_engine.work_schedule(p_schedule bigint) returns void
+language plpgsql as $$
+declare
+  s df_engine.schedules;
+  v_live bigint[];
+  v_now constant timestamptz := df_engine.clock();
+begin
+  select * into s from df_engine.schedules x where x.schedule = p_schedule for update;
+  if s.schedule is null or s.paused or s.owner <> quote_ident(session_user)::pg_catalog.regrole then
+    return;
+  end if;
+  v_live := df_engine.live_ticks(s);
+  if v_live = '{}' and df_engine.start_waiting(s, false) then
+    null;
+  elsif df_engine.tick_due(s, s.next_at) <= v_now then
+    if df_engine.latest_of(s, v_now) > s.next_at then
+      perform df_engine.miss_ticks(s, df_engine.tick_after(s, df_engine.latest_of(s, v_now) - interval '1 microsecond'), 'more than catch_up late');
+      s.next_at := df_engine.tick_after(s, df_engine.latest_of(s, v_now) - interval '1 microsecond');
+    else
+      perform df_engine.make_tick(s, s.next_at, 'cron', v_live, null);
+      s.next_at := df_engine.tick_after(s, s.next_at);
+    end if;
+  elsif v_live = '{}' then
+    perform df_engine.start_waiting(s, true);
+  end if;
+  perform df_engine.plan_schedule(s, true);
+end
+$$;
+
+-- The time from which on ticks are made up. What is less than a minute late, beside its jitter, is not missed.
+create or replace function df_engine.latest_of(p_schedule df_engine.schedules, p_now timestamptz) returns timestamptz
+language sql stable as $$
+  select p_now - greatest((p_schedule).catch_up, interval '1 minute') - (p_schedule).jitter
+$$;
+
+-- The runs of a schedule that have not ended, where an earlier run matters.
+create or replace function df_engine.live_ticks(p_schedule df_engine.schedules) returns bigint[]
+language plpgsql as $$
+begin
+  update df_engine.schedule_ticks t set live = false
+  where t.schedule = (p_schedule).schedule and t.live
+    and not exists (select from df_engine.instances i where i.instance = t.instance and i.status in ('pending', 'running'));
+  return case when (p_schedule).overlap = 'allow' then '{}'::bigint[] else array(
+    select t.instance from df_engine.schedule_ticks t where t.schedule = (p_schedule).schedule and t.live order by t.scheduled_for) end;
+end
+$$;
+
+-- Notes that the times from next_at to p_until bring nothing: one row for all of them.
+create or replace function df_engine.miss_ticks(p_schedule df_engine.schedules, p_until timestamptz, p_why text) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, reason, handled_at)
+  values ((p_schedule).schedule, (p_schedule).next_at, 'cron', 'missed',
+          format('nothing was started from here to %s, which is next: %s', df_engine.iso_time(p_until), p_why), df_engine.clock())
+  on conflict do nothing;
+end
+$$;
+
+-- A time as a run reads it, whatever the settings of the session are.
+create or replace function df_engine.iso_time(p_at timestamptz) returns text
+language sql stable as $$
+  select (to_json(p_at at time zone 'UTC') #>> '{}') || '+00:00'
+$$;
+
+-- Makes the tick of a time, under the overlap rule; the id of the run that it has started. p_by: who asks for it, and is told of an error.
+create or replace function df_engine.make_tick(
+  p_schedule df_engine.schedules, p_at timestamptz, p_made_by text, p_live bigint[], p_by oid
+) returns text
+language plpgsql as $$
+declare
+  v_reason text;
+  v_state text := 'started';
+begin
+  if p_live <> '{}' and (p_schedule).overlap = 'skip' then
+    v_state := 'skipped';
+    v_reason := format('instance %s, of an earlier tick, has not ended', df_engine.public_id(p_live[1]));
+    if p_by is not null then
+      raise exception 'schedule "%": %', (p_schedule).name, v_reason using errcode = 'object_not_in_prerequisite_state',
+        hint = 'Its overlap rule is skip. Wait for the end of that run, or df.cancel it.';
+    end if;
+  elsif p_live <> '{}' and (p_schedule).overlap = 'queue' then
+    v_state := 'waiting';
+    update df_engine.schedule_ticks t
+    set state = 'skipped', reason = format('%s has taken its place in line', df_engine.iso_time(p_at)), handled_at = df_engine.clock()
+    where t.schedule = (p_schedule).schedule and t.state = 'waiting' and t.made_by <> 'backfill';
+  end if;
+  insert into df_engine.schedule_ticks (schedule, scheduled_for, made_by, state, reason, handled_at)
+  values ((p_schedule).schedule, p_at, p_made_by, v_state, v_reason, df_engine.clock())
+  on conflict do nothing;
+  if not found or v_state <> 'started' then
+    return null;
+  end if;
+  perform df_engine.cancel_earlier(p_live, p_at);
+  return df_engine.start_tick(p_schedule, p_at, p_by is null);
+end
+$$;
+
+-- Cancels earlier runs of a schedule, which have to make way.
+create or replace function df_engine.cancel_earlier(p_live bigint[], p_at timestamptz) returns void
+language plpgsql as $$
+declare
+  v_run bigint;
+begin
+  foreach v_run in array p_live loop
+    if df_engine.lock_child(v_run) in ('pending', 'running') then
+      perform df_engine.cancel_locked(v_run, format('its schedule has started a run for %s', df_engine.iso_time(p_at)));
+    end if;
+  end loop;
+end
+$$;
+
+-- Starts the run of a tick that is recorded, as the owner, with what its definition and its variables are now. p_keeps: what is wrong with that is the
+-- tick's; else it is raised.
+create or replace function df_engine.start_tick(p_schedule df_engine.schedules, p_at timestamptz, p_keeps boolean) returns text
+language plpgsql as $$
+declare
+  v_id text;
+  v_error text;
+begin
+  begin
+    if not has_schema_privilege((p_schedule).owner::pg_catalog.oid, 'df', 'usage') then
+      raise exception 'role % has no USAGE on schema df any more', (p_schedule).owner using errcode = 'insufficient_privilege';
+    end if;
+    v_id := df_engine.insert_instance(
+      encode(sha256((df_engine.secret() || (p_schedule).owner::pg_catalog.oid::pg_catalog.text)::pg_catalog.bytea), 'hex'), (p_schedule).owner::pg_catalog.oid, (p_schedule).graph, (p_schedule).name, null,
+      coalesce((p_schedule).input, '{}') || jsonb_build_object('scheduled_for', df_engine.iso_time(p_at)));
+  exception when others then
+    if not p_keeps or sqlstate in ('55P03', '40P01', '40001') then
+      raise;
+    end if;
+    get stacked diagnostics v_error = message_text;
+    v_error := left(v_error, 1024) || ' (SQLSTATE ' || sqlstate || ')';
+  end;
+  update df_engine.schedule_ticks t
+  set state = case when v_id is null then 'failed' else 'started' end, reason = v_error, live = v_id is not null, handled_at = df_engine.clock(),
+      instance = (select i.instance from df_engine.instances i where i.id = v_id)
+  where t.schedule = (p_schedule).schedule and t.scheduled_for = p_at;
+  return v_id;
+end
+$$;
+
+-- Starts the oldest tick that waits, of a backfill or else of the overlap rule; whether there was one.
+create or replace function df_engine.start_waiting(p_schedule df_engine.schedules, p_backfill boolean) returns boolean
+language plpgsql as $$
+declare
+  v_at constant timestamptz := (
+    select t.scheduled_for from df_engine.schedule_ticks t
+    where t.schedule = (p_schedule).schedule and t.state = 'waiting' and (t.made_by = 'backfill') = p_backfill
+    order by t.scheduled_for limit 1);
+begin
+  if v_at is null then
+    return false;
+  end if;
+  perform df_engine.start_tick(p_schedule, v_at, true);
+  return true;
+end
+$$;
+
+-- Sees to it that each of some runs that have not ended tells the schedule of its end; false: one has ended, or there is none. Whoever ends a run
+-- updates its row, and so waits for this, or is waited for.
+create or replace function df_engine.watch_runs(p_schedule bigint, p_live bigint[]) returns boolean
+language plpgsql as $$
+declare
+  v_live constant bigint[] := array(
+    select i.instance from df_engine.instances i
+    where i.instance = any (p_live) and i.status in ('pending', 'running') order by i.instance for no key update);
+begin
+  update df_engine.instances i set call = -p_schedule where i.instance = any (v_live) and i.call is null;
+  return p_live <> '{}' and cardinality(v_live) = cardinality(p_live);
+end
+$$;
+
+-- What follows when a schedule has been worked on: it is queued again at once while there is more to do, else it is due at its next time. Keeps the newest ticks.
+-- p_claimed: by a session of its owner; else a worker is to queue it.
+create or replace function df_engine.plan_schedule(p_schedule df_engine.schedules, p_claimed boolean) returns void
+language plpgsql as $$
+declare
+  s df_engine.schedules := p_schedule;
+  v_more boolean := df_engine.tick_due(p_schedule, p_schedule.next_at) <= df_engine.clock();
+begin
+  if exists (select from df_engine.schedule_ticks t where t.schedule = s.schedule and t.state = 'waiting') then
+    v_more := not df_engine.watch_runs(s.schedule, df_engine.live_ticks(s)) or v_more;
+  end if;
+  s.due_at := case when s.paused then null
+                   when not v_more then df_engine.tick_due(s, s.next_at)
+                   when p_claimed then df_engine.clock() + interval '1 minute'
+                   else df_engine.clock() end;
+  update df_engine.schedules x set next_at = s.next_at, due_at = s.due_at, problem = null where x.schedule = s.schedule;
+  if s.paused then
+    return;
+  elsif not p_claimed then
+    perform df_engine.wake('t', s.due_at);
+  elsif v_more then
+    perform df_engine.queue_schedule(s.schedule);
+  end if;
+  delete from df_engine.schedule_ticks t
+  where t.schedule = s.schedule and t.state <> 'waiting' and not t.live
+    and t.handled_at < (select x.handled_at from df_engine.schedule_ticks x
+                        where x.schedule = s.schedule order by x.handled_at desc offset 999 limit 1);
 end
 $$;
 
@@ -9762,6 +10194,9 @@ begin
   left join pg_roles u on u.oid = v_role
   where i.instance = q.instance;
   if r.status is null or r.status not in ('pending', 'running') or q.races is not null and df_engine.has_lost(q.races) then
+    if q.instance < 0 then
+      perform df_engine.try_schedule(-q.instance);
+    end if;
     -- Whoever ended the run has left what a step had locked.
     delete from df_engine.activations a where a.instance = q.instance and r.status not in ('pending', 'running');
     delete from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = q.id;
@@ -11207,14 +11642,14 @@ create or replace view df_engine.node_rows as
 -- Limits of roles: how many sessions, HTTP steps and live instances a role may have at a time. The workers share the first two among
 -- themselves, so that none has to ask another; the third is checked by df.start.
 
--- The runs of a role that have not ended: each of their threads is in one of these places.
+-- The runs of a role that have not ended: each of their threads is in one of these places. A schedule in the queue is no run.
 create or replace function df_engine.live_runs(p_role oid) returns bigint
 language plpgsql stable as $$
 begin
   return (
     select count(distinct t.instance)
     from (select q.instance from df_engine.queue q
-          where q.lane in ('sql', 'direct', 'http', 'paused sql', 'paused direct', 'paused http') and q.submitter = p_role
+          where q.lane in ('sql', 'direct', 'http', 'paused sql', 'paused direct', 'paused http') and q.submitter = p_role and q.instance > 0
           union all
           select m.instance from df_engine.timers m where m.submitter = p_role
           union all
@@ -11296,7 +11731,7 @@ create or replace view df.role_limits with (security_barrier) as
          l.http, (select count(*) from df_engine.queue q where q.lane = 'http' and q.submitter = l.role and q.worker is not null) as http_in_use,
          l.live_instances, (select count(*) from df_engine.instances i where i.submitter = l.role and i.status in ('pending', 'running')) as live_instances_in_use
   from df_engine.role_limits l
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or l.role::oid = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or l.role::oid = (select quote_ident(current_user)::regrole::oid));
 comment on view df.role_limits is
   'The limits of roles (df.set_role_limit; NULL: none), and what is in use of each; a role sees its own';
 
@@ -11342,12 +11777,19 @@ create or replace view df_engine.wait_reasons as
                from df_engine.workers w left join df_engine.queue x on x.lane = 'http' and x.worker = w.worker
                where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b);
 
+-- The runs that are paused: since when, by whom, why.
+create or replace view df_engine.pauses as
+  select distinct on (a.instance) a.instance, a.acted_at as paused_at,
+         format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '') as reason
+  from df_engine.acts a join df_engine.instances i on i.instance = a.instance
+  where a.act = 'pause' and i.paused and i.status in ('pending', 'running')
+  order by a.instance, a.id desc;
+
 create or replace view df.instances with (security_barrier) as
   select i.id, i.label, df_engine.node_id(i.id, 1)::varchar(8) as root_node, i.status::text, i.submitter::regrole as submitted_by, i.database,
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
-             select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
-             from df_engine.acts a where a.instance = i.instance and a.act = 'pause' order by a.id desc limit 1)
+             select p.reason from df_engine.pauses p where p.instance = i.instance)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
            else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, i.input, i.key,
          case when i.key is not null then exists (select from df_engine.start_keys k where k.instance = i.instance) end as key_current,
@@ -11360,15 +11802,14 @@ create or replace view df.instances with (security_barrier) as
                        when bool_or(c.state = 'c') then 'completed' end
            from df_engine.compensations c where c.instance = i.instance) as undo_status, i.traceparent
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- What monitoring needs beyond df.instances.
 -- Granted to users.
 create or replace view df_engine.visible_runs with (security_barrier) as
   select i.instance, i.id, i.label, i.status::text, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
-             select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
-             from df_engine.acts a where a.instance = i.instance and a.act = 'pause' order by a.id desc limit 1)
+             select p.reason from df_engine.pauses p where p.instance = i.instance)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
            else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, (
            select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
@@ -11378,7 +11819,7 @@ create or replace view df_engine.visible_runs with (security_barrier) as
          i.parent, i.parent_node,
          (select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result) as result
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Granted to users.
 create or replace view df_engine.visible_nodes with (security_barrier) as
@@ -11396,7 +11837,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
          case when r.status = 'completed' then df_engine.columns_of(r.value, r.columns) end as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
          r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items
   from df_engine.node_rows r
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or r.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.nodes with (security_barrier) as
   select n.id::varchar(8), n.instance_id, n.node_type, n.query, n.result_name, n.left_node::varchar(8), n.right_node::varchar(8), n.status, n.result, n.error,
@@ -11416,10 +11857,10 @@ create or replace view df_engine.visible_outcomes with (security_barrier) as
   from df_engine.instances i
   join df_engine.outcomes o on o.instance = i.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.vars with (security_barrier) as
-  select v.name, v.value, v.owner from df_engine.vars v where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
+  select v.name, v.value, v.owner from df_engine.vars v where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.secrets with (security_barrier) as
   select s.name, s.created_at, s.updated_at from df_engine.kept_secrets s
@@ -11429,7 +11870,7 @@ create or replace view df._worker_epoch as
   select w.epoch_id, w.started_at, w.last_seen_at from df_engine.workers w;
 
 create or replace view df.settings with (security_barrier) as
-  select s.name, s.value, s.description from df_engine.settings s where s.name <> 'loopback_dsn' or (select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute'));
+  select s.name, s.value, s.description from df_engine.settings s where s.name <> 'loopback_dsn' or (select df_engine.may_act_on_all(quote_ident(current_user)::regrole));
 
 create or replace view df.http_allowlist as
   select a.pattern, a.allow_private, a.note from df_engine.http_allowlist a;
@@ -11439,20 +11880,20 @@ create or replace view df.signals with (security_barrier) as
          (select array_agg(df_engine.node_id(i.id, d.node)::text order by d.place)
           from unnest(s.delivered_to) with ordinality d(node, place)) as delivered_to
   from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Signals of runs that the reader can see, and the transactions that sent them.
 -- Granted to users.
 create or replace view df_engine.visible_inbox with (security_barrier) as
   select s.instance, s.sent_in
   from df_engine.inbox s join df_engine.instances i on i.instance = s.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Granted to users.
 create or replace view df_engine.visible_executions with (security_barrier) as
   select i.id as instance_id, e.generation, e.events, e.started_at, e.finished_at, e.error
   from df_engine.executions e join df_engine.instances i on i.instance = e.instance
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 -- Status changes of the current generation of a run's root scope, which began when its LOOP last turned, or with its first step. What is
 -- open or waits has begun, and has not ended: one change each.
@@ -11467,7 +11908,7 @@ create or replace view df_engine.visible_events with (security_barrier) as
          coalesce((select max(e.finished_at) from df_engine.executions e where e.instance = i.instance),
                   (select min(o.started_at) from df_engine.outcomes o where o.instance = i.instance), i.created_at) as began_at
   from df_engine.instances i
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 comment on view df.instances is 'One row a run; error says why it failed or was cancelled, wait_reason why it does not progress, undo_status what becomes of its compensations (df.undo)';
 comment on view df.nodes is 'One row a node of the graph of a run, with its status, result, error, attempts and times';
@@ -11945,7 +12386,7 @@ declare
   v_roles oid[];
   v_role oid;
   v_time constant interval := df_engine.setting_number('tick_time') * interval '1 second';
-  v_count int := df_engine.hear_pokes(p_limit);
+  v_count int := df_engine.hear_pokes(p_limit) + df_engine.queue_schedules(p_limit);
 begin
   perform set_config('df_engine.waits_for_nobody', 'on', true);
   v_roles := array(
@@ -11970,7 +12411,8 @@ begin
       select a.id from df_engine.activations a join df_engine.instances i on i.instance = a.instance
       where a.key is not null and i.submitter = quote_ident(session_user)::regrole));
   end if;
-  return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit, 'infinity');
+  return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit, 'infinity')
+    + df_engine.queue_own_schedules(quote_ident(session_user)::regrole);
 end
 $$;
 
@@ -12001,14 +12443,15 @@ $$;
 create or replace function df_engine.next_due_ms() returns numeric
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
-  v_ms constant numeric := (
+  v_ms numeric := (
     select greatest(0, ceil(extract(epoch from n.next_try_at - df_engine.clock()) * 1000))
     from df_engine.next_by_role() n where n.next_try_at < 'infinity' order by n.next_try_at limit 1);  -- NULL: nothing is
 begin
   if exists (select from df_engine.pokes x where x.again is null or x.again <= pg_snapshot_xmin(pg_current_snapshot())) then
     return least(v_ms, 20);
   end if;
-  return case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
+  v_ms := case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
+  return least(v_ms, df_engine.next_schedule_ms());
 end
 $$;
 
@@ -12095,6 +12538,782 @@ end
 $$;
 comment on procedure df.work(integer) is
   'Works for the calling role without a worker: fires due timers and signals, and runs ready SQL steps, until none is ready or max_seconds have passed. Every step commits. The session is reset before and after each step, so call it in one of its own. HTTP steps, and steps in other databases or outside of transactions, wait for a worker. Raises 25001 in a transaction block, function or DO block, and 55000 after SET ROLE and for superusers.';
+
+-- Mocks: what stands in for the outside in df.test. {"signals": {name: ...}, "http": {pattern: ...}, "steps": {name or path: ...}}; an
+-- array of signals, or of responses, is taken in order.
+
+-- The names of the steps of a graph, and of those that it calls; a graph is read once.
+create or replace function df_engine.step_names(p_role oid, p_graph jsonb) returns text[]
+language plpgsql stable as $$
+declare
+  v_names text[] := '{}';
+  v_open jsonb[] := array[p_graph];
+  v_seen text[] := '{}';
+  v_flow text;
+  v_step jsonb;
+  n jsonb;
+begin
+  while cardinality(v_open) > 0 loop
+    for n in select x.node from jsonb_path_query(v_open[1], 'strict $.** ? (exists (@.node_type))') x(node) loop
+      if n ? 'result_name' then
+        v_step := n;
+        while v_step ->> 'node_type' in ('THEN', 'UNDO') loop
+          v_step := v_step -> case v_step ->> 'node_type' when 'THEN' then 'right_node' else 'left_node' end;
+        end loop;
+        if v_step ->> 'node_type' in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then
+          v_names := v_names || (n ->> 'result_name');
+        end if;
+      end if;
+      if n ->> 'node_type' = 'CALL' then
+        v_flow := df_engine.json_or_null(n ->> 'query') ->> 'flow';
+        if v_flow is not null and v_flow <> all (v_seen) then
+          v_seen := v_seen || v_flow;
+          if df_engine.reference_in(v_flow) is not null then
+            v_flow := (df_engine.definition_of(p_role, v_flow, false)).graph;
+          end if;
+          v_open := v_open || df_engine.json_or_null(v_flow);
+        end if;
+      end if;
+    end loop;
+    v_open := v_open[2:];
+  end loop;
+  return v_names;
+end
+$$;
+
+-- Raises for mocks that can stand in for nothing.
+create or replace function df_engine.check_mocks(p_role oid, p_graph df_engine.graphs, p_mocks jsonb) returns void
+language plpgsql stable as $$
+declare
+  v_names text[];
+  v_key text;
+begin
+  if jsonb_typeof(p_mocks) <> 'object' then
+    raise exception 'mocks must be a JSON object, and is of type %', jsonb_typeof(p_mocks) using errcode = 'invalid_parameter_value';
+  end if;
+  perform df_engine.check_size('mocks', octet_length(p_mocks::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
+  for v_key in select k from jsonb_object_keys(p_mocks) k loop
+    if v_key not in ('signals', 'http', 'steps') then
+      raise exception 'mocks has an unknown key "%"', v_key using errcode = 'invalid_parameter_value',
+        hint = 'It has signals, http and steps.';
+    elsif jsonb_typeof(p_mocks -> v_key) <> 'object' then
+      raise exception 'mocks.% must be a JSON object', v_key using errcode = 'invalid_parameter_value';
+    end if;
+  end loop;
+  if p_mocks ? 'steps' then
+    v_names := df_engine.step_names(p_role, (p_graph).envelope);
+    for v_key in select k from jsonb_object_keys(p_mocks -> 'steps') k loop
+      if v_key <> all (v_names) and not exists (
+        select from df_engine.graph_nodes n
+        where n.graph = (p_graph).id and n.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and df_engine.node_path(n.graph, n.node) = v_key) then
+        raise exception 'mocks.steps: the flow has no step "%"', v_key using errcode = 'invalid_parameter_value',
+          hint = 'It is the name of a result, or a path such as root.left. What has no result of its own, such as a sequence, is no step.';
+      end if;
+    end loop;
+  end if;
+end
+$$;
+
+-- The names of a node, from the inside out: its own, and those of what has its value, because it ends with it.
+create or replace function df_engine.names_of_step(p_graph bigint, p_node int) returns text[]
+language plpgsql stable as $$
+begin
+  return (
+    with recursive around as (
+      select n.parent, n.place, n.result_name, 1 as level from df_engine.graph_nodes n where n.graph = p_graph and n.node = p_node
+      union all
+      select n.parent, n.place, n.result_name, a.level + 1
+      from around a join df_engine.graph_nodes n on n.graph = p_graph and n.node = a.parent
+      where n.kind = 'THEN' and a.place = 2 or n.kind = 'UNDO' and a.place = 1
+    )
+    select array_agg(a.result_name order by a.level) from around a where a.result_name is not null);
+end
+$$;
+
+-- How often something of the mocks of this test has been used.
+create or replace function df_engine.mock_uses(p_mock text) returns int
+language plpgsql stable as $$
+begin
+  return (select count(*) from df_engine.test_moves m where m.xid = pg_current_xact_id_if_assigned() and m.mock = p_mock);
+end
+$$;
+
+-- What p_mocks has under a key for the next time; of an array the next element. NULL: nothing, or nothing any more.
+create or replace function df_engine.next_mock(p_mocks jsonb, p_kind text, p_key text) returns jsonb
+language plpgsql stable as $$
+declare
+  v_mock constant jsonb := p_mocks -> p_kind -> p_key;
+begin
+  return case jsonb_typeof(v_mock) when 'array' then v_mock -> df_engine.mock_uses(p_kind || '.' || p_key) else v_mock end;
+end
+$$;
+
+-- The key of a step in the mocks: its name, or its path in the run that is tested. NULL: there is none.
+create or replace function df_engine.step_mock(p_test df_engine.tests, p_instance bigint, p_node int) returns text
+language plpgsql stable as $$
+declare
+  v_steps constant jsonb := (p_test).mocks -> 'steps';
+begin
+  if v_steps is null then
+    return null;
+  end if;
+  return (
+    select k.key
+    from df_engine.instances i
+    cross join unnest(df_engine.names_of_step(i.graph, p_node)
+                      || case when p_instance = (p_test).run then df_engine.node_path(i.graph, p_node) end) k(key)
+    where i.instance = p_instance and v_steps ? k.key limit 1);
+end
+$$;
+
+-- What the mock of a step says for this time: a value, or an error. Neither: the step runs after all.
+create or replace function df_engine.mocked_step(p_mock jsonb, p_uses int, out value jsonb, out error jsonb)
+language plpgsql immutable as $$
+begin
+  if jsonb_typeof(p_mock) = 'object' and p_mock ? 'error' then
+    if p_uses < coalesce((p_mock ->> 'times')::int, p_uses + 1) then
+      error := case jsonb_typeof(p_mock -> 'error') when 'object' then p_mock -> 'error'
+                    else jsonb_build_object('message', p_mock ->> 'error') || (p_mock - '{error,times,value}'::pg_catalog.text[]) end;
+    else
+      value := p_mock -> 'value';
+    end if;
+  else
+    value := p_mock;
+  end if;
+end
+$$;
+
+-- A value that stands in for the result of a statement. An object is a row, unless it has rows; anything else is a row of one column.
+create or replace function df_engine.mocked_rows(p_value jsonb) returns df_engine.result
+language plpgsql immutable as $$
+declare
+  v_rows constant jsonb := case
+    when jsonb_typeof(p_value) = 'object' and jsonb_typeof(p_value -> 'rows') = 'array' then p_value -> 'rows'
+    when jsonb_typeof(p_value) = 'array' then p_value
+    when jsonb_typeof(p_value) = 'null' then '[]' else jsonb_build_array(p_value) end;
+begin
+  if v_rows = '[]' then
+    return df_engine.no_rows(null);
+  end if;
+  return row(df_engine.row_set((
+    select string_agg(case jsonb_typeof(r.value) when 'object' then r.value else jsonb_build_object('value', r.value) end::pg_catalog.text, ',' order by r.no)
+    from jsonb_array_elements(v_rows) with ordinality r(value, no))), null, null)::df_engine.result;
+end
+$$;
+
+-- What a worker would report of a request that is answered so.
+create or replace function df_engine.mocked_response(p_mock jsonb, p_request jsonb) returns json
+language plpgsql immutable as $$
+declare
+  v_title constant text := concat(p_request ->> 'method', ' ', p_request ->> 'url');
+  v_status constant int := coalesce((p_mock ->> 'status')::int, 200);
+  v_body constant text := coalesce(p_mock ->> 'body', '');
+begin
+  if p_mock ? 'error' then
+    return json_build_object('error', concat(v_title, ': ', p_mock ->> 'error'), 'class', coalesce(p_mock ->> 'class', 'connection'));
+  elsif v_status in (408, 425, 429) or v_status >= 500
+        or p_request -> 'error_statuses' ?| array[v_status::pg_catalog.text, v_status / 100 || 'xx'] then
+    return json_build_object('error', concat(v_title, ': HTTP status ', v_status, ': ' || nullif(left(v_body, 512), '')),
+                             'class', 'http:' || v_status, 'retry_after', substring(p_mock #>> '{headers,retry-after}' from '^[0-9]+$'));
+  end if;
+  return json_build_object('value', json_build_object(
+    'status', v_status, 'body', v_body, 'encoding', 'text', 'headers', coalesce(p_mock -> 'headers', '{}'),
+    'ok', v_status between 200 and 299, 'duration_ms', 0));
+end
+$$;
+
+-- The pattern among p_mocks.http that a request matches, the longest first: a URL, with * for anything, after a method if one is meant.
+create or replace function df_engine.http_mock(p_mocks jsonb, p_request jsonb) returns text
+language sql stable as $$
+  select k.pattern
+  from jsonb_object_keys(p_mocks -> 'http') k(pattern)
+  where case when k.pattern ~ '^[A-Z]+ ' then concat(p_request ->> 'method', ' ', p_request ->> 'url') else p_request ->> 'url' end
+        ~ ('^' || replace(regexp_replace(k.pattern, '([^A-Za-z0-9*])', '\\\1', 'g'), '*', '.*') || '$')
+  order by length(k.pattern) desc, k.pattern limit 1
+$$;
+
+-- df.test: a run from its beginning to its end, inside of the transaction of its caller. The engine's own functions claim, record and fire; what is
+-- here chooses what is next, moves a virtual clock to it when nothing is ready, and answers in place of the outside. No row of the run
+-- outlives the call. User code runs between these functions, never in them, and the clock is virtual in them only: the setting that
+-- makes it so has to match a row that nobody can read.
+
+
+-- The time of the test of this transaction, if the session's setting is its token; else the time.
+create or replace function df_engine.virtual_clock() returns timestamptz
+language plpgsql volatile as $$
+declare
+  v_now pg_catalog.timestamptz;
+begin
+  if exists (select from df_engine.tests t where t.xid = pg_current_xact_id_if_assigned() and t.token = current_setting('df_engine.virtual', true)) then
+    select m.at into v_now from df_engine.test_moves m where m.xid = pg_current_xact_id_if_assigned() order by m.no desc limit 1;
+  end if;
+  return coalesce(v_now, clock_timestamp());
+end
+$$;
+
+-- What steps see as the time.
+-- Granted to users.
+create or replace function df_engine.now_in_test() returns timestamptz
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return coalesce((select m.at from df_engine.test_moves m where m.xid = pg_current_xact_id_if_assigned() order by m.no desc limit 1),
+                  clock_timestamp());
+end
+$$;
+
+create or replace function df.now() returns timestamptz
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return df_engine.now_in_test();
+end
+$$;
+comment on function df.now() is
+  'The time: in a step that df.test runs the virtual time of the test, else what clock_timestamp() says. Conditions that wait for a time ask it, so that a test can pass them.';
+
+-- The test that is under way, for who acts as its role; from here on the clock is virtual, as long as the calling function runs.
+create or replace function df_engine.enter_test(p_key text) returns df_engine.tests
+language plpgsql as $$
+declare
+  v_role constant oid := quote_ident(session_user)::pg_catalog.regrole;
+  v_test df_engine.tests;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  select t.* into v_test from df_engine.tests t where t.xid = pg_current_xact_id_if_assigned() and t.submitter = v_role;
+  if not found then
+    raise exception 'no test is under way' using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  perform set_config('df_engine.virtual', v_test.token, true);
+  return v_test;
+end
+$$;
+
+-- The run that is tested, and those that it has called.
+create or replace function df_engine.runs_in_test(p_instance bigint) returns bigint[]
+language plpgsql stable as $$
+begin
+  return array(
+    with recursive runs as (
+      select p_instance as instance
+      union all
+      select i.instance from runs r join df_engine.instances i on i.parent = r.instance
+    )
+    select r.instance from runs r);
+end
+$$;
+
+-- How df.test names a node: by its result, else by where it stands; in a run that was called, after the CALL.
+create or replace function df_engine.shown_node(p_instance bigint, p_node int) returns text
+language plpgsql stable as $$
+declare
+  i df_engine.instances;
+  v_name text;
+begin
+  select * into i from df_engine.instances x where x.instance = p_instance;
+  v_name := coalesce((df_engine.names_of_step(i.graph, p_node))[1], df_engine.node_path(i.graph, p_node));
+  return case when i.parent is not null then df_engine.shown_node(i.parent, i.parent_node) || ' > ' else '' end || v_name;
+end
+$$;
+
+-- Adds a move. p_at: the time to which it moves the clock.
+create or replace function df_engine.note_move(
+  p_at timestamptz, p_node text default null, p_query text default null, p_status text default null, p_value json default null,
+  p_error text default null, p_mock text default null
+) returns void
+language plpgsql as $$
+begin
+  insert into df_engine.test_moves (xid, no, at, node, query, status, value, error, mock)
+  select pg_current_xact_id(), 1 + coalesce(max(m.no), 0), coalesce(p_at, df_engine.clock()), p_node, p_query, p_status, p_value, p_error, p_mock
+  from df_engine.test_moves m where m.xid = pg_current_xact_id();
+end
+$$;
+
+-- Adds how a wait has ended at whose node a thread stood.
+create or replace function df_engine.note_end_of_wait(p_instance bigint, p_scope bigint, p_node int, p_mock text default null) returns void
+language plpgsql as $$
+declare
+  r record;
+begin
+  select g.query, case when o.state in ('c', 'b', 'd') then 'completed' when o.state in ('f', 'x', 'e', 'h') then 'failed' end as status,
+         o.value, o.error into r
+  from df_engine.instances i
+  join df_engine.graph_nodes g on g.graph = i.graph and g.node = p_node
+  left join df_engine.outcomes o on o.instance = i.instance and o.scope = p_scope and o.node = p_node
+  where i.instance = p_instance;
+  perform df_engine.note_move(null, df_engine.shown_node(p_instance, p_node), r.query, r.status, r.value, r.error, p_mock);
+end
+$$;
+
+-- Adds how a step has ended.
+create or replace function df_engine.note_step(
+  p_instance bigint, p_node int, p_query text, p_value json, p_error text, p_mock text default null
+) returns void
+language plpgsql as $$
+begin
+  perform df_engine.note_move(null, df_engine.shown_node(p_instance, p_node), p_query, case when p_error is null then 'completed' else 'failed' end,
+                              p_value, p_error, p_mock);
+end
+$$;
+
+-- Begins the test of a flow: its run, which nobody sees before this transaction has removed it.
+-- Granted to users.
+create or replace function df_engine.begin_test(p_key text, p_text text, p_input jsonb, p_mocks jsonb) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+declare
+  v_role constant oid := quote_ident(session_user)::regrole;
+  v_test df_engine.tests := row(pg_current_xact_id(), v_role, replace(gen_random_uuid()::text, '-', ''), 0, coalesce(p_mocks, '{}'), clock_timestamp());
+  v_text text := p_text;
+  v_run df_engine.instances;
+  v_graph bigint;
+  g df_engine.graphs;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  if exists (select from df_engine.tests t where t.xid = v_test.xid) then
+    raise exception 'a step of df.test cannot call df.test' using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  if df_engine.reference_in(v_text) is not null then
+    select d.graph, d.definition, d.compiled into v_text, v_run.definition, v_graph from df_engine.definition_of(v_role, v_text, false) d;
+  else
+    v_graph := (select x.id from df_engine.graphs x
+                where x.submitter = v_role and x.hash = df_engine.graph_hash(v_text, false) order by x.id desc limit 1);
+  end if;
+  g := df_engine.graph_to_start(v_role, v_text, false, v_graph);
+  perform df_engine.check_mocks(v_role, g, v_test.mocks);
+  if g.placeholders then
+    v_run.vars := (select jsonb_object_agg(v.name, v.value) from df_engine.vars v where v.owner = v_role::regrole and v.value is not null);
+  end if;
+  v_run.submitter := v_role;
+  v_run.input := p_input;
+  perform set_config('df_engine.virtual', v_test.token, true);
+  set constraints df_engine.tests_end deferred;
+  insert into df_engine.tests select v_test.*;
+  perform df_engine.note_move(v_test.started_at);
+  v_test.run := df_engine.begin_run(v_run, g);
+  update df_engine.tests t set run = v_test.run where t.xid = v_test.xid;
+  update df_engine.queue q set picked = true where q.instance = v_test.run;  -- it has begun: a superuser's, too
+end
+$$;
+
+-- Whoever begins a test and does not end it cannot commit: so no run of a test is ever seen, whoever calls what is here.
+create or replace function df_engine.refuse_open_test() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (select from df_engine.tests t where t.xid = new.xid) then
+    raise exception 'df.test has not ended' using errcode = 'object_not_in_prerequisite_state',
+      hint = 'A step of df.test that says SET CONSTRAINTS names them. Private functions are called by the functions of df only.';
+  end if;
+  return null;
+end
+$$;
+
+do $triggers$
+begin
+  if not exists (select from pg_trigger where tgname = 'tests_end') then
+    create constraint trigger tests_end after insert on df_engine.tests deferrable initially deferred
+      for each row execute function df_engine.refuse_open_test();
+  end if;
+end
+$triggers$;
+
+-- Answers a step that a worker would run itself, or fails it.
+create or replace function df_engine.answer_request(p_test df_engine.tests, p_queue df_engine.queue) returns void
+language plpgsql as $$
+declare
+  v_step constant text := df_engine.step_mock(p_test, (p_queue).instance, (p_queue).node);
+  v_pattern constant text := df_engine.http_mock((p_test).mocks, (p_queue).request);
+  v_mock constant text := coalesce('steps.' || v_step, 'http.' || v_pattern);
+  m record;
+  v_answer jsonb;
+  v_outcome json;
+begin
+  if (p_queue).lane = 'http' and v_step is not null then
+    m := df_engine.mocked_step((p_test).mocks -> 'steps' -> v_step, df_engine.mock_uses(v_mock));
+    v_answer := case when m.error is not null then jsonb_build_object('error', m.error ->> 'message', 'class', m.error ->> 'class') else m.value end;
+  end if;
+  if (p_queue).lane = 'http' and v_answer is null and v_pattern is not null then
+    v_answer := df_engine.next_mock((p_test).mocks, 'http', v_pattern);
+  end if;
+  if v_answer is null then
+    v_outcome := json_build_object('class', 'refused', 'sqlstate', 'DF501', 'error', case (p_queue).lane
+      when 'http' then format('df.test sends nothing, and no mock answers %s %s', (p_queue).request ->> 'method', (p_queue).request ->> 'url')
+      else 'df.test cannot run a step outside of its transaction' end || chr(10) || case (p_queue).lane
+      when 'http' then 'HINT: Give it one in mocks.http.' else 'HINT: Give it a mock in mocks.steps.' end);
+  elsif jsonb_typeof(v_answer) = 'object' and v_answer ?| '{status,body,error}' then
+    v_outcome := df_engine.mocked_response(v_answer, (p_queue).request);
+  else
+    v_outcome := json_build_object('value', v_answer);
+  end if;
+  update df_engine.queue q set worker = 0, leased_at = df_engine.clock()
+  where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+  perform df_engine.note_step((p_queue).instance, (p_queue).node, coalesce((p_queue).request ->> 'sql', concat(
+    (p_queue).request ->> 'method', ' ', (p_queue).request ->> 'url')), v_outcome -> 'value', v_outcome ->> 'error', v_mock);
+  perform df_engine.record_leased(0, (p_queue).id, v_outcome);
+end
+$$;
+
+-- What a statement of this session is to be run for a step; its text and kind are in it. NULL: it needs none, because it has a mock, or has failed.
+create or replace function df_engine.step_to_run(p_key text, p_test df_engine.tests, p_place df_engine.place) returns df_engine.step
+language plpgsql as $$
+declare
+  t constant df_engine.thread := (p_place).thread;
+  v_step df_engine.step := (p_place).steps[1];
+  v_mock constant text := df_engine.step_mock(p_test, t.instance, v_step.node);
+  m record;
+  v_code text;
+  v_message text;
+begin
+  m := df_engine.mocked_step((p_test).mocks -> 'steps' -> v_mock, df_engine.mock_uses('steps.' || v_mock));
+  begin
+    if v_step.statement is null then
+      select p.sql, p.statement into v_step.text, v_step.statement from df_engine.prepare_step(p_key, (p_place).graph, t, v_step) p;
+    end if;
+  exception when others then
+    get stacked diagnostics v_code = returned_sqlstate, v_message = message_text;
+    perform df_engine.note_step(t.instance, v_step.node, v_step.text, null, v_message);
+    perform df_engine.fail_step(p_key, (p_place).id, (p_place).graph, (p_place).queue, t, v_step, v_code, v_message, null, null, true, df_engine.clock());
+    return null;
+  end;
+  if m.value is null and m.error is null then
+    return v_step;
+  elsif m.error is not null then
+    perform df_engine.end_step(p_key, p_place, v_step, null, coalesce(m.error ->> 'sqlstate', 'P0001'), m.error ->> 'message', m.error ->> 'detail',
+                               m.error ->> 'hint', 'steps.' || v_mock);
+  else
+    perform df_engine.end_step(p_key, p_place, v_step, df_engine.mocked_rows(m.value), null, null, null, null, 'steps.' || v_mock);
+  end if;
+  return null;
+end
+$$;
+
+-- Records a step that has run, or failed.
+create or replace function df_engine.end_step(
+  p_key text, p_place df_engine.place, p_step df_engine.step, p_result df_engine.result, p_code text, p_message text, p_detail text,
+  p_hint text, p_mock text default null
+) returns void
+language plpgsql as $$
+declare
+  t constant df_engine.thread := (p_place).thread;
+  v_next df_engine.place;
+begin
+  if p_code is null then
+    perform df_engine.note_step(t.instance, (p_step).node, (p_step).text, (p_result).value, null, p_mock);
+    v_next := df_engine.record_step(p_key, (p_place).id, (p_place).graph, (p_place).queue, t, p_step, p_result, df_engine.clock(), false);
+  else
+    if p_code not in ('25001', '2D000') or (p_step).block then  -- else it has to be answered
+      perform df_engine.note_step(t.instance, (p_step).node, (p_step).text, null, df_engine.error_text(p_code, p_message, p_detail, p_hint), p_mock);
+    end if;
+    v_next := df_engine.fail_step(p_key, (p_place).id, (p_place).graph, (p_place).queue, t, p_step, p_code, p_message, p_detail, p_hint, false,
+                                  df_engine.clock());
+  end if;
+  if v_next.report in ('lost', 'interrupted') then
+    raise exception '%', coalesce(p_message, 'the step is lost') using errcode = coalesce(p_code, 'internal_error');
+  end if;
+end
+$$;
+
+-- The same for the statement that df_engine.next_in_test has answered.
+-- Granted to users.
+create or replace function df_engine.end_step_in_test(
+  p_key text, p_place df_engine.place, p_step df_engine.step, p_result df_engine.result, p_code text, p_message text, p_detail text, p_hint text
+) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+declare
+  v_test constant df_engine.tests := df_engine.enter_test(p_key);
+begin
+  if (p_place).thread.instance <> all (df_engine.runs_in_test(v_test.run)) then
+    raise exception 'the step is of no run of this test' using errcode = 'insufficient_privilege';
+  end if;
+  perform df_engine.end_step(p_key, p_place, p_step, p_result, p_code, p_message, p_detail, p_hint);
+end
+$$;
+
+-- Delivers a signal that a step has sent to a run of the test; false: there is none.
+create or replace function df_engine.deliver_sent(p_runs bigint[]) returns boolean
+language plpgsql as $$
+declare
+  s df_engine.inbox;
+  w df_engine.waits;
+  v_waits df_engine.waits[];
+begin
+  select x.* into s from df_engine.inbox x where x.instance = any (p_runs) and x.fresh order by x.signal_id limit 1;
+  if not found then
+    return false;
+  end if;
+  v_waits := array(select x from df_engine.waits x where x.instance = s.instance and x.signal_name = s.signal_name order by x.id);
+  perform df_engine.try_signal(s.signal_id);
+  foreach w in array v_waits loop
+    if not exists (select from df_engine.waits x where x.id = w.id) then
+      perform df_engine.note_end_of_wait(w.instance, w.scope, w.node);
+    end if;
+  end loop;
+  perform df_engine.note_move(null);
+  return true;
+end
+$$;
+
+-- Lets what is next happen: a signal that a mock sends, or a timer, to which the clock moves. Of what is due at the same time the branch that
+-- began to wait first is first. False: nothing can.
+create or replace function df_engine.move_on(p_test df_engine.tests, p_runs bigint[]) returns boolean
+language plpgsql as $$
+declare
+  v_now constant timestamptz := df_engine.clock();
+  r record;
+  v_wait df_engine.waits;
+  v_timer df_engine.timers;
+begin
+  select x.* into r from (
+    select t.id, greatest(t.next_try_at, v_now) as due, null::df_engine.waits as wait, t as timer
+    from df_engine.timers t
+    where t.instance = any (p_runs) and t.next_try_at < 'infinity'
+      and not exists (select from df_engine.instances i where i.instance = t.instance and i.paused)
+    union all
+    select w.id, v_now, w, null from df_engine.waits w
+    where w.instance = any (p_runs) and df_engine.next_mock((p_test).mocks, 'signals', w.signal_name) is not null
+      and not exists (select from df_engine.instances i where i.instance = w.instance and i.paused)) x
+  order by x.due, x.id limit 1;
+  if not found then
+    return false;
+  elsif (r.wait).id is not null then
+    v_wait := r.wait;
+    perform df_engine.deliver_signal(jsonb_populate_record(null::df_engine.inbox, jsonb_build_object(
+      'instance', v_wait.instance, 'signal_name', v_wait.signal_name, 'signal_data', df_engine.next_mock((p_test).mocks, 'signals', v_wait.signal_name))));
+    perform df_engine.note_end_of_wait(v_wait.instance, v_wait.scope, v_wait.node, 'signals.' || v_wait.signal_name);
+    return true;
+  end if;
+  v_timer := r.timer;
+  perform df_engine.note_move(r.due);
+  perform df_engine.try_timer(v_timer);
+  if v_timer.kind in ('sleep', 'schedule', 'timeout', 'deadline', 'child') then
+    perform df_engine.note_end_of_wait(v_timer.instance, v_timer.scope, v_timer.node);
+  end if;
+  return true;
+end
+$$;
+
+-- Raises: nothing of a test can go on.
+create or replace function df_engine.refuse_to_wait(p_runs bigint[]) returns void
+language plpgsql as $$
+declare
+  v_waits constant text := (
+    select string_agg(format('signal "%s" (%s)', w.signal_name, df_engine.shown_node(w.instance, w.node)), ', ' order by w.id)
+    from df_engine.waits w where w.instance = any (p_runs) and w.signal_name is not null);
+  v_failed constant text := (
+    select format('%s has failed: %s', m.node, m.error) from df_engine.test_moves m
+    where m.xid = pg_current_xact_id() and m.error is not null order by m.no desc limit 1);
+begin
+  if exists (select from df_engine.instances i where i.instance = any (p_runs) and i.paused) then
+    raise exception 'df.test: the run is paused, and nothing resumes it' using errcode = 'DF502';
+  end if;
+  raise exception 'df.test: the flow waits for %, and nothing comes', coalesce(v_waits, 'what is no signal') using errcode = 'DF502',
+    detail = coalesce(v_failed, ''), hint = 'Give the signal in mocks: ''{"signals": {"name": {"ok": true}}}'', or the wait a time-out.';
+end
+$$;
+
+-- Lets a test go on until a statement of a step is to be run by this session: place and step. over: it has ended, or made p_moves moves.
+-- Granted to users.
+create or replace function df_engine.next_in_test(p_key text, p_moves int, out over boolean, out place df_engine.place, out step df_engine.step)
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+declare
+  v_test constant df_engine.tests := df_engine.enter_test(p_key);
+  v_runs bigint[];
+  q df_engine.queue;
+begin
+  over := false;
+  loop
+    if exists (select from df_engine.instances i where i.instance = v_test.run and i.status not in ('pending', 'running'))
+       or (select m.no >= p_moves from df_engine.test_moves m where m.xid = v_test.xid order by m.no desc limit 1) then
+      over := true;
+      return;
+    end if;
+    v_runs := df_engine.runs_in_test(v_test.run);
+    select x.* into q from df_engine.queue x where x.instance = any (v_runs) and x.lane in ('sql', 'direct', 'http') order by x.id limit 1;
+    if not found then
+      if not df_engine.deliver_sent(v_runs) and not df_engine.move_on(v_test, v_runs) then
+        perform df_engine.refuse_to_wait(v_runs);
+      end if;
+      continue;
+    elsif q.lane <> 'sql' then
+      perform df_engine.answer_request(v_test, q);
+      continue;
+    end if;
+    place := df_engine.claim_step(p_key, q.id, 0, false);
+    if place.steps is null then
+      perform df_engine.note_move(null);
+      continue;
+    end if;
+    step := df_engine.step_to_run(p_key, v_test, place);
+    if step.node is not null then
+      return;
+    end if;
+  end loop;
+end
+$$;
+
+-- Ends a test: what happened in it, with how its run has ended as the last row. All of it is removed.
+-- Granted to users.
+create or replace function df_engine.end_test(p_key text)
+returns table (no int, at interval, node text, query text, status text, value jsonb, error text)
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+#variable_conflict use_column
+declare
+  v_test constant df_engine.tests := df_engine.enter_test(p_key);
+  v_runs constant bigint[] := df_engine.runs_in_test(v_test.run);
+  i df_engine.instances;
+begin
+  select x.* into i from df_engine.instances x where x.instance = v_test.run;
+  perform df_engine.note_move(null, null, null, i.status, (
+    select o.value from df_engine.outcomes o where o.instance = i.instance and o.scope = 0 and o.node = i.result), i.error);
+  return query
+    select (row_number() over (order by m.no))::int, m.at - v_test.started_at, m.node, m.query, m.status, m.value::jsonb, m.error
+    from df_engine.test_moves m where m.xid = v_test.xid and m.status is not null order by m.no;
+  delete from df_engine.outcomes o where o.instance = any (v_runs);
+  perform df_engine.remove_traces(v_runs);
+  delete from df_engine.instances x where x.instance = any (v_runs);
+  delete from df_engine.test_moves m where m.xid = v_test.xid;
+  delete from df_engine.tests t where t.xid = v_test.xid;
+end
+$$;
+
+-- What of df.test runs as its caller, and with the caller's search_path: the statements of steps. So every name is qualified, operators
+-- included.
+
+-- Raises unless df.test may run.
+-- Granted to users.
+create or replace function df_engine.check_test(fut text, steps int) returns void
+language plpgsql volatile set search_path = '' as $$
+begin
+  if fut is null then
+    raise exception 'argument fut of df.test is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if steps is null then
+    raise exception 'argument steps of df.test is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
+    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
+      using errcode = 'invalid_parameter_value',
+            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  end if;
+  if steps < 1 then
+    raise exception 'steps must be at least 1, and is %', steps using errcode = 'invalid_parameter_value';
+  elsif current_user <> session_user then
+    raise exception 'df.test runs steps as the role that has logged in, "%", and the current role is "%"', session_user, current_user
+      using errcode = 'object_not_in_prerequisite_state', hint = 'RESET ROLE first; a superuser can SET SESSION AUTHORIZATION.';
+  end if;
+end
+$$;
+
+-- The constraints of users that are deferred until COMMIT, as SET CONSTRAINTS takes them. ALL would mean those of df_engine, too.
+-- Granted to users.
+create or replace function df_engine.deferred_constraints() returns text
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select string_agg(distinct format('%I.%I', n.nspname, c.conname), ',')
+  from pg_constraint c join pg_namespace n on n.oid = c.connamespace
+  where c.condeferred and n.nspname <> 'df_engine' and has_schema_privilege(session_user, n.oid, 'usage')
+    and not exists (select from pg_constraint x where x.conname = c.conname and x.connamespace = c.connamespace and not x.condeferrable)
+$$;
+
+-- Runs the statement of a step with the settings that steps rely on, and puts them back. code and what follows: how it has failed. What it has
+-- left until COMMIT is checked at its end, as when it is a transaction.
+-- Granted to users.
+create or replace function df_engine.run_in_test(
+  p_step df_engine.step, p_limit bigint, out result df_engine.result, out code text, out message text, out detail text, out hint text
+)
+language plpgsql
+set TimeZone = 'UTC'
+set DateStyle = 'ISO,MDY'
+set IntervalStyle = 'postgres'
+set bytea_output = 'hex'
+set extra_float_digits = '1'
+set standard_conforming_strings = 'on'
+set df.in_workflow = 'true'
+set default_transaction_isolation = 'read committed'
+set default_transaction_read_only = 'off'
+as $$
+declare
+  v_deferred constant pg_catalog.text := df_engine.deferred_constraints();
+begin
+  loop
+    begin
+      if pg_catalog.texteq(p_step.statement, 'command') then
+        execute p_step.text;
+        result := df_engine.no_rows(null);
+      else
+        result := df_engine.run_statement(p_step.text, p_step.statement, p_step.typed, p_limit);
+      end if;
+      if v_deferred is not null then
+        execute pg_catalog.concat('set constraints ', v_deferred, ' immediate');
+      end if;
+      code := null;
+      exit;
+    exception when others or assert_failure then
+      get stacked diagnostics code = returned_sqlstate, message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+      p_step.statement := df_engine.other_kind(p_step.statement, code);
+      exit when p_step.statement is null;
+    end;
+  end loop;
+  if v_deferred is not null then
+    execute pg_catalog.concat('set constraints ', v_deferred, ' deferred');
+  end if;
+end
+$$;
+
+-- The driver of df.test.
+-- Granted to users.
+create or replace function df_engine.run_test(p_fut text, p_input jsonb, p_mocks jsonb, p_steps int) returns void
+language plpgsql as $$
+declare
+  v_key constant pg_catalog.text := (select k.key from df_engine.own_key k);
+  v_limit constant bigint := df.setting('max_result_bytes')::bigint;
+  v_next pg_catalog.record;
+  v_ran pg_catalog.record;
+begin
+  perform df_engine.begin_test(v_key, p_fut, p_input, p_mocks);
+  loop
+    v_next := df_engine.next_in_test(v_key, p_steps);
+    exit when v_next.over;
+    v_ran := df_engine.run_in_test(v_next.step, v_limit);
+    perform df_engine.end_step_in_test(v_key, v_next.place, v_next.step, v_ran.result, v_ran.code, v_ran.message, v_ran.detail, v_ran.hint);
+  end loop;
+end
+$$;
+
+create or replace function df.test(fut text, input jsonb default null, mocks jsonb default null, steps integer default 10000)
+returns table (no integer, at interval, node text, query text, status text, value jsonb, error text)
+language plpgsql as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.check_test(fut, steps);
+  perform df_engine.run_test(fut, input, mocks, steps);
+  return query select * from df_engine.end_test((select k.key from df_engine.own_key k));
+end
+$$;
+comment on function df.test(text, jsonb, jsonb, integer) is
+  'Runs a graph, one SQL statement or a definition (@name) to its end inside of the calling transaction, as the caller and without a worker, and returns what happened, in order; the last row, without a node, is the run: its status, value and error. SQL steps really run, one after another. Time is virtual: sleeps, schedules, time-outs and pauses before retries pass at once, at says how much has passed, df.now() what time it is. mocks: {"signals": {"name": data}, "http": {"https://host/*": {"status": 503, "body": ..., "headers": {...}} or {"error": ..., "class": "timeout"}}, "steps": {"name of a result, or path of a node": value or {"error": ..., "sqlstate": ..., "times": 2}}}; an array of signals or responses is taken in order. A step that cannot run in a transaction, or a request, without a mock fails with DF501. steps: at most so many moves; then the last row says running. Raises DF502 when the flow waits for what never comes. COMMIT keeps what the steps have done, and no run.';
 
 -- Progress: what a step says of itself while it runs. df.progress raises an INFO, which arrives at the worker at once; the worker hands it on, at most
 -- once a second for each session, and the supervising connection keeps the newest of each session. The text is sealed: nothing that a step
@@ -12370,16 +13589,21 @@ begin
   perform set_config('df_engine.waits_for_nobody', 'on', true);
   delete from df_engine.role_reasons w where not exists (select from pg_catalog.pg_roles u where u.oid = w.submitter);
   for v_run in
-    select q.instance, g.submitter_name
+    select q.instance, q.lane, q.submitter, q.id, g.submitter_name
     from (select l.lane, s.submitter
           from unnest('{sql,direct,http}'::text[]) l(lane) cross join lateral df_engine.submitters(l.lane) s(submitter)
           where not exists (select from pg_catalog.pg_roles u where u.oid = s.submitter) offset 0) o
-    cross join lateral (select x.instance from df_engine.queue x
+    cross join lateral (select x.* from df_engine.queue x
                         where x.lane = o.lane and x.submitter = o.submitter order by x.id limit 100 for update skip locked) q
-    cross join lateral (select x.graph from df_engine.instances x where x.instance = q.instance limit 1 for update skip locked) i
-    cross join lateral (select x.submitter_name from df_engine.graphs x where x.id = i.graph limit 1) g
+    left join lateral (select x.graph from df_engine.instances x where x.instance = q.instance limit 1 for update skip locked) i on true
+    left join lateral (select x.submitter_name from df_engine.graphs x where x.id = i.graph limit 1) g on true
+    where i.graph is not null or q.instance < 0
     limit 100
   loop
+    if v_run.instance < 0 then
+      delete from df_engine.queue q where q.lane = v_run.lane and q.submitter = v_run.submitter and q.id = v_run.id;
+      continue;  -- the schedule itself comes to nothing when it is due again
+    end if;
     perform df_engine.try_fail_run(v_run.instance, format('role %s does not exist any more', v_run.submitter_name), false);
   end loop;
 end
@@ -12579,78 +13803,6 @@ begin
     where x.lane = 'sql' and x.submitter = p_submitter and x.id = p_queue;
   end if;
   return true;
-end
-$$;
-
--- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
--- the last count, by index; the runs that are kept are never counted. Nothing here writes.
-
--- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
--- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count.
-create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-  v_upto constant pg_catalog.timestamptz := df_engine.clock() - '5 s'::pg_catalog.interval;
-  v_after constant pg_catalog.timestamptz := coalesce((p_place ->> 0)::pg_catalog.timestamptz, v_upto);
-  v_id constant pg_catalog.text := coalesce(p_place ->> 1, '');
-begin
-  return (
-    with ended as materialized (
-      select i.finished_at as ended_at, i.id, i.status
-      from df_engine.instances i
-      where i.status in ('completed', 'failed', 'cancelled') and (i.finished_at, i.id) > (v_after, v_id)
-        and i.finished_at <= v_upto
-      order by i.finished_at, i.id limit 100000
-    )
-    select jsonb_build_object(
-      'completed', count(*) filter (where e.status = 'completed'),
-      'failed', count(*) filter (where e.status = 'failed'),
-      'cancelled', count(*) filter (where e.status = 'cancelled'),
-      'place', coalesce(
-        (select jsonb_build_array(l.ended_at, l.id) from ended l order by l.ended_at desc, l.id desc limit 1),
-        jsonb_build_array(v_after, v_id)))
-    from ended e);
-end
-$$;
-
--- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
--- Granted to workers.
-create or replace function df_engine.run_metrics(p_place jsonb) returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
-  set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
-  select jsonb_build_object(
-    'pending', count(*) filter (where i.status = 'pending'),
-    'running', count(*) filter (where i.status = 'running'),
-    'blocked', (select count(distinct q.instance) from df_engine.role_reasons w
-                join df_engine.queue q on q.submitter = w.submitter and q.lane in ('sql', 'direct')),
-    'overdue', (select count(*) from df_engine.timers t
-                where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
-    'ended', df_engine.ended_since(p_place))
-  from df_engine.instances i
-  where i.status in ('pending', 'running');
-$$;
-
--- Runs that have failed since a time, for the log of a worker, and the time of this answer. Without a time it begins now. A
--- run shows its end only once that is committed, so answers overlap by five seconds; the longest is of 10,000 runs.
--- Granted to workers.
-create or replace function df_engine.failed_since(p_since timestamptz) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
-declare
-  v_upto constant timestamptz := df_engine.clock();
-begin
-  return jsonb_build_object('upto', v_upto, 'runs', coalesce((
-    select jsonb_agg(jsonb_build_object(
-      'instance', f.id, 'label', f.label, 'node', df_engine.node_id(f.id, leaf.node),
-      'error', left(coalesce(df_engine.cause(leaf.error), f.error), 1000)) order by f.finished_at)
-    from (select i.instance, i.graph, i.id, i.label, i.error, i.finished_at
-          from df_engine.instances i
-          where i.finished_at is not null and i.status = 'failed' and i.finished_at >= p_since - '5 s'::interval
-          order by i.finished_at limit 10000) f
-    left join lateral (
-      select o.node, o.error
-      from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
-      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and 0 = any (g.name_scopes)
-      order by o.ended_at desc limit 1) leaf on true), '[]'));
 end
 $$;
 
@@ -12858,6 +14010,7 @@ begin
   elsif p_undo and i.undo_as is not null then
     return format('Instance %s is being undone already; nothing to cancel (%s)', i.id, p_reason);
   end if;
+  perform df_engine.note_act(p_instance, 'cancel', p_role, p_reason);
   if p_undo then
     perform df_engine.withdraw_but_compensations(p_instance);
     p_undo := df_engine.undo_from_outside(p_instance, 'cancelled', 'canceled: ' || p_reason);
@@ -12879,7 +14032,7 @@ create or replace function df_engine.require_right(p_role oid, p_instance bigint
 language plpgsql stable as $$
 begin
   if not exists (select from df_engine.instances i where i.instance = p_instance and i.submitter = p_role)
-     and not has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute') then
+     and not df_engine.may_act_on_all(p_role) then
     raise exception 'the run belongs to another role' using errcode = 'insufficient_privilege';
   end if;
 end
@@ -13157,6 +14310,474 @@ comment on function df.forget(text) is
   'Removes input, variables, results, names, data of signals and errors of a run that has ended; its status and times are kept, as are its flow, its label and the runs that it '
   'has called. Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has not ended or its caller has not taken its result.';
 
+-- df.schedule and what one can do with a schedule. What comes of it at its times: engine/schedules. Each act is noted: who, when, why.
+
+-- Raises for what no schedule can be made of.
+create or replace function df_engine.check_schedule(
+  p_name text, p_cron text, p_timezone text, p_input jsonb, p_overlap text, p_catch_up interval, p_jitter interval
+) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if octet_length(p_name) not between 1 and 1024 then
+    raise exception 'the name of a schedule has 1 to 1024 bytes, and this one has %', octet_length(p_name)
+      using errcode = 'invalid_parameter_value';
+  elsif octet_length(p_cron) > 1024 then
+    raise exception 'a cron expression has at most 1024 bytes, and this one has %', octet_length(p_cron)
+      using errcode = 'program_limit_exceeded';
+  elsif p_timezone is not null and not exists (select from pg_timezone_names z where z.name = p_timezone) then
+    raise exception 'unknown time zone "%"', left(p_timezone, 100)
+      using errcode = 'invalid_parameter_value', hint = 'The names are in pg_timezone_names.';
+  elsif jsonb_typeof(p_input) <> 'object' then
+    raise exception 'the input of a schedule is a JSON object, and this is of type %', jsonb_typeof(p_input)
+      using errcode = 'invalid_parameter_value', hint = 'Each run gets it, and scheduled_for in it: $input.scheduled_for.';
+  elsif p_overlap not in ('skip', 'queue', 'allow', 'cancel') then
+    raise exception 'invalid overlap "%"', left(p_overlap, 100)
+      using errcode = 'invalid_parameter_value', hint = 'It is skip, queue, allow or cancel: what a tick does while an earlier run has not ended.';
+  elsif extract(epoch from p_catch_up) not between 0 and 3155760000 then
+    raise exception 'invalid catch_up %', p_catch_up
+      using errcode = 'invalid_parameter_value', hint = 'It is an interval, at most 100 years.';
+  elsif extract(epoch from p_jitter) not between 0 and 86400 then
+    raise exception 'invalid jitter %', p_jitter
+      using errcode = 'invalid_parameter_value', hint = 'It is an interval, at most a day.';
+  end if;
+end
+$$;
+
+-- The schedule of a name of p_owner, for p_role to act on, locked: a tick of it waits.
+create or replace function df_engine.lock_schedule(p_key text, p_role oid, p_owner oid, p_name text) returns df_engine.schedules
+language plpgsql as $$
+declare
+  s df_engine.schedules;
+begin
+  perform df_engine.require_key(p_key, p_role);
+  if p_owner = p_role or df_engine.may_act_on_all(p_role) then
+    select * into s from df_engine.schedules x where x.owner = p_owner::pg_catalog.regrole and x.name = p_name for update;
+  end if;
+  if s.schedule is null then
+    raise exception 'there is no schedule "%"', left(p_name, 100) using errcode = 'undefined_object',
+      hint = 'Names: SELECT name, owner FROM df.schedules. Administrators say whose it is: owner => ''role''.';
+  end if;
+  return s;
+end
+$$;
+
+-- Makes a schedule of p_role, or replaces the one of that name: its ticks stay, and so do the time that is next if the times are the same, and a pause.
+-- Granted to users.
+create or replace function df_engine.put_schedule(
+  p_key text, p_role oid, p_name text, p_cron text, p_text text, p_timezone text, p_input jsonb, p_overlap text, p_catch_up interval, p_jitter interval
+) returns timestamptz
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s df_engine.schedules;
+  v_old df_engine.schedules;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  perform df_engine.check_schedule(p_name, p_cron, p_timezone, p_input, p_overlap, p_catch_up, p_jitter);
+  perform df_engine.check_submitter(p_role, p_text, null);
+  if p_input is not null then
+    perform df_engine.check_size('the input of a schedule', octet_length(p_input::text), df_engine.setting('max_result_bytes')::bigint);
+  end if;
+  s.flow := df_engine.scheduled_flow(p_role, p_text);
+  s.cron := p_cron;
+  s.timezone := p_timezone;
+  s.jitter := p_jitter;
+  s.next_at := df_engine.tick_after(s, df_engine.clock());
+  loop
+    select * into v_old from df_engine.schedules x where x.owner = p_role::regrole and x.name = p_name for update;
+    exit when found;
+    if (select count(*) from df_engine.schedules x where x.owner = p_role::regrole) >= 1000 then
+      raise exception 'role "%" has 1000 schedules, which is as many as it can have', pg_get_userbyid(p_role)
+        using errcode = 'program_limit_exceeded', hint = 'df.unschedule(name) removes one.';
+    end if;
+    insert into df_engine.schedules (owner, name, cron, timezone, graph, flow, overlap, catch_up, jitter, next_at, created_at, changed_at)
+    values (p_role::regrole, p_name, p_cron, p_timezone, p_text, s.flow, p_overlap, p_catch_up, p_jitter, s.next_at, df_engine.clock(), df_engine.clock())
+    on conflict do nothing;
+  end loop;
+  if v_old.cron = p_cron and v_old.timezone is not distinct from p_timezone then
+    s.next_at := v_old.next_at;
+  end if;
+  update df_engine.schedules x
+  set cron = p_cron, timezone = p_timezone, graph = p_text, flow = s.flow, input = p_input, overlap = p_overlap, catch_up = p_catch_up,
+      jitter = p_jitter, next_at = s.next_at, changed_at = df_engine.clock()
+  where x.schedule = v_old.schedule returning x.* into s;
+  perform df_engine.plan_schedule(s, false);
+  perform df_engine.note_act(-s.schedule, 'schedule', p_role, null);
+  return case when not s.paused then s.next_at end;
+end
+$$;
+
+-- Raises unless a schedule of p_role can start a text; the text in the language of flows.
+create or replace function df_engine.scheduled_flow(p_role oid, p_text text) returns text
+language plpgsql as $$
+begin
+  if df_engine.reference_in(p_text) is not null then
+    perform df_engine.definition_of(p_role, p_text, false);
+    return df_engine.reference_in(p_text);
+  end if;
+  if not exists (select from df_engine.graphs g where g.submitter = p_role and g.hash = df_engine.graph_hash(p_text, false)) then
+    perform df_engine.new_graph(p_role, p_text, false);
+  end if;
+  return df_engine.graph_text(df_engine.parse_graph(p_text));
+end
+$$;
+
+create or replace function df.schedule(name text, cron text, fut text, timezone text default null, input jsonb default null,
+  overlap text default 'skip', catch_up interval default '1 hour', jitter interval default '0') returns timestamptz
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if cron is null then
+    raise exception 'argument cron of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if fut is null then
+    raise exception 'argument fut of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if overlap is null then
+    raise exception 'argument overlap of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if catch_up is null then
+    raise exception 'argument catch_up of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if jitter is null then
+    raise exception 'argument jitter of df.schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  if nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ? fut then
+    raise exception '% cannot be used as a workflow step', nullif(pg_catalog.current_setting('pg_durable.returned', true), '')::pg_catalog.jsonb
+    -> pg_catalog.statement_timestamp()::pg_catalog.text ->> fut
+      using errcode = 'invalid_parameter_value',
+            hint = 'It returns a value, not a graph. Call it in a statement of its own.';
+  end if;
+  return df_engine.put_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                name, cron, fut, timezone, input, overlap, catch_up, jitter);
+end
+$$;
+comment on function df.schedule(text, text, text, text, jsonb, text, interval, interval) is
+  'Starts a graph, one SQL statement or a definition (@name: the newest version at that time) at each time of a cron expression of five fields (as df.wait_for_schedule), as the current user, with name as its label and the time in $input.scheduled_for. Returns the first time; one of that name is replaced, and keeps its ticks. timezone: a name, by default the setting timezone. input: a JSON object that each run gets. overlap: what a tick does while an earlier run has not ended: skip, queue (waits for its end; at most one waits, the newest), allow, cancel (the earlier one). catch_up: how late a tick may be and is still made, oldest first; a minute always. jitter: each tick is made up to so much later. Raises 22023 for an argument that is invalid, 54000 beyond 1000 schedules, and what df.start raises for the graph';
+
+-- Granted to users.
+create or replace function df_engine.remove_schedule(p_key text, p_role oid, p_owner oid, p_name text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s constant df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+begin
+  delete from df_engine.schedule_ticks t where t.schedule = s.schedule;
+  delete from df_engine.acts a where a.instance = -s.schedule;
+  delete from df_engine.schedules x where x.schedule = s.schedule;
+  return 'OK';
+end
+$$;
+
+create or replace function df.unschedule(name text, owner regrole default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.unschedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.remove_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name);
+end
+$$;
+comment on function df.unschedule(text, regrole) is
+  'Removes a schedule, with its ticks; its runs go on. owner: whose it is, by default the current user''s; another role''s are for administrators. Returns OK; raises 42704 when there is none';
+
+-- Granted to users.
+create or replace function df_engine.pause_schedule(p_key text, p_role oid, p_owner oid, p_name text, p_reason text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s constant df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+begin
+  perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
+  update df_engine.schedules x set paused = true, due_at = null where x.schedule = s.schedule;
+  perform df_engine.note_act(-s.schedule, 'pause', p_role, nullif(p_reason, ''));
+  return 'OK';
+end
+$$;
+
+create or replace function df.pause_schedule(name text, reason text default null, owner regrole default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.pause_schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.pause_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                  coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name, reason);
+end
+$$;
+comment on function df.pause_schedule(text, text, regrole) is
+  'Pauses a schedule: it starts nothing until df.resume_schedule; its runs go on. Of a paused one it changes the reason. owner: whose it is, by default the current user''s; another role''s are for administrators. Returns OK; raises 42704 when there is none';
+
+-- Times that passed meanwhile bring nothing: whoever has paused it did not want them.
+-- Granted to users.
+create or replace function df_engine.resume_schedule(p_key text, p_role oid, p_owner oid, p_name text) returns timestamptz
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+  v_next timestamptz;
+begin
+  if not s.paused then
+    raise exception 'schedule "%" is not paused', s.name using errcode = 'object_not_in_prerequisite_state';
+  end if;
+  if s.next_at <= df_engine.clock() then
+    v_next := df_engine.tick_after(s, df_engine.clock());
+    perform df_engine.miss_ticks(s, v_next, 'the schedule was paused');
+    s.next_at := v_next;
+  end if;
+  s.paused := false;
+  update df_engine.schedules x set paused = false where x.schedule = s.schedule;
+  perform df_engine.plan_schedule(s, false);
+  perform df_engine.note_act(-s.schedule, 'resume', p_role, null);
+  return s.next_at;
+end
+$$;
+
+create or replace function df.resume_schedule(name text, owner regrole default null) returns timestamptz
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.resume_schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.resume_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                   coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name);
+end
+$$;
+comment on function df.resume_schedule(text, regrole) is
+  'Lets a paused schedule go on, and returns its next time. Times that passed meanwhile are not made up; df.backfill does that. owner: whose it is, by default the current user''s; another role''s are for administrators. Raises 42704 when there is none, 55000 when it is not paused';
+
+-- Granted to users.
+create or replace function df_engine.trigger_schedule(p_key text, p_role oid, p_owner oid, p_name text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s constant df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+  v_at timestamptz := df_engine.clock();
+  v_id text;
+begin
+  while exists (select from df_engine.schedule_ticks t where t.schedule = s.schedule and t.scheduled_for = v_at) loop
+    v_at := v_at + interval '1 microsecond';
+  end loop;
+  v_id := df_engine.make_tick(s, v_at, 'trigger', df_engine.live_ticks(s), p_role);
+  perform df_engine.plan_schedule(s, false);
+  perform df_engine.note_act(-s.schedule, 'trigger', p_role, null);
+  return v_id;
+end
+$$;
+
+create or replace function df.trigger_schedule(name text, owner regrole default null) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.trigger_schedule is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.trigger_schedule((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                                    coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name);
+end
+$$;
+comment on function df.trigger_schedule(text, regrole) is
+  'Makes a tick of a schedule now, paused or not, under its overlap rule, and returns the id of the run that it has started, as the owner of the schedule; NULL: it waits for the end of an earlier run. owner: whose it is, by default the current user''s; another role''s are for administrators. Raises 42704 when there is none, 55000 when an earlier run has not ended and the rule is skip, and what df.start raises';
+
+-- Lets the times of a schedule in an interval wait for their turn, but those that have started a run; how many.
+-- Granted to users.
+create or replace function df_engine.backfill(
+  p_key text, p_role oid, p_owner oid, p_name text, p_after timestamptz, p_until timestamptz
+) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  s constant df_engine.schedules := df_engine.lock_schedule(p_key, p_role, p_owner, p_name);
+  v_waiting constant int := (select count(*) from df_engine.schedule_ticks t where t.schedule = s.schedule and t.state = 'waiting');
+  v_at timestamptz;
+  v_count int := 0;
+begin
+  if not isfinite(p_after) or p_until > df_engine.clock() then
+    raise exception 'a backfill is for times that have passed' using errcode = 'invalid_parameter_value',
+      hint = 'after is a time, and until is not later than now.';
+  end if;
+  v_at := df_engine.tick_after(s, p_after);
+  while v_at <= p_until loop
+    insert into df_engine.schedule_ticks as t (schedule, scheduled_for, made_by, state, handled_at)
+    values (s.schedule, v_at, 'backfill', 'waiting', df_engine.clock())
+    on conflict (schedule, scheduled_for) do update
+      set made_by = 'backfill', state = 'waiting', reason = null where t.state not in ('started', 'waiting');
+    v_count := v_count + case when found then 1 else 0 end;
+    if v_count + v_waiting > 1000 then
+      raise exception 'at most 1000 ticks of a schedule can wait, and that would be more' using errcode = 'program_limit_exceeded',
+        hint = format('The next after %s is already too much: let them run first.', df_engine.iso_time(v_at));
+    end if;
+    v_at := df_engine.tick_after(s, v_at);
+  end loop;
+  perform df_engine.plan_schedule(s, false);
+  perform df_engine.note_act(-s.schedule, 'backfill', p_role, format('after %s until %s', df_engine.iso_time(p_after), df_engine.iso_time(p_until)));
+  return v_count;
+end
+$$;
+
+create or replace function df.backfill(name text, after timestamptz, until timestamptz, owner regrole default null) returns integer
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.backfill is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if after is null then
+    raise exception 'argument after of df.backfill is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if until is null then
+    raise exception 'argument until of df.backfill is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.backfill((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                            coalesce(owner, quote_ident(current_user)::pg_catalog.regrole), name, after, until);
+end
+$$;
+comment on function df.backfill(text, timestamptz, timestamptz, regrole) is
+  'Makes up the times of a schedule that are later than one and not later than the other, but those whose runs are recorded, oldest first: one after the other, and all at once if its overlap rule is allow. Returns how many. A paused schedule makes them when it is resumed. owner: whose it is, by default the current user''s; another role''s are for administrators. Raises 42704 when there is none, 22023 for times to come, 54000 when more than 1000 would wait';
+
+create or replace view df.schedules with (security_barrier) as
+  select s.name, s.cron, coalesce(s.timezone, df_engine.setting('timezone')) as timezone, s.flow, s.input, s.overlap, s.catch_up, s.jitter, s.paused,
+         case when not s.paused and (s.due_at is not null or s.problem is null) then s.next_at end as next_at,
+         l.scheduled_for as last_at, case l.state when 'started' then coalesce(i.status::text, l.state) else l.state end as last_status,
+         i.id as last_instance_id, coalesce(l.reason, i.error) as last_error,
+         (select count(*) from df_engine.schedule_ticks t where t.schedule = s.schedule and t.state = 'waiting') as waiting,
+         case when s.paused then (
+                select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
+                from df_engine.acts a where a.instance = -s.schedule and a.act = 'pause' order by a.id desc limit 1)
+              when s.next_at + s.jitter < clock_timestamp() then coalesce(s.problem, (
+                select r.reason from df_engine.role_reasons r where r.submitter = s.owner::oid))
+              else s.problem end as wait_reason,
+         s.created_at, s.changed_at, s.owner
+  from df_engine.schedules s
+  left join lateral (
+    select t.* from df_engine.schedule_ticks t
+    where t.schedule = s.schedule and t.state <> 'waiting' order by t.handled_at desc, t.scheduled_for desc limit 1) l on true
+  left join df_engine.instances i on i.instance = l.instance
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or s.owner::oid = (select quote_ident(current_user)::regrole::oid));
+comment on view df.schedules is
+  'What df.schedule has made. next_at: the next time, NULL while it is paused; last_at: that of the last tick; last_status: that of its run, or skipped (the overlap rule), missed (not made up) or failed (it could not be started), with the reason in last_error; waiting: ticks that wait for the end of an earlier run; wait_reason: why nothing comes of it now';
+
+create or replace view df.schedule_ticks with (security_barrier) as
+  select s.name, t.scheduled_for, t.made_by, t.state as status, i.id as instance_id, i.status::text as instance_status, t.reason, t.handled_at, s.owner
+  from df_engine.schedule_ticks t
+  join df_engine.schedules s on s.schedule = t.schedule
+  left join df_engine.instances i on i.instance = t.instance
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or s.owner::oid = (select quote_ident(current_user)::regrole::oid));
+comment on view df.schedule_ticks is
+  'Each time of a schedule, and what has come of it: started (instance_id: the run, while it is kept), waiting (for the end of an earlier run), skipped, missed (none from there on was made up) or failed, with the reason; made_by: cron, trigger or backfill. The newest 1000 of a schedule are kept';
+
+-- df.notify_end: who is told when a run ends. The channels of a run are rows of their own, and a column of the run says whether there are any, so the
+-- end of a run without asks nothing more.
+
+-- Adds a channel. Locks the run, so that its end comes before or after; on one that has ended it is told at the caller's COMMIT.
+-- Granted to users.
+create or replace function df_engine.add_end_channel(p_key text, p_role oid, p_instance bigint, p_channel text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_run record;
+begin
+  perform df_engine.require_key(p_key, p_role);
+  perform df_engine.require_right(p_role, p_instance);
+  select i.status, i.notifies into v_run from df_engine.instances i where i.instance = p_instance for no key update;
+  insert into df_engine.end_channels (instance, channel) values (p_instance, p_channel) on conflict do nothing;
+  if (select count(*) from df_engine.end_channels c where c.instance = p_instance) > 10 then
+    raise exception 'the end of a run is told on 10 channels at most' using errcode = 'program_limit_exceeded',
+      hint = 'Several sessions can listen to one channel, and one channel can serve many runs: the payload says which.';
+  end if;
+  update df_engine.instances i set notifies = true where i.instance = p_instance and v_run.notifies is null;
+  if v_run.status in ('completed', 'failed', 'cancelled') then
+    perform df_engine.tell_end(p_instance, p_channel);
+  end if;
+end
+$$;
+
+-- Notifies the channels of a run, or one of them. The same conditions hold as for workers.
+create or replace function df_engine.tell_end(p_instance bigint, p_channel text default null) returns void
+language plpgsql as $$
+begin
+  if lower(current_setting('df.wake', true)) in ('off', 'false', 'no', '0') or pg_notification_queue_usage() > 0.5 then
+    return;
+  end if;
+  perform pg_notify(c.channel, df_engine.public_id(p_instance))
+  from df_engine.end_channels c where c.instance = p_instance and c.channel = coalesce(p_channel, c.channel);
+end
+$$;
+
+create or replace function df.notify_end(instance_id text, channel text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if channel is null or octet_length(channel) not between 1 and 63 then
+    raise exception 'a channel has a name of 1 to 63 bytes' using errcode = 'invalid_parameter_value',
+      hint = 'It is the name that LISTEN has: LISTEN "Name" if it has capitals or blanks, else LISTEN name.';
+  end if;
+  perform df_engine.add_end_channel((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                                    df_engine.visible_run(notify_end.instance_id), notify_end.channel);
+  return 'OK';
+end
+$$;
+comment on function df.notify_end(text, text) is
+  'Lets the transaction that ends a run notify a channel, with the id of the run as payload and nothing else; again if it is resumed and ends again. Of a run that has ended, when the caller commits. A run has at most 10 channels. Nothing is sent to who does not listen yet, nor with SET df.wake = off: LISTEN first, then read the status, then wait. Returns OK; raises 42501 when the run is unknown or invisible, 54000 when it has too many channels, 22023 when the name is empty or longer than 63 bytes.';
+
 -- Monitoring: what users read about their runs. Everything here runs with the caller's rights and sees what row security
 -- shows the caller, but df.metrics, which counts all runs; nothing here writes.
 
@@ -13246,7 +14867,7 @@ create or replace function df_engine.page_of_instances(
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
-  v_all constant boolean := has_function_privilege(p_role, 'df.set_setting(text, text)', 'execute');
+  v_all constant boolean := df_engine.may_see_all(p_role);
 begin
   perform df_engine.require_key(p_key, p_role);
   return array(
@@ -13518,7 +15139,7 @@ create or replace view df.running_steps with (security_barrier) as
   left join df_engine.progress p on p.node = s.node and case when p.leased then p.queue = s.leased and p.said_at >= s.since
     else p.pid = s.pid and exists (select from df_engine.queue q where q.instance = s.instance and q.id = p.queue) and exists (
       select from pg_catalog.pg_stat_activity a where a.pid = p.pid and a.backend_xid = p.xid::pg_catalog.xid) end
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or s.submitter = (select quote_ident(current_user)::regrole::oid))
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or s.submitter = (select quote_ident(current_user)::regrole::oid))
   group by s.instance_id, s.label, s.node, s.kind, s.query, s.submitter, o.attempts;
 comment on view df.running_steps is
   'Steps being executed now: pid is the session of an SQL step, worker who holds the lease of any other. running_since is NULL for whoever may not read the activity of that session. progress_done, progress_total and progress_note are what the step has said last with df.progress.';
@@ -13529,7 +15150,7 @@ create or replace view df.failed_steps with (security_barrier) as
   from df_engine.outcomes o
   join df_engine.instances i on i.instance = o.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.failed_steps is
   'Leaves that failed, after how many attempts and why (error: the cause alone, without the words that begin df.nodes.error); the failures of their parents, which only repeat it, are left out';
 
@@ -13549,6 +15170,8 @@ create or replace view df.waiting with (security_barrier) as
     union all
     select distinct on (r.instance) r.instance, null::bigint, null::int, 'blocked', r.reason, null::timestamptz, null::timestamptz, null::bigint
     from df_engine.wait_reasons r
+    union all
+    select p.instance, null, null, 'paused', p.reason, null, p.paused_at, null from df_engine.pauses p
   )
   select i.id as instance_id, i.label, df_engine.node_id(i.id, w.node)::varchar(8) as node_id, i.submitter::regrole as submitted_by, w.kind,
          case w.kind
@@ -13568,21 +15191,21 @@ create or replace view df.waiting with (security_barrier) as
   join df_engine.instances i on i.instance = w.instance
   left join df_engine.graph_nodes g on g.graph = i.graph and g.node = w.node
   left join df_engine.outcomes o on o.instance = w.instance and o.scope = w.scope and o.node = w.node and o.state = 'r'
-  where ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 comment on view df.waiting is
-  'What waits, and for what: the time at which it is to start, the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason';
+  'What waits, and for what: the time at which it is to start, the end of a sleep, a schedule, a signal (due_at: its time-out), the condition of df.wait_for (due_at: the next check), the end of a run that df.call has started (waits_for: its id), a retry (waits_for: the last error), the pace of a forever loop, or the pause after a failure of one that continues; blocked are runs that no worker can go on with, with the reason; paused are runs that somebody has paused: who, when, why';
 
 create or replace view df.throughput with (security_barrier) as
   with finished as (
     select date_trunc('hour', i.finished_at) as hour, i.status::text as run, null as step, i.finished_at - i.created_at as took
     from df_engine.instances i
-    where i.finished_at is not null and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where i.finished_at is not null and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
     union all
     select date_trunc('hour', o.ended_at), null, case when o.state in ('f', 'x', 'e') then 'failed' else 'completed' end, null
     from df_engine.outcomes o
     join df_engine.instances i on i.instance = o.instance
     join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and ((select has_function_privilege('df.set_setting(pg_catalog.text, pg_catalog.text)', 'execute')) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+    where o.state in ('c', 'b', 'd', 'f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   )
   select f.hour,
          count(*) filter (where f.run = 'completed') as runs_completed,
@@ -13604,6 +15227,340 @@ create or replace view df.workers as
   from df_engine.workers w;
 comment on view df.workers is
   'Worker processes: who they are, when they were last seen, whether they are alive, and how many steps outside of transactions they hold';
+
+-- What operators ask when something is wrong: what is in the queue and why nothing of it runs, which steps wait for a lock, what has not moved.
+-- By index: of each role and lane the oldest are read, at most so many; what is kept of runs that have ended is not.
+
+-- What the reader may see of the queue, by role and lane.
+create or replace view df_engine.queue_by_role with (security_barrier) as
+  with recursive every(lane, submitter) as (
+    (select q.lane, q.submitter from df_engine.queue q where (select df_engine.may_see_all(quote_ident(current_user)::regrole)) order by q.lane, q.submitter limit 1)
+    union all
+    select n.lane, n.submitter
+    from every e cross join lateral (
+      select q.lane, q.submitter from df_engine.queue q
+      where (q.lane, q.submitter) > (e.lane, e.submitter) order by q.lane, q.submitter limit 1) n
+  ), part as (
+    select distinct r.submitter, regexp_replace(r.lane, '^paused ', '') as lane
+    from (select e.lane, e.submitter from every e
+          union all
+          select l.lane, o.me from unnest('{sql,direct,http,paused sql,paused direct,paused http}'::text[]) l(lane)
+          cross join (select (select quote_ident(current_user)::regrole::oid) as me) o
+          where not (select df_engine.may_see_all(quote_ident(current_user)::regrole)) and exists (select from df_engine.queue q where q.lane = l.lane and q.submitter = o.me)) r
+  ), step as materialized (
+    select s.pid, s.submitter, i.instance is not null and exists (
+      select from df_engine.queue q
+      where q.instance = i.instance and q.lane = 'direct' and df_engine.node_id(s.id, q.node) = s.node_id) as direct
+    from df_engine.steps_in_sessions s left join df_engine.instances i on i.id = s.id
+    where not s.ended
+  ), worker as materialized (
+    select count(*) as alive from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s'
+  ), counted as materialized (
+    select p.submitter, p.lane,
+           case p.lane when 'sql' then (select count(distinct s.pid) from step s where s.submitter = p.submitter and not s.direct)
+             else (select count(*) from df_engine.queue q where q.lane = p.lane and q.submitter = p.submitter and q.worker is not null)
+           end as running,
+           (select count(*) from (select from df_engine.queue q
+                                  where q.lane = p.lane and q.submitter = p.submitter limit 10000) q) as listed,
+           (select count(*) from (select from df_engine.queue q
+                                  where q.lane = 'paused ' || p.lane and q.submitter = p.submitter limit 10000) q) as paused,
+           case p.lane when 'http' then l.http else l.sessions end as most,
+           case p.lane when 'http' then df_engine.setting_number('max_http_requests')
+             else df_engine.setting_number('max_user_connections') end::bigint * w.alive as places,
+           case p.lane when 'http' then (select count(*) from df_engine.queue q where q.lane = 'http' and q.worker is not null)
+             else (select count(distinct s.pid) from step s) end as taken,
+           case p.lane when 'http' then (select count(*) from df_engine.queue q
+                                         where q.lane = 'http' and q.submitter = p.submitter and q.worker is not null)
+             else (select count(distinct s.pid) from step s where s.submitter = p.submitter) end as used,
+           w.alive
+    from part p
+    cross join worker w
+    left join df_engine.role_limits l on l.role = p.submitter
+  )
+  select c.submitter, c.lane, greatest(c.listed - c.running, 0) as ready, c.paused, c.running,
+         df_engine.ready_time(o.id) as oldest_since, least(c.places, c.most) as slots,
+         case when c.listed <= c.running or c.running > 0 then null
+              when u.oid is null then 'the role does not exist any more'
+              when not u.rolcanlogin then format('no worker can log in as role "%s": it has no LOGIN', u.rolname)
+              when c.lane <> 'http' and r.reason is not null then r.reason
+              when c.used >= c.most then format('role "%s" may have %s of these at a time (df.set_role_limit), and has', u.rolname, c.most)
+              when c.alive = 0 then 'no worker is running'
+              when c.taken >= c.places then format('all %s places of the workers are taken', c.places) end as wait_reason
+  from counted c
+  left join pg_catalog.pg_roles u on u.oid = c.submitter
+  left join df_engine.role_reasons r on r.submitter = c.submitter
+  left join lateral (
+    select q.id from df_engine.queue q
+    where q.lane = c.lane and q.submitter = c.submitter and (c.lane = 'sql' or q.worker is null)
+    order by q.id offset case c.lane when 'sql' then c.running else 0 end limit 1) o on true;
+
+create or replace view df.queue with (security_barrier) as
+  select q.submitter::regrole as role, q.lane, q.ready, clock_timestamp() - q.oldest_since as oldest_age, q.running, q.slots, q.paused, q.wait_reason
+  from df_engine.queue_by_role q;
+comment on view df.queue is
+  'What is ready to run, by role and lane (sql: in sessions of the role; direct: outside of transactions; http): how many steps, the age of the oldest, how many run, how many places the running workers have for it, how many belong to paused runs, and why nothing of it runs. At most 10000 are counted. Sessions of other roles are seen by members of pg_read_all_stats';
+
+create or replace view df.blocked_steps with (security_barrier) as
+  select i.id as instance_id, i.label, s.node_id::varchar(8) as node_id, g.query, i.submitter::regrole as submitted_by, s.pid,
+         coalesce(l.lock, 'unknown') as waits_for, l.waitstart as waiting_since, b.pid as blocked_by,
+         a.usename as blocking_role, a.application_name as blocking_application, a.state as blocking_state, a.xact_start as blocking_since,
+         a.query as blocking_statement
+  from df_engine.steps_in_sessions s
+  join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
+  join df_engine.graph_nodes g on g.graph = i.graph and g.node = df_engine.node_of(s.id, s.node_id)
+  cross join lateral (
+    select k.waitstart, k.mode || ' of ' || case when k.relation is not null then k.relation::regclass::text else k.locktype end as lock
+    from pg_catalog.pg_locks k where k.pid = s.pid and not k.granted limit 1) l
+  cross join lateral (select distinct p.pid from unnest(pg_blocking_pids(s.pid)) p(pid)) b
+  left join pg_catalog.pg_stat_activity a on a.pid = b.pid
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+comment on view df.blocked_steps is
+  'Running steps that wait for a lock, one row for each session that blocks: since when, for which lock, and what that session does or did last, as far as the reader may see it (members of pg_read_all_stats: all). blocked_by 0 is a prepared transaction (pg_prepared_xacts)';
+
+-- Threads that do not move, the oldest 1000 of each role and kind: since when, and why.
+-- Granted to users.
+create or replace view df_engine.visible_standstill with (security_barrier) as
+  with reader as materialized (
+    select u.oid as submitter, u.rolname from pg_catalog.pg_roles u where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or u.oid = (select quote_ident(current_user)::regrole::oid))
+  ), ready as materialized (
+    select q.instance, q.node, q.lane, q.submitter, q.worker, q.leased_at, greatest(df_engine.ready_time(q.id), (
+             select max(o.ended_at)  -- the row stays the same while its chain of steps goes on
+             from df_engine.instances i
+             join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
+             join df_engine.outcomes o on o.instance = q.instance and o.scope = q.scope and o.node between q.node and b.until
+             where i.instance = q.instance)) as since
+    from reader r
+    cross join unnest('{sql,direct,http}'::text[]) l(lane)
+    cross join lateral (select x.* from df_engine.queue x
+                        where x.lane = l.lane and x.submitter = r.submitter order by x.id limit 1000) q
+  ), step as materialized (
+    select i.instance, i.graph, df_engine.node_of(s.id, s.node_id)::int as node, s.pid, s.xact_start as since
+    from df_engine.steps_in_sessions s join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
+    where not s.ended and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  ), part as materialized (
+    select * from df_engine.queue_by_role
+  ), standstill as (
+    select s.instance, s.node, 'running' as state, s.since,
+           coalesce((select format('it waits for a lock that pid %s holds (df.blocked_steps)', b.pids[1])
+                     from (select pg_blocking_pids(s.pid) as pids) b where b.pids <> '{}'),
+                    format('the session with pid %s is in it', s.pid)) as reason
+    from step s
+    union all
+    select q.instance, q.node, 'running', q.leased_at, format('worker %s has it', q.worker)
+    from ready q where q.worker is not null and not exists (select from step s where s.instance = q.instance and s.node = q.node)
+    union all
+    select q.instance, q.node, 'ready', q.since, coalesce(
+      p.wait_reason, format('it waits for its turn: %s steps of its role run, of %s places', p.running, p.slots))
+    from ready q
+    left join part p on p.submitter = q.submitter and p.lane = q.lane
+    where q.worker is null and not exists (
+      select from step s join df_engine.graph_nodes b on b.graph = s.graph and b.node = q.node
+      where s.instance = q.instance and s.node between q.node and b.until)
+    union all
+    select t.instance, t.node, 'due', t.due_at, case
+      when not exists (select from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s') then 'no worker is running'
+      when t.tries > 0 then format('what is due has been tried %s times in vain', t.tries)
+      else 'nobody acts on what is due: the workers do not keep up, or a transaction has locked its run' end
+    from reader r
+    cross join lateral (select x.* from df_engine.timers x
+                        where x.submitter = r.submitter and x.next_try_at < (select clock_timestamp() + interval '1 min')
+                        order by x.next_try_at, x.id limit 1000) t
+    where t.due_at < clock_timestamp() and t.node > 0
+    union all
+    select w.instance, w.node, 'signal', w.since, format('it waits for the signal "%s", without a time-out', w.signal_name)
+    from reader r
+    cross join lateral (select x.* from df_engine.waits x where x.submitter = r.submitter limit 10000) w
+    where w.signal_name is not null and not exists (select from df_engine.timers t where t.id = w.id)
+    union all
+    select p.instance, null, 'paused', p.paused_at, p.reason from df_engine.pauses p
+  )
+  select i.id as instance_id, i.label, i.submitter, df_engine.node_id(i.id, s.node)::varchar(8) as node_id, g.query, s.state, s.since, s.reason
+  from standstill s
+  cross join lateral (select x.* from df_engine.instances x where x.instance = s.instance limit 1) i
+  left join lateral (select x.query from df_engine.graph_nodes x where x.graph = i.graph and x.node = s.node limit 1) g on true
+  where (s.state = 'paused' or i.paused is null) and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+create or replace function df.stuck(for_at_least interval default '10 minutes')
+returns table (
+  instance_id text, label text, submitted_by regrole, node_id text, query text, state text, since timestamptz, stuck_for interval, reason text
+)
+language plpgsql set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+#variable_conflict use_column
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return query
+  select s.instance_id::text, s.label, s.submitter::regrole, s.node_id::text, s.query, s.state, s.since, clock_timestamp() - s.since, s.reason
+  from df_engine.visible_standstill s
+  where s.since <= clock_timestamp() - coalesce(for_at_least, '10 minutes')
+  order by s.since limit 10000;
+end
+$$;
+comment on function df.stuck(interval) is
+  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is.';
+
+-- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
+-- the last count, by index; the runs that are kept are never counted. Nothing here writes.
+
+-- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
+-- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count.
+create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  v_upto constant pg_catalog.timestamptz := df_engine.clock() - '5 s'::pg_catalog.interval;
+  v_after constant pg_catalog.timestamptz := coalesce((p_place ->> 0)::pg_catalog.timestamptz, v_upto);
+  v_id constant pg_catalog.text := coalesce(p_place ->> 1, '');
+begin
+  return (
+    with ended as materialized (
+      select i.finished_at as ended_at, i.id, i.status
+      from df_engine.instances i
+      where i.status in ('completed', 'failed', 'cancelled') and (i.finished_at, i.id) > (v_after, v_id)
+        and i.finished_at <= v_upto
+      order by i.finished_at, i.id limit 100000
+    )
+    select jsonb_build_object(
+      'completed', count(*) filter (where e.status = 'completed'),
+      'failed', count(*) filter (where e.status = 'failed'),
+      'cancelled', count(*) filter (where e.status = 'cancelled'),
+      'place', coalesce(
+        (select jsonb_build_array(l.ended_at, l.id) from ended l order by l.ended_at desc, l.id desc limit 1),
+        jsonb_build_array(v_after, v_id)))
+    from ended e);
+end
+$$;
+
+-- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
+-- Granted to workers.
+create or replace function df_engine.run_metrics(p_place jsonb) returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+  set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+  select jsonb_build_object(
+    'pending', count(*) filter (where i.status = 'pending'),
+    'running', count(*) filter (where i.status = 'running'),
+    'blocked', (select count(distinct q.instance) from df_engine.role_reasons w
+                join df_engine.queue q on q.submitter = w.submitter and q.lane in ('sql', 'direct')),
+    'overdue', (select count(*) from df_engine.timers t
+                where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
+    'queue', (select coalesce(jsonb_agg(jsonb_build_object(
+                'role', q.submitter::regrole, 'lane', q.lane, 'ready', q.ready, 'running', q.running, 'slots', q.slots,
+                'oldest_seconds', coalesce(extract(epoch from clock_timestamp() - q.oldest_since), 0))), '[]')
+              from df_engine.queue_by_role q),
+    'ended', df_engine.ended_since(p_place))
+  from df_engine.instances i
+  where i.status in ('pending', 'running');
+$$;
+
+-- Runs that have failed since a time, for the log of a worker, and the time of this answer. Without a time it begins now. A
+-- run shows its end only once that is committed, so answers overlap by five seconds; the longest is of 10,000 runs.
+-- Granted to workers.
+create or replace function df_engine.failed_since(p_since timestamptz) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+  v_upto constant timestamptz := df_engine.clock();
+begin
+  return jsonb_build_object('upto', v_upto, 'runs', coalesce((
+    select jsonb_agg(jsonb_build_object(
+      'instance', f.id, 'label', f.label, 'node', df_engine.node_id(f.id, leaf.node),
+      'error', left(coalesce(df_engine.cause(leaf.error), f.error), 1000)) order by f.finished_at)
+    from (select i.instance, i.graph, i.id, i.label, i.error, i.finished_at
+          from df_engine.instances i
+          where i.finished_at is not null and i.status = 'failed' and i.finished_at >= p_since - '5 s'::interval
+          order by i.finished_at limit 10000) f
+    left join lateral (
+      select o.node, o.error
+      from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node
+      where o.instance = f.instance and o.state in ('f', 'x', 'e') and g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL') and 0 = any (g.name_scopes)
+      order by o.ended_at desc limit 1) leaf on true), '[]'));
+end
+$$;
+
+-- What has happened to a run, in order: df.timeline reads it from where it is kept, each part by the number of the run.
+
+-- What operators have done to the runs that the reader may see.
+-- Granted to users.
+create or replace view df_engine.visible_acts with (security_barrier) as
+  select i.id as instance_id, x.id, x.act, x.acted_at, x.reason,
+         x.acted_by || case when x.logged_in_as <> x.acted_by then format(' (logged in as %s)', x.logged_in_as) else '' end as acted_by
+  from df_engine.instances i join df_engine.acts x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+-- place: of what happened at the same time.
+-- Granted to users.
+create or replace view df_engine.visible_timeline with (security_barrier) as
+  select i.id as instance_id, i.created_at as at, 0 as place, 'run started' as event, null::int as node, null::bigint as scope, null::int as attempt,
+         null::interval as duration, i.submitter::regrole::text as by,
+         nullif(concat_ws(', ', i.definition, 'not before ' || i.start_at), '') as detail
+  from df_engine.instances i where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select i.id, x.failed_at, 1, 'attempt failed', x.node, x.scope, x.attempt, null, null, df_engine.cause(x.error)
+  from df_engine.instances i join df_engine.attempts x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select i.id, x.ended_at, 2, case when x.state in ('f', 'x', 'e') then 'node failed' else 'node completed' end, x.node, x.scope, x.attempts,
+         x.ended_at - x.started_at, null, df_engine.cause(x.error)
+  from df_engine.instances i join df_engine.outcomes x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid)) and x.state in ('c', 'b', 'd', 'f', 'x', 'e')
+  union all
+  select i.id, x.sent_at, 3, 'signal sent', null, null, null, null, x.sent_by::text,
+         x.signal_name || case x.status when 'undeliverable' then ' (undeliverable)' else '' end
+  from df_engine.instances i join df_engine.inbox x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select i.id, x.delivered_at, 4, 'signal delivered', x.delivered_to[1], null, null, x.delivered_at - x.sent_at, null, x.signal_name
+  from df_engine.instances i join df_engine.inbox x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid)) and x.delivered_at is not null
+  union all
+  select i.id, c.created_at, 5, 'run called', c.parent_node, null, null, null, null, c.id
+  from df_engine.instances i join df_engine.instances c on c.parent = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select i.id, x.finished_at, 6, 'iteration ended', null, null, null, x.finished_at - x.started_at, null,
+         x.generation || coalesce(': ' || df_engine.cause(x.error), '')
+  from df_engine.instances i join df_engine.executions x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
+  union all
+  select a.instance_id, a.acted_at, 7, case a.act when 'pause' then 'paused' when 'resume' then 'resumed' when 'rerun' then 'run again'
+           when 'forget' then 'forgotten' when 'cancel' then 'cancel asked' else a.act end, null, null, null, null, a.acted_by, a.reason
+  from df_engine.visible_acts a
+  union all
+  select i.id, i.finished_at, 8, 'run ' || i.status, null, null, null, i.finished_at - i.created_at, null, df_engine.cause(i.error)
+  from df_engine.instances i where i.finished_at is not null and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+-- Granted to users.
+create or replace view df_engine.visible_texts with (security_barrier) as
+  select i.id as instance_id, g.node, g.kind, g.query
+  from df_engine.instances i join df_engine.graph_nodes g on g.graph = i.graph
+  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+
+create or replace function df.timeline(instance_id text, limit_count integer default 1000, before timestamptz default null)
+returns table (
+  at timestamptz, event text, node_id text, node_type text, query text, attempt integer, duration interval, by text, detail text
+)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.visible_run(timeline.instance_id);
+  if limit_count is null or limit_count not between 1 and 10000 then
+    raise exception 'limit_count must be from 1 to 10000, not %', coalesce(limit_count::text, 'NULL')
+      using errcode = 'invalid_parameter_value', hint = 'before => the first time of a page is that of the page before it.';
+  end if;
+  return query
+  select t.at, t.event, df_engine.node_id(timeline.instance_id, t.node)::text, g.kind, left(g.query, 200), t.attempt, t.duration, t.by,
+         nullif(concat_ws(': ', 'item ' || nullif(t.scope & 8388607, 0), t.detail), '')
+  from (
+    select v.* from df_engine.visible_timeline v
+    where v.instance_id = timeline.instance_id and (timeline.before is null or v.at < timeline.before)
+    order by v.at desc, v.place desc, v.node desc limit limit_count) t
+  left join df_engine.visible_texts g on g.instance_id = timeline.instance_id and g.node = t.node
+  order by t.at, t.place, t.node;
+end
+$$;
+comment on function df.timeline(text, integer, timestamptz) is
+  'What has happened to a run, in order: its start, attempts that failed, nodes that ended (attempt: how many it took, duration: from its first), signals, runs that it called, iterations, what operators did (by: who), its end. The newest limit_count, at most 10000; before: only what happened before that. Of nodes in loops the last iteration is shown. Raises 42501 when the run is unknown or invisible';
 
 -- df.explain: reads what it is given, as a run's id, an envelope, an expression that builds one, or SQL. It is the one
 -- function that hands the caller's search_path on: to the expression, which is the caller's to evaluate.
@@ -13756,7 +15713,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     (4, 'Undo:     ' || df_engine.status_icon(r.undo_status) || ' ' || r.undo_status),
     (5, case when not r.ended then 'Waiting:  ' || df_engine.one_line(
           coalesce(r.wait_reason, df_engine.worker_problem()), null) end),
-    (6, '')) as l(place, line)
+    (6, (select 'Forgotten: by ' || a.acted_by || ' at ' || a.acted_at
+         from df_engine.visible_acts a where a.instance_id = r.id and a.act = 'forget' order by a.id desc limit 1)),
+    (7, '')) as l(place, line)
   where l.line is not null
   order by l.place
 $$;
@@ -14470,9 +16429,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select array['usage on schema df, df_engine']
     || array(select 'select on ' || c.oid::regclass from pg_class c
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
-               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs']))
+               or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['as_json', 'await_end', 'bare_sql', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'milliseconds', 'missing_run_hint', 'no_rows', 'node_config', 'node_id', 'node_problem', 'node_text', 'note_helper', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'prepare_step', 'progress_text', 'read_expression', 'read_reference', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_output', 'run_statement', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -14550,7 +16509,7 @@ begin
   if p_role is null then
     raise exception 'df.revoke_usage: p_role must not be NULL' using errcode = 'null_value_not_allowed';
   end if;
-  foreach v_routine in array array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()'] loop
+  foreach v_routine in array array['df.http(text, text, text, jsonb, integer, text)', 'df.http_multipart(text, text, jsonb, jsonb, integer, text)', 'df.grant_usage(text, boolean, boolean)', 'df.revoke_usage(text)', 'df.metrics()', 'df_engine.monitor()'] loop
     if has_function_privilege(v_routine::regprocedure, 'execute with grant option') then
       execute format('revoke execute on function %s from %I cascade', v_routine, p_role);
     end if;
@@ -14564,6 +16523,35 @@ $$;
 comment on function df.revoke_usage(text) is
   'Takes back what df.grant_usage grants, as far as the caller granted it, and from whom the role passed it on to. The '
   'role''s unfinished runs stop at their next step';
+
+create or replace function df.grant_monitor(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_privilege text;
+begin
+  if p_role is null then
+    raise exception 'df.grant_monitor: p_role must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  perform quote_ident(p_role)::regrole;
+  foreach v_privilege in array df_engine.usage_privileges() || array['execute on function df_engine.monitor()'] loop
+    execute format('grant %s to %I', v_privilege, p_role);
+  end loop;
+end
+$$;
+comment on function df.grant_monitor(text) is
+  'Lets a role and its members see the runs of all roles, with texts, inputs, variables and results, and no secrets. It may use pg_durable like any user, and change the runs of others as little. What other sessions do PostgreSQL shows to members of pg_read_all_stats. For administrators';
+
+create or replace function df.revoke_monitor(p_role text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_role is null then
+    raise exception 'df.revoke_monitor: p_role must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  execute format('revoke execute on function df_engine.monitor() from %I', p_role);
+end
+$$;
+comment on function df.revoke_monitor(text) is
+  'Takes back what df.grant_monitor lets a role see. It stays a user until df.revoke_usage. For administrators';
 
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
@@ -14605,7 +16593,7 @@ $$;
 comment on function df.revoke_worker(text) is 'Takes the rights of a worker role back. Grant usage again if it is also a user';
 
 revoke execute on function df.grant_usage(text, boolean, boolean), df.revoke_usage(text), df.metrics(),
-  df.grant_worker(text), df.revoke_worker(text) from public;
+  df.grant_monitor(text), df.revoke_monitor(text), df.grant_worker(text), df.revoke_worker(text) from public;
 
 -- Gives those who already are users and workers what a new version has added to the private objects.
 create or replace function df_engine.renew_grants() returns void
@@ -14818,6 +16806,26 @@ begin
 end
 $$;
 
+-- Removes what runs have left, but for their outcomes and themselves.
+create or replace function df_engine.remove_traces(p_runs bigint[]) returns void
+language plpgsql as $$
+begin
+  delete from df_engine.queue t where t.instance = any (p_runs);
+  delete from df_engine.timers t where t.instance = any (p_runs);
+  delete from df_engine.waits t where t.instance = any (p_runs);
+  delete from df_engine.activations t where t.instance = any (p_runs);
+  delete from df_engine.map_items t where t.instance = any (p_runs);
+  delete from df_engine.inbox t where t.instance = any (p_runs);
+  delete from df_engine.bindings t where t.instance = any (p_runs);
+  delete from df_engine.executions t where t.instance = any (p_runs);
+  delete from df_engine.attempts t where t.instance = any (p_runs);
+  delete from df_engine.start_keys t where t.instance = any (p_runs);
+  delete from df_engine.compensations t where t.instance = any (p_runs);
+  delete from df_engine.acts t where t.instance = any (p_runs);
+  delete from df_engine.end_channels t where t.instance = any (p_runs);
+end
+$$;
+
 -- Removes up to p_limit runs with up to p_nodes nodes, but one at least, and everything that belongs to them; answers whether more may be left. Runs
 -- that somebody has locked are left alone, and those of which a step still runs, which was cancelled: it has locked its row of the queue.
 create or replace function df_engine.remove_outlived(p_limit int, p_nodes int) returns boolean
@@ -14861,18 +16869,7 @@ begin
     where not exists (select from df_engine.acts a where a.instance = r.instance and a.act = 'retention');
     return true;
   end if;
-  delete from df_engine.queue t where t.instance = any (v_runs);
-  delete from df_engine.timers t where t.instance = any (v_runs);
-  delete from df_engine.waits t where t.instance = any (v_runs);
-  delete from df_engine.activations t where t.instance = any (v_runs);
-  delete from df_engine.map_items t where t.instance = any (v_runs);
-  delete from df_engine.inbox t where t.instance = any (v_runs);
-  delete from df_engine.bindings t where t.instance = any (v_runs);
-  delete from df_engine.executions t where t.instance = any (v_runs);
-  delete from df_engine.attempts t where t.instance = any (v_runs);
-  delete from df_engine.start_keys t where t.instance = any (v_runs);
-  delete from df_engine.compensations t where t.instance = any (v_runs);
-  delete from df_engine.acts t where t.instance = any (v_runs);
+  perform df_engine.remove_traces(v_runs);
   with gone as (
     delete from df_engine.instances i where i.instance = any (v_runs) returning i.parent
   )
@@ -14917,7 +16914,7 @@ $$;
 -- Every thread of every run, and what it waits for.
 create or replace view df_engine.threads as
   select q.instance, q.scope, q.node, q.generations, q.activation, q.races, 'queue, lane ' || q.lane as what, null::bigint as id
-  from df_engine.queue q
+  from df_engine.queue q where q.instance > 0
   union all
   select t.instance, t.scope, t.node, t.generations, t.activation, t.races, 'timer, ' || t.kind, t.id
   from df_engine.timers t where t.kind not in ('timeout', 'deadline', 'poke', 'child', 'sweep')
@@ -15055,6 +17052,16 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a row without its run', o.instance::text, null, 'df_engine.acts'
     from df_engine.acts o where not exists (select from df_engine.instances i where i.instance = o.instance)
+      and not exists (select from df_engine.schedules s where s.schedule = -o.instance)
+    union all
+    select 'a row without its run', o.instance::text, null, 'df_engine.end_channels'
+    from df_engine.end_channels o where not exists (select from df_engine.instances i where i.instance = o.instance)
+    union all
+    select 'nothing moves a schedule', null, null, format('%s of role %s', s.name, s.owner)
+    from df_engine.schedules s where not s.paused and s.due_at is null and s.problem is null
+    union all
+    select 'a tick without its schedule', null, null, 'schedule ' || t.schedule
+    from df_engine.schedule_ticks t where not exists (select from df_engine.schedules s where s.schedule = t.schedule)
     union all
     select 'a secret is plain text, and secrets_encrypted is on', null, null, format('%s of role %s', s.name, s.owner)
     from df_engine.kept_secrets s where not s.encrypted and df_engine.setting_on('secrets_encrypted')

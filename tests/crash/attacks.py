@@ -117,11 +117,38 @@ STEPS = (
     Attack("a worker of its own", ("call df.work(1)", "call df_engine.work(1000, false, null)"), pause=0),
 )  # fmt: skip
 
+LIVE = "(select id from df.instances where status in ('pending', 'running') limit 50) i"
+ENDED = "(select id from df.instances where status not in ('pending', 'running') limit 50) i"
+OPERATORS = (
+    Attack("runs of high priority", (starts("'select pg_sleep(0.2)'", 100, ", priority => 100"),), pause=1),
+    Attack("runs that begin together", (starts("'select 1'", 2000, ", start_at => date_trunc('minute', now() + '1 minute')"),
+                                        starts("'select 1'", 500, ", start_at => 'infinity'")), pause=2),
+    Attack("one key", (starts("'select 1'", 50, ", key => 'k', on_conflict => 'replace'"),
+                       starts("'select 1'", 50, ", key => 'k' || i, on_conflict => 'restart'")), sessions=2),
+    Attack("new versions", ("select df.define('f', 'select ' || random())", "select df.define('g' || i, 'select 1') from generate_series(1, 100) i",
+                            starts("'@f'", 50), "select df.undefine('f')"), pause=0.3),
+    Attack("trees of calls", ("select df.define('leaf', df.wait_for_signal('never'))",
+                              "select df.define('tree', (select df.all_agg(df.call('@leaf')) from generate_series(1, 30)))",
+                              starts("df.timeout((select df.all_agg(df.call('@tree')) from generate_series(1, 30)), 3, 'select 1')", 2)), pause=5),
+    Attack("a flow that calls itself", ("select df.define('self', 'select 1')", "select df.define('self', df.call('@self') & df.call('@self'))",
+                                        "select df.start('@self')"), pause=3),
+    Attack("maps", (starts("df.map('select * from generate_series(1, 20000)', 'select 1', parallel => 50)", 2),
+                    starts("df.map('select * from generate_series(1, 1000)', df.sleep(0), parallel => 1000)", 2)), pause=3),
+    Attack("waits and pokes", (starts("df.wait_for('select false', '1 s', 'all')", 200), "select df.poke('all')"), pause=0.5),
+    Attack("compensations", ("select df.start(df.undo('select 1', 'select pg_sleep(1)') ~> 'select 1/0') from generate_series(1, 50)",
+                             f"select count(df.cancel(id, undo => true)) from {LIVE}"), pause=1),
+    Attack("pauses and resumes", (f"select count(df.pause(id, repeat('r', 1000))) from {LIVE}", f"select count(df.resume(id)) from {LIVE} join df.instances x using (id) where x.wait_reason like 'paused%'"), pause=0.1),
+    Attack("runs again and again", (f"select count(df.rerun(id)) from {ENDED}", f"select count(df.forget(id)) from {ENDED}"), pause=0.3),
+)  # fmt: skip
+
 HELD_OPEN = (
     held("an open start of the same text", "begin", "select df.start('select 1')"),
     held("an open start of the same text, elsewhere", "begin", "select df.start('select 1', database => 'elsewhere')"),
     held("open changes of everything", "begin", "select df.setvar('x', 'y')", "select df.start(df.sleep(0)) from generate_series(1, 50)",
          "select count(df.cancel(id)) from df.instances where status in ('pending', 'running')"),
+    held("open pauses", "begin", f"select count(df.pause(id)) from {LIVE}"),
+    held("an open start with a key", "begin", "select df.start('select 1', key => 'k', on_conflict => 'replace')"),
+    held("open reruns", "begin", f"select count(df.rerun(id)), count(df.forget(id)) from {ENDED}", "select df.define('f', 'select 2')"),
     held("ACCESS SHARE of all that can be read", "begin", "lock table df.instances, df.nodes, df.vars, df.signals in access share mode"),
     held("steps of its own claimed", "select df.start('select 1')", "begin",
          "select df_engine.claim_step(key, null, 0, false) from df_engine.own_key"),
@@ -137,4 +164,4 @@ HTTP = (
 )  # fmt: skip
 
 
-ALL = (*WITHOUT_GRANTS, *STEPS, *HELD_OPEN, *HTTP)
+ALL = (*WITHOUT_GRANTS, *STEPS, *OPERATORS, *HELD_OPEN, *HTTP)

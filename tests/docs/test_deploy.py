@@ -92,7 +92,7 @@ def test_the_metrics_of_the_alerts_are_served(spawn: SpawnWorker) -> None:  # no
     port = free_port()
     spawn("--metrics", str(port))
     wait_until(lambda: 'pg_durable_worker_sessions{state="' in page(port, "metrics"))
-    served = set(re.findall(r"^(\w+)(?:\{| )", page(port, "metrics"), re.MULTILINE))
+    served = set(re.findall(r"^(?:# TYPE )?(\w+)(?:\{| )", page(port, "metrics"), re.MULTILINE))
     named = {name for alert in ALERTS for name in METRIC.findall(alert["expr"])}
     assert len(named) >= 5
     assert named <= served

@@ -63,6 +63,7 @@ def perl(code: Path) -> list[str]:
 
 
 LANGUAGES = {
+    "Python, with pg_durable.client": ("start.py", python("psycopg")),
     "psycopg 3": ("start.py", python("psycopg")),
     "SQLAlchemy": ("start.py", python("sqlalchemy")),
     "Java, JDBC": ("Start.java", java),

@@ -56,6 +56,7 @@ def test_a_restored_dump_goes_on_where_it_was_taken(db: Database, restored: Data
     db.sql("create table effect (what text)")
     first = WorkerProcess(db).logged("registered")
     run = start(db, FLOW)
+    next_at = db.sql("select df.schedule('nightly', '0 3 * * *', 'select 1')")
     wait_until(lambda: db.sql("select count(*) from df.waiting") == 1)
     first.kill()
     copy(db, restored)
@@ -65,6 +66,8 @@ def test_a_restored_dump_goes_on_where_it_was_taken(db: Database, restored: Data
         assert await_end(restored, run) == "completed"
         assert restored.rows("select what from effect order by what") == [("after: kim",), ("before",)]
         assert await_end(restored, start(restored, "'select 1' & 'select 2'")) == "completed"
+        assert restored.rows("select name, next_at, owner::text from df.schedules") == [("nightly", next_at, "app")]
+        assert await_end(restored, restored.sql("select df.trigger_schedule('nightly')")) == "completed"
         assert restored.rows("select * from df.check()", user=None) == []
     finally:
         second.kill()

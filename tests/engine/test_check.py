@@ -29,6 +29,7 @@ def test_nothing_is_wrong_with_runs_that_wait_run_and_have_ended(pump: Pump) -> 
 
 def test_each_kind_of_damage_is_shown(pump: Pump) -> None:
     pump.start(WAITING)
+    pump.db.sql("select df.schedule('s', '0 3 * * *', 'select 1')")
     while pump.db.admin(WAITS) == 0 or pump.db.admin(QUEUED_STEPS) > 0:
         pump.work()
     assert problems(pump.db) == []

@@ -24,6 +24,12 @@ DEFINER_FOR_USERS = {
     "df_engine.start_keyed": NEEDS_THE_KEY,
     "df_engine.define_flow": NEEDS_THE_KEY,
     "df_engine.hide_definition": NEEDS_THE_KEY,
+    "df_engine.put_schedule": NEEDS_THE_KEY,
+    "df_engine.remove_schedule": NEEDS_THE_KEY,
+    "df_engine.pause_schedule": NEEDS_THE_KEY,
+    "df_engine.resume_schedule": NEEDS_THE_KEY,
+    "df_engine.trigger_schedule": NEEDS_THE_KEY,
+    "df_engine.backfill": NEEDS_THE_KEY,
     "df_engine.change_vars": NEEDS_THE_KEY,
     "df_engine.change_secret": NEEDS_THE_KEY,
     "df_engine.cancel_run": NEEDS_THE_KEY,
@@ -32,9 +38,16 @@ DEFINER_FOR_USERS = {
     "df_engine.rerun": NEEDS_THE_KEY,
     "df_engine.forget_run": NEEDS_THE_KEY,
     "df_engine.send_signal": NEEDS_THE_KEY,
+    "df_engine.add_end_channel": NEEDS_THE_KEY,
     "df_engine.launch": NEEDS_THE_KEY,
     "df_engine.page_of_instances": NEEDS_THE_KEY,
     "df_engine.fire_own": NEEDS_THE_KEY,
+    "df_engine.begin_test": NEEDS_THE_KEY,
+    "df_engine.next_in_test": NEEDS_THE_KEY,
+    "df_engine.end_step_in_test": NEEDS_THE_KEY,
+    "df_engine.end_test": NEEDS_THE_KEY,
+    "df_engine.now_in_test": "tells the time of the test that this transaction runs",
+    "df_engine.deferred_constraints": "tells names of the catalog that everybody reads",
     "df_engine.claim_next": "locks a row of session_user, tells nothing",
     "df_engine.lock_own_run": "locks a run of session_user, tells whether it goes on",
     "df_engine.wake_idle_workers": "notifies workers that say they are idle",
@@ -63,21 +76,26 @@ def snapshot(db: Database, run: str) -> list[tuple[object, ...]]:
 
 def test_another_role_sees_nothing(db: Database, victim: str) -> None:
     db.sql("select df.signal(%s, 'go'), df.define('private', 'select 1')", victim)
+    db.sql("select df.schedule('private', '* * * * *', 'select 1'), df.trigger_schedule('private')")
     views = [f"df_engine.{view}" for view in granted()["granted_views"]["users"] if view.startswith("visible_")]
     assert len(views) >= 4
     for relation in (*views, "df.instances", "df.nodes", "df.vars", "df.signals", "df.waiting", "df.running_steps",
-                     "df.failed_steps", "df.definitions"):  # fmt: skip
+                     "df.failed_steps", "df.definitions", "df.schedules", "df.schedule_ticks",
+                     "df.queue", "df.blocked_steps"):  # fmt: skip
         assert attack(db, f"select count(*) from {relation}") == 0, relation
     for call in ("list_instances()", f"instance_nodes('{victim}')", f"instance_info('{victim}')",
                  f"instance_executions('{victim}')"):  # fmt: skip
         assert attack(db, f"select count(*) from df.{call}") == 0, call
+    assert attack(db, "select count(*) from df.stuck('0 s')") == 0
     assert attack(db, "select df.status(%s)", victim) is None
     assert attack(db, "select df.result(%s)", victim) is None
     assert attack(db, "select df.getvar('secret')") is None
     assert "not found" in str(attack(db, "select df.explain(%s)", victim))
 
 
-@pytest.mark.parametrize("call", ["signal(%s, 'go')", "cancel(%s)", "await_instance(%s)"])
+@pytest.mark.parametrize(
+    "call", ["signal(%s, 'go')", "cancel(%s)", "await_instance(%s)", "timeline(%s)", "notify_end(%s, 'c')"]
+)
 def test_another_role_can_neither_signal_nor_cancel_nor_wait(db: Database, victim: str, call: str) -> None:
     before = snapshot(db, victim)
     with pytest.raises(REFUSED, match="not found"):
@@ -181,7 +199,10 @@ def test_users_can_reach_exactly_the_private_relations_that_are_marked(db: Datab
 
 OTHER = "'other'::regrole"
 KEY = "(select key from df_engine.own_key)"
-NO_KEY = "called by the functions of df only|invalid transaction termination|within security-definer function"
+NO_KEY = (
+    "called by the functions of df only|no test is under way|df.test has not ended|invalid transaction termination"
+    "|within security-definer function"
+)
 THREAD = "row({instance}, 0, {node}, null, null, null)::df_engine.thread"
 STEP = (
     "row({node}, 'pg_durable:{run}:0', 'select 1', 'query', false, null, false, '{{0}}', 'e', '{{x}}', 0, false, "
@@ -195,6 +216,11 @@ DRIVER_CALLS = (
     f"df_engine.fail_step({FORGED}, '57014', 'forged', null, null, false, now())",
     f"df_engine.prepare_step({{key}}, {{graph}}, {THREAD}, {STEP})",
     "df_engine.insert_instance({key}, 'app'::regrole, 'select 1', null, null, null)",
+    "df_engine.begin_test({key}, 'select 1', null, null)",
+    "df_engine.next_in_test({key}, 1)",
+    f"df_engine.end_step_in_test({{key}}, row(null, {{queue}}, null, '{{run}}', {{graph}}, {THREAD}, null)"
+    f"::df_engine.place, {STEP}, row('1', null, null)::df_engine.result, null, null, null, null)",
+    "df_engine.end_test({key})",
     "df_engine.change_vars({key}, 'app'::regrole, 'secret', 'forged')",
     "df_engine.change_vars({key}, 'app'::regrole, null, null, true)",
     "df_engine.cancel_run({key}, 'app'::regrole, {instance}, 'forged', false)",
@@ -203,11 +229,18 @@ DRIVER_CALLS = (
     "df_engine.rerun({key}, 'app'::regrole, {instance}, null)",
     "df_engine.forget_run({key}, 'app'::regrole, {instance})",
     "df_engine.send_signal({key}, 'app'::regrole, {instance}, 'go', '1')",
+    "df_engine.add_end_channel({key}, 'app'::regrole, {instance}, 'forged')",
     "df_engine.page_of_instances({key}, 'app'::regrole, null, null, null, null, 9)",
     "df_engine.launch({key}, '{{}}')",
     "df_engine.start_keyed({key}, 'app'::regrole, 'select 1', null, null, null, null, 0, 'k', 'return')",
     "df_engine.define_flow({key}, 'app'::regrole, 'app'::regrole, 'd', 'select 1', null)",
     "df_engine.hide_definition({key}, 'app'::regrole, 'app'::regrole, 'd')",
+    "df_engine.put_schedule({key}, 'app'::regrole, 's', '* * * * *', 'select 1', null, null, 'skip', '0', '0')",
+    "df_engine.remove_schedule({key}, 'app'::regrole, 'app'::regrole, 's')",
+    "df_engine.pause_schedule({key}, 'app'::regrole, 'app'::regrole, 's', 'forged')",
+    "df_engine.resume_schedule({key}, 'app'::regrole, 'app'::regrole, 's')",
+    "df_engine.trigger_schedule({key}, 'app'::regrole, 'app'::regrole, 's')",
+    "df_engine.backfill({key}, 'app'::regrole, 'app'::regrole, 's', now(), now())",
 )
 # These do nothing instead of raising where the session is not of the submitter.
 QUIET = ("claim_step", "record_step", "fail_step")
@@ -240,6 +273,7 @@ def test_the_drivers_functions_serve_nobody_elses_runs(db: Database, victim: str
     [
         "cancel_run({}, {}, {}, 'forged', true)", "pause_run({}, {}, {}, 'forged')", "resume_run({}, {}, {}, null)",
         "rerun({}, {}, {}, null)", "forget_run({}, {}, {})", "send_signal({}, {}, {}, 'go', '1')",
+        "add_end_channel({}, {}, {}, 'forged')",
     ],
 )  # fmt: skip
 def test_a_key_of_ones_own_opens_nobody_elses_runs(db: Database, victim: str, call: str) -> None:

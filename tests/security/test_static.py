@@ -12,6 +12,7 @@ PINS = ("search_path=pg_catalog, pg_temp", 'search_path=""')
 # Entry points without a pinned search_path, and why.
 UNPINNED = {
     "df.explain(text)": "reads the expression with the caller's search_path; its body qualifies everything",
+    "df.test(text,jsonb,jsonb,integer)": "steps run with the caller's search_path; its body qualifies its names",
     "df.work(integer)": "a procedure that commits cannot pin; its body qualifies its names",
     "df_engine.work(integer,boolean,text,boolean)": "a procedure that commits cannot pin; its body qualifies its names",
     "df_engine.tick(integer,jsonb)": "a procedure that commits cannot pin; its body qualifies its names",
@@ -19,7 +20,8 @@ UNPINNED = {
 
 # Functions that PUBLIC may not execute although they are public (1.1).
 RESTRICTED = {"check", "http", "http_multipart", "metrics", "grant_usage", "revoke_usage", "set_setting", "http_allow",
-              "http_disallow", "grant_worker", "revoke_worker", "rotate_wake_channel", "set_role_limit"}  # fmt: skip
+              "http_disallow", "grant_worker", "revoke_worker", "rotate_wake_channel", "set_role_limit",
+              "grant_monitor", "revoke_monitor"}  # fmt: skip
 
 # Private routines that only the installer calls, once it has made them.
 INSTALLER = {"migrating", "renew_grants"}
@@ -128,7 +130,7 @@ def test_marked_functions_and_only_those_are_definer(db: Database) -> None:
     rows = db.rows("select proname from pg_proc where pronamespace = 'df'::regnamespace and prosecdef", user=None)
     marked = {"set_setting", "setting", "http_allow", "http_disallow", "grant_worker", "revoke_worker",
               "rotate_wake_channel", "poke", "progress",
-              "set_role_limit"}  # fmt: skip
+              "set_role_limit", "grant_monitor", "revoke_monitor"}  # fmt: skip
     reads_all_runs, needs_usage_of_df_only = {"metrics", "check"}, {"flow"}
     assert {name for (name,) in rows} == marked | reads_all_runs | needs_usage_of_df_only
 

@@ -139,6 +139,13 @@ def test_timers_that_nobody_fires_are_named(healthy: Database, pump: Pump) -> No
     assert found(healthy) == {("problem", "runs.timers")}
 
 
+def test_schedules_that_are_overdue_are_named(healthy: Database) -> None:
+    healthy.sql("select df.schedule('nightly', '0 3 * * *', 'select 1')")
+    assert found(healthy) == set()
+    healthy.admin(state.SCHEDULES_LATE, "10 minutes")
+    assert found(healthy) == {("note", "runs.schedules")}
+
+
 def test_another_clock_is_named(healthy: Database) -> None:
     with healthy.connect() as conn:
         findings = examine(conn, LIMITS, datetime.now(UTC) + timedelta(hours=1))

@@ -27,8 +27,8 @@ class Page:
             return str(answer.read().decode())
 
     def metrics(self) -> dict[str, int]:
-        found = re.findall(r"^([^# ]\S*) (\d+)$", self.get("metrics"), re.MULTILINE)
-        return {name: int(value) for name, value in found}
+        found = re.findall(r"^([^# ]\S*) (\d+(?:\.\d+)?(?:e[+-]\d+)?)$", self.get("metrics"), re.MULTILINE)
+        return {name: int(float(value)) for name, value in found}
 
     def in_progress(self) -> tuple[int, ...]:
         """Runs pending, running and blocked, and timers overdue; empty while nobody knows."""
@@ -65,6 +65,20 @@ def test_runs_in_progress_are_counted(db: Database, page: Page, locked_out: str)
     wait_until(lambda: page.in_progress() == (1, 2, 1, 0))
     db.sql("select df.cancel(%s)", sleeping)
     wait_until(lambda: page.in_progress() == (1, 1, 1, 0))
+
+
+def test_the_queue_is_shown_by_role_and_lane(db: Database, page: Page, locked_out: str) -> None:
+    of = f'lane="sql",role="{locked_out}"'
+    assert f"pg_durable_queue_ready{{{of}}}" not in page.metrics()
+    db.admin(f"alter role {locked_out} connection limit 0")
+    start_as(db, locked_out, "'select 1'")
+    wait_until(lambda: page.metrics().get(f"pg_durable_queue_ready{{{of}}}") == 1, 40)
+    found = page.metrics()
+    assert found[f"pg_durable_queue_running{{{of}}}"] == 0
+    assert found[f"pg_durable_queue_slots{{{of}}}"] == 10
+    assert 0 <= found[f"pg_durable_queue_oldest_seconds{{{of}}}"] < 60
+    db.admin("select df.cancel(id) from df.instances")
+    wait_until(lambda: f"pg_durable_queue_ready{{{of}}}" not in page.metrics(), 40)
 
 
 def test_overdue_timers_are_counted(db: Database, page: Page) -> None:

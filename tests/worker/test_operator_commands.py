@@ -109,6 +109,31 @@ def test_a_run_is_paused_resumed_run_again_and_forgotten(db: Database) -> None:
     assert refused.returncode == 1 and "df.rerun" in refused.stderr
 
 
+def test_schedules_are_shown_paused_resumed_and_triggered(db: Database) -> None:
+    assert (asked(db, "schedules"), as_json(db, "schedules")) == ("none\n", [])
+    db.sql("select df.schedule('nightly', '0 3 * * *', 'select 1')")
+    assert "nightly" in asked(db, "schedules")
+    assert asked(db, "schedules", "pause", "nightly", "--reason", "not now") == "OK\n"
+    assert as_json(db, "schedules")[0]["reason"].endswith(": not now")
+    assert asked(db, "schedules", "resume", "nightly").startswith("20")
+    run = asked(db, "schedules", "trigger", "nightly").strip()
+    (schedule,) = as_json(db, "schedules")
+    assert (schedule["last_status"], schedule["last_instance_id"]) == ("pending", run)
+    assert [tick["instance_id"] for tick in as_json(db, "schedules", "ticks", "nightly")] == [run]
+    administrator = ("--owner", "app", "--dsn", db.dsn())
+    assert command("schedules", "pause", "nightly", *administrator).stdout == "OK\n"
+    assert command("schedules", *administrator).stdout == asked(db, "schedules")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["trigger"], "schedules trigger needs the name"), (["pause", "none"], 'there is no schedule "none"')],
+)
+def test_a_schedule_that_is_not_there(db: Database, arguments: list[str], said: str) -> None:
+    done = command("schedules", *arguments, "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stdout) == (1, "") and said in done.stderr
+
+
 def test_top_shows_what_goes_on(db: Database, worker: WorkerProcess) -> None:
     start(db, "df.wait_for_signal('yes')")
     slow = start(db, "'select pg_sleep(60)'")
@@ -159,6 +184,55 @@ def test_an_unknown_run_is_said_with_a_hint(db: Database, arguments: list[str]) 
         "pg-durable: Instance 'deadbeef' not found or access denied\n"
         "A role sees its own runs, once their start has been committed.\n"
     )
+
+
+def test_queue_and_stuck_say_what_does_not_move(db: Database) -> None:
+    done = command("stuck", "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stdout) == (0, "none\n")
+    run = start(db, "'select 1'", "a label")
+    asked(db, "pause", start(db, "'select 1'", "another"), "--reason", "not now")
+    found = as_json(db, "queue")[0]
+    assert 0 <= found.pop("oldest") < 60
+    assert found == {"role": "app", "lane": "sql", "ready": 1, "running": 0, "slots": 0, "paused": 1,
+                     "wait_reason": "no worker is running"}  # fmt: skip
+    done = command("stuck", "--for", "0 s", "--json", "--dsn", db.dsn("app"))
+    assert done.returncode == 1
+    assert {(row["label"], row["state"], row["query"]) for row in json.loads(done.stdout)} == {
+        ("a label", "ready", "select 1"), ("another", "paused", None)
+    }  # fmt: skip
+    lines = ((["queue"], "no worker is running"), (["stuck", "--for", "0 s"], run), (["list"], "paused"))
+    for arguments, text in lines:
+        with on_a_terminal(*arguments, "--dsn", db.dsn("app"), COLUMNS="80") as terminal:
+            terminal.process.wait(15)
+            wait_until(lambda: text in terminal.shown, 15)  # noqa: B023
+            assert max(len(line.rstrip()) for line in terminal.shown.splitlines()) <= 80
+
+
+def test_timeline_shows_what_has_happened_and_who_did_it(db: Database) -> None:
+    run = start(db, "'select 1'", "a label")
+    asked(db, "pause", run, "--reason", "not now")
+    asked(db, "cancel", run)
+    found = as_json(db, "timeline", run)
+    assert [(row["event"], row["by"], row["detail"]) for row in found] == [
+        ("run started", "app", None),
+        ("paused", "app", "not now"),
+        ("cancel asked", "app", "Cancelled by user"),
+        ("run cancelled", None, "canceled: Cancelled by user"),
+    ]
+    assert len(as_json(db, "timeline", run, "--limit", "1")) == 1
+    with on_a_terminal("timeline", run, "--dsn", db.dsn("app"), COLUMNS="80") as terminal:
+        terminal.process.wait(15)
+        wait_until(lambda: "canceled: Cancelled by user" in terminal.shown, 15)
+        assert max(len(line.rstrip()) for line in terminal.shown.splitlines()) <= 80
+    asked(db, "forget", run)
+    assert "Forgotten: by app at " in asked(db, "show", run)
+
+
+def test_list_says_of_a_paused_run_who_has_paused_it(db: Database) -> None:
+    run = start(db, "'select 1'")
+    asked(db, "pause", run, "--reason", "not now")
+    assert as_json(db, "list")[0]["wait_reason"].endswith(": not now")
+    assert "not now" in asked(db, "list")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "soon"])

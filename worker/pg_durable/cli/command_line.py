@@ -18,6 +18,7 @@ COMMANDS = (
     "cli.flow_commands",
     "cli.apply_command",
     "cli.operator_commands",
+    "cli.schedule_commands",
     "cli.secret_commands",
 )
 EXIT_CODES = """exit codes:

@@ -79,6 +79,9 @@ CHECKS = (
     Check("server", "limit", PROBLEM, ask.CONNECTION_LIMIT, "ALTER DATABASE ... CONNECTION LIMIT higher."),
     Check("server", "dblink", NOTE, ask.DBLINK, "CREATE EXTENSION dblink; transaction_mode 'new' needs it."),
     Check("runs", "timers", PROBLEM, ask.OVERDUE, "See that a worker is alive; its log says what fails."),
+    Check(
+        "runs", "schedules", NOTE, ask.SCHEDULES_OVERDUE, "See that its role is served: df.waiting, the worker's log."
+    ),
     Check("runs", "undo", NOTE, ask.UNDO_FAILED, "df.explain(id) shows which compensation failed: do it by hand."),
     Check("runs", "check", PROBLEM, ask.CHECK, "Keep the database as it is, and report this."),
 )

@@ -121,6 +121,11 @@ where d.datname = current_database()
 OVERDUE = """
 select format('%s timers are overdue, the oldest since %s', count(*), date_trunc('second', min(t.next_try_at)))
 from df_engine.timers t where t.next_try_at < clock_timestamp() - interval '1 min' having count(*) > 0"""
+SCHEDULES_OVERDUE = """
+select format('schedule %I of role %s has been due since %s%s', s.name, s.owner, date_trunc('second', s.next_at),
+              coalesce(': ' || s.wait_reason, ''))
+from df.schedules s where s.next_at + s.jitter < clock_timestamp() - interval '5 min'
+order by s.next_at limit 20"""
 DBLINK = """
 select 'loopback_dsn is set and extension dblink is not there'
 from df.settings s

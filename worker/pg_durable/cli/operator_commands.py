@@ -1,5 +1,5 @@
 """The runs of a database, from a terminal: `pg-durable list | show | watch | top | cancel | pause | resume | rerun |
-forget | signal | check`.
+forget | signal | timeline | queue | stuck | check`.
 
 Each command asks the functions and views of schema df, as the role that it logs in as, and sees what that role sees.
 """
@@ -71,6 +71,13 @@ def register(subparsers: Any) -> None:
     command = add(subparsers, "signal", signal, "send a signal to a run", of_a_run=True)
     command.add_argument("name", help="the name that the run waits for")
     command.add_argument("data", nargs="?", default="{}", help="JSON, or any other text; default {}")
+    command = add(subparsers, "timeline", timeline, "what has happened to a run, and who did it", of_a_run=True)
+    command.add_argument("--limit", type=limit, default=1000, metavar="N", help="the newest; default 1000")
+    add(subparsers, "queue", queue, "what is ready, by role and lane, and why nothing of it runs")
+    command = add(subparsers, "stuck", stuck, "what has not moved, and why; exit code 1 if there is any")
+    command.add_argument(
+        "--for", dest="since", default="10 minutes", metavar="INTERVAL", help="for at least so long; default 10 minutes"
+    )
     add(subparsers, "check", check, "look for what must not be in the engine's tables; exit code 1 if there is any")
 
 
@@ -128,8 +135,15 @@ def rows(conn: Connection, statement: str, **parameters: Any) -> list[dict[str, 
 def list_runs(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable list`"""
     found = rows(conn, statements.LIST, status=arguments.status, label=arguments.label, limit=arguments.limit)
-    present(arguments, found, lambda: table(found))
+    present(arguments, found, lambda: table([listed(run) for run in found]))
     return 0
+
+
+def listed(run: Row) -> Row:
+    """A line of the list: of a run that does not go on, why, where the output of others is."""
+    return {name: value for name, value in run.items() if name != "wait_reason"} | {
+        "output": run["output"] or run["wait_reason"]
+    }
 
 
 def show(conn: Connection, arguments: argparse.Namespace) -> int:
@@ -162,7 +176,7 @@ def brief(step: Row) -> Row:
 
 def what(step: Row) -> str:
     """What a step does, without the form in which that is stored."""
-    kind, query = step["node_type"], step["query"] or ""
+    kind, query = step["node_type"] or "", step["query"] or ""
     if kind == "SLEEP" and not query.startswith("{"):
         return f"{query} s"
     if kind == "BLOCK":
@@ -280,6 +294,36 @@ def forget(conn: Connection, arguments: argparse.Namespace) -> int:
 def signal(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable signal`"""
     return answer(arguments, rows(conn, statements.SIGNAL, id=arguments.id, name=arguments.name, data=arguments.data))
+
+
+def timeline(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable timeline`"""
+    found = rows(conn, statements.TIMELINE, id=arguments.id, limit=arguments.limit)
+    present(arguments, found, lambda: table([happened(row) for row in found]))
+    return 0
+
+
+def happened(row: Row) -> Row:
+    """A line of the timeline: what there is no column for is in the last one."""
+    said = (f"by {row['by']}" if row["by"] else None, row["detail"] or what(row))
+    return {name: row[name] for name in ("at", "event", "attempt", "duration")} | {
+        "detail": ": ".join(text for text in said if text)
+    }
+
+
+def queue(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable queue`"""
+    found = rows(conn, statements.QUEUE)
+    present(arguments, found, lambda: table(found))
+    return 0
+
+
+def stuck(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable stuck`"""
+    found = rows(conn, statements.STUCK, interval=arguments.since)
+    shown = ("instance_id", "label", "state", "stuck_for", "reason")
+    present(arguments, found, lambda: table([{name: row[name] for name in shown} for row in found]))
+    return int(bool(found))
 
 
 def check(conn: Connection, arguments: argparse.Namespace) -> int:

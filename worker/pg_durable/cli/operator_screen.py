@@ -30,12 +30,16 @@ LONG = (
     "outcome",
     "waits_for",
     "signal_data",
+    "reason",
+    "detail",
+    "wait_reason",
 )  # cut when the terminal is narrow
 NUMBERS = (int, float, Decimal, timedelta)
 NARROW = 100  # columns; with fewer these are left out, so that there is room for the long ones
 LEAST = 60  # columns that a table needs
-SPARE = ("iteration", "node_type", "attempts", "worker", "sent_by", "delivered_at")
-SHORT = {"instance_id": "run", "created_at": "created", "failed_at": "failed", "node_type": "type", "iteration": "iter"}
+SPARE = ("iteration", "node_type", "attempts", "worker", "sent_by", "delivered_at", "slots", "attempt")
+SHORT = {"instance_id": "run", "created_at": "created", "failed_at": "failed", "node_type": "type", "iteration": "iter",
+         "stuck_for": "for"}  # fmt: skip
 
 
 def console() -> Console:

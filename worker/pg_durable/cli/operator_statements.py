@@ -3,8 +3,10 @@ as its cause: what the constructs around a failed step put before that could be 
 
 LIST = """
 select l.instance_id, l.label, l.status, l.execution_count as iteration, l.created_at,
-       case when l.status = 'failed' then df_engine.cause(l.output) else l.output end as output
-from df.list_instances(%(status)s, %(limit)s, %(label)s) l"""
+       case when l.status = 'failed' then df_engine.cause(l.output) else l.output end as output, i.wait_reason
+from df.list_instances(%(status)s, %(limit)s, %(label)s) with ordinality l
+left join df.instances i on i.id = l.instance_id
+order by l.ordinality"""
 RUN = """
 select i.instance_id, i.label, i.status, i.current_execution_id as iteration, i.function_version as version,
        case when i.status = 'failed' then df_engine.cause(i.output) else i.output end as output
@@ -22,6 +24,16 @@ select s.signal_name, s.status, s.signal_data, s.sent_by::text, s.sent_at, s.del
 from df.signals s
 where s.instance_id = %(id)s
 order by s.signal_id"""
+QUEUE = """
+select q.role::text, q.lane, q.ready, q.oldest_age as oldest, q.running, q.slots, q.paused, q.wait_reason
+from df.queue q
+order by q.role::text, q.lane"""
+STUCK = """
+select s.instance_id, s.label, s.submitted_by::text, s.node_id, s.query, s.state, s.since, s.stuck_for, s.reason
+from df.stuck(%(interval)s) s"""
+TIMELINE = """
+select t.at, t.event, t.node_id, t.node_type, t.query, t.attempt, t.duration, t.by, t.detail
+from df.timeline(%(id)s, %(limit)s) t"""
 CHECK = "select c.problem, c.instance_id, c.node_id, c.detail from df.check() c"
 CANCEL = "select df.cancel(%(id)s, %(reason)s, %(undo)s) as answer"
 PAUSE = "select df.pause(%(id)s, %(reason)s) as answer"
@@ -29,6 +41,21 @@ RESUME = "select df.resume(%(id)s, %(input)s::jsonb) as answer"
 RERUN = "select df.rerun(%(id)s, %(input)s::jsonb) as answer"
 FORGET = "select df.forget(%(id)s) as answer"
 SIGNAL = "select df.signal(%(id)s, %(name)s, %(data)s) as answer"
+SCHEDULES = """
+select s.name, s.cron, s.timezone, s.next_at, s.last_at, s.last_status, s.last_instance_id,
+       coalesce(s.wait_reason, s.last_error) as reason
+from df.schedules s
+where s.owner = coalesce(quote_ident(%(owner)s)::regrole, s.owner) order by s.name, s.owner"""
+TICKS = """
+select t.scheduled_for, t.made_by, t.status, t.instance_id, t.instance_status, t.reason
+from df.schedule_ticks t
+where t.name = %(name)s and t.owner = coalesce(quote_ident(%(owner)s)::regrole, t.owner)
+order by t.scheduled_for desc limit 50"""
+PAUSE_SCHEDULE = "select df.pause_schedule(%(name)s, %(reason)s, quote_ident(%(owner)s)::regrole) as answer"
+RESUME_SCHEDULE = "select df.resume_schedule(%(name)s, quote_ident(%(owner)s)::regrole)::text as answer"
+TRIGGER_SCHEDULE = """
+select coalesce(df.trigger_schedule(%(name)s, quote_ident(%(owner)s)::regrole),
+                'waits for the end of an earlier run') as answer"""
 
 # Secrets: a plain value is copied into a table that ends with the transaction, so that no statement holds it.
 SECRETS = "select s.name, s.created_at, s.updated_at from df.secrets s order by s.name"

@@ -16,7 +16,8 @@ from pg_durable.metrics.metrics import Metrics
 LONGEST = 4.0
 SHARE = 5  # after counting it rests for so many times as long as that took
 OUTCOMES = ("completed", "failed", "cancelled")
-GAUGES = ("runs", "runs_blocked", "timers_overdue")
+QUEUE = ("ready", "oldest_seconds", "running", "slots")
+GAUGES = ("runs", "runs_blocked", "timers_overdue", *(f"queue_{name}" for name in QUEUE))
 
 
 class MetricsCollector:
@@ -67,6 +68,10 @@ class MetricsCollector:
             self._metrics.set("runs", found[status], status=status)
         self._metrics.set("runs_blocked", found["blocked"])
         self._metrics.set("timers_overdue", found["overdue"])
+        self._metrics.forget(*(f"queue_{name}" for name in QUEUE))  # of roles that have nothing there any more
+        for part in found["queue"]:
+            for name in QUEUE:
+                self._metrics.set(f"queue_{name}", part[name], role=part["role"], lane=part["lane"])
         for outcome in OUTCOMES:
             self._metrics.add("runs_ended_total", found["ended"][outcome], outcome=outcome)
         self._place = found["ended"]["place"]

@@ -2,9 +2,13 @@
 
 import asyncio
 import os
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from pg_durable.errors import CommandError
 from pg_durable.printing import printable
@@ -41,21 +45,27 @@ DATABASE = {
     "runs": ("gauge", "runs that have not ended, by status"),
     "runs_blocked": ("gauge", "runs that cannot go on, and say why in wait_reason"),
     "timers_overdue": ("gauge", "timers that were due more than 10 seconds ago"),
+    "queue_ready": ("gauge", "steps that are ready, by role and lane"),
+    "queue_oldest_seconds": ("gauge", "how long the oldest of them has been ready, by role and lane"),
+    "queue_running": ("gauge", "steps that run, by role and lane"),
+    "queue_slots": ("gauge", "places that the running workers have for such steps, by role and lane"),
     "runs_ended_total": ("counter", "runs that have ended since this worker was first asked, by how they ended"),
 }
 
 
-class Metrics:
+class Metrics(Collector):
     """Counters and gauges, each under a name from above and a set of labels."""
 
     def __init__(self) -> None:
-        self._values: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+        self._values: defaultdict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
 
     def add(self, name: str, number: int = 1, **labels: str) -> None:
         """Counts one more, or so many."""
         self._values[name, tuple(labels.items())] += number
 
-    def set(self, name: str, value: int, **labels: str) -> None:
+    def set(self, name: str, value: float, **labels: str) -> None:
         """Sets a gauge."""
         self._values[name, tuple(labels.items())] = value
 
@@ -64,29 +74,29 @@ class Metrics:
         for key in [key for key in self._values if key[0] in names]:
             del self._values[key]
 
-    def total(self, name: str) -> int:
+    def total(self, name: str) -> float:
         """The sum over all labels."""
         return sum(value for (key, _), value in self._values.items() if key == name)
 
     def render(self) -> str:
         """The Prometheus text format."""
-        lines = [line for name, about in WORKER.items() for line in self._lines("pg_durable_worker_", name, *about, 0)]
-        lines += [line for name, about in DATABASE.items() for line in self._lines("pg_durable_", name, *about)]
-        return "\n".join(lines) + "\n"
+        return generate_latest(self._registry).decode()
 
-    def _lines(self, prefix: str, name: str, kind: str, meaning: str, *default: int) -> list[str]:
+    def collect(self) -> Iterator[Metric]:
+        """What prometheus_client asks for."""
+        for name, about in WORKER.items():
+            yield self._family("pg_durable_worker_", name, *about, 0)
+        for name, about in DATABASE.items():
+            yield self._family("pg_durable_", name, *about)
+
+    def _family(self, prefix: str, name: str, kind: str, meaning: str, *default: float) -> Metric:
         found = sorted((labels, value) for (key, labels), value in self._values.items() if key == name)
-        values = found or [((), value) for value in default]
-        head = [f"# HELP {prefix}{name} {meaning}", f"# TYPE {prefix}{name} {kind}"]
-        return head + [f"{prefix}{name}{_labels(labels)} {value}" for labels, value in values]
-
-
-def _labels(labels: tuple[tuple[str, str], ...]) -> str:
-    return "{" + ",".join(f'{name}="{_quoted(value)}"' for name, value in labels) + "}" if labels else ""
-
-
-def _quoted(value: str) -> str:
-    return printable(value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
+        labels = [label for label, _ in found[0][0]] if found else []
+        make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+        family = make(prefix + name, meaning, labels=labels)
+        for values, value in found or [((), value) for value in default]:
+            family.add_metric([printable(text) for _, text in values], value)
+        return family
 
 
 class MetricsServer:
