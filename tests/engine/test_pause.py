@@ -192,6 +192,7 @@ def test_a_paused_run_is_cancelled(pump: Pump) -> None:
     assert (run.status, pump.db.sql("select wait_reason from df.instances")) == ("cancelled", None)
     assert pump.db.admin(THREADS_IN_QUEUE) is None
     resume(run)
+    pump.work()
     pump.db.admin(CLOCK_AHEAD.format("11 s"))
     pump.until(run.ended)
     assert (run.status, notes(pump.db)) == ("completed", ["a"])
