@@ -12757,6 +12757,22 @@ $$;
 -- makes it so has to match a row that nobody can read.
 
 
+-- From here on the clock is virtual, and nobody is told of anything.
+create or replace function df_engine.set_virtual(p_token text) returns void
+language plpgsql as $$
+begin
+  perform set_config('df_engine.virtual', p_token, true), set_config('df.wake', 'off', true);
+end
+$$;
+
+-- The clock is real again.
+create or replace function df_engine.leave_test(p_wake text) returns void
+language plpgsql as $$
+begin
+  perform set_config('df_engine.virtual', '', true), set_config('df.wake', p_wake, true);
+end
+$$;
+
 -- The time of the test of this transaction, if the session's setting is its token; else the time.
 create or replace function df_engine.virtual_clock() returns timestamptz
 language plpgsql volatile as $$
@@ -12810,7 +12826,7 @@ begin
   if not found then
     raise exception 'no test is under way' using errcode = 'object_not_in_prerequisite_state';
   end if;
-  perform set_config('df_engine.virtual', v_test.token, true);
+  perform df_engine.set_virtual(v_test.token);
   return v_test;
 end
 $$;
@@ -12886,7 +12902,7 @@ $$;
 -- Granted to users.
 create or replace function df_engine.begin_test(p_key text, p_text text, p_input jsonb, p_mocks jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+  set application_name = '' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
   v_test df_engine.tests := row(pg_current_xact_id(), v_role, replace(gen_random_uuid()::text, '-', ''), 0, coalesce(p_mocks, '{}'), clock_timestamp());
@@ -12894,6 +12910,7 @@ declare
   v_run df_engine.instances;
   v_graph bigint;
   g df_engine.graphs;
+  v_wake constant text := coalesce(current_setting('df.wake', true), '');
 begin
   if (p_key = encode(sha256((df_engine.secret() || v_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
     raise exception 'this function of df_engine is called by the functions of df only'
@@ -12915,13 +12932,14 @@ begin
   end if;
   v_run.submitter := v_role;
   v_run.input := p_input;
-  perform set_config('df_engine.virtual', v_test.token, true);
+  perform df_engine.set_virtual(v_test.token);
   set constraints df_engine.tests_end deferred;
   insert into df_engine.tests select v_test.*;
   perform df_engine.note_move(v_test.started_at);
   v_test.run := df_engine.begin_run(v_run, g);
   update df_engine.tests t set run = v_test.run where t.xid = v_test.xid;
   update df_engine.queue q set picked = true where q.instance = v_test.run;  -- it has begun: a superuser's, too
+  perform df_engine.leave_test(v_wake);
 end
 $$;
 
@@ -13048,14 +13066,16 @@ create or replace function df_engine.end_step_in_test(
   p_key text, p_place df_engine.place, p_step df_engine.step, p_result df_engine.result, p_code text, p_message text, p_detail text, p_hint text
 ) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+  set application_name = '' set jit = off set enable_seqscan = off as $$
 declare
+  v_wake constant text := coalesce(current_setting('df.wake', true), '');
   v_test constant df_engine.tests := df_engine.enter_test(p_key);
 begin
   if (p_place).thread.instance <> all (df_engine.runs_in_test(v_test.run)) then
     raise exception 'the step is of no run of this test' using errcode = 'insufficient_privilege';
   end if;
   perform df_engine.end_step(p_key, p_place, p_step, p_result, p_code, p_message, p_detail, p_hint);
+  perform df_engine.leave_test(v_wake);
 end
 $$;
 
@@ -13145,8 +13165,9 @@ $$;
 -- Granted to users.
 create or replace function df_engine.next_in_test(p_key text, p_moves int, out over boolean, out place df_engine.place, out step df_engine.step)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+  set application_name = '' set jit = off set enable_seqscan = off as $$
 declare
+  v_wake constant text := coalesce(current_setting('df.wake', true), '');
   v_test constant df_engine.tests := df_engine.enter_test(p_key);
   v_runs bigint[];
   q df_engine.queue;
@@ -13156,7 +13177,7 @@ begin
     if exists (select from df_engine.instances i where i.instance = v_test.run and i.status not in ('pending', 'running'))
        or (select m.no >= p_moves from df_engine.test_moves m where m.xid = v_test.xid order by m.no desc limit 1) then
       over := true;
-      return;
+      exit;
     end if;
     v_runs := df_engine.runs_in_test(v_test.run);
     select x.* into q from df_engine.queue x where x.instance = any (v_runs) and x.lane in ('sql', 'direct', 'http') order by x.id limit 1;
@@ -13175,10 +13196,9 @@ begin
       continue;
     end if;
     step := df_engine.step_to_run(p_key, v_test, place);
-    if step.node is not null then
-      return;
-    end if;
+    exit when step.node is not null;
   end loop;
+  perform df_engine.leave_test(v_wake);
 end
 $$;
 
@@ -13187,9 +13207,10 @@ $$;
 create or replace function df_engine.end_test(p_key text)
 returns table (no int, at interval, node text, query text, status text, value jsonb, error text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-  set df_engine.virtual = '' set df.wake = 'off' set application_name = '' set jit = off set enable_seqscan = off as $$
+  set application_name = '' set jit = off set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
+  v_wake constant pg_catalog.text := coalesce(current_setting('df.wake', true), '');
   v_test constant df_engine.tests := df_engine.enter_test(p_key);
   v_runs constant bigint[] := df_engine.runs_in_test(v_test.run);
   i df_engine.instances;
@@ -13205,6 +13226,7 @@ begin
   delete from df_engine.instances x where x.instance = any (v_runs);
   delete from df_engine.test_moves m where m.xid = v_test.xid;
   delete from df_engine.tests t where t.xid = v_test.xid;
+  perform df_engine.leave_test(v_wake);
 end
 $$;
 
@@ -13264,13 +13286,14 @@ set IntervalStyle = 'postgres'
 set bytea_output = 'hex'
 set extra_float_digits = '1'
 set standard_conforming_strings = 'on'
-set df.in_workflow = 'true'
 set default_transaction_isolation = 'read committed'
 set default_transaction_read_only = 'off'
 as $$
 declare
   v_deferred constant pg_catalog.text := df_engine.deferred_constraints();
+  v_df_in_workflow constant pg_catalog.text := coalesce(pg_catalog.current_setting('df.in_workflow', true), '');
 begin
+  perform pg_catalog.set_config('df.in_workflow', 'true', true);
   loop
     begin
       if pg_catalog.texteq(p_step.statement, 'command') then
@@ -13293,6 +13316,7 @@ begin
   if v_deferred is not null then
     execute pg_catalog.concat('set constraints ', v_deferred, ' deferred');
   end if;
+  perform pg_catalog.set_config('df.in_workflow', v_df_in_workflow, true);
 end
 $$;
 

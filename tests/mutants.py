@@ -100,7 +100,7 @@ MUTANTS = (
     Mutant("a run ends while who wants to be told is noted", " for no key update;", ";",
            "tests/engine/test_notify_end.py::test_an_end_that_commits_while_it_is_asked_for_is_told"),
     Mutant("administrators see their own runs only", "df_engine.may_act_on_all(p_role) or", "false or",
-           "tests/engine/test_timeline.py::test_what_operators_do_says_who_when_and_why"),
+           "tests/security/test_monitors.py::test_who_may_change_settings_sees_all"),
     # Tests of flows
     Mutant("a setting makes the clock virtual", " and t.token = current_setting('df_engine.virtual', true)", "",
            "tests/virtual/test_rules.py::test_a_setting_makes_no_clock_virtual"),
@@ -159,6 +159,9 @@ MUTANTS = (
     Mutant("a cancel waits for a step that runs", "for update skip locked) d", "for update) d", UNDECIDED_CANCEL),
     Mutant("what waits of a cancelled run stays", "perform df_engine.withdraw(p_instance, null, null, null, null);",
            "null;", CANCELS),
+    Mutant("a compensation that a session begins does not get the names of its step",
+           "elsif not v_named then", "elsif false then",
+           "tests/language/test_undo.py::test_a_session_of_the_submitter_keeps_the_names_of_a_compensation"),
     # Keys of starts
     Mutant("who moves a key does not see that it has been moved", " and k.instance = v_old", "",
            "tests/language/test_start_keys.py::test_two_restarts_at_once_start_one_run"),

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.state import END_CHANNELS, RETENTION_IS_DUE
-from tests.support import Database, Pump, Run
+from tests.support import Database, Pump, Run, wait_until
 
 
 @pytest.fixture
@@ -121,6 +121,8 @@ def test_an_end_that_commits_while_it_is_asked_for_is_told(pump: Pump, listener:
     with pump.db.connect("app", autocommit=False) as canceller, pump.db.connect("app") as asker:
         canceller.execute("select df.cancel(%s)", [run.id])
         asker.pgconn.send_query(f"select df.notify_end('{run.id}', 'ended')".encode())
+        waits = "select wait_event_type = 'Lock' from pg_stat_activity where pid = %s"
+        wait_until(lambda: pump.db.admin(waits, asker.info.backend_pid), what="who asks to wait for the cancel")
         assert told(listener) == []
         canceller.commit()
         while asker.pgconn.is_busy():

@@ -105,6 +105,7 @@ def test_everything_of_a_run_goes_with_it(pump: Pump) -> None:
     db.sql("select df.signal(%s, 'other')", run.id)
     db.sql("select df.pause(%s)", undone.id)
     db.sql("select df.resume(%s)", undone.id)
+    db.sql("select df.notify_end(%s, 'ended')", undone.id)
     pump.until(lambda: 0 not in rows_of_runs(db).values())
     for ended_run in (run, undone):
         db.admin(ENDED, "failed", 365, 0, ended_run.id)

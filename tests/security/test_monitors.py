@@ -162,6 +162,12 @@ def test_members_of_a_monitor_see_what_it_sees(watched: Database) -> None:
         watched.admin("drop role watcher")
 
 
+def test_who_may_change_settings_sees_all(watched: Database) -> None:
+    watched.admin("select df.revoke_monitor('other')")
+    watched.admin("grant execute on function df.set_setting(text, text) to other")
+    assert watched.sql("select count(*) from df.instances where submitted_by = 'app'::regrole", user="other") == 5
+
+
 def test_who_is_no_monitor_any_more_sees_its_own(watched: Database) -> None:
     watched.admin("select df.revoke_monitor('other')")
     assert watched.sql("select count(*) from df.instances", user="other") == 0
