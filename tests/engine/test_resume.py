@@ -6,7 +6,7 @@ import pytest
 from psycopg import errors
 
 from tests.engine.test_pause import in_a_step
-from tests.state import ATTEMPTS_IN_ORDER, CLOCK_AHEAD, LABELS_GONE, REMOVED_OF_RUNS, ROWS, RUNS_AGED
+from tests.state import ATTEMPTS_IN_ORDER, CLOCK_AHEAD, LABELS_GONE, REMOVED_OF_RUNS, ROWS, RUNS_AGED, TIMERS
 from tests.support import Database, Pump, Run, wait_until
 
 BROKEN = """
@@ -297,9 +297,11 @@ def test_a_child_that_was_stopped_a_moment_ago(pump: Pump) -> None:
     """What waits of it has not even been removed."""
     run = pump.start(f"df.timeout(df.call({A} ~> ({SIGNALLED} & df.sleep(0)) ~> {B}), '1 hour') ~> {C}")
     pump.until(lambda: quiet(pump))
+    pump.db.admin("select df.set_setting('tick_time', '0')")
     pump.db.admin(CLOCK_AHEAD.format("2 hours"))
     pump.tick()
     assert pump.db.rows("select status from df.instances order by 1") == [("cancelled",), ("failed",)]
+    assert pump.db.admin(TIMERS) > 0
     resume(run)
     sound(pump.db)
     assert (finish(pump, run), run.status) == (["a", "b", "c"], "completed")
