@@ -17033,7 +17033,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     union all
     select 'a run goes on for which its caller does not wait', c.id, null, coalesce(i.id, 'run ' || c.parent)
     from df_engine.instances c left join df_engine.instances i on i.instance = c.parent
-    where c.call is not null and c.status in ('pending', 'running')
+    where c.call > 0 and c.status in ('pending', 'running')
       and not exists (select from df_engine.waits w where w.id = c.call and w.child = c.instance)
     union all
     select 'a run without its caller', c.id, null, 'run ' || c.parent

@@ -133,6 +133,14 @@ def test_an_end_that_commits_while_it_is_asked_for_is_told(pump: Pump, listener:
     assert told(listener) == [("ended", run.id)]
 
 
+def test_the_end_of_a_resumed_run_is_told_again(pump: Pump, listener: psycopg.Connection[Any]) -> None:
+    run = wanted(pump.start("'select 1/0'"))
+    for _ in range(2):
+        pump.until(run.ended)
+        assert told(listener) == [("ended", run.id)]
+        pump.db.sql("select df.resume(%s)", run.id)
+
+
 def test_channels_go_with_their_run(pump: Pump) -> None:
     run = wanted(pump.start("'select 1'"))
     again = Run(pump.db, pump.db.sql("select df.rerun(%s)", run.id))
