@@ -29,7 +29,7 @@ class Flow:
     def step(self, known: list[str]) -> str:
         self.steps += 1
         value = "t"
-        if known and self.draw(st.booleans()):
+        if known and bool(self.draw(st.booleans())):
             value = f"concat(t, $n{self.draw(st.sampled_from(known))})"
         return put(f"s{self.steps}", value)
 
