@@ -143,7 +143,7 @@ MUTANTS = (
     # Constructs
     Mutant("a JOIN ends with its first branch", "if v_activation.open > 0 then", "if false then", BESIDE),
     Mutant("what has lost a race may still start", "perform df_engine.withdraw((p_thread).instance, (p_thread).scope, "
-           "(p_race).node + 1, (p_race).last, p_queue);", "null;",
+           "(p_race).node + 1, (p_race).last, p_queue, '{}', v_keep);", "null;",
            f"{MEETINGS}::test_a_wait_that_opens_and_the_end_of_its_race_do_not_block_each_other"),
     Mutant("a step commits without locking its race", " for key share;", ";", UNDECIDED_RACE),
     Mutant("a step commits although its race is lost", "return v_open = cardinality(p_races);", "return true;",
