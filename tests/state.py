@@ -92,7 +92,7 @@ begin
   return null;
 end $$;
 create trigger note after insert or update on df_engine.outcomes
-  for each row when (new.state <> 'o') execute function public.note_outcome();
+  for each row when (new.state not in ('o', 's')) execute function public.note_outcome();
 create trigger note after insert on df_engine.waits for each row execute function public.note_wait();
 """
 

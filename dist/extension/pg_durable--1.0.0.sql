@@ -11857,7 +11857,7 @@ create or replace view df_engine.visible_outcomes with (security_barrier) as
   from df_engine.instances i
   join df_engine.outcomes o on o.instance = i.instance
   join df_engine.graph_nodes g on g.graph = i.graph and g.node = o.node
-  where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
+  where o.state <> 's' and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid));
 
 create or replace view df.vars with (security_barrier) as
   select v.name, v.value, v.owner from df_engine.vars v where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or v.owner::oid = (select quote_ident(current_user)::regrole::oid));

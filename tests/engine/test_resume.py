@@ -307,6 +307,13 @@ def test_a_child_that_was_stopped_a_moment_ago(pump: Pump) -> None:
     assert (finish(pump, run), run.status) == (["a", "b", "c"], "completed")
 
 
+def test_a_call_that_has_lost_its_race_shows_nothing(pump: Pump) -> None:
+    """It leaves what a resume would need, and that is no activation: the run goes on without it."""
+    run = pump.start(f"df.race({A}, df.call({SIGNALLED})) ~> {SIGNALLED}")
+    pump.until(lambda: run.node("CALL")["status"] == "pending" and quiet(pump))
+    assert pump.db.rows("select node_type from df.node_activations(%s) where node_type = 'CALL'", run.id) == []
+
+
 def test_a_child_that_is_gone(pump: Pump) -> None:
     broken(pump, "x")
     run = pump.run(f"df.call({X})")
