@@ -104,9 +104,12 @@ def test_a_run_is_paused_resumed_run_again_and_forgotten(db: Database) -> None:
     refused = command("forget", run, "--dsn", db.dsn("app"))
     assert (refused.returncode, refused.stderr.splitlines()[0]) == (1, f"pg-durable: instance {run} is pending")
     asked(db, "cancel", run)
+    assert asked(db, "resume", run) == "OK\n"
+    assert db.sql("select status from df.instances where id = %s", run) == "running"
+    asked(db, "cancel", run)
     assert asked(db, "forget", run) == "OK\n"
     refused = command("resume", run, "--dsn", db.dsn("app"))
-    assert refused.returncode == 1 and "df.rerun" in refused.stderr
+    assert refused.returncode == 1 and "df.start" in refused.stderr
 
 
 def test_schedules_are_shown_paused_resumed_and_triggered(db: Database) -> None:
