@@ -55,7 +55,8 @@ SETTINGS = (
     Setting("worker_bytes_in_flight", "268435456", "integer", 1_048_576, 1_099_511_627_776,
             "requests and results of steps outside of transactions that one worker holds in memory, in bytes"),
     Setting("max_transition_rows", "1000", "integer", 1, 1_000_000,
-            "branches that a worker opens in one transition; a session of the role opens what has more"),
+            "branches that a worker opens in one transition, or called runs that it ends; what is more is left to a "
+            "session of the role, or for later"),
     Setting("tick_timers", "50", "integer", 1, 10_000,
             "timers and signals, of all roles together, that a worker fires in one transaction"),
     Setting("tick_time", "0.2", "duration", 0, 10,

@@ -813,7 +813,7 @@ insert into df_engine.settings (name, value, description) values
   ('max_http_requests', '510', 'HTTP requests that one worker makes at the same time'),
   ('reserved_http_requests', '10', 'of max_http_requests: for roles that have none under way at that worker'),
   ('worker_bytes_in_flight', '268435456', 'requests and results of steps outside of transactions that one worker holds in memory, in bytes'),
-  ('max_transition_rows', '1000', 'branches that a worker opens in one transition; a session of the role opens what has more'),
+  ('max_transition_rows', '1000', 'branches that a worker opens in one transition, or called runs that it ends; what is more is left to a session of the role, or for later'),
   ('tick_timers', '50', 'timers and signals, of all roles together, that a worker fires in one transaction'),
   ('tick_time', '0.2', 'how long a worker fires timers, and removes old runs, before it asks again what is ready, in seconds'),
   ('max_new_transaction_starts', '2', 'starts in transaction_mode ''new'' that may be under way at the same time'),
@@ -13138,7 +13138,7 @@ begin
     raise exception 'df.test: the run is paused, and nothing resumes it' using errcode = 'DF502';
   end if;
   raise exception 'df.test: the flow waits for %, and nothing comes', coalesce(v_waits, 'what is no signal') using errcode = 'DF502',
-    detail = coalesce(v_failed, ''), hint = 'Give the signal in mocks: ''{"signals": {"name": {"ok": true}}}'', or the wait a time-out.';
+    detail = coalesce(v_failed, 'No step has failed before.'), hint = 'Give the signal in mocks: ''{"signals": {"name": {"ok": true}}}'', or the wait a time-out.';
 end
 $$;
 
@@ -14227,7 +14227,7 @@ begin
   v_status := df_engine.resume_run((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
                                    df_engine.visible_run(resume.instance_id), resume.input);
   if v_status is not null then
-    raise exception 'instance % is %, and not paused', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
+    raise exception 'instance % is %', instance_id, v_status || case when v_status <> 'completed' then ', and not paused' else '' end using errcode = 'object_not_in_prerequisite_state',
       hint = 'What is paused, has failed or was cancelled is resumed; df.rerun starts any again from its beginning.';
   end if;
   return 'OK';
