@@ -349,7 +349,9 @@ def test_neither_paused_nor_ended(pump: Pump, ends: bool) -> None:
     run = pump.start(A)
     if ends:
         pump.until(run.ended)
-    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="is completed$" if ends else "is pending, and not paused$"):
+    with pytest.raises(
+        errors.ObjectNotInPrerequisiteState, match="is completed\n" if ends else "is pending, and not paused\n"
+    ):
         resume(run)
 
 
