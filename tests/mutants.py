@@ -104,6 +104,8 @@ MUTANTS = (
     # Tests of flows
     Mutant("a setting makes the clock virtual", " and t.token = current_setting('df_engine.virtual', true)", "",
            "tests/virtual/test_rules.py::test_a_setting_makes_no_clock_virtual"),
+    Mutant("a step of a real run is ended as one of a test", "if (p_place)", "if false and (p_place)",
+           "tests/virtual/test_rules.py::test_no_step_of_a_real_run_is_ended_as_one_of_a_test"),
     Mutant("a mock that stands in for nothing is taken", "if v_key <> all (v_names)", "if false",
            "tests/virtual/test_flows.py::test_mocks_of_steps"),
     Mutant("a test leaves its run", "delete from df_engine.outcomes o where o.instance = any (v_runs);", "",

@@ -3,7 +3,16 @@
 import psycopg
 import pytest
 
-from tests.state import BEGIN_TEST, CLOCK_IS_REAL, LEFT_OF_TESTS, NEXT_IN_TEST, OWN_KEY, READY_SOON, VIRTUAL
+from tests.state import (
+    BEGIN_TEST,
+    CLOCK_IS_REAL,
+    END_REAL_STEP_IN_TEST,
+    LEFT_OF_TESTS,
+    NEXT_IN_TEST,
+    OWN_KEY,
+    READY_SOON,
+    VIRTUAL,
+)
 from tests.support import Database, Pump
 
 MANY = (
@@ -129,6 +138,16 @@ def test_a_setting_makes_no_clock_virtual(granted: Database) -> None:
     assert [row[0] for row in rows] == ["completed"] * 3
     granted.sql("commit")
     assert granted.admin(READY_SOON) is True
+
+
+def test_no_step_of_a_real_run_is_ended_as_one_of_a_test(granted: Database) -> None:
+    run = granted.sql("select df.start('select 1')")
+    granted.sql("begin")
+    granted.sql(BEGIN_TEST)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="of no run of this test"):
+        granted.sql(END_REAL_STEP_IN_TEST)
+    granted.sql("rollback")
+    assert granted.sql("select df.status(%s)", run) == "pending"
 
 
 def test_what_a_step_starts_is_real(pump: Pump) -> None:
