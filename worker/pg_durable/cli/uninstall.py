@@ -129,7 +129,7 @@ def remove(conn: psycopg.Connection[dict[str, Any]], statement: str) -> None:
     conn.execute(PATIENCE)
     try:
         conn.execute(statement.encode())
-    except errors.LockNotAvailable as error:
+    except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
         raise CommandError(
             "nothing was removed: steps or readers of df are busy\nStop the workers, wait for what runs, and try again."
         ) from error
