@@ -21,10 +21,10 @@ class Engine:
     """In place of the supervising connection: the names of the calls and the roles they are about."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.told: list[tuple[str, str | int]] = []
 
     def __getattr__(self, call: str) -> Any:
-        async def tell(role: str, *_: Any) -> bool:
+        async def tell(role: str | int, *_: Any) -> bool:
             self.told.append((call, role))
             return True
 
@@ -57,7 +57,7 @@ class Parts:
             session.answer.set_result(answer)
         await self.pause()
 
-    async def told(self) -> list[tuple[str, str]]:
+    async def told(self) -> list[tuple[str, str | int]]:
         """What the engine is told."""
         engine: Any = Engine()
         await self.commands.deliver(engine)
@@ -130,6 +130,26 @@ async def test_a_wake_up_serves_a_role_that_is_known_at_once(parts: Parts) -> No
     assert parts.dispatcher.offer(session.oid)
     await parts.pause()
     assert parts.calls("one") == [session]
+
+
+async def test_a_step_that_somebody_stops_is_failed_before_its_role_gets_a_slot(parts: Parts, clock: Clock) -> None:
+    await parts.plan(app=1)
+    session = parts.calls("app")[0]
+    await parts.answer(session, "interrupted:7:a1b2c3d4:0000")
+    await parts.plan(app=1, other=1)
+    assert not parts.calls("app"), "it would run the step again"
+    assert len(parts.calls("other")) == 1
+    assert await parts.told() == [("fail_stopped", session.oid)]
+    await parts.plan(app=1)
+    assert len(parts.calls("app")) == 1
+
+
+async def test_a_role_waits_for_its_stopped_step_to_be_failed_for_a_while_only(parts: Parts, clock: Clock) -> None:
+    await parts.plan(app=1)
+    await parts.answer(parts.calls("app")[0], "interrupted:7:a1b2c3d4:0000")
+    clock.pass_by(PATIENCE + 1)
+    await parts.plan(app=1)
+    assert len(parts.calls("app")) == 1
 
 
 async def test_a_crash_pauses_the_role_and_counts_against_the_step(parts: Parts, clock: Clock) -> None:

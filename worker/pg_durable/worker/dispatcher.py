@@ -61,6 +61,9 @@ class Dispatcher:
         self._reserved = 0  # slots of the reserve in use
         self._waiting_since: dict[str, float] = {}  # of roles that have nothing running and get no slot
         self._told: set[str] = set()  # roles whose runs say that they wait for a slot
+        self._held_until: dict[
+            str, float
+        ] = {}  # of roles with a stopped step that the engine is to fail, before it is run again
         self._turns: Counter[str] = Counter()
         self._turn = 0
         self._sessions: dict[int, Session] = {}
@@ -146,7 +149,8 @@ class Dispatcher:
         return min(waiting, key=lambda role: (self._running[role], self._turns[role]), default=None)
 
     def _servable(self, role: str, now: float) -> bool:
-        return self._pool.try_at(role) <= now and self._limits.allows(role)
+        held = self._held_until.get(role, 0.0) > now
+        return not held and self._pool.try_at(role) <= now and self._limits.allows(role)
 
     def _note_waiting(self) -> None:
         """Says on the runs of roles that have waited for a slot for a while why they do not go on."""
@@ -233,9 +237,16 @@ class Dispatcher:
         if end == "interrupted" and not session.interrupted:
             queue_id, instance, node = step
             event(WARNING, "step interrupted by somebody else", role=session.role, step=f"{instance}:{node}")
-            self._commands.put(partial(_fail_stopped, session.oid, (int(queue_id), node), INTERRUPTED))
+            self._held_until[session.role] = monotonic() + PATIENCE
+            self._commands.put(partial(self._fail_before_it_runs_again, session, (int(queue_id), node)))
             return False
         return end != "empty"
+
+    async def _fail_before_it_runs_again(self, session: Session, step: tuple[int, str], db: Supervisor) -> bool:
+        try:
+            return await _fail_stopped(session.oid, step, INTERRUPTED, db)
+        finally:
+            self._held_until.pop(session.role, None)
 
     def _unreachable(self, role: str, why: str, login: bool) -> None:
         self._pool.block(role)
