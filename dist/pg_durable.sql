@@ -11653,7 +11653,8 @@ create or replace view df_engine.node_rows as
     join placed p on p.node = f.node
     left join children k on k.parent = f.node
   ) s
-  join df_engine.graph_nodes g on g.graph = i.graph and g.node = s.node
+  -- With its limit it stands after the states: before them, they would be folded once a node.
+  cross join lateral (select n.* from df_engine.graph_nodes n where n.graph = i.graph and n.node = s.node limit 1) g
   left join df_engine.outcomes o on o.instance = i.instance and o.scope = s.scope and o.node = s.ended_with
     and (s.status in ('completed', 'failed') or o.state in ('r', 'o'))
   left join df_engine.outcomes b on b.instance = i.instance and b.scope = s.scope and b.node = s.began_with and s.key is not null;

@@ -236,3 +236,15 @@ def test_a_look_reads_none_of_the_timers_that_are_not_due(pump: Pump) -> None:
     wait_until(lambda: lookups(pump)["workers"] > 1, what="published statistics")
     assert pump.db.admin(TIMERS) == 100
     assert pump.db.admin(query) < 10
+
+
+def test_the_states_of_a_run_are_folded_once_for_all_of_its_nodes(pump: Pump) -> None:
+    drain(pump)
+    pump.db.admin(f"alter database {pump.db.name} set track_functions = 'all'")
+    with pump.db.connect("app") as reader:
+        [(nodes,)] = reader.execute(
+            "select count(*) from df.nodes where instance_id = (select min(id) from df.instances)"
+        )
+        end(pump, reader)
+    calls = pump.db.admin("select calls from pg_stat_user_functions where funcname = 'fold_states'")
+    assert (nodes, calls) == (9, 1)
