@@ -24,7 +24,7 @@ TWO = ("join", "wide", "then", "caught")
 LEAVES = ("step", "step", "step", "signal", "signal", "block", "instant")
 CONSTRUCTS = (
     "seq", "seq", "then", "join", "wide", "race", "any", "timeout", "if", "asked", "else", "rows", "loop", "condition",
-    "continues", "map", "map", "collect", "call", "catch", "handler", "caught", "undo",
+    "continues", "map", "map", "collect", "call", "catch", "handler", "any error", "caught", "undo",
 )  # fmt: skip
 
 
@@ -110,7 +110,8 @@ class Flow:
             "collect": f"df.map({ROWS.format(rows)}, {inner}, {parallel}, 'collect') ~> {before}",
             "call": f"{before} ~> df.call({inner})",
             "catch": f"df.catch({inner}, {NEVER}, array['P0001'])",
-            "handler": f"df.catch({before} ~> {FAILS}, {inner})",
+            "handler": f"df.catch({before} ~> {FAILS}, {inner}, array['22'])",
+            "any error": f"df.catch({FAILS}, {inner})",
             "caught": f"df.catch(({inner}) ~> {FAILS}, {second}, array['22012'])",
             "undo": f"({before} |=> '{name}') ~> df.undo({inner}, {self.effect(f'u{self.names}', [*known, name])})",
         }[kind]
@@ -144,6 +145,7 @@ def a_little(pump: Pump, transactions: int) -> None:
     for _ in range(transactions):
         pump.session.execute("call df_engine.work(0, false, null)")
     pump.tick()
+    sound(pump.db)
 
 
 def signal(pump: Pump) -> None:
@@ -183,14 +185,13 @@ def test_what_is_resumed_ends_as_if_it_had_been_left_alone(pump: Pump) -> None:
         stopped = ("cancelled",) if flow.undoes else ("cancelled", "failed")
         for _ in range(data.draw(st.integers(1, 4))):
             broken(pump, *(data.draw(st.sets(names, max_size=3)) if breakable else ()))
-            for _ in range(data.draw(st.integers(0, 3))):
-                rest(pump)
+            for transactions in data.draw(st.lists(st.integers(0, 9), max_size=3)):
+                if transactions > 6:
+                    rest(pump)
+                else:
+                    a_little(pump, transactions)
                 signal(pump)
-            if data.draw(st.booleans()):
-                rest(pump)
-            else:
-                a_little(pump, data.draw(st.integers(0, 7)))
-            if not run.ended() and data.draw(st.booleans()):
+            if not run.ended() and data.draw(st.sampled_from([True, True, False])):
                 pump.db.sql("select df.cancel(%s)", run.id)
                 sound(pump.db)
             resume(pump, run, stopped)
