@@ -209,6 +209,8 @@ MUTANTS = (
            "tests/security/test_open_transactions.py::"
            "test_an_outcome_that_stops_a_called_run_is_refused_while_that_is_held"),
     # Timers and signals
+    Mutant("who has lost a race takes others in the same node with it", " and coalesce(q.xmax = s.xid, true)", "",
+           "tests/regressions/test_a_time_out_stops_the_steps_of_other_items.py"),
     Mutant("a step that is stopped while it runs again goes on", "if not found then", "if false then",
            "tests/regressions/test_a_step_that_somebody_stops_runs_again.py"),
     Mutant("a supervisor waits for whoever has locked a run", " skip locked;", ";",

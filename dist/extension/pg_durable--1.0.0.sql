@@ -11408,7 +11408,8 @@ $types$;
 create or replace view df_engine.steps_in_sessions as
   select a.pid, a.usesysid as submitter, split_part(a.application_name, ':', 2)::varchar as id,
          split_part(a.application_name, ':', 3)::varchar as node_id, a.xact_start,
-         a.state is not null and a.backend_xid is null as ended  -- its transaction is over; unknown to who may not read activity
+         a.state is not null and a.backend_xid is null as ended,  -- its transaction is over; unknown to who may not read activity
+         a.backend_xid as xid
   from pg_catalog.pg_stat_activity a
   where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
 
@@ -13658,7 +13659,7 @@ $$;
 -- Backends whose step belongs to a run that was cancelled or has failed, or to a branch that lost its race. Not to one that has
 -- completed: nothing of that runs. A session shows the name of its step for a moment after the step's commit, and may be in the
 -- next step when a cancel request arrives: a step that has ended itself, before the session's present transaction, does not count, unless a thread
--- has come to it again.
+-- has come to it again. Of several sessions in one node, in items of a map or iterations of a loop, it is the one that has claimed the row of the loser.
 create or replace function df_engine.doomed_sessions() returns jsonb
 language plpgsql stable as $$
 begin
@@ -13678,7 +13679,7 @@ begin
     ) and (i.status in ('failed', 'cancelled') or exists (
       select from df_engine.queue q join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
       where q.instance = i.instance and q.lane = 'sql' and q.races is not null and df_engine.has_lost(q.races)
-        and m.node between q.node and b.until)));
+        and m.node between q.node and b.until and coalesce(q.xmax = s.xid, true))));
 end
 $$;
 

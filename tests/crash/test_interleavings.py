@@ -246,10 +246,12 @@ def test_no_step_commits_while_a_cancel_is_undecided(fx: Database, decision: str
 CAUGHT = f"df.catch(df.undo({effect('a')}, {effect('-a')}) ~> {{}}, {effect('handled')}) ~> {effect('b')}"
 
 
+@pytest.mark.parametrize("undone", [("-a",), ()])
 @pytest.mark.parametrize("decision", ["commit", "rollback"])
-def test_no_failure_is_caught_while_a_cancel_is_undecided(fx: Database, decision: str) -> None:
+def test_no_failure_is_caught_while_a_cancel_is_undecided(fx: Database, decision: str, undone: tuple[str, ...]) -> None:
     """The step has failed when the cancel is made; what its CATCH does waits for what becomes of the cancel."""
-    run = start(fx, CAUGHT.replace("{}", "'select 1 / (pg_advisory_lock(7)::text <> '''')::int'"))
+    flow = CAUGHT if undone else CAUGHT.replace(f"df.undo({effect('a')}, {effect('-a')})", effect("a"))
+    run = start(fx, flow.replace("{}", "'select 1 / (pg_advisory_lock(7)::text <> '''')::int'"))
     with (
         fx.connect() as holder,
         fx.connect("app", autocommit=False) as canceller,
@@ -263,7 +265,7 @@ def test_no_failure_is_caught_while_a_cancel_is_undecided(fx: Database, decision
         wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="its failure to wait")
         canceller.execute(decision)
         crew.settled()
-    caught = {"a": 1, "-a": 1, "handled": 1, "b": 1}
+    caught = dict.fromkeys(("a", *undone, "handled", "b"), 1)
     ended = {"commit": ("cancelled", {"a": 1}), "rollback": ("completed", caught)}
     assert (status(fx, run), effects(fx, run)) == ended[decision]
 

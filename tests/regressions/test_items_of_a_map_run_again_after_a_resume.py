@@ -16,7 +16,7 @@ SECOND = f"df.map('select g as v from generate_series(1, 2) g', df.if('select $i
 
 
 def caught(part: str) -> str:
-    return f"df.catch({part}, {put('never')}, array['22012'])"
+    return f"df.loop(df.catch({part}, {put('never')}, array['22012']) ~> df.break())"
 
 
 @pytest.mark.parametrize(
