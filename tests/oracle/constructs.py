@@ -467,6 +467,9 @@ class Constructs:
         """Drops what a branch was about to do."""
         self.drop(scope.top)
         if scope.top.type == "LOOP":
+            for node in scope.top.walk():
+                if node is scope.top or node.type == "SIGNAL":
+                    self.shown.pop(node, None)  # a wait that is gone does not say in which iteration it was
             scope.generation = 1
             self.close(scope.top, scope, self.failure(scope.top, "lost", "race"))
 
