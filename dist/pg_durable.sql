@@ -249,7 +249,7 @@ if df_engine.migrating(1) then
     decides boolean not null,          -- its completion may decide a RACE
     -- whom its failure or its BREAK concerns
     up int not null,                   -- the construct around it; 0: the run
-    branch int not null,               -- of up in which it is
+    branch int not null,               -- of up in which it is; 0: the condition of a LOOP
     catch int,                         -- CATCH between it and up that is told of its failure first
     drops int not null,                -- sequences and IFs between it and that CATCH, or up
     break_binds text[],                -- names under which somebody looks for the value of a BREAK that passes through
@@ -5514,7 +5514,7 @@ begin
       elsif k = 'LOOP' then
         v_catches[i] := null;
         v_ups[i] := p;
-        v_branches[i] := 1;
+        v_branches[i] := w;
         v_drops[i] := 0;
         v_loops[i] := true;
         if w = 0 then
@@ -6526,30 +6526,37 @@ $$;
 -- same way. So its activation is a new one, and nothing of before finds it. What this needs of a run that has failed is kept: names of
 -- branches, and items of maps (see df_engine.ends_run).
 
--- Whether nothing around a construct that fails handles that: then the run fails with it, sooner or later, and what df.resume needs is kept.
--- An ANY counts as nothing: it forgets at its end what its branches have kept.
+-- Whether nothing around a construct that fails handles that for certain: then the run may fail with it, and what df.resume needs is kept. A JOIN, an
+-- ANY and a MAP may fail with another failure than this one, so what counts around them is what handles each failure; at their own end they forget what was
+-- kept in vain.
 create or replace function df_engine.ends_run(p_node df_engine.graph_nodes, p_ending df_engine.ending) returns boolean
 language plpgsql stable as $$
 declare
   n df_engine.graph_nodes := p_node;
   c df_engine.graph_nodes;
+  v_errors jsonb;
+  v_part int;
+  v_replaced boolean := false;  -- by the failure of another branch or item, perhaps
 begin
   loop
     c := n;
     while c.catch is not null loop
       select x.* into c from df_engine.graph_nodes x where x.graph = n.graph and x.node = c.catch;
-      if df_engine.is_caught(c.query::pg_catalog.jsonb -> 'errors', (p_ending).failure) then
+      v_errors := c.query::pg_catalog.jsonb -> 'errors';
+      if v_errors is null or not v_replaced and df_engine.is_caught(v_errors, (p_ending).failure) then
         return false;
       end if;
     end loop;
     if n.up = 0 then
       return true;
     end if;
+    v_part := n.branch;
     select * into n from df_engine.graph_nodes x where x.graph = n.graph and x.node = n.up;
-    if n.kind = 'LOOP' and n.continues and (p_ending).state = 'f' or n.kind = 'UNDO'
-       or n.kind = 'MAP' and df_engine.map_config(n.query) ->> 'on_error' = 'collect' then
+    if n.kind = 'LOOP' and n.continues and not v_replaced and (p_ending).state = 'f' and v_part = 1
+       or n.kind = 'UNDO' or n.kind = 'MAP' and df_engine.map_config(n.query) ->> 'on_error' = 'collect' then
       return false;
     end if;
+    v_replaced := v_replaced or n.kind in ('JOIN', 'ANY', 'MAP');
   end loop;
 end
 $$;
@@ -7152,11 +7159,14 @@ begin
         started_at = case when o.state = 'r' and o.generations is not distinct from excluded.generations
                           then o.started_at else excluded.started_at end,
         events = excluded.events + case when o.generations[1] is not distinct from excluded.generations[1] then o.events else 0 end;
-    perform df_engine.forget_items(p_instance, g, a.id)
-    from unnest(case when p_scope is not null and not p_keep then v_maps end) m(id)
-    join df_engine.activations a on a.id = m.id
-    join df_engine.instances i on i.instance = p_instance
-    join df_engine.graph_nodes g on g.graph = i.graph and g.node = a.node;
+    if p_scope is not null and not p_keep then
+      perform df_engine.forget_items(p_instance, g, a.id)
+      from unnest(v_maps) m(id)
+      join df_engine.activations a on a.id = m.id
+      join df_engine.instances i on i.instance = p_instance
+      join df_engine.graph_nodes g on g.graph = i.graph and g.node = a.node;
+      perform df_engine.forget_failed_maps(p_instance, p_scope, p_from, p_last);
+    end if;
   end if;
   delete from df_engine.queue q using (
     select r.lane, r.submitter, r.id from df_engine.queue r
@@ -7827,6 +7837,9 @@ begin
     v_ending.value := coalesce(v_first.value, v_first.value_list);
   end if;
   if v_ending.error is null or not df_engine.ends_run(p_join, v_ending) then
+    if v_first.branch is not null then
+      perform df_engine.forget_failed_maps((p_thread).instance, (p_thread).scope, (p_join).node + 1, (p_join).last);
+    end if;
     perform df_engine.merge_names(p_thread, p_join, v_first.tops);
   end if;
   return df_engine.close_construct(p_thread, p_join, v_activation, v_ending);
@@ -7863,6 +7876,19 @@ begin
     raise exception 'a thread of instance % has lost its race', (p_thread).instance using errcode = 'DF001';
   end if;
   if v_ending.error is not null then
+    if (p_race).kind = 'ANY' then
+      select string_agg(format('ANY %s failed: %s', df_engine.branch_name(e.branch), e.error), '; ' order by e.branch),
+             (array_agg(e.failure order by e.branch))[1], max(e.state::pg_catalog.text)
+      into v_ending.error, v_ending.failure, v_ending.state
+      from (    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error, o.failure
+    from df_engine.instances i
+    join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_race).node and g.node <= (p_race).last
+      and g.up = (p_race).node
+    join df_engine.outcomes o on o.instance = i.instance and o.scope = (p_thread).scope and o.node = g.node
+    where i.instance = (p_thread).instance
+      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')
+      and o.generations[:(p_race).levels + 1] = (coalesce((p_thread).generations, '{1}'))[:(p_race).levels + 1]) e;
+    end if;
     v_keep := df_engine.ends_run(p_race, v_ending);
   end if;
   if (p_race).kind = 'TIMEOUT' then
@@ -7874,24 +7900,12 @@ begin
   end if;
   if not v_keep then
     if (p_race).kind = 'ANY' then
-      perform df_engine.forget_failed_maps(p_thread, p_race);
+      perform df_engine.forget_failed_maps((p_thread).instance, (p_thread).scope, (p_race).node + 1, (p_race).last);
     end if;
     perform df_engine.merge_names(p_thread, p_race, case when v_ending.error is not null then '{}' else array[v_winner] end);
   end if;
   if v_ending.error is not null and (p_race).kind = 'RACE' then
     v_ending.error := format('RACE %s failed: %s', df_engine.branch_name((p_node).branch), v_ending.error);
-  elsif v_ending.error is not null and (p_race).kind = 'ANY' then
-    select string_agg(format('ANY %s failed: %s', df_engine.branch_name(e.branch), e.error), '; ' order by e.branch),
-           (array_agg(e.failure order by e.branch))[1], max(e.state::pg_catalog.text)
-    into v_ending.error, v_ending.failure, v_ending.state
-    from (    select g.branch, g.name_scopes[1] as top, o.state, o.value, o.error, o.failure
-    from df_engine.instances i
-    join df_engine.graph_nodes g on g.graph = i.graph and g.node > (p_race).node and g.node <= (p_race).last
-      and g.up = (p_race).node
-    join df_engine.outcomes o on o.instance = i.instance and o.scope = (p_thread).scope and o.node = g.node
-    where i.instance = (p_thread).instance
-      and (o.state in ('f', 'x') and g.catch is null or o.state = 'b' or o.state = 'c' and g.after = 'b')
-      and o.generations[:(p_race).levels + 1] = (coalesce((p_thread).generations, '{1}'))[:(p_race).levels + 1]) e;
   end if;
   return df_engine.close_construct(p_thread, p_race, v_activation, v_ending);
 end
@@ -8392,11 +8406,11 @@ begin
     where i.instance = p_instance
     order by h.node
   loop
-    perform df_engine.withdraw(p_instance, 0, v_from, v_open.undo - 1, null);
-    perform df_engine.withdraw(p_instance, 0, v_open.undo + 1, v_open.first - 1, null);
+    perform df_engine.withdraw(p_instance, 0, v_from, v_open.undo - 1, null, '{}', true);
+    perform df_engine.withdraw(p_instance, 0, v_open.undo + 1, v_open.first - 1, null, '{}', true);
     v_from := v_open.last + 1;
   end loop;
-  perform df_engine.withdraw(p_instance, 0, v_from, 2147483647, null);
+  perform df_engine.withdraw(p_instance, 0, v_from, 2147483647, null, '{}', true);
 end
 $$;
 
@@ -8738,10 +8752,17 @@ begin
 end
 $$;
 
--- Forgets what a map has kept for its items.
+-- Forgets what a map has kept for its items, and maps in them.
 create or replace function df_engine.forget_items(p_instance bigint, p_map df_engine.graph_nodes, p_activation bigint) returns void
 language plpgsql as $$
 begin
+  if exists (select from df_engine.graph_nodes m where m.graph = (p_map).graph and m.node > (p_map).node and m.node <= (p_map).last and m.kind = 'MAP') then
+    perform df_engine.forget_items(p_instance, m, o.last_item >> 23)
+    from df_engine.graph_nodes m
+    join df_engine.outcomes o on o.instance = p_instance and o.scope between p_activation << 23 and p_activation << 23 | 8388607 and o.node = m.node
+      and o.state in ('f', 'x', 'o') and o.last_item is not null
+    where m.graph = (p_map).graph and m.node > (p_map).node and m.node <= (p_map).last and m.kind = 'MAP';
+  end if;
   delete from df_engine.map_items m where m.instance = p_instance and m.activation = p_activation;
   delete from df_engine.bindings b where b.instance = p_instance and b.scope between p_activation << 23 and p_activation << 23 | 8388607;
   if (p_map).in_loop then
@@ -8751,15 +8772,16 @@ begin
 end
 $$;
 
--- Forgets what maps have kept that have failed, or were stopped, in a construct which has not failed with them.
-create or replace function df_engine.forget_failed_maps(p_thread df_engine.thread, p_construct df_engine.graph_nodes) returns void
+-- Forgets what maps have kept that have failed, or were stopped, between two nodes of a part of a run that does not end with that.
+create or replace function df_engine.forget_failed_maps(p_instance bigint, p_scope bigint, p_from int, p_last int) returns void
 language plpgsql as $$
 begin
-  perform df_engine.forget_items((p_thread).instance, m, o.last_item >> 23)
-  from df_engine.graph_nodes m
-  join df_engine.outcomes o on o.instance = (p_thread).instance and o.scope = (p_thread).scope and o.node = m.node
+  perform df_engine.forget_items(p_instance, m, o.last_item >> 23)
+  from df_engine.instances i
+  join df_engine.graph_nodes m on m.graph = i.graph and m.node between p_from and p_last and m.kind = 'MAP'
+  join df_engine.outcomes o on o.instance = i.instance and o.scope = p_scope and o.node = m.node
     and o.state in ('f', 'x', 'o') and o.last_item is not null
-  where m.graph = (p_construct).graph and m.node > (p_construct).node and m.node <= (p_construct).last and m.kind = 'MAP';
+  where i.instance = p_instance;
 end
 $$;
 
@@ -9528,7 +9550,7 @@ begin
     return df_engine.end_check(p_thread, p_queue, u, p_ending);
   elsif u.kind = 'UNDO' then
     return df_engine.end_compensation(p_graph, p_thread, u, p_ending);
-  elsif (p_ending).state = 'f' and u.continues and (p_node).node < coalesce(u.inside[2], u.last + 1) then
+  elsif (p_ending).state = 'f' and u.continues and (p_node).branch = 1 then
     return row(df_engine.next_iteration(p_thread, u, (p_ending).error), null::df_engine.ending, true)::df_engine.event;
   elsif (p_ending).state = 'c' and (p_node).after in ('t', 'w')
         and ((p_node).after = 't' or df_engine.truth((p_ending).value)) then
@@ -11405,7 +11427,8 @@ $types$;
 create or replace view df_engine.steps_in_sessions as
   select a.pid, a.usesysid as submitter, split_part(a.application_name, ':', 2)::varchar as id,
          split_part(a.application_name, ':', 3)::varchar as node_id, a.xact_start,
-         a.state is not null and a.backend_xid is null as ended  -- its transaction is over; unknown to who may not read activity
+         a.state is not null and a.backend_xid is null as ended,  -- its transaction is over; unknown to who may not read activity
+         a.backend_xid as xid
   from pg_catalog.pg_stat_activity a
   where a.datname = current_database() and a.application_name ~ '^pg_durable:[0-9a-f]{8}:[0-9a-f]{8}$';
 
@@ -13656,7 +13679,7 @@ $$;
 -- Backends whose step belongs to a run that was cancelled or has failed, or to a branch that lost its race. Not to one that has
 -- completed: nothing of that runs. A session shows the name of its step for a moment after the step's commit, and may be in the
 -- next step when a cancel request arrives: a step that has ended itself, before the session's present transaction, does not count, unless a thread
--- has come to it again.
+-- has come to it again. Of several sessions in one node, in items of a map or iterations of a loop, it is the one that has claimed the row of the loser.
 create or replace function df_engine.doomed_sessions() returns jsonb
 language plpgsql stable as $$
 begin
@@ -13676,7 +13699,7 @@ begin
     ) and (i.status in ('failed', 'cancelled') or exists (
       select from df_engine.queue q join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
       where q.instance = i.instance and q.lane = 'sql' and q.races is not null and df_engine.has_lost(q.races)
-        and m.node between q.node and b.until)));
+        and m.node between q.node and b.until and coalesce(q.xmax = s.xid, true))));
 end
 $$;
 

@@ -71,6 +71,9 @@ MUTANTS = (
            f"{RESUMES}::test_a_child_that_was_stopped_a_moment_ago"),
     Mutant("a run of which a part is removed is resumed", "where not exists (", "where false and not exists (",
            f"{RESUMES}::test_what_is_removed_in_part_is_not_resumed"),
+    Mutant("a map forgets its items because a CATCH would catch its failure, which another one replaces",
+           "not v_replaced and", "",
+           "tests/regressions/test_items_of_a_map_run_again_after_a_resume.py"),
     # Schedules
     Mutant("a schedule is not told of the end that it waits for", "perform df_engine.queue_schedule(-p_call);", "null;",
            f"{SCHEDULES}::test_what_waits_is_started_however_the_run_ends"),
@@ -206,6 +209,8 @@ MUTANTS = (
            "tests/security/test_open_transactions.py::"
            "test_an_outcome_that_stops_a_called_run_is_refused_while_that_is_held"),
     # Timers and signals
+    Mutant("who has lost a race takes others in the same node with it", " and coalesce(q.xmax = s.xid, true)", "",
+           "tests/regressions/test_a_time_out_stops_the_steps_of_other_items.py"),
     Mutant("a step that is stopped while it runs again goes on", "if not found then", "if false then",
            "tests/regressions/test_a_step_that_somebody_stops_runs_again.py"),
     Mutant("a supervisor waits for whoever has locked a run", " skip locked;", ";",

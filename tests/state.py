@@ -207,6 +207,8 @@ cross join lateral df_engine.claim_step(k.key, null, 0, false) c
 cross join lateral df_engine.fail_step(
   k.key, c.id, c.graph, c.queue, c.thread, c.steps[1], '22P02', format('item-%s', (c.thread).scope & 8388607),
   null, null, false, now()) r"""
+# The same for any step.
+FAILED_STEP = FAILED_ITEM.replace("format('item-%s', (c.thread).scope & 8388607)", "'no number'")
 HELD = "select df_engine.claim_next(%s, %s, %s)"
 QUEUE_ROWS = "select submitter, id, node, crash_score from df_engine.queue order by id"
 QUEUE_LOCKED = "select from df_engine.queue for update"
@@ -517,3 +519,7 @@ from df_engine.own_key k cross join lateral df_engine.claim_step(k.key, null, 0,
 READY_SOON = """
 select bool_and(df_engine.ready_at(id) < (extract(epoch from clock_timestamp()) - 1577836800 + 3600) * 64)
 from df_engine.queue"""
+# Whether the log that the server has written since a file of it holds some text.
+LOG_HOLDS = """
+select bool_or(position(convert_to(%s, 'UTF8') in pg_read_binary_file('pg_wal/' || w.name)) > 0)
+from pg_ls_waldir() w where w.name >= %s"""

@@ -12,6 +12,7 @@ from tests.state import (
     CHECKS_LOCKED,
     CLAIM,
     FAILED_ITEM,
+    FAILED_STEP,
     GENERATION,
     HELD,
     HELD_ENDS,
@@ -29,6 +30,7 @@ from tests.state import (
     TIMERS,
     TIMERS_DUE,
     TRY_SIGNAL,
+    UNFINISHED,
     WAITS,
     WORK_IS_LEFT,
 )
@@ -239,6 +241,57 @@ def test_no_step_commits_while_a_cancel_is_undecided(fx: Database, decision: str
     ended = {"commit": ("cancelled", set()), "rollback": ("completed", {"a", "b"})}
     left = {name for (name,) in fx.rows("select t from fx")}
     assert (fx.sql("select df.status(%s)", run), left) == ended[decision]
+
+
+CAUGHT = f"df.catch(df.undo({effect('a')}, {effect('-a')}) ~> {{}}, {effect('handled')}) ~> {effect('b')}"
+
+
+@pytest.mark.parametrize("undone", [("-a",), ()])
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+def test_no_failure_is_caught_while_a_cancel_is_undecided(fx: Database, decision: str, undone: tuple[str, ...]) -> None:
+    """The step has failed when the cancel is made; what its CATCH does waits for what becomes of the cancel."""
+    flow = CAUGHT if undone else CAUGHT.replace(f"df.undo({effect('a')}, {effect('-a')})", effect("a"))
+    run = start(fx, flow.replace("{}", "'select 1 / (pg_advisory_lock(7)::text <> '''')::int'"))
+    with (
+        fx.connect() as holder,
+        fx.connect("app", autocommit=False) as canceller,
+        Crew(fx, 1, interrupts=False) as crew,
+    ):
+        holder.execute("select pg_advisory_lock(7)")
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) == "advisory", what="the step to wait")
+        canceller.execute("set local statement_timeout = '20s'")
+        canceller.execute("select df.cancel(%s)", [run])
+        holder.execute("select pg_advisory_unlock(7)")
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="its failure to wait")
+        canceller.execute(decision)
+        crew.settled()
+    caught = dict.fromkeys(("a", *undone, "handled", "b"), 1)
+    ended = {"commit": ("cancelled", {"a": 1}), "rollback": ("completed", caught)}
+    assert (status(fx, run), effects(fx, run)) == ended[decision]
+
+
+@pytest.mark.parametrize("undo", [False, True])
+@pytest.mark.parametrize("decision", ["commit", "rollback"])
+def test_a_cancel_waits_for_a_failure_that_is_just_being_caught(fx: Database, decision: str, undo: bool) -> None:
+    """The compensation of the body has begun, or not; a cancel that undoes lets it end, and nothing is undone twice."""
+    pump = Pump(fx)
+    run = start(fx, CAUGHT.replace("{}", "df.wait_for_signal('go') ~> 'select ''x''::int'"))
+    pump.until(lambda: fx.admin(WAITS) == 1)
+    fx.sql("select df.signal(%s, 'go')", run)
+    wait_until(lambda: pump.tick() and not fx.admin(WAITS), what="the signal")
+    with (
+        ThreadPoolExecutor(1) as threads,
+        fx.connect("app", autocommit=False) as session,
+        fx.connect("app") as canceller,
+    ):
+        session.execute(FAILED_STEP)
+        cancel = threads.submit(canceller.execute, "select df.cancel(%s, undo => %s)", [run, undo])
+        wait_until(lambda: fx.admin(STEP_WAITS_FOR) in ("tuple", "transactionid"), what="the cancel to wait")
+        session.execute(decision)
+        cancel.result()
+    pump.until(lambda: not fx.admin(UNFINISHED))
+    assert (status(fx, run), effects(fx, run)) == ("cancelled", {"a": 1, "-a": 1} if undo else {"a": 1})
+    assert problems(fx) == []
 
 
 @pytest.mark.parametrize(

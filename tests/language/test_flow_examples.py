@@ -25,7 +25,7 @@ RESULTS = [
     3, rows(n=0), rows(awake=1), rows(ok=1), rows(late=True),
     rows(first=1), [rows(b=2), rows(c=3)], rows(b="it's"), rows(region="emea"), rows(five=5),
     rows(share=0), rows(answer="nobody"), rows(rate=42), rows(total=6), rows(gross=24.0), rows(areas="4"),
-    rows(left_over=0, why="22012"),
+    rows(left_over=0, why="22012"), rows(found=1), rows(first=1), rows(two=2),
 ]  # fmt: skip
 
 

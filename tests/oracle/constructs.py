@@ -3,10 +3,11 @@
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from tests.oracle.state import Ending, Error, Pending, Row, Scope, Sent
-from tests.oracle.tree import Node, is_forever, parents
+from tests.oracle.tree import Node, ancestors, is_forever, parents
 from tests.oracle.values import Names, Value, truth
 
 KEEP_NO_NAME = ("SLEEP", "WAIT_SCHEDULE", "BREAK")
@@ -217,7 +218,9 @@ class Constructs:
         def arrive(number: int, end: Ending) -> None:
             ends[number] = end
             if len(ends) == len(scopes):
-                then(decide())
+                last = decide()
+                self.forget_maps(node, last)
+                then(last)
 
         def decide() -> Ending:
             for number, branch in enumerate(scopes):
@@ -238,6 +241,7 @@ class Constructs:
             for loser in scopes:
                 if loser is not scopes[winner]:
                     self.lose(loser)
+            self.forget_maps(node, end)
             if end.error:
                 end = Ending("failed", error=end.error.within(f"RACE {branch_name(winner)} failed: "))
             else:
@@ -259,6 +263,7 @@ class Constructs:
                 for other in range(len(scopes)):
                     if other != number and other not in failed:
                         self.lose(scopes[other])
+                self.forget_maps(node, end)
                 scope.take_names(scopes[number])
                 then(end)
                 return
@@ -266,7 +271,9 @@ class Constructs:
             if len(failed) == len(scopes):
                 parts = tuple(failed[place] for place in sorted(failed))
                 fatal = any(part.fatal for part in parts)
-                then(Ending("failed", error=Error(node, "", (), False, fatal, parts[0].code, parts)))
+                last = Ending("failed", error=Error(node, "", (), False, fatal, parts[0].code, parts))
+                self.forget_maps(node, last)
+                then(last)
 
         self.enter_branches(scopes, arrive)
 
@@ -337,6 +344,7 @@ class Constructs:
 
         def time_is_over(end: Ending) -> None:
             self.drop(inside.top)
+            self.forget_maps(inside.top, end if otherwise is None else None)
             if otherwise:
                 self.handled[node] = scope.stamp
                 self.enter(otherwise, scope, then)
@@ -385,8 +393,7 @@ class Constructs:
         body, ends = node.left, list[Ending]()
 
         def finish(end: Ending) -> None:
-            if node in self.in_loops:
-                self.forget(body)
+            self.forget_maps(node, end)
             then(end)
 
         def begin(rows: list[Any]) -> None:
@@ -422,6 +429,36 @@ class Constructs:
             self.handled.pop(node, None)
             self.shown.pop(node, None)
 
+    def forget_maps(self, construct: Node, end: Ending | None) -> None:
+        """Of MAPs in a loop nothing is shown any more, unless it may be with this that the run ends."""
+        if end and end.error and self.ends_run(construct, end.error):
+            return
+        for node in self.in_loops & set(construct.walk()):
+            if node.type == "MAP" and node.left:
+                self.forget(node.left)
+
+    def ends_run(self, node: Node, error: Error) -> bool:
+        """Whether nothing around a construct handles its failure, or another one that may take its place."""
+        kinds = {error.code, error.code[:2]}
+        replaced = False
+        for part, around in pairwise([node, *ancestors(node, self.above)]):
+            config = around.config or {}
+            body = part is around.left
+            if (
+                around.type == "CATCH"
+                and body
+                and ("errors" not in config or not (replaced or kinds.isdisjoint(config["errors"])))
+            ):
+                return False
+            if around.type == "LOOP" and body and config and not replaced and not error.fatal:
+                return False
+            if (around.type == "UNDO" and not body) or (
+                around.type == "MAP" and body and config["on_error"] == "collect"
+            ):
+                return False
+            replaced = replaced or around.type in ("JOIN", "ANY") or (around.type == "MAP" and body)
+        return True
+
     def is_over(self, node: Node) -> bool:
         """The time of a TIMEOUT. In a MAP its next item may have begun before the log says how the last one ended."""
         return node.type in ("TIMEOUT", "WAIT_FOR") and self.pending[node].due <= self.now < float("inf")
@@ -430,6 +467,9 @@ class Constructs:
         """Drops what a branch was about to do."""
         self.drop(scope.top)
         if scope.top.type == "LOOP":
+            for node in scope.top.walk():
+                if node is scope.top or node.type == "SIGNAL":
+                    self.shown.pop(node, None)  # a wait that is gone does not say in which iteration it was
             scope.generation = 1
             self.close(scope.top, scope, self.failure(scope.top, "lost", "race"))
 
@@ -437,10 +477,7 @@ class Constructs:
         return Ending("failed", error=Error(node, "", fragments))
 
     def drop(self, top: Node, but: Container[Node] = ()) -> None:
-        """Nothing below a node happens any more. Of a MAP in a loop nothing is shown then."""
-        for node in self.entered & self.in_loops & set(top.walk()) if top is not self.root else ():
-            if node.type == "MAP" and node.left:
-                self.forget(node.left)
+        """Nothing below a node happens any more."""
         waits = [self.pending.pop(node) for node in top.walk() if node in self.pending and node not in but]
         for wait in waits:
             if wait.answer:

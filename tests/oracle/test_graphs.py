@@ -98,6 +98,12 @@ def test_a_loop_that_a_race_left_running_begins_anew(engine: Engine) -> None:
     judge(Play(engine, Case(labelled(outer), acts)))
 
 
+def test_a_loop_that_loses_while_a_later_iteration_waits_has_failed(engine: Engine) -> None:
+    inner = Node("LOOP", Node("RACE", wait("go"), wait("go")), condition=Node("SQL", step=Step((fewer(1),))))
+    late = Node("SQL", step=Step((fewer(1),), trips=1))
+    judge(Play(engine, Case(labelled(Node("RACE", late, inner)), [("signal", "go", "1")])))
+
+
 class Broken(Play):
     """One that the oracle breaks off in the middle."""
 

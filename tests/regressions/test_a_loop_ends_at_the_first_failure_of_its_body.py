@@ -94,6 +94,7 @@ def test_names_of_an_inner_loop_stay(home: Database) -> None:
 
 FATAL = [
     (loop("'select 1'", "'select attempt(9)'"), "no luck at 1"),
+    (loop("'select 1'", "df.map('select 1', 'select attempt(9)') ~> 'select false'"), "no luck at 1"),
     (loop("'select $nope'"), "no node binds the name"),
     (loop("'select 1' ~> ('select $nope' & 'select 2')"), "no node binds the name"),
     (loop("df.race('select $nope', df.wait_for_signal('never'))"), "no node binds the name"),

@@ -13,10 +13,11 @@ from pg_durable.cli import secret_commands
 from psycopg.rows import dict_row
 
 from tests import state
-from tests.support import Database
+from tests.support import Database, wait_until
 from tests.terminal import command, on_a_terminal
 from tests.worker.http_server import HttpServer
 from tests.worker.process import SpawnWorker, WorkerProcess, await_end, begin, completed, error, failure
+from tests.worker.test_metrics import Page
 
 VALUE = 'sk_live/"ü"&<42>+x'
 HEADERS = """headers => jsonb_build_object('Authorization', 'Bearer ' || df.secret('stripe'))"""
@@ -211,6 +212,27 @@ def test_an_encrypted_secret_is_sent_by_a_worker_with_the_key(
     assert web.received[-1].headers["authorization"] == f"Bearer {VALUE}"
     stored = app.rows(state.SECRET_VALUES, user=None)
     assert [value.partition(":")[0] for (value,) in stored] == ["aes256gcm"]
+
+
+def test_the_log_that_the_server_writes_has_no_encrypted_value(app: Database, key_file: Path) -> None:
+    """What is set as plain text is there."""
+    since = app.admin("select pg_walfile_name(pg_current_wal_lsn())")
+    encrypted, plain = (f"{word} value {app.name}" for word in ("encrypted", "plain"))
+    set_secret(app, encrypted, "--secret-key-file", str(key_file))
+    app.sql("select df.set_secret('plain', %s)", plain)
+    app.admin("select pg_switch_wal()")
+    assert app.admin(state.LOG_HOLDS, plain, since)
+    for form in forms(encrypted):
+        assert not app.admin(state.LOG_HOLDS, form, since)
+
+
+def test_metrics_have_no_secret(app: Database, web: HttpServer, spawn: SpawnWorker) -> None:
+    page = Page(spawn)
+    failure(app, f"df.retry(df.http(%s, {HEADERS}), 1)", web.url("/echo/500?key={secret:stripe}"))
+    completed(app, f"df.http(%s, {HEADERS})", web.url("/echo/200"))
+    wait_until(lambda: page.ended().get("failed") and page.ended().get("completed"), what="both to be counted")
+    for form in forms(VALUE):
+        assert form not in page.get("metrics")
 
 
 def test_a_worker_without_the_key_says_what_is_missing(
