@@ -405,6 +405,10 @@ DAMAGE = (
 ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"
 ENDED_TOGETHER = "update df_engine.instances set finished_at = date_trunc('second', now()) - interval '1 minute'"
 ENDED_INDEX = "instances_finished_idx"
+STEP_LASTED = """
+update df_engine.outcomes o set started_at = o.ended_at - %s::interval
+from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph
+where i.instance = o.instance and n.node = o.node and n.query = %s"""
 
 # What a made-up next version changes, and what is there afterwards.
 MIGRATION = """

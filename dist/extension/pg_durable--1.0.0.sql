@@ -15430,9 +15430,10 @@ comment on function df.stuck(interval) is
 -- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
 -- the last count, by index; the runs that are kept are never counted. Nothing here writes.
 
--- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
--- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count.
-create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
+-- The runs that have ended since a place, a time and an id, by how; how their steps went; and the place of the last of them. Without a
+-- place it begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count. p_bounds: of the
+-- durations that are counted together, in seconds.
+create or replace function df_engine.ended_since(p_place jsonb, p_bounds double precision[]) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
   v_upto constant pg_catalog.timestamptz := df_engine.clock() - '5 s'::pg_catalog.interval;
@@ -15441,16 +15442,39 @@ declare
 begin
   return (
     with ended as materialized (
-      select i.finished_at as ended_at, i.id, i.status
+      select i.finished_at as ended_at, i.id, i.status, i.instance, i.graph
       from df_engine.instances i
       where i.status in ('completed', 'failed', 'cancelled') and (i.finished_at, i.id) > (v_after, v_id)
         and i.finished_at <= v_upto
       order by i.finished_at, i.id limit 100000
+    ), step as materialized (  -- of each run 1000 at most, and of all 100000: then it is a sample
+      select g.kind, o.seconds, width_bucket(o.seconds, p_bounds) as bucket, o.attempts
+      from ended e
+      cross join lateral (
+        select x.node, x.attempts, extract(epoch from x.ended_at - x.started_at)::pg_catalog.float8 as seconds
+        from df_engine.outcomes x where x.instance = e.instance and x.state in ('c', 'b', 'd', 'f', 'x', 'e') limit 1000) o
+      cross join lateral (select x.kind from df_engine.graph_nodes x where x.graph = e.graph and x.node = o.node limit 1) g
+      where g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') limit 100000
+    ), counted as materialized (
+      select s.kind, s.bucket, count(*) as number, sum(s.seconds) as seconds, sum(s.attempts - 1) as retries
+      from step s group by s.kind, s.bucket
     )
     select jsonb_build_object(
       'completed', count(*) filter (where e.status = 'completed'),
       'failed', count(*) filter (where e.status = 'failed'),
       'cancelled', count(*) filter (where e.status = 'cancelled'),
+      'undo_failed', count(*) filter (where exists (
+        select from df_engine.compensations c
+        where c.instance = e.instance and (c.state in ('o', 'f') or c.state = 'r' and e.status = 'failed'))),
+      'retries', (select coalesce(sum(c.retries), 0) from counted c),
+      'steps', (
+        select jsonb_agg(jsonb_build_object(
+                 'kind', lower(k.kind),
+                 'seconds', (select coalesce(sum(c.seconds), 0) from counted c where c.kind = k.kind),
+                 'counts', (select jsonb_agg(coalesce(c.number, 0) order by b.bucket)
+                            from generate_series(0, cardinality(p_bounds)) b(bucket)
+                            left join counted c on c.kind = k.kind and c.bucket = b.bucket)))
+        from unnest(array['SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART']) k(kind)),
       'place', coalesce(
         (select jsonb_build_array(l.ended_at, l.id) from ended l order by l.ended_at desc, l.id desc limit 1),
         jsonb_build_array(v_after, v_id)))
@@ -15460,7 +15484,7 @@ $$;
 
 -- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
 -- Granted to workers.
-create or replace function df_engine.run_metrics(p_place jsonb) returns jsonb
+create or replace function df_engine.run_metrics(p_place jsonb, p_bounds double precision[]) returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
   select jsonb_build_object(
@@ -15470,11 +15494,12 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
                 join df_engine.queue q on q.submitter = w.submitter and q.lane in ('sql', 'direct')),
     'overdue', (select count(*) from df_engine.timers t
                 where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
+    'retries_waiting', (select count(*) from df_engine.timers t where t.kind = 'retry'),
     'queue', (select coalesce(jsonb_agg(jsonb_build_object(
                 'role', q.submitter::regrole, 'lane', q.lane, 'ready', q.ready, 'running', q.running, 'slots', q.slots,
                 'oldest_seconds', coalesce(extract(epoch from clock_timestamp() - q.oldest_since), 0))), '[]')
               from df_engine.queue_by_role q),
-    'ended', df_engine.ended_since(p_place))
+    'ended', df_engine.ended_since(p_place, p_bounds))
   from df_engine.instances i
   where i.status in ('pending', 'running');
 $$;

@@ -25,7 +25,7 @@ LISTEN = "select df_engine.listen_for_work()"
 UNLISTEN = "unlisten *"
 
 # On the connection of the metrics collector.
-RUN_METRICS = "select df_engine.run_metrics(%s::jsonb)"
+RUN_METRICS = "select df_engine.run_metrics(%s::jsonb, %s::double precision[])"
 
 # In the session of a role.
 WORK = "call df_engine.work(%s, %s, null)"

@@ -114,12 +114,14 @@ class ByteBudget:
         """Lets a step wait; it is granted at once where there is room."""
         self._waiting.append(step)
         self._let_go()
+        self._metrics.set("bytes_waiting", self.waiting)
 
     def dequeue(self, step: Bytes) -> None:
         """Takes back a step that waits no more."""
         with suppress(ValueError):
             self._waiting.remove(step)
             self._let_go()
+        self._metrics.set("bytes_waiting", self.waiting)
 
     def _let_go(self) -> None:
         while step := self._next():

@@ -87,9 +87,11 @@ class LeasedSteps:
         await self._http.close()
 
     async def _run(self, lane: str, lease: Lease, held: Bytes) -> None:
+        began = monotonic()
         try:
             outcome = await (self._request(lease, held) if lane == HTTP else self._statement(lease, held))
             self._metrics.add("leased_total", lane=lane)
+            self._metrics.observe("leased_seconds", monotonic() - began, lane=lane)
             self._report(lane, lease, outcome, held)
         except LoginFailed as failure:
             await self._wait_for_role(lease, failure)
