@@ -214,6 +214,7 @@ QUEUED_NODES = """
 select q.id, n.id, n.node_type from df_engine.queue q join df_engine.instances i using (instance)
 join df.nodes n on n.instance_id = i.id"""
 RAISE_CRASH_SCORE = "select df_engine.raise_crash_score(%s, %s, %s, 4)"
+SHORT_OF_BYTES = "select from df_engine.workers where short_of_bytes is not null or sated is not null"
 LEASED_STEPS = "select count(*) from df_engine.queue where worker is not null"
 LEASED_SCORE = "select coalesce(max(crash_score), 0) from df_engine.queue where worker is not null"
 GENERATION = "select generation from df_engine.instances where id = %s"

@@ -649,7 +649,9 @@ if df_engine.migrating(1) then
     alive bigint not null default ('x' || left(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint,  -- the advisory lock that its session holds
     started_at timestamptz not null default now(),
     last_seen_at timestamptz not null default now(),
-    idle_until timestamptz             -- NULL while it has no room; a transaction with earlier work notifies
+    idle_until timestamptz,            -- NULL while it has no room; a transaction with earlier work notifies
+    short_of_bytes bigint[],           -- leased steps that wait for room in its memory; NULL: none
+    sated name[]                       -- roles of which it leases no more until there is some, an empty name for all; NULL: none
   ) with (fillfactor = 50);
 
   -- Roles authorised with df.grant_worker.
@@ -11775,7 +11777,21 @@ create or replace view df_engine.wait_reasons as
     and (select bool_and(b.busy >= df_engine.setting_number('max_http_requests') - df_engine.setting_number('reserved_http_requests'))
          from (select count(x.worker) as busy
                from df_engine.workers w left join df_engine.queue x on x.lane = 'http' and x.worker = w.worker
-               where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b);
+               where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b)
+  union all
+  select q.instance, format('what its step has read waits for room in the memory of a worker (worker_bytes_in_flight: %s bytes)',
+    df_engine.setting('worker_bytes_in_flight'))
+  from df_engine.workers w cross join lateral (
+    select x.instance from df_engine.queue x
+    where x.lane in ('direct', 'http') and x.worker = w.worker and x.id = any (w.short_of_bytes)) q
+  where w.short_of_bytes is not null and w.last_seen_at > clock_timestamp() - interval '15 s'
+  union all
+  select q.instance, format('steps outside of transactions hold all bytes that they may hold in the workers (worker_bytes_in_flight: %s), or three quarters are of this role',
+    df_engine.setting('worker_bytes_in_flight'))
+  from df_engine.queue q
+  where q.lane in ('direct', 'http') and q.worker is null and coalesce((
+    select bool_and(coalesce(w.sated && array['', pg_get_userbyid(q.submitter)], false))
+    from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s'), false);
 
 -- The runs that are paused: since when, by whom, why.
 create or replace view df_engine.pauses as
@@ -13498,6 +13514,13 @@ begin
     raise exception 'worker % is not registered here any more', p_worker using errcode = 'object_not_in_prerequisite_state';
   end if;
 end
+$$;
+
+-- What waits for room in the memory of a worker: leased steps, and roles of which it leases no more; an empty name for all.
+-- Granted to workers.
+create or replace function df_engine.note_short_of_bytes(p_worker int, p_tickets bigint[], p_roles name[]) returns void
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  update df_engine.workers w set short_of_bytes = nullif(p_tickets, '{}'), sated = nullif(p_roles, '{}') where w.worker = p_worker;
 $$;
 
 -- Says why the runs of a role do not go on, unless a session is serving them. One row a role, however many its runs are.
@@ -15309,6 +15332,10 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
               when c.lane <> 'http' and r.reason is not null then r.reason
               when c.used >= c.most then format('role "%s" may have %s of these at a time (df.set_role_limit), and has', u.rolname, c.most)
               when c.alive = 0 then 'no worker is running'
+              when c.lane <> 'sql' and coalesce((
+    select bool_and(coalesce(w.sated && array['', pg_get_userbyid(c.submitter)], false))
+    from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s'), false) then format('steps outside of transactions hold all bytes that they may hold in the workers (worker_bytes_in_flight: %s), or three quarters are of this role',
+    df_engine.setting('worker_bytes_in_flight'))
               when c.taken >= c.places then format('all %s places of the workers are taken', c.places) end as wait_reason
   from counted c
   left join pg_catalog.pg_roles u on u.oid = c.submitter
@@ -15347,7 +15374,7 @@ create or replace view df_engine.visible_standstill with (security_barrier) as
   with reader as materialized (
     select u.oid as submitter, u.rolname from pg_catalog.pg_roles u where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or u.oid = (select quote_ident(current_user)::regrole::oid))
   ), ready as materialized (
-    select q.instance, q.node, q.lane, q.submitter, q.worker, q.leased_at, greatest(df_engine.ready_time(q.id), (
+    select q.id, q.instance, q.node, q.lane, q.submitter, q.worker, q.leased_at, greatest(df_engine.ready_time(q.id), (
              select max(o.ended_at)  -- the row stays the same while its chain of steps goes on
              from df_engine.instances i
              join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
@@ -15370,7 +15397,9 @@ create or replace view df_engine.visible_standstill with (security_barrier) as
                     format('the session with pid %s is in it', s.pid)) as reason
     from step s
     union all
-    select q.instance, q.node, 'running', q.leased_at, format('worker %s has it', q.worker)
+    select q.instance, q.node, 'running', q.leased_at, format(
+      case when exists (select from df_engine.workers w where w.worker = q.worker and q.id = any (w.short_of_bytes))
+        then 'worker %s has it, and it waits for room in the memory there' else 'worker %s has it' end, q.worker)
     from ready q where q.worker is not null and not exists (select from step s where s.instance = q.instance and s.node = q.node)
     union all
     select q.instance, q.node, 'ready', q.since, coalesce(
@@ -16605,7 +16634,7 @@ comment on function df.revoke_monitor(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'note_short_of_bytes', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void
