@@ -532,9 +532,13 @@ if df_engine.migrating(1) then
     tries smallint not null default 0,
     delivered_at timestamptz,
     delivered_to int[]                 -- nodes
-  );
+  ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
   create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to deliver
-  create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
+  create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- df.signals, the end of a run
+  create index inbox_free_idx on df_engine.inbox (instance, signal_name, fresh, signal_id)
+    where status = 'pending' and reserved is null;                                         -- the oldest kept one, the oldest fresh one
+  create index inbox_reserved_idx on df_engine.inbox (instance, signal_name, signal_id)
+    where fresh and reserved is not null;                                                  -- the oldest of these, the waits that have one
 
   -- What the step in each session has said last of its progress. Holds for the transaction xid, or for the lease of the row in the queue.
   create table df_engine.progress (
@@ -7587,31 +7591,33 @@ $$;
 -- Says of each signal of a name that was sent and not delivered yet whom it is for, before another wait opens: the waits that
 -- are open, or none, and then it is kept. The first of several takes those waits from the later ones.
 create or replace function df_engine.reserve_signals(p_instance bigint, p_signal text) returns void
-language plpgsql as $$
+language plpgsql set enable_bitmapscan = off as $$
 declare
-  v_id bigint;
+  v_signals constant bigint[] := array(
+    select s.signal_id from df_engine.inbox s
+    where s.instance = p_instance and s.signal_name = p_signal and s.fresh and s.status = 'pending' and s.reserved is null
+    order by s.signal_id);
   v_waits bigint[];
 begin
-  for v_id in
-    select s.signal_id from df_engine.inbox s
-    where s.instance = p_instance and s.signal_name = p_signal and s.fresh and s.reserved is null
-    order by s.signal_id
-  loop
-    v_waits := array(
-      select w.id from df_engine.waits w
-      where w.instance = p_instance and w.signal_name = p_signal
-        and not exists (select from df_engine.inbox r
-                        where r.instance = p_instance and r.fresh and w.id = any (r.reserved))
-      order by w.id);
-    update df_engine.inbox s set fresh = v_waits <> '{}', reserved = nullif(v_waits, '{}')
-    where s.signal_id = v_id;
-  end loop;
+  if v_signals = '{}' then
+    return;
+  end if;
+  v_waits := array(
+    select w.id from df_engine.waits w
+    where w.instance = p_instance and w.signal_name = p_signal
+      and w.id not in (select unnest(r.reserved) from df_engine.inbox r
+                       where r.instance = p_instance and r.signal_name = p_signal and r.fresh and r.reserved is not null)
+    order by w.id);
+  update df_engine.inbox s
+  set fresh = s.signal_id = v_signals[1] and v_waits <> '{}',
+      reserved = case when s.signal_id = v_signals[1] then nullif(v_waits, '{}') end
+  where s.signal_id = any (v_signals);
 end
 $$;
 
 -- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and tried again.
 create or replace function df_engine.open_wait(p_thread df_engine.thread, p_signal text, p_timeout numeric) returns void
-language plpgsql as $$
+language plpgsql set enable_bitmapscan = off as $$
 declare
   v_id constant bigint := nextval('df_engine.thread_ids');
   v_submitter oid;
@@ -7630,7 +7636,7 @@ begin
   update df_engine.inbox s set fresh = true, reserved = array[v_id]
   where s.signal_id = (select k.signal_id from df_engine.inbox k
                        where k.instance = (p_thread).instance and k.signal_name = p_signal
-                         and k.status = 'pending' and not k.fresh
+                         and k.status = 'pending' and not k.fresh and k.reserved is null
                        order by k.signal_id limit 1);
   if found then
     perform df_engine.wake('t', null);
@@ -12110,12 +12116,21 @@ $$;
 -- Signals: a fresh one is delivered to the waits that are open for it, kept for the next one, or given up with its run.
 
 -- The open waits that a signal is for, locked: all of its name; for a reserved one those it is reserved for, or one other
--- when they have all ended in the meantime. Waits of branches that have lost their race are removed.
+-- when they have all ended in the meantime. Waits of branches that have lost their race are removed. Of a signal that is reserved, as each
+-- that was kept is, no other waits are read: there may be as many.
 create or replace function df_engine.waits_for(p_signal df_engine.inbox) returns bigint[]
 language plpgsql as $$
 declare
   v_waits bigint[];
 begin
+  if (p_signal).reserved is not null then
+    delete from df_engine.waits w
+    where w.id = any ((p_signal).reserved) and w.races is not null and df_engine.has_lost(w.races);
+    v_waits := array(select w.id from df_engine.waits w where w.id = any ((p_signal).reserved) order by w.id for update);
+    if v_waits <> '{}' then
+      return v_waits;
+    end if;
+  end if;
   delete from df_engine.waits w
   where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
     and w.races is not null and df_engine.has_lost(w.races);
@@ -12123,11 +12138,25 @@ begin
     select w.id from df_engine.waits w
     where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
     order by w.id for update);
-  return case
-    when (p_signal).reserved is null then v_waits
-    when not v_waits && (p_signal).reserved then v_waits[:1]
-    else array(select w from unnest(v_waits) w where w = any ((p_signal).reserved))
-  end;
+  return case when (p_signal).reserved is null then v_waits else v_waits[:1] end;
+end
+$$;
+
+-- Whether an older signal of the same name is to be delivered before.
+create or replace function df_engine.is_behind(p_signal df_engine.inbox) returns boolean
+language plpgsql stable as $$
+begin
+  return exists (
+    select from (
+      (select x.signal_id from df_engine.inbox x
+       where x.instance = (p_signal).instance and x.signal_name = (p_signal).signal_name
+         and x.fresh and x.status = 'pending' and x.reserved is null
+       order by x.signal_id limit 1)
+      union all
+      (select x.signal_id from df_engine.inbox x
+       where x.instance = (p_signal).instance and x.signal_name = (p_signal).signal_name and x.fresh and x.reserved is not null
+       order by x.signal_id limit 1)) e
+    where e.signal_id < (p_signal).signal_id);
 end
 $$;
 
@@ -12180,8 +12209,7 @@ declare
 begin
   select * into s from df_engine.inbox x where x.signal_id = p_signal;  -- one delivered before it may have reserved it
   -- In the order in which they were sent.
-  if not exists (select from df_engine.inbox e
-                 where e.instance = s.instance and e.signal_name = s.signal_name and e.fresh and e.signal_id < s.signal_id)
+  if not df_engine.is_behind(s)
      and df_engine.try_lock_run(s.instance, true) then
     perform df_engine.deliver_signal(s);
     return true;
