@@ -4388,13 +4388,14 @@ begin
       raise exception 'instance % not found or access denied', envelope using errcode = 'insufficient_privilege';
     end if;
   else
-    v_graph := df_engine.parse_graph(envelope);
+    v_graph := df_engine.parse_graph(case when envelope ~ '^\s*@[A-Za-z_]' then df_engine.definition_to_show(btrim(envelope, E' \t\r\n\f'))
+                                          else envelope end);
   end if;
   return df_engine.graph_text(v_graph);
 end
 $$;
 comment on function df.to_flow(text) is
-  'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, or of a run that the caller may see when given its id. df.flow gives the graph back';
+  'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, of a definition (@name, @name:3), or of a run that the caller may see when given its id. df.flow gives the graph back';
 
 -- Lexing: SQL text cut into tokens by PostgreSQL's lexical rules, and values written as SQL. Here begins substitution, which
 -- goes on in the next files. The long regular expressions come from generator/grammar/template.lark; the others do without
@@ -5738,6 +5739,7 @@ declare
   g df_engine.graphs;
 begin
   if v_graph is null then
+    perform df_engine.refuse_bare_name(p_role, p_text);
     v_graph := df_engine.new_graph(p_role, p_text, p_typed);
   else
     perform df_engine.note_use(v_graph);
@@ -6102,6 +6104,21 @@ begin
   compiled := (
     select g.id from df_engine.graphs g
     where g.submitter = p_role and g.hash = df_engine.graph_hash(graph, p_typed) order by g.id desc limit 1);
+end
+$$;
+
+-- Raises for a text that is the name of a definition of that role, without its @, and no SQL.
+create or replace function df_engine.refuse_bare_name(p_role oid, p_text text) returns void
+language plpgsql stable as $$
+declare
+  v_name constant text := btrim(p_text, E' \t\r\n\f');
+begin
+  if v_name ~ '^[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?$' and lower(v_name) <> all ('{abort,analyze,begin,checkpoint,cluster,commit,end,rollback,vacuum}')
+     and exists (select from df_engine.flow_definitions d
+                 where d.owner = p_role::pg_catalog.regrole and d.name = split_part(v_name, ':', 1) and d.hidden_at is null) then
+    raise exception '"%" is no SQL statement', v_name using errcode = 'invalid_parameter_value',
+      hint = format('There is a definition of this name: did you mean ''@%s''?', v_name);
+  end if;
 end
 $$;
 
@@ -15474,6 +15491,10 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
+  if for_at_least < interval '0' then
+    raise exception 'for_at_least must not be negative, and is %', for_at_least using errcode = 'invalid_parameter_value',
+      hint = 'Write how long nothing has moved, such as df.stuck(''10 minutes'').';
+  end if;
   return query
   select s.instance_id::text, s.label, s.submitter::regrole, s.node_id::text, s.query, s.state, s.since, clock_timestamp() - s.since, s.reason
   from df_engine.visible_standstill s
@@ -15482,7 +15503,7 @@ begin
 end
 $$;
 comment on function df.stuck(interval) is
-  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is.';
+  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is. Raises 22023 when for_at_least is negative.';
 
 -- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
 -- the last count, by index; the runs that are kept are never counted. Nothing here writes.
@@ -15703,7 +15724,10 @@ begin
       return df_engine.explain_graph(df_engine.definition_to_show(v_input));
     else
       return 'Nothing to explain. Accepted are the id of an instance (8 hexadecimal digits), an envelope, an expression'
-        || E' that builds one,\nsuch as ''SELECT 1'' ~> ''SELECT 2'' or df.sleep(5), and an SQL statement.';
+        || E' that builds one,\nsuch as ''SELECT 1'' ~> ''SELECT 2'' or df.sleep(5), and an SQL statement.' || coalesce((
+        select format(E'\nThere is a definition of this name: did you mean ''@%s''?', v_input)
+        from df_engine.visible_definitions d
+        where d.owner = quote_ident(current_user)::regrole and d.name = split_part(v_input, ':', 1) limit 1), '');
   end case;
 end
 $$;

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ WAIT_SECONDS = 3600
 MOST_TRIES = 10
 NOTHING_DRAWN = ("Invalid durable function graph: ", "Instance '", "The expression is NULL")
 NOT_UNDERSTOOD = "Nothing to explain"
+DID_YOU_MEAN = re.compile(r"^There is a definition .*$", re.MULTILINE)
 
 GET_VARIABLE = "select df.getvar(%s)"
 SET_VARIABLE = "select df.setvar(%s, %s)"
@@ -196,7 +198,9 @@ def run_explain(arguments: argparse.Namespace) -> int:
     with connect(arguments.dsn) as conn:
         drawn = ask(conn, EXPLAIN_RUN, arguments.what) if text is None else ask(conn, EXPLAIN_FLOW, text)
     if text is None and drawn.startswith(NOT_UNDERSTOOD):
-        raise CommandError(f"{arguments.what!r} is no file, no id of a run, and no flow")
+        raise CommandError(
+            "\n".join([f"{arguments.what!r} is no file, no id of a run, and no flow", *DID_YOU_MEAN.findall(drawn)])
+        )
     if drawn.startswith(NOTHING_DRAWN):
         raise CommandError(drawn.strip())
     say(trimmed(drawn))
