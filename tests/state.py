@@ -410,6 +410,7 @@ DAMAGE = (
 )
 
 ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"
+STARTED_AGO = "update df_engine.instances set created_at = created_at - %s::interval where id = %s"
 ENDED_TOGETHER = "update df_engine.instances set finished_at = date_trunc('second', now()) - interval '1 minute'"
 ENDED_INDEX = "instances_finished_idx"
 STEP_LASTED = """
