@@ -3822,6 +3822,12 @@ declare
   v_start int;
   v_tails int[] := '{}';
   v_token int := 1;
+  -- The builders do not see what is inside of their graphs here: what they refuse there is refused here.
+  v_around constant jsonb := '{"loop": "a loop", "race": "a race", "race_all": "a race", "any": "a race", "timeout": "a time-out", "map": "a map"}';
+  v_undoes constant boolean := p_source ~* '\mundo\M';
+  v_undos int[] := '{}';  -- of each call: the token of an UNDO in it
+  v_undo int;
+  v_name text;
   v_state text; v_message text; v_detail text; v_hint text;
 begin
   starts := '{}'; parts := '{}'; slots := '{}'; suffixes := '{}'; inners := '{}'; nexts := '{}';
@@ -3829,6 +3835,16 @@ begin
     v_token := p_tokens[v_call];
     v_first := p_firsts[v_call];
     v_last := v_first + p_counts[v_call] - 1;
+    if v_undoes then
+      v_name := regexp_replace(lower(case p_ops[v_call] when 9 then p_texts[v_token] else c_items[p_ops[v_call]] end), '^df\.', '');
+      v_undo := (select max(v_undos[a]) from unnest(p_args[v_first:v_last]) a where a > 0);
+      v_undos[v_call] := case v_name when 'undo' then v_token when 'call' then null else v_undo end;
+      if v_undo is not null and v_around ? v_name then
+        v_token := v_undo;
+        raise exception 'df.undo cannot be inside %', v_around ->> v_name using errcode = 'invalid_parameter_value',
+          hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
+      end if;
+    end if;
     if p_ops[v_call] = 7 then
       v_known := p_args[v_first];
       v_tails[v_call] := v_last;
