@@ -7643,7 +7643,7 @@ $$;
 -- Says of each signal of a name that was sent and not delivered yet whom it is for, before another wait opens: the waits that
 -- are open, or none, and then it is kept. The first of several takes those waits from the later ones.
 create or replace function df_engine.reserve_signals(p_instance bigint, p_signal text) returns void
-language plpgsql set enable_bitmapscan = off as $$
+language plpgsql set jit = off set enable_bitmapscan = off as $$
 declare
   v_signals constant bigint[] := array(
     select s.signal_id from df_engine.inbox s
@@ -7669,7 +7669,7 @@ $$;
 
 -- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and tried again.
 create or replace function df_engine.open_wait(p_thread df_engine.thread, p_signal text, p_timeout numeric) returns void
-language plpgsql set enable_bitmapscan = off as $$
+language plpgsql set jit = off set enable_bitmapscan = off as $$
 declare
   v_id constant bigint := nextval('df_engine.thread_ids');
   v_submitter oid;
