@@ -217,7 +217,7 @@ MUTANTS = (
            "tests/security/test_open_transactions.py::test_an_outcome_for_a_held_run_is_refused_for_now"),
     Mutant("a wait opens while a signal is delivered",
            " for no key update;", ";", f"{MEETINGS}::test_a_signal_is_not_kept_while_a_wait_for_it_opens"),
-    Mutant("a signal overtakes an older one", "e.signal_id < s.signal_id)", "false)",
+    Mutant("a signal overtakes an older one", "e.signal_id < (p_signal).signal_id)", "false)",
            f"{MEETINGS}::test_a_signal_waits_for_an_older_one"),
     Mutant("a kept signal is for all waits of its name", "v_waits[:1]", "v_waits",
            f"{MEETINGS}::test_a_kept_signal_whose_wait_timed_out_goes_to_one_other_open_wait"),

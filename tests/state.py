@@ -216,6 +216,13 @@ QUEUED_NODES = """
 select q.id, n.id, n.node_type from df_engine.queue q join df_engine.instances i using (instance)
 join df.nodes n on n.instance_id = i.id"""
 RAISE_CRASH_SCORE = "select df_engine.raise_crash_score(%s, %s, %s, 4)"
+SIGNAL_ROWS_READ = """
+select sum(t.seq_tup_read + coalesce(t.idx_tup_fetch, 0) + coalesce((
+         select sum(i.idx_tup_read) from pg_stat_user_indexes i where i.relid = t.relid), 0))::bigint
+from pg_stat_user_tables t where t.relname in ('inbox', 'waits')"""
+FRESH_SIGNALS = "select count(*) from df_engine.inbox where fresh"
+WAITS_DELETED = "select n_tup_del from pg_stat_user_tables where relname = 'waits'"
+SHORT_OF_BYTES = "select from df_engine.workers where short_of_bytes is not null or sated is not null"
 LEASED_STEPS = "select count(*) from df_engine.queue where worker is not null"
 LEASED_SCORE = "select coalesce(max(crash_score), 0) from df_engine.queue where worker is not null"
 GENERATION = "select generation from df_engine.instances where id = %s"
@@ -405,8 +412,13 @@ DAMAGE = (
 )
 
 ENDED_BEFORE = "update df_engine.instances set finished_at = finished_at - %s::interval"
+STARTED_AGO = "update df_engine.instances set created_at = created_at - %s::interval where id = %s"
 ENDED_TOGETHER = "update df_engine.instances set finished_at = date_trunc('second', now()) - interval '1 minute'"
 ENDED_INDEX = "instances_finished_idx"
+STEP_LASTED = """
+update df_engine.outcomes o set started_at = o.ended_at - %s::interval
+from df_engine.instances i join df_engine.graph_nodes n on n.graph = i.graph
+where i.instance = o.instance and n.node = o.node and n.query = %s"""
 
 # What a made-up next version changes, and what is there afterwards.
 MIGRATION = """

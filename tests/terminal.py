@@ -58,6 +58,11 @@ class Terminal:
                 self._shown.extend(part)
         return ANSI.sub("", self._shown.decode(errors="replace")).replace("\r\n", "\n")
 
+    @property
+    def colours(self) -> bool:
+        """Whether anything that was shown has a colour or is bold."""
+        return re.search(r"\x1b\[[0-9;]*[1-9][0-9;]*m", self._shown.decode(errors="replace")) is not None
+
     def until(self, text: str) -> None:
         """Waits until something is shown."""
         wait_until(lambda: text in self.shown, 15, f"{text!r} on the terminal")

@@ -532,9 +532,13 @@ if df_engine.migrating(1) then
     tries smallint not null default 0,
     delivered_at timestamptz,
     delivered_to int[]                 -- nodes
-  );
+  ) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
   create index inbox_fresh_idx on df_engine.inbox (submitter, next_try_at, signal_id) where fresh;   -- what a worker has to deliver
-  create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- the oldest kept one, df.signals
+  create index inbox_instance_idx on df_engine.inbox (instance, signal_id);               -- df.signals, the end of a run
+  create index inbox_free_idx on df_engine.inbox (instance, signal_name, fresh, signal_id)
+    where status = 'pending' and reserved is null;                                         -- the oldest kept one, the oldest fresh one
+  create index inbox_reserved_idx on df_engine.inbox (instance, signal_name, signal_id)
+    where fresh and reserved is not null;                                                  -- the oldest of these, the waits that have one
 
   -- What the step in each session has said last of its progress. Holds for the transaction xid, or for the lease of the row in the queue.
   create table df_engine.progress (
@@ -649,7 +653,9 @@ if df_engine.migrating(1) then
     alive bigint not null default ('x' || left(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint,  -- the advisory lock that its session holds
     started_at timestamptz not null default now(),
     last_seen_at timestamptz not null default now(),
-    idle_until timestamptz             -- NULL while it has no room; a transaction with earlier work notifies
+    idle_until timestamptz,            -- NULL while it has no room; a transaction with earlier work notifies
+    short_of_bytes bigint[],           -- leased steps that wait for room in its memory; NULL: none
+    sated name[]                       -- roles of which it leases no more until there is some, an empty name for all; NULL: none
   ) with (fillfactor = 50);
 
   -- Roles authorised with df.grant_worker.
@@ -3797,6 +3803,12 @@ declare
   v_start int;
   v_tails int[] := '{}';
   v_token int := 1;
+  -- The builders do not see what is inside of their graphs here: what they refuse there is refused here.
+  v_around constant jsonb := '{"loop": "a loop", "race": "a race", "race_all": "a race", "any": "a race", "timeout": "a time-out", "map": "a map"}';
+  v_undoes constant boolean := p_source ~* '\mundo\M';
+  v_undos int[] := '{}';  -- of each call: the token of an UNDO in it
+  v_undo int;
+  v_name text;
   v_state text; v_message text; v_detail text; v_hint text;
 begin
   starts := '{}'; parts := '{}'; slots := '{}'; suffixes := '{}'; inners := '{}'; nexts := '{}';
@@ -3804,6 +3816,16 @@ begin
     v_token := p_tokens[v_call];
     v_first := p_firsts[v_call];
     v_last := v_first + p_counts[v_call] - 1;
+    if v_undoes then
+      v_name := regexp_replace(lower(case p_ops[v_call] when 9 then p_texts[v_token] else c_items[p_ops[v_call]] end), '^df\.', '');
+      v_undo := (select max(v_undos[a]) from unnest(p_args[v_first:v_last]) a where a > 0);
+      v_undos[v_call] := case v_name when 'undo' then v_token when 'call' then null else v_undo end;
+      if v_undo is not null and v_around ? v_name then
+        v_token := v_undo;
+        raise exception 'df.undo cannot be inside %', v_around ->> v_name using errcode = 'invalid_parameter_value',
+          hint = 'It can be in sequences, conditions, branches of df.all and &, and in df.catch: put df.undo around the whole, or start what is inside as a run of its own.';
+      end if;
+    end if;
     if p_ops[v_call] = 7 then
       v_known := p_args[v_first];
       v_tails[v_call] := v_last;
@@ -4382,13 +4404,14 @@ begin
       raise exception 'instance % not found or access denied', envelope using errcode = 'insufficient_privilege';
     end if;
   else
-    v_graph := df_engine.parse_graph(envelope);
+    v_graph := df_engine.parse_graph(case when envelope ~ '^\s*@[A-Za-z_]' then df_engine.definition_to_show(btrim(envelope, E' \t\r\n\f'))
+                                          else envelope end);
   end if;
   return df_engine.graph_text(v_graph);
 end
 $$;
 comment on function df.to_flow(text) is
-  'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, or of a run that the caller may see when given its id. df.flow gives the graph back';
+  'The flow text of a graph, complete and in canonical form: of an envelope, of a statement, of a definition (@name, @name:3), or of a run that the caller may see when given its id. df.flow gives the graph back';
 
 -- Lexing: SQL text cut into tokens by PostgreSQL's lexical rules, and values written as SQL. Here begins substitution, which
 -- goes on in the next files. The long regular expressions come from generator/grammar/template.lark; the others do without
@@ -5732,6 +5755,7 @@ declare
   g df_engine.graphs;
 begin
   if v_graph is null then
+    perform df_engine.refuse_bare_name(p_role, p_text);
     v_graph := df_engine.new_graph(p_role, p_text, p_typed);
   else
     perform df_engine.note_use(v_graph);
@@ -6096,6 +6120,21 @@ begin
   compiled := (
     select g.id from df_engine.graphs g
     where g.submitter = p_role and g.hash = df_engine.graph_hash(graph, p_typed) order by g.id desc limit 1);
+end
+$$;
+
+-- Raises for a text that is the name of a definition of that role, without its @, and no SQL.
+create or replace function df_engine.refuse_bare_name(p_role oid, p_text text) returns void
+language plpgsql stable as $$
+declare
+  v_name constant text := btrim(p_text, E' \t\r\n\f');
+begin
+  if v_name ~ '^[A-Za-z_][A-Za-z0-9_-]*(:[0-9]+)?$' and lower(v_name) <> all ('{abort,analyze,begin,checkpoint,cluster,commit,end,rollback,vacuum}')
+     and exists (select from df_engine.flow_definitions d
+                 where d.owner = p_role::pg_catalog.regrole and d.name = split_part(v_name, ':', 1) and d.hidden_at is null) then
+    raise exception '"%" is no SQL statement', v_name using errcode = 'invalid_parameter_value',
+      hint = format('There is a definition of this name: did you mean ''@%s''?', v_name);
+  end if;
 end
 $$;
 
@@ -7595,31 +7634,33 @@ $$;
 -- Says of each signal of a name that was sent and not delivered yet whom it is for, before another wait opens: the waits that
 -- are open, or none, and then it is kept. The first of several takes those waits from the later ones.
 create or replace function df_engine.reserve_signals(p_instance bigint, p_signal text) returns void
-language plpgsql as $$
+language plpgsql set jit = off set enable_bitmapscan = off as $$
 declare
-  v_id bigint;
+  v_signals constant bigint[] := array(
+    select s.signal_id from df_engine.inbox s
+    where s.instance = p_instance and s.signal_name = p_signal and s.fresh and s.status = 'pending' and s.reserved is null
+    order by s.signal_id);
   v_waits bigint[];
 begin
-  for v_id in
-    select s.signal_id from df_engine.inbox s
-    where s.instance = p_instance and s.signal_name = p_signal and s.fresh and s.reserved is null
-    order by s.signal_id
-  loop
-    v_waits := array(
-      select w.id from df_engine.waits w
-      where w.instance = p_instance and w.signal_name = p_signal
-        and not exists (select from df_engine.inbox r
-                        where r.instance = p_instance and r.fresh and w.id = any (r.reserved))
-      order by w.id);
-    update df_engine.inbox s set fresh = v_waits <> '{}', reserved = nullif(v_waits, '{}')
-    where s.signal_id = v_id;
-  end loop;
+  if v_signals = '{}' then
+    return;
+  end if;
+  v_waits := array(
+    select w.id from df_engine.waits w
+    where w.instance = p_instance and w.signal_name = p_signal
+      and w.id not in (select unnest(r.reserved) from df_engine.inbox r
+                       where r.instance = p_instance and r.signal_name = p_signal and r.fresh and r.reserved is not null)
+    order by w.id);
+  update df_engine.inbox s
+  set fresh = s.signal_id = v_signals[1] and v_waits <> '{}',
+      reserved = case when s.signal_id = v_signals[1] then nullif(v_waits, '{}') end
+  where s.signal_id = any (v_signals);
 end
 $$;
 
 -- Opens a wait for a signal. The oldest kept signal of that name, if any, is reserved for it and tried again.
 create or replace function df_engine.open_wait(p_thread df_engine.thread, p_signal text, p_timeout numeric) returns void
-language plpgsql as $$
+language plpgsql set jit = off set enable_bitmapscan = off as $$
 declare
   v_id constant bigint := nextval('df_engine.thread_ids');
   v_submitter oid;
@@ -7638,7 +7679,7 @@ begin
   update df_engine.inbox s set fresh = true, reserved = array[v_id]
   where s.signal_id = (select k.signal_id from df_engine.inbox k
                        where k.instance = (p_thread).instance and k.signal_name = p_signal
-                         and k.status = 'pending' and not k.fresh
+                         and k.status = 'pending' and not k.fresh and k.reserved is null
                        order by k.signal_id limit 1);
   if found then
     perform df_engine.wake('t', null);
@@ -11799,7 +11840,21 @@ create or replace view df_engine.wait_reasons as
     and (select bool_and(b.busy >= df_engine.setting_number('max_http_requests') - df_engine.setting_number('reserved_http_requests'))
          from (select count(x.worker) as busy
                from df_engine.workers w left join df_engine.queue x on x.lane = 'http' and x.worker = w.worker
-               where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b);
+               where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b)
+  union all
+  select q.instance, format('what its step has read waits for room in the memory of a worker (worker_bytes_in_flight: %s bytes)',
+    df_engine.setting('worker_bytes_in_flight'))
+  from df_engine.workers w cross join lateral (
+    select x.instance from df_engine.queue x
+    where x.lane in ('direct', 'http') and x.worker = w.worker and x.id = any (w.short_of_bytes)) q
+  where w.short_of_bytes is not null and w.last_seen_at > clock_timestamp() - interval '15 s'
+  union all
+  select q.instance, format('steps outside of transactions hold all bytes that they may hold in the workers (worker_bytes_in_flight: %s), or three quarters are of this role',
+    df_engine.setting('worker_bytes_in_flight'))
+  from df_engine.queue q
+  where q.lane in ('direct', 'http') and q.worker is null and coalesce((
+    select bool_and(coalesce(w.sated && array['', pg_get_userbyid(q.submitter)], false))
+    from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s'), false);
 
 -- The runs that are paused: since when, by whom, why.
 create or replace view df_engine.pauses as
@@ -12118,12 +12173,21 @@ $$;
 -- Signals: a fresh one is delivered to the waits that are open for it, kept for the next one, or given up with its run.
 
 -- The open waits that a signal is for, locked: all of its name; for a reserved one those it is reserved for, or one other
--- when they have all ended in the meantime. Waits of branches that have lost their race are removed.
+-- when they have all ended in the meantime. Waits of branches that have lost their race are removed. Of a signal that is reserved, as each
+-- that was kept is, no other waits are read: there may be as many.
 create or replace function df_engine.waits_for(p_signal df_engine.inbox) returns bigint[]
 language plpgsql as $$
 declare
   v_waits bigint[];
 begin
+  if (p_signal).reserved is not null then
+    delete from df_engine.waits w
+    where w.id = any ((p_signal).reserved) and w.races is not null and df_engine.has_lost(w.races);
+    v_waits := array(select w.id from df_engine.waits w where w.id = any ((p_signal).reserved) order by w.id for update);
+    if v_waits <> '{}' then
+      return v_waits;
+    end if;
+  end if;
   delete from df_engine.waits w
   where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
     and w.races is not null and df_engine.has_lost(w.races);
@@ -12131,11 +12195,25 @@ begin
     select w.id from df_engine.waits w
     where w.instance = (p_signal).instance and w.signal_name = (p_signal).signal_name
     order by w.id for update);
-  return case
-    when (p_signal).reserved is null then v_waits
-    when not v_waits && (p_signal).reserved then v_waits[:1]
-    else array(select w from unnest(v_waits) w where w = any ((p_signal).reserved))
-  end;
+  return case when (p_signal).reserved is null then v_waits else v_waits[:1] end;
+end
+$$;
+
+-- Whether an older signal of the same name is to be delivered before.
+create or replace function df_engine.is_behind(p_signal df_engine.inbox) returns boolean
+language plpgsql stable as $$
+begin
+  return exists (
+    select from (
+      (select x.signal_id from df_engine.inbox x
+       where x.instance = (p_signal).instance and x.signal_name = (p_signal).signal_name
+         and x.fresh and x.status = 'pending' and x.reserved is null
+       order by x.signal_id limit 1)
+      union all
+      (select x.signal_id from df_engine.inbox x
+       where x.instance = (p_signal).instance and x.signal_name = (p_signal).signal_name and x.fresh and x.reserved is not null
+       order by x.signal_id limit 1)) e
+    where e.signal_id < (p_signal).signal_id);
 end
 $$;
 
@@ -12188,8 +12266,7 @@ declare
 begin
   select * into s from df_engine.inbox x where x.signal_id = p_signal;  -- one delivered before it may have reserved it
   -- In the order in which they were sent.
-  if not exists (select from df_engine.inbox e
-                 where e.instance = s.instance and e.signal_name = s.signal_name and e.fresh and e.signal_id < s.signal_id)
+  if not df_engine.is_behind(s)
      and df_engine.try_lock_run(s.instance, true) then
     perform df_engine.deliver_signal(s);
     return true;
@@ -13522,6 +13599,13 @@ begin
     raise exception 'worker % is not registered here any more', p_worker using errcode = 'object_not_in_prerequisite_state';
   end if;
 end
+$$;
+
+-- What waits for room in the memory of a worker: leased steps, and roles of which it leases no more; an empty name for all.
+-- Granted to workers.
+create or replace function df_engine.note_short_of_bytes(p_worker int, p_tickets bigint[], p_roles name[]) returns void
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  update df_engine.workers w set short_of_bytes = nullif(p_tickets, '{}'), sated = nullif(p_roles, '{}') where w.worker = p_worker;
 $$;
 
 -- Says why the runs of a role do not go on, unless a session is serving them. One row a role, however many its runs are.
@@ -15333,6 +15417,10 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
               when c.lane <> 'http' and r.reason is not null then r.reason
               when c.used >= c.most then format('role "%s" may have %s of these at a time (df.set_role_limit), and has', u.rolname, c.most)
               when c.alive = 0 then 'no worker is running'
+              when c.lane <> 'sql' and coalesce((
+    select bool_and(coalesce(w.sated && array['', pg_get_userbyid(c.submitter)], false))
+    from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s'), false) then format('steps outside of transactions hold all bytes that they may hold in the workers (worker_bytes_in_flight: %s), or three quarters are of this role',
+    df_engine.setting('worker_bytes_in_flight'))
               when c.taken >= c.places then format('all %s places of the workers are taken', c.places) end as wait_reason
   from counted c
   left join pg_catalog.pg_roles u on u.oid = c.submitter
@@ -15371,7 +15459,7 @@ create or replace view df_engine.visible_standstill with (security_barrier) as
   with reader as materialized (
     select u.oid as submitter, u.rolname from pg_catalog.pg_roles u where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or u.oid = (select quote_ident(current_user)::regrole::oid))
   ), ready as materialized (
-    select q.instance, q.node, q.lane, q.submitter, q.worker, q.leased_at, greatest(df_engine.ready_time(q.id), (
+    select q.id, q.instance, q.node, q.lane, q.submitter, q.worker, q.leased_at, greatest(df_engine.ready_time(q.id), (
              select max(o.ended_at)  -- the row stays the same while its chain of steps goes on
              from df_engine.instances i
              join df_engine.graph_nodes b on b.graph = i.graph and b.node = q.node
@@ -15394,7 +15482,9 @@ create or replace view df_engine.visible_standstill with (security_barrier) as
                     format('the session with pid %s is in it', s.pid)) as reason
     from step s
     union all
-    select q.instance, q.node, 'running', q.leased_at, format('worker %s has it', q.worker)
+    select q.instance, q.node, 'running', q.leased_at, format(
+      case when exists (select from df_engine.workers w where w.worker = q.worker and q.id = any (w.short_of_bytes))
+        then 'worker %s has it, and it waits for room in the memory there' else 'worker %s has it' end, q.worker)
     from ready q where q.worker is not null and not exists (select from step s where s.instance = q.instance and s.node = q.node)
     union all
     select q.instance, q.node, 'ready', q.since, coalesce(
@@ -15441,6 +15531,10 @@ begin
       using errcode = 'insufficient_privilege',
             hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
   end if;
+  if for_at_least < interval '0' then
+    raise exception 'for_at_least must not be negative, and is %', for_at_least using errcode = 'invalid_parameter_value',
+      hint = 'Write how long nothing has moved, such as df.stuck(''10 minutes'').';
+  end if;
   return query
   select s.instance_id::text, s.label, s.submitter::regrole, s.node_id::text, s.query, s.state, s.since, clock_timestamp() - s.since, s.reason
   from df_engine.visible_standstill s
@@ -15449,14 +15543,15 @@ begin
 end
 $$;
 comment on function df.stuck(interval) is
-  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is.';
+  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is. Raises 22023 when for_at_least is negative.';
 
 -- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
 -- the last count, by index; the runs that are kept are never counted. Nothing here writes.
 
--- The runs that have ended since a place, a time and an id, by how; and the place of the last of them. Without a place it
--- begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count.
-create or replace function df_engine.ended_since(p_place jsonb) returns jsonb
+-- The runs that have ended since a place, a time and an id, by how; how their steps went; and the place of the last of them. Without a
+-- place it begins now. A run shows its end only once that is committed, so the last five seconds are left for the next count. p_bounds: of the
+-- durations that are counted together, in seconds.
+create or replace function df_engine.ended_since(p_place jsonb, p_bounds double precision[]) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
   v_upto constant pg_catalog.timestamptz := df_engine.clock() - '5 s'::pg_catalog.interval;
@@ -15465,16 +15560,39 @@ declare
 begin
   return (
     with ended as materialized (
-      select i.finished_at as ended_at, i.id, i.status
+      select i.finished_at as ended_at, i.id, i.status, i.instance, i.graph
       from df_engine.instances i
       where i.status in ('completed', 'failed', 'cancelled') and (i.finished_at, i.id) > (v_after, v_id)
         and i.finished_at <= v_upto
       order by i.finished_at, i.id limit 100000
+    ), step as materialized (  -- of each run 1000 at most, and of all 100000: then it is a sample
+      select g.kind, o.seconds, width_bucket(o.seconds, p_bounds) as bucket, o.attempts
+      from ended e
+      cross join lateral (
+        select x.node, x.attempts, extract(epoch from x.ended_at - x.started_at)::pg_catalog.float8 as seconds
+        from df_engine.outcomes x where x.instance = e.instance and x.state in ('c', 'b', 'd', 'f', 'x', 'e') limit 1000) o
+      cross join lateral (select x.kind from df_engine.graph_nodes x where x.graph = e.graph and x.node = o.node limit 1) g
+      where g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') limit 100000
+    ), counted as materialized (
+      select s.kind, s.bucket, count(*) as number, sum(s.seconds) as seconds, sum(s.attempts - 1) as retries
+      from step s group by s.kind, s.bucket
     )
     select jsonb_build_object(
       'completed', count(*) filter (where e.status = 'completed'),
       'failed', count(*) filter (where e.status = 'failed'),
       'cancelled', count(*) filter (where e.status = 'cancelled'),
+      'undo_failed', count(*) filter (where exists (
+        select from df_engine.compensations c
+        where c.instance = e.instance and (c.state in ('o', 'f') or c.state = 'r' and e.status = 'failed'))),
+      'retries', (select coalesce(sum(c.retries), 0) from counted c),
+      'steps', (
+        select jsonb_agg(jsonb_build_object(
+                 'kind', lower(k.kind),
+                 'seconds', (select coalesce(sum(c.seconds), 0) from counted c where c.kind = k.kind),
+                 'counts', (select jsonb_agg(coalesce(c.number, 0) order by b.bucket)
+                            from generate_series(0, cardinality(p_bounds)) b(bucket)
+                            left join counted c on c.kind = k.kind and c.bucket = b.bucket)))
+        from unnest(array['SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART']) k(kind)),
       'place', coalesce(
         (select jsonb_build_array(l.ended_at, l.id) from ended l order by l.ended_at desc, l.id desc limit 1),
         jsonb_build_array(v_after, v_id)))
@@ -15484,7 +15602,7 @@ $$;
 
 -- Overdue is what should have happened ten seconds ago; blocked are runs that say what keeps them from going on.
 -- Granted to workers.
-create or replace function df_engine.run_metrics(p_place jsonb) returns jsonb
+create or replace function df_engine.run_metrics(p_place jsonb, p_bounds double precision[]) returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
   set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
   select jsonb_build_object(
@@ -15494,11 +15612,12 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
                 join df_engine.queue q on q.submitter = w.submitter and q.lane in ('sql', 'direct')),
     'overdue', (select count(*) from df_engine.timers t
                 where t.due_at < (select df_engine.clock() - '10 s'::pg_catalog.interval)),
+    'retries_waiting', (select count(*) from df_engine.timers t where t.kind = 'retry'),
     'queue', (select coalesce(jsonb_agg(jsonb_build_object(
                 'role', q.submitter::regrole, 'lane', q.lane, 'ready', q.ready, 'running', q.running, 'slots', q.slots,
                 'oldest_seconds', coalesce(extract(epoch from clock_timestamp() - q.oldest_since), 0))), '[]')
               from df_engine.queue_by_role q),
-    'ended', df_engine.ended_since(p_place))
+    'ended', df_engine.ended_since(p_place, p_bounds))
   from df_engine.instances i
   where i.status in ('pending', 'running');
 $$;
@@ -15645,7 +15764,10 @@ begin
       return df_engine.explain_graph(df_engine.definition_to_show(v_input));
     else
       return 'Nothing to explain. Accepted are the id of an instance (8 hexadecimal digits), an envelope, an expression'
-        || E' that builds one,\nsuch as ''SELECT 1'' ~> ''SELECT 2'' or df.sleep(5), and an SQL statement.';
+        || E' that builds one,\nsuch as ''SELECT 1'' ~> ''SELECT 2'' or df.sleep(5), and an SQL statement.' || coalesce((
+        select format(E'\nThere is a definition of this name: did you mean ''@%s''?', v_input)
+        from df_engine.visible_definitions d
+        where d.owner = quote_ident(current_user)::regrole and d.name = split_part(v_input, ':', 1) limit 1), '');
   end case;
 end
 $$;
@@ -16604,7 +16726,7 @@ comment on function df.revoke_monitor(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'note_short_of_bytes', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void

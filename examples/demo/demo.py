@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 from screen import Screen
 from stage import DemoError, Stage, script, stage
 
@@ -107,8 +108,11 @@ class Demo:
         self.screen.draw(self.stage.one(TREE, run=run), self.stage.state)
 
     def show(self, run: str) -> None:
-        """The tree at this moment, for an audience that does not see it move."""
+        """The tree at this moment, for an audience that does not see it move; of a run that has failed, why."""
         self.screen.show(self.stage.one(TREE, run=run), self.stage.state)
+        status, error = self.stage.rows(ENDED_AS, run=run)[0]
+        if status in ("failed", "cancelled"):
+            raise DemoError(f"run {run} {'has failed' if status == 'failed' else 'was cancelled'}: {error}")
 
     def event(self, text: str) -> None:
         """Something that happens to a run, and when."""
@@ -145,7 +149,7 @@ def main() -> int:
     except KeyboardInterrupt:
         screen.say("Interrupted. Server and worker are stopped, their files removed.")
         return 130
-    except DemoError as error:
+    except (DemoError, psycopg.Error, OSError) as error:
         screen.say(f"This does not hold: {error}", "✗", "bold red", above=1)
         return 1
     screen.say(
@@ -164,6 +168,7 @@ SETTING = """
 SELECT current_setting('server_version'), (SELECT count(*) FROM users), (SELECT count(*) FROM orders),
        has_table_privilege('durable_worker', 'orders', 'SELECT')"""
 STATUS = "SELECT df.status(%(run)s)"
+ENDED_AS = "SELECT status, error FROM df.instances WHERE id = %(run)s"
 TREE = "SELECT df.explain(%(run)s)"
 SIGNAL = """SELECT df.signal(%(run)s, 'approve', '"Kim"')"""
 BATCHES = "SELECT count(*) FROM journal WHERE entry LIKE 'batch %'"

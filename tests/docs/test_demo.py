@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 class Performance:
     """The demo in a process; `home` is where its temporary files go."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, directory: Path = ROOT / "examples" / "demo") -> None:
         self.home = home
         self.output = home.with_suffix(".out")
         environment = os.environ | {"TMPDIR": str(home), "PYTHONPATH": str(ROOT / "worker"), "PYTHONUNBUFFERED": "1"}
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "examples/demo/demo.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
+                [sys.executable, directory / "demo.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
             )
 
     def said(self, text: str) -> bool:
@@ -76,3 +76,18 @@ def test_interrupted_it_leaves_nothing_behind(demo: Performance) -> None:
     assert "Interrupted" in demo.text
     assert not list(demo.home.glob("pg_durable-demo-*"))
     wait_until(lambda: not server.exists(), what="the end of the server")
+
+
+def test_a_run_that_fails_is_told_with_its_error_and_without_a_traceback(tmp_path: Path) -> None:
+    home, directory = tmp_path / "home", tmp_path / "demo"
+    home.mkdir()
+    for path in (tmp_path, *tmp_path.parents[:2], home):
+        path.chmod(0o755)
+    shutil.copytree(ROOT / "examples" / "demo", directory)
+    flow = directory / "hero.sql"
+    flow.write_text(flow.read_text().replace("SELECT sum(amount)", "SELECT sum(amount) / 0"))
+    demo = Performance(home, directory)
+    assert demo.process.wait(120) == 1
+    assert "has failed: " in demo.text and "division by zero" in demo.text
+    assert "Traceback" not in demo.text
+    assert not list(home.glob("pg_durable-demo-*"))

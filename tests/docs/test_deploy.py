@@ -21,7 +21,7 @@ from generator.render import ROOT
 from tests.cluster import free_port
 from tests.support import Database, wait_until
 from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
-from tests.worker.process import SpawnWorker
+from tests.worker.process import SpawnWorker, run, start
 
 DEPLOY = ROOT / "deploy"
 CONTAINER = dict(
@@ -33,7 +33,23 @@ UNIT.read(DEPLOY / "pg-durable-worker.service")
 ALERTS = [
     rule for group in yaml.safe_load((DEPLOY / "prometheus-rules.yml").read_text())["groups"] for rule in group["rules"]
 ]
-METRIC = re.compile(r"\bpg_durable_\w+")
+DASHBOARD = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+EXPRESSIONS = {alert["alert"]: [alert["expr"]] for alert in ALERTS} | {
+    panel["title"]: [target["expr"] for target in panel["targets"]] for panel in PANELS
+}
+GROUPING = r"\b(?:by|without|ignoring|on|group_left|group_right)\s*\(([^)]*)\)"
+PROMQL_WORDS = {"and", "or", "unless", "bool", "offset"}
+ADDED_BY_PROMETHEUS = {"job", "instance", "le"}
+
+
+def metrics_and_labels(expression: str) -> tuple[set[str], set[str]]:
+    """The names that a PromQL expression asks for: what is no function, no word of the language, and not quoted."""
+    text = re.sub(r"\[[^\]]*\]", "", re.sub(r'"[^"]*"', '""', expression))
+    labels = {name for inside in re.findall(r"{([^}]*)}", text) for name in re.findall(r"(\w+)\s*[=!]", inside)}
+    labels |= {name.strip() for listed in re.findall(GROUPING, text) for name in listed.split(",")}
+    text = re.sub(GROUPING, "", re.sub(r"{[^}]*}", "", text))
+    return set(re.findall(r"\b[a-zA-Z_:]\w*\b(?!\s*\()", text)) - PROMQL_WORDS, labels
 
 
 def page(port: int, path: str) -> str:
@@ -88,16 +104,65 @@ def test_the_unit_starts_a_worker(db: Database) -> None:
         wait_until(lambda: page(port, "healthz") == "ok\n", 30, "a healthy worker")
 
 
-def test_the_metrics_of_the_alerts_are_served(spawn: SpawnWorker) -> None:  # noqa: F811
+def test_what_alerts_and_dashboard_ask_for_is_served(db: Database, spawn: SpawnWorker) -> None:  # noqa: F811
     port = free_port()
     spawn("--metrics", str(port))
-    wait_until(lambda: 'pg_durable_worker_sessions{state="' in page(port, "metrics"))
-    served = set(re.findall(r"^(?:# TYPE )?(\w+)(?:\{| )", page(port, "metrics"), re.MULTILINE))
-    named = {name for alert in ALERTS for name in METRIC.findall(alert["expr"])}
-    assert len(named) >= 5
-    assert named <= served
-    label = re.compile(r'\w+\{\w+="\w+"\}')
-    assert set(label.findall(str(ALERTS))) <= set(label.findall(page(port, "metrics")))
+    run(db, "'select 1'")
+    run(db, "'vacuum'")
+    start(db, "'select pg_sleep(60)'")
+    pages: list[str] = []
+
+    def served() -> dict[str, set[str]]:
+        """The labels of each metric that has been shown."""
+        pages.append(page(port, "metrics"))
+        found: dict[str, set[str]] = {}
+        for name, labels in re.findall(r"^(\w+)(?:{(.*)})? ", "\n".join(pages), re.MULTILINE):
+            found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+        return found
+
+    wait_until(lambda: "pg_durable_queue_ready" in served(), 30)
+    shown = served()
+    for title, expressions in EXPRESSIONS.items():
+        for metrics, labels in map(metrics_and_labels, expressions):
+            assert metrics and metrics <= set(shown), f"{title}: {metrics - set(shown)}"
+            known = set().union(*(shown[name] for name in metrics)) | ADDED_BY_PROMETHEUS
+            assert labels <= known, f"{title}: {labels - known}"
+    values = re.compile(r'\w+{\w+="\w+"}')
+    assert set(values.findall(str(ALERTS))) <= set(values.findall(pages[-1]))
+
+
+@pytest.mark.parametrize(
+    ("expression", "metrics", "labels"),
+    [
+        ('max by (role, lane) (rate(a_b{job=~"x{y}",k!="v"}[5m]))', {"a_b"}, {"role", "lane", "job", "k"}),
+        ("a >= ignoring(state) b and rate(c[1h:5m] offset 5m) > 0.5", {"a", "b", "c"}, {"state"}),
+    ],
+)
+def test_names_of_promql_are_found(expression: str, metrics: set[str], labels: set[str]) -> None:
+    assert metrics_and_labels(expression) == (metrics, labels)
+
+
+def test_the_panels_of_the_dashboard_stand_beside_each_other() -> None:
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids) > 15
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    for panel in PANELS:
+        assert panel["title"] and panel["description"]
+        assert [target["refId"] for target in panel["targets"]] == list("ABCDEF"[: len(panel["targets"])])
+
+
+def test_what_alerts_and_dashboard_tell_to_ask_is_sql_that_runs(db: Database) -> None:
+    texts = [alert["annotations"]["description"] for alert in ALERTS] + [panel["description"] for panel in PANELS]
+    queries = [query for text in texts for query in re.findall(r"SELECT [^;]*", text)]
+    assert len(queries) > 8
+    for query in queries:
+        db.sql(query)
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.state import A_WORKER_SEEN, LARGE_TABLES, WAIT_REASON
 from tests.support import Database, Pump, read_by, wait_until
@@ -116,6 +117,13 @@ def test_stuck_says_what_does_not_move_and_why(pump: Pump) -> None:
     assert db.rows("select from df.stuck()") == []
     assert db.rows(STUCK, "0 s", user="other") == []
     assert len(db.rows(STUCK, "0 s", user=None)) == 4
+
+
+def test_a_time_that_is_negative_is_none(db: Database) -> None:
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match="for_at_least must not be negative, and is -00:00:01"
+    ):
+        db.sql("select * from df.stuck('-1 s')")
 
 
 def test_a_chain_that_goes_on_is_not_stuck(pump: Pump) -> None:

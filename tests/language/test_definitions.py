@@ -240,3 +240,28 @@ def test_two_versions_at_once_get_two_numbers(app: Database) -> None:
         )
         one.commit()
         assert second.result() == 2
+
+
+def test_a_name_without_its_sign_is_told_where_there_is_such_a_definition(app: Database) -> None:
+    for name in ("bill", "vacuum"):
+        app.sql("select df.define(%s, 'select 1')", name)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match='"bill" is no SQL statement') as raised:
+        app.sql("select df.start(' bill')")
+    assert raised.value.diag.message_hint == "There is a definition of this name: did you mean '@bill'?"
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match='"bill:2" is no SQL statement'):
+        app.sql("select df.start('bill:2')")
+    assert app.sql("select df.explain('bill')").endswith("did you mean '@bill'?")
+    assert "did you mean" not in app.sql("select df.explain('bell')")
+    assert app.sql("select df.status(df.start('vacuum'))") == "pending", "a statement stays one"
+    assert app.sql("select df.status(df.start('bell'))") == "pending", "it fails when it runs"
+
+
+def test_the_text_of_a_definition(app: Database) -> None:
+    app.sql("select df.define('bill', 'select 1')")
+    app.sql("select df.define('bill', 'select 2')")
+    assert (app.sql("select df.to_flow(' @bill')"), app.sql("select df.to_flow('@bill:1')")) == (
+        "'select 2'",
+        "'select 1'",
+    )
+    with pytest.raises(psycopg.errors.UndefinedObject, match="there is no definition @bell"):
+        app.sql("select df.to_flow('@bell')")

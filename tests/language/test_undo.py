@@ -573,6 +573,29 @@ def test_where_none_can_be_it_is_refused_when_it_is_built(shared: Database, flow
     assert "put df.undo around the whole" in str(raised.value.diag.message_hint)
 
 
+@pytest.mark.parametrize(("flow", "place", "at"), [
+    ("'a' ~>\n (@> df.undo('b', 'c'))", "a loop", "line 2, column 9"),
+    ("loop('x' ~>\n ('y' & undo('b', 'c')), 'z')", "a loop", "line 2, column 9"),
+    ("'a' |\n('d' ~> undo('b', 'c'))", "a race", "line 2, column 9"),
+    ("any('a', undo('b', 'c'))", "a race", "line 1, column 10"),
+    ("timeout(undo('b', 'c'), '1 s')", "a time-out", "line 1, column 9"),
+    ("map('select 1', undo('b', 'c'))", "a map", "line 1, column 17"),
+])  # fmt: skip
+def test_where_none_can_be_in_a_flow_the_place_is_told(shared: Database, flow: str, place: str, at: str) -> None:
+    with pytest.raises(errors.InvalidParameterValue, match=f"df.undo cannot be inside {place}") as raised:
+        shared.sql("select df.flow(%s)", flow)
+    assert str(raised.value.diag.message_detail).startswith(f"In the flow at {at}:")
+    assert "put df.undo around the whole" in str(raised.value.diag.message_hint)
+
+
+@pytest.mark.parametrize(
+    "flow", ["undo('a', 'b') ~> loop('c', 'd')", "loop('a ~> undo', 'b')", "loop(call(undo('a', 'b')), 'c')",
+             "if('a', undo('b', 'c'), 'd') ~> ('e' & undo('f', 'g'))"]
+)  # fmt: skip
+def test_where_one_can_be_in_a_flow(shared: Database, flow: str) -> None:
+    assert shared.sql("select df.to_flow(df.flow(%s))", flow).count("undo") == flow.count("undo")
+
+
 def test_a_text_that_looks_like_one_is_none(shared: Database) -> None:
     looks = """$$select '{"node_type":"UNDO"}', '{ "node_type" : "UNDO"' $$"""
     shared.sql(f"select df.loop(df.race({looks}, df.timeout({looks} |=> 'n', 5)) & {looks})")

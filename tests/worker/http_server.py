@@ -169,7 +169,8 @@ class HttpServer:
             await asyncio.sleep(0.02)
 
     async def _do_huge(self, request: Received, writer: Writer) -> None:
-        """/huge?bytes=n: a body of n bytes, announced."""
+        """/huge?bytes=n&s=t: a body of n bytes, announced, after t seconds."""
+        await asyncio.sleep(float(request.query.get("s", "0")))
         size = int(request.query["bytes"])
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
         while size > 0:

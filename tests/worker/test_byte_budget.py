@@ -11,7 +11,8 @@ from pg_durable.http.runner import HttpRunner
 from pg_durable.leases.byte_budget import ByteBudget, Bytes
 from pg_durable.metrics.metrics import Metrics
 
-from tests.support import Database
+from tests import state
+from tests.support import Database, wait_until
 from tests.worker.http_requests import request
 from tests.worker.http_server import HttpServer
 from tests.worker.process import SpawnWorker, await_end, error, start
@@ -206,3 +207,28 @@ def test_large_requests_are_leased_a_few_at_a_time(
     runs = [start(db, flow) for _ in range(12)]
     assert {await_end(db, instance, 120) for instance in runs} == {"completed"}
     assert memory(worker.process.pid, PEAK) < 250
+
+
+def test_runs_say_that_they_wait_for_room_in_memory(
+    db: Database, local: Callable[[str], str], spawn: SpawnWorker
+) -> None:
+    """The outcome of the first, whose run somebody has locked, stays in memory."""
+
+    def reason(run: str) -> str:
+        return str(db.sql("select wait_reason from df.instances where id = %s", run))
+
+    db.admin("select df.set_setting('worker_bytes_in_flight', '1048576')")
+    spawn()
+    flow = f"df.http('{local('/huge?bytes=600000')}', 'GET')"
+    first = start(db, f"df.http('{local('/huge?bytes=800000&s=2')}', 'GET')")
+    wait_until(lambda: db.admin(state.LEASED_STEPS) == 1)
+    with db.connect(autocommit=False) as conn:
+        conn.execute(state.RUN_LOCKED, [first])
+        second = start(db, flow)
+        wait_until(lambda: "what its step has read waits for room" in reason(second), 30)
+        third = start(db, flow)
+        wait_until(lambda: "hold all bytes that they may hold" in reason(third), 30)
+        assert "waits for room" in str(db.sql("select reason from df.stuck('0') where instance_id = %s", second))
+        assert reason(first) == "None"
+    assert [await_end(db, each, 30) for each in (first, second, third)] == ["completed"] * 3
+    wait_until(lambda: not db.rows(state.SHORT_OF_BYTES, user=None), 30)

@@ -161,6 +161,9 @@ def test_a_role_is_told_what_it_may_not_see(healthy: Database) -> None:
     done = command("doctor", "--dsn", healthy.dsn("app"))
     assert done.returncode == 0, done.stdout
     assert "not examined: permission denied" in done.stdout and "Ask as the owner" in done.stdout
+    unseen = " ".join(done.stdout.split()).partition("This says nothing about what was not examined: ")[2].split(", ")
+    assert {"installed.rights", "worker.role", "grants.reached", "runs.timers", "runs.check"} <= set(unseen)
+    assert "the runs and schedules of other roles, which role app does not see" in " ".join(done.stdout.split())
 
 
 def test_it_writes_nothing(healthy: Database) -> None:

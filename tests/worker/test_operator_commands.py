@@ -34,6 +34,34 @@ def test_list_shows_the_newest_runs_and_filters(db: Database) -> None:
     assert all(run in asked(db, "list") for run in runs)
 
 
+def test_list_asks_for_a_time_a_role_and_all(db: Database) -> None:
+    runs = [start(db, "'select 1'") for _ in range(25)]
+    others = start(db, "'select 1'", user="other")
+    db.admin(state.STARTED_AGO, "2 h", runs[0])
+    assert len(as_json(db, "list")) == 20
+    assert {row["instance_id"] for row in as_json(db, "list", "--all")} == set(runs)
+    assert {row["instance_id"] for row in as_json(db, "list", "--all", "--since", "1 hour")} == set(runs[1:])
+    (hour_ago,) = db.rows("select (now() - interval '1 h')::text")[0]
+    assert {row["instance_id"] for row in as_json(db, "list", "--all", "--since", hour_ago)} == set(runs[1:])
+    done = command("list", "--role", "other", "--json", "--dsn", db.dsn())
+    assert [(row["instance_id"], row["role"]) for row in json.loads(done.stdout)] == [(others, "other")]
+    assert as_json(db, "list", "--role", "other") == []
+    done = command("list", "--since", "yesteryear", "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stdout) == (1, "") and "yesteryear" in done.stderr
+    done = command("list", "--all", "--limit", "3", "--dsn", db.dsn("app"))
+    assert done.returncode == 2 and "not allowed with" in done.stderr
+
+
+def test_colours_are_for_terminals(db: Database) -> None:
+    start(db, "'select 1'")
+    assert "\x1b[" not in asked(db, "list")
+    for variables, coloured in (({"NO_COLOR": ""}, True), ({"NO_COLOR": "1", "TERM": "dumb"}, False)):
+        with on_a_terminal("list", "--dsn", db.dsn("app"), **({"TERM": "xterm"} | variables)) as terminal:
+            assert terminal.process.wait(15) == 0
+            wait_until(lambda: "pending" in terminal.shown, 15)
+            assert terminal.colours == coloured
+
+
 def test_another_roles_runs_are_not_there(db: Database) -> None:
     run = start(db, "'select 1'", user="other")
     assert as_json(db, "list") == []
@@ -243,13 +271,6 @@ def test_an_interval_that_is_none(text: str) -> None:
     done = command("top", "--interval", text)
     assert done.returncode == 2
     assert "argument --interval" in done.stderr
-
-
-def test_a_limit_that_is_too_high_says_so(db: Database) -> None:
-    done = command("list", "--limit", "100000", "--dsn", db.dsn("app"))
-    assert done.returncode == 1
-    assert "list_instances_max_limit" in done.stderr
-    assert "CONTEXT" not in done.stderr
 
 
 def test_a_server_that_is_not_there() -> None:

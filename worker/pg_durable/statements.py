@@ -19,13 +19,14 @@ select l.ticket, l.role, l.database,
 from df_engine.claim_leased(%s, %s, %s, %s, %s::name[]) l"""
 COMPLETE_LEASED = "select df_engine.complete_leased(%s, %s, pg_catalog.convert_from(%b, 'UTF8')::pg_catalog.json)"
 RELEASE_LEASED = "select df_engine.release_leased(%s, %s::bigint[])"
+NOTE_SHORT_OF_BYTES = "select df_engine.note_short_of_bytes(%s, %s::bigint[], %s::name[])"
 NOTE_PROGRESS = "select df_engine.note_progress(%s, %s, %s)"
 FAILED_RUNS = "select df_engine.failed_since(%s)"
 LISTEN = "select df_engine.listen_for_work()"
 UNLISTEN = "unlisten *"
 
 # On the connection of the metrics collector.
-RUN_METRICS = "select df_engine.run_metrics(%s::jsonb)"
+RUN_METRICS = "select df_engine.run_metrics(%s::jsonb, %s::double precision[])"
 
 # In the session of a role.
 WORK = "call df_engine.work(%s, %s, null)"

@@ -20,14 +20,25 @@ COMMANDS = (
     "cli.operator_commands",
     "cli.schedule_commands",
     "cli.secret_commands",
+    "cli.psql_command",
+    "cli.completion",
 )
 EXIT_CODES = """exit codes:
   0    done
-  1    not done, or the answer is no: a run failed, a file is not formatted, a folder not applied
+  1    not done, or the answer is no: a run failed, a file is not formatted,
+       a folder not applied
   2    the command line is wrong, or must say more: fmt of a file with comments
   130  interrupted by Ctrl-C
   141  nobody read the output to its end
+
+environment:
+  PG_DURABLE_DSN     what --dsn is by default; libpq's PG* variables fill it up
+  PG_DURABLE_JSON    anything: print JSON, as with --json
+  PG_DURABLE_...     the options of worker and dev, such as PG_DURABLE_SESSIONS
+  NO_COLOR           anything: no colours; a pipe has none in any case
 """
+BY_ENVIRONMENT = ("worker", "dev")  # commands whose options all have a variable
+EVERYWHERE = ("--dsn", "--json")
 FAILED, INTERRUPTED, UNREAD = 1, 130, 141
 
 
@@ -43,7 +54,21 @@ def parser() -> argparse.ArgumentParser:
     subparsers = root.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
         import_module(f"pg_durable.{name}").register(subparsers)
+    for name, command in subparsers.choices.items():
+        heed_environment(name, command)
     return root
+
+
+def heed_environment(name: str, command: argparse.ArgumentParser) -> None:
+    """Gives options the defaults that the environment has for them; those of the command line are stronger."""
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                heed_environment(name, inner)
+        for option in action.option_strings:
+            value = os.environ.get("PG_DURABLE_" + option.removeprefix("--").replace("-", "_").upper())
+            if value and option.startswith("--") and (name in BY_ENVIRONMENT or option in EVERYWHERE):
+                action.default = True if action.nargs == 0 else value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

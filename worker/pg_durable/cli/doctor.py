@@ -19,6 +19,7 @@ from pg_durable.cli.asking import connect, explained
 from pg_durable.printing import say, say_json
 
 PROBLEM, NOTE = "problem", "note"
+UNSEEN = "not examined"  # how such a finding begins
 WIDTH = 80
 CLOCK = 5.0  # seconds between the clocks
 LIMITS = {
@@ -53,7 +54,9 @@ class Finding:
 TIME_OUT = "ALTER ROLE or ALTER DATABASE ... RESET it, unless steps are meant to end so."
 CLOSE = "ALTER ROLE ... NOBYPASSRLS, or REVOKE; else trust it as an administrator."
 END = "End it: SELECT pg_terminate_backend(pid). While it is open vacuum removes nothing."
+ASK_AS = "Ask as the owner of df or as a superuser."
 CHECKS = (
+    Check("installed", "rights", NOTE, ask.SEES_LESS, ASK_AS),
     Check("server", "standby", PROBLEM, ask.STANDBY, "Ask the primary: --dsn with its host."),
     Check("worker", "role", PROBLEM, ask.WORKER_ROLE, "SELECT df.grant_worker('durable_worker');"),
     Check("worker", "login", PROBLEM, ask.WORKER_LOGIN, "ALTER ROLE ... LOGIN;"),
@@ -105,6 +108,9 @@ def run(arguments: argparse.Namespace) -> int:
         say_json(json.dumps([asdict(finding) for finding in findings]))
     else:
         say("\n".join(line for finding in findings for line in shown(finding)) or "no problems")
+        unseen = [f"{finding.group}.{finding.check}" for finding in findings if finding.finding.startswith(UNSEEN)]
+        if unseen:
+            say("\n".join(textwrap.wrap(f"This says nothing about what was not examined: {', '.join(unseen)}", WIDTH)))
     return int(any(finding.level == PROBLEM for finding in findings))
 
 
@@ -152,10 +158,9 @@ def answers(conn: psycopg.Connection[Any], check: Check, limits: dict[str, Any])
     try:
         found = conn.execute(check.query.encode(), limits if "%(" in check.query else None).fetchall()
     except psycopg.errors.InsufficientPrivilege as error:
-        said, todo = f"not examined: {explained(error)}", "Ask as the owner of df or as a superuser."
-        return [Finding(check.group, check.name, NOTE, said, todo)]
+        return [Finding(check.group, check.name, NOTE, f"{UNSEEN}: {explained(error)}", ASK_AS)]
     except psycopg.errors.QueryCanceled as error:
-        said, todo = f"not examined: {explained(error)}", "Ask again when the server has less to do."
+        said, todo = f"{UNSEEN}: {explained(error)}", "Ask again when the server has less to do."
         return [Finding(check.group, check.name, NOTE, said, todo)]
     return [Finding(check.group, check.name, check.level, str(row[0]), check.todo) for row in found]
 

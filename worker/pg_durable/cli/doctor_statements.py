@@ -6,6 +6,12 @@ READ_ONLY = "set default_transaction_read_only = on"
 PATIENCE = "set statement_timeout = '60s'"
 
 STANDBY = "select 'this server is a standby: nothing runs here' where pg_is_in_recovery()"
+SEES_LESS = """
+select format('not examined: the runs and schedules of other roles, which role %I does not see', current_user)
+where not df_engine.may_see_all(quote_ident(current_user)::regrole)
+union all
+select format('not examined: the sessions of other roles, which role %I does not see', current_user)
+where not pg_has_role('pg_read_all_stats', 'usage')"""
 WORKER_ROLE = "select 'no role is authorised as worker' where not exists (select from df_engine.worker_roles)"
 WORKER_LOGIN = """
 select format('worker role %s cannot log in', w.role) from df_engine.worker_roles w

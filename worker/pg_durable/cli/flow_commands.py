@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ WAIT_SECONDS = 3600
 MOST_TRIES = 10
 NOTHING_DRAWN = ("Invalid durable function graph: ", "Instance '", "The expression is NULL")
 NOT_UNDERSTOOD = "Nothing to explain"
+DID_YOU_MEAN = re.compile(r"^There is a definition .*$", re.MULTILINE)
 
 GET_VARIABLE = "select df.getvar(%s)"
 SET_VARIABLE = "select df.setvar(%s, %s)"
@@ -81,6 +84,7 @@ def register(subparsers: Any) -> None:
     explain.add_argument(
         "--deep", action="store_true", help=f"of a run, draw what it has called, too; of each the newest {MOST_CALLED}"
     )
+    explain.add_argument("--json", action="store_true", help="print JSON: a list of what is drawn, each a text")
     for command, run in ((start, run_start), (fmt, run_fmt), (explain, run_explain)):
         command.add_argument("--dsn", default="", help="the database; what is left out libpq takes from PG*")
         command.set_defaults(run=run)
@@ -196,13 +200,16 @@ def run_explain(arguments: argparse.Namespace) -> int:
     with connect(arguments.dsn) as conn:
         drawn = ask(conn, EXPLAIN_RUN, arguments.what) if text is None else ask(conn, EXPLAIN_FLOW, text)
     if text is None and drawn.startswith(NOT_UNDERSTOOD):
-        raise CommandError(f"{arguments.what!r} is no file, no id of a run, and no flow")
+        raise CommandError(
+            "\n".join([f"{arguments.what!r} is no file, no id of a run, and no flow", *DID_YOU_MEAN.findall(drawn)])
+        )
     if drawn.startswith(NOTHING_DRAWN):
         raise CommandError(drawn.strip())
-    say(trimmed(drawn))
+    trees = [trimmed(drawn)]
     if arguments.deep and text is None:
         with connect(arguments.dsn) as conn:
-            explain_called(conn, arguments.what, "    ")
+            trees += called(conn, arguments.what, "    ")
+    say_json(json.dumps(trees)) if arguments.json else say("\n\n".join(trees))
     return 0
 
 
@@ -211,11 +218,11 @@ def trimmed(drawn: str, indent: str = "") -> str:
     return "\n".join((indent + line).rstrip() for line in drawn.removesuffix("\n").split("\n"))
 
 
-def explain_called(conn: psycopg.Connection[Any], run: str, indent: str) -> None:
+def called(conn: psycopg.Connection[Any], run: str, indent: str) -> Iterator[str]:
     """Draws the runs that a run has called, each below the one that has called it."""
     for (child,) in conn.execute(CALLED, [run, MOST_CALLED]).fetchall():
-        say("\n" + trimmed(ask(conn, EXPLAIN_RUN, child), indent))
-        explain_called(conn, child, indent + "    ")
+        yield trimmed(ask(conn, EXPLAIN_RUN, child), indent)
+        yield from called(conn, child, indent + "    ")
 
 
 def flow_file(what: str) -> Path | None:

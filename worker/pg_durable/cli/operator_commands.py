@@ -49,7 +49,11 @@ def register(subparsers: Any) -> None:
     command = add(subparsers, "list", list_runs, "the newest runs")
     command.add_argument("--status", choices=STATUSES, help="only runs of this status")
     command.add_argument("--label", help="only runs of this label")
-    command.add_argument("--limit", type=limit, default=20, metavar="N", help="at most so many; default 20")
+    command.add_argument("--role", help="only runs of this role; others' are seen by monitors and administrators")
+    command.add_argument("--since", metavar="TIME", help="only runs started since then: a time, or how long ago, '2 h'")
+    most = command.add_mutually_exclusive_group()
+    most.add_argument("--limit", type=limit, default=20, metavar="N", help="at most so many; default 20")
+    most.add_argument("--all", dest="limit", action="store_const", const=None, help="not only the newest")
     add(subparsers, "show", show, "a run: its tree, steps and signals", of_a_run=True)
     command = add(subparsers, "watch", watch, "a run's tree, until it ends; exit code 0 if it completed", of_a_run=True)
     add_interval(command)
@@ -134,14 +138,15 @@ def rows(conn: Connection, statement: str, **parameters: Any) -> list[dict[str, 
 
 def list_runs(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable list`"""
-    found = rows(conn, statements.LIST, status=arguments.status, label=arguments.label, limit=arguments.limit)
+    asked = {name: getattr(arguments, name) for name in ("status", "label", "role", "since", "limit")}
+    found = rows(conn, statements.LIST, **asked)
     present(arguments, found, lambda: table([listed(run) for run in found]))
     return 0
 
 
 def listed(run: Row) -> Row:
     """A line of the list: of a run that does not go on, why, where the output of others is."""
-    return {name: value for name, value in run.items() if name != "wait_reason"} | {
+    return {name: value for name, value in run.items() if name not in ("role", "wait_reason")} | {
         "output": run["output"] or run["wait_reason"]
     }
 

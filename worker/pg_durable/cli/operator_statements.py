@@ -1,12 +1,24 @@
 """What the operator commands ask: functions and views of schema df, with the rights of whoever asks. An error is shown
 as its cause: what the constructs around a failed step put before that could be all that a terminal has room for."""
 
+# since: a time, or how long ago. role: NULL is every role that the reader sees. limit: NULL is all.
 LIST = """
-select l.instance_id, l.label, l.status, l.execution_count as iteration, l.created_at,
-       case when l.status = 'failed' then df_engine.cause(l.output) else l.output end as output, i.wait_reason
-from df.list_instances(%(status)s, %(limit)s, %(label)s) with ordinality l
-left join df.instances i on i.id = l.instance_id
-order by l.ordinality"""
+with newest as materialized (
+  select i.id, i.created_at, row_number() over (order by i.created_at desc, i.id desc) as place
+  from df.instances i
+  where i.status = coalesce(%(status)s, i.status) and (%(label)s::text is null or i.label = %(label)s)
+    and i.submitted_by = coalesce(quote_ident(%(role)s)::regrole, i.submitted_by)
+    and i.created_at >= case when %(since)s ~ '^\\s*[0-9.]+\\s*[a-z]' then now() - %(since)s::interval
+                             else coalesce(%(since)s, '-infinity')::timestamptz end
+  order by i.created_at desc, i.id desc limit %(limit)s
+)
+select n.id as instance_id, f.label, f.status, i.submitted_by::text as role,
+       f.current_execution_id as iteration, n.created_at,
+       case when f.status = 'failed' then df_engine.cause(f.output) else f.output end as output, i.wait_reason
+from newest n
+join df.instances i on i.id = n.id
+cross join lateral df.instance_info(n.id) f
+order by n.place"""
 RUN = """
 select i.instance_id, i.label, i.status, i.current_execution_id as iteration, i.function_version as version,
        case when i.status = 'failed' then df_engine.cause(i.output) else i.output end as output

@@ -13,8 +13,9 @@ SHARE = 3 / 4  # of the budget is the most that one role holds while others may 
 class Bytes:
     """What one step holds."""
 
-    def __init__(self, budget: "ByteBudget", role: str, number: int, request: int) -> None:
+    def __init__(self, budget: "ByteBudget", role: str, number: int, request: int, ticket: int) -> None:
         self.role = role
+        self.ticket = ticket  # of its lease
         self.number = number  # in the order in which the steps began
         self.request = request
         self.held = 0
@@ -77,14 +78,19 @@ class ByteBudget:
         return len(self._waiting)
 
     @property
+    def short(self) -> list[int]:
+        """The tickets of these steps."""
+        return [step.ticket for step in self._waiting]
+
+    @property
     def sated(self) -> list[str]:
         """Roles that hold as much as one role may."""
         return [role for role, held in self._by_role.items() if held >= self.limit * SHARE]
 
-    def open(self, role: str, request: int) -> Bytes:
+    def open(self, role: str, request: int, ticket: int = 0) -> Bytes:
         """The account of a step that begins, with the bytes of its request."""
         self._number += 1
-        step = Bytes(self, role, self._number, request)
+        step = Bytes(self, role, self._number, request, ticket)
         step.note(0)
         return step
 
@@ -114,12 +120,14 @@ class ByteBudget:
         """Lets a step wait; it is granted at once where there is room."""
         self._waiting.append(step)
         self._let_go()
+        self._metrics.set("bytes_waiting", self.waiting)
 
     def dequeue(self, step: Bytes) -> None:
         """Takes back a step that waits no more."""
         with suppress(ValueError):
             self._waiting.remove(step)
             self._let_go()
+        self._metrics.set("bytes_waiting", self.waiting)
 
     def _let_go(self) -> None:
         while step := self._next():

@@ -16,6 +16,7 @@ from pg_durable.http.runner import HttpRunner
 from pg_durable.http.secrets import Secrets
 from pg_durable.leases import direct
 from pg_durable.leases.byte_budget import ByteBudget, Bytes
+from pg_durable.leases.byte_reasons import ByteReasons
 from pg_durable.log import event
 from pg_durable.login import Login, reason
 from pg_durable.metrics.metrics import Metrics
@@ -42,6 +43,7 @@ class LeasedSteps:
         self._keys = keys
         self._http = HttpRunner()
         self.budget = ByteBudget(metrics)
+        self.reasons = ByteReasons(self.budget, commands)
         self.left: tuple[str, ...] = ()  # lanes with steps that wait for room
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._running: Counter[str] = Counter()
@@ -60,7 +62,7 @@ class LeasedSteps:
         """Runs steps that have just been claimed."""
         for lease in leases:
             self._count(lane, 1)
-            held = self.budget.open(lease.role, 2 * lease.bytes)  # as it came, and as it is sent
+            held = self.budget.open(lease.role, 2 * lease.bytes, lease.ticket)  # as it came, and as it is sent
             self._tasks[lease.ticket] = asyncio.create_task(self._run(lane, lease, held))
 
     def abandon_except(self, valid: frozenset[int]) -> None:
@@ -79,6 +81,7 @@ class LeasedSteps:
 
     def forget(self) -> None:
         """The outcomes that the database does not have will never be reported."""
+        self.reasons.forget()
         for held in list(self._unreported):
             self._forget(held)
 
@@ -87,9 +90,11 @@ class LeasedSteps:
         await self._http.close()
 
     async def _run(self, lane: str, lease: Lease, held: Bytes) -> None:
+        began = monotonic()
         try:
             outcome = await (self._request(lease, held) if lane == HTTP else self._statement(lease, held))
             self._metrics.add("leased_total", lane=lane)
+            self._metrics.observe("leased_seconds", monotonic() - began, lane=lane)
             self._report(lane, lease, outcome, held)
         except LoginFailed as failure:
             await self._wait_for_role(lease, failure)

@@ -11,13 +11,13 @@ import psycopg
 from pg_durable import statements
 from pg_durable.log import event
 from pg_durable.login import Login, reason
-from pg_durable.metrics.metrics import Metrics
+from pg_durable.metrics.metrics import BUCKETS, Metrics
 
 LONGEST = 4.0
 SHARE = 5  # after counting it rests for so many times as long as that took
 OUTCOMES = ("completed", "failed", "cancelled")
 QUEUE = ("ready", "oldest_seconds", "running", "slots")
-GAUGES = ("runs", "runs_blocked", "timers_overdue", *(f"queue_{name}" for name in QUEUE))
+GAUGES = ("runs", "runs_blocked", "timers_overdue", "retries_waiting", *(f"queue_{name}" for name in QUEUE))
 
 
 class MetricsCollector:
@@ -59,7 +59,7 @@ class MetricsCollector:
     async def _ask(self) -> dict[str, Any]:
         self._conn = self._conn or await self._login.collector()
         place = json.dumps(self._place) if self._place else None
-        row = await (await self._conn.execute(statements.RUN_METRICS, (place,))).fetchone()
+        row = await (await self._conn.execute(statements.RUN_METRICS, (place, list(BUCKETS)))).fetchone()
         answer: dict[str, Any] = row[0] if row else {}
         return answer
 
@@ -68,13 +68,22 @@ class MetricsCollector:
             self._metrics.set("runs", found[status], status=status)
         self._metrics.set("runs_blocked", found["blocked"])
         self._metrics.set("timers_overdue", found["overdue"])
+        self._metrics.set("retries_waiting", found["retries_waiting"])
         self._metrics.forget(*(f"queue_{name}" for name in QUEUE))  # of roles that have nothing there any more
         for part in found["queue"]:
             for name in QUEUE:
                 self._metrics.set(f"queue_{name}", part[name], role=part["role"], lane=part["lane"])
+        self._show_ended(found["ended"])
+
+    def _show_ended(self, ended: dict[str, Any]) -> None:
+        """Counts the runs that have ended since the last time, and their steps."""
         for outcome in OUTCOMES:
-            self._metrics.add("runs_ended_total", found["ended"][outcome], outcome=outcome)
-        self._place = found["ended"]["place"]
+            self._metrics.add("runs_ended_total", ended[outcome], outcome=outcome)
+        self._metrics.add("undo_failed_total", ended["undo_failed"])
+        self._metrics.add("retries_total", ended["retries"])
+        for steps in ended["steps"]:
+            self._metrics.add_durations("step_seconds", steps["counts"], steps["seconds"], kind=steps["kind"])
+        self._place = ended["place"]
 
     async def _disconnect(self) -> None:
         conn, self._conn = self._conn, None

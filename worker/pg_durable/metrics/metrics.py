@@ -2,12 +2,16 @@
 
 import asyncio
 import os
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from pg_durable.errors import CommandError
@@ -16,7 +20,9 @@ from pg_durable.printing import printable
 # What this worker does: pg_durable_worker_...
 WORKER = {
     "calls_total": ("counter", "calls that ran SQL steps, by how they ended"),
+    "call_seconds": ("histogram", "how long such calls took; many short steps share one, a long step has its own"),
     "leased_total": ("counter", "steps run outside a transaction, by lane"),
+    "leased_seconds": ("histogram", "how long they took, by lane"),
     "login_failures_total": ("counter", "sessions that could not be opened"),
     "sessions_opened_total": ("counter", "sessions opened"),
     "sessions_lost_total": ("counter", "sessions that died while they ran steps"),
@@ -37,6 +43,7 @@ WORKER = {
     "http_reserve": ("gauge", "HTTP requests, of these, for roles that have none in flight"),
     "bytes_in_flight": ("gauge", "bytes of requests and results of leased steps that are held in memory"),
     "bytes_in_flight_limit": ("gauge", "bytes that leased steps may hold in memory"),
+    "bytes_waiting": ("gauge", "leased steps that wait for room in memory"),
     "up": ("gauge", "1 while the supervising connection works"),
 }
 
@@ -49,15 +56,42 @@ DATABASE = {
     "queue_oldest_seconds": ("gauge", "how long the oldest of them has been ready, by role and lane"),
     "queue_running": ("gauge", "steps that run, by role and lane"),
     "queue_slots": ("gauge", "places that the running workers have for such steps, by role and lane"),
+    "retries_waiting": ("gauge", "steps that have failed and wait for another attempt"),
     "runs_ended_total": ("counter", "runs that have ended since this worker was first asked, by how they ended"),
+    "undo_failed_total": ("counter", "of these, runs whose compensations have not undone everything"),
+    "step_seconds": ("histogram", "how long the steps of these runs took, with all attempts, by kind"),
+    "retries_total": ("counter", "attempts of these steps that failed and were followed by another"),
 }
+BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)  # seconds
+
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Durations:
+    """How many were in each of BUCKETS, and above the last; their sum in seconds."""
+
+    counts: list[int]
+    total: float = 0.0
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Counts more."""
+        self.counts = [before + more for before, more in zip(self.counts, counts, strict=True)]
+        self.total += total
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """As Prometheus wants them: how many were not longer than each bound."""
+        return list(zip([*map(str, BUCKETS), "+Inf"], accumulate(self.counts), strict=True))
 
 
 class Metrics(Collector):
-    """Counters and gauges, each under a name from above and a set of labels."""
+    """Counters, gauges and histograms, each under a name from above and a set of labels."""
 
     def __init__(self) -> None:
-        self._values: defaultdict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+        self._values: defaultdict[tuple[str, Labels], float] = defaultdict(float)
+        self._durations: defaultdict[tuple[str, Labels], Durations] = defaultdict(
+            lambda: Durations([0] * (len(BUCKETS) + 1))
+        )
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -68,6 +102,15 @@ class Metrics(Collector):
     def set(self, name: str, value: float, **labels: str) -> None:
         """Sets a gauge."""
         self._values[name, tuple(labels.items())] = value
+
+    def observe(self, name: str, seconds: float, **labels: str) -> None:
+        """Counts one more duration."""
+        place = bisect_left(BUCKETS, seconds)
+        self.add_durations(name, [int(at == place) for at in range(len(BUCKETS) + 1)], seconds, **labels)
+
+    def add_durations(self, name: str, counts: Sequence[int], total: float, **labels: str) -> None:
+        """Counts more durations: so many in each bucket, and their sum."""
+        self._durations[name, tuple(labels.items())].add(counts, total)
 
     def forget(self, *names: str) -> None:
         """Takes gauges away whose values are not known any more."""
@@ -90,12 +133,24 @@ class Metrics(Collector):
             yield self._family("pg_durable_", name, *about)
 
     def _family(self, prefix: str, name: str, kind: str, meaning: str, *default: float) -> Metric:
+        if kind == "histogram":
+            return self._histogram(prefix + name, meaning, name)
         found = sorted((labels, value) for (key, labels), value in self._values.items() if key == name)
         labels = [label for label, _ in found[0][0]] if found else []
         make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
         family = make(prefix + name, meaning, labels=labels)
         for values, value in found or [((), value) for value in default]:
             family.add_metric([printable(text) for _, text in values], value)
+        return family
+
+    def _histogram(self, shown: str, meaning: str, name: str) -> Metric:
+        found = sorted(
+            ((key[1], durations) for key, durations in self._durations.items() if key[0] == name), key=itemgetter(0)
+        )
+        labels = [label for label, _ in found[0][0]] if found else []
+        family = HistogramMetricFamily(shown, meaning, labels=labels)
+        for values, durations in found:
+            family.add_metric([printable(text) for _, text in values], durations.cumulative(), durations.total)
         return family
 
 

@@ -193,6 +193,10 @@ class Supervisor:
         """Says that they do not have to wait any more."""
         return await self._value(statements.ROLE_REACHABLE, role) is not False
 
+    async def note_short_of_bytes(self, tickets: Sequence[int], roles: Sequence[str]) -> None:
+        """Says which leased steps wait for room in memory, and of which roles no more are leased; "": of all."""
+        await self._value(statements.NOTE_SHORT_OF_BYTES, self.number, list(tickets), list(roles))
+
     async def note_progress(self, pid: int, ticket: int | None, said: str) -> None:
         """Hands on what the step in a session of this worker says of its progress; `ticket`: of one that is leased."""
         await self._value(statements.NOTE_PROGRESS, pid, ticket, said)

@@ -197,6 +197,7 @@ class Dispatcher:
         """One call; true when there may be more for this role. Raises when the role may not make such calls at all."""
         self._sessions[session.pid] = session
         session.on_progress = partial(self._progress.heard, session.pid, None)
+        began = monotonic()
         try:
             report = await session.work(self._pool.careful(session.role), briefly)
         except psycopg.Error as error:
@@ -212,6 +213,7 @@ class Dispatcher:
             event(WARNING, "call broken off", role=session.role, pid=session.pid, reason=reason(error))
         finally:
             del self._sessions[session.pid]
+            self._metrics.observe("call_seconds", monotonic() - began)
         return self._judge(session, *report.split(":"))
 
     @staticmethod

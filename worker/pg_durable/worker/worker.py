@@ -181,6 +181,7 @@ class Worker:
         for pid in tick.interrupt:
             self._dispatcher.interrupt(pid)
         self._leased.abandon_except(tick.leases)
+        self._leased.reasons.tell()
         self._left_behind = False
         if not self._stopping.is_set():
             await self._claim(db, HTTP, min(tick.http, tick.max_http - self._leased.running(HTTP)))
