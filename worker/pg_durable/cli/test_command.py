@@ -1,4 +1,4 @@
-"""`pg-durable test`: runs a flow to its end with df.test, in virtual time and without a worker, and undoes all it has done."""
+"""`pg-durable test`: runs a flow to its end with df.test, in virtual time, and undoes all it has done."""
 
 import argparse
 from pathlib import Path
