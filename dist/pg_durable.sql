@@ -8915,7 +8915,8 @@ create or replace function df_engine.set_check(p_thread df_engine.thread, p_wait
 language plpgsql as $$
 declare
   v_now constant timestamptz := df_engine.clock();
-  v_began constant timestamptz := least(v_now, v_now - (clock_timestamp() - p_started));
+  v_ended constant timestamptz := case when current_setting('df_engine.virtual', true) <> '' then p_started else clock_timestamp() end;
+  v_began constant timestamptz := least(v_now, v_now - (v_ended - p_started));
   v_due timestamptz := greatest(v_now, v_began + ((p_wait).query::pg_catalog.jsonb ->> 'every')::numeric * interval '1 s');
 begin
   update df_engine.activations a set poked = false
@@ -12035,7 +12036,13 @@ begin
     return;
   end if;
   perform df_engine.check_size('the key of a poke', octet_length(key), 1024);
-  if v_done = '' then
+  if v_done = 'test' then  -- in a step of df.test: its own waits hear it now, others when the caller commits
+    perform df_engine.poke_in_test(v_hash);
+    perform set_config('df_engine.poked', '', true);
+    perform df.poke(key);
+    perform set_config('df_engine.poked', 'test', true);
+    return;
+  elsif v_done = '' then
     perform pg_current_xact_id();  -- before looking for a worker: see df_engine.hear_pokes
     if current_setting('transaction_isolation') = 'read committed' and not df_engine.worker_may_be_alive() then
       perform set_config('df_engine.poked', 'no worker', true);
@@ -13180,6 +13187,24 @@ begin
 end
 $$;
 
+-- A step has poked a key: the waits of the test that is under way check anew. Others hear of it when the transaction commits.
+create or replace function df_engine.poke_in_test(p_hash bigint) returns void
+language plpgsql as $$
+declare
+  v_wake constant text := coalesce(current_setting('df.wake', true), '');
+  v_test df_engine.tests;
+begin
+  select t.* into v_test from df_engine.tests t where t.xid = pg_current_xact_id_if_assigned();
+  if found then
+    perform df_engine.set_virtual(v_test.token);
+    perform df_engine.poke_waits(array(
+      select a.id from df_engine.activations a
+      where a.instance = any (df_engine.runs_in_test(v_test.run)) and a.key is not null and hashtextextended(a.key, 0) = p_hash));
+    perform df_engine.leave_test(v_wake);
+  end if;
+end
+$$;
+
 -- Delivers a signal that a step has sent to a run of the test; false: there is none.
 create or replace function df_engine.deliver_sent(p_runs bigint[]) returns boolean
 language plpgsql as $$
@@ -13204,8 +13229,23 @@ begin
 end
 $$;
 
--- Lets what is next happen: a signal that a mock sends, or a timer, to which the clock moves. Of what is due at the same time the branch that
--- began to wait first is first. False: nothing can.
+-- Where a node stands: its number, after those of the CALLs around its run. An earlier branch comes before a later one.
+create or replace function df_engine.branch_place(p_test df_engine.tests, p_instance bigint, p_node int) returns int[]
+language plpgsql stable as $$
+declare
+  v_place int[] := array[p_node];
+  i df_engine.instances;
+begin
+  if p_instance = (p_test).run then
+    return v_place;
+  end if;
+  select x.* into i from df_engine.instances x where x.instance = p_instance;
+  return df_engine.branch_place(p_test, i.parent, i.parent_node) || v_place;
+end
+$$;
+
+-- Lets what is next happen: a signal that a mock sends, or a timer, to which the clock moves. Of what is due at the same time the earlier
+-- branch is first. False: nothing can.
 create or replace function df_engine.move_on(p_test df_engine.tests, p_runs bigint[]) returns boolean
 language plpgsql as $$
 declare
@@ -13215,15 +13255,15 @@ declare
   v_timer df_engine.timers;
 begin
   select x.* into r from (
-    select t.id, greatest(t.next_try_at, v_now) as due, null::df_engine.waits as wait, t as timer
+    select t.id, t.instance, t.node, greatest(t.next_try_at, v_now) as due, null::df_engine.waits as wait, t as timer
     from df_engine.timers t
     where t.instance = any (p_runs) and t.next_try_at < 'infinity'
       and not exists (select from df_engine.instances i where i.instance = t.instance and i.paused)
     union all
-    select w.id, v_now, w, null from df_engine.waits w
+    select w.id, w.instance, w.node, v_now, w, null from df_engine.waits w
     where w.instance = any (p_runs) and df_engine.next_mock((p_test).mocks, 'signals', w.signal_name) is not null
       and not exists (select from df_engine.instances i where i.instance = w.instance and i.paused)) x
-  order by x.due, x.id limit 1;
+  order by x.due, df_engine.branch_place(p_test, x.instance, x.node), x.id limit 1;
   if not found then
     return false;
   elsif (r.wait).id is not null then
@@ -13292,7 +13332,7 @@ begin
       continue;
     end if;
     place := df_engine.claim_step(p_key, q.id, 0, false);
-    if place.steps is null then
+    if place.report is not null or place.steps is null then
       perform df_engine.note_move(null);
       continue;
     end if;
@@ -13359,7 +13399,8 @@ begin
     raise exception 'steps must be at least 1, and is %', steps using errcode = 'invalid_parameter_value';
   elsif current_user <> session_user then
     raise exception 'df.test runs steps as the role that has logged in, "%", and the current role is "%"', session_user, current_user
-      using errcode = 'object_not_in_prerequisite_state', hint = 'RESET ROLE first; a superuser can SET SESSION AUTHORIZATION.';
+      using errcode = 'object_not_in_prerequisite_state', detail = 'A step could RESET ROLE, and go on as the role that has logged in.',
+        hint = 'Log in as the role, or RESET ROLE first; a superuser can SET SESSION AUTHORIZATION.';
   end if;
 end
 $$;
@@ -13392,9 +13433,13 @@ set default_transaction_read_only = 'off'
 as $$
 declare
   v_deferred constant pg_catalog.text := df_engine.deferred_constraints();
+  v_application_name constant pg_catalog.text := pg_catalog.current_setting('application_name');
+  v_poked constant pg_catalog.text := coalesce(pg_catalog.current_setting('df_engine.poked', true), '');
   v_df_in_workflow constant pg_catalog.text := coalesce(pg_catalog.current_setting('df.in_workflow', true), '');
 begin
   perform pg_catalog.set_config('df.in_workflow', 'true', true);
+  perform pg_catalog.set_config('application_name', p_step.name, true);
+  perform pg_catalog.set_config('df_engine.poked', 'test', true);
   loop
     begin
       if pg_catalog.texteq(p_step.statement, 'command') then
@@ -13417,6 +13462,7 @@ begin
   if v_deferred is not null then
     execute pg_catalog.concat('set constraints ', v_deferred, ' deferred');
   end if;
+  perform pg_catalog.set_config('application_name', v_application_name, true), pg_catalog.set_config('df_engine.poked', v_poked, true);
   perform pg_catalog.set_config('df.in_workflow', v_df_in_workflow, true);
 end
 $$;

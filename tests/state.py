@@ -96,6 +96,21 @@ create trigger note after insert or update on df_engine.outcomes
 create trigger note after insert on df_engine.waits for each row execute function public.note_wait();
 """
 
+# The log of what df.test does, with the time of the test; the run that it has begun; the ids of its nodes in pre-order.
+VIRTUAL_LOG = """
+alter table public.log add at timestamptz default df_engine.clock();
+create table public.tested (run text, at timestamptz);
+create function public.note_test() returns trigger language plpgsql security definer as $$
+begin
+  if new.parent is null then
+    insert into public.tested values (new.id, df_engine.clock());
+  end if;
+  return null;
+end $$;
+create trigger note after insert on df_engine.instances for each row execute function public.note_test();
+"""
+TESTED_NODES = "select df_engine.node_id(%s, n) from generate_series(1, %s) n"
+
 # Of a run: the first part of the idempotency keys of its HTTP steps.
 RUN_KEYS = "select i.id, lpad(to_hex(i.run_key), 16, '0') from df_engine.instances i"
 

@@ -1,5 +1,6 @@
 """What a flow does in df.test: each construct comes to the end that it comes to with a worker."""
 
+import re
 from typing import Any
 
 import psycopg
@@ -165,3 +166,40 @@ def test_calls_run_inline(granted: Database) -> None:
     assert values(rows)[-1] == 42
     assert values(run(granted, flow, """, mocks => '{"steps": {"double": {"d": 5}}}'"""))[-1] == 5
     assert values(run(granted, "'@child'", """, '{"n": 1}'""")) == [2]
+
+
+def test_a_tie_is_decided_by_the_order_of_the_branches(granted: Database) -> None:
+    later = "'select 1' ~> df.sleep(5) ~> 'select 1 as w'"
+    assert values(run(granted, f"df.race({later}, df.sleep(5) ~> 'select 2 as w')"))[-1] == 1
+    called = f"df.call({later})"
+    assert values(run(granted, f"df.race({called}, df.sleep(5) ~> 'select 2 as w')"))[-1] == 1
+
+
+def test_a_branch_that_ends_at_once_leaves_no_step_of_the_others(granted: Database) -> None:
+    rows = run(granted, "df.loop(df.race('insert into fx (i) values (1)', df.break('7')))")
+    assert rows[-1][1:3] == ("completed", 7)
+    assert granted.rows("select i from fx") == []
+
+
+def test_a_step_knows_its_name(granted: Database) -> None:
+    rows = run(granted, "'select current_setting(''application_name'') as n'")
+    assert re.fullmatch("pg_durable:[0-9a-f]{8}:[0-9a-f]{8}", values(rows)[0])
+
+
+POKED = """df.join(df.wait_for('select exists (select from fx)', '1 hour', 'arrived') ~> 'select df.now() as heard',
+  df.sleep(90) ~> 'insert into fx values (1)' ~> 'select df.poke(''elsewhere''), df.poke(''arrived'')')"""
+
+
+def test_a_poke_is_heard(granted: Database) -> None:
+    [(at,)] = granted.rows(f"select at from df.test({POKED}) where query ~ 'heard'")
+    assert at.total_seconds() == 90
+    assert granted.rows("select current_setting('df_engine.poked', true)") in ([("",)], [(None,)])
+
+
+def test_a_poke_of_a_step_that_fails_is_not_heard(granted: Database) -> None:
+    poke = "df.poke(''arrived'')"
+    waits = POKED.replace("df.sleep(90) ~> 'insert", "df.sleep(90) ~> df.catch('insert").replace(
+        f" ~> 'select df.poke(''elsewhere''), {poke}')", f" ~> 'select {poke}, 1 / (i - 1) from fx', 'select 3'))"
+    )
+    [(at,)] = granted.rows(f"select at from df.test({waits}) where query ~ 'heard'")
+    assert at.total_seconds() == 3600

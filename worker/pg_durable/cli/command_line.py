@@ -17,6 +17,7 @@ COMMANDS = (
     "dev.command",
     "cli.flow_commands",
     "cli.apply_command",
+    "cli.test_command",
     "cli.operator_commands",
     "cli.schedule_commands",
     "cli.secret_commands",
@@ -25,8 +26,8 @@ COMMANDS = (
 )
 EXIT_CODES = """exit codes:
   0    done
-  1    not done, or the answer is no: a run failed, a file is not formatted,
-       a folder not applied
+  1    not done, or the answer is no: a run or a test failed, a file is not
+       formatted, a folder not applied
   2    the command line is wrong, or must say more: fmt of a file with comments
   130  interrupted by Ctrl-C
   141  nobody read the output to its end

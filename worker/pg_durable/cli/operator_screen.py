@@ -25,6 +25,7 @@ PIPE_WIDTH = 160
 LONG = (
     "label",
     "query",
+    "step",
     "progress",
     "output",
     "outcome",
