@@ -71,6 +71,9 @@ MUTANTS = (
            f"{RESUMES}::test_a_child_that_was_stopped_a_moment_ago"),
     Mutant("a run of which a part is removed is resumed", "where not exists (", "where false and not exists (",
            f"{RESUMES}::test_what_is_removed_in_part_is_not_resumed"),
+    # Skips
+    Mutant("a step that runs is skipped", "if v_locked < v_queued then", "if false then",
+           "tests/engine/test_skip.py::test_a_step_that_runs_is_not_skipped"),
     # Schedules
     Mutant("a schedule is not told of the end that it waits for", "perform df_engine.queue_schedule(-p_call);", "null;",
            f"{SCHEDULES}::test_what_waits_is_started_however_the_run_ends"),
