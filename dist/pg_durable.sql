@@ -11845,14 +11845,47 @@ begin
 end
 $$;
 
--- Raises when a role may not have one more live instance. Sees what is committed and what this transaction has started, and waits for
--- nobody: starts that commit at the same time can exceed the limit together.
-create or replace function df_engine.check_live_runs(p_role oid, p_limit int) returns void
+create sequence if not exists df_engine.checked_starts;
+
+-- What a transaction keeps of a count of live runs: its proof, room, the place in checked_starts. The proof is of this transaction, role and limit, so a caller who sets the
+-- setting brings nothing but a count that was made here, and each start that was checked since then, whoever made it, is taken from the room.
+create or replace function df_engine.proof_of_room(p_role oid, p_limit int, p_room bigint, p_place bigint) returns text
+language plpgsql stable as $$
+begin
+  return encode(sha256(concat_ws(':', df_engine.secret(), 'room', pg_current_xact_id(), p_role, p_limit, p_room, p_place)::pg_catalog.bytea), 'hex');
+end
+$$;
+
+-- Whether a count that this transaction has made leaves room for one more.
+create or replace function df_engine.has_room(p_role oid, p_limit int, p_place bigint) returns boolean
 language plpgsql stable as $$
 declare
-  v_live constant bigint := df_engine.live_runs(p_role);
+  v_kept constant text[] := string_to_array(current_setting('df_engine.room', true), ':');
 begin
-  if v_live >= p_limit then
+  if cardinality(v_kept) is distinct from 3 or v_kept[2] !~ '^[0-9]{1,18}$' or v_kept[3] !~ '^[0-9]{1,18}$' then
+    return false;
+  end if;
+  return p_place - v_kept[3]::bigint < v_kept[2]::bigint
+     and v_kept[1] = df_engine.proof_of_room(p_role, p_limit, v_kept[2]::bigint, v_kept[3]::bigint);
+end
+$$;
+
+-- Raises when a role may not have one more live instance. Sees what is committed and what this transaction has started, and waits for
+-- nobody: starts that commit at the same time can exceed the limit together. Counting reads all live runs, so a transaction that starts many counts
+-- once, and again when what there was room for may be used up.
+create or replace function df_engine.check_live_runs(p_role oid, p_limit int) returns void
+language plpgsql as $$
+declare
+  v_place constant bigint := nextval('df_engine.checked_starts');
+  v_live bigint;
+begin
+  if df_engine.has_room(p_role, p_limit, v_place) then
+    return;
+  end if;
+  v_live := df_engine.live_runs(p_role);
+  if v_live < p_limit then
+    perform set_config('df_engine.room', concat_ws(':', df_engine.proof_of_room(p_role, p_limit, p_limit - v_live, v_place), p_limit - v_live, v_place), true);
+  else
     raise exception 'role "%" may have % live instances, and has %', pg_get_userbyid(p_role), p_limit, v_live
       using errcode = 'program_limit_exceeded', hint = 'df.role_limits shows the limits of a role; administrators change them with df.set_role_limit.';
   end if;

@@ -71,6 +71,10 @@ MUTANTS = (
            f"{RESUMES}::test_a_child_that_was_stopped_a_moment_ago"),
     Mutant("a run of which a part is removed is resumed", "where not exists (", "where false and not exists (",
            f"{RESUMES}::test_what_is_removed_in_part_is_not_resumed"),
+    # Limits of roles
+    Mutant("a role says itself how many runs it may start", "v_kept[1] = df_engine.proof_of_room(",
+           "'' < df_engine.proof_of_room(",
+           "tests/security/test_role_limits.py::test_a_role_cannot_say_itself_what_room_it_has"),
     # Skips
     Mutant("a step that runs is skipped", "if v_locked < v_queued then", "if false then",
            "tests/engine/test_skip.py::test_a_step_that_runs_is_not_skipped"),
