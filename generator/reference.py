@@ -21,8 +21,8 @@ TOPICS = {
                           break catch undo timeout sleep sleep_until wait_for_schedule wait_for_signal wait_for call
                           retry http http_multipart flow literal""",
     "Definitions": "define undefine",
-    "Running": """start signal poke progress cancel pause resume rerun forget notify_end status result await_instance
-                  wait_for_completion run work test now""",
+    "Running": """start signal poke progress cancel pause resume skip rerun forget notify_end status result
+                  await_instance wait_for_completion run work test now""",
     "Schedules": "schedule unschedule pause_schedule resume_schedule trigger_schedule backfill",
     "Variables": "setvar getvar unsetvar clearvars",
     "Secrets": "secret set_secret unset_secret",

@@ -74,6 +74,13 @@ MUTANTS = (
     Mutant("a map forgets its items because a CATCH would catch its failure, which another one replaces",
            "not v_replaced and", "",
            "tests/regressions/test_items_of_a_map_run_again_after_a_resume.py"),
+    # Limits of roles
+    Mutant("a role says itself how many runs it may start", "v_kept[1] = df_engine.proof_of_room(",
+           "'' < df_engine.proof_of_room(",
+           "tests/security/test_role_limits.py::test_a_role_cannot_say_itself_what_room_it_has"),
+    # Skips
+    Mutant("a step that runs is skipped", "if v_locked < v_queued then", "if false then",
+           "tests/engine/test_skip.py::test_a_step_that_runs_is_not_skipped"),
     # Schedules
     Mutant("a schedule is not told of the end that it waits for", "perform df_engine.queue_schedule(-p_call);", "null;",
            f"{SCHEDULES}::test_what_waits_is_started_however_the_run_ends"),

@@ -9724,6 +9724,175 @@ begin
 end
 $$;
 
+-- Skipping: an operator says that a node has completed, and with what value. A run that has ended is resumed first, so that there is always a thread which stands
+-- at the node, or a construct that is open there. What is open of the node goes away, and the transition of a completed node is made. Nothing here is
+-- asked by a run that nobody skips anything of.
+
+-- The items of maps that a scope is in, by number, from the outside in: 2.7; NULL: none.
+create or replace function df_engine.item_path(p_scope bigint) returns text
+language plpgsql stable as $$
+declare
+  v_scope bigint := p_scope;
+  v_path text;
+begin
+  while v_scope > 0 loop
+    v_path := concat_ws('.', v_scope & 8388607, v_path);
+    v_scope := (select a.scope from df_engine.activations a where a.id = v_scope >> 23);
+  end loop;
+  return v_path;
+end
+$$;
+
+-- The threads of a run that stand at a node, or are inside of it: one for each of its scopes.
+create or replace function df_engine.threads_at(p_instance bigint, p_node df_engine.graph_nodes) returns setof df_engine.thread
+language plpgsql stable as $$
+begin
+  return query
+    select distinct on (t.scope) p_instance, t.scope, (p_node).node, t.generations, t.activation, t.races
+    from (
+      select 1 as place, a.scope, a.generations, a.activation, a.races from df_engine.activations a
+      where a.instance = p_instance and a.node = (p_node).node
+      union all
+      select 2, w.scope, w.generations, w.activation, w.races from df_engine.waits w where w.instance = p_instance and w.node = (p_node).node
+      union all
+      select 3, m.scope, m.generations, m.activation, m.races from df_engine.timers m
+      where m.instance = p_instance and m.node = (p_node).node and m.kind in ('start', 'sleep', 'schedule', 'retry', 'pace')
+      union all
+      select 4, q.scope, q.generations, q.activation, q.races
+      from df_engine.queue q join df_engine.graph_nodes n on n.graph = (p_node).graph and n.node = q.node
+      where q.instance = p_instance and df_engine.next_node(q, n) = (p_node).node) t
+    where t.races is null or not df_engine.has_lost(t.races)
+    order by t.scope, t.place;
+end
+$$;
+
+-- Raises unless a node can be skipped at all: an operator cannot say which way a node goes that has no value of its own.
+create or replace function df_engine.check_skippable(p_id text, p_node df_engine.graph_nodes) returns void
+language plpgsql as $$
+begin
+  if (p_node).node is null then
+    raise exception 'instance % has no such node', p_id using errcode = 'invalid_parameter_value',
+      hint = 'df.nodes has the ids of the nodes of a run.';
+  elsif (p_node).kind in ('THEN', 'IF', 'CATCH', 'UNDO', 'BREAK') then
+    raise exception 'node % of instance % is no step: a % cannot be skipped', df_engine.node_id(p_id, (p_node).node), p_id, (p_node).kind
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Skip the step in it that has failed or waits.';
+  elsif (p_node).after = 'p' then
+    raise exception 'node % of instance % is the check of a WAIT_FOR', df_engine.node_id(p_id, (p_node).node), p_id
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Skip the WAIT_FOR itself.';
+  end if;
+end
+$$;
+
+-- The thread that p_scope means of those that stand at a node; the caller has locked the run.
+create or replace function df_engine.thread_to_skip(p_run df_engine.instances, p_node df_engine.graph_nodes, p_scope text) returns df_engine.thread
+language plpgsql stable as $$
+declare
+  v_open constant df_engine.thread[] := array(select t from df_engine.threads_at((p_run).instance, p_node) t);
+  v_meant constant df_engine.thread[] := array(
+    select o from unnest(v_open) o where p_scope is null or df_engine.item_path(o.scope) = p_scope);
+  v_paths constant text := (select string_agg(df_engine.item_path(p.scope), ', ' order by p.scope)
+                            from (select o.scope from unnest(v_open) o order by o.scope limit 20) p);
+begin
+  if cardinality(v_open) = 0 then
+    raise exception 'node % of instance % is not open: it has completed, or the run has not come to it', df_engine.node_id((p_run).id, (p_node).node), (p_run).id
+      using errcode = 'object_not_in_prerequisite_state', hint = 'What has failed, what waits and what is next can be skipped.';
+  elsif cardinality(v_meant) = 0 then
+    raise exception 'node % of instance % is not open in scope %', df_engine.node_id((p_run).id, (p_node).node), (p_run).id, p_scope
+      using errcode = 'invalid_parameter_value', hint = coalesce('It is open in: ' || v_paths, 'It is in no df.map: leave scope out.');
+  elsif cardinality(v_meant) > 1 then
+    raise exception 'node % of instance % is open % times', df_engine.node_id((p_run).id, (p_node).node), (p_run).id, cardinality(v_meant)
+      using errcode = 'ambiguous_parameter', detail = 'It is open in: ' || v_paths || case when cardinality(v_open) > 20 then ', ...' else '' end,
+            hint = 'Say which with scope => the number of its item.';
+  end if;
+  return v_meant[1];
+end
+$$;
+
+-- Locks what is open of a node in a scope, and raises when a step of it runs right now. Nobody else makes a transition of the run, which is locked; a supervising
+-- connection that has locked a timer waits for nobody.
+create or replace function df_engine.lock_part(p_id text, p_instance bigint, p_scope bigint, p_node df_engine.graph_nodes, p_races bigint[]) returns void
+language plpgsql as $$
+declare
+  v_maps constant bigint[] := df_engine.with_inner_maps(p_instance, array(
+    select a.id from df_engine.activations a
+    where a.instance = p_instance and a.scope = p_scope and a.node between (p_node).node and (p_node).last and a.items is not null));
+  p_from constant int := (p_node).node;
+  p_last constant int := (p_node).last;
+  v_queued bigint;
+  v_locked bigint;
+begin
+  select count(*) into v_queued from df_engine.queue q join df_engine.graph_nodes n on n.graph = (p_node).graph and n.node = q.node
+  where q.instance = p_instance
+    and (q.scope = p_scope and df_engine.next_node(q, n) between (p_node).node and (p_node).last or q.scope >> 23 = any (v_maps));
+  perform from df_engine.queue q join df_engine.graph_nodes n on n.graph = (p_node).graph and n.node = q.node
+  where q.instance = p_instance
+    and (q.scope = p_scope and df_engine.next_node(q, n) between (p_node).node and (p_node).last or q.scope >> 23 = any (v_maps)) and q.worker is null for update of q skip locked;
+  get diagnostics v_locked = row_count;
+  if v_locked < v_queued then
+    raise exception 'node % of instance % runs right now', df_engine.node_id(p_id, p_from), p_id using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Wait for its end: df.pause the run, so that nothing follows, or df.cancel and df.skip it then.';
+  end if;
+  perform from df_engine.timers x where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (v_maps)) order by x.id for update;
+  perform from df_engine.waits x where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (v_maps)) order by x.id for update;
+  perform from df_engine.activations x where x.instance = p_instance and (p_scope is null or x.scope = p_scope and x.node between p_from and p_last or x.scope >> 23 = any (v_maps)) order by x.id for update;
+  perform from df_engine.activations a where a.instance = p_instance and a.id = any (p_races) order by a.id for update nowait;
+exception when lock_not_available then
+  raise exception 'a branch beside node % of instance % is just ending', df_engine.node_id(p_id, p_from), p_id using errcode = 'object_in_use', hint = 'Try again.';
+end
+$$;
+
+-- Removes what is open of a node, which has been locked, and answers the thread as it was when it came to the node, with the generations that the node ends in.
+create or replace function df_engine.withdraw_node(p_thread df_engine.thread, p_node df_engine.graph_nodes) returns df_engine.thread
+language plpgsql as $$
+declare
+  t df_engine.thread := p_thread;
+begin
+  perform df_engine.withdraw(t.instance, t.scope, (p_node).node, (p_node).last, null);
+  delete from df_engine.queue q using df_engine.graph_nodes n
+  where q.instance = t.instance and q.scope = t.scope and n.graph = (p_node).graph and n.node = q.node and df_engine.next_node(q, n) = (p_node).node;
+  perform df_engine.merge_names(t, p_node, '{}');
+  if (p_node).kind = 'LOOP' then
+    t.generations := coalesce(
+      (select o.generations from df_engine.outcomes o where o.instance = t.instance and o.scope = t.scope and o.node = (p_node).node and o.state = 'o'),
+      case when (p_node).opens then coalesce(t.generations, '{1}') || 1 else t.generations end);
+  end if;
+  return t;
+end
+$$;
+
+-- Skips a node of a run that the caller has locked FOR UPDATE, and answers what of it, for the note. What follows waits if the run is paused.
+create or replace function df_engine.skip_node(p_instance bigint, p_node int, p_value json, p_scope text) returns text
+language plpgsql as $$
+declare
+  i df_engine.instances;
+  g df_engine.graph_nodes;
+  t df_engine.thread;
+  v_ending df_engine.ending;
+begin
+  select * into i from df_engine.instances x where x.instance = p_instance;
+  select * into g from df_engine.graph_nodes n where n.graph = i.graph and n.node = p_node;
+  perform df_engine.check_skippable(i.id, g);
+  if i.status in ('failed', 'cancelled') then
+    if g.kind = 'CALL' then  -- what it has called stays as it has ended
+      update df_engine.outcomes o set last_item = null where o.instance = p_instance and o.scope = 0 and o.node = g.node;
+    end if;
+    perform df_engine.resume_ended(p_instance, null);
+  end if;
+  t := df_engine.thread_to_skip(i, g, p_scope);
+  perform df_engine.lock_part(i.id, p_instance, t.scope, g, t.races);
+  v_ending := df_engine.completed(p_value, null, null, df_engine.clock());
+  perform df_engine.note_running(p_instance);
+  perform df_engine.reopen(t, g);
+  t := df_engine.withdraw_node(t, g);
+  perform df_engine.put_outcome(t, g, v_ending);
+  perform df_engine.advance(i.id, i.graph, i.submitter, true, t, null, v_ending);
+  perform df_engine.set_aside(p_instance);
+  perform df_engine.notify('r ' || i.submitter);
+  perform df_engine.notify('x');
+  return concat_ws(' in scope ', 'node ' || df_engine.node_id(i.id, p_node), p_scope);
+end
+$$;
+
 -- Executing: the user's statement, as the session's role, and what it returns. Independent of tables and of the rest of the engine:
 -- p_kind is what df_engine.statement_kind says of a text that df_engine.bare_statement has been through.
 
@@ -11723,14 +11892,47 @@ begin
 end
 $$;
 
--- Raises when a role may not have one more live instance. Sees what is committed and what this transaction has started, and waits for
--- nobody: starts that commit at the same time can exceed the limit together.
-create or replace function df_engine.check_live_runs(p_role oid, p_limit int) returns void
+create sequence if not exists df_engine.checked_starts;
+
+-- What a transaction keeps of a count of live runs: its proof, room, the place in checked_starts. The proof is of this transaction, role and limit, so a caller who sets the
+-- setting brings nothing but a count that was made here, and each start that was checked since then, whoever made it, is taken from the room.
+create or replace function df_engine.proof_of_room(p_role oid, p_limit int, p_room bigint, p_place bigint) returns text
+language plpgsql stable as $$
+begin
+  return encode(sha256(concat_ws(':', df_engine.secret(), 'room', pg_current_xact_id(), p_role, p_limit, p_room, p_place)::pg_catalog.bytea), 'hex');
+end
+$$;
+
+-- Whether a count that this transaction has made leaves room for one more.
+create or replace function df_engine.has_room(p_role oid, p_limit int, p_place bigint) returns boolean
 language plpgsql stable as $$
 declare
-  v_live constant bigint := df_engine.live_runs(p_role);
+  v_kept constant text[] := string_to_array(current_setting('df_engine.room', true), ':');
 begin
-  if v_live >= p_limit then
+  if cardinality(v_kept) is distinct from 3 or v_kept[2] !~ '^[0-9]{1,18}$' or v_kept[3] !~ '^[0-9]{1,18}$' then
+    return false;
+  end if;
+  return p_place - v_kept[3]::bigint < v_kept[2]::bigint
+     and v_kept[1] = df_engine.proof_of_room(p_role, p_limit, v_kept[2]::bigint, v_kept[3]::bigint);
+end
+$$;
+
+-- Raises when a role may not have one more live instance. Sees what is committed and what this transaction has started, and waits for
+-- nobody: starts that commit at the same time can exceed the limit together. Counting reads all live runs, so a transaction that starts many counts
+-- once, and again when what there was room for may be used up.
+create or replace function df_engine.check_live_runs(p_role oid, p_limit int) returns void
+language plpgsql as $$
+declare
+  v_place constant bigint := nextval('df_engine.checked_starts');
+  v_live bigint;
+begin
+  if df_engine.has_room(p_role, p_limit, v_place) then
+    return;
+  end if;
+  v_live := df_engine.live_runs(p_role);
+  if v_live < p_limit then
+    perform set_config('df_engine.room', concat_ws(':', df_engine.proof_of_room(p_role, p_limit, p_limit - v_live, v_place), p_limit - v_live, v_place), true);
+  else
     raise exception 'role "%" may have % live instances, and has %', pg_get_userbyid(p_role), p_limit, v_live
       using errcode = 'program_limit_exceeded', hint = 'df.role_limits shows the limits of a role; administrators change them with df.set_role_limit.';
   end if;
@@ -14488,6 +14690,64 @@ comment on function df.forget(text) is
   'Removes input, variables, results, names, data of signals and errors of a run that has ended; its status and times are kept, as are its flow, its label and the runs that it '
   'has called. Returns OK; raises 42501 when the run is unknown or invisible, 55000 when it has not ended or its caller has not taken its result.';
 
+-- df.skip: an operator's word that a node has completed.
+
+-- Granted to users.
+create or replace function df_engine.skip(p_key text, p_role oid, p_instance bigint, p_node int, p_value jsonb, p_scope text) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_run record;
+  v_what text;
+begin
+  perform df_engine.check_size('the value of a node', octet_length(p_value::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
+  perform df_engine.check_size('a scope', octet_length(p_scope), 1024);
+  perform df_engine.require_key(p_key, p_role);
+  perform df_engine.require_right(p_role, p_instance);
+  perform df_engine.clear_ended(p_instance);
+  v_run := df_engine.lock_for_act(p_key, p_role, p_instance);
+  if v_run.status = 'completed' then
+    return v_run.status;
+  end if;
+  v_what := df_engine.skip_node(p_instance, p_node, coalesce(p_value, 'null')::json, p_scope);
+  perform df_engine.note_act(p_instance, 'skip', p_role, v_what);
+  return null;
+end
+$$;
+
+create or replace function df.skip(instance_id text, node_id text, value jsonb, scope text default null) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_run bigint;
+  v_node bigint;
+  v_status text;
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  v_run := df_engine.visible_run(skip.instance_id);
+  if skip.node_id is null or skip.node_id !~ '^[0-9a-f]{8}$' then
+    raise exception '% is not the id of a node', coalesce(quote_literal(left(skip.node_id, 100)), 'NULL') using errcode = 'invalid_parameter_value',
+      hint = 'df.nodes has the ids of the nodes of a run.';
+  end if;
+  v_node := df_engine.node_of(skip.instance_id, skip.node_id);
+  v_status := df_engine.skip((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole,
+                             v_run, case when v_node < 2147483648 then v_node end::int, skip.value, skip.scope);
+  if v_status is not null then
+    raise exception 'instance % is %', instance_id, v_status using errcode = 'object_not_in_prerequisite_state',
+      hint = 'df.rerun starts it again from its beginning.';
+  end if;
+  return 'OK';
+end
+$$;
+comment on function df.skip(text, text, jsonb, text) is
+  'Declares a node of a run done with that value, when the caller commits: one that has failed, that waits (for a time, a signal, a retry, a run that it has called) or that is next; a loop, map or other construct '
+  'with all that is open in it. Its name gets the value, as that of a signal does. A run that has failed or was cancelled goes on as with df.resume; one that is paused stays paused. '
+  'scope: in a map the number of the item, in nested ones 2.7. Returns OK; raises 42501 when the run is unknown or invisible, 22023 when it has no such node, 42P08 when the node is open in several items, '
+  '55000 when it runs right now, has completed or is not reached yet, or the run cannot be resumed.';
+
 -- df.schedule and what one can do with a schedule. What comes of it at its times: engine/schedules. Each act is noted: who, when, why.
 
 -- Raises for what no schedule can be made of.
@@ -15731,7 +15991,7 @@ create or replace view df_engine.visible_timeline with (security_barrier) as
   from df_engine.instances i join df_engine.executions x on x.instance = i.instance where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or i.submitter = (select quote_ident(current_user)::regrole::oid))
   union all
   select a.instance_id, a.acted_at, 7, case a.act when 'pause' then 'paused' when 'resume' then 'resumed' when 'rerun' then 'run again'
-           when 'forget' then 'forgotten' when 'cancel' then 'cancel asked' else a.act end, null, null, null, null, a.acted_by, a.reason
+           when 'skip' then 'skipped' when 'forget' then 'forgotten' when 'cancel' then 'cancel asked' else a.act end, null, null, null, null, a.acted_by, a.reason
   from df_engine.visible_acts a
   union all
   select i.id, i.finished_at, 8, 'run ' || i.status, null, null, null, i.finished_at - i.created_at, null, df_engine.cause(i.error)
@@ -16647,7 +16907,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'skip', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.

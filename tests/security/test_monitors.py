@@ -113,7 +113,7 @@ def test_no_function_changes_anything_of_others(watched: Database) -> None:
                 else:
                     conn.rollback()
     assert {"status", "result", "explain", "instance_nodes"} <= called
-    assert not {"cancel", "signal", "pause", "resume", "forget", "rerun", "notify_end"} & called
+    assert not {"cancel", "signal", "pause", "resume", "skip", "forget", "rerun", "notify_end"} & called
     assert everything(watched) == before
 
 
@@ -131,8 +131,8 @@ def value(of: str, place: int, run_id: str) -> str:
 
 @pytest.mark.parametrize(
     "call",
-    ["cancel(%s)", "signal(%s, 'go')", "pause(%s)", "resume(%s)", "rerun(%s)", "forget(%s)", "notify_end(%s, 'c')",
-     "cancel(%s, 'x', true)"],
+    ["cancel(%s)", "signal(%s, 'go')", "pause(%s)", "resume(%s)", "rerun(%s)",
+     "skip(%s, '00000000', null)", "forget(%s)", "notify_end(%s, 'c')", "cancel(%s, 'x', true)"],
 )  # fmt: skip
 @pytest.mark.parametrize("label", ["done", "waits", "paused"])
 def test_what_changes_raises_as_for_a_stranger(watched: Database, call: str, label: str) -> None:

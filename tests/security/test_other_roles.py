@@ -36,6 +36,7 @@ DEFINER_FOR_USERS = {
     "df_engine.pause_run": NEEDS_THE_KEY,
     "df_engine.resume_run": NEEDS_THE_KEY,
     "df_engine.rerun": NEEDS_THE_KEY,
+    "df_engine.skip": NEEDS_THE_KEY,
     "df_engine.forget_run": NEEDS_THE_KEY,
     "df_engine.send_signal": NEEDS_THE_KEY,
     "df_engine.add_end_channel": NEEDS_THE_KEY,
@@ -227,6 +228,7 @@ DRIVER_CALLS = (
     "df_engine.pause_run({key}, 'app'::regrole, {instance}, 'forged')",
     "df_engine.resume_run({key}, 'app'::regrole, {instance}, null)",
     "df_engine.rerun({key}, 'app'::regrole, {instance}, null)",
+    "df_engine.skip({key}, 'app'::regrole, {instance}, {node}, null, null)",
     "df_engine.forget_run({key}, 'app'::regrole, {instance})",
     "df_engine.send_signal({key}, 'app'::regrole, {instance}, 'go', '1')",
     "df_engine.add_end_channel({key}, 'app'::regrole, {instance}, 'forged')",
@@ -272,7 +274,8 @@ def test_the_drivers_functions_serve_nobody_elses_runs(db: Database, victim: str
     "call",
     [
         "cancel_run({}, {}, {}, 'forged', true)", "pause_run({}, {}, {}, 'forged')", "resume_run({}, {}, {}, null)",
-        "rerun({}, {}, {}, null)", "forget_run({}, {}, {})", "send_signal({}, {}, {}, 'go', '1')",
+        "rerun({}, {}, {}, null)", "skip({}, {}, {}, 1, null, null)",
+        "forget_run({}, {}, {})", "send_signal({}, {}, {}, 'go', '1')",
         "add_end_channel({}, {}, {}, 'forged')",
     ],
 )  # fmt: skip

@@ -54,6 +54,48 @@ def test_the_threads_of_one_instance_count_once(db: Database) -> None:
     pump.close()
 
 
+COUNTED = "select coalesce(sum(calls), 0) from pg_stat_xact_user_functions where funcname = 'live_runs'"
+
+
+def test_runs_that_are_resumed_together_are_counted_once(db: Database, pump: Pump) -> None:
+    for _ in range(5):
+        start(db, "'select 1/0'")
+    pump.work()
+    limit(db, "live_instances => 5")
+    with db.connect("postgres", autocommit=False) as session:
+        session.execute("set track_functions = 'all'")
+        session.execute("select df.resume(id) from df.instances where status = 'failed'")
+        counted = session.execute(COUNTED).fetchone()
+        session.commit()
+    assert counted == (1,)
+    with pytest.raises(errors.ProgramLimitExceeded, match="may have 5 live instances, and has 5"):
+        start(db, "'select 1'")
+
+
+def test_a_role_cannot_say_itself_what_room_it_has(db: Database) -> None:
+    limit(db, "live_instances => 2")
+    with db.connect("app", autocommit=False) as session:
+        session.execute("select df.start('select 1')")
+        row = session.execute("select current_setting('df_engine.room')").fetchone()
+        assert row is not None
+        proof, room, place = row[0].split(":")
+        session.execute("select df.start('select 1')")
+        for forged in (f"{proof}:{room}:{place}", f"{proof}:1000:{place}", f"{proof}:{room}:1000", ":1000:1", "::", ""):
+            session.execute("select set_config('df_engine.room', %s, true)", (forged,))
+            with pytest.raises(errors.ProgramLimitExceeded), session.transaction():
+                session.execute("select df.start('select 1')")
+        session.commit()
+        session.execute("select df.cancel(id) from df.instances")
+        session.commit()
+        session.execute("select df.start('select 1') from generate_series(1, 2)")
+        session.execute("select set_config('df_engine.room', %s, false)", (row[0],))
+        session.commit()
+        for forged in (row[0], f"{proof}:1000:{place}"):
+            session.execute("select set_config('df_engine.room', %s, false)", (forged,))
+            with pytest.raises(errors.ProgramLimitExceeded), session.transaction():
+                session.execute("select df.start('select 1')")
+
+
 def test_a_transaction_counts_its_own_starts_and_waits_for_no_other(db: Database) -> None:
     limit(db, "live_instances => 2")
     with db.connect("app", autocommit=False) as one, db.connect("app", autocommit=False) as two:

@@ -140,6 +140,15 @@ def test_a_run_is_paused_resumed_run_again_and_forgotten(db: Database) -> None:
     assert refused.returncode == 1 and "df.start" in refused.stderr
 
 
+def test_a_node_is_skipped(db: Database) -> None:
+    run = start(db, "'select 1' |=> 'n' ~> 'select $n'")
+    first = db.sql("select id from df.nodes where instance_id = %s and result_name = 'n'", run)
+    refused = command("skip", run, "00000000", "1", "--dsn", db.dsn("app"))
+    assert refused.returncode == 1 and "no such node" in refused.stderr
+    assert asked(db, "skip", run, first, '{"a": 1}') == "OK\n"
+    assert db.sql("select result from df.nodes where id = %s", first) == {"a": 1}
+
+
 def test_schedules_are_shown_paused_resumed_and_triggered(db: Database) -> None:
     assert (asked(db, "schedules"), as_json(db, "schedules")) == ("none\n", [])
     db.sql("select df.schedule('nightly', '0 3 * * *', 'select 1')")
@@ -206,7 +215,11 @@ def test_check_is_for_administrators(db: Database) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["signal", "deadbeef", "go"], *([act, "deadbeef"] for act in ("cancel", "pause", "resume", "rerun", "forget"))],
+    [
+        ["signal", "deadbeef", "go"],
+        ["skip", "deadbeef", "00000000", "1"],
+        *([act, "deadbeef"] for act in ("cancel", "pause", "resume", "rerun", "forget")),
+    ],
 )
 def test_an_unknown_run_is_said_with_a_hint(db: Database, arguments: list[str]) -> None:
     done = command(*arguments, "--dsn", db.dsn("app"))

@@ -1,5 +1,5 @@
-"""The runs of a database, from a terminal: `pg-durable list | show | watch | top | cancel | pause | resume | rerun |
-forget | signal | timeline | queue | stuck | check`.
+"""The runs of a database, from a terminal: `pg-durable list | show | watch | top | cancel | pause | resume | skip |
+rerun | forget | signal | timeline | queue | stuck | check`.
 
 Each command asks the functions and views of schema df, as the role that it logs in as, and sees what that role sees.
 """
@@ -69,6 +69,10 @@ def register(subparsers: Any) -> None:
         subparsers, "resume", resume, "let a run go on that is paused, has failed or was cancelled", of_a_run=True
     )
     add_input(command)
+    command = add(subparsers, "skip", skip, "declare a node of a run done with a value", of_a_run=True)
+    command.add_argument("node", help="the id of the node, as show prints it")
+    command.add_argument("value", help="JSON")
+    command.add_argument("--scope", metavar="ITEM", help="in a map the number of the item; in nested ones 2.7")
     command = add(subparsers, "rerun", rerun, "run the same flow again from its beginning; says its id", of_a_run=True)
     add_input(command)
     add(subparsers, "forget", forget, "remove input, results and errors of a run that has ended", of_a_run=True)
@@ -284,6 +288,12 @@ def pause(conn: Connection, arguments: argparse.Namespace) -> int:
 def resume(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable resume`"""
     return answer(arguments, rows(conn, statements.RESUME, id=arguments.id, input=read_input(arguments.input)))
+
+
+def skip(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable skip`"""
+    asked = {"id": arguments.id, "node": arguments.node, "value": arguments.value, "scope": arguments.scope}
+    return answer(arguments, rows(conn, statements.SKIP, **asked))
 
 
 def rerun(conn: Connection, arguments: argparse.Namespace) -> int:
