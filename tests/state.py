@@ -496,7 +496,8 @@ ALL_STATE = tuple(
     f"select to_jsonb(t)::text from df_engine.{table} t order by 1"
     for table in ("instances", "queue", "timers", "waits", "activations", "outcomes", "bindings", "inbox", "acts",
                   "vars", "kept_secrets", "flow_definitions", "end_channels", "settings", "role_limits",
-                  "http_allowlist", "worker_roles", "start_keys", "role_reasons", "schedules", "schedule_ticks")
+                  "http_allowlist", "worker_roles", "start_keys", "role_reasons", "schedules", "schedule_ticks", "limits",
+                  "limit_places")
 )  # fmt: skip
 # What tests have left of themselves.
 LEFT_OF_TESTS = "select sum(x) from (" + " union all ".join(
