@@ -99,7 +99,7 @@ SETTINGS = (
 # part of an error. The longest wait, in seconds. The most statements of a block. The longest comment of a
 # definition, in bytes, and how many versions a role may have of all. How many runs may stand above one that was called.
 # How many schedules a role may have, and how many ticks are kept of each, or can be waiting.
-# On how many channels the end of a run may be told. How many limits a role may have, and how many places one has at most.
+# On how many channels the end of a run may be told. How many limits a role may have, and how many places each.
 LIMITS = {
     "name": 63,
     "text": 1024,

@@ -3850,7 +3850,7 @@ begin
 end
 $$;
 
--- What one call is. A modifier gives the suffix that it adds to the graph in argument slots[1]; any other builder the parts of
+-- What one call is. A modifier gives the suffix that it adds to the graph, which is argument slots[1]; any other builder the parts of
 -- its text and the arguments that come between them.
 create or replace function df_engine.flow_shape(
   p_plan jsonb, p_scalars text[], out suffix text, out parts text[], out slots int[])
@@ -3861,7 +3861,7 @@ declare
 begin
   if (p_plan -> 'number')::int in (4, 30, 31) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
-    slots := array[(p_plan #> '{parameters,0,slot}')::int];
+    slots := array[jsonb_path_query_first(p_plan, '$.parameters[*] ? (@.graph == true).slot')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
     -- In the flow of a CALL, which is a text in a text, quotes are escaped.
     parts := regexp_split_to_array(left(v_shape, -1), '\{\\*"node_type\\*":\\*"SQL\\*",\\*"query\\*":\\*"\\+u0001[0-9]+\\*"\}');
@@ -5527,7 +5527,7 @@ begin
   from df_engine.walk(p_graph, p_prefix) n;
   v_naming := array(
     select concat_ws(E'\n', case n.kind when 'CALL' then df_engine.replaced_text(n.kind, n.query) else n.query end, (
-             select string_agg(l.key, E'\n') from jsonb_each_text(n.within) l))
+             select string_agg(l.value, E'\n') from jsonb_each_text(n.within) l))
     from unnest(v_kinds, v_queries, v_within) with ordinality n(kind, query, within, node) order by n.node);
   v_wanted := df_engine.wanted_names(v_naming);
 
@@ -11899,7 +11899,7 @@ create or replace view df_engine.node_rows as
          case when o.state = 'r' then (
            select a.failed_at from df_engine.attempts a
            where a.instance = i.instance and a.node = o.node and a.scope = o.scope order by a.id desc limit 1) end as failed_at,
-         case when s.status in ('completed', 'failed') then o.ended_at end as completed_at
+         case when s.status in ('completed', 'failed') then o.ended_at end as completed_at, g.within
   from df_engine.instances i
   cross join lateral (
     with recursive graph as materialized (
@@ -12118,6 +12118,15 @@ create or replace view df_engine.wait_reasons as
                from df_engine.workers w left join df_engine.queue x on x.lane = 'http' and x.worker = w.worker
                where w.last_seen_at > clock_timestamp() - interval '15 s' group by w.worker) b);
 
+-- Why a row of the queue that is in line waits.
+create or replace view df_engine.lines as
+  select q.instance, q.node, q.id, q.submitter, format('it waits for a place of the limit "%s" (df.limits): %s of %s are in use', l.name,
+           (select count(*) from df_engine.limit_places p
+           where p.limit_id = l.limit_id and exists (
+             select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)), l.concurrency) as reason
+  from df_engine.queue q join df_engine.limits l on l.limit_id = q.waits_for
+  where q.lane in ('limited sql', 'limited direct', 'limited http');
+
 -- The runs that are paused: since when, by whom, why.
 create or replace view df_engine.pauses as
   select distinct on (a.instance) a.instance, a.acted_at as paused_at,
@@ -12132,7 +12141,8 @@ create or replace view df.instances with (security_barrier) as
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
              select p.reason from df_engine.pauses p where p.instance = i.instance)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
-           else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, i.input, i.key,
+           else coalesce((select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1), (
+             select n.reason from df_engine.lines n where n.instance = i.instance limit 1)) end as wait_reason, i.input, i.key,
          case when i.key is not null then exists (select from df_engine.start_keys k where k.instance = i.instance) end as key_current,
          coalesce(i.priority, 0)::int as priority, i.start_at, i.definition,
          (select p.id from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_id,
@@ -12152,7 +12162,8 @@ create or replace view df_engine.visible_runs with (security_barrier) as
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
              select p.reason from df_engine.pauses p where p.instance = i.instance)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
-           else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, (
+           else coalesce((select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1), (
+             select n.reason from df_engine.lines n where n.instance = i.instance limit 1)) end as wait_reason, (
            select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
                        when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
                        when bool_or(c.state = 'c') then 'completed' end
@@ -12176,7 +12187,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
            'execution_id', df_engine.stamp(r.instance_id, r.tops, df_engine.key_generations(r.key)))
            || case when r.retry_at is not null then jsonb_build_object('retry_at', r.retry_at) else '{}' end end as status_details,
          case when r.status = 'completed' then df_engine.columns_of(r.value, r.columns) end as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
-         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items
+         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items, r.within
   from df_engine.node_rows r
   where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -14754,8 +14765,8 @@ comment on function df.set_limit(text, integer, boolean) is
 create or replace view df.limits with (security_barrier) as
   select l.name, nullif(l.owner, 0::oid::regrole) as owner, l.owner = 0::oid::regrole as shared, l.concurrency,
          (select count(*) from df_engine.limit_places p
-          where p.limit_id = l.limit_id and exists (
-            select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)) as in_use,
+           where p.limit_id = l.limit_id and exists (
+             select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)) as in_use,
          coalesce(w.waiting, 0) as waiting, w.keys as waiting_keys, df_engine.ready_time(w.oldest) as waiting_since, l.set_at
   from df_engine.limits l
   left join lateral (
@@ -15700,10 +15711,10 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
       select q.lane, q.submitter from df_engine.queue q
       where (q.lane, q.submitter) > (e.lane, e.submitter) order by q.lane, q.submitter limit 1) n
   ), part as (
-    select distinct r.submitter, regexp_replace(r.lane, '^paused ', '') as lane
+    select distinct r.submitter, regexp_replace(r.lane, '^(paused|limited) ', '') as lane
     from (select e.lane, e.submitter from every e
           union all
-          select l.lane, o.me from unnest('{sql,direct,http,paused sql,paused direct,paused http}'::text[]) l(lane)
+          select l.lane, o.me from unnest('{sql,direct,http,paused sql,paused direct,paused http,limited sql,limited direct,limited http}'::text[]) l(lane)
           cross join (select (select quote_ident(current_user)::regrole::oid) as me) o
           where not (select df_engine.may_see_all(quote_ident(current_user)::regrole)) and exists (select from df_engine.queue q where q.lane = l.lane and q.submitter = o.me)) r
   ), step as materialized (
@@ -15723,6 +15734,8 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
                                   where q.lane = p.lane and q.submitter = p.submitter limit 10000) q) as listed,
            (select count(*) from (select from df_engine.queue q
                                   where q.lane = 'paused ' || p.lane and q.submitter = p.submitter limit 10000) q) as paused,
+           (select count(*) from (select from df_engine.queue q
+                                  where q.lane = 'limited ' || p.lane and q.submitter = p.submitter limit 10000) q) as limited,
            case p.lane when 'http' then l.http else l.sessions end as most,
            case p.lane when 'http' then df_engine.setting_number('max_http_requests')
              else df_engine.setting_number('max_user_connections') end::bigint * w.alive as places,
@@ -15744,7 +15757,7 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
               when c.lane <> 'http' and r.reason is not null then r.reason
               when c.used >= c.most then format('role "%s" may have %s of these at a time (df.set_role_limit), and has', u.rolname, c.most)
               when c.alive = 0 then 'no worker is running'
-              when c.taken >= c.places then format('all %s places of the workers are taken', c.places) end as wait_reason
+              when c.taken >= c.places then format('all %s places of the workers are taken', c.places) end as wait_reason, c.limited
   from counted c
   left join pg_catalog.pg_roles u on u.oid = c.submitter
   left join df_engine.role_reasons r on r.submitter = c.submitter
@@ -15754,10 +15767,10 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
     order by q.id offset case c.lane when 'sql' then c.running else 0 end limit 1) o on true;
 
 create or replace view df.queue with (security_barrier) as
-  select q.submitter::regrole as role, q.lane, q.ready, clock_timestamp() - q.oldest_since as oldest_age, q.running, q.slots, q.paused, q.wait_reason
+  select q.submitter::regrole as role, q.lane, q.ready, clock_timestamp() - q.oldest_since as oldest_age, q.running, q.slots, q.paused, q.wait_reason, q.limited
   from df_engine.queue_by_role q;
 comment on view df.queue is
-  'What is ready to run, by role and lane (sql: in sessions of the role; direct: outside of transactions; http): how many steps, the age of the oldest, how many run, how many places the running workers have for it, how many belong to paused runs, and why nothing of it runs. At most 10000 are counted. Sessions of other roles are seen by members of pg_read_all_stats';
+  'What is ready to run, by role and lane (sql: in sessions of the role; direct: outside of transactions; http): how many steps, the age of the oldest, how many run, how many places the running workers have for it, how many belong to paused runs, why nothing of it runs, and how many wait in lines of limits. At most 10000 are counted. Sessions of other roles are seen by members of pg_read_all_stats';
 
 create or replace view df.blocked_steps with (security_barrier) as
   select i.id as instance_id, i.label, s.node_id::varchar(8) as node_id, g.query, i.submitter::regrole as submitted_by, s.pid,
@@ -15831,6 +15844,13 @@ create or replace view df_engine.visible_standstill with (security_barrier) as
     cross join lateral (select x.* from df_engine.waits x where x.submitter = r.submitter limit 10000) w
     where w.signal_name is not null and not exists (select from df_engine.timers t where t.id = w.id)
     union all
+    select n.instance, n.node, 'limited', df_engine.ready_time(n.id), n.reason
+    from reader r
+    cross join unnest('{limited sql,limited direct,limited http}'::text[]) l(lane)
+    cross join lateral (select x.id from df_engine.queue x
+                        where x.lane = l.lane and x.submitter = r.submitter order by x.id limit 1000) q
+    join df_engine.lines n on n.submitter = r.submitter and n.id = q.id
+    union all
     select p.instance, null, 'paused', p.paused_at, p.reason from df_engine.pauses p
   )
   select i.id as instance_id, i.label, i.submitter, df_engine.node_id(i.id, s.node)::varchar(8) as node_id, g.query, s.state, s.since, s.reason
@@ -15860,7 +15880,7 @@ begin
 end
 $$;
 comment on function df.stuck(interval) is
-  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is.';
+  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), steps in the line of a limit (limited), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is.';
 
 -- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
 -- the last count, by index; the runs that are kept are never counted. Nothing here writes.
@@ -16270,13 +16290,22 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select concat_ws(' ', p_type, upper(p_config ->> 'method'), df_engine.one_line(p_config ->> 'url', 40))
 $$;
 
+-- The limits around a step, and its keys in them.
+-- Granted to users.
+create or replace function df_engine.limits_text(p_within jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(' (within ' || string_agg(df_engine.one_line(l.name || coalesce(' by ' || nullif(l.key, ''), ''), 50), ', ' order by l.name collate "C")
+                  || ')', '')
+  from jsonb_each_text(p_within) l(name, key)
+$$;
+
 -- What is drawn: the nodes of a graph, or those of a run, each with its mark.
 -- Granted to users.
 create or replace function df_engine.drawn_nodes(p_instance text, p_graph jsonb)
-returns table (node int, parent int, place int, node_type text, config jsonb, query text, result_name text, mark text)
+returns table (node int, parent int, place int, node_type text, config jsonb, query text, result_name text, mark text, within jsonb)
 language sql as $$
   select g.node, g.parent, g.place, g.kind, df_engine.node_config(g.kind, g.body ->> 'query'), g.body ->> 'query',
-         g.body ->> 'result_name', ''
+         g.body ->> 'result_name', '', g.body -> 'within'
   from df_engine.walk(p_graph) g
   where p_graph is not null
   union all
@@ -16284,7 +16313,7 @@ language sql as $$
          case when n.node_type = 'CALL' then coalesce(' → ' || (
            select c.id from df_engine.visible_runs r join df_engine.visible_runs c on c.parent = r.instance
            where r.id = p_instance and c.parent_node = n.node order by c.instance desc limit 1), '') else '' end
-         || coalesce(' ' || n.items, '') || ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, '')
+         || coalesce(' ' || n.items, '') || ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, ''), n.within
   from df_engine.visible_nodes n
   left join (
     select s.node_id, df_engine.progress_text(s.progress_done, s.progress_total, s.progress_note) as progress
@@ -16333,12 +16362,12 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
   edge as materialized (
     select n.node as parent, n.node_type = 'THEN' as in_sequence,
            case when n.node_type = 'LOOP' and c.place = 0 then 3 else c.place end as place,
-           df_engine.section(n.node_type, c.place) as section, c.node as child,
+           df_engine.section(n.node_type, c.place) as section, c.node as child, coalesce(c.within, '{}') as within,
            n.node_type in ('JOIN', 'RACE', 'ANY') and c.place < max(c.place) over (partition by n.node) as goes_on
     from node n join node c on c.parent = n.node
   ),
   walk as (
-    select n.node as id, '{}'::int[] as place, null as section, '' as indent, '' as lead, '    ' as tail
+    select n.node as id, '{}'::int[] as place, null as section, '' as indent, '' as lead, '    ' as tail, coalesce(n.within, '{}') as within
     from node n where n.parent is null
     union all
     select e.child, w.place || e.place,
@@ -16347,7 +16376,7 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
            case when not e.in_sequence then case when e.goes_on then '├─' else '└─' end
                 when e.place = 1 then w.lead
                 else '→ ' end,
-           case when e.in_sequence then w.tail when e.goes_on then '│   ' else '    ' end
+           case when e.in_sequence then w.tail when e.goes_on then '│   ' else '    ' end, w.within || e.within
     from walk w join edge e on e.parent = w.id
   ),
   line as (
@@ -16356,7 +16385,7 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
     select b.place, 2,
            b.indent || b.lead || df_engine.one_line(df_engine.node_text(n.node_type, n.query, n.config, n.children), null)
            || case when n.node_type = 'RACE' then '' else coalesce(' |=> ''' || n.result_name || '''', '') end
-           || n.mark
+           || case when n.node_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then df_engine.limits_text(b.within) else '' end || n.mark
     from walk b join node n on n.node = b.id
     where n.node_type <> 'THEN'
   )
@@ -16890,7 +16919,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_limit', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'within_problem', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'limits_text', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_limit', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'within_problem', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.

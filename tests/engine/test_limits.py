@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 import psycopg
 import pytest
 
+from tests.state import KEYS_IN_LINE
 from tests.support import Database, Pump, Run, wait_until
 
 LIMITS = "select concurrency, in_use::int, waiting::int from df.limits"
@@ -31,26 +32,43 @@ def api(pump: Pump) -> Pump:
     return pump
 
 
+class Beside:
+    """Sessions that work beside the test, each in a thread."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.pumps: list[Pump] = []
+        self.threads: list[threading.Thread] = []
+
+    def more(self, sessions: int) -> None:
+        """Starts so many, and waits until each is in a step that waits for fx."""
+        for _ in range(sessions):
+            pump = Pump(self.db)
+            thread = threading.Thread(target=self._work, args=(pump,))
+            self.pumps.append(pump)
+            self.threads.append(thread)
+            thread.start()
+            wait_until(lambda: waiting_for_fx(self.db) == len(self.threads))
+
+    def join(self) -> None:
+        for thread, pump in zip(self.threads, self.pumps, strict=True):
+            thread.join()
+            pump.close()
+
+    def _work(self, pump: Pump) -> None:
+        with suppress(psycopg.errors.AdminShutdown):  # a test ends this session
+            pump.work()
+
+
 @contextmanager
-def running(pump: Pump, sessions: int = 1, role: str = "app") -> Iterator[list[Pump]]:
+def running(pump: Pump, sessions: int = 1) -> Iterator[Beside]:
     """Works beside the test in so many sessions; steps that write to fx wait until the end of the block."""
-    others = [Pump(pump.db, role) for _ in range(sessions)]
-
-    def work(other: Pump) -> None:
-        with suppress(psycopg.errors.AdminShutdown, psycopg.OperationalError):  # a test ends these sessions
-            other.work()
-
-    threads = [threading.Thread(target=work, args=(other,)) for other in others]
+    beside = Beside(pump.db)
     with pump.db.connect("postgres", autocommit=False) as holder:
         holder.execute("lock table fx")
-        for count, thread in enumerate(threads, 1):
-            thread.start()
-            wait_until(lambda count=count: waiting_for_fx(pump.db) == count)
-        yield others
-    for thread in threads:
-        thread.join()
-    for other in others:
-        other.close()
+        beside.more(sessions)
+        yield beside
+    beside.join()
 
 
 def waiting_for_fx(db: Database) -> int:
@@ -87,12 +105,12 @@ def test_the_end_of_a_step_calls_the_next(api: Pump) -> None:
     assert notes(api.db) == ["0", "1", "2", "3"]
 
 
-@pytest.mark.parametrize("statement", ["select 1 / (select count(*) from fx where t = ''none'')", "select $none.v"])
-def test_a_step_that_fails_calls_the_next(api: Pump, statement: str) -> None:
-    first = api.start(within(f"with w as (insert into fx (t) values (null) returning 1) {statement.replace('select', 'select count(*) from w where 1 =', 1)}")
-                      if statement.startswith("select 1") else within(statement))  # fmt: skip
-    others = [api.start(within()) for _ in range(2)]
-    api.work()
+def test_a_step_that_fails_calls_the_next(api: Pump) -> None:
+    first = api.start(within("with w as (insert into fx (t) values (null) returning t) select 1 / (select 0 from w)"))
+    with running(api):
+        others = [api.start(within()) for _ in range(2)]
+        api.work()
+        assert limits(api.db) == (1, 1, 2)
     assert first.status == "failed"
     assert [run.status for run in others] == ["completed", "completed"]
 
@@ -119,16 +137,29 @@ def test_as_many_run_as_there_are_places(pump: Pump) -> None:
 
 def test_a_place_is_free_when_its_session_has_died(api: Pump) -> None:
     runs = [api.start(within()) for _ in range(2)]
-    with running(api) as (other,):
+    with running(api) as beside:
         api.work()
         assert limits(api.db) == (1, 1, 1)
-        pid = other.session.info.backend_pid
+        pid = beside.pumps[0].session.info.backend_pid
         api.db.admin("select pg_terminate_backend(%s)", pid)
         wait_until(lambda: api.db.admin("select count(*) from pg_stat_activity where pid = %s", pid) == 0)
         assert limits(api.db) == (1, 0, 1)
     api.tick()
     assert limits(api.db) == (1, 0, 0)
     all_ended(api, runs)
+
+
+def test_who_comes_later_waits_behind_those_in_line(api: Pump) -> None:
+    runs = [api.start(within(note(str(number)))) for number in range(2)]
+    with running(api) as beside:
+        api.work()
+        api.db.admin("select pg_terminate_backend(%s)", beside.pumps[0].session.info.backend_pid)
+        wait_until(lambda: limits(api.db) == (1, 0, 1))
+    runs.append(api.start(within(note("later"))))
+    assert api.work() == "empty"
+    assert limits(api.db)[2] >= 1
+    all_ended(api, runs)
+    assert notes(api.db)[-1] == "later"
 
 
 def test_a_limit_that_is_not_set_limits_nothing(pump: Pump) -> None:
@@ -140,40 +171,24 @@ def test_a_limit_that_is_not_set_limits_nothing(pump: Pump) -> None:
 
 def test_what_waits_goes_on_when_the_limit_is_removed(api: Pump) -> None:
     runs = [api.start(within()) for _ in range(3)]
-    with running(api):
+    with running(api) as beside:
         api.work()
         assert limits(api.db) == (1, 1, 2)
         api.db.sql("select df.set_limit('api')")
         assert api.db.rows("select * from df.limits") == []
-        with running_more(api, 2):
-            assert waiting_for_fx(api.db) == 3
+        beside.more(2)
     all_ended(api, runs)
-
-
-@contextmanager
-def running_more(pump: Pump, sessions: int) -> Iterator[None]:
-    """So many more sessions that wait for the table that is locked."""
-    others = [Pump(pump.db) for _ in range(sessions)]
-    before = waiting_for_fx(pump.db)
-    threads = [threading.Thread(target=other.work) for other in others]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: waiting_for_fx(pump.db) == before + sessions)
-    yield
-    pump.db.connections.setdefault("more", pump.db.connect("app"))
-    for thread, other in zip(threads, others, strict=True):
-        threading.Thread(target=lambda t=thread, o=other: (t.join(), o.close())).start()
 
 
 def test_a_limit_that_is_raised_lets_more_run(api: Pump) -> None:
     runs = [api.start(within()) for _ in range(4)]
-    with running(api):
+    with running(api) as beside:
         api.work()
         api.db.sql("select df.set_limit('api', 3)")
         api.tick()
-        with running_more(api, 2):
-            assert api.work() == "empty"
-            assert limits(api.db) == (3, 3, 1)
+        beside.more(2)
+        assert api.work() == "empty"
+        assert limits(api.db) == (3, 3, 1)
     all_ended(api, runs)
 
 
@@ -245,16 +260,17 @@ def test_a_key_may_hold_references(api: Pump) -> None:
     first, second = api.start(flow), api.start(flow)
     with running(api):
         api.work()
-        assert api.db.admin("select line_key from df_engine.queue where lane = 'limited sql'") == "x"
+        assert api.db.rows(KEYS_IN_LINE, user=None) == [("x",)]
     all_ended(api, [first, second])
 
 
 def test_a_key_that_cannot_be_told_fails_the_step(api: Pump) -> None:
-    run = api.run(within(key="$nobody.v"))
+    run = api.run("'select 1 as v' |=> 'order' ~> " + within(key="$order.tenant"))
     assert run.status == "failed"
-    error = api.db.sql("select error from df.instances")
+    error = str(api.db.sql("select error from df.instances"))
     assert error.startswith('the key in the limit "api": ')
-    assert "nobody" in error
+    assert "tenant" in error
+    assert api.run(within()).status == "completed"
 
 
 def test_a_step_in_two_limits_takes_both_places_or_none(pump: Pump) -> None:
@@ -271,15 +287,15 @@ def test_a_step_in_two_limits_takes_both_places_or_none(pump: Pump) -> None:
 
 
 def test_each_step_of_what_is_inside_takes_its_own_place(api: Pump) -> None:
-    """Branches, handlers, items; and the step before it in the sequence takes none."""
-    flow = f"{within('insert into fx (t) values (null)')}"
-    inside = "df.within('api', ('select 1' ~> 'insert into fx (t) values (''x'')') & 'insert into fx (t) values (''y'')')"
+    """Two branches of one run wait for each other."""
+    inside = (
+        "df.within('api', ('select 1' ~> 'insert into fx (t) values (''x'')') & 'insert into fx (t) values (''y'')')"
+    )
     runs = [api.start(inside)]
     with running(api):
         assert api.work() == "empty"
         assert limits(api.db) == (1, 1, 1)
     all_ended(api, runs)
-    assert flow
 
 
 def test_a_run_that_is_cancelled_leaves_the_line(api: Pump) -> None:
@@ -302,6 +318,37 @@ def test_a_run_that_is_paused_leaves_the_line_and_comes_back(api: Pump) -> None:
     assert not second.ended()
     api.db.sql("select df.resume(%s)", second.id)
     all_ended(api, [first, second])
+
+
+def test_operators_see_what_waits_and_why(api: Pump) -> None:
+    first, second = api.start(within()), api.start(within())
+    reason = 'it waits for a place of the limit "api" (df.limits): 1 of 1 are in use'
+    with running(api):
+        api.work()
+        assert api.db.sql("select wait_reason from df.instances where id = %s", second.id) == reason
+        assert api.db.rows("select state, reason from df.stuck('0 s') where instance_id = %s", second.id) == [
+            ("limited", reason)]  # fmt: skip
+        assert api.db.rows("select lane, ready::int, running::int, limited::int from df.queue") == [("sql", 0, 1, 1)]
+    all_ended(api, [first, second])
+
+
+def test_a_drawing_says_which_limits_a_step_is_in(pump: Pump) -> None:
+    flow = "df.within('api', 'select 1' ~> df.within('db', 'select 2', '$order.tenant') ~> df.sleep(0)) ~> 'select 3'"
+    drawn = str(pump.db.sql(f"select df.explain({flow})"))
+    assert [line.rstrip() for line in drawn.splitlines()] == [
+        "SQL: select 1 (within api)",
+        "→ SQL: select 2 (within api, db by $order.tenant)",
+        "→ SLEEP 0s",
+        "→ SQL: select 3",
+    ]
+    run = pump.run(flow)
+    assert "SQL: select 2 (within api, db by $order.tenant) ✓" in str(pump.db.sql("select df.explain(%s)", run.id))
+
+
+def test_in_a_test_limits_are_ignored(pump: Pump) -> None:
+    pump.db.sql("select df.set_limit('api', 0)")
+    last = pump.db.rows("select status, node from df.test(" + within() + ")")[-1]
+    assert last == ("completed", None)
 
 
 def test_limits_belong_to_the_role_that_has_set_them(api: Pump) -> None:

@@ -24,6 +24,7 @@ DEFINER_FOR_USERS = {
     "df_engine.start_keyed": NEEDS_THE_KEY,
     "df_engine.define_flow": NEEDS_THE_KEY,
     "df_engine.hide_definition": NEEDS_THE_KEY,
+    "df_engine.put_limit": NEEDS_THE_KEY,
     "df_engine.put_schedule": NEEDS_THE_KEY,
     "df_engine.remove_schedule": NEEDS_THE_KEY,
     "df_engine.pause_schedule": NEEDS_THE_KEY,
@@ -207,7 +208,7 @@ NO_KEY = (
 THREAD = "row({instance}, 0, {node}, null, null, null)::df_engine.thread"
 STEP = (
     "row({node}, 'pg_durable:{run}:0', 'select 1', 'query', false, null, false, '{{0}}', 'e', '{{x}}', 0, false, "
-    "false, false, false)::df_engine.step"
+    "false, false, false, false)::df_engine.step"
 )
 FORGED = "{key}, '{run}', {graph}, {queue}, " + THREAD + ", " + STEP
 DRIVER_CALLS = (

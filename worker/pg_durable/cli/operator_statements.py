@@ -25,7 +25,7 @@ from df.signals s
 where s.instance_id = %(id)s
 order by s.signal_id"""
 QUEUE = """
-select q.role::text, q.lane, q.ready, q.oldest_age as oldest, q.running, q.slots, q.paused, q.wait_reason
+select q.role::text, q.lane, q.ready, q.oldest_age as oldest, q.running, q.slots, q.paused, q.limited, q.wait_reason
 from df.queue q
 order by q.role::text, q.lane"""
 STUCK = """
