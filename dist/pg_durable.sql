@@ -9950,7 +9950,7 @@ end
 $$;
 
 -- Calls as many in the line of each limit as there are free places that nobody is called to; a place can become free without an end of a step, with its session. Of
--- many limits some are looked at, in turn. p_role: only its own, and shared ones. Answers how many were called.
+-- many limits some are tried, at random. p_role: only its own, and shared ones. Answers how many were called.
 create or replace function df_engine.call_lines(p_most int, p_role oid default null) returns int
 language plpgsql as $$
 declare
