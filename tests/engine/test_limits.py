@@ -65,6 +65,7 @@ def running(pump: Pump, sessions: int = 1) -> Iterator[Beside]:
     """Works beside the test in so many sessions; steps that write to fx wait until the end of the block."""
     beside = Beside(pump.db)
     with pump.db.connect("postgres", autocommit=False) as holder:
+        holder.execute("set idle_in_transaction_session_timeout = '30 s'")  # a test that fails does not wait for ever
         holder.execute("lock table fx")
         beside.more(sessions)
         yield beside
