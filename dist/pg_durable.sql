@@ -14782,7 +14782,7 @@ comment on function df.set_limit(text, integer, boolean) is
   'Sets how many steps within a limit (df.within) of the current user run at a time, all workers together; NULL removes the limit, and what waits goes on; with 0 all of it waits. Steps that run are not stopped when a limit is lowered: others wait until there is room. shared: a limit for the steps of all roles, for administrators; a role''s own limit of that name comes before it. Returns OK. Raises 22023 for a concurrency that is not from 0 to 1000, 42501, 42704 when there is none to be removed, and 54000 beyond 1000 limits of a role';
 
 create or replace view df.limits with (security_barrier) as
-  select l.name, nullif(l.owner, 0::oid::regrole) as owner, l.owner = 0::oid::regrole as shared, l.concurrency,
+  select l.name, case when l.owner <> 0::oid::regrole then l.owner end as owner, l.owner = 0::oid::regrole as shared, l.concurrency,
          (select count(*) from df_engine.limit_places p
            where p.limit_id = l.limit_id and exists (
              select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)) as in_use,
