@@ -9889,6 +9889,9 @@ $$;
 create or replace function df_engine.leave_limits(p_submitter oid, p_within jsonb) returns void
 language plpgsql as $$
 begin
+  if current_setting('df_engine.virtual', true) <> '' then
+    return;
+  end if;
   perform df_engine.call_next(l.limit_id, 1) from df_engine.limits_of(p_submitter, p_within) l;
 end
 $$;

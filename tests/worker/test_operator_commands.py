@@ -224,7 +224,7 @@ def test_limits_show_what_runs_and_what_waits(pump: Pump) -> None:
                       "oldest": None}  # fmt: skip
     assert as_json(db, "queue")[0]["limited"] == 1
     done = command("limits", "--dsn", db.dsn("app"))
-    assert (done.returncode, done.stdout.split()[:3]) == (0, ["NAME", "OWNER", "CONCURRENCY"])
+    assert (done.returncode, done.stdout.split()[:3]) == (0, ["name", "owner", "concurrency"])
 
 
 def test_timeline_shows_what_has_happened_and_who_did_it(db: Database) -> None:
