@@ -664,7 +664,7 @@ if df_engine.migrating(1) then
   );
 
   -- Limits that steps run within (df.within), and their places. Who runs has a place locked in the transaction of the step, so it is free
-  -- when that ends, however it ends. Places beyond concurrency are left over from before it was lowered, and nobody takes them.
+  -- when that ends, however it ends. A step that a worker has leased has it as long as the lease holds. Places beyond concurrency are left over from before it was lowered, and nobody takes them.
   create table df_engine.limits (
     limit_id bigint generated always as identity constraint limits_pkey primary key,
     owner regrole not null,            -- 0: it is shared by all roles
@@ -676,6 +676,9 @@ if df_engine.migrating(1) then
   create table df_engine.limit_places (
     limit_id bigint not null,
     place int not null,
+    lane text,                         -- the row of the queue with whose lease it is taken; NULL: with none
+    submitter oid,
+    leased bigint,
     constraint limit_places_pkey primary key (limit_id, place)
   );
 
@@ -9808,24 +9811,25 @@ begin
 end
 $$;
 
--- Locks a place of a limit until the transaction ends, if one is free; answers whether. Places of before it was lowered that are still taken count: for
+-- Locks a place of a limit until the transaction ends, if one is free, and answers which; NULL: none is. Places of before it was lowered that are still taken count: for
 -- each of them one more of the others must be free, and is locked, too.
-create or replace function df_engine.lock_place(p_limit bigint, p_concurrency int) returns boolean
+create or replace function df_engine.lock_place(p_limit bigint, p_concurrency int) returns int
 language plpgsql as $$
 declare
   v_found int;
+  v_places int[];
   v_above int := (select count(*) from df_engine.limit_places p where p.limit_id = p_limit and p.place > p_concurrency);
 begin
   if v_above > 0 then
-    perform from df_engine.limit_places p where p.limit_id = p_limit and p.place > p_concurrency for key share skip locked;
+    perform from df_engine.limit_places p where p.limit_id = p_limit and p.place > p_concurrency and p.leased is null for key share skip locked;
     get diagnostics v_found = row_count;
     v_above := v_above - v_found;
   end if;
-  perform from df_engine.limit_places p
-  where p.limit_id = p_limit and p.place <= p_concurrency order by p.place limit v_above + 1
-  for update skip locked;
-  get diagnostics v_found = row_count;
-  return v_found > v_above;
+  v_places := array(
+    select p.place from df_engine.limit_places p
+    where p.limit_id = p_limit and p.place <= p_concurrency and p.leased is null order by p.place limit v_above + 1
+    for update skip locked);
+  return case when cardinality(v_places) > v_above then v_places[1] end;
 end
 $$;
 
@@ -9881,6 +9885,9 @@ begin
   foreach v_role in array coalesce(v_roles, '{}') loop
     perform df_engine.wake('r ' || v_role, null);
   end loop;
+  if v_called > 0 then
+    perform df_engine.wake('l', null);
+  end if;
   return v_called;
 end
 $$;
@@ -9922,7 +9929,7 @@ begin
       end if;
       return false;
     end;
-    if q.waits_for is null and df_engine.has_line(l.limit_id) or not df_engine.lock_place(l.limit_id, l.concurrency) then
+    if q.waits_for is null and df_engine.has_line(l.limit_id) or df_engine.lock_place(l.limit_id, l.concurrency) is null then
       perform df_engine.wait_in_line(q, l.limit_id, coalesce(v_key, ''));
       -- What it has locked of limits before this one is free again; somebody may have missed it.
       perform df_engine.call_next(o.limit_id, 1) from df_engine.limits_of(v_role, (p_node).within) o where o.name < l.name;
@@ -9930,6 +9937,67 @@ begin
     end if;
   end loop;
   return true;
+end
+$$;
+
+-- Takes a place of each limit around a step that is about to be leased: the places are its own as long as the lease holds. False: it waits in line.
+create or replace function df_engine.take_leased_places(p_queue df_engine.queue) returns boolean
+language plpgsql as $$
+declare
+  l record;
+  v_place int;
+  v_places int[] := '{}';
+  v_limits bigint[] := '{}';
+begin
+  for l in select * from df_engine.limits_of((p_queue).submitter, (p_queue).request -> 'within') loop
+    perform df_engine.free_place(l.limit_id, (p_queue).id);  -- of a lease that it had before
+    v_place := case when (p_queue).waits_for is not null or not df_engine.has_line(l.limit_id) then df_engine.lock_place(l.limit_id, l.concurrency) end;
+    if v_place is null then
+      perform df_engine.wait_in_line(p_queue, l.limit_id, l.key);
+      perform df_engine.call_next(o, 1) from unnest(v_limits) o;
+      return false;
+    end if;
+    v_limits := v_limits || l.limit_id;
+    v_places := v_places || v_place;
+  end loop;
+  update df_engine.limit_places p set lane = (p_queue).lane, submitter = (p_queue).submitter, leased = (p_queue).id
+  from unnest(v_limits, v_places) t(limit_id, place) where p.limit_id = t.limit_id and p.place = t.place;
+  return true;
+end
+$$;
+
+-- Frees the place that a leased step has in a limit, unless somebody has just locked it: then a poll does.
+create or replace function df_engine.free_place(p_limit bigint, p_leased bigint) returns void
+language plpgsql as $$
+begin
+  update df_engine.limit_places p set leased = null
+  where p.limit_id = p_limit and p.place = any (array(
+    select x.place from df_engine.limit_places x where x.limit_id = p_limit and x.leased = p_leased for update skip locked));
+end
+$$;
+
+-- Frees the places of leases that have ended in another way than with an outcome. A place that is locked here is leased by nobody meanwhile.
+create or replace function df_engine.free_leases(p_limit bigint) returns void
+language plpgsql as $$
+declare
+  v_places constant int[] := array(
+    select p.place from df_engine.limit_places p where p.limit_id = p_limit and p.leased is not null for update skip locked);
+begin
+  update df_engine.limit_places p set leased = null
+  where p.limit_id = p_limit and p.place = any (v_places) and not exists (
+    select from df_engine.queue q where q.lane = p.lane and q.submitter = p.submitter and q.id = p.leased and q.worker is not null);
+end
+$$;
+
+-- A leased step has ended: its places are free, and the next in line is called for each.
+create or replace function df_engine.leave_leased(p_queue df_engine.queue) returns void
+language plpgsql as $$
+begin
+  if current_setting('df_engine.virtual', true) <> '' then
+    return;
+  end if;
+  perform df_engine.free_place(l.limit_id, (p_queue).id), df_engine.call_next(l.limit_id, 1)
+  from df_engine.limits_of((p_queue).submitter, (p_queue).request -> 'within') l;
 end
 $$;
 
@@ -9962,8 +10030,11 @@ begin
     end if;
     delete from df_engine.limit_places p
     where p.limit_id = v_limit and p.place = any (array(
-      select x.place from df_engine.limit_places x where x.limit_id = v_limit and x.place > l.concurrency for update skip locked));
-    perform from df_engine.limit_places p where p.limit_id = v_limit and p.place <= l.concurrency for update skip locked;
+      select x.place from df_engine.limit_places x where x.limit_id = v_limit and x.place > l.concurrency and x.leased is null
+      for update skip locked));
+    perform df_engine.free_leases(v_limit);
+    perform from df_engine.limit_places p
+    where p.limit_id = v_limit and p.place <= l.concurrency and p.leased is null for update skip locked;
     get diagnostics v_free = row_count;
     perform from df_engine.queue q
     where q.waits_for = v_limit and q.lane in ('sql', 'direct', 'http') and q.worker is null for update skip locked;
@@ -11395,6 +11466,11 @@ begin
   else
     v_request := df_engine.http_step(p_submitter, p_thread, p_node);
   end if;
+  if (p_node).within is not null then
+    v_request := v_request || jsonb_build_object('within', (
+      select jsonb_object_agg(l.name, coalesce(df_engine.render(p_thread, (p_node).name_scopes, l.key, 'raw'), ''))
+      from jsonb_each_text((p_node).within) l(name, key)));
+  end if;
   update df_engine.queue q
   set lane = case when (p_node).kind in ('SQL', 'BLOCK') then 'direct' else 'http' end, request = v_request, picked = true,
       id = df_engine.queue_place((p_queue & 255)::int), next_try_at = df_engine.clock(),
@@ -11441,8 +11517,10 @@ begin
   elsif v_paused then  -- another worker had it when the run was paused
     perform df_engine.set_aside((p_queue).instance);
     return false;
+  elsif (p_queue).request ? 'within' and not df_engine.take_leased_places(p_queue) then
+    return false;
   end if;
-  update df_engine.queue q set worker = p_worker, leased_at = df_engine.clock()
+  update df_engine.queue q set worker = p_worker, leased_at = df_engine.clock(), waits_for = null
   where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
   return found;
 end
@@ -11525,7 +11603,7 @@ begin
     role := pg_get_userbyid(v_queue.submitter);
     database := case when p_lane = 'direct' then coalesce(
       (select i.database from df_engine.instances i where i.instance = v_queue.instance), current_database()) end;
-    request := v_queue.request;
+    request := v_queue.request - 'within';
     bytes := octet_length(request::text);
     v_bytes := v_bytes + bytes;
     v_claimed := v_claimed + 1;
@@ -11556,6 +11634,9 @@ begin
     return null;
   end if;
   delete from df_engine.queue x where x.lane = q.lane and x.submitter = q.submitter and x.id = q.id;
+  if q.request ? 'within' then
+    perform df_engine.leave_leased(q);
+  end if;
   select * into i from df_engine.instances x where x.instance = q.instance and x.status in ('pending', 'running');
   if not found or q.races is not null and not df_engine.lock_races(q.instance, q.races, true) then
     return false;
@@ -12125,8 +12206,10 @@ create or replace view df_engine.wait_reasons as
 create or replace view df_engine.lines as
   select q.instance, q.node, q.id, q.submitter, format('it waits for a place of the limit "%s" (df.limits): %s of %s are in use', l.name,
            (select count(*) from df_engine.limit_places p
-           where p.limit_id = l.limit_id and exists (
-             select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)), l.concurrency) as reason
+           where p.limit_id = l.limit_id and (exists (
+             select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)
+           or exists (
+             select from df_engine.queue x where x.lane = p.lane and x.submitter = p.submitter and x.id = p.leased and x.worker is not null))), l.concurrency) as reason
   from df_engine.queue q join df_engine.limits l on l.limit_id = q.waits_for
   where q.lane in ('limited sql', 'limited direct', 'limited http');
 
@@ -14768,8 +14851,10 @@ comment on function df.set_limit(text, integer, boolean) is
 create or replace view df.limits with (security_barrier) as
   select l.name, case when l.owner <> 0::oid::regrole then l.owner end as owner, l.owner = 0::oid::regrole as shared, l.concurrency,
          (select count(*) from df_engine.limit_places p
-           where p.limit_id = l.limit_id and exists (
-             select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)) as in_use,
+           where p.limit_id = l.limit_id and (exists (
+             select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)
+           or exists (
+             select from df_engine.queue x where x.lane = p.lane and x.submitter = p.submitter and x.id = p.leased and x.worker is not null))) as in_use,
          coalesce(w.waiting, 0) as waiting, w.keys as waiting_keys, df_engine.ready_time(w.oldest) as waiting_since, l.set_at
   from df_engine.limits l
   left join lateral (

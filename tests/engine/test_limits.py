@@ -321,6 +321,79 @@ def test_a_run_that_is_paused_leaves_the_line_and_comes_back(api: Pump) -> None:
     all_ended(api, [first, second])
 
 
+def claimed(pump: Pump) -> list[int]:
+    """Leases what there is for a worker outside of transactions."""
+    query = "select ticket from df_engine.claim_leased(%s, 'direct', 10)"
+    return [ticket for (ticket,) in pump.supervisor.execute(query, [pump.worker]).fetchall()]
+
+
+def complete(pump: Pump, ticket: int) -> None:
+    outcome = '{"rows": [], "row_count": 0, "columns": [], "types": []}'
+    row = pump.supervisor.execute(
+        "select df_engine.complete_leased(%s, %s, %s)", [pump.worker, ticket, outcome]
+    ).fetchone()
+    assert row == (True,)
+
+
+def test_a_leased_step_has_its_place_as_long_as_its_lease(api: Pump) -> None:
+    """Steps of all kinds stand in one line."""
+    runs = [api.start(within("vacuum fx")) for _ in range(2)]
+    api.work()
+    (first,) = claimed(api)
+    assert claimed(api) == []
+    assert limits(api.db) == (1, 1, 1)
+    runs.append(api.start(within()))
+    assert api.work() == "empty"
+    assert limits(api.db) == (1, 1, 2)
+    complete(api, first)
+    assert limits(api.db) == (1, 0, 1)
+    (second,) = claimed(api)
+    assert (api.work(), limits(api.db)) == ("empty", (1, 1, 1))
+    complete(api, second)
+    all_ended(api, runs)
+    assert limits(api.db) == (1, 0, 0)
+
+
+def test_a_leased_step_waits_for_a_session_that_has_the_place(api: Pump) -> None:
+    other = api.start(within("vacuum fx"))
+    api.work()
+    first = api.start(within())
+    with running(api):
+        assert claimed(api) == []
+        assert limits(api.db) == (1, 1, 1)
+    (ticket,) = claimed(api)
+    complete(api, ticket)
+    all_ended(api, [first, other])
+
+
+def test_the_place_of_a_leased_step_is_free_when_its_run_is_cancelled(api: Pump) -> None:
+    first = api.start(within("vacuum fx"))
+    api.work()
+    assert len(claimed(api)) == 1
+    second = api.start(within())
+    api.work()
+    assert limits(api.db) == (1, 1, 1)
+    api.db.sql("select df.cancel(%s)", first.id)
+    assert limits(api.db) == (1, 0, 1)
+    all_ended(api, [second])
+
+
+def test_the_place_of_a_leased_step_is_free_when_its_worker_has_gone(api: Pump) -> None:
+    runs = [api.start(within("vacuum fx")) for _ in range(2)]
+    api.work()
+    gone = Pump(api.db)
+    assert len(claimed(gone)) == 1
+    assert claimed(api) == []
+    assert limits(api.db) == (1, 1, 1)
+    gone.close()
+    for run in range(2):
+        wait_until(lambda: api.tick() and limits(api.db)[1] == 0)
+        tickets = wait_until(lambda: api.tick() and claimed(api))
+        assert (len(tickets), limits(api.db)) == (1, (1, 1, 1 - run))
+        complete(api, tickets[0])
+    all_ended(api, runs)
+
+
 def test_operators_see_what_waits_and_why(api: Pump) -> None:
     first, second = api.start(within()), api.start(within())
     reason = 'it waits for a place of the limit "api" (df.limits): 1 of 1 are in use'
