@@ -120,6 +120,7 @@ wait_for(condition graph, every interval = 1 minute, key text = null, timeout in
 call(flow graph, input text = null, label text = null)
 retry(fut graph, max_attempts integer = null, initial_delay interval = null, backoff numeric = null, \
 max_delay interval = null, retry_on text[] = null)
+within(limit_name text, fut graph, key text = null)
 http(url text, method text = POST, body text = null, headers jsonb = null, timeout_seconds integer = 30, \
 expect text = null)
 http_multipart(url text, method text = POST, parts jsonb = null, headers jsonb = null, timeout_seconds integer = 30, \
@@ -133,7 +134,7 @@ for _number, _line in enumerate(SIGNATURES.strip().splitlines(), 1):
 
 
 # Builders that change the node they are given instead of making a node around it.
-MODIFIERS = ("as", "retry")
+MODIFIERS = ("as", "retry", "within")
 
 
 def catalogue() -> dict[str, Any]:

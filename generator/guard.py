@@ -22,7 +22,7 @@ FUNCTION = re.compile(
 )
 PRIVATE = re.compile(
     r"\bdf_engine\.|\bdf\.(instances|nodes|vars|signals|settings|http_allowlist|secrets|definitions|schedules|schedule_ticks|failed_steps|running_steps|throughput"
-    r"|waiting|workers|_worker_epoch|queue|blocked_steps)\b"
+    r"|waiting|workers|_worker_epoch|queue|blocked_steps|limits)\b"
 )
 
 

@@ -2,6 +2,7 @@
 
 ENVELOPE_KEYS = (
     "node_type", "left_node", "right_node", "condition_node", "extra_nodes", "query", "result_name", "retry",
+    "within",
 )  # fmt: skip
 
 # What a list of errors must satisfy, and how that is said.

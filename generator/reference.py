@@ -19,11 +19,12 @@ PAGE = ROOT / "docs" / "reference.md"
 TOPICS = {
     "Building graphs": """sql block seq as if if_rows join join3 all all_agg chain chain_agg race race_all any loop map
                           break catch undo timeout sleep sleep_until wait_for_schedule wait_for_signal wait_for call
-                          retry http http_multipart flow literal""",
+                          retry within http http_multipart flow literal""",
     "Definitions": "define undefine",
     "Running": """start signal poke progress cancel pause resume skip rerun forget notify_end status result
                   await_instance wait_for_completion run work test now""",
     "Schedules": "schedule unschedule pause_schedule resume_schedule trigger_schedule backfill",
+    "Limits": "set_limit",
     "Variables": "setvar getvar unsetvar clearvars",
     "Secrets": "secret set_secret unset_secret",
     "Watching": """explain to_flow list_instances instance_info instance_executions instance_nodes node_activations

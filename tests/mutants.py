@@ -48,8 +48,32 @@ COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each
 PAUSES = "tests/engine/test_pause.py"
 RESUMES = "tests/engine/test_resume.py"
 SCHEDULES = "tests/engine/test_schedules.py"
+LIMITS = "tests/engine/test_limits.py"
 
 MUTANTS = (
+    # Limits
+    Mutant("two steps take the same place", "for update skip locked", "for key share skip locked",
+           f"{LIMITS}::test_a_step_waits_in_line_while_no_place_is_free"),
+    Mutant("a step runs without a place", "cardinality(v_places) > v_above then v_places[1]", "true then 1",
+           f"{LIMITS}::test_as_many_run_as_there_are_places"),
+    Mutant("one key goes before all others", "greatest(v_next, v_last + 1)", "v_next",
+           f"{LIMITS}::test_keys_take_turns"),
+    Mutant("the end of a step calls nobody", "(l.limit_id, 1)", "(l.limit_id, 0)",
+           f"{LIMITS}::test_the_end_of_a_step_calls_the_next"),
+    Mutant("who comes later goes before those in line", "q.waits_for is null and", "false and",
+           f"{LIMITS}::test_who_comes_later_waits_behind_those_in_line"),
+    Mutant("a poll calls nobody", "least(v_free - v_coming, p_most)", "0",
+           f"{LIMITS}::test_a_place_is_free_when_its_session_has_died"),
+    Mutant("a leased step runs without a place", "if v_place is null", "if false",
+           f"{LIMITS}::test_a_leased_step_has_its_place_as_long_as_its_lease"),
+    Mutant("a place is free while its step is leased", "leased = (p_queue).id", "leased = null",
+           f"{LIMITS}::test_a_leased_step_has_its_place_as_long_as_its_lease"),
+    Mutant("the place of a lease that is lost is lost", "and not exists", "and false and not exists",
+           f"{LIMITS}::test_the_place_of_a_leased_step_is_free_when_its_run_is_cancelled"),
+    Mutant("everybody sets shared limits", "p_shared and not", "false and not",
+           f"{LIMITS}::test_all_share_a_limit_that_an_administrator_has_set"),
+    Mutant("a role sees the limits of others", "l.owner::oid in (0,", "true or l.owner::oid in (0,",
+           f"{LIMITS}::test_limits_belong_to_the_role_that_has_set_them"),
     # Pauses
     Mutant("a step of a paused run is claimed", "r.paused is true and", "false and",
            f"{PAUSES}::test_a_step_whose_session_dies_is_not_claimed_again"),

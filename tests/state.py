@@ -525,7 +525,8 @@ ALL_STATE = tuple(
     f"select to_jsonb(t)::text from df_engine.{table} t order by 1"
     for table in ("instances", "queue", "timers", "waits", "activations", "outcomes", "bindings", "inbox", "acts",
                   "vars", "kept_secrets", "flow_definitions", "end_channels", "settings", "role_limits",
-                  "http_allowlist", "worker_roles", "start_keys", "role_reasons", "schedules", "schedule_ticks")
+                  "http_allowlist", "worker_roles", "start_keys", "role_reasons", "schedules", "schedule_ticks",
+                  "limits", "limit_places")
 )  # fmt: skip
 # What tests have left of themselves.
 LEFT_OF_TESTS = "select sum(x) from (" + " union all ".join(
@@ -542,6 +543,8 @@ NEXT_IN_TEST = "select df_engine.next_in_test(%s, 1)"
 END_REAL_STEP_IN_TEST = """
 select df_engine.end_step_in_test(k.key, c, (c).steps[1], null, null, null, null, null)
 from df_engine.own_key k cross join lateral df_engine.claim_step(k.key, null, 0, false) c"""
+# The keys with which steps wait in the lines of limits.
+KEYS_IN_LINE = "select line_key from df_engine.queue where lane = 'limited sql' order by 1"
 # Whether all that is queued is so by the real clock.
 READY_SOON = """
 select bool_and(df_engine.ready_at(id) < (extract(epoch from clock_timestamp()) - 1577836800 + 3600) * 64)

@@ -237,6 +237,7 @@ if df_engine.migrating(1) then
     -- of a construct
     inside int[],                      -- entries: of the branches, of the body, of then and else where an IF asks for rows
     valued int,                        -- LOOP: the node whose outcome is the value of the body, if that is known beforehand
+    within jsonb,                      -- limits around it: {name: key, as it was written}; NULL: none
     constraint graph_nodes_pkey primary key (graph, node)
   );
 
@@ -403,7 +404,7 @@ if df_engine.migrating(1) then
   -- Threads that can run now; the claim is the lock on the row.
   create table df_engine.queue (
     id bigint not null default df_engine.queue_place(),    -- its place among those of its lane and role
-    lane text not null default 'sql',  -- sql: in a session of its submitter; direct, http: leased by a worker; paused ...: of a paused run, found by nobody
+    lane text not null default 'sql',  -- sql: in a session of its submitter; direct, http: leased by a worker; paused ..., limited ...: of a paused run, in the line of a limit: found by nobody
     submitter oid not null,
     instance bigint not null,
     scope bigint not null default 0,
@@ -419,11 +420,16 @@ if df_engine.migrating(1) then
     next_try_at timestamptz,           -- of a leased step: when it became ready, or later when its run was locked
     request jsonb,                     -- what a leased step is to do
     crash_score smallint not null default 0,   -- evidence that it kills what runs it
+    waits_for bigint,                  -- the limit in whose line it is, or from which it has been called; NULL: none
+    line_key text,                     -- with which it is in line, and its turn there
+    turn bigint,
     constraint queue_pkey primary key (lane, submitter, id)
   ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
           autovacuum_vacuum_cost_delay = 0);
   create index queue_instance_idx on df_engine.queue (instance);                      -- cancel, lost races, df.nodes
   create index queue_leased_idx on df_engine.queue (lane, submitter, id) where lane <> 'sql' and worker is null;  -- to be leased
+  create index queue_line_idx on df_engine.queue (waits_for, turn, id) where waits_for is not null;     -- who is next in line
+  create index queue_key_idx on df_engine.queue (waits_for, line_key, turn) where waits_for is not null;  -- the last of a key
   create index queue_worker_idx on df_engine.queue (lane, submitter) where worker is not null;     -- leases of a role
 
   -- Threads that wait for a time. kind: sleep and schedule end their node, timeout ends the wait of the same id, deadline the
@@ -663,6 +669,25 @@ if df_engine.migrating(1) then
     role regrole not null constraint worker_roles_pkey primary key
   );
 
+  -- Limits that steps run within (df.within), and their places. Who runs has a place locked in the transaction of the step, so it is free
+  -- when that ends, however it ends. A step that a worker has leased has it as long as the lease holds. Places beyond concurrency are left over from before it was lowered, and nobody takes them.
+  create table df_engine.limits (
+    limit_id bigint generated always as identity constraint limits_pkey primary key,
+    owner regrole not null,            -- 0: it is shared by all roles
+    name text collate "C" not null,
+    concurrency int not null check (concurrency between 0 and 1000),
+    set_at timestamptz not null default now(),
+    constraint limits_owner_name_key unique (owner, name)
+  );
+  create table df_engine.limit_places (
+    limit_id bigint not null,
+    place int not null,
+    lane text,                         -- the row of the queue with whose lease it is taken; NULL: with none
+    submitter oid,
+    leased bigint,
+    constraint limit_places_pkey primary key (limit_id, place)
+  );
+
   -- Rows to lock while a start in transaction_mode 'new' is under way: as many as the setting allows are used.
   create table df_engine.launch_slots (
     slot int not null constraint launch_slots_pkey primary key
@@ -726,7 +751,8 @@ if df_engine.migrating(1) then
     node int, name text, text text, statement text, typed boolean, refs text[], vars boolean, name_scopes int[], after "char",
     binds text[], closes int, plain boolean, decides boolean,
     fresh boolean,                     -- whether the node can have no outcome yet
-    block boolean                      -- whether text lists several statements
+    block boolean,                     -- whether text lists several statements
+    limited boolean                    -- whether it is within a limit
   );
   -- A row of the queue that a session has locked, and its version.
   create type df_engine.claim as (claimed df_engine.queue, version xid);
@@ -1639,6 +1665,24 @@ begin
 end
 $$;
 
+-- Granted to users.
+create or replace function df_engine.within_problem(p_within jsonb) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  return case
+    when pg_catalog.jsonb_typeof(p_within) <> 'object' then 'within must be an object of the names of limits and their keys'
+    else (
+      select case
+        when pg_catalog.octet_length(l.name) not between 1 and 1024 then
+          'the name of a limit has 1 to 1024 bytes, and this one has ' || pg_catalog.octet_length(l.name)
+        when pg_catalog.jsonb_typeof(l.key) <> 'string' then 'the key in the limit "' || l.name || '" must be a string'
+        when pg_catalog.octet_length(l.key #>> '{}') > 1024 then
+          'the key in the limit "' || l.name || '" has ' || pg_catalog.octet_length(l.key #>> '{}') || ' bytes, and 1024 are allowed' end as says
+      from pg_catalog.jsonb_each(p_within) l(name, key)
+      order by says limit 1) end;
+end
+$$;
+
 -- What is wrong with the query of a construct, into which the ids of its children must be able to be merged; NULL: nothing.
 -- Granted to users.
 create or replace function df_engine.config_problem(p_type text, p_query text) returns text
@@ -1802,6 +1846,7 @@ language sql immutable as $$
       df_engine.unknown_type(p_type),
       df_engine.malformed(p_node),
       case when p_node ? 'retry' then df_engine.retry_problem(p_node -> 'retry') end,
+      case when p_node ? 'within' then df_engine.within_problem(p_node -> 'within') end,
       case when p_node ? 'query' and p_type in ('IF', 'LOOP', 'JOIN', 'CATCH', 'TIMEOUT') then
         df_engine.config_problem(p_type, p_node ->> 'query') end,
       case when p_type = 'SLEEP' and p_node ->> 'query' ~ '^\s*[{]' then df_engine.sleep_problem(p_node ->> 'query') end,
@@ -2388,7 +2433,7 @@ begin
       union all
       select 'result_name', pg_catalog.to_json(name)
     ) k
-    join pg_catalog.unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry']) with ordinality known(key, place) on known.key = k.key);
+    join pg_catalog.unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry', 'within']) with ordinality known(key, place) on known.key = k.key);
 end
 $$;
 
@@ -2627,7 +2672,7 @@ begin
       union all
       select 'retry', v_policy::pg_catalog.json
     ) k
-    join pg_catalog.unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry']) with ordinality known(key, place) on known.key = k.key);
+    join pg_catalog.unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry', 'within']) with ordinality known(key, place) on known.key = k.key);
 end
 $$;
 
@@ -2645,6 +2690,55 @@ comment on function df.timeout(text, text, text) is
   'The same with a duration as text: seconds (0.5), an interval (5 minutes), or one with references (2 * $cfg.pause), which are resolved when the body begins';
 comment on function df.retry(text, integer, interval, numeric, interval, text[]) is
   'Sets how a step is tried again when it fails; what is NULL keeps its default. retry_on lists SQLSTATEs, their classes, connection, timeout, http:404, http:4xx and transient; NULL is every error that may be retried';
+
+-- The builder of what runs within a limit. It changes the node that it is given: what is inside inherits it when the graph is compiled.
+
+create or replace function df.within(limit_name text, fut text, key text default null) returns text
+language plpgsql set search_path = '' as $$
+declare
+  v_within pg_catalog.jsonb;
+  v_problem pg_catalog.text;
+begin
+  if limit_name is null then
+    raise exception 'argument limit_name of df.within is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if fut is null then
+    raise exception 'argument fut of df.within is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  v_within := pg_catalog.jsonb_build_object(limit_name, coalesce(key, ''));
+  v_problem := case
+      when pg_catalog.jsonb_typeof(v_within) <> 'object' then 'within must be an object of the names of limits and their keys'
+      else (
+        select case
+          when pg_catalog.octet_length(l.name) not between 1 and 1024 then
+            'the name of a limit has 1 to 1024 bytes, and this one has ' || pg_catalog.octet_length(l.name)
+          when pg_catalog.jsonb_typeof(l.key) <> 'string' then 'the key in the limit "' || l.name || '" must be a string'
+          when pg_catalog.octet_length(l.key #>> '{}') > 1024 then
+            'the key in the limit "' || l.name || '" has ' || pg_catalog.octet_length(l.key #>> '{}') || ' bytes, and 1024 are allowed' end as says
+        from pg_catalog.jsonb_each(v_within) l(name, key)
+        order by says limit 1) end;
+  if v_problem is not null then
+    raise exception 'df.within: %', v_problem using errcode = 'invalid_parameter_value';
+  end if;
+  -- Of two keys in one limit the inner one counts.
+  v_within := v_within || coalesce((df.all(fut)::pg_catalog.json #> '{left_node,within}')::pg_catalog.text::pg_catalog.jsonb, '{}');
+  return (
+    select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
+    from (
+      select e.key, e.value
+      from pg_catalog.json_each(df.all(fut)::pg_catalog.json -> 'left_node') e
+      where e.key <> 'within'
+      union all
+      select 'within', v_within::pg_catalog.text::pg_catalog.json
+    ) k
+    join pg_catalog.unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry', 'within']) with ordinality known(key, place) on known.key = k.key);
+end
+$$;
+comment on function df.within(text, text, text) is
+  'The steps of a graph take a place of the limit (df.set_limit) while they run, and wait in line while there is none; a limit that is not set limits nothing. Among those that wait, keys take turns: key is a text, in which references ($order.tenant) are replaced. Steps may be in several limits, and then take a place of each or none. What a CALL in it runs takes no places. Raises 22023 for a name or a key that is empty or too long';
 
 -- The builder of maps: df.map. As all builders: see graph/builders.
 
@@ -3570,8 +3664,9 @@ begin
     when 28 then return df.wait_for(condition => p_args[1], every => p_args[2]::interval, key => p_args[3], timeout => p_args[4]::interval);
     when 29 then return df.call(flow => p_args[1], input => p_args[2], label => p_args[3]);
     when 30 then return df.retry(fut => p_args[1], max_attempts => p_args[2]::integer, initial_delay => p_args[3]::interval, backoff => p_args[4]::numeric, max_delay => p_args[5]::interval, retry_on => df_engine.flow_list(p_args[6]));
-    when 31 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
-    when 32 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 31 then return df.within(limit_name => p_args[1], fut => p_args[2], key => p_args[3]);
+    when 32 then return df.http(url => p_args[1], method => p_args[2], body => p_args[3], headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
+    when 33 then return df.http_multipart(url => p_args[1], method => p_args[2], parts => p_args[3]::jsonb, headers => p_args[4]::jsonb, timeout_seconds => p_args[5]::integer, expect => p_args[6]);
   end case;
 end
 $$;
@@ -3581,7 +3676,7 @@ $$;
 create or replace function df_engine.flow_plan(p_builder text, p_labels text[], p_classes text[]) returns jsonb
 language sql immutable as $$
   select jsonb_build_object('number', s.number, 'parameters', coalesce(r.parameters, '[]'))
-  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":22,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":23,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":24,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":25,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":26,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":27,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":28,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":29,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":30,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":31,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":32,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
+  from jsonb_to_recordset('{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":22,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":23,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":24,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":25,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":26,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":27,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":28,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":29,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":30,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"within":[{"number":31,"usage":"within(limit_name text, fut flow, key text = null)","parameters":[{"names":["limit_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":32,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":33,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb -> p_builder) s(number int, parameters pg_catalog.jsonb),
   lateral (
     select jsonb_agg(jsonb_build_object('slot', a.nth, 'default', p.is -> 'default',
                                         'graph', (p.is ->> 'graph')::boolean and a.class <> 'null') order by p.nth, a.nth) as parameters,
@@ -3614,7 +3709,7 @@ language sql immutable as $$
          case when c.builders ? p_builder then 'It is called ' || (
              select string_agg(s ->> 'usage', ' or ') from jsonb_array_elements(c.builders -> p_builder) s) || '.'
            else 'The graph builders are ' || (select string_agg(b, ', ' order by b) from jsonb_object_keys(c.builders) b) || '.' end
-  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":22,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":23,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":24,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":25,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":26,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":27,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":28,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":29,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":30,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":31,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":32,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
+  from (select '{"sql":[{"number":1,"usage":"sql(query text)","parameters":[{"names":["query"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"block":[{"number":2,"usage":"block(text, text, ...)","parameters":[{"names":["statements"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":true}]}],"seq":[{"number":3,"usage":"seq(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"as":[{"number":4,"usage":"as(fut flow, name text)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep":[{"number":5,"usage":"sleep(seconds number)","parameters":[{"names":["seconds"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false}]},{"number":6,"usage":"sleep(duration text)","parameters":[{"names":["duration"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"sleep_until":[{"number":7,"usage":"sleep_until(due text)","parameters":[{"names":["due"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false}]}],"wait_for_schedule":[{"number":8,"usage":"wait_for_schedule(cron_expr text, timezone text = null)","parameters":[{"names":["cron_expr"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timezone"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"loop":[{"number":9,"usage":"loop(body flow, while flow = null, continue_on_failure boolean = false)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["condition","while"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false},{"names":["continue_on_failure"],"takes":["boolean","null"],"graph":false,"default":"false","optional":true,"variadic":false}]}],"break":[{"number":10,"usage":"break(value text = null)","parameters":[{"names":["value"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"if":[{"number":11,"usage":"if(condition flow, then_branch flow, else_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]},{"number":12,"usage":"if(condition flow, then_branch flow)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"if_rows":[{"number":13,"usage":"if_rows(result_name text, then_branch flow, else_branch flow)","parameters":[{"names":["result_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["then_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["else_branch"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join":[{"number":14,"usage":"join(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"join3":[{"number":15,"usage":"join3(a flow, b flow, c flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["c"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"race":[{"number":16,"usage":"race(a flow, b flow)","parameters":[{"names":["a"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["b"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"all":[{"number":17,"usage":"all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"race_all":[{"number":18,"usage":"race_all(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"any":[{"number":19,"usage":"any(flow, flow, ...)","parameters":[{"names":["branches"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"chain":[{"number":20,"usage":"chain(flow, flow, ...)","parameters":[{"names":["steps"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":true}]}],"catch":[{"number":21,"usage":"catch(body flow, handler flow, errors list = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["handler"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["errors"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"undo":[{"number":22,"usage":"undo(step flow, compensation flow)","parameters":[{"names":["step"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["compensation"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false}]}],"timeout":[{"number":23,"usage":"timeout(body flow, after number, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["number"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]},{"number":24,"usage":"timeout(body flow, after text, otherwise flow = null)","parameters":[{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["after"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["otherwise"],"takes":["graph","string","json","null"],"graph":true,"default":null,"optional":true,"variadic":false}]}],"map":[{"number":25,"usage":"map(items sql, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["string","json"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]},{"number":26,"usage":"map(items flow, body flow, parallel integer = 10, on_error text = fail, collect_values boolean = true)","parameters":[{"names":["items"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["body"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["parallel"],"takes":["number","null"],"graph":false,"default":"10","optional":true,"variadic":false},{"names":["on_error"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"fail","optional":true,"variadic":false},{"names":["collect_values"],"takes":["boolean","null"],"graph":false,"default":"true","optional":true,"variadic":false}]}],"wait_for_signal":[{"number":27,"usage":"wait_for_signal(name text, timeout_seconds integer = null)","parameters":[{"names":["name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"wait_for":[{"number":28,"usage":"wait_for(condition flow, every interval = 1 minute, key text = null, timeout interval = null)","parameters":[{"names":["condition"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["every"],"takes":["string","null"],"graph":false,"default":"1 minute","optional":true,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"call":[{"number":29,"usage":"call(flow flow, input text = null, label text = null)","parameters":[{"names":["flow"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["input"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["label"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"retry":[{"number":30,"usage":"retry(fut flow, max_attempts integer = null, initial_delay interval = null, backoff number = null, max_delay interval = null, retry_on list = null)","parameters":[{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["max_attempts"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["initial_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["backoff"],"takes":["number","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["max_delay"],"takes":["string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["retry_on"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"within":[{"number":31,"usage":"within(limit_name text, fut flow, key text = null)","parameters":[{"names":["limit_name"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["fut"],"takes":["graph","string","json"],"graph":true,"default":null,"optional":false,"variadic":false},{"names":["key"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http":[{"number":32,"usage":"http(url text, method text = POST, body text = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["body"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}],"http_multipart":[{"number":33,"usage":"http_multipart(url text, method text = POST, parts json = null, headers json = null, timeout_seconds integer = 30, expect text = null)","parameters":[{"names":["url"],"takes":["string","quoted","json","name"],"graph":false,"default":null,"optional":false,"variadic":false},{"names":["method"],"takes":["string","quoted","json","name","null"],"graph":false,"default":"POST","optional":true,"variadic":false},{"names":["parts"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["headers"],"takes":["json","string","null"],"graph":false,"default":null,"optional":true,"variadic":false},{"names":["timeout_seconds"],"takes":["number","null"],"graph":false,"default":"30","optional":true,"variadic":false},{"names":["expect"],"takes":["string","quoted","json","name","null"],"graph":false,"default":null,"optional":true,"variadic":false}]}]}'::pg_catalog.jsonb) c(builders)
 $$;
 
 -- The tree as calls. A value is a call (positive) or a token (negative; JSON goes on until another token). Call n is item
@@ -3721,8 +3816,17 @@ language sql immutable as $$
   select case when p_keys = '{}' then p_envelope else (
     select '{' || string_agg(to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
     from (select key, value from json_each(p_envelope::pg_catalog.json) where not p_keys::pg_catalog.jsonb ? key
-          union all select key, value from json_each(p_keys::pg_catalog.json)) k
-    join unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry']) with ordinality known(key, place) on known.key = k.key) end
+          union all
+          select key, case key when 'within' then (
+                   value::pg_catalog.jsonb || coalesce(p_envelope::pg_catalog.jsonb -> 'within', '{}'))::pg_catalog.text::pg_catalog.json else value end
+          from json_each(p_keys::pg_catalog.json)) k
+    join unnest(array['node_type', 'left_node', 'right_node', 'condition_node', 'extra_nodes', 'query', 'result_name', 'retry', 'within']) with ordinality known(key, place) on known.key = k.key) end
+$$;
+
+-- The limits around a graph, as they stand in its envelope, and what is inside of them: of two keys in one limit the inner one counts.
+create or replace function df_engine.flow_within(p_outer text, p_inner text) returns text
+language sql immutable as $$
+  select ',"within":' || (coalesce(substr(p_outer, 11)::pg_catalog.jsonb, '{}') || substr(p_inner, 11)::pg_catalog.jsonb)::pg_catalog.text
 $$;
 
 -- The node of a text that may be an envelope, or of JSON, which must be one; keys are set in it.
@@ -3755,7 +3859,7 @@ begin
 end
 $$;
 
--- What one call is. A modifier gives the suffix that it adds to the graph in argument slots[1]; any other builder the parts of
+-- What one call is. A modifier gives the suffix that it adds to the graph, which is argument slots[1]; any other builder the parts of
 -- its text and the arguments that come between them.
 create or replace function df_engine.flow_shape(
   p_plan jsonb, p_scalars text[], out suffix text, out parts text[], out slots int[])
@@ -3764,9 +3868,9 @@ declare
   c_stand_in constant text := '{"node_type":"SQL","query":"\u00011"';
   v_shape text := df_engine.flow_call((p_plan -> 'number')::int, df_engine.flow_arguments(p_plan, p_scalars));
 begin
-  if (p_plan -> 'number')::int in (4, 30) then
+  if (p_plan -> 'number')::int in (4, 30, 31) then
     suffix := substr(left(v_shape, -1), length(c_stand_in) + 1);
-    slots := array[(p_plan #> '{parameters,0,slot}')::int];
+    slots := array[jsonb_path_query_first(p_plan, '$.parameters[*] ? (@.graph == true).slot')::int];
   elsif p_plan @? '$.parameters[*] ? (@.graph == true)' then
     -- In the flow of a CALL, which is a text in a text, quotes are escaped.
     parts := regexp_split_to_array(left(v_shape, -1), '\{\\*"node_type\\*":\\*"SQL\\*",\\*"query\\*":\\*"\\+u0001[0-9]+\\*"\}');
@@ -3900,7 +4004,7 @@ declare
   v_value int;
   v_until int;
   v_token int;
-  v_name text; v_retry text;
+  v_name text; v_retry text; v_within text;
   v_state text; v_message text; v_detail text; v_hint text;
 begin
   loop
@@ -3909,10 +4013,13 @@ begin
     v_until := p_untils[v_arg];
     v_name := null;
     v_retry := null;
+    v_within := null;
     while p_inners[v_value] is not null loop
       v_token := p_tokens[v_value];
       if p_suffixes[v_value] like ',"result_name"%' then
         v_name := coalesce(v_name, p_suffixes[v_value]);
+      elsif p_suffixes[v_value] like ',"within"%' then
+        v_within := df_engine.flow_within(v_within, p_suffixes[v_value]);
       else
         v_retry := coalesce(v_retry, p_suffixes[v_value]);
       end if;
@@ -3937,16 +4044,16 @@ begin
       v_args[v_top] := v_arg;
       v_calls[v_top] := v_value;
       v_places[v_top] := p_starts[v_value];
-      v_ends[v_top] := concat(v_name, v_retry, '}');
+      v_ends[v_top] := concat(v_name, v_retry, v_within, '}');
       v_nested[v_top] := case when p_parts[p_starts[v_value]] like '{"node_type":"CALL"%' then 0 end;
       v_out[v_count] := '';
     elsif p_heads[-v_value] is not null then
-      v_out[v_count] := concat(p_heads[-v_value], v_name, v_retry, '}');
+      v_out[v_count] := concat(p_heads[-v_value], v_name, v_retry, v_within, '}');
     else
       v_token := -v_value;
       v_out[v_count] := df_engine.flow_leaf(
         case when v_until > -v_value then array_to_string(p_texts[-v_value:v_until], '') else p_values[-v_value] end,
-        v_until > -v_value, concat(v_name, v_retry));
+        v_until > -v_value, concat(v_name, v_retry, v_within));
     end if;
     loop
       v_count := v_count + 1;
@@ -4231,7 +4338,7 @@ begin
 end
 $$;
 
--- The nodes of a graph. A WAIT_FOR that is tried again is two: the call of retry, and what it is put around. Those of the flow of a CALL
+-- The nodes of a graph. A WAIT_FOR that is tried again is two: the call of retry, and what it is put around; so is what is within limits. Those of the flow of a CALL
 -- are its children; a flow that is no envelope is not what a builder writes. p_prefix: of ids.
 -- Granted to users.
 create or replace function df_engine.flow_nodes(p_graph jsonb, p_prefix text default '', p_depth int default 0)
@@ -4241,7 +4348,7 @@ declare
   v_call record;
 begin
   for v_call in
-    select p_prefix || w.node || '.' as prefix, p_depth + 2 * w.depth + 1 as depth, df_engine.called_graph(w.body ->> 'query') as graph
+    select p_prefix || w.node || '.' as prefix, p_depth + 2 * w.depth + 2 as depth, df_engine.called_graph(w.body ->> 'query') as graph
     from df_engine.walk(p_graph) w where w.kind = 'CALL' and df_engine.json_or_null(df_engine.json_or_null(w.body ->> 'query') ->> 'flow') ? 'node_type'
   loop
     return query select n.* from df_engine.flow_nodes(v_call.graph, v_call.prefix, v_call.depth) n;
@@ -4252,9 +4359,9 @@ begin
     ), part as (  -- of each sequence that is in no other without a name: the sequences in it, and what they are sequences of
       select g.node as top, g.node, true as opened
       from graph g left join graph p on p.node = g.parent
-      where g.kind = 'THEN' and (g.body ? 'result_name' or p.kind is distinct from 'THEN')
+      where g.kind = 'THEN' and (g.body ?| '{result_name,within}' or p.kind is distinct from 'THEN')
       union all
-      select m.top, c.node, c.kind = 'THEN' and not c.body ? 'result_name'
+      select m.top, c.node, c.kind = 'THEN' and not c.body ?| '{result_name,within}'
       from part m join graph c on c.parent = m.node where m.opened
     ), chain as (
       select m.top, jsonb_agg(p_prefix || m.node order by m.node) filter (where not m.opened) as steps
@@ -4278,11 +4385,25 @@ begin
                                     else jsonb_build_object('steps', s.steps)::pg_catalog.text end,
                                g.kind = 'WAIT_FOR' and g.body ? 'retry') w(query, twice)
     cross join lateral (
-      select p_prefix || g.node, p_depth + 2 * g.depth, case when w.twice then 'RETRY' else g.kind end, w.query, g.body ->> 'result_name',
-             case when w.twice then p_prefix || g.node || 'w' else k.lefts end, k.rights, g.body -> 'retry'
+      select row_number() over (order by l.name collate "C")::int as place, jsonb_build_object('limit', l.name, 'key', l.key)::pg_catalog.text as query, 'WITHIN' as kind
+      from jsonb_each_text(case when g.body ? 'within' then g.body -> 'within' else '{}' end) l(name, key)
       union all
-      select p_prefix || g.node || 'w', p_depth + 2 * g.depth + 1, g.kind, w.query, null, k.lefts, k.rights, null where w.twice
-    ) n
+      select 10000, w.query, 'RETRY' where w.twice
+      union all
+      select 10001, w.query, g.kind
+    ) r
+    cross join lateral (
+      select p_prefix || g.node || case when r.place = o.first then '' else 'w' || lpad(r.place::pg_catalog.text, 5, '0') end as id,
+             p_depth + 2 * g.depth + (r.place <> o.first)::int as depth, r.kind, r.query,
+             case when r.place = o.first then g.body ->> 'result_name' end,
+             case when r.place > 10000 then k.lefts else p_prefix || g.node || 'w' || lpad((
+               case when r.place < o.limits then r.place + 1 when r.place < 10000 and w.twice then 10000 else 10001 end)::pg_catalog.text, 5, '0') end,
+             case when r.place > 10000 then k.rights end,
+             case when r.kind = 'RETRY' or r.place > 10000 and not w.twice then g.body -> 'retry' end
+      from (select c.number as limits, case when c.number > 0 then 1 when w.twice then 10000 else 10001 end as first
+            from (select count(*)::int as number
+                  from jsonb_object_keys(case when g.body ? 'within' then g.body -> 'within' else '{}' end)) c) o
+    ) n(id, depth, kind, query, result_name, left_node, right_node, retry)
     order by g.node;
 end
 $$;
@@ -4368,6 +4489,10 @@ language sql immutable as $$
                                       ('on_error => ', null, df_engine.flow_quote(nullif(c ->> 'on_error', 'fail')), 0),
                                       ('collect_values => ', null, nullif(c ->> 'collect_values', 'true'), 0)) s(sign, child, word, need)
     where p_type = 'MAP' and num_nonnulls(s.child, s.word) = 1
+    union all
+    select 'within', 6, s.* from (values ('', null, df_engine.flow_quote(c ->> 'limit'), 0), ('', p_left, null, 0),
+                                         ('key => ', null, df_engine.flow_quote(nullif(c ->> 'key', '')), 0)) s(sign, child, word, need)
+    where p_type = 'WITHIN' and num_nonnulls(s.child, s.word) = 1
     union all
     select 'retry', 6, '', p_left, null, 0 where p_type = 'RETRY'
     union all
@@ -5411,6 +5536,7 @@ declare
   v_ups int[]; v_branches int[]; v_catches int[]; v_loops boolean[]; v_opens boolean[]; v_tops jsonb[]; v_scopes jsonb[];
   v_plain boolean[]; v_sizes int[]; v_until int[]; v_batch int[]; v_entered int[]; v_breaks boolean[]; v_typed boolean[];
   v_undoes jsonb[];
+  v_within jsonb[];  -- limits around a node, and their keys
   v_naming text[];  -- in which names are looked for
   v_wanted text[];
   v_texts text[];  -- in which references are replaced
@@ -5422,12 +5548,13 @@ declare
   v_branch boolean;
 begin
   select array_agg(n.kind), array_agg(n.parent), array_agg(n.place), array_agg(n.body ->> 'query'),
-         array_agg(n.body ->> 'result_name'), array_agg(n.body -> 'retry'), count(*)
-  into v_kinds, v_parents, v_places, v_queries, v_named, v_retries, v_count
+         array_agg(n.body ->> 'result_name'), array_agg(n.body -> 'retry'), array_agg(n.body -> 'within'), count(*)
+  into v_kinds, v_parents, v_places, v_queries, v_named, v_retries, v_within, v_count
   from df_engine.walk(p_graph, p_prefix) n;
   v_naming := array(
-    select case n.kind when 'CALL' then df_engine.replaced_text(n.kind, n.query) else n.query end
-    from unnest(v_kinds, v_queries) with ordinality n(kind, query, node) order by n.node);
+    select concat_ws(E'\n', case n.kind when 'CALL' then df_engine.replaced_text(n.kind, n.query) else n.query end, (
+             select string_agg(l.value, E'\n') from jsonb_each_text(n.within) l))
+    from unnest(v_kinds, v_queries, v_within) with ordinality n(kind, query, within, node) order by n.node);
   v_wanted := df_engine.wanted_names(v_naming);
 
   -- From the leaves: where a node ends and is entered, whose value it has, and whether a BREAK in it can end a loop around it.
@@ -5562,11 +5689,12 @@ begin
       v_passed[i] := v_passed[i] || to_jsonb(v_named[i]);
     end if;
     v_texts[i] := df_engine.replaced_text(v_kinds[i], v_queries[i]);
+    v_within[i] := nullif(coalesce(v_within[p], '{}') || coalesce(v_within[i], '{}'), '{}');
     v_typed[i] := coalesce(v_typed[p], p_typed) or v_named[i] is not null and (v_wanted is null or v_named[i] = any (v_wanted))
                   or coalesce(k = 'MAP' and w = 0, false) and (v_wanted is null or 'item' = any (v_wanted));
   end loop;
 
-  -- Segments: a node with two predecessors begins one, else a place in it could not be told from outcomes.
+  -- Segments: a node with two predecessors begins one, else a place in it could not be told from outcomes. A step within a limit is one.
   v_entered := array_fill(0, array[v_count]);
   for i in 1..v_count loop
     if v_kinds[i] <> 'THEN' and (v_entries[i] = i or v_others[i + 1] = i or v_kinds[i] = 'MAP') then
@@ -5587,7 +5715,7 @@ begin
     v_decides[i] := v_decides[i] or coalesce(v_kinds[v_nexts[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL', 'MAP'), false)
                     or coalesce(v_kinds[v_others[i]] in ('BREAK', 'SLEEP', 'SIGNAL', 'CALL', 'MAP'), false);
     v_plain[i] := v_kinds[i] in ('SQL', 'BLOCK') and v_afters[i] = 'n' and v_undoes[i] = '[]' and v_kinds[v_nexts[i]] in ('SQL', 'BLOCK')
-                  and v_entered[v_nexts[i]] = 1;
+                  and v_entered[v_nexts[i]] = 1 and v_within[i] is null and v_within[v_nexts[i]] is null;
   end loop;
   -- Batches: 32 steps of a segment at most, or 100 kB of statements.
   for i in 1..v_count loop
@@ -5632,7 +5760,7 @@ begin
          nullif(array(select distinct e from jsonb_array_elements_text(v_passed[n]) e), '{}'),
          case when v_kinds[n] not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL', 'THEN') and not (v_kinds[n] = 'IF' and v_places[n + 1] = 0)
               then array(select v_entries[c] from generate_subscripts(v_parents, 1) c where v_parents[c] = n order by c) end,
-         case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end
+         case when v_kinds[n] = 'LOOP' then v_valued[n + 1] end, v_within[n]
   from generate_series(1, v_count) n;
   return v_graph;
 end
@@ -6416,6 +6544,7 @@ comment on function df.clearvars() is 'Removes all variables of the current user
 --   4. the JOIN that a branch ends in: its row of activations; the compensations of the run;
 --   5. runs that have been called, when their caller is stopped: the instance, FOR UPDATE, and then theirs. Who ends one of them locks nothing of
 --      its caller.
+-- The places of limits are locked after the claim, and never waited for.
 --
 -- A supervising connection acts for every role, so it waits for no lock that a user can hold: it takes what it works on with
 -- SKIP LOCKED, the instance first of all, and comes back later to what it cannot have. It gives up, and comes back, where it
@@ -6516,9 +6645,10 @@ begin
   if not found then
     return false;
   end if;
-  update df_engine.queue q set lane = 'paused ' || d.lane
+  -- It loses its place in the line of a limit.
+  update df_engine.queue q set lane = 'paused ' || regexp_replace(d.lane, '^limited ', ''), waits_for = null
   from (select r.lane, r.submitter, r.id from df_engine.queue r
-        where r.instance = p_instance and r.lane in ('sql', 'direct', 'http') and r.worker is null
+        where r.instance = p_instance and r.lane in ('sql', 'direct', 'http', 'limited sql', 'limited direct', 'limited http') and r.worker is null
         for update skip locked) d
   where q.lane = d.lane and q.submitter = d.submitter and q.id = d.id;
   return true;
@@ -9547,7 +9677,8 @@ begin
     select row(g.node, 'pg_durable:' || p_id || ':' || df_engine.node_id(p_id, g.node), g.query, g.statement, g.typed, g.refs, g.vars,
                g.name_scopes, g.after, g.binds, g.closes, g.plain, g.decides,
                not (g.in_loop or g.node = p_node and exists (
-                 select from df_engine.outcomes o where o.instance = p_instance and o.scope = p_scope and o.node = p_node)), g.kind = 'BLOCK')::df_engine.step
+                 select from df_engine.outcomes o where o.instance = p_instance and o.scope = p_scope and o.node = p_node)), g.kind = 'BLOCK',
+               g.within is not null)::df_engine.step
     from df_engine.graph_nodes g
     where g.graph = p_graph and g.node between p_node and p_batch and g.kind in ('SQL', 'BLOCK')
     order by g.node);
@@ -9689,7 +9820,7 @@ begin
         perform df_engine.wake('r ' || p_submitter, null);
       else
         -- Between two iterations a run goes to the back of the queue.
-        v_offered := g.kind in ('SQL', 'BLOCK') and p_home and not v_event.turned;
+        v_offered := g.kind in ('SQL', 'BLOCK') and p_home and not v_event.turned and g.within is null;
         perform df_engine.requeue(
           p_submitter, v_queue, t, case when v_event.turned then df_engine.queue_place((v_queue & 255)::int) else v_queue end, v_offered);
         if v_offered then
@@ -9719,7 +9850,7 @@ language plpgsql as $$
 begin
   update df_engine.queue q
   set id = p_id, scope = (p_thread).scope, node = (p_thread).node, generations = (p_thread).generations,
-      activation = (p_thread).activation, races = (p_thread).races, picked = true, offered = p_offered, crash_score = 0
+      activation = (p_thread).activation, races = (p_thread).races, picked = true, offered = p_offered, crash_score = 0, waits_for = null
   where q.lane = 'sql' and q.submitter = p_submitter and q.id = p_queue;
 end
 $$;
@@ -9890,6 +10021,270 @@ begin
   perform df_engine.notify('r ' || i.submitter);
   perform df_engine.notify('x');
   return concat_ws(' in scope ', 'node ' || df_engine.node_id(i.id, p_node), p_scope);
+end
+$$;
+
+-- Limits: how many steps run within each at a time. A step takes a place, a row that it locks in its own transaction, of each limit around
+-- it, in order of name: all or none. Who finds none leaves the lanes of the queue that are searched, in a transaction of its own, and waits
+-- in line; the end of a step, and a poll, call the next in line. Whoever is called tries again: it is a hint, and takes no place. No lock is
+-- waited for here. A step that is in no limit is asked nothing.
+
+-- The limits of a node of a run of p_submitter that are set, in order of name. A role's own comes before a shared one.
+create or replace function df_engine.limits_of(p_submitter oid, p_within jsonb)
+returns table (limit_id bigint, name text, concurrency int, key text)
+language plpgsql stable as $$
+begin
+  return query
+    select l.limit_id, l.name, l.concurrency, w.key
+    from jsonb_each_text(p_within) w(name, key)
+    cross join lateral (
+      select x.* from df_engine.limits x
+      where x.owner in (p_submitter::regrole, 0::oid::regrole) and x.name = w.name order by x.owner::oid desc limit 1) l
+    order by l.name;
+end
+$$;
+
+-- Locks a place of a limit until the transaction ends, if one is free, and answers which; NULL: none is. Places of before it was lowered that are still taken count: for
+-- each of them one more of the others must be free, and is locked, too.
+create or replace function df_engine.lock_place(p_limit bigint, p_concurrency int) returns int
+language plpgsql as $$
+declare
+  v_found int;
+  v_places int[];
+  v_above int := (select count(*) from df_engine.limit_places p where p.limit_id = p_limit and p.place > p_concurrency);
+begin
+  if v_above > 0 then
+    perform from df_engine.limit_places p where p.limit_id = p_limit and p.place > p_concurrency and p.leased is null for key share skip locked;
+    get diagnostics v_found = row_count;
+    v_above := v_above - v_found;
+  end if;
+  v_places := array(
+    select p.place from df_engine.limit_places p
+    where p.limit_id = p_limit and p.place <= p_concurrency and p.leased is null order by p.place limit v_above + 1
+    for update skip locked);
+  return case when cardinality(v_places) > v_above then v_places[1] end;
+end
+$$;
+
+-- Whether anybody waits in the line of a limit.
+create or replace function df_engine.has_line(p_limit bigint) returns boolean
+language plpgsql stable as $$
+begin
+  return exists (select from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http'));
+end
+$$;
+
+-- Puts a claimed row of the queue into the line of a limit. Keys take turns: the turn of who comes is the one after the last of its key, or that
+-- of who is next. Whoever was called in vain keeps its turn; from the line of another limit it comes to the front.
+create or replace function df_engine.wait_in_line(p_queue df_engine.queue, p_limit bigint, p_key text) returns void
+language plpgsql as $$
+declare
+  v_next constant bigint := coalesce((
+    select q.turn from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit 1), 0);
+  v_last constant bigint := (
+    select q.turn from df_engine.queue q where q.waits_for = p_limit and q.line_key = p_key and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn desc limit 1);
+begin
+  update df_engine.queue q
+  set lane = 'limited ' || q.lane, waits_for = p_limit, line_key = p_key, offered = false,
+      turn = case when (p_queue).waits_for = p_limit then (p_queue).turn
+                  when (p_queue).waits_for is not null then v_next
+                  else greatest(v_next, v_last + 1) end
+  where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+  if (p_queue).waits_for is null then  -- a place may have become free unseen: a poll tells
+    perform df_engine.wake('t', null);
+  end if;
+end
+$$;
+
+-- Calls the next p_most in the line of a limit: they can be claimed, and then try. p_gone: the limit is not set any more. Answers how many.
+create or replace function df_engine.call_next(p_limit bigint, p_most int, p_gone boolean default false) returns int
+language plpgsql as $$
+declare
+  v_called int;
+  v_role oid;
+  v_roles oid[];
+begin
+  with next as (
+    select q.lane, q.submitter, q.id from df_engine.queue q
+    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit greatest(p_most, 0) for update skip locked
+  ), called as (
+    update df_engine.queue q
+    set lane = substr(q.lane, 9), id = df_engine.queue_place((q.id & 255)::int), waits_for = case when not p_gone then q.waits_for end,
+        next_try_at = case when q.lane <> 'limited sql' then df_engine.clock() end
+    from next n where q.lane = n.lane and q.submitter = n.submitter and q.id = n.id
+    returning q.submitter
+  )
+  select array_agg(distinct c.submitter), count(*) into v_roles, v_called from called c;
+  foreach v_role in array coalesce(v_roles, '{}') loop
+    perform df_engine.wake('r ' || v_role, null);
+  end loop;
+  if v_called > 0 then
+    perform df_engine.wake('l', null);
+  end if;
+  return v_called;
+end
+$$;
+
+-- A step within limits ends with this transaction: for each of its places the next in line is called.
+create or replace function df_engine.leave_limits(p_submitter oid, p_within jsonb) returns void
+language plpgsql as $$
+begin
+  if current_setting('df_engine.virtual', true) <> '' then
+    return;
+  end if;
+  perform df_engine.call_next(l.limit_id, 1) from df_engine.limits_of(p_submitter, p_within) l;
+end
+$$;
+
+-- Takes a place of each limit around a claimed step, which a session of its submitter is about to run. False: it waits in line, or has failed.
+-- Inside of df.test limits are ignored: nothing of it runs beside anything.
+create or replace function df_engine.take_places(
+  p_id text, p_graph bigint, p_home boolean, p_queue bigint, p_thread df_engine.thread, p_node df_engine.graph_nodes
+) returns boolean
+language plpgsql as $$
+declare
+  v_role constant oid := quote_ident(session_user)::regrole;
+  q df_engine.queue;
+  l record;
+  v_key text;
+begin
+  if current_setting('df_engine.virtual', true) <> '' then
+    return true;
+  end if;
+  select * into q from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = p_queue;
+  for l in select * from df_engine.limits_of(v_role, (p_node).within) loop
+    begin
+      v_key := df_engine.render(p_thread, (p_node).name_scopes, l.key, 'raw');
+    exception when sqlstate 'DF010' or sqlstate 'DF013' or data_exception or program_limit_exceeded then
+      if df_engine.lock_thread(p_thread) then
+        perform df_engine.fail_node(p_id, p_graph, v_role, p_home, p_thread, p_queue, p_node,
+          format('the key in the limit "%s": %s', l.name, sqlerrm), df_engine.clock(), sqlstate);
+      end if;
+      return false;
+    end;
+    if q.waits_for is null and df_engine.has_line(l.limit_id) or df_engine.lock_place(l.limit_id, l.concurrency) is null then
+      perform df_engine.wait_in_line(q, l.limit_id, coalesce(v_key, ''));
+      -- What it has locked of limits before this one is free again; somebody may have missed it.
+      perform df_engine.call_next(o.limit_id, 1) from df_engine.limits_of(v_role, (p_node).within) o where o.name < l.name;
+      return false;
+    end if;
+  end loop;
+  return true;
+end
+$$;
+
+-- Takes a place of each limit around a step that is about to be leased: the places are its own as long as the lease holds. False: it waits in line.
+create or replace function df_engine.take_leased_places(p_queue df_engine.queue) returns boolean
+language plpgsql as $$
+declare
+  l record;
+  v_place int;
+  v_places int[] := '{}';
+  v_limits bigint[] := '{}';
+begin
+  for l in select * from df_engine.limits_of((p_queue).submitter, (p_queue).request -> 'within') loop
+    perform df_engine.free_place(l.limit_id, (p_queue).id);  -- of a lease that it had before
+    v_place := case when (p_queue).waits_for is not null or not df_engine.has_line(l.limit_id) then df_engine.lock_place(l.limit_id, l.concurrency) end;
+    if v_place is null then
+      perform df_engine.wait_in_line(p_queue, l.limit_id, l.key);
+      perform df_engine.call_next(o, 1) from unnest(v_limits) o;
+      return false;
+    end if;
+    v_limits := v_limits || l.limit_id;
+    v_places := v_places || v_place;
+  end loop;
+  update df_engine.limit_places p set lane = (p_queue).lane, submitter = (p_queue).submitter, leased = (p_queue).id
+  from unnest(v_limits, v_places) t(limit_id, place) where p.limit_id = t.limit_id and p.place = t.place;
+  return true;
+end
+$$;
+
+-- Frees the place that a leased step has in a limit, unless somebody has just locked it: then a poll does.
+create or replace function df_engine.free_place(p_limit bigint, p_leased bigint) returns void
+language plpgsql as $$
+begin
+  update df_engine.limit_places p set leased = null
+  where p.limit_id = p_limit and p.place = any (array(
+    select x.place from df_engine.limit_places x where x.limit_id = p_limit and x.leased = p_leased for update skip locked));
+end
+$$;
+
+-- Frees the places of leases that have ended in another way than with an outcome. A place that is locked here is leased by nobody meanwhile.
+create or replace function df_engine.free_leases(p_limit bigint) returns void
+language plpgsql as $$
+declare
+  v_places constant int[] := array(
+    select p.place from df_engine.limit_places p where p.limit_id = p_limit and p.leased is not null for update skip locked);
+begin
+  update df_engine.limit_places p set leased = null
+  where p.limit_id = p_limit and p.place = any (v_places) and not exists (
+    select from df_engine.queue q where q.lane = p.lane and q.submitter = p.submitter and q.id = p.leased and q.worker is not null);
+end
+$$;
+
+-- A leased step has ended: its places are free, and the next in line is called for each.
+create or replace function df_engine.leave_leased(p_queue df_engine.queue) returns void
+language plpgsql as $$
+begin
+  if current_setting('df_engine.virtual', true) <> '' then
+    return;
+  end if;
+  perform df_engine.free_place(l.limit_id, (p_queue).id), df_engine.call_next(l.limit_id, 1)
+  from df_engine.limits_of((p_queue).submitter, (p_queue).request -> 'within') l;
+end
+$$;
+
+-- Calls as many in the line of each limit as there are free places that nobody is called to; a place can become free without an end of a step, with its session. Of
+-- many limits some are tried, at random. p_role: only its own, and shared ones. Answers how many were called.
+create or replace function df_engine.call_lines(p_most int, p_role oid default null) returns int
+language plpgsql as $$
+declare
+  v_limits bigint[];
+  v_limit bigint;
+  l df_engine.limits;
+  v_free int;
+  v_coming int;
+  v_called int := 0;
+begin
+  v_limits := array(
+    with recursive line as (
+      select (select min(q.waits_for) from df_engine.queue q where q.waits_for is not null) as waits_for
+      union all
+      select (select min(q.waits_for) from df_engine.queue q where q.waits_for > n.waits_for) from line n where n.waits_for is not null
+    )
+    select n.waits_for from line n where n.waits_for is not null);
+  for v_limit in select u.id from unnest(v_limits) u(id) where df_engine.has_line(u.id) order by random() limit p_most loop
+    select * into l from df_engine.limits x where x.limit_id = v_limit;
+    if not found then
+      v_called := v_called + df_engine.call_next(v_limit, p_most, true);
+      continue;
+    elsif l.owner not in (p_role::regrole, 0::oid::regrole) then
+      continue;
+    end if;
+    delete from df_engine.limit_places p
+    where p.limit_id = v_limit and p.place = any (array(
+      select x.place from df_engine.limit_places x where x.limit_id = v_limit and x.place > l.concurrency and x.leased is null
+      for update skip locked));
+    perform df_engine.free_leases(v_limit);
+    perform from df_engine.limit_places p
+    where p.limit_id = v_limit and p.place <= l.concurrency and p.leased is null for update skip locked;
+    get diagnostics v_free = row_count;
+    perform from df_engine.queue q
+    where q.waits_for = v_limit and q.lane in ('sql', 'direct', 'http') and q.worker is null for update skip locked;
+    get diagnostics v_coming = row_count;
+    v_called := v_called + df_engine.call_next(v_limit, least(v_free - v_coming, p_most));
+  end loop;
+  return v_called;
+end
+$$;
+
+-- The same, for a worker.
+-- Granted to workers.
+create or replace function df_engine.call_waiting(p_most int) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
+  set jit = off set enable_seqscan = off as $$
+begin
+  return df_engine.call_lines(p_most);
 end
 $$;
 
@@ -10468,14 +10863,14 @@ begin
   elsif q.crash_score >= 12 then
     perform df_engine.fail_node(r.id, r.graph, v_role, r.home, t, q.id, g,
       'SQL execution failed: the session that ran this step died, again and again', df_engine.clock());
-  elsif g.kind in ('SQL', 'BLOCK') and r.home then
+  elsif g.kind in ('SQL', 'BLOCK') and r.home and (g.within is null or df_engine.take_places(r.id, r.graph, r.home, q.id, t, g)) then
     v_place.steps := df_engine.steps_from(r.id, r.graph, g.node, case when p_careful then g.node else g.batch end, q.instance, q.scope);
     v_place.report := set_config('application_name', v_place.steps[1].name, true);
     v_place.report := null;
     if p_careful then
       raise info 'pg_durable:%:%', q.id, df_engine.node_id(r.id, g.node);
     end if;
-  else
+  elsif g.within is null or g.kind not in ('SQL', 'BLOCK') or not r.home then
     perform df_engine.open_request(r.id, r.graph, v_role, r.home, t, q.id, g, false);
   end if;
   return v_place;
@@ -10581,13 +10976,27 @@ begin
   end if;
   if (p_step).plain then
     return null;
-  elsif (p_step).after = 'e' and (p_thread).races is null then
+  elsif (p_step).after = 'e' and (p_thread).races is null and not (p_step).limited then
     perform df_engine.end_run((p_thread).instance, 'completed', null, (p_step).node);
     delete from df_engine.queue q where q.lane = 'sql' and q.submitter = quote_ident(session_user)::regrole and q.id = p_queue;
     return row('again', p_queue, null, null, null, null, null)::df_engine.place;
   end if;
-  return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, (p_step).node, p_queue,
-                         df_engine.completed((p_result).value, (p_result).columns, (p_result).types, p_started));
+  return case when (p_step).limited then df_engine.go_on_within(p_id, p_graph, p_thread, (p_step).node, p_queue,
+                         df_engine.completed((p_result).value, (p_result).columns, (p_result).types, p_started))
+    else df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, (p_step).node, p_queue,
+                         df_engine.completed((p_result).value, (p_result).columns, (p_result).types, p_started)) end;
+end
+$$;
+
+-- The transition from a step within limits, which leaves them.
+create or replace function df_engine.go_on_within(
+  p_id text, p_graph bigint, p_thread df_engine.thread, p_node int, p_queue bigint, p_ending df_engine.ending
+) returns df_engine.place
+language plpgsql as $$
+begin
+  perform df_engine.leave_limits(quote_ident(session_user)::regrole, n.within)
+  from df_engine.graph_nodes n where n.graph = p_graph and n.node = p_node;
+  return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, p_node, p_queue, p_ending);
 end
 $$;
 
@@ -10616,6 +11025,9 @@ begin
   -- A step that has paused its own run has set its own row aside.
   update df_engine.queue q set lane = 'sql' where q.lane = 'paused sql' and q.submitter = v_role and q.id = p_queue;
   perform df_engine.put_outcome(p_thread, g, v_ending);
+  if g.within is not null then
+    perform df_engine.leave_limits(v_role, g.within);
+  end if;
   perform df_engine.go_on(p_id, p_graph, v_role, true, p_thread, g.node, p_queue, v_ending);
   perform df_engine.set_aside((p_thread).instance);
   return row('again', null, null, null, null, null, null)::df_engine.place;
@@ -10736,6 +11148,9 @@ begin
   end if;
   g := r.node;
   t.node := g.node;
+  if g.within is not null then
+    perform df_engine.leave_limits(v_role, g.within);
+  end if;
   if v_verdict = 'divert' and not (p_step).block then
     perform df_engine.open_request(p_id, p_graph, v_role, true, t, p_queue, g, true);
   elsif not v_refused and df_engine.retry_step(t, g, v_error, p_sqlstate, df_engine.sql_retryable(p_sqlstate, g.retry), null, p_started) then
@@ -11284,6 +11699,11 @@ begin
   else
     v_request := df_engine.http_step(p_submitter, p_thread, p_node);
   end if;
+  if (p_node).within is not null then
+    v_request := v_request || jsonb_build_object('within', (
+      select jsonb_object_agg(l.name, coalesce(df_engine.render(p_thread, (p_node).name_scopes, l.key, 'raw'), ''))
+      from jsonb_each_text((p_node).within) l(name, key)));
+  end if;
   update df_engine.queue q
   set lane = case when (p_node).kind in ('SQL', 'BLOCK') then 'direct' else 'http' end, request = v_request, picked = true,
       id = df_engine.queue_place((p_queue & 255)::int), next_try_at = df_engine.clock(),
@@ -11330,8 +11750,10 @@ begin
   elsif v_paused then  -- another worker had it when the run was paused
     perform df_engine.set_aside((p_queue).instance);
     return false;
+  elsif (p_queue).request ? 'within' and not df_engine.take_leased_places(p_queue) then
+    return false;
   end if;
-  update df_engine.queue q set worker = p_worker, leased_at = df_engine.clock()
+  update df_engine.queue q set worker = p_worker, leased_at = df_engine.clock(), waits_for = null
   where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
   return found;
 end
@@ -11414,7 +11836,7 @@ begin
     role := pg_get_userbyid(v_queue.submitter);
     database := case when p_lane = 'direct' then coalesce(
       (select i.database from df_engine.instances i where i.instance = v_queue.instance), current_database()) end;
-    request := v_queue.request;
+    request := v_queue.request - 'within';
     bytes := octet_length(request::text);
     v_bytes := v_bytes + bytes;
     v_claimed := v_claimed + 1;
@@ -11445,6 +11867,9 @@ begin
     return null;
   end if;
   delete from df_engine.queue x where x.lane = q.lane and x.submitter = q.submitter and x.id = q.id;
+  if q.request ? 'within' then
+    perform df_engine.leave_leased(q);
+  end if;
   select * into i from df_engine.instances x where x.instance = q.instance and x.status in ('pending', 'running');
   if not found or q.races is not null and not df_engine.lock_races(q.instance, q.races, true) then
     return false;
@@ -11792,7 +12217,7 @@ create or replace view df_engine.node_rows as
          case when o.state = 'r' then (
            select a.failed_at from df_engine.attempts a
            where a.instance = i.instance and a.node = o.node and a.scope = o.scope order by a.id desc limit 1) end as failed_at,
-         case when s.status in ('completed', 'failed') then o.ended_at end as completed_at
+         case when s.status in ('completed', 'failed') then o.ended_at end as completed_at, g.within
   from df_engine.instances i
   cross join lateral (
     with recursive graph as materialized (
@@ -11884,7 +12309,7 @@ begin
   return (
     select count(distinct t.instance)
     from (select q.instance from df_engine.queue q
-          where q.lane in ('sql', 'direct', 'http', 'paused sql', 'paused direct', 'paused http') and q.submitter = p_role and q.instance > 0
+          where q.lane in ('sql', 'direct', 'http', 'paused sql', 'paused direct', 'paused http', 'limited sql', 'limited direct', 'limited http') and q.submitter = p_role and q.instance > 0
           union all
           select m.instance from df_engine.timers m where m.submitter = p_role
           union all
@@ -12059,6 +12484,17 @@ create or replace view df_engine.wait_reasons as
     select bool_and(coalesce(w.sated && array['', pg_get_userbyid(q.submitter)], false))
     from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s'), false);
 
+-- Why a row of the queue that is in line waits.
+create or replace view df_engine.lines as
+  select q.instance, q.node, q.id, q.submitter, format('it waits for a place of the limit "%s" (df.limits): %s of %s are in use', l.name,
+           (select count(*) from df_engine.limit_places p
+           where p.limit_id = l.limit_id and (exists (
+             select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)
+           or exists (
+             select from df_engine.queue x where x.lane = p.lane and x.submitter = p.submitter and x.id = p.leased and x.worker is not null))), l.concurrency) as reason
+  from df_engine.queue q join df_engine.limits l on l.limit_id = q.waits_for
+  where q.lane in ('limited sql', 'limited direct', 'limited http');
+
 -- The runs that are paused: since when, by whom, why.
 create or replace view df_engine.pauses as
   select distinct on (a.instance) a.instance, a.acted_at as paused_at,
@@ -12073,7 +12509,8 @@ create or replace view df.instances with (security_barrier) as
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
              select p.reason from df_engine.pauses p where p.instance = i.instance)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
-           else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, i.input, i.key,
+           else coalesce((select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1), (
+             select n.reason from df_engine.lines n where n.instance = i.instance limit 1)) end as wait_reason, i.input, i.key,
          case when i.key is not null then exists (select from df_engine.start_keys k where k.instance = i.instance) end as key_current,
          coalesce(i.priority, 0)::int as priority, i.start_at, i.definition,
          (select p.id from df_engine.instances p where p.instance = i.parent)::varchar(8) as parent_id,
@@ -12093,7 +12530,8 @@ create or replace view df_engine.visible_runs with (security_barrier) as
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
              select p.reason from df_engine.pauses p where p.instance = i.instance)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
-           else (select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1) end as wait_reason, (
+           else coalesce((select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1), (
+             select n.reason from df_engine.lines n where n.instance = i.instance limit 1)) end as wait_reason, (
            select case when (i.undo_as is not null or bool_or(c.state = 'o')) and i.status not in ('completed', 'failed', 'cancelled') then 'running'
                        when bool_or(c.state in ('o', 'f')) or i.status = 'failed' and bool_or(c.state = 'r') then 'failed'
                        when bool_or(c.state = 'c') then 'completed' end
@@ -12117,7 +12555,7 @@ create or replace view df_engine.visible_nodes with (security_barrier) as
            'execution_id', df_engine.stamp(r.instance_id, r.tops, df_engine.key_generations(r.key)))
            || case when r.retry_at is not null then jsonb_build_object('retry_at', r.retry_at) else '{}' end end as status_details,
          case when r.status = 'completed' then df_engine.columns_of(r.value, r.columns) end as result_columns, r.retry as retry_policy, r.attempts, r.started_at, r.completed_at,
-         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items
+         r.inferred_status, df_engine.node_id(r.instance_id, r.from_ancestor) as from_ancestor, r.items, r.within
   from df_engine.node_rows r
   where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or r.submitter = (select quote_ident(current_user)::regrole::oid));
 
@@ -12722,7 +13160,7 @@ begin
       where a.key is not null and i.submitter = quote_ident(session_user)::regrole));
   end if;
   return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit, 'infinity')
-    + df_engine.queue_own_schedules(quote_ident(session_user)::regrole);
+    + df_engine.queue_own_schedules(quote_ident(session_user)::regrole) + df_engine.call_lines(p_limit, quote_ident(session_user)::regrole);
 end
 $$;
 
@@ -14087,6 +14525,10 @@ begin
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
   end if;
+  perform df_engine.call_waiting(v_most.timers);
+  if pg_catalog.pg_current_xact_id_if_assigned() is not null then
+    commit;
+  end if;
   perform df_engine.mark_running();
   if pg_catalog.pg_current_xact_id_if_assigned() is not null then
     commit;
@@ -14747,6 +15189,98 @@ comment on function df.skip(text, text, jsonb, text) is
   'with all that is open in it. Its name gets the value, as that of a signal does. A run that has failed or was cancelled goes on as with df.resume; one that is paused stays paused. '
   'scope: in a map the number of the item, in nested ones 2.7. Returns OK; raises 42501 when the run is unknown or invisible, 22023 when it has no such node, 42P08 when the node is open in several items, '
   '55000 when it runs right now, has completed or is not reached yet, or the run cannot be resumed.';
+
+-- df.set_limit, and df.limits: how many steps run within each limit, and wait.
+
+-- Sets a limit of p_owner, or of all, and calls who may go on. Who runs goes on: places that somebody has locked are not waited for.
+-- Granted to users.
+create or replace function df_engine.put_limit(p_key text, p_role oid, p_name text, p_concurrency int, p_shared boolean) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
+declare
+  v_owner constant regrole := case when p_shared then 0::oid else p_role end;
+  v_limit bigint;
+begin
+  perform df_engine.require_key(p_key, p_role);
+  if p_shared and not df_engine.may_act_on_all(p_role) then
+    raise exception 'limits that all share are for administrators' using errcode = 'insufficient_privilege',
+      hint = 'Without shared => true the limit is your own.';
+  elsif octet_length(p_name) not between 1 and 1024 then
+    raise exception 'the name of a limit has 1 to 1024 bytes, and this one has %', octet_length(p_name)
+      using errcode = 'invalid_parameter_value';
+  elsif not p_concurrency between 0 and 1000 then
+    raise exception 'concurrency must be from 0 to 1000, and is %', p_concurrency using errcode = 'invalid_parameter_value',
+      hint = 'NULL removes the limit; with 0 its steps wait.';
+  elsif p_concurrency is null then
+    delete from df_engine.limits l where l.owner = v_owner and l.name = p_name returning l.limit_id into v_limit;
+    if v_limit is null then
+      raise exception 'there is no limit "%"', left(p_name, 100) using errcode = 'undefined_object',
+        hint = 'Names: SELECT name, owner FROM df.limits.';
+    end if;
+    -- Places that somebody has locked are removed with the next limit that is.
+    delete from df_engine.limit_places p using (
+      select x.limit_id, x.place from df_engine.limit_places x
+      where not exists (select from df_engine.limits l where l.limit_id = x.limit_id) for update skip locked) d
+    where p.limit_id = d.limit_id and p.place = d.place;
+    perform df_engine.call_next(v_limit, 1000000, true);
+    return 'OK';
+  elsif (select count(*) from df_engine.limits l where l.owner = v_owner and l.name <> p_name) >= 1000 then
+    raise exception 'a role may have 1000 limits' using errcode = 'program_limit_exceeded',
+      hint = 'df.set_limit(name) removes one.';
+  end if;
+  insert into df_engine.limits as l (owner, name, concurrency) values (v_owner, p_name, p_concurrency)
+  on conflict (owner, name) do update set concurrency = excluded.concurrency, set_at = now()
+  returning l.limit_id into v_limit;
+  insert into df_engine.limit_places (limit_id, place) select v_limit, g from generate_series(1, p_concurrency) g
+  on conflict do nothing;
+  perform df_engine.wake('t', null);
+  return 'OK';
+end
+$$;
+
+create or replace function df.set_limit(name text, concurrency integer default null, shared boolean default false) returns text
+language plpgsql set search_path = '' as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if name is null then
+    raise exception 'argument name of df.set_limit is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+  if shared is null then
+    raise exception 'argument shared of df.set_limit is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
+
+  return df_engine.put_limit((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
+                             name, concurrency, shared);
+end
+$$;
+comment on function df.set_limit(text, integer, boolean) is
+  'Sets how many steps within a limit (df.within) of the current user run at a time, all workers together; NULL removes the limit, and what waits goes on; with 0 all of it waits. Steps that run are not stopped when a limit is lowered: others wait until there is room. shared: a limit for the steps of all roles, for administrators; a role''s own limit of that name comes before it. Returns OK. Raises 22023 for a concurrency that is not from 0 to 1000, 42501, 42704 when there is none to be removed, and 54000 beyond 1000 limits of a role';
+
+create or replace view df.limits with (security_barrier) as
+  select l.name, case when l.owner <> 0::oid::regrole then l.owner end as owner, l.owner = 0::oid::regrole as shared, l.concurrency,
+         (select count(*) from df_engine.limit_places p
+           where p.limit_id = l.limit_id and (exists (
+             select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)
+           or exists (
+             select from df_engine.queue x where x.lane = p.lane and x.submitter = p.submitter and x.id = p.leased and x.worker is not null))) as in_use,
+         coalesce(w.waiting, 0) as waiting, w.keys as waiting_keys, df_engine.ready_time(w.oldest) as waiting_since, l.set_at
+  from df_engine.limits l
+  left join lateral (
+    select count(*) as waiting, count(distinct q.line_key) as keys, min(q.id) as oldest
+    from (select x.id, x.line_key from df_engine.queue x
+          where x.waits_for = l.limit_id and x.lane in ('limited sql', 'limited direct', 'limited http')
+            and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or x.submitter = (select quote_ident(current_user)::regrole::oid))
+          order by x.turn, x.id limit 10000) q
+    having count(*) > 0) w on true
+  where (select df_engine.may_see_all(quote_ident(current_user)::regrole)) or l.owner::oid in (0, (select quote_ident(current_user)::regrole::oid));
+comment on view df.limits is
+  'The limits of the reader and the shared ones (df.set_limit), administrators and monitors see all: how many places there are, how many are in use, how many of the reader''s steps wait (10000 are counted), with how many keys, and since when the oldest does';
 
 -- df.schedule and what one can do with a schedule. What comes of it at its times: engine/schedules. Each act is noted: who, when, why.
 
@@ -15679,10 +16213,10 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
       select q.lane, q.submitter from df_engine.queue q
       where (q.lane, q.submitter) > (e.lane, e.submitter) order by q.lane, q.submitter limit 1) n
   ), part as (
-    select distinct r.submitter, regexp_replace(r.lane, '^paused ', '') as lane
+    select distinct r.submitter, regexp_replace(r.lane, '^(paused|limited) ', '') as lane
     from (select e.lane, e.submitter from every e
           union all
-          select l.lane, o.me from unnest('{sql,direct,http,paused sql,paused direct,paused http}'::text[]) l(lane)
+          select l.lane, o.me from unnest('{sql,direct,http,paused sql,paused direct,paused http,limited sql,limited direct,limited http}'::text[]) l(lane)
           cross join (select (select quote_ident(current_user)::regrole::oid) as me) o
           where not (select df_engine.may_see_all(quote_ident(current_user)::regrole)) and exists (select from df_engine.queue q where q.lane = l.lane and q.submitter = o.me)) r
   ), step as materialized (
@@ -15702,6 +16236,8 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
                                   where q.lane = p.lane and q.submitter = p.submitter limit 10000) q) as listed,
            (select count(*) from (select from df_engine.queue q
                                   where q.lane = 'paused ' || p.lane and q.submitter = p.submitter limit 10000) q) as paused,
+           (select count(*) from (select from df_engine.queue q
+                                  where q.lane = 'limited ' || p.lane and q.submitter = p.submitter limit 10000) q) as limited,
            case p.lane when 'http' then l.http else l.sessions end as most,
            case p.lane when 'http' then df_engine.setting_number('max_http_requests')
              else df_engine.setting_number('max_user_connections') end::bigint * w.alive as places,
@@ -15727,7 +16263,7 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
     select bool_and(coalesce(w.sated && array['', pg_get_userbyid(c.submitter)], false))
     from df_engine.workers w where w.last_seen_at > clock_timestamp() - interval '15 s'), false) then format('steps outside of transactions hold all bytes that they may hold in the workers (worker_bytes_in_flight: %s), or three quarters are of this role',
     df_engine.setting('worker_bytes_in_flight'))
-              when c.taken >= c.places then format('all %s places of the workers are taken', c.places) end as wait_reason
+              when c.taken >= c.places then format('all %s places of the workers are taken', c.places) end as wait_reason, c.limited
   from counted c
   left join pg_catalog.pg_roles u on u.oid = c.submitter
   left join df_engine.role_reasons r on r.submitter = c.submitter
@@ -15737,10 +16273,10 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
     order by q.id offset case c.lane when 'sql' then c.running else 0 end limit 1) o on true;
 
 create or replace view df.queue with (security_barrier) as
-  select q.submitter::regrole as role, q.lane, q.ready, clock_timestamp() - q.oldest_since as oldest_age, q.running, q.slots, q.paused, q.wait_reason
+  select q.submitter::regrole as role, q.lane, q.ready, clock_timestamp() - q.oldest_since as oldest_age, q.running, q.slots, q.paused, q.wait_reason, q.limited
   from df_engine.queue_by_role q;
 comment on view df.queue is
-  'What is ready to run, by role and lane (sql: in sessions of the role; direct: outside of transactions; http): how many steps, the age of the oldest, how many run, how many places the running workers have for it, how many belong to paused runs, and why nothing of it runs. At most 10000 are counted. Sessions of other roles are seen by members of pg_read_all_stats';
+  'What is ready to run, by role and lane (sql: in sessions of the role; direct: outside of transactions; http): how many steps, the age of the oldest, how many run, how many places the running workers have for it, how many belong to paused runs, why nothing of it runs, and how many wait in lines of limits. At most 10000 are counted. Sessions of other roles are seen by members of pg_read_all_stats';
 
 create or replace view df.blocked_steps with (security_barrier) as
   select i.id as instance_id, i.label, s.node_id::varchar(8) as node_id, g.query, i.submitter::regrole as submitted_by, s.pid,
@@ -15816,6 +16352,13 @@ create or replace view df_engine.visible_standstill with (security_barrier) as
     cross join lateral (select x.* from df_engine.waits x where x.submitter = r.submitter limit 10000) w
     where w.signal_name is not null and not exists (select from df_engine.timers t where t.id = w.id)
     union all
+    select n.instance, n.node, 'limited', df_engine.ready_time(n.id), n.reason
+    from reader r
+    cross join unnest('{limited sql,limited direct,limited http}'::text[]) l(lane)
+    cross join lateral (select x.id from df_engine.queue x
+                        where x.lane = l.lane and x.submitter = r.submitter order by x.id limit 1000) q
+    join df_engine.lines n on n.submitter = r.submitter and n.id = q.id
+    union all
     select p.instance, null, 'paused', p.paused_at, p.reason from df_engine.pauses p
   )
   select i.id as instance_id, i.label, i.submitter, df_engine.node_id(i.id, s.node)::varchar(8) as node_id, g.query, s.state, s.since, s.reason
@@ -15849,7 +16392,7 @@ begin
 end
 $$;
 comment on function df.stuck(interval) is
-  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is. Raises 22023 when for_at_least is negative.';
+  'What has not moved for so long, and why, longest first, at most 10000 rows: steps that are ready (state ready), steps that run (running), steps in the line of a limit (limited), what is due (due), runs that are paused, and waits for a signal that have no time-out (signal). What waits for a time that is to come is not stuck, nor is a call: the run that it has called is. Raises 22023 when for_at_least is negative.';
 
 -- Metrics: how many runs there are, counted for the metrics collector of a worker. Reads what lives, and what has ended since
 -- the last count, by index; the runs that are kept are never counted. Nothing here writes.
@@ -16287,13 +16830,22 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select concat_ws(' ', p_type, upper(p_config ->> 'method'), df_engine.one_line(p_config ->> 'url', 40))
 $$;
 
+-- The limits around a step, and its keys in them.
+-- Granted to users.
+create or replace function df_engine.limits_text(p_within jsonb) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(' (within ' || string_agg(df_engine.one_line(l.name || coalesce(' by ' || nullif(l.key, ''), ''), 50), ', ' order by l.name collate "C")
+                  || ')', '')
+  from jsonb_each_text(p_within) l(name, key)
+$$;
+
 -- What is drawn: the nodes of a graph, or those of a run, each with its mark.
 -- Granted to users.
 create or replace function df_engine.drawn_nodes(p_instance text, p_graph jsonb)
-returns table (node int, parent int, place int, node_type text, config jsonb, query text, result_name text, mark text)
+returns table (node int, parent int, place int, node_type text, config jsonb, query text, result_name text, mark text, within jsonb)
 language sql as $$
   select g.node, g.parent, g.place, g.kind, df_engine.node_config(g.kind, g.body ->> 'query'), g.body ->> 'query',
-         g.body ->> 'result_name', ''
+         g.body ->> 'result_name', '', g.body -> 'within'
   from df_engine.walk(p_graph) g
   where p_graph is not null
   union all
@@ -16301,7 +16853,7 @@ language sql as $$
          case when n.node_type = 'CALL' then coalesce(' → ' || (
            select c.id from df_engine.visible_runs r join df_engine.visible_runs c on c.parent = r.instance
            where r.id = p_instance and c.parent_node = n.node order by c.instance desc limit 1), '') else '' end
-         || coalesce(' ' || n.items, '') || ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, '')
+         || coalesce(' ' || n.items, '') || ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, ''), n.within
   from df_engine.visible_nodes n
   left join (
     select s.node_id, df_engine.progress_text(s.progress_done, s.progress_total, s.progress_note) as progress
@@ -16350,12 +16902,12 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
   edge as materialized (
     select n.node as parent, n.node_type = 'THEN' as in_sequence,
            case when n.node_type = 'LOOP' and c.place = 0 then 3 else c.place end as place,
-           df_engine.section(n.node_type, c.place) as section, c.node as child,
+           df_engine.section(n.node_type, c.place) as section, c.node as child, coalesce(c.within, '{}') as within,
            n.node_type in ('JOIN', 'RACE', 'ANY') and c.place < max(c.place) over (partition by n.node) as goes_on
     from node n join node c on c.parent = n.node
   ),
   walk as (
-    select n.node as id, '{}'::int[] as place, null as section, '' as indent, '' as lead, '    ' as tail
+    select n.node as id, '{}'::int[] as place, null as section, '' as indent, '' as lead, '    ' as tail, coalesce(n.within, '{}') as within
     from node n where n.parent is null
     union all
     select e.child, w.place || e.place,
@@ -16364,7 +16916,7 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
            case when not e.in_sequence then case when e.goes_on then '├─' else '└─' end
                 when e.place = 1 then w.lead
                 else '→ ' end,
-           case when e.in_sequence then w.tail when e.goes_on then '│   ' else '    ' end
+           case when e.in_sequence then w.tail when e.goes_on then '│   ' else '    ' end, w.within || e.within
     from walk w join edge e on e.parent = w.id
   ),
   line as (
@@ -16373,7 +16925,7 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
     select b.place, 2,
            b.indent || b.lead || df_engine.one_line(df_engine.node_text(n.node_type, n.query, n.config, n.children), null)
            || case when n.node_type = 'RACE' then '' else coalesce(' |=> ''' || n.result_name || '''', '') end
-           || n.mark
+           || case when n.node_type in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then df_engine.limits_text(b.within) else '' end || n.mark
     from walk b join node n on n.node = b.id
     where n.node_type <> 'THEN'
   )
@@ -16907,7 +17459,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'skip', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'limits_text', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_limit', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'skip', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'within_problem', 'work', 'worker_problem'])
 $$;
 
 -- Granted to users.
@@ -17032,7 +17584,7 @@ comment on function df.revoke_monitor(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'note_short_of_bytes', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['call_waiting', 'claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'note_short_of_bytes', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void

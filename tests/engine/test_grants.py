@@ -17,7 +17,7 @@ BASIC = {
     ("df", "", "USAGE"),
     *((relation, "", "SELECT") for relation in (
         "instances", "nodes", "vars", "secrets", "signals", "settings", "http_allowlist", "_worker_epoch",
-        "definitions", "blocked_steps", "failed_steps", "queue", "role_limits", "running_steps", "schedules",
+        "definitions", "blocked_steps", "failed_steps", "limits", "queue", "role_limits", "running_steps", "schedules",
         "schedule_ticks", "throughput",
         "waiting", "workers")),
 }  # fmt: skip

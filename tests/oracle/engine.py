@@ -1,6 +1,7 @@
 """The engine under the oracle's eyes: a clock that tests move, and a log of every change of a node."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
@@ -32,6 +33,7 @@ begin
   return 0;
 end $$;
 select df.clearvars();
+select df.set_limit('one', 1), df.set_limit('two', 2);
 """
 
 CLOCK = f"""
@@ -58,6 +60,23 @@ def stop_clock(db: Database) -> None:
     db.admin(CLOCK)
 
 
+def within_limits(envelope: dict[str, Any]) -> dict[str, Any]:
+    """The same graph within limits, some of its nodes within more of them: nothing that a run shows depends on that."""
+    for number, node in enumerate(nodes_of(envelope)):
+        if number % 3 == 0:
+            node["within"] = {"two": "key", "one": ""} if number % 2 else {"one": "$a? {v_num}"}
+    return envelope
+
+
+def nodes_of(envelope: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield envelope
+    for key in ("condition_node", "left_node", "right_node"):
+        if key in envelope:
+            yield from nodes_of(envelope[key])
+    for extra in envelope.get("extra_nodes", []):
+        yield from nodes_of(extra)
+
+
 @dataclass
 class Change:
     """One line of the log."""
@@ -76,6 +95,7 @@ class Engine:
         self.db = db
         self.pump = Pump(db)
         self.policies = cycle(["strict", "relaxed"])
+        self.limited = cycle([False, False, True, True])
 
     def move_clock(self, seconds: float) -> None:
         self.db.admin("update public.clock set at = %s", MIDNIGHT + timedelta(seconds=seconds))
@@ -86,7 +106,8 @@ class Engine:
         for node in root.walk():
             if node.step.trips:
                 self.db.sql("select setval(%s, 1, false)", f"tries_{node.label}")
-        run = Run(self.db, str(self.db.sql("select df.start(%s, 'oracle')", json.dumps(root.envelope()))))
+        graph = within_limits(root.envelope()) if next(self.limited) else root.envelope()
+        run = Run(self.db, str(self.db.sql("select df.start(%s, 'oracle')", json.dumps(graph))))
         return run, identify(run, root)
 
     def settle(self) -> None:

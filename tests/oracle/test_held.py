@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from itertools import cycle
 
 import psycopg
 import pytest
@@ -35,6 +36,7 @@ class Holding(Engine):
 
     def __init__(self, db: Database) -> None:
         super().__init__(db)
+        self.limited = cycle([False])  # a step that is held would hold its place
         self.pumps = [self.pump, Pump(db)]
         self.gate = db.connect()
         self.gate.execute("select pg_advisory_lock(4711)")

@@ -24,6 +24,7 @@ DEFINER_FOR_USERS = {
     "df_engine.start_keyed": NEEDS_THE_KEY,
     "df_engine.define_flow": NEEDS_THE_KEY,
     "df_engine.hide_definition": NEEDS_THE_KEY,
+    "df_engine.put_limit": NEEDS_THE_KEY,
     "df_engine.put_schedule": NEEDS_THE_KEY,
     "df_engine.remove_schedule": NEEDS_THE_KEY,
     "df_engine.pause_schedule": NEEDS_THE_KEY,
@@ -78,11 +79,12 @@ def snapshot(db: Database, run: str) -> list[tuple[object, ...]]:
 def test_another_role_sees_nothing(db: Database, victim: str) -> None:
     db.sql("select df.signal(%s, 'go'), df.define('private', 'select 1')", victim)
     db.sql("select df.schedule('private', '* * * * *', 'select 1'), df.trigger_schedule('private')")
+    db.sql("select df.set_limit('private', 1)")
     views = [f"df_engine.{view}" for view in granted()["granted_views"]["users"] if view.startswith("visible_")]
     assert len(views) >= 4
     for relation in (*views, "df.instances", "df.nodes", "df.vars", "df.signals", "df.waiting", "df.running_steps",
                      "df.failed_steps", "df.definitions", "df.schedules", "df.schedule_ticks",
-                     "df.queue", "df.blocked_steps"):  # fmt: skip
+                     "df.queue", "df.blocked_steps", "df.limits"):  # fmt: skip
         assert attack(db, f"select count(*) from {relation}") == 0, relation
     for call in ("list_instances()", f"instance_nodes('{victim}')", f"instance_info('{victim}')",
                  f"instance_executions('{victim}')"):  # fmt: skip
@@ -207,7 +209,7 @@ NO_KEY = (
 THREAD = "row({instance}, 0, {node}, null, null, null)::df_engine.thread"
 STEP = (
     "row({node}, 'pg_durable:{run}:0', 'select 1', 'query', false, null, false, '{{0}}', 'e', '{{x}}', 0, false, "
-    "false, false, false)::df_engine.step"
+    "false, false, false, false)::df_engine.step"
 )
 FORGED = "{key}, '{run}', {graph}, {queue}, " + THREAD + ", " + STEP
 DRIVER_CALLS = (

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests import state
-from tests.support import Database, wait_until
+from tests.support import Database, Pump, wait_until
 from tests.terminal import command, on_a_terminal
 from tests.worker.process import WorkerProcess, await_end, start
 
@@ -238,7 +238,7 @@ def test_queue_and_stuck_say_what_does_not_move(db: Database) -> None:
     found = as_json(db, "queue")[0]
     assert 0 <= found.pop("oldest") < 60
     assert found == {"role": "app", "lane": "sql", "ready": 1, "running": 0, "slots": 0, "paused": 1,
-                     "wait_reason": "no worker is running"}  # fmt: skip
+                     "limited": 0, "wait_reason": "no worker is running"}  # fmt: skip
     done = command("stuck", "--for", "0 s", "--json", "--dsn", db.dsn("app"))
     assert done.returncode == 1
     assert {(row["label"], row["state"], row["query"]) for row in json.loads(done.stdout)} == {
@@ -250,6 +250,22 @@ def test_queue_and_stuck_say_what_does_not_move(db: Database) -> None:
             terminal.process.wait(15)
             wait_until(lambda: text in terminal.shown, 15)  # noqa: B023
             assert max(len(line.rstrip()) for line in terminal.shown.splitlines()) <= 80
+
+
+def test_limits_show_what_runs_and_what_waits(pump: Pump) -> None:
+    db = pump.db
+    db.sql("select df.set_limit('api', 0)")
+    db.admin("select df.set_limit('all', 7, shared => true)")
+    start(db, "df.within('api', 'select 1')", "a label")
+    pump.work()
+    shared, own = as_json(db, "limits")
+    assert 0 <= own.pop("oldest") < 60
+    assert own == {"name": "api", "owner": "app", "concurrency": 0, "in_use": 0, "waiting": 1, "keys": 1}
+    assert shared == {"name": "all", "owner": "shared", "concurrency": 7, "in_use": 0, "waiting": 0, "keys": None,
+                      "oldest": None}  # fmt: skip
+    assert as_json(db, "queue")[0]["limited"] == 1
+    done = command("limits", "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stdout.split()[:3]) == (0, ["name", "owner", "concurrency"])
 
 
 def test_timeline_shows_what_has_happened_and_who_did_it(db: Database) -> None:

@@ -1,5 +1,5 @@
 """The runs of a database, from a terminal: `pg-durable list | show | watch | top | cancel | pause | resume | skip |
-rerun | forget | signal | timeline | queue | stuck | check`.
+rerun | forget | signal | timeline | queue | limits | stuck | check`.
 
 Each command asks the functions and views of schema df, as the role that it logs in as, and sees what that role sees.
 """
@@ -82,6 +82,7 @@ def register(subparsers: Any) -> None:
     command = add(subparsers, "timeline", timeline, "what has happened to a run, and who did it", of_a_run=True)
     command.add_argument("--limit", type=limit, default=1000, metavar="N", help="the newest; default 1000")
     add(subparsers, "queue", queue, "what is ready, by role and lane, and why nothing of it runs")
+    add(subparsers, "limits", limits, "how many steps run within each limit, and how many wait in its line")
     command = add(subparsers, "stuck", stuck, "what has not moved, and why; exit code 1 if there is any")
     command.add_argument(
         "--for", dest="since", default="10 minutes", metavar="INTERVAL", help="for at least so long; default 10 minutes"
@@ -329,6 +330,14 @@ def happened(row: Row) -> Row:
 def queue(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable queue`"""
     found = rows(conn, statements.QUEUE)
+    left_out = () if any(row["limited"] for row in found) else ("limited",)
+    present(arguments, found, lambda: table([{n: row[n] for n in row if n not in left_out} for row in found]))
+    return 0
+
+
+def limits(conn: Connection, arguments: argparse.Namespace) -> int:
+    """`pg-durable limits`"""
+    found = rows(conn, statements.LIMITS)
     present(arguments, found, lambda: table(found))
     return 0
 

@@ -37,9 +37,14 @@ from df.signals s
 where s.instance_id = %(id)s
 order by s.signal_id"""
 QUEUE = """
-select q.role::text, q.lane, q.ready, q.oldest_age as oldest, q.running, q.slots, q.paused, q.wait_reason
+select q.role::text, q.lane, q.ready, q.oldest_age as oldest, q.running, q.slots, q.paused, q.limited, q.wait_reason
 from df.queue q
 order by q.role::text, q.lane"""
+LIMITS = """
+select l.name, coalesce(l.owner::text, 'shared') as owner, l.concurrency, l.in_use, l.waiting, l.waiting_keys as keys,
+       clock_timestamp() - l.waiting_since as oldest
+from df.limits l
+order by l.name, l.owner::text nulls last"""
 STUCK = """
 select s.instance_id, s.label, s.submitted_by::text, s.node_id, s.query, s.state, s.since, s.stuck_for, s.reason
 from df.stuck(%(interval)s) s"""

@@ -1,0 +1,91 @@
+"""Limits while sessions are killed: never more steps at a time than they say, and no place is lost."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg
+import pytest
+
+from tests.crash.crew import problems
+from tests.engine.test_limits import limits, running, within
+from tests.state import UNFINISHED
+from tests.support import Database, Pump, wait_until
+
+PLACES = 3
+STEPS = 2000
+# A step that says when it was under way, by its own clock.
+SPAN = """
+with a as materialized (select clock_timestamp() as at), b as materialized (select a.at, pg_sleep(0.002) from a)
+insert into spans (key, began, ended) select ''{key}'', b.at, clock_timestamp() from b"""
+MOST_AT_A_TIME = """
+select max(together)
+from (select sum(e.change) over (order by e.at, e.change) as together
+      from spans s cross join lateral (values (s.began, 1), (s.ended, -1)) e(at, change)) o"""
+KILL_ONE = """
+select count(pg_terminate_backend(a.pid)) from (
+  select pid from pg_stat_activity
+  where usename = 'app' and datname = current_database() and application_name ~ '^pg_durable:'
+  order by random() limit 1) a"""
+
+
+@contextmanager
+def sessions_that_are_replaced(db: Database, sessions: int) -> Iterator[None]:
+    """Sessions that run steps, each followed by another when it is killed; and one that polls."""
+    stop = threading.Event()
+
+    def guard(tick: bool) -> None:
+        while not stop.is_set():
+            pump = Pump(db)
+            with suppress(psycopg.errors.AdminShutdown, psycopg.OperationalError):  # killed
+                while not stop.is_set():
+                    if tick:
+                        pump.tick()
+                        stop.wait(0.02)
+                    elif pump.session.execute("call df_engine.work(200, false, null)").fetchone() == ("empty",):
+                        stop.wait(0.005)
+            pump.close()
+
+    threads = [threading.Thread(target=guard, args=(number == 0,)) for number in range(sessions + 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.fixture
+def spans(pump: Pump) -> Pump:
+    pump.db.sql("create table spans (key text, began timestamptz, ended timestamptz)")
+    return pump
+
+
+def test_no_more_steps_run_at_a_time_than_a_limit_says(spans: Pump) -> None:
+    db = spans.db
+    db.sql(f"select df.set_limit('api', {PLACES})")
+    for key in ("a", "b"):
+        flow = within(SPAN.format(key=key), key=key)
+        db.sql(f"select count(df.start({flow} ~> {flow})) from generate_series(1, {STEPS // 4})")
+    killed = 0
+    with sessions_that_are_replaced(db, 6):
+
+        def ended() -> bool:
+            nonlocal killed
+            killed += int(db.admin(KILL_ONE))
+            return not db.admin(UNFINISHED)
+
+        wait_until(ended, 240, "all runs to end")
+    assert killed > 10
+    assert db.sql("select count(*) from spans") == STEPS
+    assert db.sql("select count(*) from df.instances where status <> 'completed'") == 0
+    assert db.sql(MOST_AT_A_TIME) == PLACES  # as many, too
+    assert problems(db) == []
+    assert limits(db) == (PLACES, 0, 0)
+    for _ in range(PLACES + 1):
+        spans.start(within())
+    with running(spans, PLACES):  # no place is lost
+        assert spans.work() == "empty"
+        assert limits(db) == (PLACES, PLACES, 1)
