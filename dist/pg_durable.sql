@@ -4774,7 +4774,7 @@ $fn$;
 
 -- Named results: what $name, $name.column and $name.* stand for, and what is said of one that stands for nothing (DF010;
 -- DF013: for nothing in any run of this graph).
--- How it is written where it stands is the next file's.
+-- How it is written where it stands: text/rendering.
 
 create or replace function df_engine.refuse_partial_reference(p_text pg_catalog.text) returns pg_catalog.text
 language plpgsql immutable as $$
