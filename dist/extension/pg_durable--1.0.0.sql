@@ -10143,7 +10143,7 @@ create or replace function df_engine.take_places(
 ) returns boolean
 language plpgsql as $$
 declare
-  v_role constant oid := quote_ident(session_user)::regrole;
+  v_role constant oid := quote_ident(session_user)::pg_catalog.regrole;
   q df_engine.queue;
   l record;
   v_key text;
@@ -10994,9 +10994,9 @@ create or replace function df_engine.go_on_within(
 ) returns df_engine.place
 language plpgsql as $$
 begin
-  perform df_engine.leave_limits(quote_ident(session_user)::regrole, n.within)
+  perform df_engine.leave_limits(quote_ident(session_user)::pg_catalog.regrole, n.within)
   from df_engine.graph_nodes n where n.graph = p_graph and n.node = p_node;
-  return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::regrole, true, p_thread, p_node, p_queue, p_ending);
+  return df_engine.go_on(p_id, p_graph, quote_ident(session_user)::pg_catalog.regrole, true, p_thread, p_node, p_queue, p_ending);
 end
 $$;
 
