@@ -139,6 +139,7 @@ def test_an_item_is_named_by_its_number(pump: Pump) -> None:
 
 def test_a_step_that_runs_is_not_skipped(pump: Pump) -> None:
     run = pump.start(f"({A} ~> {B}) & {SIGNALLED}")
+    pump.db.sql("set lock_timeout = '5 s'")
     with in_a_step(pump):
         for which in (node(run, "%('a')%"), node(run, kind="JOIN")):
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="runs right now") as refused:
