@@ -81,6 +81,6 @@ def test_what_is_skipped_is_not_done_and_the_rest_once(pump: Pump) -> None:
             pump.db.sql("select df.resume(%s)", run.id)
         left, ended = finish(pump, run)
         assert ended == status, (text, run.error)
-        assert sorted(left + skipped) == expected, (text, skipped)
+        assert sorted([step for step, _ in left] + skipped) == sorted(step for step, _ in expected), (text, skipped)
 
     agree()
