@@ -9974,9 +9974,10 @@ begin
   select count(*) into v_queued from df_engine.queue q join df_engine.graph_nodes n on n.graph = (p_node).graph and n.node = q.node
   where q.instance = p_instance
     and (q.scope = p_scope and df_engine.next_node(q, n) between (p_node).node and (p_node).last or q.scope >> 23 = any (v_maps));
-  perform from df_engine.queue q join df_engine.graph_nodes n on n.graph = (p_node).graph and n.node = q.node
+  perform from df_engine.queue r
+  where r.instance = p_instance and r.worker is null and (r.lane, r.id) in (select q.lane, q.id from df_engine.queue q join df_engine.graph_nodes n on n.graph = (p_node).graph and n.node = q.node
   where q.instance = p_instance
-    and (q.scope = p_scope and df_engine.next_node(q, n) between (p_node).node and (p_node).last or q.scope >> 23 = any (v_maps)) and q.worker is null for update of q skip locked;
+    and (q.scope = p_scope and df_engine.next_node(q, n) between (p_node).node and (p_node).last or q.scope >> 23 = any (v_maps))) for update skip locked;
   get diagnostics v_locked = row_count;
   if v_locked < v_queued then
     raise exception 'node % of instance % runs right now', df_engine.node_id(p_id, p_from), p_id using errcode = 'object_not_in_prerequisite_state',

@@ -23,6 +23,7 @@ NOT_HERE = {
     r"make bench|\.venv/bin/python -m benchmarks": "takes long, and measures",
     r"useradd|install -D|PG[A-Z]+=|END$|cp deploy|systemctl": "would change this machine; see test_deploy",
     r"openssl|pg-durable secret\b": "tests/worker/test_secrets.py",
+    r"pg-durable test\b": "tests/language/test_test_command.py",
     r"podman": "no container engine; test_deploy runs the lines of the container file",
 }
 
