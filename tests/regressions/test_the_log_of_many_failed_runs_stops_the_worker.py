@@ -1,4 +1,4 @@
-"""What a worker logs of failed runs was looked up among the failures of all others: 8,000 took five seconds of every role."""
+"""The cause of each failed run was looked up among the failures of all: 8,000 took five seconds of every role."""
 
 from contextlib import closing
 
