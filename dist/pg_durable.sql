@@ -300,6 +300,7 @@ if df_engine.migrating(1) then
   create index instances_label_created_idx on df_engine.instances (label, created_at desc, id) where label is not null;
   create index instances_parent_idx on df_engine.instances (parent, parent_node) where parent is not null;  -- the children of a run
   create index instances_finished_idx on df_engine.instances (finished_at, id) where finished_at is not null;      -- counts
+  create index instances_failed_idx on df_engine.instances (finished_at, id) where status = 'failed';              -- the log of workers
   create index instances_kept_idx on df_engine.instances (submitter, finished_at, instance) where finished_at is not null;  -- retention
 
   create index instances_definition_idx on df_engine.instances (submitter, definition)
@@ -382,6 +383,7 @@ if df_engine.migrating(1) then
     constraint outcomes_pkey primary key (instance, scope, node)
   ) with (fillfactor = 85);
   create index outcomes_failed_idx on df_engine.outcomes (ended_at) where state in ('f', 'x', 'e');       -- df.failed_steps
+  create index outcomes_failed_of_run_idx on df_engine.outcomes (instance, ended_at) where state in ('f', 'x', 'e');  -- why a run has failed
 
   -- Keys of starts, and the run that has each: while there is one, on_conflict of df.start says what another start with it does.
   create table df_engine.start_keys (
@@ -16492,7 +16494,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 $$;
 
 -- Runs that have failed since a time, for the log of a worker, and the time of this answer. Without a time it begins now. A
--- run shows its end only once that is committed, so answers overlap by five seconds; the longest is of 10,000 runs.
+-- run shows its end only once that is committed, so answers overlap by five seconds; the longest is of the newest 1,000 runs.
 -- Granted to workers.
 create or replace function df_engine.failed_since(p_since timestamptz) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
@@ -16505,8 +16507,8 @@ begin
       'error', left(coalesce(df_engine.cause(leaf.error), f.error), 1000)) order by f.finished_at)
     from (select i.instance, i.graph, i.id, i.label, i.error, i.finished_at
           from df_engine.instances i
-          where i.finished_at is not null and i.status = 'failed' and i.finished_at >= p_since - '5 s'::interval
-          order by i.finished_at limit 10000) f
+          where i.status = 'failed' and i.finished_at >= p_since - '5 s'::interval
+          order by i.finished_at desc limit 1000) f
     left join lateral (
       select o.node, o.error
       from df_engine.outcomes o join df_engine.graph_nodes g on g.graph = f.graph and g.node = o.node

@@ -1,5 +1,6 @@
-"""Limits while sessions are killed: never more steps at a time than they say, and no place is lost."""
+"""Limits while sessions and workers are killed: never more steps at a time than they say, and no place is lost."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,9 +12,11 @@ from tests.crash.crew import problems
 from tests.engine.test_limits import limits, running, within
 from tests.state import UNFINISHED
 from tests.support import Database, Pump, wait_until
+from tests.worker.process import WorkerProcess
 
 PLACES = 3
-STEPS = 2000
+KILLS = 8
+STEPS = int(os.environ.get("LIMITED_STEPS", "2000"))
 # A step that says when it was under way, by its own clock.
 SPAN = """
 with a as materialized (select clock_timestamp() as at), b as materialized (select a.at, pg_sleep(0.002) from a)
@@ -89,3 +92,28 @@ def test_no_more_steps_run_at_a_time_than_a_limit_says(spans: Pump) -> None:
     with running(spans, PLACES):  # no place is lost
         assert spans.work() == "empty"
         assert limits(db) == (PLACES, PLACES, 1)
+
+
+def test_workers_that_are_killed_exceed_no_limit(spans: Pump) -> None:
+    db = spans.db
+    db.sql(f"select df.set_limit('api', {PLACES})")
+    for key in ("a", "b", "c"):
+        flow = within(SPAN.format(key=key).replace("0.002", "0.02"), key=key)
+        db.sql(f"select count(df.start({flow} ~> {flow})) from generate_series(1, {STEPS // 12})")
+    steps = STEPS // 12 * 6
+    workers = [WorkerProcess(db) for _ in range(2)]
+    try:
+        for killed in range(KILLS):
+            part = steps * (killed + 1) // (KILLS + 1)
+            wait_until(lambda: db.sql("select count(*) from spans") >= part, 240, f"{part} steps to run")  # noqa: B023
+            workers[killed % 2].kill()
+            workers[killed % 2] = WorkerProcess(db)
+        wait_until(lambda: not db.admin(UNFINISHED), 240, "all runs to end")
+    finally:
+        for worker in workers:
+            worker.stop()
+    assert db.sql("select count(*) from spans") == steps
+    assert db.sql("select count(*) from df.instances where status <> 'completed'") == 0
+    assert db.sql(MOST_AT_A_TIME) == PLACES  # as many, too
+    assert problems(db) == []
+    assert limits(db) == (PLACES, 0, 0)

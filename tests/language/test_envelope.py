@@ -24,14 +24,21 @@ def named(node: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     )
 
 
+def bare(query: str) -> bool:
+    """Whether it is no JSON object, of which some nodes expect certain keys."""
+    return not query.lstrip().startswith("{")
+
+
 def leaf() -> st.SearchStrategy[Node]:
     retry = st.fixed_dictionaries({}, optional={"max_attempts": st.integers(1, 1000), "retry_on": st.just(["23505"])})
     plain = st.fixed_dictionaries(
         {"node_type": st.sampled_from(LEAVES).filter(lambda kind: kind != "CALL"), "query": text}
     )
     step = st.fixed_dictionaries({"node_type": st.sampled_from(STEPS), "query": text, "retry": retry})
-    free = (plain | step).filter(lambda node: node["node_type"] != "BLOCK")
-    statements = st.lists(text.filter(lambda t: not t.lstrip().startswith("{")), min_size=1, max_size=3)
+    free = (plain | step).filter(
+        lambda n: n["node_type"] not in ("BLOCK", "SLEEP") or (n["node_type"] == "SLEEP" and bare(n["query"]))
+    )
+    statements = st.lists(text.filter(bare), min_size=1, max_size=3)
     listed = statements.map(lambda texts: json.dumps({"statements": texts}))
     block = st.fixed_dictionaries({"node_type": st.just("BLOCK"), "query": listed}, optional={"retry": retry})
     return named(free | block)

@@ -17,10 +17,10 @@ def waiting_run(db: Database, role: str, obstacle: str) -> str:
     assert await_end(db, start(db, "'select 1'", user=role)) == "completed"
     db.connections.pop(role).close()
     db.admin("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", role)
-    start_as(db, role, "df.sleep(1) ~> 'select 1'")
+    start_as(db, role, "'select 1', start_at => clock_timestamp() + interval '1 s'")  # no session of it before that
     instance = str(db.admin(NEWEST))
     db.admin(obstacle.format(role))
-    wait_until(lambda: reason(db, instance), 30, "a reason")
+    wait_until(lambda: role in reason(db, instance), 30, "a reason")
     return instance
 
 
