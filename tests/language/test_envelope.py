@@ -29,15 +29,18 @@ def bare(query: str) -> bool:
     return not query.lstrip().startswith("{")
 
 
+def free_text(node: Node) -> bool:
+    """Whether its query may be any text."""
+    return node["node_type"] != "BLOCK" and (node["node_type"] != "SLEEP" or bare(node["query"]))
+
+
 def leaf() -> st.SearchStrategy[Node]:
     retry = st.fixed_dictionaries({}, optional={"max_attempts": st.integers(1, 1000), "retry_on": st.just(["23505"])})
     plain = st.fixed_dictionaries(
         {"node_type": st.sampled_from(LEAVES).filter(lambda kind: kind != "CALL"), "query": text}
     )
     step = st.fixed_dictionaries({"node_type": st.sampled_from(STEPS), "query": text, "retry": retry})
-    free = (plain | step).filter(
-        lambda n: n["node_type"] not in ("BLOCK", "SLEEP") or (n["node_type"] == "SLEEP" and bare(n["query"]))
-    )
+    free = (plain | step).filter(free_text)
     statements = st.lists(text.filter(bare), min_size=1, max_size=3)
     listed = statements.map(lambda texts: json.dumps({"statements": texts}))
     block = st.fixed_dictionaries({"node_type": st.just("BLOCK"), "query": listed}, optional={"retry": retry})
