@@ -10232,7 +10232,8 @@ end
 $$;
 
 -- Calls as many in the line of each limit as there are free places that nobody is called to; a place can become free without an end of a step, with its session. Of
--- many limits some are tried, at random. p_role: only its own, and shared ones. Answers how many were called.
+-- many limits some are tried, at random. p_role: only its own, and shared ones if no worker does: what is locked here, places and rows of other roles, stays locked until
+-- the transaction ends, which may be never if a role has called it. Answers how many were called.
 create or replace function df_engine.call_lines(p_most int, p_role oid default null) returns int
 language plpgsql as $$
 declare
@@ -10242,6 +10243,7 @@ declare
   v_free int;
   v_coming int;
   v_called int := 0;
+  v_shared boolean;
 begin
   v_limits := array(
     with recursive line as (
@@ -10250,12 +10252,15 @@ begin
       select (select min(q.waits_for) from df_engine.queue q where q.waits_for > n.waits_for) from line n where n.waits_for is not null
     )
     select n.waits_for from line n where n.waits_for is not null);
+  v_shared := p_role is null or v_limits <> '{}' and not exists (select from df_engine.live_workers());
   for v_limit in select u.id from unnest(v_limits) u(id) where df_engine.has_line(u.id) order by random() limit p_most loop
     select * into l from df_engine.limits x where x.limit_id = v_limit;
     if not found then
-      v_called := v_called + df_engine.call_next(v_limit, p_most, true);
+      if v_shared then
+        v_called := v_called + df_engine.call_next(v_limit, p_most, true);
+      end if;
       continue;
-    elsif l.owner not in (p_role::regrole, 0::oid::regrole) then
+    elsif p_role is not null and l.owner <> p_role::regrole and not (v_shared and l.owner = 0::oid::regrole) then
       continue;
     end if;
     delete from df_engine.limit_places p
