@@ -1,4 +1,4 @@
-"""A role called what df.work calls, in a transaction that it left open: the free places of shared limits and the steps of others were locked."""
+"""A role called what df.work calls in a transaction that it left open: that locked the free places of shared limits."""
 
 from tests.support import Database, Pump
 

@@ -1,4 +1,4 @@
-"""A count of live runs that was made after a cancel, and rolled back with it to a savepoint, could be shown again: it gave room for as many more."""
+"""A count of live runs, made after a cancel and rolled back with it to a savepoint, gave room when shown again."""
 
 import pytest
 from psycopg import errors

@@ -80,7 +80,8 @@ def test_a_role_cannot_say_itself_what_room_it_has(db: Database) -> None:
         assert row is not None
         proof, room, place, run = row[0].split(":", 3)
         session.execute("select df.start('select 1')")
-        for forged in (row[0], f"{proof}:1000:{place}:{run}", f"{proof}:{room}:1000:{run}", f":1000:1:{run}", "::::", ""):
+        counts = (f"{room}:{place}:{run}", f"1000:{place}:{run}", f"{room}:1000:{run}")
+        for forged in (*(f"{proof}:{count}" for count in counts), f":1000:1:{run}", "::::", ""):
             session.execute("select set_config('df_engine.room', %s, true)", (forged,))
             with pytest.raises(errors.ProgramLimitExceeded), session.transaction():
                 session.execute("select df.start('select 1')")
