@@ -5917,15 +5917,10 @@ $$;
 -- Raises unless a run of a graph may be started with that.
 create or replace function df_engine.check_start(p_role oid, p_graph df_engine.graphs, p_label text, p_input jsonb, p_vars jsonb) returns void
 language plpgsql as $$
-declare
-  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::pg_catalog.regrole);
 begin
   perform df_engine.check_size('a label', octet_length(p_label), 1024);
   if p_input is not null then
     perform df_engine.check_size('the input of a run', octet_length(p_input::pg_catalog.text), df_engine.setting('max_result_bytes')::bigint);
-  end if;
-  if v_live is not null then
-    perform df_engine.check_live_runs(p_role, v_live);
   end if;
   if (p_graph).placeholders then
     perform df_engine.check_variables((p_graph).id, coalesce(p_vars, '{}'), 'Invalid durable function graph: ');
@@ -5984,6 +5979,7 @@ begin
   values (df_engine.queue_place(100 + coalesce((p_run).priority, 0)), (p_run).submitter, v_instance, (p_graph).entry,
           case when (p_graph).has_undo then array[df_engine.open_undoable(v_instance)] end,
           coalesce(current_setting('df_engine.virtual', true), '') = '');  -- of what df.test runs workers hear nothing
+  perform df_engine.check_live_runs((p_run).submitter, v_instance);
   return v_instance;
 end
 $$;
@@ -6069,6 +6065,9 @@ begin
   else
     insert into df_engine.queue (id, submitter, instance, node, races, wakes)
     values (df_engine.queue_place(100 + p_priority), p_role, v_instance, v_entry, v_races, v_wakes);
+  end if;
+  if v_ordinary is not true then  -- who has a limit is never ordinary
+    perform df_engine.check_live_runs(p_role, v_instance);
   end if;
   return v_id;
 end
@@ -7077,7 +7076,6 @@ create or replace function df_engine.check_resumable(p_run df_engine.instances) 
 language plpgsql as $$
 declare
   v_role record;
-  v_live constant int := (select l.live_instances from df_engine.role_limits l where l.role = (p_run).submitter::pg_catalog.regrole);
 begin
   perform df_engine.check_kept(p_run);
   if (p_run).undo_as is not null or exists (select from df_engine.compensations c where c.instance = (p_run).instance and c.state = 'o') then
@@ -7094,9 +7092,6 @@ begin
       hint = 'Start its flow again as another role.';
   elsif v_role.rolsuper and not df_engine.setting_on('enable_superuser_instances') then
     raise exception 'instance % cannot be resumed: enable_superuser_instances is off', (p_run).id using errcode = 'object_not_in_prerequisite_state';
-  end if;
-  if v_live is not null then
-    perform df_engine.check_live_runs((p_run).submitter, v_live);
   end if;
 end
 $$;
@@ -7133,6 +7128,7 @@ begin
   if (r.ended).node is not null then
     perform df_engine.advance(i.id, i.graph, i.submitter, true, r.ended, null, r.ending);
   end if;
+  perform df_engine.check_live_runs(i.submitter, p_instance);
   perform df_engine.notify('r ' || i.submitter);
 end
 $$;
@@ -10257,7 +10253,8 @@ end
 $$;
 
 -- Calls as many in the line of each limit as there are free places that nobody is called to; a place can become free without an end of a step, with its session. Of
--- many limits some are tried, at random. p_role: only its own, and shared ones. Answers how many were called.
+-- many limits some are tried, at random. p_role: only its own, and shared ones if no worker does: what is locked here, places and rows of other roles, stays locked until
+-- the transaction ends, which may be never if a role has called it. Answers how many were called.
 create or replace function df_engine.call_lines(p_most int, p_role oid default null) returns int
 language plpgsql as $$
 declare
@@ -10267,6 +10264,7 @@ declare
   v_free int;
   v_coming int;
   v_called int := 0;
+  v_shared boolean;
 begin
   v_limits := array(
     with recursive line as (
@@ -10275,12 +10273,15 @@ begin
       select (select min(q.waits_for) from df_engine.queue q where q.waits_for > n.waits_for) from line n where n.waits_for is not null
     )
     select n.waits_for from line n where n.waits_for is not null);
+  v_shared := p_role is null or v_limits <> '{}' and not exists (select from df_engine.live_workers());
   for v_limit in select u.id from unnest(v_limits) u(id) where df_engine.has_line(u.id) order by random() limit p_most loop
     select * into l from df_engine.limits x where x.limit_id = v_limit;
     if not found then
-      v_called := v_called + df_engine.call_next(v_limit, p_most, true);
+      if v_shared then
+        v_called := v_called + df_engine.call_next(v_limit, p_most, true);
+      end if;
       continue;
-    elsif l.owner not in (p_role::regrole, 0::oid::regrole) then
+    elsif p_role is not null and l.owner <> p_role::regrole and not (v_shared and l.owner = 0::oid::regrole) then
       continue;
     end if;
     delete from df_engine.limit_places p
@@ -12341,12 +12342,15 @@ $$;
 
 create sequence if not exists df_engine.checked_starts;
 
--- What a transaction keeps of a count of live runs: its proof, room, the place in checked_starts. The proof is of this transaction, role and limit, so a caller who sets the
--- setting brings nothing but a count that was made here, and each start that was checked since then, whoever made it, is taken from the room.
-create or replace function df_engine.proof_of_room(p_role oid, p_limit int, p_room bigint, p_place bigint) returns text
+-- What a transaction keeps of a count of live runs: its proof, room, the place in checked_starts, the run that was counted last and the version of its row.
+-- The proof is of this transaction, role and limit, so a caller who sets the setting brings nothing but a count that was made here; each start that was checked
+-- since then, whoever made it, is taken from the room. After a rollback to a savepoint before the count that version of that row is not there.
+create or replace function df_engine.proof_of_room(
+  p_role oid, p_limit int, p_room bigint, p_place bigint, p_instance bigint, p_version bigint
+) returns text
 language plpgsql stable as $$
 begin
-  return encode(sha256(concat_ws(':', df_engine.secret(), 'room', pg_current_xact_id(), p_role, p_limit, p_room, p_place)::pg_catalog.bytea), 'hex');
+  return encode(sha256(concat_ws(':', df_engine.secret(), 'room', pg_current_xact_id(), p_role, p_limit, p_room, p_place, p_instance, p_version)::pg_catalog.bytea), 'hex');
 end
 $$;
 
@@ -12354,35 +12358,46 @@ $$;
 create or replace function df_engine.has_room(p_role oid, p_limit int, p_place bigint) returns boolean
 language plpgsql stable as $$
 declare
-  v_kept constant text[] := string_to_array(current_setting('df_engine.room', true), ':');
+  v_text constant text := current_setting('df_engine.room', true);
+  v_kept bigint[];
 begin
-  if cardinality(v_kept) is distinct from 3 or v_kept[2] !~ '^[0-9]{1,18}$' or v_kept[3] !~ '^[0-9]{1,18}$' then
+  if v_text is null or v_text !~ '^[0-9a-f]{64}(:[0-9]{1,18}){4}$' then
     return false;
   end if;
-  return p_place - v_kept[3]::bigint < v_kept[2]::bigint
-     and v_kept[1] = df_engine.proof_of_room(p_role, p_limit, v_kept[2]::bigint, v_kept[3]::bigint);
+  v_kept := string_to_array(substr(v_text, 66), ':');
+  return p_place - v_kept[2] < v_kept[1]
+     and left(v_text, 64) = df_engine.proof_of_room(p_role, p_limit, v_kept[1], v_kept[2], v_kept[3], v_kept[4])
+     and exists (select from df_engine.instances i where i.instance = v_kept[3] and i.xmin::pg_catalog.text::bigint = v_kept[4]);
 end
 $$;
 
--- Raises when a role may not have one more live instance. Sees what is committed and what this transaction has started, and waits for
--- nobody: starts that commit at the same time can exceed the limit together. Counting reads all live runs, so a transaction that starts many counts
--- once, and again when what there was room for may be used up.
-create or replace function df_engine.check_live_runs(p_role oid, p_limit int) returns void
+-- Raises when a role has more live instances than it may have, with p_instance, which has just been inserted. Sees what is committed and what this
+-- transaction has started, and waits for nobody: starts that commit at the same time can exceed the limit together. Counting reads all live runs, so a
+-- transaction that starts many counts once, and again when what there was room for may be used up.
+create or replace function df_engine.check_live_runs(p_role oid, p_instance bigint) returns void
 language plpgsql as $$
 declare
-  v_place constant bigint := nextval('df_engine.checked_starts');
+  v_limit constant int := (select l.live_instances from df_engine.role_limits l where l.role = p_role::pg_catalog.regrole);
+  v_place bigint;
   v_live bigint;
+  v_kept bigint[];
 begin
-  if df_engine.has_room(p_role, p_limit, v_place) then
+  if v_limit is null then
+    return;
+  end if;
+  v_place := nextval('df_engine.checked_starts');
+  if df_engine.has_room(p_role, v_limit, v_place) then
     return;
   end if;
   v_live := df_engine.live_runs(p_role);
-  if v_live < p_limit then
-    perform set_config('df_engine.room', concat_ws(':', df_engine.proof_of_room(p_role, p_limit, p_limit - v_live, v_place), p_limit - v_live, v_place), true);
-  else
-    raise exception 'role "%" may have % live instances, and has %', pg_get_userbyid(p_role), p_limit, v_live
+  if v_live > v_limit then
+    raise exception 'role "%" may have % live instances, and has %', pg_get_userbyid(p_role), v_limit, v_live - 1
       using errcode = 'program_limit_exceeded', hint = 'df.role_limits shows the limits of a role; administrators change them with df.set_role_limit.';
   end if;
+  v_kept := array[v_limit - v_live + 1, v_place, p_instance,
+                  (select i.xmin::pg_catalog.text::bigint from df_engine.instances i where i.instance = p_instance)];
+  perform set_config('df_engine.room', concat_ws(':', df_engine.proof_of_room(p_role, v_limit, v_kept[1], v_kept[2], v_kept[3], v_kept[4]),
+                                                 array_to_string(v_kept, ':')), true);
 end
 $$;
 

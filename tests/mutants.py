@@ -99,9 +99,13 @@ MUTANTS = (
            "not v_replaced and", "",
            "tests/regressions/test_items_of_a_map_run_again_after_a_resume.py"),
     # Limits of roles
-    Mutant("a role says itself how many runs it may start", "v_kept[1] = df_engine.proof_of_room(",
+    Mutant("a role says itself how many runs it may start", "left(v_text, 64) = df_engine.proof_of_room(",
            "'' < df_engine.proof_of_room(",
            "tests/security/test_role_limits.py::test_a_role_cannot_say_itself_what_room_it_has"),
+    Mutant("a count of live runs is believed that was rolled back", "and exists (", "and true or exists (",
+           "tests/regressions/test_room_that_was_rolled_back_lets_a_role_start_runs.py"),
+    Mutant("a role locks the places of shared limits", "not exists (select from df_engine.live_workers())", "true",
+           "tests/regressions/test_a_role_keeps_the_line_of_a_shared_limit_from_going_on.py"),
     # Skips
     Mutant("a step that runs is skipped", "if v_locked < v_queued then", "if false then",
            "tests/engine/test_skip.py::test_a_step_that_runs_is_not_skipped"),

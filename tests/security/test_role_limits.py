@@ -78,9 +78,10 @@ def test_a_role_cannot_say_itself_what_room_it_has(db: Database) -> None:
         session.execute("select df.start('select 1')")
         row = session.execute("select current_setting('df_engine.room')").fetchone()
         assert row is not None
-        proof, room, place = row[0].split(":")
+        proof, room, place, run = row[0].split(":", 3)
         session.execute("select df.start('select 1')")
-        for forged in (f"{proof}:{room}:{place}", f"{proof}:1000:{place}", f"{proof}:{room}:1000", ":1000:1", "::", ""):
+        counts = (f"{room}:{place}:{run}", f"1000:{place}:{run}", f"{room}:1000:{run}")
+        for forged in (*(f"{proof}:{count}" for count in counts), f":1000:1:{run}", "::::", ""):
             session.execute("select set_config('df_engine.room', %s, true)", (forged,))
             with pytest.raises(errors.ProgramLimitExceeded), session.transaction():
                 session.execute("select df.start('select 1')")
@@ -90,7 +91,7 @@ def test_a_role_cannot_say_itself_what_room_it_has(db: Database) -> None:
         session.execute("select df.start('select 1') from generate_series(1, 2)")
         session.execute("select set_config('df_engine.room', %s, false)", (row[0],))
         session.commit()
-        for forged in (row[0], f"{proof}:1000:{place}"):
+        for forged in (row[0], f"{proof}:1000:{place}:{run}"):
             session.execute("select set_config('df_engine.room', %s, false)", (forged,))
             with pytest.raises(errors.ProgramLimitExceeded), session.transaction():
                 session.execute("select df.start('select 1')")
