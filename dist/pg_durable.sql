@@ -10189,20 +10189,23 @@ begin
 end
 $$;
 
--- Puts a claimed row of the queue into the line of a limit. Keys take turns: the turn of who comes is the one after the last of its key, or that
--- of who is next. Whoever was called in vain keeps its turn; from the line of another limit it comes to the front.
+-- Puts a claimed row of the queue into the line of a limit. Keys take turns, and in the line of a shared limit roles: the turn of who comes is the
+-- one after the last of its key, or that of who is next. Whoever was called in vain keeps its turn; from the line of another limit it comes to the
+-- front, where no other role waits.
 create or replace function df_engine.wait_in_line(p_queue df_engine.queue, p_limit bigint, p_key text) returns void
 language plpgsql as $$
 declare
+  v_shared constant boolean := exists (select from df_engine.limits l where l.limit_id = p_limit and l.owner = 0::oid::regrole);
+  v_key constant text := case when v_shared then (p_queue).submitter::text else p_key end;
   v_next constant bigint := coalesce((
     select q.turn from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit 1), 0);
   v_last constant bigint := (
-    select q.turn from df_engine.queue q where q.waits_for = p_limit and q.line_key = p_key and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn desc limit 1);
+    select q.turn from df_engine.queue q where q.waits_for = p_limit and q.line_key = v_key and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn desc limit 1);
 begin
   update df_engine.queue q
-  set lane = 'limited ' || q.lane, waits_for = p_limit, line_key = p_key, offered = false,
+  set lane = 'limited ' || q.lane, waits_for = p_limit, line_key = v_key, offered = false,
       turn = case when (p_queue).waits_for = p_limit then (p_queue).turn
-                  when (p_queue).waits_for is not null then v_next
+                  when (p_queue).waits_for is not null and not v_shared then v_next
                   else greatest(v_next, v_last + 1) end
   where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
   if (p_queue).waits_for is null then  -- a place may have become free unseen: a poll tells
@@ -10214,7 +10217,7 @@ end
 $$;
 
 -- Calls the next p_most in the line of a limit: they can be claimed, and then try. p_gone: the limit is not set any more. Answers how many.
-create or replace function df_engine.call_next(p_limit bigint, p_most int, p_gone boolean default false) returns int
+create or replace function df_engine.call_next(p_limit bigint, p_most int, p_gone boolean default false, p_role oid default null) returns int
 language plpgsql as $$
 declare
   v_called int;
@@ -10223,7 +10226,8 @@ declare
 begin
   with next as (
     select q.lane, q.submitter, q.id from df_engine.queue q
-    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit greatest(p_most, 0) for update skip locked
+    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and (p_role is null or q.submitter = p_role)
+    order by q.turn, q.id limit greatest(p_most, 0) for update skip locked
   ), called as (
     update df_engine.queue q
     set lane = substr(q.lane, 9), id = df_engine.queue_place((q.id & 255)::int), waits_for = case when not p_gone then q.waits_for end,
@@ -10242,6 +10246,21 @@ begin
 end
 $$;
 
+-- A transaction of p_role gives a place back. It calls who is next if that is a step of its own: a row that it has called is locked until it ends,
+-- which may be late. Of another role's a poll is told.
+create or replace function df_engine.call_after(p_limit bigint, p_role oid) returns void
+language plpgsql as $$
+declare
+  v_next constant oid := (select q.submitter from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit 1);
+begin
+  if v_next = p_role then
+    perform df_engine.call_next(p_limit, 1, p_role => p_role);
+  elsif v_next is not null then
+    perform df_engine.wake('t', null);
+  end if;
+end
+$$;
+
 -- A step within limits ends with this transaction: for each of its places the next in line is called.
 create or replace function df_engine.leave_limits(p_submitter oid, p_within jsonb) returns void
 language plpgsql as $$
@@ -10249,7 +10268,7 @@ begin
   if current_setting('df_engine.virtual', true) <> '' then
     return;
   end if;
-  perform df_engine.call_next(l.limit_id, 1) from df_engine.limits_of(p_submitter, p_within) l
+  perform df_engine.call_after(l.limit_id, p_submitter) from df_engine.limits_of(p_submitter, p_within) l
   where l.rate is null and l.paused_until is null or df_engine.free_grants(l.limit_id, l.rate, l.per, l.paused_until) is distinct from 0;
 end
 $$;
@@ -10299,7 +10318,7 @@ begin
     if coalesce(v_number, 0) = 0 then
       perform df_engine.wait_in_line(q, l.limit_id, coalesce(v_key, ''));
       -- What it has locked of limits before this one is free again; somebody may have missed it.
-      perform df_engine.call_next(o.limit_id, 1) from df_engine.limits_of(v_role, (p_node).within) o where o.name < l.name;
+      perform df_engine.call_after(o.limit_id, v_role) from df_engine.limits_of(v_role, (p_node).within) o where o.name < l.name;
       return false;
     end if;
     v_limits := v_limits || l.limit_id;
@@ -10423,6 +10442,7 @@ declare
   v_coming int;
   v_called int := 0;
   v_shared boolean;
+  v_until constant timestamptz := clock_timestamp() + df_engine.setting_number('tick_time') * interval '1 second';
 begin
   v_limits := array(
     with recursive line as (
@@ -10433,6 +10453,7 @@ begin
     select n.waits_for from line n where n.waits_for is not null);
   v_shared := p_role is null or v_limits <> '{}' and not exists (select from df_engine.live_workers());
   for v_limit in select u.id from unnest(v_limits) u(id) where df_engine.has_line(u.id) order by random() limit p_most loop
+    exit when clock_timestamp() > v_until;
     select * into l from df_engine.limits x where x.limit_id = v_limit;
     if not found then
       if v_shared then
@@ -10447,14 +10468,14 @@ begin
       select x.place from df_engine.limit_places x where x.limit_id = v_limit and x.place > coalesce(l.concurrency, 0) and x.leased is null
       for update skip locked));
     perform df_engine.free_leases(v_limit);
+    perform from df_engine.queue q
+    where q.waits_for = v_limit and q.lane in ('sql', 'direct', 'http') and q.worker is null limit 1000 for update skip locked;
+    get diagnostics v_coming = row_count;
     perform from df_engine.limit_places p
-    where p.limit_id = v_limit and p.place <= l.concurrency and p.leased is null for update skip locked;
+    where p.limit_id = v_limit and p.place <= l.concurrency and p.leased is null limit v_coming + p_most for update skip locked;
     get diagnostics v_free = row_count;
     v_free := least(case when l.concurrency is null then p_most else v_free end,
                     df_engine.free_grants(v_limit, l.rate, l.per, l.paused_until));
-    perform from df_engine.queue q
-    where q.waits_for = v_limit and q.lane in ('sql', 'direct', 'http') and q.worker is null for update skip locked;
-    get diagnostics v_coming = row_count;
     v_called := v_called + df_engine.call_next(v_limit, least(v_free - v_coming, p_most));
   end loop;
   return v_called;
