@@ -1,4 +1,4 @@
-"""df.retry(..., exhausted => 'pause'): a step that has used up its attempts pauses its run, and df.resume tries again."""
+"""df.retry(..., exhausted => 'pause'): a step whose attempts are used up pauses its run; df.resume tries again."""
 
 import json
 from typing import Any
