@@ -119,7 +119,7 @@ wait_for_signal(name text, timeout_seconds integer = null)
 wait_for(condition graph, every interval = 1 minute, key text = null, timeout interval = null)
 call(flow graph, input text = null, label text = null)
 retry(fut graph, max_attempts integer = null, initial_delay interval = null, backoff numeric = null, \
-max_delay interval = null, retry_on text[] = null)
+max_delay interval = null, retry_on text[] = null, exhausted text = null)
 within(limit_name text, fut graph, key text = null)
 http(url text, method text = POST, body text = null, headers jsonb = null, timeout_seconds integer = 30, \
 expect text = null)

@@ -20,6 +20,7 @@ RETRY_KEYS = (
     ("backoff", '$.type() == "number" && $ >= 1', "must be a number of at least 1"),
     ("max_delay", '$.type() == "number" && $ >= 0 && $ <= 86400', "must be from 0 to 86400 s"),
     ("retry_on", *ERROR_LIST),
+    ("exhausted", '$.type() == "string" && ($ == "fail" || $ == "pause")', "must be fail or pause"),
 )  # fmt: skip
 
 # What to do about an UNDO that is where none can be.

@@ -74,6 +74,8 @@ SETTINGS = (
     Setting("retry_initial_delay", "1", "duration", 0, 86400, "largest delay before the second attempt, in seconds"),
     Setting("retry_backoff", "2", "number", 1, 100, "factor by which the delay grows with each attempt"),
     Setting("retry_max_delay", "60", "duration", 0, 86400, "largest delay between two attempts, in seconds"),
+    Setting("retry_exhausted", "fail", "choice", None, None,
+            "what becomes of a step when its attempts are used up: fail, or pause its run", ("fail", "pause")),
     Setting("max_result_bytes", "16777216", "integer", 1024, 268_435_456,
             "largest JSON text of one result, in bytes"),
     Setting("max_flow_bytes", "1048576", "integer", 1024, 104_857_600,

@@ -58,7 +58,8 @@ class Chaos:
         """Starts runs and does harm, at random, for so long."""
         harms = {
             self.kill_worker: 3, self.pause_worker: 3, self.cut_sessions: 4, self.cut_supervisor: 2,
-            self.crash_server: 2, self.cancel_runs: 6, self.fill_connections: 1, self.revoke_rights: 1,
+            self.crash_server: 2, self.cancel_runs: 6, self.pause_runs: 6, self.resume_runs: 4,
+            self.fill_connections: 1, self.revoke_rights: 1,
             self.switch_policy: 1, self.fail_over: 0.5 if self._server.has_standby else 0,
         }  # fmt: skip
         until = time.monotonic() + seconds
@@ -73,7 +74,8 @@ class Chaos:
             self._attempt(self._load.start)
 
     def settle(self) -> None:
-        """Lets all runs end; afterwards every effect is there once, and nothing is left over."""
+        """Resumes what is paused and lets all runs end; then every effect is there once, and nothing is left over."""
+        self._attempt(self._load.resume)
         try:
             wait_until(lambda: not self._attempt(lambda: self.db.admin(UNFINISHED)), RECOVERY, "all runs to end")
         except AssertionError as error:
@@ -139,6 +141,19 @@ class Chaos:
         for _ in range(self._random.randrange(1, 6)):
             self.injected["run cancelled"] += 1
             self._attempt(self._load.cancel)
+
+    def pause_runs(self) -> None:
+        """Pauses some runs, wherever they are."""
+        for _ in range(self._random.randrange(1, 10)):
+            self.injected["run paused"] += 1
+            self._attempt(self._load.pause)
+
+    def resume_runs(self) -> None:
+        """Resumes some of the runs that are paused, and some that were cancelled."""
+        self.injected["runs resumed"] += 1
+        self._attempt(lambda: self._load.resume(0.5))
+        for _ in range(self._random.randrange(3)):
+            self._attempt(self._load.resume_cancelled)
 
     def fill_connections(self) -> None:
         """Takes all connections that the server gives to ordinary roles, for a while."""

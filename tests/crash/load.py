@@ -4,7 +4,10 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+
+from psycopg import errors
 
 from tests.oracle.graphs import (
     Node,
@@ -35,6 +38,10 @@ Effects = dict[str, int]
 
 LIVE = """
 select id from df.instances where status in ('pending', 'running') and parent_id is null order by id limit 200"""
+PAUSABLE = "select id from df.instances where status in ('pending', 'running') order by id limit 200"
+PAUSED = (
+    "select id from df.instances where wait_reason like 'paused by %' and status in ('pending', 'running') order by id"
+)
 # A run and all that it has called.
 BELOW = """
 with recursive below as (
@@ -330,6 +337,33 @@ class Load:
             for (below,) in self._db.rows(BELOW, run):
                 effects = self._db.rows("select t, count(*)::int from fx where run = %s group by t", below)
                 self._cancelled[below] = dict(effects)
+
+    def pause(self) -> None:
+        """Pauses a run, wherever it is."""
+        if ids := [run for (run,) in self._db.rows(PAUSABLE)]:
+            self._act("pause", self._random.choice(ids))
+
+    def resume(self, share: float = 1.0) -> None:
+        """Resumes about so many of the runs that are paused."""
+        for (run,) in self._db.rows(PAUSED):
+            if self._random.random() < share:
+                self._act("resume", run)
+
+    def resume_cancelled(self) -> None:
+        """Lets a cancelled run that nobody has called go on."""
+        if not self._cancelled:
+            return
+        run = self._random.choice(sorted(self._cancelled))
+        if self._db.sql("select parent_id from df.instances where id = %s", run) is None:
+            self._act("resume", run)
+            if self._db.sql("select status from df.instances where id = %s", run) != "cancelled":
+                for (below,) in self._db.rows(BELOW, run):
+                    self._cancelled.pop(below, None)
+
+    def _act(self, act: str, run: str) -> None:
+        """What is just ending, or has, is left alone."""
+        with suppress(errors.ObjectNotInPrerequisiteState, errors.ObjectInUse):
+            self._db.sql(f"select df.{act}(%s)", run)
 
     def undo(self, run: str) -> None:
         """Cancels a run so that it is undone."""

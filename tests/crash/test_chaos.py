@@ -11,8 +11,12 @@ def test_nothing_is_lost_or_done_twice(policy: str) -> None:
         chaos.db.admin("select df.set_setting('commit_policy', %s)", policy)
         for harm in (chaos.kill_worker, chaos.pause_worker, chaos.cut_sessions, chaos.cut_supervisor):
             chaos.start(20)
+            chaos.pause_runs()
             harm()
+            chaos.cancel_runs()
             chaos.start(20)
+            chaos.pause_runs()
+            chaos.resume_runs()
             chaos.crash_server()
         chaos.start(20)
         chaos.fail_over()

@@ -105,6 +105,7 @@ def leaf(rng: random.Random) -> Node:
 
 def policy(rng: random.Random) -> Node:
     keys = {"max_attempts": 3, "initial_delay": 0.5, "backoff": 2, "max_delay": 60, "retry_on": ["23505", "http:4xx"]}
+    keys["exhausted"] = "pause"
     return {key: value for key, value in keys.items() if rng.random() < 0.5}
 
 
@@ -192,6 +193,8 @@ class Writer:
                 written[key] = self.quoted(f"{policy[key]} s")
         if "retry_on" in policy:
             written["retry_on"] = self.rng.choice(['["23505", "http:4xx"]', "'{23505,http:4xx}'"])
+        if "exhausted" in policy:
+            written["exhausted"] = self.quoted("pause")
         return written
 
     def operator(self, node: Node) -> tuple[int, str]:

@@ -79,6 +79,7 @@ ENVELOPES = [
      "retry_on => '{23505,40,transient,connection,timeout,http:404,http:4xx}')",
      '{"node_type":"SQL","query":"a","retry":{"max_attempts":3,"initial_delay":0.5,"backoff":2,"max_delay":60,'
      '"retry_on":["23505","40","transient","connection","timeout","http:404","http:4xx"]}}'),
+    ("df.retry('a', exhausted => 'pause')", '{"node_type":"SQL","query":"a","retry":{"exhausted":"pause"}}'),
     ("df.retry(df.retry('a', 3), backoff => 1)", '{"node_type":"SQL","query":"a","retry":{"backoff":1}}'),
 ]  # fmt: skip
 
@@ -174,6 +175,7 @@ REFUSED = [
     ("df.retry('a', max_delay => '2 days')", "22023", "max_delay"),
     ("df.retry('a', backoff => 0.9)", "22023", "backoff"),
     ("df.retry('a', backoff => 'NaN')", "22023", "backoff"),
+    ("df.retry('a', exhausted => 'wait')", "22023", "exhausted must be fail or pause"),
     ("df.retry('a', retry_on => '{235055}')", "22023", "retry_on"),
     ("df.retry('a', retry_on => '{http:4}')", "22023", "retry_on"),
     ("df.retry('a', retry_on => '{NULL}')", "22023", "retry_on"),

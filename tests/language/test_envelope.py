@@ -35,7 +35,14 @@ def free_text(node: Node) -> bool:
 
 
 def leaf() -> st.SearchStrategy[Node]:
-    retry = st.fixed_dictionaries({}, optional={"max_attempts": st.integers(1, 1000), "retry_on": st.just(["23505"])})
+    retry = st.fixed_dictionaries(
+        {},
+        optional={
+            "max_attempts": st.integers(1, 1000),
+            "retry_on": st.just(["23505"]),
+            "exhausted": st.sampled_from(["fail", "pause"]),
+        },
+    )
     plain = st.fixed_dictionaries(
         {"node_type": st.sampled_from(LEAVES).filter(lambda kind: kind != "CALL"), "query": text}
     )

@@ -54,6 +54,7 @@ SAME = [
     ("retry('a', max_attempts => 3, retry_on => [\"23505\"])", "df.retry('a', 3, retry_on => '{23505}')"),
     ("retry('a' |=> x, initial_delay => '200 ms') |=> y", "df.retry(df.as('a', 'y'), initial_delay => '200 ms')"),
     ("retry(retry('a', 3), backoff => 1)", "df.retry(df.retry('a', 3), backoff => 1)"),
+    ("retry('a', 2, exhausted => 'pause')", "df.retry('a', 2, exhausted => 'pause')"),
     ("retry('a')", "df.retry('a')"),
     ("as('a', 'x') ~> join('b', race('c', 'd'))", "df.seq(df.as('a', 'x'), df.join('b', df.race('c', 'd')))"),
     ("sql('{\"node_type\":\"SLEEP\"}')", "df.sql('{\"node_type\":\"SLEEP\"}')"),

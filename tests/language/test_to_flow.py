@@ -49,6 +49,7 @@ WRITTEN = [
     ("call('a', '{}') |=> n", "call('a', input => '{}') |=> n"),
     (f"call('a' ~> $${LONG}$$)", f"call(\n  'a'\n  ~> $${LONG}$$\n)"),
     *[(call, call) for call in ['{"node_type":"CALL","query":"{\\"flow\\":\\"select 1\\"}"}']],
+    ("retry('a', 2, exhausted => 'pause')", "retry('a', max_attempts => 2, exhausted => 'pause')"),
     ("retry('a', max_delay => '1 min', retry_on => '{40}')", "retry('a', max_delay => '60 s', retry_on => [\"40\"])"),
     ("http('https://h', 'post', timeout_seconds => 30)", "http('https://h')"),
     ('{"node_type":"SLEEP","query":"soon"} ~> \'a\'', '{"node_type":"SLEEP","query":"soon"} ~> \'a\''),

@@ -87,6 +87,7 @@ GRAPH = [
     (SQL | {"retry": {"initial_delay": "1 s"}}, "root", "initial_delay"),
     (SQL | {"retry": {"backoff": 0}}, "root", "backoff"),
     (SQL | {"retry": {"retry_on": [5]}}, "root", "retry_on"),
+    (SQL | {"retry": {"exhausted": ["pause"]}}, "root", "exhausted"),
     (SQL | {"retry": {"retries": 5}}, "root", "retries"),
     (wait_for('{"every":60}') | {"retry": {"retries": 5}}, "root", "retries"),
     (wait_for("[]"), "root", "query in WAIT_FOR must be a JSON config object"),
