@@ -442,6 +442,8 @@ if df_engine.migrating(1) then
     waits_for bigint,                  -- the limit in whose line it is, or from which it has been called; NULL: none
     line_key text,                     -- with which it is in line, and its turn there
     turn bigint,
+    granted_until timestamptz,         -- until when it may begin, by the rates of its limits, in the session granted_to; NULL: not granted
+    granted_to int,
     constraint queue_pkey primary key (lane, submitter, id)
   ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
           autovacuum_vacuum_cost_delay = 0);
@@ -694,8 +696,12 @@ if df_engine.migrating(1) then
     limit_id bigint generated always as identity constraint limits_pkey primary key,
     owner regrole not null,            -- 0: it is shared by all roles
     name text collate "C" not null,
-    concurrency int not null check (concurrency between 0 and 1000),
+    concurrency int check (concurrency between 0 and 1000),  -- how many steps run at a time; NULL: any number
+    rate int check (rate between 1 and 1000),  -- how many begin within any time of that length; NULL: any number
+    per interval not null default '1 second',
+    paused_until timestamptz,          -- nothing begins before; NULL: it is not paused
     set_at timestamptz not null default now(),
+    check (concurrency is not null or rate is not null),
     constraint limits_owner_name_key unique (owner, name)
   );
   create table df_engine.limit_places (
@@ -706,6 +712,15 @@ if df_engine.migrating(1) then
     leased bigint,
     constraint limit_places_pkey primary key (limit_id, place)
   );
+  -- The grants of limits with a rate: as many rows as may begin, each granted to one step and then to none for the limit's interval. Those
+  -- beyond the rate are left over from before it was lowered, and nobody takes them.
+  create table df_engine.limit_grants (
+    limit_id bigint not null,
+    number int not null,
+    granted_at timestamptz not null default '-infinity',
+    constraint limit_grants_pkey primary key (limit_id, number)
+  );
+  create index limit_grants_due_idx on df_engine.limit_grants (limit_id, granted_at);  -- the next to be free
 
   -- Rows to lock while a start in transaction_mode 'new' is under way: as many as the setting allows are used.
   create table df_engine.launch_slots (
@@ -10044,18 +10059,22 @@ begin
 end
 $$;
 
--- Limits: how many steps run within each at a time. A step takes a place, a row that it locks in its own transaction, of each limit around
+-- Limits: how many steps run within each at a time, and how many begin. A step takes a place, a row that it locks in its own transaction, of each limit around
 -- it, in order of name: all or none. Who finds none leaves the lanes of the queue that are searched, in a transaction of its own, and waits
 -- in line; the end of a step, and a poll, call the next in line. Whoever is called tries again: it is a hint, and takes no place. No lock is
 -- waited for here. A step that is in no limit is asked nothing.
+--
+-- A rate is as many grants, rows that a step locks and stamps with the time, in a transaction of its own before the step. A grant is for one step, which
+-- begins until granted_at + slack or is granted anew; it is free again at granted_at + per + slack. Two steps with the same grant begin at least per
+-- apart, so within any time of that length no more begin than there are grants. That needs no counter that all wait for.
 
 -- The limits of a node of a run of p_submitter that are set, in order of name. A role's own comes before a shared one.
 create or replace function df_engine.limits_of(p_submitter oid, p_within jsonb)
-returns table (limit_id bigint, name text, concurrency int, key text)
+returns table (limit_id bigint, name text, concurrency int, rate int, per interval, paused_until timestamptz, key text)
 language plpgsql stable as $$
 begin
   return query
-    select l.limit_id, l.name, l.concurrency, w.key
+    select l.limit_id, l.name, l.concurrency, l.rate, l.per, l.paused_until, w.key
     from jsonb_each_text(p_within) w(name, key)
     cross join lateral (
       select x.* from df_engine.limits x
@@ -10086,6 +10105,84 @@ begin
 end
 $$;
 
+-- Locks a grant of a rate that is free, and answers which; NULL: none is.
+create or replace function df_engine.lock_grant(p_limit bigint, p_rate int, p_per interval) returns int
+language plpgsql as $$
+begin
+  return (
+    select g.number from df_engine.limit_grants g
+    where g.limit_id = p_limit and g.number <= p_rate
+      and g.granted_at <= (select df_engine.clock() - p_per - least(p_per / 10, interval '1 s'))
+    order by g.granted_at limit 1 for update skip locked);
+end
+$$;
+
+-- Gives the grants that this transaction has locked. Who waits in line learns when the next is due.
+create or replace function df_engine.give_grants(p_limits bigint[], p_numbers int[]) returns void
+language plpgsql as $$
+begin
+  update df_engine.limit_grants g set granted_at = df_engine.clock()
+  from unnest(p_limits, p_numbers) t(limit_id, number) where g.limit_id = t.limit_id and g.number = t.number;
+  perform df_engine.wake_for_grant(u) from unnest(p_limits) u where df_engine.has_line(u);
+end
+$$;
+
+-- When the next grant of a limit is free, or its pause ends; what was that for 0.1 s already has been found. NULL: it is not waited for.
+create or replace function df_engine.grant_due(p_limit bigint) returns timestamptz
+language plpgsql volatile as $$
+declare
+  v_late constant timestamptz := df_engine.clock() - interval '0.1 s';
+  l df_engine.limits;
+begin
+  select * into l from df_engine.limits x where x.limit_id = p_limit;
+  return case when l.paused_until > v_late then l.paused_until else (
+    select g.granted_at + l.per + least(l.per / 10, interval '1 s') from df_engine.limit_grants g
+    where g.limit_id = p_limit and g.number <= l.rate and g.granted_at > v_late - l.per - least(l.per / 10, interval '1 s')
+    order by g.granted_at limit 1) end;
+end
+$$;
+
+-- Wakes workers that would sleep for longer than until the next grant.
+create or replace function df_engine.wake_for_grant(p_limit bigint) returns void
+language plpgsql as $$
+declare
+  v_due constant timestamptz := df_engine.grant_due(p_limit);
+begin
+  if v_due is not null then
+    perform df_engine.wake('t', v_due);
+  end if;
+end
+$$;
+
+-- In how many milliseconds a grant is due for which somebody waits; NULL: none is.
+create or replace function df_engine.next_grant_ms() returns numeric
+language plpgsql volatile as $$
+begin
+  return (
+    with recursive line as (
+      select (select min(q.waits_for) from df_engine.queue q where q.waits_for is not null) as waits_for
+      union all
+      select (select min(q.waits_for) from df_engine.queue q where q.waits_for > n.waits_for) from line n where n.waits_for is not null
+    )
+    select greatest(20, ceil(extract(epoch from d.at - df_engine.clock()) * 1000))
+    from (select df_engine.grant_due(n.waits_for) as at from line n
+          where n.waits_for is not null and df_engine.has_line(n.waits_for) offset 0) d
+    where d.at is not null order by d.at limit 1);
+end
+$$;
+
+-- How many of the line of a limit may be called as far as its rate and its pause say; NULL: any number.
+create or replace function df_engine.free_grants(p_limit bigint, p_rate int, p_per interval, p_paused_until timestamptz) returns int
+language plpgsql stable as $$
+begin
+  return case when p_paused_until > df_engine.clock() then 0
+              when p_rate is not null then (
+                select count(*) from df_engine.limit_grants g
+                where g.limit_id = p_limit and g.number <= p_rate
+                  and g.granted_at <= (select df_engine.clock() - p_per - least(p_per / 10, interval '1 s'))) end;
+end
+$$;
+
 -- Whether anybody waits in the line of a limit.
 create or replace function df_engine.has_line(p_limit bigint) returns boolean
 language plpgsql stable as $$
@@ -10112,6 +10209,8 @@ begin
   where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
   if (p_queue).waits_for is null then  -- a place may have become free unseen: a poll tells
     perform df_engine.wake('t', null);
+  else
+    perform df_engine.wake_for_grant(p_limit);
   end if;
 end
 $$;
@@ -10152,11 +10251,13 @@ begin
   if current_setting('df_engine.virtual', true) <> '' then
     return;
   end if;
-  perform df_engine.call_next(l.limit_id, 1) from df_engine.limits_of(p_submitter, p_within) l;
+  perform df_engine.call_next(l.limit_id, 1) from df_engine.limits_of(p_submitter, p_within) l
+  where l.rate is null and l.paused_until is null or df_engine.free_grants(l.limit_id, l.rate, l.per, l.paused_until) is distinct from 0;
 end
 $$;
 
--- Takes a place of each limit around a claimed step, which a session of its submitter is about to run. False: it waits in line, or has failed.
+-- Takes a place of each limit around a claimed step, which a session of its submitter is about to run. False: it waits in line, has failed, or has
+-- been granted what its limits' rates ask for: that is committed, and then this session claims the step again.
 -- Inside of df.test limits are ignored: nothing of it runs beside anything.
 create or replace function df_engine.take_places(
   p_id text, p_graph bigint, p_home boolean, p_queue bigint, p_thread df_engine.thread, p_node df_engine.graph_nodes
@@ -10167,11 +10268,17 @@ declare
   q df_engine.queue;
   l record;
   v_key text;
+  v_granted boolean;
+  v_number int;
+  v_limits bigint[] := '{}';
+  v_numbers int[] := '{}';
+  v_slack interval;
 begin
   if current_setting('df_engine.virtual', true) <> '' then
     return true;
   end if;
   select * into q from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = p_queue;
+  v_granted := q.granted_to = pg_backend_pid() and q.granted_until >= df_engine.clock();
   for l in select * from df_engine.limits_of(v_role, (p_node).within) loop
     begin
       v_key := df_engine.render(p_thread, (p_node).name_scopes, l.key, 'raw');
@@ -10182,39 +10289,69 @@ begin
       end if;
       return false;
     end;
-    if q.waits_for is null and df_engine.has_line(l.limit_id) or df_engine.lock_place(l.limit_id, l.concurrency) is null then
+    if q.waits_for is null and v_granted is not true and df_engine.has_line(l.limit_id)
+       or l.paused_until > df_engine.clock()
+       or l.concurrency is not null and df_engine.lock_place(l.limit_id, l.concurrency) is null then
+      v_number := 0;
+    elsif l.rate is not null and v_granted is not true then
+      v_number := df_engine.lock_grant(l.limit_id, l.rate, l.per);
+    else
+      continue;
+    end if;
+    if coalesce(v_number, 0) = 0 then
       perform df_engine.wait_in_line(q, l.limit_id, coalesce(v_key, ''));
       -- What it has locked of limits before this one is free again; somebody may have missed it.
       perform df_engine.call_next(o.limit_id, 1) from df_engine.limits_of(v_role, (p_node).within) o where o.name < l.name;
       return false;
     end if;
+    v_limits := v_limits || l.limit_id;
+    v_numbers := v_numbers || v_number;
+    v_slack := least(v_slack, least(l.per / 10, interval '1 s'));
   end loop;
+  if v_numbers <> '{}' then
+    perform df_engine.give_grants(v_limits, v_numbers);
+    update df_engine.queue x set granted_until = df_engine.clock() + v_slack, granted_to = pg_backend_pid()
+    where x.lane = 'sql' and x.submitter = v_role and x.id = p_queue;
+    return false;
+  elsif q.granted_until is not null then
+    update df_engine.queue x set granted_until = null, granted_to = null where x.lane = 'sql' and x.submitter = v_role and x.id = p_queue;
+  end if;
   return true;
 end
 $$;
 
--- Takes a place of each limit around a step that is about to be leased: the places are its own as long as the lease holds. False: it waits in line.
+-- Takes a place of each limit around a step that is about to be leased: the places are its own as long as the lease holds. False: it waits in line. What
+-- its limits' rates grant is spent with the lease, which is committed before the step.
 create or replace function df_engine.take_leased_places(p_queue df_engine.queue) returns boolean
 language plpgsql as $$
 declare
   l record;
   v_place int;
+  v_number int;
   v_places int[] := '{}';
+  v_numbers int[] := '{}';
   v_limits bigint[] := '{}';
 begin
   for l in select * from df_engine.limits_of((p_queue).submitter, (p_queue).request -> 'within') loop
     perform df_engine.free_place(l.limit_id, (p_queue).id);  -- of a lease that it had before
-    v_place := case when (p_queue).waits_for is not null or not df_engine.has_line(l.limit_id) then df_engine.lock_place(l.limit_id, l.concurrency) end;
-    if v_place is null then
+    v_place := case when ((p_queue).waits_for is not null or not df_engine.has_line(l.limit_id)) and coalesce(l.paused_until <= df_engine.clock(), true)
+                    then case when l.concurrency is null then 0 else df_engine.lock_place(l.limit_id, l.concurrency) end end;
+    v_number := case when v_place is null then null when l.rate is null then 0 else df_engine.lock_grant(l.limit_id, l.rate, l.per) end;
+    if v_place is null or v_number is null then
       perform df_engine.wait_in_line(p_queue, l.limit_id, l.key);
       perform df_engine.call_next(o, 1) from unnest(v_limits) o;
       return false;
     end if;
     v_limits := v_limits || l.limit_id;
     v_places := v_places || v_place;
+    v_numbers := v_numbers || v_number;
   end loop;
   update df_engine.limit_places p set lane = (p_queue).lane, submitter = (p_queue).submitter, leased = (p_queue).id
   from unnest(v_limits, v_places) t(limit_id, place) where p.limit_id = t.limit_id and p.place = t.place;
+  if exists (select from unnest(v_numbers) n where n > 0) then
+    perform df_engine.give_grants(array(select t.l from unnest(v_limits, v_numbers) t(l, n) where t.n > 0),
+                                  array(select t.n from unnest(v_numbers) t(n) where t.n > 0));
+  end if;
   return true;
 end
 $$;
@@ -10249,8 +10386,29 @@ begin
   if current_setting('df_engine.virtual', true) <> '' then
     return;
   end if;
-  perform df_engine.free_place(l.limit_id, (p_queue).id), df_engine.call_next(l.limit_id, 1)
+  perform df_engine.free_place(l.limit_id, (p_queue).id)
   from df_engine.limits_of((p_queue).submitter, (p_queue).request -> 'within') l;
+  perform df_engine.leave_limits((p_queue).submitter, (p_queue).request -> 'within');
+end
+$$;
+
+-- If the answer to a leased step was 429 and asked to come back later, nothing begins before in the limits around it. What runs goes on. False: not
+-- now, somebody is setting one of them.
+create or replace function df_engine.pause_limits(p_queue df_engine.queue, p_outcome jsonb) returns boolean
+language plpgsql as $$
+declare
+  v_seconds constant numeric := least((p_outcome ->> 'retry_after')::numeric, df_engine.setting_number('http_retry_after_max'));
+  v_until constant timestamptz := df_engine.clock() + v_seconds * interval '1 second';
+  v_limits bigint[];
+  v_locked bigint[];
+begin
+  if p_outcome ->> 'class' is distinct from 'http:429' or p_outcome ->> 'retry_after' is null or v_seconds <= 0 then
+    return true;
+  end if;
+  v_limits := array(select l.limit_id from df_engine.limits_of((p_queue).submitter, (p_queue).request -> 'within') l);
+  v_locked := array(select x.limit_id from df_engine.limits x where x.limit_id = any (v_limits) for no key update skip locked);
+  update df_engine.limits x set paused_until = greatest(x.paused_until, v_until) where x.limit_id = any (v_locked);
+  return cardinality(v_locked) = cardinality(v_limits);
 end
 $$;
 
@@ -10283,12 +10441,14 @@ begin
     end if;
     delete from df_engine.limit_places p
     where p.limit_id = v_limit and p.place = any (array(
-      select x.place from df_engine.limit_places x where x.limit_id = v_limit and x.place > l.concurrency and x.leased is null
+      select x.place from df_engine.limit_places x where x.limit_id = v_limit and x.place > coalesce(l.concurrency, 0) and x.leased is null
       for update skip locked));
     perform df_engine.free_leases(v_limit);
     perform from df_engine.limit_places p
     where p.limit_id = v_limit and p.place <= l.concurrency and p.leased is null for update skip locked;
     get diagnostics v_free = row_count;
+    v_free := least(case when l.concurrency is null then p_most else v_free end,
+                    df_engine.free_grants(v_limit, l.rate, l.per, l.paused_until));
     perform from df_engine.queue q
     where q.waits_for = v_limit and q.lane in ('sql', 'direct', 'http') and q.worker is null for update skip locked;
     get diagnostics v_coming = row_count;
@@ -11885,6 +12045,8 @@ begin
     return false;
   elsif not df_engine.try_lock_run(q.instance) then
     return null;
+  elsif q.request ? 'within' and not df_engine.pause_limits(q, v_outcome) then
+    return null;
   end if;
   delete from df_engine.queue x where x.lane = q.lane and x.submitter = q.submitter and x.id = q.id;
   if q.request ? 'within' then
@@ -12506,12 +12668,20 @@ create or replace view df_engine.wait_reasons as
 
 -- Why a row of the queue that is in line waits.
 create or replace view df_engine.lines as
-  select q.instance, q.node, q.id, q.submitter, format('it waits for a place of the limit "%s" (df.limits): %s of %s are in use', l.name,
-           (select count(*) from df_engine.limit_places p
+  select q.instance, q.node, q.id, q.submitter,
+         case when l.paused_until > clock_timestamp()
+              then format('it waits for the limit "%s" (df.limits), which an answer 429 has paused until %s', l.name, l.paused_until)
+              when l.rate is not null and not exists (
+                select from df_engine.limit_grants g
+                where g.limit_id = l.limit_id and g.number <= l.rate and g.granted_at <= clock_timestamp() - l.per - least(l.per / 10, interval '1 s'))
+              then format('it waits for the rate of the limit "%s" (df.limits): %s may begin per %s', l.name, l.rate, l.per)
+              when l.concurrency is null then format('it is next in the line of the limit "%s" (df.limits)', l.name)
+              else format('it waits for a place of the limit "%s" (df.limits): %s of %s are in use', l.name,
+                          (select count(*) from df_engine.limit_places p
            where p.limit_id = l.limit_id and (exists (
              select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)
            or exists (
-             select from df_engine.queue x where x.lane = p.lane and x.submitter = p.submitter and x.id = p.leased and x.worker is not null))), l.concurrency) as reason
+             select from df_engine.queue x where x.lane = p.lane and x.submitter = p.submitter and x.id = p.leased and x.worker is not null))), l.concurrency) end as reason
   from df_engine.queue q join df_engine.limits l on l.limit_id = q.waits_for
   where q.lane in ('limited sql', 'limited direct', 'limited http');
 
@@ -13219,7 +13389,7 @@ begin
     return least(v_ms, 20);
   end if;
   v_ms := case when v_ms = 0 and not df_engine.can_fire() then 50 else v_ms end;
-  return least(v_ms, df_engine.next_schedule_ms());
+  return least(v_ms, df_engine.next_schedule_ms(), df_engine.next_grant_ms());
 end
 $$;
 
@@ -15210,11 +15380,13 @@ comment on function df.skip(text, text, jsonb, text) is
   'scope: in a map the number of the item, in nested ones 2.7. Returns OK; raises 42501 when the run is unknown or invisible, 22023 when it has no such node, 42P08 when the node is open in several items, '
   '55000 when it runs right now, has completed or is not reached yet, or the run cannot be resumed.';
 
--- df.set_limit, and df.limits: how many steps run within each limit, and wait.
+-- df.set_limit, and df.limits: how many steps run within each limit, how many begin, and wait.
 
 -- Sets a limit of p_owner, or of all, and calls who may go on. Who runs goes on: places that somebody has locked are not waited for.
 -- Granted to users.
-create or replace function df_engine.put_limit(p_key text, p_role oid, p_name text, p_concurrency int, p_shared boolean) returns text
+create or replace function df_engine.put_limit(
+  p_key text, p_role oid, p_name text, p_concurrency int, p_rate int, p_per interval, p_shared boolean
+) returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off as $$
 declare
   v_owner constant regrole := case when p_shared then 0::oid else p_role end;
@@ -15229,8 +15401,13 @@ begin
       using errcode = 'invalid_parameter_value';
   elsif not p_concurrency between 0 and 1000 then
     raise exception 'concurrency must be from 0 to 1000, and is %', p_concurrency using errcode = 'invalid_parameter_value',
-      hint = 'NULL removes the limit; with 0 its steps wait.';
-  elsif p_concurrency is null then
+      hint = 'With 0 its steps wait; NULL: any number runs at a time.';
+  elsif not p_rate between 1 and 1000 then
+    raise exception 'rate must be from 1 to 1000, and is %', p_rate using errcode = 'invalid_parameter_value',
+      hint = 'For more, a part of it in a part of the interval; with concurrency => 0 its steps wait.';
+  elsif not p_per between interval '0.1 s' and interval '31 days' then
+    raise exception 'per must be from 0.1 seconds to 31 days, and is %', p_per using errcode = 'invalid_parameter_value';
+  elsif p_concurrency is null and p_rate is null then
     delete from df_engine.limits l where l.owner = v_owner and l.name = p_name returning l.limit_id into v_limit;
     if v_limit is null then
       raise exception 'there is no limit "%"', left(p_name, 100) using errcode = 'undefined_object',
@@ -15241,23 +15418,32 @@ begin
       select x.limit_id, x.place from df_engine.limit_places x
       where not exists (select from df_engine.limits l where l.limit_id = x.limit_id) for update skip locked) d
     where p.limit_id = d.limit_id and p.place = d.place;
+    delete from df_engine.limit_grants g using (
+      select x.limit_id, x.number from df_engine.limit_grants x
+      where not exists (select from df_engine.limits l where l.limit_id = x.limit_id) for update skip locked) d
+    where g.limit_id = d.limit_id and g.number = d.number;
     perform df_engine.call_next(v_limit, 1000000, true);
     return 'OK';
   elsif (select count(*) from df_engine.limits l where l.owner = v_owner and l.name <> p_name) >= 1000 then
     raise exception 'a role may have 1000 limits' using errcode = 'program_limit_exceeded',
       hint = 'df.set_limit(name) removes one.';
   end if;
-  insert into df_engine.limits as l (owner, name, concurrency) values (v_owner, p_name, p_concurrency)
-  on conflict (owner, name) do update set concurrency = excluded.concurrency, set_at = now()
+  insert into df_engine.limits as l (owner, name, concurrency, rate, per) values (v_owner, p_name, p_concurrency, p_rate, p_per)
+  on conflict (owner, name) do update
+    set concurrency = excluded.concurrency, rate = excluded.rate, per = excluded.per, paused_until = null, set_at = now()
   returning l.limit_id into v_limit;
   insert into df_engine.limit_places (limit_id, place) select v_limit, g from generate_series(1, p_concurrency) g
   on conflict do nothing;
+  insert into df_engine.limit_grants (limit_id, number) select v_limit, g from generate_series(1, p_rate) g
+  on conflict do nothing;  -- those that are left over from before it was lowered are as they were
   perform df_engine.wake('t', null);
   return 'OK';
 end
 $$;
 
-create or replace function df.set_limit(name text, concurrency integer default null, shared boolean default false) returns text
+create or replace function df.set_limit(
+  name text, concurrency integer default null, rate integer default null, per interval default '1 second', shared boolean default false
+) returns text
 language plpgsql set search_path = '' as $$
 begin
   if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
@@ -15270,17 +15456,21 @@ begin
     raise exception 'argument name of df.set_limit is NULL' using errcode = 'null_value_not_allowed',
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
+  if per is null then
+    raise exception 'argument per of df.set_limit is NULL' using errcode = 'null_value_not_allowed',
+      hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
+  end if;
   if shared is null then
     raise exception 'argument shared of df.set_limit is NULL' using errcode = 'null_value_not_allowed',
       hint = 'An expression there has given NULL, such as a subquery without rows, or || with a NULL.';
   end if;
 
   return df_engine.put_limit((select k.key from df_engine.own_key k), quote_ident(current_user)::pg_catalog.regrole,
-                             name, concurrency, shared);
+                             name, concurrency, rate, per, shared);
 end
 $$;
-comment on function df.set_limit(text, integer, boolean) is
-  'Sets how many steps within a limit (df.within) of the current user run at a time, all workers together; NULL removes the limit, and what waits goes on; with 0 all of it waits. Steps that run are not stopped when a limit is lowered: others wait until there is room. shared: a limit for the steps of all roles, for administrators; a role''s own limit of that name comes before it. Returns OK. Raises 22023 for a concurrency that is not from 0 to 1000, 42501, 42704 when there is none to be removed, and 54000 beyond 1000 limits of a role';
+comment on function df.set_limit(text, integer, integer, interval, boolean) is
+  'Sets how many steps within a limit (df.within) of the current user run at a time (concurrency), and how many begin within any time of the length per (rate), all workers together. Both NULL removes the limit, and what waits goes on; with a concurrency of 0 all of it waits. Steps that run are not stopped when a limit is lowered: others wait until there is room. A pause by an answer 429 ends. shared: a limit for the steps of all roles, for administrators; a role''s own limit of that name comes before it. Returns OK. Raises 22023 for a concurrency that is not from 0 to 1000, a rate that is not from 1 to 1000 and a per that is not from 0.1 seconds to 31 days, 42501, 42704 when there is none to be removed, and 54000 beyond 1000 limits of a role';
 
 create or replace view df.limits with (security_barrier) as
   select l.name, case when l.owner <> 0::oid::regrole then l.owner end as owner, l.owner = 0::oid::regrole as shared, l.concurrency,
@@ -15289,7 +15479,12 @@ create or replace view df.limits with (security_barrier) as
              select from pg_catalog.pg_locks k where k.locktype = 'transactionid' and k.granted and k.transactionid = p.xmax)
            or exists (
              select from df_engine.queue x where x.lane = p.lane and x.submitter = p.submitter and x.id = p.leased and x.worker is not null))) as in_use,
-         coalesce(w.waiting, 0) as waiting, w.keys as waiting_keys, df_engine.ready_time(w.oldest) as waiting_since, l.set_at
+         coalesce(w.waiting, 0) as waiting, w.keys as waiting_keys, df_engine.ready_time(w.oldest) as waiting_since, l.set_at,
+         l.rate, case when l.rate is not null then l.per end as per,
+         case when l.rate is not null then (
+           select count(*) from df_engine.limit_grants g
+           where g.limit_id = l.limit_id and g.number <= l.rate and g.granted_at > clock_timestamp() - l.per) end as granted,
+         case when l.paused_until > clock_timestamp() then l.paused_until end as paused_until
   from df_engine.limits l
   left join lateral (
     select count(*) as waiting, count(distinct q.line_key) as keys, min(q.id) as oldest
@@ -15300,7 +15495,7 @@ create or replace view df.limits with (security_barrier) as
     having count(*) > 0) w on true
   where (select df_engine.may_see_all(quote_ident(current_user)::regrole)) or l.owner::oid in (0, (select quote_ident(current_user)::regrole::oid));
 comment on view df.limits is
-  'The limits of the reader and the shared ones (df.set_limit), administrators and monitors see all: how many places there are, how many are in use, how many of the reader''s steps wait (10000 are counted), with how many keys, and since when the oldest does';
+  'The limits of the reader and the shared ones (df.set_limit), administrators and monitors see all: how many places there are, how many are in use, how many of the reader''s steps wait (10000 are counted), with how many keys, and since when the oldest does; how many steps may begin per interval, how many were granted that in the last one, and until when nothing begins because an answer 429 has asked to wait';
 
 -- df.schedule and what one can do with a schedule. What comes of it at its times: engine/schedules. Each act is noted: who, when, why.
 

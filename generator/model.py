@@ -99,7 +99,8 @@ SETTINGS = (
 # part of an error. The longest wait, in seconds. The most statements of a block. The longest comment of a
 # definition, in bytes, and how many versions a role may have of all. How many runs may stand above one that was called.
 # How many schedules a role may have, and how many ticks are kept of each, or can be waiting.
-# On how many channels the end of a run may be told. How many limits a role may have, and how many places each.
+# On how many channels the end of a run may be told. How many limits a role may have, how many places each, and how
+# many steps may begin in its interval.
 LIMITS = {
     "name": 63,
     "text": 1024,
@@ -114,6 +115,7 @@ LIMITS = {
     "channels": 10,
     "limits": 1000,
     "places": 1000,
+    "rate": 1000,
 }
 
 # The priority of a run: its range, each way; how much earlier a point is, in units of 1/64 s; and the rank of priority

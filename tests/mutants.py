@@ -49,6 +49,7 @@ PAUSES = "tests/engine/test_pause.py"
 RESUMES = "tests/engine/test_resume.py"
 SCHEDULES = "tests/engine/test_schedules.py"
 LIMITS = "tests/engine/test_limits.py"
+RATES = "tests/engine/test_rates.py"
 
 MUTANTS = (
     # Limits
@@ -74,6 +75,29 @@ MUTANTS = (
            f"{LIMITS}::test_all_share_a_limit_that_an_administrator_has_set"),
     Mutant("a role sees the limits of others", "l.owner::oid in (0,", "true or l.owner::oid in (0,",
            f"{LIMITS}::test_limits_belong_to_the_role_that_has_set_them"),
+    # Rates
+    Mutant("a grant is free again at once", "- p_per - {{ slack('p_per') }}", "",
+           f"{RATES}::test_no_more_steps_begin_than_a_rate_says"),
+    Mutant("two steps have the same grant", "for update skip locked", "for key share skip locked",
+           f"{RATES}::test_a_grant_that_another_session_has_locked_is_passed_over"),
+    Mutant("a grant is not spent", "granted_at = df_engine.clock()", "granted_at = g.granted_at",
+           f"{RATES}::test_no_more_steps_begin_than_a_rate_says"),
+    Mutant("a grant is good for ever", "and q.granted_until >= df_engine.clock()", "",
+           f"{RATES}::test_a_grant_is_no_good_later_or_for_another_session"),
+    Mutant("a grant is good for every session", "q.granted_to = pg_backend_pid() and", "",
+           f"{RATES}::test_a_grant_is_no_good_later_or_for_another_session"),
+    Mutant("a step begins without a grant", "coalesce(v_number, 0) = 0", "v_number = 0",
+           f"{RATES}::test_no_more_steps_begin_than_a_rate_says"),
+    Mutant("a leased step begins without a grant", "or v_number is null", "",
+           f"{RATES}::test_a_leased_step_spends_a_grant_with_its_lease"),
+    Mutant("nobody tells when a grant is due", "greatest(20,", "null + greatest(20,",
+           f"{RATES}::test_a_worker_polls_when_the_next_grant_is_due"),
+    Mutant("a limit that is paused goes on", "l.paused_until > df_engine.clock()", "false",
+           f"{RATES}::test_an_answer_429_pauses_the_limit"),
+    Mutant("a limit is not paused by an answer", "p_outcome ->> 'class' is distinct from 'http:429'", "true",
+           f"{RATES}::test_an_answer_429_pauses_the_limit"),
+    Mutant("a pause ends earlier than an answer has asked for", "greatest(x.paused_until, v_until)", "v_until",
+           f"{RATES}::test_of_two_answers_the_longer_pause_counts_and_none_is_longer_than_allowed"),
     # Pauses
     Mutant("a step of a paused run is claimed", "r.paused is true and", "false and",
            f"{PAUSES}::test_a_step_whose_session_dies_is_not_claimed_again"),

@@ -526,7 +526,7 @@ ALL_STATE = tuple(
     for table in ("instances", "queue", "timers", "waits", "activations", "outcomes", "bindings", "inbox", "acts",
                   "vars", "kept_secrets", "flow_definitions", "end_channels", "settings", "role_limits",
                   "http_allowlist", "worker_roles", "start_keys", "role_reasons", "schedules", "schedule_ticks",
-                  "limits", "limit_places")
+                  "limits", "limit_places", "limit_grants")
 )  # fmt: skip
 # What tests have left of themselves.
 LEFT_OF_TESTS = "select sum(x) from (" + " union all ".join(
@@ -553,3 +553,9 @@ from df_engine.queue"""
 LOG_HOLDS = """
 select bool_or(position(convert_to(%s, 'UTF8') in pg_read_binary_file('pg_wal/' || w.name)) > 0)
 from pg_ls_waldir() w where w.name >= %s"""
+# Grants of limits, as if they had been given so much earlier.
+AGE_GRANTS = "update df_engine.limit_grants set granted_at = granted_at - %s::interval"
+# What is in the queue has been granted, until so much later, to a session.
+GRANTED = "update df_engine.queue set granted_until = now() + %s::interval, granted_to = %s"
+PAUSE_IS_OVER = "update df_engine.limits set paused_until = now() - interval '1 s'"
+LOCK_GRANT = "select df_engine.lock_grant(l.limit_id, l.rate, l.per) from df_engine.limits l"

@@ -79,7 +79,7 @@ def snapshot(db: Database, run: str) -> list[tuple[object, ...]]:
 def test_another_role_sees_nothing(db: Database, victim: str) -> None:
     db.sql("select df.signal(%s, 'go'), df.define('private', 'select 1')", victim)
     db.sql("select df.schedule('private', '* * * * *', 'select 1'), df.trigger_schedule('private')")
-    db.sql("select df.set_limit('private', 1)")
+    db.sql("select df.set_limit('private', 1, 5, '1 minute')")
     views = [f"df_engine.{view}" for view in granted()["granted_views"]["users"] if view.startswith("visible_")]
     assert len(views) >= 4
     for relation in (*views, "df.instances", "df.nodes", "df.vars", "df.signals", "df.waiting", "df.running_steps",

@@ -74,6 +74,26 @@ def test_a_step_is_tried_again_when_the_time_of_retry_after_is_up(app: Database,
     assert http_node(app, instance, "attempts") == 2
 
 
+def test_an_answer_429_pauses_the_limit_around_its_step(app: Database, web: HttpServer, worker: Any) -> None:
+    app.sql("select df.set_limit('api', 1)")
+    flow = "df.within('api', df.http(%s, 'GET'))"
+    first = begin(app, flow, web.url("/flaky?key=limited&status=429&retry_after=3600"))
+    wait_until(lambda: app.sql("select paused_until > now() + interval '50 minutes' from df.limits"))
+    second = begin(app, flow, web.url("/ok"))
+    wait_until(lambda: app.sql("select waiting from df.limits") == 1)
+    assert [r.path for r in web.received if r.path == "/ok"] == []
+    app.sql("select df.set_limit('api', 1)")
+    wait_until(lambda: app.sql("select df.status(%s)", second) == "completed")
+    assert app.sql("select df.status(%s)", first) == "running"
+
+
+def test_steps_in_line_begin_when_the_next_grant_is_due(app: Database, web: HttpServer, worker: Any) -> None:
+    app.sql("select df.set_limit('api', rate => 2, per => '0.5 s')")
+    for number in range(7):
+        begin(app, "df.within('api', df.http(%s, 'GET'))", web.url(f"/ok?number={number}"))
+    wait_until(lambda: app.sql("select count(*) from df.instances where status = 'completed'") == 7)
+
+
 def test_the_last_attempt_fails_the_step(app: Database, web: HttpServer, worker: WorkerProcess) -> None:
     message = failure(app, "df.retry(df.http(%s), max_attempts => 2)", web.url("/status/502?body=sorry"))
     assert message == f"POST {web.url('/status/502?body=sorry')}: HTTP status 502: sorry"

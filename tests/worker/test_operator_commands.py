@@ -260,9 +260,10 @@ def test_limits_show_what_runs_and_what_waits(pump: Pump) -> None:
     pump.work()
     shared, own = as_json(db, "limits")
     assert 0 <= own.pop("oldest") < 60
-    assert own == {"name": "api", "owner": "app", "concurrency": 0, "in_use": 0, "waiting": 1, "keys": 1}
+    assert own == {"name": "api", "owner": "app", "concurrency": 0, "in_use": 0, "waiting": 1, "keys": 1,
+                   **dict.fromkeys(("rate", "per", "granted", "paused_until"))}  # fmt: skip
     assert shared == {"name": "all", "owner": "shared", "concurrency": 7, "in_use": 0, "waiting": 0, "keys": None,
-                      "oldest": None}  # fmt: skip
+                      "oldest": None, **dict.fromkeys(("rate", "per", "granted", "paused_until"))}  # fmt: skip
     assert as_json(db, "queue")[0]["limited"] == 1
     done = command("limits", "--dsn", db.dsn("app"))
     assert (done.returncode, done.stdout.split()[:3]) == (0, ["name", "owner", "concurrency"])

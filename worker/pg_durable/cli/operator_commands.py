@@ -338,7 +338,9 @@ def queue(conn: Connection, arguments: argparse.Namespace) -> int:
 def limits(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable limits`"""
     found = rows(conn, statements.LIMITS)
-    present(arguments, found, lambda: table(found))
+    rated = ("rate", "per", "granted", "paused_until")
+    left_out = [name for name in rated if all(row[name] is None for row in found)]
+    present(arguments, found, lambda: table([{n: row[n] for n in row if n not in left_out} for row in found]))
     return 0
 
 

@@ -41,8 +41,8 @@ select q.role::text, q.lane, q.ready, q.oldest_age as oldest, q.running, q.slots
 from df.queue q
 order by q.role::text, q.lane"""
 LIMITS = """
-select l.name, coalesce(l.owner::text, 'shared') as owner, l.concurrency, l.in_use, l.waiting, l.waiting_keys as keys,
-       clock_timestamp() - l.waiting_since as oldest
+select l.name, coalesce(l.owner::text, 'shared') as owner, l.concurrency, l.in_use, l.rate, l.per, l.granted,
+       l.waiting, l.waiting_keys as keys, clock_timestamp() - l.waiting_since as oldest, l.paused_until
 from df.limits l
 order by l.name, l.owner::text nulls last"""
 STUCK = """
