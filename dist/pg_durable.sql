@@ -10468,7 +10468,9 @@ begin
   end if;
   v_limits := array(select l.limit_id from df_engine.limits_of((p_queue).submitter, (p_queue).request -> 'within') l);
   v_locked := array(select x.limit_id from df_engine.limits x where x.limit_id = any (v_limits) for no key update skip locked);
-  update df_engine.limits x set paused_until = greatest(x.paused_until, v_until) where x.limit_id = any (v_locked);
+  update df_engine.limits x
+  set paused_until = greatest(x.paused_until, case when x.owner <> 0::oid::regrole then v_until else least(v_until, df_engine.clock() + '1 minute') end)
+  where x.limit_id = any (v_locked);
   return cardinality(v_locked) = cardinality(v_limits);
 end
 $$;

@@ -59,7 +59,7 @@ MUTANTS = (
            f"{LIMITS}::test_as_many_run_as_there_are_places"),
     Mutant("one key goes before all others", "greatest(v_next, v_last + 1)", "v_next",
            f"{LIMITS}::test_keys_take_turns"),
-    Mutant("the end of a step calls nobody", "(l.limit_id, 1)", "(l.limit_id, 0)",
+    Mutant("the end of a step calls nobody", "(l.limit_id, p_submitter)", "(null, p_submitter)",
            f"{LIMITS}::test_the_end_of_a_step_calls_the_next"),
     Mutant("who comes later goes before those in line", "q.waits_for is null and", "false and",
            f"{LIMITS}::test_who_comes_later_waits_behind_those_in_line"),
@@ -96,7 +96,7 @@ MUTANTS = (
            f"{RATES}::test_an_answer_429_pauses_the_limit"),
     Mutant("a limit is not paused by an answer", "p_outcome ->> 'class' is distinct from 'http:429'", "true",
            f"{RATES}::test_an_answer_429_pauses_the_limit"),
-    Mutant("a pause ends earlier than an answer has asked for", "greatest(x.paused_until, v_until)", "v_until",
+    Mutant("a pause ends earlier than an answer has asked for", "greatest(x.paused_until, case", "(case",
            f"{RATES}::test_of_two_answers_the_longer_pause_counts_and_none_is_longer_than_allowed"),
     # Pauses
     Mutant("a step of a paused run is claimed", "r.paused is true and", "false and",
@@ -132,6 +132,10 @@ MUTANTS = (
            "tests/security/test_role_limits.py::test_a_role_cannot_say_itself_what_room_it_has"),
     Mutant("a count of live runs is believed that was rolled back", "and exists (", "and true or exists (",
            "tests/regressions/test_room_that_was_rolled_back_lets_a_role_start_runs.py"),
+    Mutant("a role that has many keys goes before others", "(p_queue).submitter::text", "p_key",
+           "tests/regressions/test_a_role_passes_others_in_the_line_of_a_shared_limit.py::test_roles_take_turns_whatever_their_keys_are"),
+    Mutant("a role pauses a shared limit for as long as it likes", "x.owner <> 0::oid::regrole", "true",
+           f"{RATES}::test_an_answer_to_one_role_pauses_a_shared_limit_for_a_minute_at_most"),
     Mutant("a role locks the places of shared limits", "not exists (select from df_engine.live_workers())", "true",
            "tests/regressions/test_a_role_keeps_the_line_of_a_shared_limit_from_going_on.py"),
     # Skips

@@ -25,10 +25,6 @@ MOST_AT_A_TIME = """
 select max(together)
 from (select sum(e.change) over (order by e.at, e.change) as together
       from spans s cross join lateral (values (s.began, 1), (s.ended, -1)) e(at, change)) o"""
-MOST_WITHIN = """
-select max(together) from (
-  select count(*) over (order by began range between current row and %s::interval following) as together
-  from spans) w"""
 KILL_ONE = """
 select count(pg_terminate_backend(a.pid)) from (
   select pid from pg_stat_activity
@@ -121,25 +117,3 @@ def test_workers_that_are_killed_exceed_no_limit(spans: Pump) -> None:
     assert db.sql(MOST_AT_A_TIME) == PLACES  # as many, too
     assert problems(db) == []
     assert limits(db) == (PLACES, 0, 0)
-
-
-def test_no_more_steps_begin_than_a_rate_says_while_sessions_are_killed(spans: Pump) -> None:
-    """By their own clocks, those that were killed before they could commit apart: they have spent a grant, too."""
-    db = spans.db
-    db.sql("select df.set_limit('api', 3, 40, '2 s')")
-    flow = within(SPAN.format(key="a"))
-    db.sql(f"select count(df.start({flow} ~> {flow})) from generate_series(1, 100)")
-    killed = 0
-    with sessions_that_are_replaced(db, 4):
-
-        def ended() -> bool:
-            nonlocal killed
-            killed += int(db.admin(KILL_ONE))
-            return not db.admin(UNFINISHED)
-
-        wait_until(ended, 240, "all runs to end")
-    assert killed > 10
-    assert db.sql("select count(*) from spans") == 200
-    assert db.sql("select count(*) from df.instances where status <> 'completed'") == 0
-    assert 10 < int(str(db.sql(MOST_WITHIN, "2 s"))) <= 40
-    assert problems(db) == []

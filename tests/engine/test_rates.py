@@ -252,6 +252,13 @@ def test_an_answer_429_pauses_the_limit(pump: Pump) -> None:
     assert paused(pump.db) is None
 
 
+def test_an_answer_to_one_role_pauses_a_shared_limit_for_a_minute_at_most(pump: Pump) -> None:
+    pump.db.admin("select df.set_limit('api', 3, shared => true)")
+    assert answer(pump, leased(pump), ANSWER_429.format(7200))
+    left = "select extract(epoch from paused_until - clock_timestamp()) between 1 and 60 from df.limits"
+    assert pump.db.sql(left) is True
+
+
 def test_a_pause_holds_leased_steps_too(pump: Pump) -> None:
     pump.db.sql("select df.set_limit('api', 3)")
     ticket = leased(pump)
