@@ -3927,7 +3927,7 @@ declare
   v_tails int[] := '{}';
   v_token int := 1;
   -- The builders do not see what is inside of their graphs here: what they refuse there is refused here.
-  v_around constant jsonb := '{"loop": "a loop", "race": "a race", "race_all": "a race", "any": "a race", "timeout": "a time-out", "map": "a map"}';
+  v_around constant jsonb := jsonb '{"loop": "a loop", "race": "a race", "race_all": "a race", "any": "a race", "timeout": "a time-out", "map": "a map"}';
   v_undoes constant boolean := p_source ~* '\mundo\M';
   v_undos int[] := '{}';  -- of each call: the token of an UNDO in it
   v_undo int;
