@@ -17559,7 +17559,8 @@ begin
       v_classes := v_classes || format('  class %s %s', v_name, s.status);
     end if;
     if s.form = 'panel' then
-      v_lines := v_lines || format('%ssubgraph %s["%s"]', repeat('    ', v_top - 1) || '  ', v_name, v_label);
+      v_lines := v_lines || format('%ssubgraph %s["%s"]', repeat('    ', v_top - 1) || '  ', v_name, replace(v_label, '<br>', ' · '))
+                         || (repeat('    ', v_top) || 'direction LR');
       v_top := v_top + 1;
       v_owners[v_top] := s.node;
       v_parts[v_top] := -1;
