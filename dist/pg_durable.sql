@@ -17149,22 +17149,33 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   from jsonb_each_text(p_within) l(name, key)
 $$;
 
--- What is drawn: the nodes of a graph, or those of a run, each with its mark.
+-- What is drawn: the nodes of a graph, or those of a run, each with its mark, the line's end, and what pictures say of it.
+-- seconds: since its first attempt began, until it ended. notes: the called run, the items of a map, progress.
+-- iteration: of the innermost loop around the node.
 -- Granted to users.
 create or replace function df_engine.drawn_nodes(p_instance text, p_graph jsonb)
-returns table (node int, parent int, place int, node_type text, config jsonb, query text, result_name text, mark text, within jsonb)
-language sql as $$
+returns table (
+  node int, parent int, place int, node_type text, config jsonb, query text, result_name text, mark text, within jsonb,
+  status text, attempts int, seconds numeric, error text, notes text[], iteration int
+)
+language sql set search_path = pg_catalog, pg_temp as $$
   select g.node, g.parent, g.place, g.kind, df_engine.node_config(g.kind, g.body ->> 'query'), g.body ->> 'query',
-         g.body ->> 'result_name', '', g.body -> 'within'
+         g.body ->> 'result_name', '', g.body -> 'within', null, null::int, null::numeric, null, '{}'::text[], null::int
   from df_engine.walk(p_graph) g
   where p_graph is not null
   union all
   select n.node, n.parent, n.place, n.node_type, df_engine.node_config(n.node_type, n.query), n.query, n.result_name,
-         case when n.node_type = 'CALL' then coalesce(' → ' || (
-           select c.id from df_engine.visible_runs r join df_engine.visible_runs c on c.parent = r.instance
-           where r.id = p_instance and c.parent_node = n.node order by c.instance desc limit 1), '') else '' end
-         || coalesce(' ' || n.items, '') || ' ' || df_engine.status_icon(n.inferred_status) || coalesce(' ' || r.progress, ''), n.within
+         coalesce(' → ' || d.child, '') || coalesce(' ' || n.items, '') || ' ' || df_engine.status_icon(n.inferred_status)
+           || coalesce(' ' || r.progress, ''),
+         n.within, n.inferred_status, n.attempts,
+         round(extract(epoch from coalesce(n.completed_at, case n.inferred_status when 'running' then clock_timestamp() end) - n.started_at)::numeric, 3),
+         n.error, array_remove(array['→ ' || d.child, n.items, r.progress], null),
+         substring(n.status_details ->> 'execution_id' from '[0-9]+$')::int
   from df_engine.visible_nodes n
+  cross join lateral (
+    select case when n.node_type = 'CALL' then (
+      select c.id from df_engine.visible_runs r join df_engine.visible_runs c on c.parent = r.instance
+      where r.id = p_instance and c.parent_node = n.node order by c.instance desc limit 1) end as child) d
   left join (
     select s.node_id, df_engine.progress_text(s.progress_done, s.progress_total, s.progress_note) as progress
     from df.running_steps s
@@ -17240,6 +17251,643 @@ language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nest
     where n.node_type <> 'THEN'
   )
   select l.line from line l order by l.place, l.rank
+$$;
+
+-- Pictures: which shapes a graph, or a run, is drawn as by df.svg and df.mermaid, and what is written in them. Sequences are
+-- taken apart: a shape has an owner, the construct around it, and a part of that, in which shapes follow each other. Long
+-- sequences, many branches and deep constructs are folded, so that a picture has a few hundred shapes whatever the graph has.
+-- All steps of it are linear in the number of nodes.
+
+do $types$
+begin
+  if to_regtype('df_engine.picture_shape') is null then
+    -- owner: a node, 0 for none. form: step, panel, closed (a construct without what is in it), more (what is folded).
+    create type df_engine.picture_shape as (
+      node int, owner int, part int, depth int, kind text, form text, title text, detail text, tip text, status text);
+  end if;
+end
+$types$;
+
+-- What df.svg and df.mermaid are given, if it is no run: the graph, read as df.explain reads it. Raises where that would describe.
+-- Granted to users.
+create or replace function df_engine.pictured_graph(p_input text, p_search_path text) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_input text := btrim(p_input, E' \t\r\n\f');
+  v_text text;
+begin
+  case df_engine.explain_kind(v_input)
+    when 'instance' then
+      perform df_engine.visible_run(v_input);
+      return null;
+    when 'expression' then
+      v_text := df_engine.read_expression(v_input, p_search_path);
+    when 'graph' then
+      v_text := v_input;
+    when 'definition' then
+      v_text := df_engine.definition_to_show(v_input);
+    else
+      null; -- refused below
+  end case;
+  if v_text is null then
+    raise exception 'there is nothing to draw in %', quote_literal(df_engine.picture_text(v_input, 60))
+      using errcode = 'invalid_parameter_value',
+            hint = 'Give the id of an instance (8 hexadecimal digits), @name of a definition, an envelope, or an expression that builds one.';
+  end if;
+  return df_engine.parse_graph(v_text);
+end
+$$;
+
+-- A text of a run on one line of at most p_max characters, without characters that XML forbids or that turn the direction of writing.
+-- Granted to users.
+create or replace function df_engine.picture_text(p_text text, p_max int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when length(t.flat) > p_max then rtrim(left(t.flat, p_max - 1)) || '…' else t.flat end
+  from (select btrim(regexp_replace(regexp_replace(left(p_text, 4 * p_max + 100), '\s+', ' ', 'g'),
+                 '[\u0001-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff]', '�', 'g'))) as t(flat)
+$$;
+
+-- A number with blanks between thousands.
+-- Granted to users.
+create or replace function df_engine.picture_number(p_number bigint) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select replace(to_char(p_number, 'FM999,999,999,999'), ',', ' ')
+$$;
+
+-- A time in its two largest units; NULL for one too short to tell.
+-- Granted to users.
+create or replace function df_engine.picture_duration(p_seconds numeric) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case
+    when p_seconds < 0.001 then null
+    when p_seconds < 1 then round(p_seconds * 1000) || ' ms'
+    when p_seconds < 60 then round(p_seconds, 1) || ' s'
+    when p_seconds < 3600 then div(p_seconds, 60) || ' min ' || trunc(mod(p_seconds, 60)) || ' s'
+    when p_seconds < 86400 then div(p_seconds, 3600) || ' h ' || div(mod(p_seconds, 3600), 60) || ' min'
+    else div(p_seconds, 86400) || ' d ' || div(mod(p_seconds, 86400), 3600) || ' h' end
+$$;
+
+-- The label of a part of a construct; NULL where it needs none: the branches of what is parallel.
+-- Granted to users.
+create or replace function df_engine.part_label(p_kind text, p_part int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when p_kind not in ('JOIN', 'RACE', 'ANY') then regexp_replace(df_engine.section(p_kind, p_part), '^\S+ |:$', '', 'g') end
+$$;
+
+-- Each node that is not a sequence, with its owner and part, in pre-order. iteration: of a LOOP, how often its body has begun.
+-- Granted to users.
+create or replace function df_engine.pictured_nodes(p_instance text, p_graph jsonb)
+returns table (
+  node int, owner int, part int, depth int, kind text, config jsonb, query text, result_name text, within jsonb, status text,
+  attempts int, seconds numeric, error text, notes text[], iteration int, children int
+)
+language plpgsql set search_path = pg_catalog, pg_temp set jit = off set enable_nestloop = off as $$
+declare
+  n pg_catalog.record;
+  v_kinds pg_catalog.text[];
+  v_owners int[];
+  v_parts int[];
+  v_depths int[];   -- of what is in the node
+  v_within pg_catalog.jsonb[];
+begin
+  for n in
+    with d as materialized (select x.* from df_engine.drawn_nodes(p_instance, p_graph) x),
+         c as (select d.parent, count(*)::int as children, max(d.iteration) filter (where d.place = 1) as iterations from d group by d.parent)
+    select d.*, c.children, c.iterations from d left join c on c.parent = d.node order by d.node
+  loop
+    v_kinds[n.node] := n.node_type;
+    v_owners[n.node] := case when v_kinds[n.parent] = 'THEN' then v_owners[n.parent] else coalesce(n.parent, 0) end;
+    v_parts[n.node] := case when v_kinds[n.parent] = 'THEN' then v_parts[n.parent] else coalesce(n.place, 1) end;
+    v_within[n.node] := coalesce(v_within[n.parent], '{}') || coalesce(n.within, '{}');
+    v_depths[n.node] := coalesce(v_depths[n.parent], 0) + case when n.node_type = 'THEN' then 0 else 1 end;
+    continue when n.node_type = 'THEN';
+    node := n.node;
+    owner := v_owners[n.node];
+    part := v_parts[n.node];
+    depth := v_depths[n.node] - 1;
+    kind := n.node_type;
+    config := n.config;
+    query := n.query;
+    result_name := n.result_name;
+    within := v_within[n.node];
+    status := n.status;
+    attempts := n.attempts;
+    seconds := n.seconds;
+    error := n.error;
+    notes := n.notes;
+    iteration := case when n.node_type = 'LOOP' then n.iterations end;
+    children := coalesce(n.children, 0);
+    return next;
+  end loop;
+end
+$$;
+
+-- Those nodes, and what is to become of each. form: more for the first of what is folded together, folded for the rest of it.
+-- Granted to users.
+create or replace function df_engine.folded_nodes(p_instance text, p_graph jsonb)
+returns table (
+  node int, owner int, part int, depth int, kind text, config jsonb, query text, result_name text, within jsonb, status text,
+  attempts int, seconds numeric, error text, notes text[], iteration int, children int, form text, count bigint, tally text
+)
+language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nestloop = off as $$
+  with node as materialized (
+    select n.*, coalesce(n.status in ('running', 'failed'), false) as notable from df_engine.pictured_nodes(p_instance, p_graph) n
+  ), part as materialized (
+    select n.owner, n.part, min(n.node) as node, bool_or(n.notable) as notable,
+           case when bool_or(n.status = 'failed') then 'failed' when bool_or(n.status = 'running') then 'running'
+                when bool_and(n.status = 'completed') then 'completed' when bool_and(n.status = 'skipped') then 'skipped'
+                when bool_or(n.status = 'completed') then 'running' when bool_or(n.status is not null) then 'pending' end as status
+    from node n group by n.owner, n.part
+  ), parts as (
+    select f.*, count(*) filter (where not f.folded) over (partition by owner order by part) as stretch
+    from (
+      select r.*, r.line > 16 and not (
+               r.place <= 8 or r.place > r.line - 3 or r.notable and r.notables <= 3) as folded
+      from (
+        select s.*, count(*) over (partition by owner) as line, row_number() over (partition by owner order by part) as place,
+               count(*) filter (where s.notable) over (partition by owner order by part) as notables
+        from part s) r) f
+  ), elements as (
+    select f.*, count(*) filter (where not f.folded) over (partition by owner, part order by node) as stretch
+    from (
+      select r.*, r.line > 16 and not (
+               r.place <= 8 or r.place > r.line - 3 or r.notable and r.notables <= 3) as folded
+      from (
+        select s.*, count(*) over (partition by owner, part) as line, row_number() over (partition by owner, part order by node) as place,
+               count(*) filter (where s.notable) over (partition by owner, part order by node) as notables
+        from node s) r) f
+  ), more as (
+    select f.node, 'branches' as what, f.count, f.tally from (
+      select min(p.node) as node, count(*) as count, concat_ws(' · ',
+                     df_engine.status_icon('completed') || ' ' || df_engine.picture_number(nullif(count(*) filter (where p.status = 'completed'), 0)),
+                     df_engine.status_icon('failed') || ' ' || df_engine.picture_number(nullif(count(*) filter (where p.status = 'failed'), 0)),
+                     df_engine.status_icon('running') || ' ' || df_engine.picture_number(nullif(count(*) filter (where p.status = 'running'), 0)),
+                     df_engine.status_icon('pending') || ' ' || df_engine.picture_number(nullif(count(*) filter (where p.status = 'pending'), 0)),
+                     df_engine.status_icon('skipped') || ' ' || df_engine.picture_number(nullif(count(*) filter (where p.status = 'skipped'), 0))) as tally from parts p where p.folded group by p.owner, p.stretch) f
+    union all
+    select min(e.node), '', count(*), concat_ws(' · ',
+                     df_engine.status_icon('completed') || ' ' || df_engine.picture_number(nullif(count(*) filter (where e.status = 'completed'), 0)),
+                     df_engine.status_icon('failed') || ' ' || df_engine.picture_number(nullif(count(*) filter (where e.status = 'failed'), 0)),
+                     df_engine.status_icon('running') || ' ' || df_engine.picture_number(nullif(count(*) filter (where e.status = 'running'), 0)),
+                     df_engine.status_icon('pending') || ' ' || df_engine.picture_number(nullif(count(*) filter (where e.status = 'pending'), 0)),
+                     df_engine.status_icon('skipped') || ' ' || df_engine.picture_number(nullif(count(*) filter (where e.status = 'skipped'), 0)))
+    from elements e join parts p on p.owner = e.owner and p.part = e.part
+    where e.folded and not p.folded group by e.owner, e.part, e.stretch
+  )
+  select e.node, e.owner, e.part, e.depth, e.kind, e.config, e.query, e.result_name, e.within, e.status, e.attempts, e.seconds, e.error, e.notes,
+         e.iteration, e.children,
+         case when m.what = 'branches' then 'branches' when m.node is not null then 'more' when e.folded or p.folded then 'folded'
+              when e.children > 0 then 'panel' else 'step' end,
+         m.count, m.tally
+  from elements e
+  join parts p on p.owner = e.owner and p.part = e.part
+  left join more m on m.node = e.node
+  order by e.node
+$$;
+
+-- The shapes of a picture, in pre-order: what is in something folded is left out, and so is what is deeper than a picture has room for.
+-- Granted to users.
+create or replace function df_engine.picture(p_instance text, p_graph jsonb) returns setof df_engine.picture_shape
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  n pg_catalog.record;
+  s df_engine.picture_shape;
+  v_shapes df_engine.picture_shape[];
+  v_shown boolean[];  -- of nodes: whether what is in them is drawn
+  v_owners int[];
+  v_inside int[];     -- how many nodes are in a node
+  v_counts int[] := array_fill(0, array[260], array[0]);  -- of shapes at each depth
+  v_total int := 0;
+  v_deepest int := 0;
+begin
+  for n in select f.* from df_engine.folded_nodes(p_instance, p_graph) f loop
+    v_owners[n.node] := n.owner;
+    v_inside[n.node] := 0;
+    v_shown[n.node] := (n.owner = 0 or v_shown[n.owner]) and n.form <> 'folded';
+    if v_shown[n.node] then
+      v_counts[n.depth] := v_counts[n.depth] + 1;
+      s := row(n.node, n.owner, n.part, n.depth, n.kind, n.form, null, null, null, n.status);
+      if n.form in ('more', 'branches') then
+        v_shown[n.node] := false;
+        s.form := 'more';
+        s.status := null;
+        s.title := '… ' || df_engine.picture_number(n.count) || ' more' || case n.form when 'branches' then ' branches' else '' end;
+        s.detail := n.tally;
+        s.tip := concat_ws(E'\n', s.title, s.detail);
+      else
+        s.title := case when n.kind = 'SQL' then df_engine.picture_text(n.query, 100)
+                        else df_engine.picture_text(df_engine.node_text(n.kind, n.query, n.config, n.children), 200) end;
+        s.detail := concat_ws(' · ',
+          case when n.form = 'step' and n.status = 'failed' then df_engine.picture_text(df_engine.cause(n.error), 100)
+               when n.form = 'step' and not starts_with(s.title, n.kind) then lower(n.kind) end,
+          case when n.kind <> 'RACE' then '→ ' || df_engine.picture_text(n.result_name, 24) end,
+          case when n.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART') then nullif(btrim(df_engine.limits_text(n.within), ' ()'), '') end,
+          case when n.iteration > 0 then 'iteration ' || df_engine.picture_number(n.iteration) end,
+          nullif(df_engine.picture_text(array_to_string(n.notes, ' · '), 100), ''),
+          case when n.attempts > 1 then df_engine.picture_number(n.attempts) || ' attempts' end,
+          df_engine.picture_duration(n.seconds));
+        s.tip := concat_ws(E'\n',
+          case when n.kind in ('SQL', 'BLOCK') then df_engine.picture_text(n.kind || ': ' || n.query, 1000) else df_engine.picture_text(s.title, 300) end,
+          concat_ws(', ', n.status, df_engine.picture_number(nullif(n.attempts, 0)) || case n.attempts when 1 then ' attempt' else ' attempts' end,
+                    df_engine.picture_duration(n.seconds)),
+          df_engine.picture_text(df_engine.cause(n.error), 1000));
+      end if;
+      v_shapes := v_shapes || s;
+    end if;
+  end loop;
+  for i in reverse cardinality(v_owners)..1 loop
+    if v_owners[i] > 0 then
+      v_inside[v_owners[i]] := v_inside[v_owners[i]] + v_inside[i] + 1;
+    end if;
+  end loop;
+  while v_deepest < 259 and v_total + v_counts[v_deepest] <= 300 loop
+    v_total := v_total + v_counts[v_deepest];
+    v_deepest := v_deepest + 1;
+  end loop;
+  foreach s in array v_shapes loop
+    if s.depth < v_deepest then
+      if s.form = 'panel' and s.depth = v_deepest - 1 then
+        s.form := 'closed';
+        s.detail := concat_ws(' · ', '… ' || df_engine.picture_number(v_inside[s.node]) || ' inside', nullif(s.detail, ''));
+      end if;
+      return next s;
+    end if;
+  end loop;
+end
+$$;
+
+-- df.svg: the picture of a graph, or a run, as an SVG document. Sequences go from left to right, the parts of a construct are stacked in
+-- its panel. It loads nothing, runs nothing, and every text of a run in it is escaped.
+                                                           
+create or replace function df.svg(input text) returns text
+language plpgsql strict as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return df_engine.svg(input, pg_catalog.current_setting('search_path'));
+end
+$$;
+comment on function df.svg(text) is
+  'Draws a graph as an SVG document: of a run with the statuses of its nodes when input is its id, else of what df.explain takes: a definition (@name, @name:3), an envelope, a statement, or an SQL expression, which is evaluated with the rights of the caller. Long sequences, many branches and deep constructs are folded. Raises 42501 when the run is unknown or invisible, 22023 when there is nothing to draw, and what makes a graph invalid.';
+
+-- Granted to users.
+create or replace function df_engine.svg(p_input text, p_search_path text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_graph constant jsonb := df_engine.pictured_graph(p_input, p_search_path);
+  v_instance constant text := case when v_graph is null then btrim(p_input, E' \t\r\n\f') end;
+begin
+  return df_engine.svg_document(array(select df_engine.picture(v_instance, v_graph)), v_instance, array(
+    select df_engine.picture_text(regexp_replace(h.line, '^Undo: +\S+', 'Undo:'), 160)
+    from df_engine.run_head(v_instance) with ordinality h(line, place)
+    where h.line <> '' order by h.place));
+end
+$$;
+
+-- A text of a run as XML: what would be markup is written out.
+-- Granted to users.
+create or replace function df_engine.xml_text(p_text text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select replace(replace(replace(replace(replace(p_text, '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'), '''', '&#39;')
+$$;
+
+-- How many columns a text takes: letters of East Asia and pictograms count twice.
+-- Granted to users.
+create or replace function df_engine.text_columns(p_text text) returns int
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select length(p_text) + length(regexp_replace(p_text, '[\u0001-\u10ff\u2000-\u2bff]+', '', 'g'))
+$$;
+
+-- A text cut to what p_width px have room for, as far as one can say without the font.
+-- Granted to users.
+create or replace function df_engine.svg_text(p_text text, p_width numeric) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select df_engine.xml_text(df_engine.picture_text(p_text, ceil(p_width * length(p_text) / greatest(1, df_engine.text_columns(p_text)))::int))
+$$;
+
+-- How wide a box is, in px: as its texts want, within bounds.
+-- Granted to users.
+create or replace function df_engine.box_width(s df_engine.picture_shape) returns int
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select greatest(96, least(264, ceil(greatest(6.7 * df_engine.text_columns(s.title), 6.1 * df_engine.text_columns(s.detail)))
+                                 + case when s.status is null then 28 else 48 end))::int
+$$;
+
+-- Where each shape is, in px. Sizes are summed up from the last shape to the first, places are given from the first to the last.
+-- row_no: the part that the shape is in, numbered through the picture; label: of that part; owner_x, owner_width: of the panel around.
+-- Granted to users.
+create or replace function df_engine.picture_layout(p_shapes df_engine.picture_shape[])
+returns table (node int, x int, y int, width int, height int, row_no int, label text, owner_x int, owner_width int)
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  c_count constant int := cardinality(p_shapes);
+  s df_engine.picture_shape;
+  v_numbers int[];   -- of nodes
+  v_nodes int[];
+  v_kinds text[];
+  v_owners int[] := array_fill(0, array[c_count]);
+  v_rows int[] := array_fill(0, array[c_count]);
+  v_firsts int[];    -- of rows: the number of the first shape
+  v_labels text[];
+  v_last_rows int[] := array_fill(0, array[c_count + 1], array[0]);
+  v_last_parts int[] := array_fill(-1, array[c_count + 1], array[0]);
+  v_count int := 0;
+  v_inner_width int[] := array_fill(0, array[c_count + 1], array[0]);
+  v_inner_height int[] := array_fill(0, array[c_count + 1], array[0]);
+  v_width int[] := array_fill(0, array[c_count + 1], array[0]);
+  v_height int[] := array_fill(0, array[c_count + 1], array[0]);
+  v_x int[] := array_fill(0, array[c_count + 1], array[0]);
+  v_y int[] := array_fill(0, array[c_count + 1], array[0]);
+  v_next int[] := array_fill(0, array[c_count + 1], array[0]);  -- of panels: where the next part begins
+  v_row_width int[];
+  v_row_height int[];
+  v_row_x int[];
+  v_row_y int[];
+  o int;
+  r int;
+  v_part_height int;
+begin
+  for i in 1..c_count loop
+    s := p_shapes[i];
+    v_numbers[s.node] := i;
+    v_nodes[i] := s.node;
+    v_kinds[i] := s.kind;
+    o := case when s.owner = 0 then 0 else v_numbers[s.owner] end;
+    v_owners[i] := o;
+    if v_last_parts[o] <> s.part then
+      v_count := v_count + 1;
+      v_firsts[v_count] := i;
+      v_row_width[v_count] := -24;
+      v_row_height[v_count] := 0;
+      v_labels[v_count] := case when o > 0 then df_engine.part_label(v_kinds[o], s.part) end;
+      v_last_parts[o] := s.part;
+      v_last_rows[o] := v_count;
+    end if;
+    v_rows[i] := v_last_rows[o];
+  end loop;
+  for i in reverse c_count..1 loop
+    s := p_shapes[i];
+    o := v_owners[i];
+    r := v_rows[i];
+    v_width[i] := df_engine.box_width(s);
+    v_height[i] := 46;
+    if s.form = 'panel' then
+      v_width[i] := greatest(v_width[i], v_inner_width[i] + 40);
+      v_height[i] := 52 + v_inner_height[i] + 12;
+    end if;
+    v_row_width[r] := v_row_width[r] + v_width[i] + 24;
+    v_row_height[r] := greatest(v_row_height[r], v_height[i]);
+    if v_firsts[r] = i then
+      v_inner_width[o] := greatest(v_inner_width[o], v_row_width[r]);
+      v_inner_height[o] := v_inner_height[o] + v_row_height[r] + case when v_labels[r] is null then 0 else 17 end
+                           + case when v_inner_height[o] > 0 then 12 else 0 end;
+    end if;
+  end loop;
+  for i in 1..c_count loop
+    o := v_owners[i];
+    r := v_rows[i];
+    if v_firsts[r] = i then
+      v_part_height := v_row_height[r] + case when v_labels[r] is null then 0 else 17 end;
+      v_row_y[r] := v_next[o];
+      v_next[o] := v_next[o] + v_part_height + 12;
+      v_row_y[r] := v_row_y[r] + v_part_height - v_row_height[r];
+      v_row_x[r] := v_x[o] + case when o > 0 then 20 else 0 end;
+    end if;
+    v_x[i] := v_row_x[r];
+    v_y[i] := v_row_y[r];
+    v_row_x[r] := v_row_x[r] + v_width[i] + 24;
+    v_next[i] := v_y[i] + 52;
+    node := v_nodes[i];
+    x := v_x[i];
+    y := v_y[i];
+    width := v_width[i];
+    height := v_height[i];
+    row_no := r;
+    label := v_labels[r];
+    owner_x := case when o > 0 then v_x[o] end;
+    owner_width := case when o > 0 then v_width[o] end;
+    return next;
+  end loop;
+end
+$$;
+
+-- The sign of a status, 16 px wide; its class gives the colour.
+-- Granted to users.
+create or replace function df_engine.svg_sign(p_status text, p_x int, p_y int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('<g class="sign %s" transform="translate(%s %s)"><circle cx="8" cy="8" r="7"/>%s</g>', p_status, p_x, p_y, case p_status
+    when 'completed' then '<path d="M4.6 8.3l2.4 2.4 4.4-4.9"/>'
+    when 'failed' then '<path d="M5.4 5.4l5.2 5.2m0-5.2l-5.2 5.2"/>'
+    when 'cancelled' then '<path d="M5.4 5.4l5.2 5.2m0-5.2l-5.2 5.2"/>'
+    when 'running' then '<path d="M6.4 5v6l4.8-3z"/>'
+    when 'skipped' then '<path d="M3.4 12.6l9.2-9.2"/>'
+    else '' end)
+  where p_status is not null
+$$;
+
+-- A box, or the panel of a construct: an image of its own, which cuts off what a wide font makes too long.
+-- Granted to users.
+create or replace function df_engine.svg_shape(s df_engine.picture_shape, p_id text, p_x int, p_y int, p_width int, p_height int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('<svg x="%s" y="%s" width="%s" height="%s" class="%s"%s>', p_x, p_y, p_width, p_height, concat_ws(' ', s.form, s.status),
+                ' data-node="' || p_id || '"')
+    || '<title>' || df_engine.xml_text(s.tip) || '</title>'
+    || format('<rect x=".75" y=".75" width="%s" height="%s" rx="%s"/>', p_width - 1.5, p_height - 1.5, case s.form when 'panel' then 10 else 7 end)
+    || coalesce(df_engine.svg_sign(s.status, 10, 15), '')
+    || format('<text class="what" x="%s" y="%s">%s</text>', t.x, case when s.detail = '' then 27 else 20 end,
+              df_engine.svg_text(s.title, (p_width - t.x - 12) / 6.7))
+    || case when s.detail = '' then ''
+            else format('<text class="how" x="%s" y="36">%s</text>', t.x, df_engine.svg_text(s.detail, (p_width - t.x - 12) / 6.1)) end
+    || '</svg>'
+  from (select case when s.status is null then 12 else 34 end as x) t
+$$;
+
+-- The lines of a shape: from the one before it in its row, or from the panel around it, and to the panel from the last of a row.
+-- Granted to users.
+create or replace function df_engine.svg_lines(p_x int, p_y int, p_width int, p_from int, p_to int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when p_from is null then '' else format('M%s %sH%sm-5-3.5 4.5 3.5-4.5 3.5', p_from, p_y + 23, p_x - 1) end
+         || case when p_to is null then '' else format('M%s %sH%s', p_x + p_width, p_y + 23, p_to) end
+$$;
+
+-- The colours: one accent, for what runs; no colour says what a sign does not.
+-- Granted to users.
+create or replace function df_engine.svg_style() returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select '.pg-durable{--paper:#fff;--box:#fff;--ink:#1b1f24;--soft:#5b6470;--line:#c3c9d1;--veil:#f5f6f8;--accent:#2b62d9;--good:#1c7d4d;--bad:#c4322e;--sign:#fff}'
+    '@media (prefers-color-scheme:dark){.pg-durable{--paper:#0f1215;--box:#1a1e23;--ink:#e7eaee;--soft:#98a2ae;--line:#3d454f;--veil:#14181c;--accent:#7aa7ff;--good:#4fbf88;--bad:#ff7f78;--sign:#0f1215}}'
+    '.pg-durable{font:12.5px system-ui,sans-serif;background:var(--paper)}'
+    '.pg-durable text{fill:var(--ink)}.pg-durable .how,.pg-durable .part,.pg-durable .head{fill:var(--soft);font-size:11px}'
+    '.pg-durable .run{font-size:15px;font-weight:600}.pg-durable .panel>.what,.pg-durable .closed>.what{font-weight:600}'
+    '.pg-durable .paper{fill:var(--paper)}'
+    '.pg-durable rect{fill:var(--box);stroke:var(--line)}.pg-durable .panel>rect{fill:var(--veil)}.pg-durable .paper{stroke:none;fill:var(--paper)}'
+    '.pg-durable .more>rect,.pg-durable .skipped>rect{stroke-dasharray:3 3}.pg-durable .more>rect{fill:none}'
+    '.pg-durable .running>rect{stroke:var(--accent);stroke-width:1.5}.pg-durable .failed>rect{stroke:var(--bad)}'
+    '.pg-durable .skipped>.what,.pg-durable .more>.what{fill:var(--soft)}'
+    '.pg-durable .lines{fill:none;stroke:var(--line);stroke-width:1.25}'
+    '.pg-durable .sign circle{fill:none;stroke:var(--soft);stroke-width:1.5}.pg-durable .sign path{fill:none;stroke:var(--soft);stroke-width:1.5}'
+    '.pg-durable .completed circle{fill:var(--good);stroke:var(--good)}.pg-durable .failed circle{fill:var(--bad);stroke:var(--bad)}'
+    '.pg-durable .cancelled circle{fill:var(--soft)}.pg-durable .sign.completed path,.pg-durable .sign.failed path,.pg-durable .sign.cancelled path{stroke:var(--sign);stroke-width:1.75}'
+    '.pg-durable .running circle{stroke:var(--accent)}.pg-durable .sign.running path{fill:var(--accent);stroke:none}'
+    '.pg-durable .sign.pending circle,.pg-durable .sign.skipped circle{fill:none;stroke:var(--soft)}'::text
+$$;
+
+-- The head of a run: its sign, its name and its status, and below what there is to say of it.
+-- Granted to users.
+create or replace function df_engine.svg_head(p_head text[], p_status text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(df_engine.svg_sign(p_status, 16, 16), '')
+    || string_agg(case l.place
+         when 1 then format(E'<text class="run" x="%s" y="%s">%s · %s</text>\n', 40, 29,
+                            df_engine.xml_text(regexp_replace(l.line, '^Instance: ', '')), p_status)
+         else format(E'<text class="head" x="%s" y="%s">%s</text>\n', 40, 9 + 18 * l.place,
+                     df_engine.xml_text(l.line)) end, '' order by l.place)
+  from (select row_number() over (order by u.place) as place, u.line
+        from unnest(p_head) with ordinality u(line, place) where u.place <> 2) l
+$$;
+
+-- The document. p_head: the lines above the graph of a run, first its name, then its status; {} for one that is none.
+-- Granted to users.
+create or replace function df_engine.svg_document(p_shapes df_engine.picture_shape[], p_instance text, p_head text[]) returns text
+language sql set search_path = pg_catalog, pg_temp as $$
+  with head as (
+    select case when cardinality(p_head) = 0 then 0 else 18 * (cardinality(p_head) - 1) + 14 end as height,
+           coalesce(array_to_string(p_head, ', '), 'A graph that has not been started') || ', ' || count(*)
+             || ' shapes' || coalesce(': ' || nullif(concat_ws(', ',
+               nullif(count(*) filter (where s.status = 'completed'), 0) || ' completed',
+               nullif(count(*) filter (where s.status = 'failed'), 0) || ' failed',
+               nullif(count(*) filter (where s.status = 'running'), 0) || ' running',
+               nullif(count(*) filter (where s.status = 'pending'), 0) || ' pending',
+               nullif(count(*) filter (where s.status = 'skipped'), 0) || ' skipped'), ''), '') as name
+    from unnest(p_shapes) s
+  ), placed as materialized (
+    select l.node, l.row_no, l.label, l.width, l.height, l.x + 16 as x, l.y + 16 + h.height as y,
+           l.owner_x + 16 as owner_x, l.owner_x + 16 + l.owner_width as owner_end
+    from df_engine.picture_layout(p_shapes) l cross join head h
+  ), rowed as (
+    select p.*, lag(p.x + p.width) over (partition by p.row_no order by p.node) as before,
+           lead(p.node) over (partition by p.row_no order by p.node) is null as is_last
+    from placed p
+  ), drawn as (
+    select string_agg(df_engine.svg_shape(s, df_engine.node_id(p_instance, s.node), r.x, r.y, r.width, r.height), E'\n' order by r.node) as shapes,
+           string_agg(df_engine.svg_lines(r.x, r.y, r.width, coalesce(r.before, r.owner_x), case when r.is_last and s.part > 0 then r.owner_end end), ''
+                      order by r.node) as lines,
+           string_agg(case when r.before is null and r.label is not null then
+             format('<text class="part" x="%s" y="%s">%s</text>', r.x, r.y - 6, df_engine.xml_text(r.label)) end, E'\n' order by r.node) as labels,
+           greatest(max(r.x + r.width) + 16, case when cardinality(p_head) > 0 then 480 else 0 end) as width, max(r.y + r.height) + 16 as height
+    from rowed r join unnest(p_shapes) s on s.node = r.node
+  )
+  select format('<svg xmlns="http://www.w3.org/2000/svg" class="pg-durable" role="img" width="%1$s" height="%2$s" viewBox="0 0 %1$s %2$s" aria-label="%3$s">',
+                d.width, d.height, df_engine.xml_text(h.name))
+    || E'\n<title>' || df_engine.xml_text(h.name) || E'</title>\n<style>' || df_engine.svg_style() || E'</style>\n'
+    || E'<rect class="paper" width="100%" height="100%"/>\n'
+    || coalesce(df_engine.svg_head(p_head, substring(p_head[2] from '[a-z]+$')), '')
+    || d.shapes || E'\n<path class="lines" d="' || d.lines || E'"/>\n' || coalesce(d.labels || E'\n', '') || '</svg>'
+  from drawn d cross join head h
+$$;
+
+-- df.mermaid: the picture of a graph, or a run, as the text of a Mermaid flowchart, which Markdown on many sites shows as one.
+
+create or replace function df.mermaid(input text) returns text
+language plpgsql strict as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  return df_engine.mermaid(input, pg_catalog.current_setting('search_path'));
+end
+$$;
+comment on function df.mermaid(text) is
+  'Draws a graph as the text of a Mermaid flowchart, with the statuses of its nodes when input is the id of a run. Takes, folds and raises what df.svg does.';
+
+-- Granted to users.
+create or replace function df_engine.mermaid(p_input text, p_search_path text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_graph constant jsonb := df_engine.pictured_graph(p_input, p_search_path);
+  v_instance constant text := case when v_graph is null then btrim(p_input, E' \t\r\n\f') end;
+begin
+  return df_engine.mermaid_text(array(select df_engine.picture(v_instance, v_graph)));
+end
+$$;
+
+-- A text of a run in a label: every character that Mermaid, its Markdown or HTML could read as more than itself is written out.
+-- Granted to users.
+create or replace function df_engine.mermaid_label(p_text text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select string_agg(case when c.letter ~ '[][#"<>&`\\%{}$;*_|@~()]' then '#' || ascii(c.letter) || ';' else c.letter end, '' order by c.place)
+  from regexp_split_to_table(p_text, '') with ordinality c(letter, place)
+$$;
+
+-- The lines of the chart: what a panel or a part of it begins and ends, then the arrows along each part, then the classes.
+-- Granted to users.
+create or replace function df_engine.mermaid_text(p_shapes df_engine.picture_shape[]) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  s df_engine.picture_shape;
+  v_lines text[] := '{flowchart LR}';
+  v_arrows text[] := '{}';
+  v_classes text[] := '{}';
+  v_owners int[] := '{0}';    -- what is open: panels, and of each the part
+  v_parts int[] := '{0}';
+  v_kinds text[] := array[''];
+  v_before text[] := array[null]::text[];  -- the shape before, in that part
+  v_top int := 1;
+  v_name text;
+  v_label text;
+begin
+  foreach s in array p_shapes loop
+    while v_owners[v_top] <> s.owner loop
+      v_lines := v_lines || (repeat('    ', v_top - 1) || '  end') || (repeat('    ', v_top - 2) || '  end');
+      v_top := v_top - 1;
+    end loop;
+    if v_top > 1 and v_parts[v_top] <> s.part then
+      if v_parts[v_top] >= 0 then
+        v_lines := v_lines || (repeat('    ', v_top - 1) || '  end');
+      end if;
+      v_lines := v_lines || format('%ssubgraph p%s_%s["%s"]', repeat('    ', v_top - 1) || '  ', s.owner, s.part,
+        coalesce(df_engine.part_label(v_kinds[v_top], s.part), 'branch ' || s.part)) || (repeat('    ', v_top) || 'direction LR');
+      v_before[v_top] := null;
+    end if;
+    v_parts[v_top] := s.part;
+    v_name := 'n' || s.node;
+    v_label := concat_ws('<br>', df_engine.mermaid_label(concat_ws(' ', df_engine.status_icon(s.status), df_engine.picture_text(s.title, 40))),
+                         df_engine.mermaid_label(nullif(df_engine.picture_text(s.detail, 60), '')));
+    if v_before[v_top] is not null then
+      v_arrows := v_arrows || format('  %s --> %s', v_before[v_top], v_name);
+    end if;
+    v_before[v_top] := v_name;
+    if s.status is not null then
+      v_classes := v_classes || format('  class %s %s', v_name, s.status);
+    end if;
+    if s.form = 'panel' then
+      v_lines := v_lines || format('%ssubgraph %s["%s"]', repeat('    ', v_top - 1) || '  ', v_name, replace(v_label, '<br>', ' · '))
+                         || (repeat('    ', v_top) || 'direction LR');
+      v_top := v_top + 1;
+      v_owners[v_top] := s.node;
+      v_parts[v_top] := -1;
+      v_kinds[v_top] := s.kind;
+      v_before[v_top] := null;
+    else
+      v_lines := v_lines || format('%s%s["%s"]', repeat('    ', v_top - 1) || '  ', v_name, v_label);
+    end if;
+  end loop;
+  while v_top > 1 loop
+    v_lines := v_lines || (repeat('    ', v_top - 1) || '  end') || (repeat('    ', v_top - 2) || '  end');
+    v_top := v_top - 1;
+  end loop;
+  return array_to_string(v_lines || v_arrows || array[
+    '  classDef completed stroke:#1c7d4d,stroke-width:2px', '  classDef failed stroke:#c4322e,stroke-width:3px',
+    '  classDef running stroke:#2b62d9,stroke-width:3px', '  classDef pending stroke:#8a93a0',
+    '  classDef skipped stroke:#8a93a0,stroke-dasharray:3 3'] || v_classes, E'\n');
+end
 $$;
 
 -- HTTP: the builders, and the checks of their arguments, which are made again when the step runs. A problem is a text that
@@ -17769,7 +18417,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'limits_text', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'path_step', 'pause_run', 'pause_schedule', 'prepare_step', 'progress_text', 'put_limit', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'skip', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'within_problem', 'work', 'worker_problem'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'box_width', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'folded_nodes', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'limits_text', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'mermaid', 'mermaid_label', 'mermaid_text', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'part_label', 'path_step', 'pause_run', 'pause_schedule', 'picture', 'picture_duration', 'picture_layout', 'picture_number', 'picture_text', 'pictured_graph', 'pictured_nodes', 'prepare_step', 'progress_text', 'put_limit', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'skip', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'svg', 'svg_document', 'svg_head', 'svg_lines', 'svg_shape', 'svg_sign', 'svg_style', 'svg_text', 'text_columns', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'within_problem', 'work', 'worker_problem', 'xml_text'])
 $$;
 
 -- Granted to users.

@@ -51,7 +51,17 @@ SCHEDULES = "tests/engine/test_schedules.py"
 LIMITS = "tests/engine/test_limits.py"
 RATES = "tests/engine/test_rates.py"
 
+PICTURES = "tests/engine/test_pictures.py"
+
 MUTANTS = (
+    # Pictures
+    Mutant("a text of a run becomes markup in a picture", "'<', '&lt;'", "'<', '<'",
+           f"{PICTURES}::test_what_a_run_contains_is_never_markup"),
+    Mutant("a text of a run becomes markup in a flowchart", "<>&", "",
+           f"{PICTURES}::test_what_a_run_contains_is_never_markup"),
+    Mutant("a picture of a run of another role is asked for without a refusal",
+           "perform df_engine.visible_run(v_input)", "null",
+           f"{PICTURES}::test_the_runs_of_others_are_not_found"),
     # Limits
     Mutant("two steps take the same place", "for update skip locked", "for key share skip locked",
            f"{LIMITS}::test_a_step_waits_in_line_while_no_place_is_free"),

@@ -66,6 +66,25 @@ def test_explain_draws_a_file_and_a_run(app: Database, flow: Path) -> None:
     assert "SELECT 1" in command(app, "explain", run).stdout
 
 
+def test_explain_writes_a_picture_of_a_file_and_of_a_run(app: Database, flow: Path, tmp_path: Path) -> None:
+    run = command(app, "start", str(flow), "--var", "more=2").stdout.strip()
+    for what in (str(flow), run):
+        picture = tmp_path / "picture.svg"
+        done = command(app, "explain", what, "--svg", str(picture))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        text = picture.read_text("utf-8")
+        assert text.startswith("<svg ") and text.endswith("</svg>\n") and "SELECT 1" in text
+        picture.unlink()
+    assert command(app, "explain", run, "--svg", "-").stdout == text
+    for wrong, said in (
+        (("deadbeef", "--svg", "-"), "not found"), (("hello", "--svg", "-"), "nothing to draw"),
+        ((run, "--deep", "--svg", "-"), "leave out --deep"),
+        ((run, "--svg", str(tmp_path / "no" / "x")), "No such file"),
+    ):  # fmt: skip
+        failed = command(app, "explain", *wrong)
+        assert failed.returncode == 1 and said in failed.stderr and "Traceback" not in failed.stderr, failed.stderr
+
+
 def test_deep_draws_what_a_run_has_called_too(app: Database, flow: Path) -> None:
     flow.write_text("call('select 1' ~> call('select 2'), label => 'below')")
     run = command(app, "start", str(flow)).stdout.strip()

@@ -217,6 +217,8 @@ CALLS: dict[str, tuple[str, tuple[st.SearchStrategy[Any], ...]]] = {
     "break": ("select df.break(%s)", (soup,)),
     "partials": ("select df.if_else_op(%s, %s)", (junk.map(json.dumps), soup)),
     "explain": ("select df.explain(%s)", (envelopes.filter(lambda text: not EXPRESSION.search(text)),)),
+    "svg": ("select df.svg(%s)", (envelopes.filter(lambda text: not EXPRESSION.search(text)),)),
+    "mermaid": ("select df.mermaid(%s)", (envelopes.filter(lambda text: not EXPRESSION.search(text)),)),
     "flow": ("select df.flow(%s)", (soup,)),
     "schedule": ("select df.wait_for_schedule(%s, %s)", (soup, soup)),
     "sleep": ("select df.sleep(%s::text::numeric)", (soup,)),

@@ -53,6 +53,8 @@ def test_a_monitor_sees_what_all_roles_have(watched: Database) -> None:
     done = run(watched, "done")
     assert "42" in str(seen(f"select df.result('{done}')"))
     assert "select 42" in str(seen(f"select df.explain('{done}')"))
+    assert "select 42" in str(seen(f"select df.svg('{done}')"))
+    assert "select 42" in str(seen(f"select df.mermaid('{done}')"))
     assert seen(f"select df.status('{done}')") == "completed"
     assert seen(f"select df.await_instance('{done}')") == "completed"
     for call in ("instance_info", "instance_nodes", "instance_executions", "node_activations", "timeline"):

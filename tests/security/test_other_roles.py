@@ -97,7 +97,16 @@ def test_another_role_sees_nothing(db: Database, victim: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["signal(%s, 'go')", "cancel(%s)", "await_instance(%s)", "timeline(%s)", "notify_end(%s, 'c')"]
+    "call",
+    [
+        "signal(%s, 'go')",
+        "cancel(%s)",
+        "await_instance(%s)",
+        "timeline(%s)",
+        "notify_end(%s, 'c')",
+        "svg(%s)",
+        "mermaid(%s)",
+    ],
 )
 def test_another_role_can_neither_signal_nor_cancel_nor_wait(db: Database, victim: str, call: str) -> None:
     before = snapshot(db, victim)

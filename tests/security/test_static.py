@@ -12,6 +12,8 @@ PINS = ("search_path=pg_catalog, pg_temp", 'search_path=""')
 # Entry points without a pinned search_path, and why.
 UNPINNED = {
     "df.explain(text)": "reads the expression with the caller's search_path; its body qualifies everything",
+    "df.svg(text)": "reads the expression with the caller's search_path; its body qualifies everything",
+    "df.mermaid(text)": "reads the expression with the caller's search_path; its body qualifies everything",
     "df.test(text,jsonb,jsonb,integer)": "steps run with the caller's search_path; its body qualifies its names",
     "df.work(integer)": "a procedure that commits cannot pin; its body qualifies its names",
     "df_engine.work(integer,boolean,text,boolean)": "a procedure that commits cannot pin; its body qualifies its names",

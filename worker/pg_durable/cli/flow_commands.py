@@ -40,6 +40,8 @@ COMMENTS = "select df_engine.flow_comments(%s)"
 FORMAT = "select df.to_flow(df.flow(%s))"
 EXPLAIN_FLOW = "select df.explain(df.flow(%s))"
 EXPLAIN_RUN = "select df.explain(%s)"
+SVG_FLOW = "select df.svg(df.flow(%s))"
+SVG_RUN = "select df.svg(%s)"
 # The newest runs that a run has called, oldest first.
 CALLED = """
 select c.id from (
@@ -85,6 +87,7 @@ def register(subparsers: Any) -> None:
         "--deep", action="store_true", help=f"of a run, draw what it has called, too; of each the newest {MOST_CALLED}"
     )
     explain.add_argument("--json", action="store_true", help="print JSON: a list of what is drawn, each a text")
+    explain.add_argument("--svg", type=Path, metavar="FILE", help="write a picture to a file; - is stdout")
     for command, run in ((start, run_start), (fmt, run_fmt), (explain, run_explain)):
         command.add_argument("--dsn", default="", help="the database; what is left out libpq takes from PG*")
         command.set_defaults(run=run)
@@ -197,6 +200,8 @@ def run_explain(arguments: argparse.Namespace) -> int:
     """Draws the flow in a file, or the run with an id. Where there is nothing to draw, df.explain says why."""
     file = flow_file(arguments.what)
     text = read(file) if file else None
+    if arguments.svg:
+        return write_picture(arguments, text)
     with connect(arguments.dsn) as conn:
         drawn = ask(conn, EXPLAIN_RUN, arguments.what) if text is None else ask(conn, EXPLAIN_FLOW, text)
     if text is None and drawn.startswith(NOT_UNDERSTOOD):
@@ -210,6 +215,19 @@ def run_explain(arguments: argparse.Namespace) -> int:
         with connect(arguments.dsn) as conn:
             trees += called(conn, arguments.what, "    ")
     say_json(json.dumps(trees)) if arguments.json else say("\n\n".join(trees))
+    return 0
+
+
+def write_picture(arguments: argparse.Namespace, text: str | None) -> int:
+    """Writes the picture of the flow in a file, or of the run with an id. The database says why there is none."""
+    if arguments.deep or arguments.json:
+        raise CommandError("--svg draws one picture: leave out --deep and --json")
+    with connect(arguments.dsn) as conn:
+        drawn = ask(conn, SVG_RUN, arguments.what) if text is None else ask(conn, SVG_FLOW, text)
+    if str(arguments.svg) == "-":
+        say(drawn)
+    else:
+        arguments.svg.write_text(drawn + "\n", "utf-8")
     return 0
 
 
