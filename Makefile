@@ -1,11 +1,11 @@
-# make demo · make test · make build · make bench · make soak · make mutants · make picture: each does its own set-up,
-# in .venv. make test-versions runs a sample of the tests on PostgreSQL 14 to 17, make test-matrix all of them on 14 to 18.
+# make demo · make test · make build · make bench · make soak · make mutants · make packages · make picture: each does
+# its own set-up, in .venv. make test-versions runs a sample of the tests on PostgreSQL 14 to 17, make test-matrix all of them on 14 to 18.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = @$(PYTHON) generator/environment.py $(VENV)
 
-.PHONY: demo picture test test-versions test-matrix build check bench soak mutants clean
+.PHONY: packages demo picture test test-versions test-matrix build check bench soak mutants clean
 
 $(VENV)/ready: $(VENV)/installed
 	$(INSTALL) dev
@@ -33,6 +33,10 @@ check: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Everything that is published, in packages/: built, checked, listed with its checksums.
+packages: $(VENV)/ready
+	$(RUN) -m generator.packages
 
 demo: $(VENV)/installed
 	$(RUN) examples/demo/demo.py

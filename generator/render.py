@@ -11,6 +11,7 @@ from generator.sql import FILTERS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "templates"
+TLE_QUOTES = ("$register$", "$pg_durable_script$")
 
 
 @cache
@@ -75,14 +76,38 @@ def installer(**instead: str) -> str:
     return f"{head}\n{body(**instead)}\ncommit;\n"
 
 
+def extension(**instead: str) -> str:
+    """The script that CREATE EXTENSION runs."""
+    return f"{body(**instead)}\n{rendered('install/extension_tail.sql.j2')}"
+
+
+def control() -> str:
+    """The control file of the extension."""
+    return (TEMPLATES / "install" / "extension.control").read_text().replace("@VERSION@", release()[0])
+
+
+def language_extension(**instead: str) -> str:
+    """The script that registers the extension with pg_tle, which keeps it in the database instead of in files."""
+    script = extension(**instead)
+    if any(quote in script for quote in TLE_QUOTES):
+        raise ValueError(f"the extension's script contains one of {TLE_QUOTES}, which are to quote it")
+    comment = re.search(r"^comment = ('.*')$", control(), re.M)
+    if comment is None:
+        raise ValueError("extension.control has no comment")
+    template = environment().get_template("install/tle.sql.j2")
+    return template.render(
+        {"version": release()[0], "comment": comment[1], "script": script, "quotes": TLE_QUOTES, **instead}
+    )
+
+
 @cache
 def artifacts() -> dict[str, str]:
     """Path in the repository -> content, of every generated file."""
     version, _ = release()
-    control = (TEMPLATES / "install" / "extension.control").read_text().replace("@VERSION@", version)
     return {
         "dist/pg_durable.sql": installer(),
-        "dist/extension/pg_durable.control": control,
-        f"dist/extension/pg_durable--{version}.sql": f"{body()}\n{rendered('install/extension_tail.sql.j2')}",
+        "dist/pg_durable.tle.sql": language_extension(),
+        "dist/extension/pg_durable.control": control(),
+        f"dist/extension/pg_durable--{version}.sql": extension(),
         str(flow_docs.PAGE): flow_docs.page((ROOT / flow_docs.PAGE).read_text()),
     }

@@ -1,4 +1,4 @@
-"""The files of deploy/: the lines of the container file run in a directory, unit and alerts tried on a worker."""
+"""The files of deploy/: the lines of the container file run in a directory, unit, pod and alerts tried on a worker."""
 
 import configparser
 import json
@@ -11,8 +11,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
+import kubernetes_validate
 import pytest
 import yaml
 from pg_durable import cli
@@ -24,9 +26,21 @@ from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import SpawnWorker, run, start
 
 DEPLOY = ROOT / "deploy"
-CONTAINER = dict(
-    line.split(" ", 1) for line in (DEPLOY / "Containerfile").read_text().splitlines() if not line.startswith("#")
-)
+CONTAINER = [
+    line.split(" ", 1) for line in (DEPLOY / "Containerfile").read_text().splitlines() if re.match("[A-Z]", line)
+]
+FROM = [number for number, (kind, _) in enumerate(CONTAINER) if kind == "FROM"]
+INSTRUCTIONS = [(sum(n <= number for n in FROM), kind, text) for number, (kind, text) in enumerate(CONTAINER)]
+MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "worker.yaml").read_text()))
+KUBERNETES = "1.31"
+READ_ONLY = """
+import errno, os, sys
+def hook(event, arguments):
+    writes = event == 'open' and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and arguments[0] != '/dev/null'
+    if writes or event in ('os.mkdir', 'os.rename', 'os.remove'):
+        raise OSError(errno.EROFS, 'read-only', str(arguments[0]))
+sys.addaudithook(hook)
+"""
 UNIT = configparser.ConfigParser(interpolation=None)
 UNIT.optionxform = str  # type: ignore[method-assign,assignment]
 UNIT.read(DEPLOY / "pg-durable-worker.service")
@@ -61,10 +75,12 @@ def page(port: int, path: str) -> str:
 
 
 @contextmanager
-def running(command: list[str], db: Database) -> Iterator[None]:
+def running(command: list[str], db: Database, **variables: str) -> Iterator[None]:
     """A worker that finds its database in the variables of libpq."""
     info = dict(part.split("=", 1) for part in shlex.split(db.dsn("durable_worker")))
-    environment = os.environ | {"PGHOST": info["host"], "PGDATABASE": info["dbname"], "PGUSER": info["user"]}
+    environment = (
+        os.environ | {"PGHOST": info["host"], "PGDATABASE": info["dbname"], "PGUSER": info["user"]} | variables
+    )
     if "port" in info:
         environment["PGPORT"] = info["port"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
@@ -75,22 +91,104 @@ def running(command: list[str], db: Database) -> Iterator[None]:
             assert process.wait(20) == 0
 
 
+def stage(number: int, instruction: str) -> list[str]:
+    """What an instruction of a stage of the container file says, each time."""
+    return [text for found, kind, text in INSTRUCTIONS if (found, kind) == (number, instruction)]
+
+
 @pytest.mark.slow
-def test_what_the_containerfile_does_is_a_worker(db: Database, tmp_path: Path) -> None:
-    source, home = tmp_path / "src", tmp_path / "venv"
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert CONTAINER["COPY"] == ". /src"
-    for name in filter(None, files.split("\0")):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    steps = CONTAINER["RUN"].replace("/src", str(source))
-    subprocess.run(f"PATH={home}/bin:$PATH; {steps}", shell=True, check=True, stdout=subprocess.DEVNULL)
-    command = json.loads(CONTAINER["CMD"])
+def test_what_the_containerfile_does_is_a_worker_that_writes_nothing(db: Database, tmp_path: Path) -> None:
+    copy_sources(tmp_path)
+    home = tmp_path / "venv"
+    [steps] = stage(1, "RUN")
+    steps = steps.replace("/src", f"{tmp_path}/src").replace("/opt/pg_durable", str(home))
+    steps = steps.replace("python ", f"{sys.executable} ", 1)
+    subprocess.run(steps, shell=True, check=True, stdout=subprocess.DEVNULL)
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(READ_ONLY)
+    assert stage(2, "COPY") == ["--from=build /opt/pg_durable /opt/pg_durable"]
+    [program], *_ = (json.loads(text) for text in stage(2, "ENTRYPOINT"))
+    [variables] = stage(2, "ENV")
+    command = [program.replace("/opt/pg_durable", str(home)), *json.loads(stage(2, "CMD")[0])]
     port = free_port()
-    with running([str(home / "bin" / command[0]), *command[1:-1], f"127.0.0.1:{port}"], db):
+    command[command.index("0.0.0.0:9187")] = f"127.0.0.1:{port}"
+    read_only = {"PYTHONPATH": str(tmp_path / "hook"), **dict([variables.split("=")])}
+    refused = subprocess.run([home / "bin/python", "-c", "open('x', 'w')"], env=read_only, cwd=tmp_path, check=False)
+    assert refused.returncode == 1
+    with running(command, db, **read_only):
         wait_until(lambda: page(port, "healthz") == "ok\n", 30, "a healthy worker")
+        run(db, "'select 1' ~> 'vacuum'")
+
+
+def copy_sources(target: Path) -> None:
+    """What the first stage of the container file copies, of what git knows."""
+    for text in stage(1, "COPY"):
+        *names, to = text.split()
+        listed = subprocess.run(["git", "ls-files", "-z", *names], cwd=ROOT, capture_output=True, text=True, check=True)
+        for name in filter(None, listed.stdout.split("\0")):
+            below = Path(name).relative_to(names[0]) if (ROOT / names[0]).is_dir() else Path(name)
+            path = target / to.strip("/") / below
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((ROOT / name).read_bytes())
+
+
+def test_the_container_is_not_root() -> None:
+    assert stage(2, "USER") == ["65534:65534"]
+    assert {number for number, *_ in INSTRUCTIONS} == {1, 2}
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
+def test_a_manifest_follows_the_schema(manifest: dict[str, Any]) -> None:
+    """The schemas of Kubernetes, strictly: no field that it does not know. What it would do with them is not shown."""
+    kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(manifest | {"replicas": 2}, KUBERNETES, strict=True)
+
+
+def test_the_manifests_name_each_other_and_what_the_container_has() -> None:
+    by_kind = {manifest["kind"]: manifest for manifest in MANIFESTS}
+    deployment, secret = by_kind["Deployment"]["spec"], by_kind["Secret"]
+    pod = deployment["template"]
+    [container] = pod["spec"]["containers"]
+    labels = pod["metadata"]["labels"]
+    assert deployment["selector"]["matchLabels"].items() <= labels.items()
+    assert by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert by_kind["PodDisruptionBudget"]["spec"]["minAvailable"] < deployment["replicas"]
+    assert container["envFrom"] == [{"configMapRef": {"name": by_kind["ConfigMap"]["metadata"]["name"]}}]
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    assert volumes["secret"]["secret"]["secretName"] == secret["metadata"]["name"]
+    for each in (*pod["spec"]["initContainers"], container):
+        assert {mount["name"] for mount in each["volumeMounts"]} <= set(volumes)
+        assert each["securityContext"]["readOnlyRootFilesystem"] is True
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    options = cli.parser().parse_args(container["args"])
+    assert options.metrics == f"0.0.0.0:{ports['metrics']}"
+    assert [str(port) for port in ports.values()] == stage(2, "EXPOSE")
+    assert {container[probe]["httpGet"]["port"] for probe in ("readinessProbe", "livenessProbe")} <= set(ports)
+    assert options.grace < pod["spec"]["terminationGracePeriodSeconds"]
+    assert f"{pod['spec']['securityContext']['runAsUser']}:65534" == stage(2, "USER")[0]
+
+
+def test_the_pod_starts_a_worker_with_a_password_file_that_libpq_takes(db: Database, tmp_path: Path) -> None:
+    [deployment] = [manifest for manifest in MANIFESTS if manifest["kind"] == "Deployment"]
+    [secret] = [manifest for manifest in MANIFESTS if manifest["kind"] == "Secret"]
+    pod = deployment["spec"]["template"]["spec"]
+    [prepare], [container] = pod["initContainers"], pod["containers"]
+    for folder in ("secret", "passwords"):
+        (tmp_path / folder).mkdir()
+    [(name, lines)] = secret["stringData"].items()
+    (tmp_path / "secret" / name).write_text(lines)
+    (tmp_path / "secret" / name).chmod(0o640)
+    script = re.sub(r"/(?=(secret|passwords)/)", f"{tmp_path}/", prepare["command"][-1])
+    subprocess.run([*prepare["command"][:-1], script], check=True)
+    [passfile] = [entry["value"] for entry in container["env"] if entry["name"] == "PGPASSFILE"]
+    made = tmp_path / passfile.lstrip("/")
+    assert (made.read_text(), made.stat().st_mode & 0o777) == (lines, 0o600)
+    port = free_port()
+    arguments = [text.replace("0.0.0.0:9187", str(port)) for text in container["args"]]
+    with running([sys.executable, "-m", "pg_durable", *arguments], db, PGPASSFILE=str(made)):
+        path = container["readinessProbe"]["httpGet"]["path"].lstrip("/")
+        wait_until(lambda: page(port, path) == "ok\n", 30, "a healthy worker")
 
 
 def test_the_unit_starts_a_worker(db: Database) -> None:

@@ -24,6 +24,7 @@ NOT_HERE = {
     r"useradd|install -D|PG[A-Z]+=|END$|cp deploy|systemctl": "would change this machine; see test_deploy",
     r"openssl|pg-durable secret\b": "tests/worker/test_secrets.py",
     r"pg-durable test\b": "tests/language/test_test_command.py",
+    r"kubectl": "no cluster; test_deploy checks the manifests and runs the pod's commands",
     r"podman": "no container engine; test_deploy runs the lines of the container file",
 }
 

