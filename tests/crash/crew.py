@@ -61,7 +61,10 @@ class Crew:
             self._stop.wait(0.002)
 
     def _tick(self, pump: Pump) -> None:
-        work: dict[str, Any] = pump.tick()
+        try:
+            work: dict[str, Any] = pump.tick()
+        except psycopg.errors.LockNotAvailable:
+            return  # a lock that came just as its time was over; a worker polls again, too
         if self._interrupts:
             for pid in work["interrupt"]:
                 self._cancel(pid)
