@@ -10220,8 +10220,8 @@ $$;
 create or replace function df_engine.wait_in_line(p_queue df_engine.queue, p_limit bigint, p_key text) returns void
 language plpgsql as $$
 declare
-  v_shared constant boolean := exists (select from df_engine.limits l where l.limit_id = p_limit and l.owner = 0::oid::regrole);
-  v_key constant text := case when v_shared then (p_queue).submitter::text else p_key end;
+  v_shared constant boolean := exists (select from df_engine.limits l where l.limit_id = p_limit and l.owner = 0::pg_catalog.oid::pg_catalog.regrole);
+  v_key constant text := case when v_shared then (p_queue).submitter::pg_catalog.text else p_key end;
   v_next constant bigint := coalesce((
     select q.turn from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit 1), 0);
   v_last constant bigint := (
@@ -10450,7 +10450,7 @@ begin
   v_limits := array(select l.limit_id from df_engine.limits_of((p_queue).submitter, (p_queue).request -> 'within') l);
   v_locked := array(select x.limit_id from df_engine.limits x where x.limit_id = any (v_limits) for no key update skip locked);
   update df_engine.limits x
-  set paused_until = greatest(x.paused_until, case when x.owner <> 0::oid::regrole then v_until else least(v_until, df_engine.clock() + '1 minute') end)
+  set paused_until = greatest(x.paused_until, case when x.owner <> 0::pg_catalog.oid::pg_catalog.regrole then v_until else least(v_until, df_engine.clock() + '1 minute') end)
   where x.limit_id = any (v_locked);
   return cardinality(v_locked) = cardinality(v_limits);
 end

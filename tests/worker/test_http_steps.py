@@ -79,9 +79,10 @@ def test_an_answer_429_pauses_the_limit_around_its_step(app: Database, web: Http
     flow = "df.within('api', df.http(%s, 'GET'))"
     first = begin(app, flow, web.url("/flaky?key=limited&status=429&retry_after=3600"))
     wait_until(lambda: app.sql("select paused_until > now() + interval '50 minutes' from df.limits"))
+    before = len(web.received)
     second = begin(app, flow, web.url("/ok"))
     wait_until(lambda: app.sql("select waiting from df.limits") == 1)
-    assert [r.path for r in web.received if r.path == "/ok"] == []
+    assert [r.path for r in web.received[before:]] == []
     app.sql("select df.set_limit('api', 1)")
     wait_until(lambda: app.sql("select df.status(%s)", second) == "completed")
     assert app.sql("select df.status(%s)", first) == "running"
