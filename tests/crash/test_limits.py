@@ -60,6 +60,21 @@ def sessions_that_are_replaced(db: Database, sessions: int) -> Iterator[None]:
             thread.join()
 
 
+def run_all_while_sessions_are_killed(db: Database, sessions: int) -> None:
+    """Runs what has been started to its end, and kills one of the sessions now and then."""
+    killed = 0
+    with sessions_that_are_replaced(db, sessions):
+
+        def ended() -> bool:
+            nonlocal killed
+            killed += int(db.admin(KILL_ONE))
+            return not db.admin(UNFINISHED)
+
+        wait_until(ended, 240, "all runs to end")
+    assert killed > 10
+    assert db.sql("select count(*) from df.instances where status <> 'completed'") == 0
+
+
 @pytest.fixture
 def spans(pump: Pump) -> Pump:
     pump.db.sql("create table spans (key text, began timestamptz, ended timestamptz)")
@@ -72,18 +87,8 @@ def test_no_more_steps_run_at_a_time_than_a_limit_says(spans: Pump) -> None:
     for key in ("a", "b"):
         flow = within(SPAN.format(key=key), key=key)
         db.sql(f"select count(df.start({flow} ~> {flow})) from generate_series(1, {STEPS // 4})")
-    killed = 0
-    with sessions_that_are_replaced(db, 6):
-
-        def ended() -> bool:
-            nonlocal killed
-            killed += int(db.admin(KILL_ONE))
-            return not db.admin(UNFINISHED)
-
-        wait_until(ended, 240, "all runs to end")
-    assert killed > 10
+    run_all_while_sessions_are_killed(db, 6)
     assert db.sql("select count(*) from spans") == STEPS
-    assert db.sql("select count(*) from df.instances where status <> 'completed'") == 0
     assert db.sql(MOST_AT_A_TIME) == PLACES  # as many, too
     assert problems(db) == []
     assert limits(db) == (PLACES, 0, 0)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import psycopg
 import pytest
 
 from tests.engine.test_limits import all_ended, complete, note, notes, running, within
@@ -317,18 +316,3 @@ def test_an_answer_to_another_role_pauses_nothing_of_ones_own(pump: Pump) -> Non
     assert paused(pump.db) is None
     assert pump.db.sql("select paused_until is not null from df.limits", user="other") is True
     assert pump.run(within()).status == "completed"
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "says"),
-    [
-        ("set_limit('a', rate => 0)", psycopg.errors.InvalidParameterValue, "rate must be from 1 to 1000, and is 0"),
-        ("set_limit('a', rate => 1001)", psycopg.errors.InvalidParameterValue, "and is 1001"),
-        ("set_limit('a', rate => 1, per => '0')", psycopg.errors.InvalidParameterValue, "per must be from 0.1 seconds"),
-        ("set_limit('a', 1, per => '32 days')", psycopg.errors.InvalidParameterValue, "to 31 days, and is 32 days"),
-        ("set_limit('a', 1, per => null)", psycopg.errors.NullValueNotAllowed, "argument per of df.set_limit is NULL"),
-    ],
-)
-def test_what_is_wrong_is_said(db: Database, call: str, error: type[Exception], says: str) -> None:
-    with pytest.raises(error, match=says):
-        db.sql(f"select df.{call}")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.engine.test_resume import broken, sound
 from tests.oracle.test_graphs import profile
-from tests.oracle.test_resumed import Flow, a_little, finish, flows, rest, signal
+from tests.oracle.test_resumed import Flow, a_little, finish, flows, rest, signal, undisturbed
 from tests.support import Database, Pump
 
 BUSY = """
@@ -51,11 +51,7 @@ def test_what_was_paused_for_its_attempts_ends_as_if_it_had_never_failed(pump: P
     @given(flows(), st.sampled_from(["strict", "relaxed"]), st.data())
     def agree(flow: Flow, policy: str, data: st.DataObject) -> None:
         nonlocal pauses
-        pump.db.sql("select df.cancel(id) from df.instances where status in ('pending', 'running')")
-        pump.db.sql("delete from fx")
-        pump.db.admin("select df.set_setting('commit_policy', %s)", policy)
-        broken(pump)
-        expected = finish(pump, pump.start(flow.text))
+        expected = undisturbed(pump, flow, policy)
         run = pump.start(flow.text)
         steps = [f"s{n}" for n in range(1, flow.steps + 1)]
         for _ in range(data.draw(st.integers(1, 4))):

@@ -152,15 +152,30 @@ def signal(pump: Pump) -> None:
     pump.db.sql("select df.signal(id, 'go') from df.instances where status in ('pending', 'running')")
 
 
-def finish(pump: Pump, run: Run) -> tuple[list[tuple[str, str]], str]:
+def to_the_end(pump: Pump, run: Run) -> None:
+    """Sends signals until it has ended, or does not move any more."""
     for _ in range(200):
         rest(pump)
         if run.ended():
             break
         signal(pump)
+
+
+def finish(pump: Pump, run: Run) -> tuple[list[tuple[str, str]], str]:
+    """What the run has done in the end, and its status."""
+    to_the_end(pump, run)
     left = effects(pump.db)
     pump.db.sql("delete from fx")
     return left, run.status
+
+
+def undisturbed(pump: Pump, flow: Flow, policy: str) -> tuple[list[tuple[str, str]], str]:
+    """What a flow does, and how it ends, when nothing fails and nobody stops it."""
+    pump.db.sql("select df.cancel(id) from df.instances where status in ('pending', 'running')")
+    pump.db.sql("delete from fx")
+    pump.db.admin("select df.set_setting('commit_policy', %s)", policy)
+    broken(pump)
+    return finish(pump, pump.start(flow.text))
 
 
 def resume(pump: Pump, run: Run, stopped: tuple[str, ...]) -> None:
@@ -174,11 +189,7 @@ def test_what_is_resumed_ends_as_if_it_had_been_left_alone(pump: Pump) -> None:
     @profile(80)
     @given(flows(), st.sampled_from(["strict", "relaxed"]), st.data())
     def agree(flow: Flow, policy: str, data: st.DataObject) -> None:
-        pump.db.sql("select df.cancel(id) from df.instances where status in ('pending', 'running')")
-        pump.db.sql("delete from fx")
-        pump.db.admin("select df.set_setting('commit_policy', %s)", policy)
-        broken(pump)
-        expected = finish(pump, pump.start(flow.text))
+        expected = undisturbed(pump, flow, policy)
         run = pump.start(flow.text)
         breakable = [] if flow.steady else [f"s{n}" for n in range(1, flow.steps + 1)]
         names = st.sampled_from(breakable) if breakable else st.nothing()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.engine.test_resume import broken, notes, sound
 from tests.oracle.skippable import flows
 from tests.oracle.test_graphs import profile
-from tests.oracle.test_resumed import rest, signal
+from tests.oracle.test_resumed import rest, signal, to_the_end
 from tests.support import Database, Pump, Run
 
 VALUE = '{"rows": [{"v": "skipped"}], "row_count": 1}'
@@ -34,11 +34,7 @@ def pump(shared: Database) -> Iterator[Pump]:
 
 def finish(pump: Pump, run: Run) -> tuple[list[str], str]:
     """What the run has done in the end, and its status."""
-    for _ in range(100):
-        rest(pump)
-        if run.ended():
-            break
-        signal(pump)
+    to_the_end(pump, run)
     left = notes(pump.db)
     pump.db.sql("delete from fx")
     return left, run.status

@@ -20,14 +20,10 @@ def durable(request: pytest.FixtureRequest) -> "Iterator[Durable]":
     """A new database with df: `durable.test(flow)` in virtual time, `durable.run(flow)` with a worker."""
     from pg_durable.testing.durable import database, prepare_template  # noqa: PLC0415 - only where it is used
 
-    if not request.config.pluginmanager.hasplugin("pytest_postgresql.plugin") and not has_server(request):
+    try:
+        server: Any = request.getfixturevalue("postgresql_noproc")
+    except pytest.FixtureLookupError:
         pytest.fail(NEEDED, pytrace=False)
-    server: Any = request.getfixturevalue("postgresql_noproc")
     prepare_template(server)
     with database(server) as found:
         yield found
-
-
-def has_server(request: pytest.FixtureRequest) -> bool:
-    """Whether there is a fixture `postgresql_noproc`, whoever has made it."""
-    return bool(request.session._fixturemanager.getfixturedefs("postgresql_noproc", request.node))

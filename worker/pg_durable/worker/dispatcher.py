@@ -61,9 +61,7 @@ class Dispatcher:
         self._reserved = 0  # slots of the reserve in use
         self._waiting_since: dict[str, float] = {}  # of roles that have nothing running and get no slot
         self._told: set[str] = set()  # roles whose runs say that they wait for a slot
-        self._held_until: dict[
-            str, float
-        ] = {}  # of roles with a stopped step that the engine is to fail, before it is run again
+        self._held_until: dict[str, float] = {}  # of roles with a stopped step that the engine is about to fail
         self._turns: Counter[str] = Counter()
         self._turn = 0
         self._sessions: dict[int, Session] = {}
@@ -245,6 +243,7 @@ class Dispatcher:
         return end != "empty"
 
     async def _fail_before_it_runs_again(self, session: Session, step: tuple[int, str], db: Supervisor) -> bool:
+        # Until the engine has answered its role gets no session here: that would run the step from its beginning.
         try:
             return await _fail_stopped(session.oid, step, INTERRUPTED, db)
         finally:
