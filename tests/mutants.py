@@ -142,6 +142,8 @@ MUTANTS = (
            "tests/security/test_role_limits.py::test_a_role_cannot_say_itself_what_room_it_has"),
     Mutant("a count of live runs is believed that was rolled back", "and exists (", "and true or exists (",
            "tests/regressions/test_room_that_was_rolled_back_lets_a_role_start_runs.py"),
+    Mutant("a step comes into a line while its run is cancelled", "not df_engine.lock_thread(p_thread)", "false",
+           "tests/regressions/test_a_step_comes_into_a_line_while_its_run_is_cancelled.py"),
     Mutant("a role that has many keys goes before others", "(p_queue).submitter::pg_catalog.text", "p_key",
            "tests/regressions/test_a_role_passes_others_in_the_line_of_a_shared_limit.py::test_roles_take_turns_whatever_their_keys_are"),
     Mutant("a role pauses a shared limit for as long as it likes", "when x.owner <>",

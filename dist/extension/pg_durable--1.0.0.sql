@@ -6612,6 +6612,18 @@ begin
 end
 $$;
 
+-- Locks the RACEs around a thread without waiting, and says whether it could and all are open.
+create or replace function df_engine.try_lock_races(p_races bigint[]) returns boolean
+language plpgsql as $$
+declare
+  v_open int;
+begin
+  perform from df_engine.activations a where a.id = any (p_races) for key share skip locked;
+  get diagnostics v_open = row_count;
+  return v_open = cardinality(p_races);
+end
+$$;
+
 -- Whether a thread has lost a race. Not locked: whoever writes its outcome asks again, with locks.
 create or replace function df_engine.has_lost(p_races bigint[]) returns boolean
 language plpgsql stable as $$
@@ -10341,6 +10353,9 @@ begin
       continue;
     end if;
     if coalesce(v_number, 0) = 0 then
+      if not df_engine.lock_thread(p_thread) then
+        return false;  -- to be claimed, and dropped, again
+      end if;
       perform df_engine.wait_in_line(q, l.limit_id, coalesce(v_key, ''));
       -- What it has locked of limits before this one is free again; somebody may have missed it.
       perform df_engine.call_after(o.limit_id, v_role) from df_engine.limits_of(v_role, (p_node).within) o where o.name < l.name;
@@ -10362,7 +10377,7 @@ begin
 end
 $$;
 
--- Takes a place of each limit around a step that is about to be leased: the places are its own as long as the lease holds. False: it waits in line. What
+-- Takes a place of each limit around a step that is about to be leased, whose run is locked: the places are its own as long as the lease holds. False: it waits in line. What
 -- its limits' rates grant is spent with the lease, which is committed before the step.
 create or replace function df_engine.take_leased_places(p_queue df_engine.queue) returns boolean
 language plpgsql as $$
@@ -11965,6 +11980,15 @@ language sql stable set search_path = '' as $$
     and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
 $$;
 
+-- Somebody has locked the run of a row, or a race around it: it is tried again soon.
+create or replace function df_engine.lease_later(p_queue df_engine.queue) returns void
+language plpgsql as $$
+begin
+  update df_engine.queue q set next_try_at = df_engine.clock() + interval '200 ms'
+  where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+end
+$$;
+
 -- Claims one step of a lane, if it may still run. False: it was dropped, or somebody has locked its run, and it is tried again later.
 create or replace function df_engine.lease_step(p_worker int, p_queue df_engine.queue) returns boolean
 language plpgsql as $$
@@ -11973,8 +11997,7 @@ declare
   v_paused boolean;
 begin
   if not df_engine.try_lock_run((p_queue).instance) then
-    update df_engine.queue q set next_try_at = df_engine.clock() + interval '200 ms'
-    where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+    perform df_engine.lease_later(p_queue);
     return false;
   end if;
   select i.status, i.paused into v_status, v_paused from df_engine.instances i where i.instance = (p_queue).instance;
@@ -11984,6 +12007,9 @@ begin
     return false;
   elsif v_paused then  -- another worker had it when the run was paused
     perform df_engine.set_aside((p_queue).instance);
+    return false;
+  elsif (p_queue).request ? 'within' and (p_queue).races is not null and not df_engine.try_lock_races((p_queue).races) then
+    perform df_engine.lease_later(p_queue);  -- a race is being decided: whoever loses it must not come into a line just now
     return false;
   elsif (p_queue).request ? 'within' and not df_engine.take_leased_places(p_queue) then
     return false;
