@@ -1,4 +1,4 @@
-"""A step that came into the line of a limit just when its run was cancelled stayed there while the limit had no place."""
+"""A step that came into the line of a limit just when its run was cancelled stayed there until a place was free."""
 
 from concurrent.futures import ThreadPoolExecutor
 
