@@ -2703,7 +2703,9 @@ begin
     end end;
   if v_problem is not null then
     raise exception '%', v_problem using errcode = 'invalid_parameter_value',
-      hint = 'df.retry takes one SQL or HTTP step, or a block: put it around each step that is to be tried again.';
+      hint = case when v_type not in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'WAIT_FOR')
+        then 'df.retry takes one SQL or HTTP step, or a block: put it around each step that is to be tried again.'
+        else E'What each argument may be, psql shows with \\df+ df.retry.' end;
   end if;
   return (
     select '{' || pg_catalog.string_agg(pg_catalog.to_json(k.key) || ':' || k.value, ',' order by known.place) || '}'
