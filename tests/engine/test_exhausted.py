@@ -157,7 +157,7 @@ def test_what_was_paused_is_cancelled_or_skipped(pump: Pump) -> None:
 
 @pytest.mark.parametrize("word", ["stop", "", "PAUSE"])
 def test_no_other_word(pump: Pump, word: str) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"exhausted must be fail or pause\nHINT:  What each"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"exhausted must be fail or pause\nHINT:  What"):
         pump.db.sql("select df.retry('select 1', exhausted => %s)", word)
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         pump.db.admin("select df.set_setting('retry_exhausted', %s)", word)
