@@ -718,7 +718,7 @@ if df_engine.migrating(1) then
     live_instances int check (live_instances >= 0)
   );
 
-  -- Roles of whose runs nothing begins (df.pause_role).
+  -- Roles of whose runs nothing begins (df.pause_role); 0: those of all roles, because the setting paused is on.
   create table df_engine.paused_roles (
     role regrole not null constraint paused_roles_pkey primary key,
     paused_by name not null,
@@ -1040,7 +1040,7 @@ begin
   end if;
   update df_engine.settings s set value = v_value where s.name = v_rule.name;
   if v_rule.name = 'paused' then
-    perform df_engine.notify('x');
+    perform df_engine.pause_all(v_value::boolean);
   end if;
   return 'OK';
 end
@@ -6679,18 +6679,17 @@ $$;
 -- Pauses: nothing new of a paused run begins. Its rows of the queue that nobody has locked leave the lanes in which they are looked for, and a step that
 -- runs finds out when it is recorded. Timers and signals are tried when they are due, and then not before the run goes on. So a run
 -- that is not paused is asked nothing more than before.
--- A paused role is asked for wherever something of it would begin, so however many runs it has, it is paused and goes on at once. What has been called in the
+-- A paused role is asked for wherever something of it would begin, in a chain of steps once in 50 ms, so however many runs it has, it is paused and goes on at once. What has been called in the
 -- line of a limit keeps its turn.
 
 -- Why nothing begins of the runs of roles that are paused: by df.pause_role, or with the database.
 create or replace view df_engine.pauses_of_roles as
   select p.role::oid as submitter,
          format('role "%s" is paused by %s at %s', pg_get_userbyid(p.role), p.paused_by, p.paused_at) || coalesce(': ' || p.reason, '') as reason
-  from df_engine.paused_roles p
+  from df_engine.paused_roles p where p.role <> 0::oid::regrole
   union all
-  select u.oid, 'this database is paused (setting paused)'
-  from pg_catalog.pg_roles u
-  where exists (select from df_engine.settings s where s.name = 'paused' and s.value::bool);
+  select u.oid, format('this database is paused by %s at %s (setting paused)', p.paused_by, p.paused_at)
+  from df_engine.paused_roles p cross join pg_catalog.pg_roles u where p.role = 0::oid::regrole;
 
 create or replace function df_engine.is_paused(p_instance bigint) returns boolean
 language sql stable set search_path = '' as $$
@@ -11068,8 +11067,11 @@ $$;
 -- p_low is a low-water mark: while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are
 -- not to be walked over again. p_careful: tell the worker which step is about to run, so that it can attribute a crash of
 -- this session. INFO goes out at once, whatever the settings.
+-- p_version: this session has just run a step of the row p_queue, and goes on if the row is still that version; nothing is written then.
 -- Granted to users.
-create or replace function df_engine.claim_step(p_key text, p_queue bigint, p_low bigint, p_careful boolean) returns df_engine.place
+create or replace function df_engine.claim_step(
+  p_key text, p_queue bigint, p_low bigint, p_careful boolean, p_version xid default null
+) returns df_engine.place
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
@@ -11084,8 +11086,7 @@ begin
     raise exception 'this function of df_engine is called by the functions of df only'
       using errcode = 'insufficient_privilege';
   end if;
-  if not (exists (select from df_engine.paused_roles p where p.role = v_role)
-           or exists (select from df_engine.settings s where s.name = 'paused' and s.value::pg_catalog.bool)) or df_engine.in_test() then
+  if not (array[v_role, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p)) or df_engine.in_test() then
     v_claim := df_engine.lock_queue(v_role, p_queue, p_low);
   end if;
   if v_claim.version is null then
@@ -11120,10 +11121,10 @@ begin
       select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = t.node;
     end if;
     -- The session that made the transition to this node goes on with the thread as long as the row is as it left it, which a plain step leaves it, too.
-    if q.offered or t.node <> q.node then
+    v_place.thread := t;
+    if (q.offered or t.node <> q.node) and v_claim.version is distinct from p_version then
       perform df_engine.requeue(v_role, q.id, t, q.id, false);
       v_place.version := pg_current_xact_id()::xid;
-      v_place.thread := t;
     end if;
   end if;
   if not q.picked and t.node = q.node and r.super and not df_engine.setting_on('enable_superuser_instances') then  -- it has not begun
@@ -11167,8 +11168,6 @@ begin
   from (select from df_engine.queue q
         where q.lane = 'sql' and q.submitter = quote_ident(session_user)::regrole and q.id = p_queue and q.xmin = p_version and q.crash_score = 0
           and has_schema_privilege(session_user, 'df', 'usage')
-          and not (exists (select from df_engine.paused_roles p where p.role = quote_ident(session_user)::regrole)
-           or exists (select from df_engine.settings s where s.name = 'paused' and s.value::pg_catalog.bool))
         for update skip locked) as claimed;
   return found;
 end
@@ -11550,6 +11549,7 @@ language plpgsql as $$
 declare
   v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
   v_together constant int := df_engine.group_limit(p_careful);
+  v_again pg_catalog.timestamptz := v_deadline;  -- when it is asked whether the role is paused, by the way of claiming anew
   v_limit bigint;
   v_key pg_catalog.text;
   v_low bigint := 0;
@@ -11591,13 +11591,15 @@ begin
     v_started := pg_catalog.clock_timestamp();
     v_at := pg_catalog.int4pl(v_at, 1);
     if pg_catalog.int4eq(v_group, 0) and (
-        v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_deadline)
+        v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_again)
         or not df_engine.claim_next(v_place.queue, v_place.version, v_place.steps[v_at].name)) then
       if pg_catalog.timestamptz_gt(v_started, v_deadline) then
         p_report := 'budget';
         exit;
       end if;
-      v_place := df_engine.claim_step(v_key, v_place.queue, v_low, p_careful);
+      v_again := least(v_deadline, pg_catalog.timestamptz_pl_interval(v_started, '50 ms'::pg_catalog.interval));
+      v_place := df_engine.claim_step(v_key, v_place.queue, v_low, p_careful,
+                                      case when v_place.steps[v_at].node is not null then v_place.version end);
       if v_place.report is not null then
         if pg_catalog.texteq(v_place.report, 'empty') then
           p_report := 'empty';
@@ -12067,8 +12069,7 @@ begin
       select r.role, count(l.worker) as leased, count(*) filter (where l.worker = p_worker) as here
       from df_engine.submitters(p_lane) r(role)
       left join df_engine.queue l on l.lane = p_lane and l.submitter = r.role and l.worker is not null
-      where not (exists (select from df_engine.paused_roles p where p.role = r.role)
-           or exists (select from df_engine.settings s where s.name = 'paused' and s.value::pg_catalog.bool))
+      where not (array[r.role, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
       group by r.role) s
     left join df_engine.role_shares(p_worker) x on x.role = s.role
     cross join lateral (
@@ -12976,18 +12977,18 @@ comment on view df.signals is 'Signals of the runs the reader can see: pending i
 -- administrator has begun.
 
 -- The role named p_name, if p_caller may pause it.
-create or replace function df_engine.role_to_pause(p_key text, p_caller oid, p_name text, p_function text) returns regrole
+create or replace function df_engine.role_to_pause(p_key text, p_caller oid, p_name text, p_function text) returns pg_catalog.regrole
 language plpgsql as $$
 declare
-  v_role regrole;
+  v_role pg_catalog.regrole;
 begin
   perform df_engine.require_key(p_key, p_caller);
   if p_name is null then
     raise exception '%: role must not be NULL', p_function using errcode = 'null_value_not_allowed';
   end if;
-  v_role := quote_ident(p_name)::regrole;
+  v_role := quote_ident(p_name)::pg_catalog.regrole;
   if v_role <> p_caller and not df_engine.may_act_on_all(p_caller) then
-    raise exception '% acts on other roles for administrators only, and % is none', p_function, p_caller::regrole using errcode = 'insufficient_privilege';
+    raise exception '% acts on other roles for administrators only, and % is none', p_function, p_caller::pg_catalog.regrole using errcode = 'insufficient_privilege';
   end if;
   return v_role;
 end
@@ -13000,7 +13001,7 @@ declare
   v_role constant regrole := df_engine.role_to_pause(p_key, p_caller, p_name, 'df.pause_role');
 begin
   perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
-  delete from df_engine.paused_roles p where not exists (select from pg_roles u where u.oid = p.role);
+  delete from df_engine.paused_roles p where p.role <> 0::oid::regrole and not exists (select from pg_roles u where u.oid = p.role);
   insert into df_engine.paused_roles as p values (v_role, pg_get_userbyid(p_caller), df_engine.clock(), nullif(p_reason, ''))
   on conflict (role) do update set paused_by = excluded.paused_by, paused_at = excluded.paused_at, reason = excluded.reason
   where p.paused_by = excluded.paused_by or df_engine.may_act_on_all(p_caller);
@@ -13008,6 +13009,18 @@ begin
     raise exception 'role "%" is already paused, by an administrator', p_name using errcode = 'insufficient_privilege',
       hint = 'df.paused_roles says by whom, and why.';
   end if;
+end
+$$;
+
+-- What the setting paused says, where every step asks for it.
+create or replace function df_engine.pause_all(p_paused boolean) returns void
+language plpgsql as $$
+begin
+  delete from df_engine.paused_roles p where p.role = 0::pg_catalog.oid::pg_catalog.regrole;
+  if p_paused then
+    insert into df_engine.paused_roles values (0::pg_catalog.oid::pg_catalog.regrole, coalesce(nullif(current_setting('role'), 'none'), session_user), df_engine.clock(), null);
+  end if;
+  perform df_engine.notify('x');
 end
 $$;
 
@@ -13067,7 +13080,8 @@ comment on function df.resume_role(text) is
   'raises 55000 when the role is not paused, 42501 when it is for somebody else to resume it.';
 
 create or replace view df.paused_roles with (security_barrier) as
-  select p.role, p.paused_by, p.paused_at, p.reason from df_engine.paused_roles p where ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or p.role::oid = (select quote_ident(current_user)::regrole::oid));
+  select p.role, p.paused_by, p.paused_at, p.reason from df_engine.paused_roles p
+  where p.role <> 0::oid::regrole and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or p.role::oid = (select quote_ident(current_user)::regrole::oid));
 comment on view df.paused_roles is
   'The roles that df.pause_role has paused: by whom, since when and why; a role sees its own';
 
@@ -13504,8 +13518,7 @@ begin
     )
     select r.submitter, (select x.next_try_at from df_engine.timers x
                          where x.submitter = r.submitter order by x.next_try_at, x.id limit 1)
-    from roles r where r.submitter is not null and not (exists (select from df_engine.paused_roles p where p.role = r.submitter)
-           or exists (select from df_engine.settings s where s.name = 'paused' and s.value::pg_catalog.bool));
+    from roles r where r.submitter is not null and not (array[r.submitter, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p));
   return query
     with recursive roles as (
       select (select x.submitter from df_engine.inbox x where x.fresh order by x.submitter limit 1) as submitter
@@ -13516,8 +13529,7 @@ begin
     )
     select r.submitter, (select x.next_try_at from df_engine.inbox x
                          where x.fresh and x.submitter = r.submitter order by x.next_try_at, x.signal_id limit 1)
-    from roles r where r.submitter is not null and not (exists (select from df_engine.paused_roles p where p.role = r.submitter)
-           or exists (select from df_engine.settings s where s.name = 'paused' and s.value::pg_catalog.bool));
+    from roles r where r.submitter is not null and not (array[r.submitter, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p));
 end
 $$;
 
@@ -14838,8 +14850,7 @@ begin
       from df_engine.submitters('sql') q(submitter)
       cross join lateral (select r.id from df_engine.queue r
                           where r.lane = 'sql' and r.submitter = q.submitter order by r.id limit 100) w
-      where not (exists (select from df_engine.paused_roles p where p.role = q.submitter)
-           or exists (select from df_engine.settings s where s.name = 'paused' and s.value::pg_catalog.bool))
+      where not (array[q.submitter, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
       group by q.submitter
     )
     select coalesce(jsonb_agg(jsonb_build_object('role', u.rolname, 'ready', w.ready) order by w.oldest), '[]')
