@@ -61,10 +61,17 @@ CONNECTION_DEFAULTS = {
 }
 
 
-class Login:
-    """The worker's connection string, as given, and derived from it the one of any other role."""
+ROLE = "{role}"
 
-    def __init__(self, dsn: str) -> None:
+
+class Login:
+    """The worker's connection string, as given, and derived from it the one of any other role.
+
+    `login_format` is the user name with which a role logs in, where that is not the role alone.
+    """
+
+    def __init__(self, dsn: str, login_format: str = ROLE) -> None:
+        self._format = login_format
         self._own = CONNECTION_DEFAULTS | {k: str(v) for k, v in conninfo_to_dict(dsn).items() if v is not None}
         self._home: dict[str, str] = {}
         self._newer: dict[str, str] = {}  # settings that the server is known to have
@@ -94,8 +101,9 @@ class Login:
     def for_role(self, role: str, database: str | None = None) -> dict[str, str]:
         """The connection parameters of a role: the worker's with the user replaced and its password left out."""
         settings = SESSION_SETTINGS | TRANSACTION_SETTINGS
-        arguments = self._with_settings(self._own, settings) | self._home | {"user": role}
-        if role != self._me:
+        user = self._format.replace(ROLE, role)
+        arguments = self._with_settings(self._own, settings) | self._home | {"user": user}
+        if user != self._me:
             # Empty, not absent: libpq then asks the password file, and neither PGPASSWORD nor the service file.
             arguments["password"] = ""
         if database is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pg_durable import log
 from pg_durable.errors import CommandError
+from pg_durable.login import ROLE
 from pg_durable.secret_keys import KeyRing
 from pg_durable.supervisor.connection import RefusedError
 from pg_durable.worker.options import Options
@@ -30,6 +31,10 @@ def register(subparsers: Any) -> None:
     command.add_argument(
         "--dsn-file", metavar="FILE",
         help="a file with more of them, one a line; empty lines and lines with # are left out; read once",
+    )  # fmt: skip
+    command.add_argument(
+        "--login-format", type=login_format, default=ROLE, metavar="FORMAT",
+        help="the user name with which a role logs in; default {role}; for poolers that want more: {role}.project",
     )  # fmt: skip
     command.add_argument(
         "--sessions", type=positive, metavar="N",
@@ -81,6 +86,13 @@ def add_key_file(command: argparse.ArgumentParser, what: str) -> None:
     )  # fmt: skip
 
 
+def login_format(text: str) -> str:
+    """A user name with the role in it."""
+    if ROLE not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} does not contain {ROLE}")
+    return text
+
+
 def positive(text: str) -> int:
     """A number of sessions."""
     number = int(text)
@@ -114,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.grace,
         arguments.metrics,
         session_age=arguments.session_age,
+        login_format=arguments.login_format,
         keys=KeyRing.read(arguments.secret_key_file),
     )
     try:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pg_durable.login import ROLE
 from pg_durable.secret_keys import KeyRing
 
 
@@ -15,4 +16,5 @@ class Options:
     grace: float = 10.0
     metrics: str | None = None
     session_age: float = 60.0
+    login_format: str = ROLE
     keys: KeyRing = field(default_factory=KeyRing, repr=False)  # of encrypted secrets

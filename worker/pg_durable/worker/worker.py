@@ -48,7 +48,9 @@ class Worker:
             await server.close()
 
     def _database(self, name: str, dsn: str) -> DatabaseWorker:
-        return DatabaseWorker(name, Login(dsn), self._options, self._metrics.of(name), self._shared)
+        return DatabaseWorker(
+            name, Login(dsn, self._options.login_format), self._options, self._metrics.of(name), self._shared
+        )
 
     def _context(self, name: str) -> Context:
         """Where events are logged with the name of their database, if there are several."""
