@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psycopg
 
@@ -30,17 +30,20 @@ CONNECTION_LOST = ("08", "57P", "HV")  # classes of SQLSTATE, and what a server 
 
 @dataclass
 class Site:
-    """Servers, each a cell; the database with the fleet is on the first. One worker serves each cell."""
+    """Servers, each a cell; the database with the fleet is on the first. One worker serves all."""
 
     clusters: dict[str, Cluster]
     fleet: Fleet
     flow: str
-    workers: list[WorkerProcess] = field(default_factory=list)
+    worker: WorkerProcess | None = None
     refused: int = 0
 
     def serve(self) -> None:
-        """Starts the workers."""
-        self.workers += [WorkerProcess(cell).logged("registered", 60) for cell in self.fleet.cells.values()]
+        """Starts the worker, one process for all cells."""
+        first, *others = self.fleet.cells.values()
+        more = [word for cell in others for word in ("--dsn", cell.dsn("durable_worker"))]
+        self.worker = worker = WorkerProcess(first, *more)
+        wait_until(lambda: worker.log.count("registered") == len(self.clusters), 60, "the worker in all cells")
 
     def start(self, numbers: Sequence[int]) -> list[int]:
         """Starts a run for each number from several sessions; the numbers whose cell did not answer."""
@@ -84,7 +87,7 @@ def site(*cells: str, **options: str) -> Iterator[Site]:
         clusters = {name: stack.enter_context(Cluster(programs(), options)) for name in cells}
         fleet = Fleet(Database(Server(clusters[cells[0]].dsn()), "front"))
         made = Site(clusters, fleet, "")
-        stack.callback(stop_workers, made)
+        stack.callback(stop_worker, made)
         databases = {name: prepare_cell(cluster) for name, cluster in clusters.items()}
         databases[cells[0]].admin("create role owner login")
         databases[cells[0]].admin("create database front")
@@ -97,9 +100,9 @@ def site(*cells: str, **options: str) -> Iterator[Site]:
         yield made
 
 
-def stop_workers(made: Site) -> None:
-    for worker in made.workers:
-        worker.kill()
+def stop_worker(made: Site) -> None:
+    if made.worker:
+        made.worker.kill()
 
 
 def prepare_cell(cluster: Cluster) -> Database:
