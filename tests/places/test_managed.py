@@ -1,4 +1,4 @@
-"""What managed servers are like: no superuser, an owner who may make roles or one role for all, passwords that change."""
+"""What managed servers are like: no superuser, an owner who makes roles, or one role for all, passwords that change."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ TERMINATE = "select count(pg_terminate_backend(pid)) from pg_stat_activity where
 
 
 class Vendor:
-    """A server that asks all for passwords and lets no superuser in; `given` is the role that the customer was given."""
+    """A server that asks all for passwords and lets no superuser in; the customer has the role `given`."""
 
     def __init__(self, cluster: Cluster, file: Path, **options: str) -> None:
         self.port = cluster.options["port"]
