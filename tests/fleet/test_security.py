@@ -4,11 +4,15 @@ import subprocess
 
 import psycopg
 import pytest
+from pglast.parser import split
+from pgspot.state import State
+from pgspot.visitors import visit_sql
 from psycopg import errors
 
 from generator.render import ROOT
 from tests.cluster import Cluster, client
 from tests.fleet.conftest import CELL, FLEET, STRANGE, Fleet, made
+from tests.security.test_pgspot import EXCEPTED, SEARCH_PATH, Findings
 from tests.support import Database, Server, install
 
 OURS = "pronamespace = 'fleet'::regnamespace"
@@ -202,3 +206,38 @@ def test_a_password_is_asked_of_those_who_are_no_superusers(site: tuple[Cluster,
         fleet.owner("grant usage on schema fleet to other")
         with pytest.raises(psycopg.Error, match="password"):
             fleet.sql("select fleet.start('a', 'select 1')", user="other")
+
+
+@pytest.mark.parametrize("script", [FLEET, CELL], ids=["fleet", "cell"])
+def test_pgspot_finds_nothing(script: str) -> None:
+    body = script.split("\n-- body\n", 1)[1].rsplit("commit;", 1)[0]
+    found = {}
+    for statement in map(str, split(body)):
+        findings = Findings()
+        state = State(findings)
+        state.created_schemas = ["fleet", "fleet_cell"]
+        visit_sql(state, f"{SEARCH_PATH}{statement};", toplevel=True)
+        if codes := findings.codes - set(EXCEPTED):
+            found[statement[:60]] = codes
+    assert found == {}
+
+
+LINT = """
+select p.proname, c.level, c.message
+from pg_proc p join pg_language l on l.oid = p.prolang
+cross join lateral lint.plpgsql_check_function_tb(
+  p.oid, coalesce((select t.tgrelid from pg_trigger t where t.tgfoid = p.oid limit 1), 0::oid), fatal_errors => false,
+  other_warnings => true, extra_warnings => true, security_warnings => true, performance_warnings => false) c
+where l.lanname = 'plpgsql' and p.pronamespace in ('fleet'::regnamespace, 'fleet_cell'::regnamespace)"""
+
+
+def test_plpgsql_check_finds_nothing(site: tuple[Cluster, Server]) -> None:
+    db = Database.clone(site[1], "cell")
+    if not db.admin("select count(*) from pg_available_extensions where name = 'plpgsql_check'"):
+        db.drop()
+        pytest.skip("plpgsql_check is not installed (apt-get install postgresql-15-plpgsql-check)")
+    install(db.dsn(), FLEET)
+    db.admin("create schema lint; create extension plpgsql_check schema lint")
+    found = db.rows(LINT, user=None)
+    db.drop()
+    assert found == []
