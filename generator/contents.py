@@ -1,4 +1,4 @@
-"""The parts of the installer, in the order in which they are installed."""
+"""The parts of the installers, in the order in which they are installed."""
 
 PARTS = (
     "install/prologue",
@@ -108,3 +108,18 @@ PARTS = (
     "observe/read_only",
     "install/epilogue",
 )
+
+# What is installed by a file of its own, beside pg_durable or without it: file -> parts.
+ADDITIONS = {
+    "pg_durable_fleet": (
+        "install/addition",
+        "fleet/schema",
+        "fleet/keys",
+        "fleet/ask",
+        "fleet/start",
+        "fleet/control",
+        "fleet/lists",
+        "fleet/cells",
+    ),
+    "pg_durable_fleet_cell": ("install/addition", "fleet/cell"),
+}

@@ -143,6 +143,10 @@ VISIT_SETTINGS = STEP_SETTINGS | {
     "default_transaction_read_only": "off",
 }
 
+# A fleet: the buckets of keys; how many cells each can have been in, which three hex digits allow; rows of a page, by
+# default and at most.
+FLEET = {"buckets": 1024, "moves": 4, "places": 4096, "page": 100, "most_rows": 1000}
+
 
 def context() -> dict[str, Any]:
     """What every template sees."""
@@ -163,6 +167,7 @@ def context() -> dict[str, Any]:
         "limits": LIMITS,
         "maps": MAPS,
         "priority": PRIORITY,
+        "fleet": FLEET,
         "oldest_upgradable": OLDEST_UPGRADABLE,
         **lexicon.context(),
     }

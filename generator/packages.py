@@ -15,6 +15,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from generator.contents import ADDITIONS
 from generator.render import ROOT, artifacts, release
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -42,7 +43,7 @@ def build(directory: Path) -> list[Path]:
     for version in PYTHONS:
         resolve(next(directory.glob("*.whl")), version)
     version, _ = release()
-    for name in ("pg_durable.sql", "pg_durable.tle.sql"):
+    for name in ("pg_durable.sql", "pg_durable.tle.sql", *(f"{addition}.sql" for addition in ADDITIONS)):
         stem, _, suffix = name.partition(".")
         (directory / f"{stem}-{version}.{suffix}").write_text(artifacts()[f"dist/{name}"])
     prefix = "dist/extension/"

@@ -76,6 +76,13 @@ def installer(**instead: str) -> str:
     return f"{head}\n{body(**instead)}\ncommit;\n"
 
 
+def addition(name: str, **instead: str) -> str:
+    """The script for psql of something that is installed by a file of its own."""
+    parts = contents.ADDITIONS[name]
+    body = "\n".join(rendered(f"{part}.sql.j2", **instead) for part in parts)
+    return f"{rendered('install/addition_head.sql.j2', file=name, **instead)}{body}\ncommit;\n"
+
+
 def extension(**instead: str) -> str:
     """The script that CREATE EXTENSION runs."""
     return f"{body(**instead)}\n{rendered('install/extension_tail.sql.j2')}"
@@ -107,6 +114,7 @@ def artifacts() -> dict[str, str]:
     return {
         "dist/pg_durable.sql": installer(),
         "dist/pg_durable.tle.sql": language_extension(),
+        **{f"dist/{name}.sql": addition(name) for name in contents.ADDITIONS},
         "dist/extension/pg_durable.control": control(),
         f"dist/extension/pg_durable--{version}.sql": extension(),
         str(flow_docs.PAGE): flow_docs.page((ROOT / flow_docs.PAGE).read_text()),

@@ -54,7 +54,18 @@ RATES = "tests/engine/test_rates.py"
 
 PICTURES = "tests/engine/test_pictures.py"
 
+FLEETS = "tests/fleet/test_cells.py"
+
 MUTANTS = (
+    # Fleets
+    Mutant("a key is started again where its bucket has moved to", "or fleet._ask", "or false and fleet._ask",
+           f"{FLEETS}::test_a_key_that_a_kept_run_has_stays_in_its_cell"),
+    Mutant("a bucket moves while a start is under way", "access exclusive", "access share",
+           f"{FLEETS}::test_buckets_move_only_when_no_start_is_under_way"),
+    Mutant("a bucket takes a new place at each move", "p.cell = p_cell or ", "",
+           f"{FLEETS}::test_a_bucket_comes_back_to_its_old_place"),
+    Mutant("of one moment a page of a fleet leaves runs out", "then '' else", "then 'g' else",
+           "tests/fleet/test_lists.py::test_runs_of_one_moment_are_all_in_the_pages"),
     # Pictures
     Mutant("a text of a run becomes markup in a picture", "'<', '&lt;'", "'<', '<'",
            f"{PICTURES}::test_what_a_run_contains_is_never_markup"),

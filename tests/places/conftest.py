@@ -38,7 +38,7 @@ def spawn() -> Iterator[Spawn]:
 
     def spawn(db: Database, dsn: str | None = None, **environment: str) -> WorkerProcess:
         workers.append(WorkerProcess(db, dsn=dsn, **environment))
-        return workers[-1].logged("registered")
+        return workers[-1].logged("registered", 60)
 
     yield spawn
     for worker in workers:

@@ -1,11 +1,15 @@
 """Packaged as an extension: CREATE EXTENSION on servers that have the files; a dump carries the runs in flight."""
 
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster
+from generator.render import artifacts
+from tests.cluster import Cluster, wheel
 from tests.places.conftest import MakeCluster, Spawn
 from tests.places.flight import begin, finish
 from tests.support import Database, Server
@@ -64,3 +68,45 @@ def test_every_table_and_sequence_is_in_the_dump(equipped: Path, make: MakeClust
     done = command("uninstall", "--yes", "--dsn", db.dsn())
     assert done.returncode == 0 and "what uses it" not in done.stdout, done.stderr
     assert db.admin("select to_regnamespace('df') is null and to_regnamespace('df_engine') is null")
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A directory with the extension's files, which is not that of the server."""
+    root = Path(tempfile.mkdtemp(prefix="pgd-", dir="/tmp"))
+    root.chmod(0o755)
+    (root / "extension").mkdir()
+    for name, text in artifacts().items():
+        if name.startswith("dist/extension/"):
+            (root / "extension" / Path(name).name).write_text(text)
+    yield root
+    shutil.rmtree(root)
+
+
+def shop(cluster: Cluster) -> Database:
+    """A database whose owner is no superuser."""
+    db = database(cluster)
+    db.admin("create role owner login")
+    db.admin("create database shop owner owner")
+    return Database(db.server, "shop")
+
+
+@pytest.mark.slow
+def test_files_may_be_in_a_directory_that_the_server_is_told(elsewhere: Path, make: MakeCluster, spawn: Spawn) -> None:
+    """extension_control_path, which PostgreSQL 18 has, for servers whose own files nobody may change."""
+    servers = [make(wheel(18), extension_control_path=f"{elsewhere}:$system") for _ in range(2)]
+    source, target = (shop(cluster) for cluster in servers)
+    source.sql("create extension pg_durable", user="owner")
+    source.sql("select df.grant_usage('app'), df.grant_worker('durable_worker')", user="owner")
+    source.sql("grant create on schema public to app", user="owner")
+    worker = spawn(source)
+    runs = begin(source)
+    worker.kill()
+    dump = [str(servers[0].bin / "pg_dump"), source.dsn()]
+    text = subprocess.run(dump, capture_output=True, check=True).stdout
+    load = [str(servers[1].bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.dsn()]
+    done = subprocess.run(load, input=text, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    spawn(target)
+    finish(target, runs)
+    assert target.admin("select extowner::regrole::text from pg_extension where extname = 'pg_durable'") == "postgres"

@@ -25,7 +25,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.budget = ByteBudget(self.metrics)
+        self.budget = ByteBudget().share(self.metrics)
         self.budget.resize(100 * MB)
         self.tasks: dict[Bytes, asyncio.Task[None]] = {}
 

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from pg_durable.metrics.metrics import Metrics
 from pg_durable.sessions.crash_attribution import STRONG, WINDOW, CrashAttribution
-from pg_durable.sessions.pool import Pool
+from pg_durable.sessions.pool import Pool, Pools
+from pg_durable.shares.places import Places
 from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.worker.dispatcher import PATIENCE, Dispatcher
 
@@ -34,13 +35,15 @@ class Engine:
 class Parts:
     """A dispatcher with its pool and its command queue."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, pools: Pools | None = None, places: Places | None = None) -> None:
         self.sessions = sessions
         self.wake = asyncio.Event()
         self.crashes = CrashAttribution()
-        self.pool = Pool(LOGIN, Metrics(), self.crashes, 60.0)
+        self.pool = Pool(LOGIN, Metrics(), self.crashes, 60.0, pools)
         self.commands = CommandQueue(self.wake)
-        self.dispatcher = Dispatcher(self.pool, self.commands, Metrics(), self.wake, self.crashes)
+        self.dispatcher = Dispatcher(
+            self.pool, self.commands, Metrics(), self.wake, self.crashes, places=places or Places()
+        )
         self.dispatcher.accepting = True
         self.pool.limit = self.dispatcher.limit = 4
 
@@ -123,11 +126,11 @@ async def test_a_call_that_found_nothing_is_not_repeated_and_another_is(parts: P
 
 
 async def test_a_wake_up_serves_a_role_that_is_known_at_once(parts: Parts) -> None:
-    assert not parts.dispatcher.offer(16384)
+    assert not parts.dispatcher.serve(16384)
     await parts.plan(one=1)
     session = parts.calls("one")[0]
     await parts.answer(session, "empty")
-    assert parts.dispatcher.offer(session.oid)
+    assert parts.dispatcher.serve(session.oid)
     await parts.pause()
     assert parts.calls("one") == [session]
 
@@ -161,7 +164,7 @@ async def test_a_crash_pauses_the_role_and_counts_against_the_step(parts: Parts,
     assert parts.dispatcher.retry_at() == clock.now + WINDOW
     clock.pass_by(2 * WINDOW)
     assert [(found.node, found.weight) for found in parts.crashes.evidence(0.0)] == [("a", STRONG)]
-    parts.dispatcher.assign()
+    parts.dispatcher.offer()
     await parts.pause()
     assert [session.careful for session in parts.calls("one")] == [[True]]
 

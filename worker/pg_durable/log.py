@@ -3,17 +3,20 @@
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from pg_durable.printing import printable_json
 
 LOGGER = logging.getLogger("pg_durable")
+DATABASE: ContextVar[str] = ContextVar("database")  # the one whose events these are, in a worker for several
 
 
 def event(level: int, what: str, **fields: Any) -> None:
     """Logs an event. Fields name roles, counts and reasons; never SQL parameters or secrets."""
-    LOGGER.log(level, what, extra={"fields": fields})
+    name = DATABASE.get(None)
+    LOGGER.log(level, what, extra={"fields": fields if name is None else {"database": name} | fields})
 
 
 def configure(style: str, level: str) -> None:

@@ -1,10 +1,14 @@
 """How the worker reaches the database: as itself, and as each role whose steps it runs."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 
+from pg_durable.errors import CommandError
 from pg_durable.sessions.bounded import BoundedConnection
 from pg_durable.step_settings import STEP_SETTINGS
 
@@ -57,10 +61,17 @@ CONNECTION_DEFAULTS = {
 }
 
 
-class Login:
-    """The worker's connection string, as given, and derived from it the one of any other role."""
+ROLE = "{role}"
 
-    def __init__(self, dsn: str) -> None:
+
+class Login:
+    """The worker's connection string, as given, and derived from it the one of any other role.
+
+    `login_format` is the user name with which a role logs in, where that is not the role alone.
+    """
+
+    def __init__(self, dsn: str, login_format: str = ROLE) -> None:
+        self._format = login_format
         self._own = CONNECTION_DEFAULTS | {k: str(v) for k, v in conninfo_to_dict(dsn).items() if v is not None}
         self._home: dict[str, str] = {}
         self._newer: dict[str, str] = {}  # settings that the server is known to have
@@ -90,8 +101,9 @@ class Login:
     def for_role(self, role: str, database: str | None = None) -> dict[str, str]:
         """The connection parameters of a role: the worker's with the user replaced and its password left out."""
         settings = SESSION_SETTINGS | TRANSACTION_SETTINGS
-        arguments = self._with_settings(self._own, settings) | self._home | {"user": role}
-        if role != self._me:
+        user = self._format.replace(ROLE, role)
+        arguments = self._with_settings(self._own, settings) | self._home | {"user": user}
+        if user != self._me:
             # Empty, not absent: libpq then asks the password file, and neither PGPASSWORD nor the service file.
             arguments["password"] = ""
         if database is not None:
@@ -116,6 +128,28 @@ class Login:
     async def _connect(arguments: dict[str, str]) -> psycopg.AsyncConnection[Any]:
         parameters: dict[str, Any] = {**arguments}
         return await psycopg.AsyncConnection.connect("", autocommit=True, prepare_threshold=None, **parameters)
+
+
+def names(dsns: Sequence[str]) -> list[str]:
+    """What the databases of a worker are called in its log and its metrics: as they are, where that is not enough with
+    host and port."""
+    short, long = zip(*map(_names, dsns), strict=True)
+    often = Counter(short)
+    found = [a if often[a] == 1 else b for a, b in zip(short, long, strict=True)]
+    for name in found:
+        if found.count(name) > 1:
+            raise CommandError(f"two of the connection strings are of the same database: {name}")
+    return found
+
+
+def _names(dsn: str) -> tuple[str, str]:
+    defaults = {option.keyword.decode(): option.val.decode() for option in Conninfo.get_defaults() if option.val}
+    given = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if value}
+    known = defaults | given
+    service = given.get("service") if "dbname" not in given else None
+    name = service or known.get("dbname") or known.get("user", "")
+    where = known.get("host") or known.get("hostaddr") or "local"
+    return name, f"{where}:{known.get('port', '5432')}/{name}"
 
 
 def reason(error: BaseException) -> str:

@@ -1,27 +1,45 @@
-"""`pg-durable worker`: runs a worker until SIGTERM or SIGINT."""
+"""`pg-durable worker`: runs a worker until SIGTERM or SIGINT, for one database or several.
+
+Several databases share its sessions, HTTP requests and memory; none gets all of them, and one that is lost does not
+disturb the others.
+"""
 
 import argparse
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pg_durable import log
 from pg_durable.errors import CommandError
+from pg_durable.login import ROLE
 from pg_durable.secret_keys import KeyRing
 from pg_durable.supervisor.connection import RefusedError
-from pg_durable.worker.worker import Options, Worker
+from pg_durable.worker.options import Options
+from pg_durable.worker.worker import Worker
 
 
 def register(subparsers: Any) -> None:
     """Adds the sub-command."""
     command = subparsers.add_parser("worker", help="run a worker", description=__doc__)
     command.add_argument(
-        "--dsn", default="", help="the home database, as the worker's role; default: libpq's PG* variables"
-    )
+        "--dsn", action=Each, default="",
+        help="a home database, as the worker's role; once for each; default: libpq's PG* variables",
+    )  # fmt: skip
+    command.add_argument(
+        "--dsn-file", metavar="FILE",
+        help="a file with more of them, one a line; empty lines and lines with # are left out; read once",
+    )  # fmt: skip
+    command.add_argument(
+        "--login-format", type=login_format, default=ROLE, metavar="FORMAT",
+        help="the user name with which a role logs in; default {role}; for poolers that want more: {role}.project",
+    )  # fmt: skip
     command.add_argument(
         "--sessions", type=positive, metavar="N",
-        help="SQL steps to run at the same time; default and upper limit: the setting max_user_connections",
+        help="SQL steps to run at the same time, in all databases; default, and upper limit of each: its setting "
+             "max_user_connections",
     )  # fmt: skip
     command.add_argument(
         "--grace", type=seconds, default=10.0, metavar="SECONDS",
@@ -39,12 +57,40 @@ def register(subparsers: Any) -> None:
     command.set_defaults(run=run)
 
 
+class Each(argparse.Action):
+    """An option that can be given several times; what is given replaces the default."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        """Called by the parser."""
+        earlier = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(earlier if isinstance(earlier, list) else ()), values])
+
+
+def connection_strings(dsn: str | list[str], file: str | None) -> Sequence[str]:
+    """The databases: those of the command line, then those of the file; without either, what --dsn is by default."""
+    given = dsn if isinstance(dsn, list) else []
+    if file is None:
+        return given or [str(dsn)]
+    lines = (line.strip() for line in Path(file).read_text("utf-8").splitlines())
+    found = [*given, *(line for line in lines if line and not line.startswith("#"))]
+    if not found:
+        raise CommandError(f"{file}: there is no connection string in it")
+    return found
+
+
 def add_key_file(command: argparse.ArgumentParser, what: str) -> None:
     """The option of whoever encrypts or decrypts secrets."""
     command.add_argument(
         "--secret-key-file", default=os.environ.get("PG_DURABLE_SECRET_KEY_FILE") or None, metavar="FILE",
         help=f"file {what}; default: $PG_DURABLE_SECRET_KEY_FILE",
     )  # fmt: skip
+
+
+def login_format(text: str) -> str:
+    """A user name with the role in it."""
+    if ROLE not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} does not contain {ROLE}")
+    return text
 
 
 def positive(text: str) -> int:
@@ -75,11 +121,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the worker."""
     log.configure(arguments.log_format, arguments.log_level)
     options = Options(
-        arguments.dsn,
+        connection_strings(arguments.dsn, arguments.dsn_file),
         arguments.sessions,
         arguments.grace,
         arguments.metrics,
         session_age=arguments.session_age,
+        login_format=arguments.login_format,
         keys=KeyRing.read(arguments.secret_key_file),
     )
     try:

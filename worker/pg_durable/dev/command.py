@@ -22,7 +22,7 @@ from pg_durable.embedded.server import EmbeddedServer, is_running, running_serve
 from pg_durable.errors import CommandError
 from pg_durable.printing import say
 from pg_durable.secret_keys import KeyRing
-from pg_durable.worker.worker import Options
+from pg_durable.worker.options import Options
 
 DATABASE, ADMIN, USER, WORKER = "durable", "postgres", "app", "durable_worker"
 LOCK = "dev.pid"
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     with alone(arguments.data), EmbeddedServer(data, arguments.version, port=arguments.port) as server:
         prepare(server)
         say(welcome(data))
-        asyncio.run(serve(Options(server.dsn(DATABASE, WORKER), grace=2.0, keys=keys)))
+        asyncio.run(serve(Options([server.dsn(DATABASE, WORKER)], grace=2.0, keys=keys)))
     return 0
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 from time import monotonic
 
-from pg_durable.leases.byte_budget import ByteBudget
+from pg_durable.leases.byte_budget import ByteShare
 from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import Supervisor
 
@@ -18,7 +18,7 @@ async def _note(tickets: list[int], roles: list[str], db: Supervisor) -> None:
 class ByteReasons:
     """Compares, at each poll, what waits with what the engine has been told."""
 
-    def __init__(self, budget: ByteBudget, commands: CommandQueue) -> None:
+    def __init__(self, budget: ByteShare, commands: CommandQueue) -> None:
         self._budget = budget
         self._commands = commands
         self._since: dict[int | str, float] = {}  # of steps, by ticket, and of roles

@@ -12,18 +12,18 @@ from typing import Any
 import psycopg
 
 from pg_durable import statements
-from pg_durable.http.runner import HttpRunner
 from pg_durable.http.secrets import Secrets
 from pg_durable.leases import direct
-from pg_durable.leases.byte_budget import ByteBudget, Bytes
+from pg_durable.leases.byte_budget import Bytes
 from pg_durable.leases.byte_reasons import ByteReasons
+from pg_durable.leases.http_requests import HttpRequests
 from pg_durable.log import event
 from pg_durable.login import Login, reason
 from pg_durable.metrics.metrics import Metrics
-from pg_durable.secret_keys import KeyRing
 from pg_durable.sessions.pool import LoginFailed, Pool
 from pg_durable.sessions.progress import ProgressReports
 from pg_durable.sessions.session import Session
+from pg_durable.shares.shared import Shared
 from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import Lease, Supervisor
 
@@ -33,16 +33,17 @@ DIRECT, HTTP = "direct", "http"
 class LeasedSteps:
     """One asyncio task a step; what came of it goes to the command queue."""
 
-    def __init__(self, login: Login, pool: Pool, commands: CommandQueue, metrics: Metrics, keys: KeyRing) -> None:
+    def __init__(self, login: Login, pool: Pool, commands: CommandQueue, metrics: Metrics, shared: Shared) -> None:
         self._login = login
         self._pool = pool
         self._limits = pool.role_limits
         self._commands = commands
         self._progress = ProgressReports(commands)
         self._metrics = metrics
-        self._keys = keys
-        self._http = HttpRunner()
-        self.budget = ByteBudget(metrics)
+        self._keys = shared.keys
+        self._http = shared.http
+        self.requests = HttpRequests(commands, shared.requests)
+        self.budget = shared.memory.share(metrics)
         self.reasons = ByteReasons(self.budget, commands)
         self.left: tuple[str, ...] = ()  # lanes with steps that wait for room
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -82,12 +83,9 @@ class LeasedSteps:
     def forget(self) -> None:
         """The outcomes that the database does not have will never be reported."""
         self.reasons.forget()
+        self.requests.wanted = False
         for held in list(self._unreported):
             self._forget(held)
-
-    async def close(self) -> None:
-        """Frees the HTTP client."""
-        await self._http.close()
 
     async def _run(self, lane: str, lease: Lease, held: Bytes) -> None:
         began = monotonic()
@@ -156,15 +154,15 @@ class LeasedSteps:
 
     async def _elsewhere(self, lease: Lease, held: Bytes) -> str:
         """In another database: the session is closed at once, so that it never stands in the way of DROP DATABASE."""
-        await self._pool.make_room(1)
-        try:
-            session = await Session.open(self._login, lease.role, lease.database)
-        except (psycopg.Error, OSError) as error:
-            return direct.connection_failure(reason(error))
-        try:
-            return await direct.run_step(session.conn, lease.request, held)
-        finally:
-            await session.close()
+        async with self._pool.elsewhere(lease.role):
+            try:
+                session = await Session.open(self._login, lease.role, lease.database)
+            except (psycopg.Error, OSError) as error:
+                return direct.connection_failure(reason(error))
+            try:
+                return await direct.run_step(session.conn, lease.request, held)
+            finally:
+                await session.close()
 
     async def _wait_for_role(self, lease: Lease, failure: LoginFailed) -> None:
         """Keeps the lease until a login may be tried again, so that it is not claimed in vain, then gives it back."""
@@ -176,6 +174,8 @@ class LeasedSteps:
 
     def _count(self, lane: str, change: int) -> None:
         self._running[lane] += change
+        if lane == HTTP:
+            self.requests.count(change)
         self._metrics.set("leased", self._running[lane], lane=lane)
 
 

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import itemgetter
@@ -32,6 +33,7 @@ WORKER = {
     "server_lost_total": ("counter", "losses of the supervising connection"),
     "sessions": ("gauge", "open sessions, by state"),
     "session_limit": ("gauge", "sessions that may be open at the same time"),
+    "session_limit_shared": ("gauge", "sessions that all databases of this worker may have open together"),
     "session_reserve": ("gauge", "sessions, of these, for roles of which nothing runs"),
     "tick_timers": ("gauge", "timers and signals that the last poll has fired"),
     "tick_timers_limit": ("gauge", "timers and signals fired in one transaction"),
@@ -88,6 +90,8 @@ class Metrics(Collector):
     """Counters, gauges and histograms, each under a name from above and a set of labels."""
 
     def __init__(self) -> None:
+        self._always: Labels = ()
+        self._databases: list[Labels] = []
         self._values: defaultdict[tuple[str, Labels], float] = defaultdict(float)
         self._durations: defaultdict[tuple[str, Labels], Durations] = defaultdict(
             lambda: Durations([0] * (len(BUCKETS) + 1))
@@ -95,13 +99,20 @@ class Metrics(Collector):
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
+    def of(self, database: str) -> "Metrics":
+        """The part of these metrics that is about one database, which is a label of each."""
+        part = copy(self)
+        part._always = (("database", database),)
+        self._databases.append(part._always)
+        return part
+
     def add(self, name: str, number: int = 1, **labels: str) -> None:
         """Counts one more, or so many."""
-        self._values[name, tuple(labels.items())] += number
+        self._values[name, self._labels(labels)] += number
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Sets a gauge."""
-        self._values[name, tuple(labels.items())] = value
+        self._values[name, self._labels(labels)] = value
 
     def observe(self, name: str, seconds: float, **labels: str) -> None:
         """Counts one more duration."""
@@ -110,11 +121,12 @@ class Metrics(Collector):
 
     def add_durations(self, name: str, counts: Sequence[int], total: float, **labels: str) -> None:
         """Counts more durations: so many in each bucket, and their sum."""
-        self._durations[name, tuple(labels.items())].add(counts, total)
+        self._durations[name, self._labels(labels)].add(counts, total)
 
     def forget(self, *names: str) -> None:
         """Takes gauges away whose values are not known any more."""
-        for key in [key for key in self._values if key[0] in names]:
+        always = len(self._always)
+        for key in [key for key in self._values if key[0] in names and key[1][:always] == self._always]:
             del self._values[key]
 
     def total(self, name: str) -> float:
@@ -132,14 +144,20 @@ class Metrics(Collector):
         for name, about in DATABASE.items():
             yield self._family("pg_durable_", name, *about)
 
+    def _labels(self, labels: dict[str, str]) -> Labels:
+        return (*self._always, *labels.items())
+
     def _family(self, prefix: str, name: str, kind: str, meaning: str, *default: float) -> Metric:
         if kind == "histogram":
             return self._histogram(prefix + name, meaning, name)
         found = sorted((labels, value) for (key, labels), value in self._values.items() if key == name)
-        labels = [label for label, _ in found[0][0]] if found else []
+        for known in self._databases or [()]:
+            if not any(labels[: len(known)] == known for labels, _ in found):
+                found += [(known, value) for value in default]
+        labels = [label for label, _ in max((labels for labels, _ in found), key=len, default=())]
         make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
         family = make(prefix + name, meaning, labels=labels)
-        for values, value in found or [((), value) for value in default]:
+        for values, value in found:
             family.add_metric([printable(text) for _, text in values], value)
         return family
 
@@ -155,15 +173,17 @@ class Metrics(Collector):
 
 
 class MetricsServer:
-    """Answers GET /metrics and GET /healthz; `healthy` says whether the worker is in touch with the database.
+    """Answers GET /metrics and GET /healthz; `health` says whether the worker serves anything, and what to answer.
 
     `refresh` brings up to date what is only counted when somebody asks.
     """
 
-    def __init__(self, metrics: Metrics, healthy: Callable[[], bool], refresh: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, metrics: Metrics, health: Callable[[], tuple[bool, str]], refresh: Callable[[], Awaitable[None]]
+    ) -> None:
         self._metrics = metrics
         self._refresh = refresh
-        self._healthy = healthy
+        self._health = health
         self._server: asyncio.Server | None = None
 
     async def start(self, address: str) -> None:
@@ -204,4 +224,5 @@ class MetricsServer:
             return "200 OK", self._metrics.render()
         if path != "/healthz":
             return "404 Not Found", "there are /metrics and /healthz\n"
-        return ("200 OK", "ok\n") if self._healthy() else ("503 Service Unavailable", "no database\n")
+        serves, said = self._health()
+        return "200 OK" if serves else "503 Service Unavailable", f"{said}\n"

@@ -2,6 +2,9 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 from time import monotonic
@@ -15,6 +18,7 @@ from pg_durable.sessions.crash_attribution import WINDOW, CrashAttribution
 from pg_durable.sessions.role_limits import RoleLimits
 from pg_durable.sessions.session import Session
 
+MOST_SESSIONS = 1000
 KEEP_IDLE = 30.0
 CAREFUL_FOR = 60.0
 FIRST_BACKOFF = 1.0
@@ -48,14 +52,32 @@ class RoleState:
     pause_until: float = 0.0
 
 
+class Pools:
+    """The pools of a worker, one a database, and how many sessions they may have together."""
+
+    def __init__(self, limit: int = MOST_SESSIONS) -> None:
+        self.limit = limit
+        self.all: list[Pool] = []
+
+
 class Pool:
-    """At most `limit` sessions, over all roles. Times are those of the monotonic clock.
+    """At most `limit` sessions, over all roles, of one database. Times are those of the monotonic clock.
 
     A session older than `longest_age` seconds makes no call any more: ALTER ROLE ... SET reaches only new ones.
     """
 
-    def __init__(self, login: Login, metrics: Metrics, crashes: CrashAttribution, longest_age: float) -> None:
+    def __init__(
+        self,
+        login: Login,
+        metrics: Metrics,
+        crashes: CrashAttribution,
+        longest_age: float,
+        pools: Pools | None = None,
+    ) -> None:
         self.limit = 1
+        self._context = copy_context()  # the log of its database, whichever database wants room
+        self._pools = pools or Pools()
+        self._pools.all.append(self)
         self.role_limits = RoleLimits()
         self._longest_age = longest_age
         self._crashes = crashes
@@ -75,12 +97,15 @@ class Pool:
             state.in_use -= 1
             raise
 
-    async def make_room(self, wanted: int = 0) -> None:
-        """Closes sessions, the one that has been idle longest first, until there are no more than there may be."""
-        idle = [session for state in self._states.values() for session in state.idle]
-        excess = len(idle) + self._in_use() + wanted - self.limit
-        for session in sorted(idle, key=lambda session: session.idle_since)[: max(excess, 0)]:
-            await self._discard(session)
+    @asynccontextmanager
+    async def elsewhere(self, role: str) -> AsyncIterator[None]:
+        """Room for a session of the role in another database, which is none of the pool."""
+        self._states[role].in_use += 1
+        try:
+            await self._make_room()
+            yield
+        finally:
+            self._states[role].in_use -= 1
 
     async def release(self, session: Session) -> None:
         """Keeps the session for the next step of its role, or closes it when it cannot be used again."""
@@ -142,11 +167,24 @@ class Pool:
                 self._crashes.lost("idle", session.told)
                 await self._discard(session)
 
+    async def _make_room(self) -> None:
+        """Closes idle sessions until there are no more than there may be, here and in all pools."""
+        await self._close_longest_idle([self], self.limit)
+        await self._close_longest_idle(self._pools.all, self._pools.limit)
+
+    @staticmethod
+    async def _close_longest_idle(pools: "list[Pool]", limit: int) -> None:
+        idle = [(session, pool) for pool in pools for state in pool._states.values() for session in state.idle]
+        excess = len(idle) + sum(pool._in_use() for pool in pools) - limit
+        for session, pool in sorted(idle, key=lambda each: each[0].idle_since)[: max(excess, 0)]:
+            await asyncio.create_task(pool._discard(session), context=pool._context)
+
     def _in_use(self) -> int:
         return sum(state.in_use for state in self._states.values())
 
     def _count(self) -> None:
         self._metrics.set("session_limit", self.limit)
+        self._metrics.set("session_limit_shared", self._pools.limit)
         self._metrics.set("sessions", self._in_use(), state="running")
         self._metrics.set("sessions", sum(len(state.idle) for state in self._states.values()), state="idle")
 
@@ -167,7 +205,7 @@ class Pool:
     async def _open(self, role: str, state: RoleState, replaces: bool) -> Session:
         if state.try_at > monotonic():
             raise LoginFailed("a login failed a moment ago", alone=False)
-        await self.make_room()
+        await self._make_room()
         try:
             session = await self._log_in(role, replaces)
         except (psycopg.Error, OSError) as error:

@@ -38,6 +38,11 @@ class CommandQueue:
         self._poll = self._poll or poll
         self._wake.set()
 
+    def ask(self) -> None:
+        """Has a poll follow."""
+        self._poll = True
+        self._wake.set()
+
     def clear(self) -> None:
         """Forgets everything: the registration it belonged to is gone."""
         self._commands.clear()

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine
+from contextvars import copy_context
 from functools import partial
 from logging import INFO, WARNING
 from math import inf
@@ -18,6 +19,7 @@ from pg_durable.sessions.crash_attribution import CrashAttribution
 from pg_durable.sessions.pool import LoginFailed, Pool
 from pg_durable.sessions.progress import ProgressReports
 from pg_durable.sessions.session import Session
+from pg_durable.shares.places import Places
 from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import Supervisor
 
@@ -43,7 +45,14 @@ class Dispatcher:
     """One asyncio task a slot in use; each makes one call of df_engine.work in a session of its role."""
 
     def __init__(
-        self, pool: Pool, commands: CommandQueue, metrics: Metrics, wake: asyncio.Event, crashes: CrashAttribution
+        self,
+        pool: Pool,
+        commands: CommandQueue,
+        metrics: Metrics,
+        wake: asyncio.Event,
+        crashes: CrashAttribution,
+        *,
+        places: Places | None = None,
     ) -> None:
         self.limit = 1
         self.reserve = 0  # of these slots: for roles that have nothing running, one step each
@@ -66,6 +75,9 @@ class Dispatcher:
         self._turn = 0
         self._sessions: dict[int, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._context = copy_context()  # the log of its database, whichever database frees the slot
+        self._places = places or Places()  # shared with other databases
+        self._places.join(self)
 
     @property
     def busy(self) -> int:
@@ -73,14 +85,38 @@ class Dispatcher:
         return self._running.total()
 
     @property
+    def most(self) -> int:
+        """Slots, free or not."""
+        return self.limit
+
+    @property
+    def in_use(self) -> int:
+        """Slots that are not free."""
+        return self.busy + self.taken
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another slot would be used at once."""
+        return self._own_room > 0 and self._neediest(self._own_room) is not None
+
+    @property
     def room(self) -> int:
-        """Slots that are free."""
-        return max(self.limit - self.busy - self.taken, 0) if self.accepting else 0
+        """Slots that are free, here and among those that databases share."""
+        own = self._own_room
+        return min(own, self._places.room(self)) if own else 0
 
     @property
     def common_room(self) -> int:
         """Free slots that are not of the reserve."""
-        return max(self.room - (self.reserve - self._reserved), 0)
+        return self._common(self.room)
+
+    @property
+    def _own_room(self) -> int:
+        return max(self.limit - self.in_use, 0) if self.accepting else 0
+
+    def _common(self, room: int) -> int:
+        """Of so many free slots those that are not of the reserve."""
+        return max(min(room, self._own_room - (self.reserve - self._reserved)), 0)
 
     def retry_at(self) -> float:
         """When a login may be tried again for which steps are waiting; infinity when none are."""
@@ -90,22 +126,22 @@ class Dispatcher:
     def plan(self, ready: dict[str, int]) -> None:
         """Notes how many steps of each role can run, as the engine says, and fills the free slots."""
         self._demand = dict(ready)
-        self.assign()
+        self._places.offer()
         self._note_waiting()
 
-    def offer(self, oid: int) -> bool:
+    def serve(self, oid: int) -> bool:
         """Serves a role that, as a transaction has just said, has work; false when the role is not known yet."""
         role = self._pool.roles.get(oid)
         if role is None:
             return False
         self._want(role)
-        self.assign()
+        self._places.offer()
         return True
 
-    def assign(self) -> None:
+    def offer(self) -> None:
         """Fills the free slots."""
-        while self.room and (role := self._neediest()):
-            reserved = not self.common_room
+        while (room := self.room) and (role := self._neediest(room)):
+            reserved = not self._common(room)
             self._reserved += reserved
             self._take(role)
             self._running[role] += 1
@@ -132,17 +168,17 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, context=self._context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _neediest(self) -> str | None:
-        """Of the roles that may have a slot, the one with the fewest; then the one whose turn was longest ago.
+    def _neediest(self, room: int) -> str | None:
+        """Of the roles that may have one of so many slots, the one with the fewest; then whose turn was longest ago.
 
         No role gets all slots: the reserve is for those that have nothing running.
         """
         now = monotonic()
-        most = self.limit - self.reserve if self.common_room else 1
+        most = self.limit - self.reserve if self._common(room) else 1
         waiting = [role for role in self._demand if self._servable(role, now) and self._running[role] < most]
         return min(waiting, key=lambda role: (self._running[role], self._turns[role]), default=None)
 
@@ -155,15 +191,20 @@ class Dispatcher:
         now = monotonic()
         waiting = {role for role in self._demand if not self._running[role] and self._servable(role, now)}
         self._waiting_since = {role: self._waiting_since.get(role, now) for role in waiting}
-        holders = sum(1 for count in self._running.values() if count)
-        why = f"all {self.limit} sessions are busy, {self.reserve} of them reserved, held by {holders} roles"
         for role, since in self._waiting_since.items():
             if now - since > PATIENCE and role not in self._told:
                 self._told.add(role)
-                self._commands.put(partial(_say_why, role, why))
+                self._commands.put(partial(_say_why, role, self._why_none_is_free()))
         for role in self._told - waiting:
             self._told.discard(role)
             self._commands.put(partial(_say_reached, role))
+
+    def _why_none_is_free(self) -> str:
+        if self._own_room:
+            elsewhere = self._places.in_use - self.in_use
+            return f"all {self._places.limit} sessions of the worker are busy, {elsewhere} of them for other databases"
+        holders = sum(1 for count in self._running.values() if count)
+        return f"all {self.limit} sessions are busy, {self.reserve} of them reserved, held by {holders} roles"
 
     def _want(self, role: str) -> None:
         self._demand[role] = min(self._demand.get(role, 0) + 1, self.limit)
@@ -258,5 +299,5 @@ class Dispatcher:
         self._limits.give(role)
         if more:
             self._want(role)
-        self.assign()
+        self._places.offer()
         self._wake.set()

@@ -1,0 +1,1 @@
+"""What the databases of a worker share."""
