@@ -306,6 +306,7 @@ ENDED = """
 update df_engine.instances
 set status = %s, finished_at = now() - %s * interval '1 day' + %s * interval '1 second' where id = %s"""
 CREATED_LONG_AGO = "update df_engine.instances set created_at = now() - interval '1 year', updated_at = now()"
+CREATED_AT = "update df_engine.instances set created_at = %s where label = %s"
 RUN_TIMES = "update df_engine.instances set created_at = %s, finished_at = %s where id = %s"
 OUTCOME_TIMES = """
 update df_engine.outcomes set started_at = %s, ended_at = %s

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from tests import state
 from tests.fleet.conftest import STRANGE, Fleet, end
 from tests.support import Pump
 
@@ -35,6 +36,8 @@ def test_pages_lead_through_the_runs_of_all_cells_newest_first(fleet: Fleet) -> 
 def test_runs_of_one_moment_are_all_in_the_pages(fleet: Fleet) -> None:
     flow = "select fleet.start(n::text || ' at once', 'select 1', 'at once') from generate_series(1, 9) n"
     started = {id for (id,) in fleet.rows(flow)}
+    for cell in fleet.cells.values():
+        cell.admin(state.CREATED_AT, "2026-01-01 00:00:00Z", "at once")
     found, cursor = [], None
     while page := fleet.rows(PAGE, 2, "at once", cursor):
         found += [id for id, _ in page]
