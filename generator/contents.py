@@ -67,6 +67,7 @@ PARTS = (
     "observe/node_states",
     "admin/role_limits",
     "observe/public_views",
+    "api/pause_role",
     "supervisor/pokes",
     "supervisor/signals",
     "supervisor/due",

@@ -43,6 +43,8 @@ SETTINGS = (
             "whether superusers may submit instances"),
     Setting("list_instances_max_limit", "1000", "integer", 1, 1_000_000,
             "largest limit_count of df.list_instances"),
+    Setting("paused", "off", "boolean", None, None,
+            "whether nothing new of any run begins; df.pause_role does it for one role"),
     Setting("loop_min_interval", "1", "duration", 0, 3600,
             "least time between the starts of two iterations of a forever loop, in seconds"),
     Setting("timezone", "UTC", "zone", None, None, "time zone of schedules that name none"),

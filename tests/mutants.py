@@ -47,6 +47,7 @@ COMPILED = "tests/language/test_start.py::test_a_graph_is_compiled_once_for_each
 
 PAUSES = "tests/engine/test_pause.py"
 RESUMES = "tests/engine/test_resume.py"
+ROLE_PAUSES = "tests/engine/test_role_pauses.py"
 SCHEDULES = "tests/engine/test_schedules.py"
 LIMITS = "tests/engine/test_limits.py"
 RATES = "tests/engine/test_rates.py"
@@ -201,8 +202,26 @@ MUTANTS = (
            "tests/virtual/test_flows.py::test_a_step_knows_its_name"),
     Mutant("a poke is not heard in a test", "'df_engine.poked', 'test'", "'df_engine.poked', ''",
            "tests/virtual/test_flows.py::test_a_poke_is_heard"),
-    Mutant("a check takes time in a test", "current_setting('df_engine.virtual', true) <> ''", "false",
+    Mutant("a check takes time in a test", "df_engine.in_test()", "false",
            "tests/virtual/test_flows.py::test_a_poke_of_a_step_that_fails_is_not_heard"),
+    # Pauses of roles
+    Mutant("a session of a paused role goes on", "if not ({{ role_is_paused", "if true or not ({{ role_is_paused",
+           f"{ROLE_PAUSES}::test_runs_of_before_and_of_after_wait_and_say_why"),
+    Mutant("the next step of a paused role begins", "'50 ms'", "'1 hour'",
+           f"{ROLE_PAUSES}::test_the_step_that_runs_is_the_last_one"),
+    Mutant("a step of a paused role is leased", "where not ({{ role_is_paused", "where true or ({{ role_is_paused",
+           f"{ROLE_PAUSES}::test_a_leased_step_is_not_leased"),
+    Mutant("timers of a paused role fire", "and not ({{ role_is_paused", "and true or ({{ role_is_paused",
+           f"{ROLE_PAUSES}::test_timers_and_signals_act_when_it_is_resumed"),
+    Mutant("the line of a shared limit waits for a paused role", " and q.submitter <> all ({{ paused_roles }})", "",
+           f"{ROLE_PAUSES}::test_others_go_on_in_the_line_of_a_shared_limit"),
+    Mutant("a role pauses others", "if v_role <> p_caller and", "if false and",
+           f"{ROLE_PAUSES}::test_a_role_acts_on_itself_and_administrators_on_all"),
+    Mutant("a role ends the pause of an administrator", "elsif v_by <> pg_get_userbyid(p_caller) and",
+           "elsif false and", f"{ROLE_PAUSES}::test_a_role_acts_on_itself_and_administrators_on_all"),
+    Mutant("a setting takes a step out of its limits", "if df_engine.in_test() then",
+           "if current_setting('df_engine.virtual', true) <> '' then",
+           "tests/regressions/test_a_setting_takes_a_step_out_of_its_limits.py"),
     # Claims
     Mutant("the next step is claimed without its lock", "for update skip locked)", ")", BESIDE),
     Mutant("a step is claimed without its lock", " for update skip locked;", ";", BESIDE),

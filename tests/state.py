@@ -526,7 +526,7 @@ SCHEDULES_LATE = "update df_engine.schedules set next_at = now() - %s::interval"
 ALL_STATE = tuple(
     f"select to_jsonb(t)::text from df_engine.{table} t order by 1"
     for table in ("instances", "queue", "timers", "waits", "activations", "outcomes", "bindings", "inbox", "acts",
-                  "vars", "kept_secrets", "flow_definitions", "end_channels", "settings", "role_limits",
+                  "vars", "kept_secrets", "flow_definitions", "end_channels", "settings", "role_limits", "paused_roles",
                   "http_allowlist", "worker_roles", "start_keys", "role_reasons", "schedules", "schedule_ticks",
                   "limits", "limit_places", "limit_grants")
 )  # fmt: skip

@@ -718,6 +718,14 @@ if df_engine.migrating(1) then
     live_instances int check (live_instances >= 0)
   );
 
+  -- Roles of whose runs nothing begins (df.pause_role); 0: those of all roles, because the setting paused is on.
+  create table df_engine.paused_roles (
+    role regrole not null constraint paused_roles_pkey primary key,
+    paused_by name not null,
+    paused_at timestamptz not null,
+    reason text
+  );
+
   -- Why no session runs the steps of a role now.
   create table df_engine.role_reasons (
     submitter oid not null constraint role_reasons_pkey primary key,
@@ -857,6 +865,7 @@ $$;
 insert into df_engine.settings (name, value, description) values
   ('enable_superuser_instances', 'off', 'whether superusers may submit instances'),
   ('list_instances_max_limit', '1000', 'largest limit_count of df.list_instances'),
+  ('paused', 'off', 'whether nothing new of any run begins; df.pause_role does it for one role'),
   ('loop_min_interval', '1', 'least time between the starts of two iterations of a forever loop, in seconds'),
   ('timezone', 'UTC', 'time zone of schedules that name none'),
   ('max_user_connections', '10', 'SQL steps that one worker runs at the same time'),
@@ -932,6 +941,7 @@ select name, default_value, kind, low, high, choices
 from (values
   ('enable_superuser_instances', 'off', 'boolean', 0::numeric, 0::numeric, array[]::text[]),
   ('list_instances_max_limit', '1000', 'integer', 1::numeric, 1000000::numeric, array[]::text[]),
+  ('paused', 'off', 'boolean', 0::numeric, 0::numeric, array[]::text[]),
   ('loop_min_interval', '1', 'duration', 0::numeric, 3600::numeric, array[]::text[]),
   ('timezone', 'UTC', 'zone', 0::numeric, 0::numeric, array[]::text[]),
   ('max_user_connections', '10', 'integer', 1::numeric, 1000::numeric, array[]::text[]),
@@ -1031,6 +1041,9 @@ begin
       using errcode = 'invalid_parameter_value';
   end if;
   update df_engine.settings s set value = v_value where s.name = v_rule.name;
+  if v_rule.name = 'paused' then
+    perform df_engine.pause_all(v_value::boolean);
+  end if;
   return 'OK';
 end
 $$;
@@ -6668,6 +6681,17 @@ $$;
 -- Pauses: nothing new of a paused run begins. Its rows of the queue that nobody has locked leave the lanes in which they are looked for, and a step that
 -- runs finds out when it is recorded. Timers and signals are tried when they are due, and then not before the run goes on. So a run
 -- that is not paused is asked nothing more than before.
+-- A paused role is asked for wherever something of it would begin, in a chain of steps once in 50 ms, so however many runs it has, it is paused and goes on at once. What has been called in the
+-- line of a limit keeps its turn.
+
+-- Why nothing begins of the runs of roles that are paused: by df.pause_role, or with the database.
+create or replace view df_engine.pauses_of_roles as
+  select p.role::oid as submitter,
+         format('role "%s" is paused by %s at %s', pg_get_userbyid(p.role), p.paused_by, p.paused_at) || coalesce(': ' || p.reason, '') as reason
+  from df_engine.paused_roles p where p.role <> 0::oid::regrole
+  union all
+  select u.oid, format('this database is paused by %s at %s (setting paused)', p.paused_by, p.paused_at)
+  from df_engine.paused_roles p cross join pg_catalog.pg_roles u where p.role = 0::oid::regrole;
 
 create or replace function df_engine.is_paused(p_instance bigint) returns boolean
 language sql stable set search_path = '' as $$
@@ -9099,7 +9123,7 @@ create or replace function df_engine.set_check(p_thread df_engine.thread, p_wait
 language plpgsql as $$
 declare
   v_now constant timestamptz := df_engine.clock();
-  v_ended constant timestamptz := case when current_setting('df_engine.virtual', true) <> '' then p_started else clock_timestamp() end;
+  v_ended constant timestamptz := case when df_engine.in_test() then p_started else clock_timestamp() end;
   v_began constant timestamptz := least(v_now, v_now - (v_ended - p_started));
   v_due timestamptz := greatest(v_now, v_began + ((p_wait).query::pg_catalog.jsonb ->> 'every')::numeric * interval '1 s');
 begin
@@ -10222,11 +10246,11 @@ begin
 end
 $$;
 
--- Whether anybody waits in the line of a limit.
+-- Whether anybody waits in the line of a limit whose role is not paused: of one that is nobody is called, and nobody waits for it.
 create or replace function df_engine.has_line(p_limit bigint) returns boolean
 language plpgsql stable as $$
 begin
-  return exists (select from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http'));
+  return exists (select from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)));
 end
 $$;
 
@@ -10267,7 +10291,7 @@ declare
 begin
   with next as (
     select q.lane, q.submitter, q.id from df_engine.queue q
-    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and (p_role is null or q.submitter = p_role)
+    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and (p_role is null or q.submitter = p_role) and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
     order by q.turn, q.id limit greatest(p_most, 0) for update skip locked
   ), called as (
     update df_engine.queue q
@@ -10292,7 +10316,9 @@ $$;
 create or replace function df_engine.call_after(p_limit bigint, p_role oid) returns void
 language plpgsql as $$
 declare
-  v_next constant oid := (select q.submitter from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit 1);
+  v_next constant oid := (
+    select q.submitter from df_engine.queue q
+    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)) order by q.turn, q.id limit 1);
 begin
   if v_next = p_role then
     perform df_engine.call_next(p_limit, 1, p_role => p_role);
@@ -10306,7 +10332,7 @@ $$;
 create or replace function df_engine.leave_limits(p_submitter oid, p_within jsonb) returns void
 language plpgsql as $$
 begin
-  if current_setting('df_engine.virtual', true) <> '' then
+  if df_engine.in_test() then
     return;
   end if;
   perform df_engine.call_after(l.limit_id, p_submitter) from df_engine.limits_of(p_submitter, p_within) l
@@ -10332,7 +10358,7 @@ declare
   v_numbers int[] := '{}';
   v_slack interval;
 begin
-  if current_setting('df_engine.virtual', true) <> '' then
+  if df_engine.in_test() then
     return true;
   end if;
   select * into q from df_engine.queue x where x.lane = 'sql' and x.submitter = v_role and x.id = p_queue;
@@ -10444,7 +10470,7 @@ $$;
 create or replace function df_engine.leave_leased(p_queue df_engine.queue) returns void
 language plpgsql as $$
 begin
-  if current_setting('df_engine.virtual', true) <> '' then
+  if df_engine.in_test() then
     return;
   end if;
   perform df_engine.free_place(l.limit_id, (p_queue).id)
@@ -10515,7 +10541,8 @@ begin
       for update skip locked));
     perform df_engine.free_leases(v_limit);
     perform from df_engine.queue q
-    where q.waits_for = v_limit and q.lane in ('sql', 'direct', 'http') and q.worker is null limit 1000 for update skip locked;
+    where q.waits_for = v_limit and q.lane in ('sql', 'direct', 'http') and q.worker is null and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
+    limit 1000 for update skip locked;
     get diagnostics v_coming = row_count;
     perform from df_engine.limit_places p
     where p.limit_id = v_limit and p.place <= l.concurrency and p.leased is null limit v_coming + p_most for update skip locked;
@@ -11042,8 +11069,11 @@ $$;
 -- p_low is a low-water mark: while somebody holds an old snapshot the dead rows of all runs since stay in the index, and are
 -- not to be walked over again. p_careful: tell the worker which step is about to run, so that it can attribute a crash of
 -- this session. INFO goes out at once, whatever the settings.
+-- p_version: this session has just run a step of the row p_queue, and goes on if the row is still that version; nothing is written then.
 -- Granted to users.
-create or replace function df_engine.claim_step(p_key text, p_queue bigint, p_low bigint, p_careful boolean) returns df_engine.place
+create or replace function df_engine.claim_step(
+  p_key text, p_queue bigint, p_low bigint, p_careful boolean, p_version xid default null
+) returns df_engine.place
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' set jit = off set enable_seqscan = off as $$
 declare
   v_role constant oid := quote_ident(session_user)::regrole;
@@ -11058,7 +11088,9 @@ begin
     raise exception 'this function of df_engine is called by the functions of df only'
       using errcode = 'insufficient_privilege';
   end if;
-  v_claim := df_engine.lock_queue(v_role, p_queue, p_low);
+  if not (array[v_role, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p)) or df_engine.in_test() then
+    v_claim := df_engine.lock_queue(v_role, p_queue, p_low);
+  end if;
   if v_claim.version is null then
     v_place.report := 'empty';
     return v_place;
@@ -11091,10 +11123,10 @@ begin
       select * into g from df_engine.graph_nodes n where n.graph = r.graph and n.node = t.node;
     end if;
     -- The session that made the transition to this node goes on with the thread as long as the row is as it left it, which a plain step leaves it, too.
-    if q.offered or t.node <> q.node then
+    v_place.thread := t;
+    if (q.offered or t.node <> q.node) and v_claim.version is distinct from p_version then
       perform df_engine.requeue(v_role, q.id, t, q.id, false);
       v_place.version := pg_current_xact_id()::xid;
-      v_place.thread := t;
     end if;
   end if;
   if not q.picked and t.node = q.node and r.super and not df_engine.setting_on('enable_superuser_instances') then  -- it has not begun
@@ -11519,6 +11551,7 @@ language plpgsql as $$
 declare
   v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
   v_together constant int := df_engine.group_limit(p_careful);
+  v_again pg_catalog.timestamptz := v_deadline;  -- when it is asked whether the role is paused, by the way of claiming anew
   v_limit bigint;
   v_key pg_catalog.text;
   v_low bigint := 0;
@@ -11560,13 +11593,15 @@ begin
     v_started := pg_catalog.clock_timestamp();
     v_at := pg_catalog.int4pl(v_at, 1);
     if pg_catalog.int4eq(v_group, 0) and (
-        v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_deadline)
+        v_place.steps[v_at].node is null or pg_catalog.timestamptz_gt(v_started, v_again)
         or not df_engine.claim_next(v_place.queue, v_place.version, v_place.steps[v_at].name)) then
       if pg_catalog.timestamptz_gt(v_started, v_deadline) then
         p_report := 'budget';
         exit;
       end if;
-      v_place := df_engine.claim_step(v_key, v_place.queue, v_low, p_careful);
+      v_again := least(v_deadline, pg_catalog.timestamptz_pl_interval(v_started, '50 ms'::pg_catalog.interval));
+      v_place := df_engine.claim_step(v_key, v_place.queue, v_low, p_careful,
+                                      case when v_place.steps[v_at].node is not null then v_place.version end);
       if v_place.report is not null then
         if pg_catalog.texteq(v_place.report, 'empty') then
           p_report := 'empty';
@@ -12036,6 +12071,7 @@ begin
       select r.role, count(l.worker) as leased, count(*) filter (where l.worker = p_worker) as here
       from df_engine.submitters(p_lane) r(role)
       left join df_engine.queue l on l.lane = p_lane and l.submitter = r.role and l.worker is not null
+      where not (array[r.role, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
       group by r.role) s
     left join df_engine.role_shares(p_worker) x on x.role = s.role
     cross join lateral (
@@ -12804,6 +12840,8 @@ create or replace view df.instances with (security_barrier) as
          i.created_at, i.updated_at, case i.status when 'completed' then i.finished_at end as completed_at, i.finished_at, i.error,
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
              select p.reason from df_engine.pauses p where p.instance = i.instance)
+           when i.status in ('pending', 'running') and exists (select from df_engine.pauses_of_roles p where p.submitter = i.submitter) then (
+             select p.reason from df_engine.pauses_of_roles p where p.submitter = i.submitter limit 1)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
            else coalesce((select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1), (
              select n.reason from df_engine.lines n where n.instance = i.instance limit 1)) end as wait_reason, i.input, i.key,
@@ -12825,6 +12863,8 @@ create or replace view df_engine.visible_runs with (security_barrier) as
   select i.instance, i.id, i.label, i.status::text, i.submitter, i.generation, i.version, i.created_at, i.finished_at, i.error,
          case when i.paused and i.status not in ('completed', 'failed', 'cancelled') then (
              select p.reason from df_engine.pauses p where p.instance = i.instance)
+           when i.status in ('pending', 'running') and exists (select from df_engine.pauses_of_roles p where p.submitter = i.submitter) then (
+             select p.reason from df_engine.pauses_of_roles p where p.submitter = i.submitter limit 1)
            when i.status = 'pending' and i.start_at > clock_timestamp() then format('it does not start before %s', i.start_at)
            else coalesce((select r.reason from df_engine.wait_reasons r where r.instance = i.instance limit 1), (
              select n.reason from df_engine.lines n where n.instance = i.instance limit 1)) end as wait_reason, (
@@ -12934,6 +12974,118 @@ comment on view df._worker_epoch is 'One row a running worker; max(last_seen_at)
 comment on view df.settings is 'The settings; change them with df.set_setting';
 comment on view df.http_allowlist is 'Hosts that HTTP steps may reach; change it with df.http_allow and df.http_disallow';
 comment on view df.signals is 'Signals of the runs the reader can see: pending in the inbox, delivered (and to which nodes), or undeliverable';
+
+-- df.pause_role and df.resume_role: nothing new begins of all runs of a role. Administrators act on all roles, a role on itself, but does not end what an
+-- administrator has begun.
+
+-- The role named p_name, if p_caller may pause it.
+create or replace function df_engine.role_to_pause(p_key text, p_caller oid, p_name text, p_function text) returns pg_catalog.regrole
+language plpgsql as $$
+declare
+  v_role pg_catalog.regrole;
+begin
+  perform df_engine.require_key(p_key, p_caller);
+  if p_name is null then
+    raise exception '%: role must not be NULL', p_function using errcode = 'null_value_not_allowed';
+  end if;
+  v_role := quote_ident(p_name)::pg_catalog.regrole;
+  if v_role <> p_caller and not df_engine.may_act_on_all(p_caller) then
+    raise exception '% acts on other roles for administrators only, and % is none', p_function, p_caller::pg_catalog.regrole using errcode = 'insufficient_privilege';
+  end if;
+  return v_role;
+end
+$$;
+
+-- Granted to users.
+create or replace function df_engine.pause_runs_of(p_key text, p_caller oid, p_name text, p_reason text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_role constant regrole := df_engine.role_to_pause(p_key, p_caller, p_name, 'df.pause_role');
+begin
+  perform df_engine.check_size('a reason', octet_length(p_reason), 1024);
+  delete from df_engine.paused_roles p where p.role <> 0::oid::regrole and not exists (select from pg_roles u where u.oid = p.role);
+  insert into df_engine.paused_roles as p values (v_role, pg_get_userbyid(p_caller), df_engine.clock(), nullif(p_reason, ''))
+  on conflict (role) do update set paused_by = excluded.paused_by, paused_at = excluded.paused_at, reason = excluded.reason
+  where p.paused_by = excluded.paused_by or df_engine.may_act_on_all(p_caller);
+  if not found then
+    raise exception 'role "%" is already paused, by an administrator', p_name using errcode = 'insufficient_privilege',
+      hint = 'df.paused_roles says by whom, and why.';
+  end if;
+end
+$$;
+
+-- What the setting paused says, where every step asks for it.
+create or replace function df_engine.pause_all(p_paused boolean) returns void
+language plpgsql as $$
+begin
+  delete from df_engine.paused_roles p where p.role = 0::pg_catalog.oid::pg_catalog.regrole;
+  if p_paused then
+    insert into df_engine.paused_roles values (0::pg_catalog.oid::pg_catalog.regrole, coalesce(nullif(current_setting('role'), 'none'), session_user), df_engine.clock(), null);
+  end if;
+  perform df_engine.notify('x');
+end
+$$;
+
+-- Granted to users.
+create or replace function df_engine.resume_runs_of(p_key text, p_caller oid, p_name text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_role constant regrole := df_engine.role_to_pause(p_key, p_caller, p_name, 'df.resume_role');
+  v_by constant name := (select p.paused_by from df_engine.paused_roles p where p.role = v_role for update);
+begin
+  if v_by is null then
+    raise exception 'role "%" is not paused', p_name using errcode = 'object_not_in_prerequisite_state',
+      hint = 'df.paused_roles shows what is; the setting paused is of the whole database.';
+  elsif v_by <> pg_get_userbyid(p_caller) and not df_engine.may_act_on_all(p_caller) then
+    raise exception 'role "%" was paused by "%"', p_name, v_by using errcode = 'insufficient_privilege',
+      hint = 'An administrator can resume it.';
+  end if;
+  delete from df_engine.paused_roles p where p.role = v_role;
+  perform df_engine.notify('r ' || v_role::oid);
+  perform df_engine.notify('x');
+end
+$$;
+
+create or replace function df.pause_role(role text, reason text default null) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.pause_runs_of((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, pause_role.role, pause_role.reason);
+  return 'OK';
+end
+$$;
+comment on function df.pause_role(text, text) is
+  'Pauses all runs of a role, those that are started later too, when the caller commits: nothing new of them begins, what runs ends and is recorded, timers, time-outs, '
+  'signals and schedules that become due act when it is resumed. wait_reason says who has paused it, when and why; of a paused role it changes the reason. The setting paused does '
+  'the same for the whole database. For the role itself and administrators; returns OK, raises 42704 for an unknown role, 42501 for another one.';
+
+create or replace function df.resume_role(role text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  perform df_engine.resume_runs_of((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, resume_role.role);
+  return 'OK';
+end
+$$;
+comment on function df.resume_role(text) is
+  'Lets the runs of a role go on that df.pause_role has paused; a run that is paused by itself stays so. For administrators, and for a role that has paused itself; returns OK, '
+  'raises 55000 when the role is not paused, 42501 when it is for somebody else to resume it.';
+
+create or replace view df.paused_roles with (security_barrier) as
+  select p.role, p.paused_by, p.paused_at, p.reason from df_engine.paused_roles p
+  where p.role <> 0::oid::regrole and ((select df_engine.may_see_all(quote_ident(current_user)::regrole)) or p.role::oid = (select quote_ident(current_user)::regrole::oid));
+comment on view df.paused_roles is
+  'The roles that df.pause_role has paused: by whom, since when and why; a role sees its own';
 
 -- Pokes: how those that wait for data learn that there is some. df.poke leaves a row, which is seen once it is committed; a
 -- supervising connection takes it away and makes the checks of all waits with that key due, a part at a time. A check begins after that, so
@@ -13354,7 +13506,7 @@ exception
 end
 $$;
 
--- Of each role, when its next timer and its next fresh signal are to be tried; a probe of an index a role.
+-- Of each role that is not paused, when its next timer and its next fresh signal are to be tried; a probe of an index a role.
 create or replace function df_engine.next_by_role() returns table (submitter oid, next_try_at timestamptz)
 language plpgsql stable as $$
 begin
@@ -13368,7 +13520,7 @@ begin
     )
     select r.submitter, (select x.next_try_at from df_engine.timers x
                          where x.submitter = r.submitter order by x.next_try_at, x.id limit 1)
-    from roles r where r.submitter is not null;
+    from roles r where r.submitter is not null and not (array[r.submitter, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p));
   return query
     with recursive roles as (
       select (select x.submitter from df_engine.inbox x where x.fresh order by x.submitter limit 1) as submitter
@@ -13379,7 +13531,7 @@ begin
     )
     select r.submitter, (select x.next_try_at from df_engine.inbox x
                          where x.fresh and x.submitter = r.submitter order by x.next_try_at, x.signal_id limit 1)
-    from roles r where r.submitter is not null;
+    from roles r where r.submitter is not null and not (array[r.submitter, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p));
 end
 $$;
 
@@ -13447,16 +13599,25 @@ $$;
 create or replace function df_engine.fire_own(p_key text, p_limit int, p_begins boolean) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
   set lock_timeout = '20ms' set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+  v_role constant oid := quote_ident(session_user)::regrole;
+  v_pause constant text := (select p.reason from df_engine.pauses_of_roles p where p.submitter = v_role limit 1);
 begin
   perform set_config('df_engine.waits_for_nobody', 'on', true);
-  perform df_engine.require_key(p_key, quote_ident(session_user)::regrole);
+  perform df_engine.require_key(p_key, v_role);
+  if v_pause is not null then
+    if p_begins then
+      raise notice '%', v_pause;
+    end if;
+    return 0;
+  end if;
   if p_begins and not df_engine.worker_may_be_alive() then
     perform df_engine.poke_waits(array(
       select a.id from df_engine.activations a join df_engine.instances i on i.instance = a.instance
-      where a.key is not null and i.submitter = quote_ident(session_user)::regrole));
+      where a.key is not null and i.submitter = v_role));
   end if;
-  return df_engine.fire_role(quote_ident(session_user)::regrole, p_limit, 'infinity')
-    + df_engine.queue_own_schedules(quote_ident(session_user)::regrole) + df_engine.call_lines(p_limit, quote_ident(session_user)::regrole);
+  return df_engine.fire_role(v_role, p_limit, 'infinity')
+    + df_engine.queue_own_schedules(v_role) + df_engine.call_lines(p_limit, v_role);
 end
 $$;
 
@@ -13798,13 +13959,19 @@ begin
 end
 $$;
 
--- The time of the test of this transaction, if the session's setting is its token; else the time.
+-- Whether the engine acts for the test of this transaction: the session's setting is its token. Anybody can set the setting.
+create or replace function df_engine.in_test() returns boolean
+language sql volatile as $$
+  select exists (select from df_engine.tests t where t.xid = pg_current_xact_id_if_assigned() and t.token = current_setting('df_engine.virtual', true))
+$$;
+
+-- The time of the test of this transaction, if the engine acts for one; else the time.
 create or replace function df_engine.virtual_clock() returns timestamptz
 language plpgsql volatile as $$
 declare
   v_now pg_catalog.timestamptz;
 begin
-  if exists (select from df_engine.tests t where t.xid = pg_current_xact_id_if_assigned() and t.token = current_setting('df_engine.virtual', true)) then
+  if df_engine.in_test() then
     select m.at into v_now from df_engine.test_moves m where m.xid = pg_current_xact_id_if_assigned() order by m.no desc limit 1;
   end if;
   return coalesce(v_now, clock_timestamp());
@@ -14674,7 +14841,7 @@ begin
 end
 $$;
 
--- Roles with SQL steps that no session is in, longest-waiting first.
+-- Roles with SQL steps that no session is in, longest-waiting first; none that is paused.
 create or replace function df_engine.waiting_roles() returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
@@ -14685,6 +14852,7 @@ begin
       from df_engine.submitters('sql') q(submitter)
       cross join lateral (select r.id from df_engine.queue r
                           where r.lane = 'sql' and r.submitter = q.submitter order by r.id limit 100) w
+      where not (array[q.submitter, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
       group by q.submitter
     )
     select coalesce(jsonb_agg(jsonb_build_object('role', u.rolname, 'ready', w.ready) order by w.oldest), '[]')
@@ -14789,7 +14957,8 @@ begin
     'max_rows', df_engine.setting_number('max_transition_rows'),
     'max_bytes', df_engine.setting_number('worker_bytes_in_flight'),
     'left', array(select l.lane from unnest('{direct,http}'::text[]) l(lane)
-                  where (select true from df_engine.queue q where q.lane = l.lane and q.worker is null and q.lane <> 'sql' limit 1)));
+                  where (select true from df_engine.queue q where q.lane = l.lane and q.worker is null and q.lane <> 'sql'
+                           and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)) limit 1)));
 end
 $$;
 
@@ -15992,6 +16161,7 @@ create or replace view df.schedules with (security_barrier) as
                 select format('paused by %s at %s', a.acted_by, a.acted_at) || coalesce(': ' || a.reason, '')
                 from df_engine.acts a where a.instance = -s.schedule and a.act = 'pause' order by a.id desc limit 1)
               when s.next_at + s.jitter < clock_timestamp() then coalesce(s.problem, (
+                select p.reason from df_engine.pauses_of_roles p where p.submitter = s.owner::oid limit 1), (
                 select r.reason from df_engine.role_reasons r where r.submitter = s.owner::oid))
               else s.problem end as wait_reason,
          s.created_at, s.changed_at, s.owner
@@ -16576,6 +16746,7 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
          df_engine.ready_time(o.id) as oldest_since, least(c.places, c.most) as slots,
          case when c.listed <= c.running or c.running > 0 then null
               when u.oid is null then 'the role does not exist any more'
+              when p.reason is not null then p.reason
               when not u.rolcanlogin then format('no worker can log in as role "%s": it has no LOGIN', u.rolname)
               when c.lane <> 'http' and r.reason is not null then r.reason
               when c.used >= c.most then format('role "%s" may have %s of these at a time (df.set_role_limit), and has', u.rolname, c.most)
@@ -16588,6 +16759,7 @@ create or replace view df_engine.queue_by_role with (security_barrier) as
   from counted c
   left join pg_catalog.pg_roles u on u.oid = c.submitter
   left join df_engine.role_reasons r on r.submitter = c.submitter
+  left join lateral (select x.reason from df_engine.pauses_of_roles x where x.submitter = c.submitter limit 1) p on true
   left join lateral (
     select q.id from df_engine.queue q
     where q.lane = c.lane and q.submitter = c.submitter and (c.lane = 'sql' or q.worker is null)
@@ -18496,7 +18668,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'box_width', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'folded_nodes', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'limits_text', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'mermaid', 'mermaid_label', 'mermaid_text', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'part_label', 'path_step', 'pause_run', 'pause_schedule', 'picture', 'picture_duration', 'picture_layout', 'picture_number', 'picture_text', 'pictured_graph', 'pictured_nodes', 'prepare_step', 'progress_text', 'put_limit', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'skip', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'svg', 'svg_document', 'svg_head', 'svg_lines', 'svg_shape', 'svg_sign', 'svg_style', 'svg_text', 'text_columns', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'within_problem', 'work', 'worker_problem', 'xml_text'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'box_width', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'folded_nodes', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'limits_text', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'mermaid', 'mermaid_label', 'mermaid_text', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'part_label', 'path_step', 'pause_run', 'pause_runs_of', 'pause_schedule', 'picture', 'picture_duration', 'picture_layout', 'picture_number', 'picture_text', 'pictured_graph', 'pictured_nodes', 'prepare_step', 'progress_text', 'put_limit', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_runs_of', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'skip', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'svg', 'svg_document', 'svg_head', 'svg_lines', 'svg_shape', 'svg_sign', 'svg_style', 'svg_text', 'text_columns', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'within_problem', 'work', 'worker_problem', 'xml_text'])
 $$;
 
 -- Granted to users.

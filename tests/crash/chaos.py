@@ -58,7 +58,8 @@ class Chaos:
         """Starts runs and does harm, at random, for so long."""
         harms = {
             self.kill_worker: 3, self.pause_worker: 3, self.cut_sessions: 4, self.cut_supervisor: 2,
-            self.crash_server: 2, self.cancel_runs: 6, self.pause_runs: 6, self.resume_runs: 4,
+            self.crash_server: 2, self.cancel_runs: 6, self.pause_runs: 6, self.resume_runs: 4, self.skip_waits: 4,
+            self.pause_role: 2, self.resume_role: 3,
             self.fill_connections: 1, self.revoke_rights: 1,
             self.switch_policy: 1, self.fail_over: 0.5 if self._server.has_standby else 0,
         }  # fmt: skip
@@ -75,9 +76,15 @@ class Chaos:
 
     def settle(self) -> None:
         """Resumes what is paused and lets all runs end; then every effect is there once, and nothing is left over."""
+        self._attempt(self._load.resume_role)
         self._attempt(self._load.resume)
+
+        def over() -> bool:
+            self._attempt(self._load.skip)
+            return not self._attempt(lambda: self.db.admin(UNFINISHED))
+
         try:
-            wait_until(lambda: not self._attempt(lambda: self.db.admin(UNFINISHED)), RECOVERY, "all runs to end")
+            wait_until(over, RECOVERY, "all runs to end")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self._standstill()}") from error
         wrong = [*self._load.wrong(), *map(str, problems(self.db))]
@@ -154,6 +161,21 @@ class Chaos:
         self._attempt(lambda: self._load.resume(0.5))
         for _ in range(self._random.randrange(3)):
             self._attempt(self._load.resume_cancelled)
+
+    def skip_waits(self) -> None:
+        """Skips what nothing else ends."""
+        self.injected["waits skipped"] += 1
+        self._attempt(self._load.skip)
+
+    def pause_role(self) -> None:
+        """Pauses all runs of the role, those too that are started from now on."""
+        self.injected["role paused"] += 1
+        self._attempt(self._load.pause_role)
+
+    def resume_role(self) -> None:
+        """Lets them go on."""
+        self.injected["role resumed"] += 1
+        self._attempt(self._load.resume_role)
 
     def fill_connections(self) -> None:
         """Takes all connections that the server gives to ordinary roles, for a while."""

@@ -42,6 +42,10 @@ PAUSABLE = "select id from df.instances where status in ('pending', 'running') o
 PAUSED = (
     "select id from df.instances where wait_reason like 'paused by %' and status in ('pending', 'running') order by id"
 )
+# Waits that nobody but df.skip ends.
+SKIPPABLE = """
+select n.instance_id, n.id from df.nodes n join df.instances i on i.id = n.instance_id
+where i.label = 'skipped' and i.status in ('pending', 'running') and n.node_type = 'SIGNAL' and n.status = 'running'"""
 # A run and all that it has called.
 BELOW = """
 with recursive below as (
@@ -138,6 +142,18 @@ def signalled() -> Flow:
     waits = [then(signal("go"), effect(f"s{i}")) for i in range(2)]
     graph = then(signal("go"), effect("a"), signal("go"), join(*waits), effect("end"))
     return Flow("signals", graph, exactly("a", "s0", "s1", "end"))
+
+
+def skipped() -> Flow:
+    """Its signal never comes: an operator declares the wait done, in one branch or the other, or both."""
+    waits = [then(effect(f"b{i}"), signal("never"), effect(f"a{i}")) for i in range(2)]
+    return Flow("skipped", then(join(*waits), effect("end")), exactly("b0", "b1", "a0", "a1", "end"))
+
+
+def limited() -> Flow:
+    """More branches than places, and keys in turn."""
+    steps = [effect(f"l{i}") | {"within": {"few": f"key {i % 3}"}} for i in range(7)]
+    return Flow("limited", then(join(*steps), effect("end")), exactly(*(f"l{i}" for i in range(7)), "end"))
 
 
 def flaky() -> Flow:
@@ -278,6 +294,7 @@ FLOWS = [
     break_in_join_in_loop(),
     pausing(),
     signalled(),
+    limited(),
     flaky(),
     whole_blocks(),
     handled(),
@@ -297,6 +314,7 @@ def prepare(db: Database) -> None:
     """The table of effects and the sequence of flaky steps, if they are not there yet."""
     db.sql("create sequence if not exists tries")
     db.sql("create table if not exists fx (t text, run text)")
+    db.sql("select df.set_limit('few', 2)")
 
 
 class Load:
@@ -306,7 +324,7 @@ class Load:
         self._db = db
         self._random = random.Random(seed)
         self._web = web
-        self._flows = [*FLOWS, calling(web.url("/slow?s=0.3"))] if web else FLOWS
+        self._flows = [*FLOWS, skipped(), calling(web.url("/slow?s=0.3"))] if web else FLOWS
         self._started: set[str] = set()  # since it was last judged
         self._cancelled: dict[str, Effects] = {}  # what a run had left when it was cancelled
         self._undone: set[str] = set()  # runs that were cancelled and undone
@@ -348,6 +366,21 @@ class Load:
         for (run,) in self._db.rows(PAUSED):
             if self._random.random() < share:
                 self._act("resume", run)
+
+    def skip(self) -> None:
+        """Declares waits done that nothing else ends, of a run that is not paused, and ignores what is just ending."""
+        for run, node in self._db.rows(SKIPPABLE):
+            with suppress(errors.ObjectNotInPrerequisiteState, errors.ObjectInUse, errors.InvalidParameterValue):
+                self._db.sql("select df.skip(%s, %s, %s)", run, node, '{"skipped": true}')
+
+    def pause_role(self) -> None:
+        """Pauses all that there is and that comes."""
+        self._db.sql("select df.pause_role('app', 'chaos')")
+
+    def resume_role(self) -> None:
+        """Ends that, if it is so."""
+        with suppress(errors.ObjectNotInPrerequisiteState):
+            self._db.sql("select df.resume_role('app')")
 
     def resume_cancelled(self) -> None:
         """Lets a cancelled run that nobody has called go on."""

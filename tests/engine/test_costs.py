@@ -136,7 +136,7 @@ def test_a_step_looks_up_a_fixed_number_of_rows(settled: Pump) -> None:
     start(settled)
     before = lookups(settled)
     run_all(settled)
-    expected = {"outcomes": 2, "graph_nodes": 2, "instances": 7, "queue": 6, "inbox": 1}
+    expected = {"outcomes": 2, "graph_nodes": 2, "instances": 7, "queue": 6, "inbox": 1, "paused_roles": 1}
     assert a_run(lookups(settled) - before) == expected
 
 

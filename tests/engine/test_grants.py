@@ -17,9 +17,8 @@ BASIC = {
     ("df", "", "USAGE"),
     *((relation, "", "SELECT") for relation in (
         "instances", "nodes", "vars", "secrets", "signals", "settings", "http_allowlist", "_worker_epoch",
-        "definitions", "blocked_steps", "failed_steps", "limits", "queue", "role_limits", "running_steps", "schedules",
-        "schedule_ticks", "throughput",
-        "waiting", "workers")),
+        "definitions", "blocked_steps", "failed_steps", "limits", "paused_roles", "queue", "role_limits",
+        "running_steps", "schedules", "schedule_ticks", "throughput", "waiting", "workers")),
 }  # fmt: skip
 HTTP = {("http", "", "EXECUTE"), ("http_multipart", "", "EXECUTE")}
 DELEGATED = {(name, "", "EXECUTE") for name in ("grant_usage", "revoke_usage", "metrics")}

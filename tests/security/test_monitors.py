@@ -148,6 +148,7 @@ def test_what_changes_raises_as_for_a_stranger(watched: Database, call: str, lab
     "call",
     ["set_setting('timezone', 'UTC')", "set_role_limit('app', 0)", "grant_monitor('app')", "revoke_monitor('other')",
      "grant_worker('other')", "check()", "metrics()", "define('bill', 'select 2', owner => 'app'::regrole)",
+     "pause_role('app')", "resume_role('app')",
      "undefine('bill', owner => 'app'::regrole)", "http_allow('example.org')", "rotate_wake_channel()"],
 )  # fmt: skip
 def test_a_monitor_administrates_nothing(watched: Database, call: str) -> None:

@@ -98,6 +98,16 @@ def test_roles_that_no_worker_reaches_are_named(healthy: Database) -> None:
     assert found(healthy) == {("problem", "grants.reached"), ("problem", "grants.submitter")}
 
 
+def test_a_role_that_is_paused_is_named(healthy: Database) -> None:
+    healthy.sql("select df.pause_role('app')")
+    assert found(healthy) == set()  # it has no runs
+    start(healthy, "'select 1'")
+    assert found(healthy) == {("note", "grants.paused")}
+    healthy.sql("select df.resume_role('app')")
+    healthy.admin("select df.set_setting('paused', 'on')")
+    assert found(healthy) == {("note", "grants.paused")}
+
+
 def test_a_role_whose_runs_wait_must_log_in_too(healthy: Database) -> None:
     start(healthy, "df.sleep(3600)")
     with healthy.connect("app") as conn:

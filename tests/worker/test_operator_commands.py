@@ -201,6 +201,16 @@ def test_libpq_variables_say_where(db: Database) -> None:
     assert run in done.stdout
 
 
+def test_a_role_is_paused_and_resumed(db: Database) -> None:
+    run = start(db, "'select 1'")
+    assert asked(db, "pause", "--role", "app", "--reason", "not now") == "OK\n"
+    assert db.sql("select wait_reason from df.instances where id = %s", run).endswith(": not now")
+    assert asked(db, "resume", "--role", "app") == "OK\n"
+    assert db.sql("select wait_reason from df.instances where id = %s", run) is None
+    for arguments in (["pause"], ["pause", run, "--role", "app"], ["resume"]):
+        assert command(*arguments, "--dsn", db.dsn("app")).returncode == 2
+
+
 def test_check_finds_nothing_or_says_what(db: Database) -> None:
     run = start(db, "'select 1'")
     done = command("check", "--dsn", db.dsn())

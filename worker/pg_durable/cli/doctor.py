@@ -62,6 +62,7 @@ CHECKS = (
     Check("worker", "login", PROBLEM, ask.WORKER_LOGIN, "ALTER ROLE ... LOGIN;"),
     Check("worker", "alive", PROBLEM, ask.WORKER_ALIVE, "Start one: pg-durable worker. Its log says why it ends."),
     Check("grants", "reached", PROBLEM, ask.ROLE_REASONS, "Mend pg_hba.conf, the password file or the role."),
+    Check("grants", "paused", NOTE, ask.PAUSED, "SELECT df.resume_role(...), or set paused off, to let runs go on."),
     Check("grants", "submitter", PROBLEM, ask.NO_LOGIN, "ALTER ROLE ... LOGIN; its runs wait until then."),
     Check("settings", "time_outs", NOTE, ask.TIME_OUTS, TIME_OUT),
     Check("settings", "read_only", PROBLEM, ask.READ_ONLY_ROLES, "RESET default_transaction_read_only there."),

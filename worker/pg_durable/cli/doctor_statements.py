@@ -23,6 +23,9 @@ from df.workers w having not coalesce(bool_or(w.alive), false)"""
 ROLE_REASONS = """
 select r.reason from df_engine.role_reasons r
 where exists (select from df_engine.queue q where q.submitter = r.submitter) order by r.reason limit 20"""
+PAUSED = """
+select distinct p.reason from df_engine.pauses_of_roles p
+where df_engine.live_runs(p.submitter) > 0 order by 1 limit 20"""
 NO_LOGIN = """
 select format('role %I has runs and no LOGIN', r.rolname) from pg_roles r
 where not r.rolcanlogin and df_engine.live_runs(r.oid) > 0 order by 1 limit 20"""

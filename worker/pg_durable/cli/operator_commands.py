@@ -64,11 +64,12 @@ def register(subparsers: Any) -> None:
     command = add(subparsers, "cancel", cancel, "cancel a run", of_a_run=True)
     command.add_argument("--reason", default="Cancelled by user", help="kept with the run")
     command.add_argument("--undo", action="store_true", help="run the compensations of df.undo before it ends")
-    command = add(subparsers, "pause", pause, "pause a run: nothing new of it begins", of_a_run=True)
+    command = add(subparsers, "pause", pause, "pause a run, or all of a role: nothing new of it begins")
+    add_run_or_role(command)
     command.add_argument("--reason", help="shown as what the run waits for")
-    command = add(
-        subparsers, "resume", resume, "let a run go on that is paused, has failed or was cancelled", of_a_run=True
-    )
+    text = "let a run go on that is paused, has failed or was cancelled, or those of a role that is paused"
+    command = add(subparsers, "resume", resume, text)
+    add_run_or_role(command)
     add_input(command)
     command = add(subparsers, "skip", skip, "declare a node of a run done with a value", of_a_run=True)
     command.add_argument("node", help="the id of the node, as show prints it")
@@ -102,6 +103,13 @@ def add(
         command.add_argument("id", help="the run: what df.start returned")
     command.set_defaults(run=lambda arguments: ask(act, arguments))
     return command
+
+
+def add_run_or_role(command: argparse.ArgumentParser) -> None:
+    """One run, or all of a role."""
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", help="the run: what df.start returned")
+    which.add_argument("--role", help="all runs of this role, those that are started later too")
 
 
 def add_input(command: argparse.ArgumentParser) -> None:
@@ -294,11 +302,17 @@ def cancel(conn: Connection, arguments: argparse.Namespace) -> int:
 
 def pause(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable pause`"""
-    return answer(arguments, rows(conn, statements.PAUSE, id=arguments.id, reason=arguments.reason))
+    statement = statements.PAUSE if arguments.role is None else statements.PAUSE_ROLE
+    asked = {"id": arguments.id, "role": arguments.role, "reason": arguments.reason}
+    return answer(arguments, rows(conn, statement, **asked))
 
 
 def resume(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable resume`"""
+    if arguments.role is not None:
+        if arguments.input is not None:
+            raise CommandError("--input is for one run, not for --role")
+        return answer(arguments, rows(conn, statements.RESUME_ROLE, role=arguments.role))
     return answer(arguments, rows(conn, statements.RESUME, id=arguments.id, input=read_input(arguments.input)))
 
 

@@ -54,6 +54,8 @@ select t.at, t.event, t.node_id, t.node_type, t.query, t.attempt, t.duration, t.
 from df.timeline(%(id)s, %(limit)s) t"""
 CHECK = "select c.problem, c.instance_id, c.node_id, c.detail from df.check() c"
 CANCEL = "select df.cancel(%(id)s, %(reason)s, %(undo)s) as answer"
+PAUSE_ROLE = "select df.pause_role(%(role)s, %(reason)s) as answer"
+RESUME_ROLE = "select df.resume_role(%(role)s) as answer"
 PAUSE = "select df.pause(%(id)s, %(reason)s) as answer"
 RESUME = "select df.resume(%(id)s, %(input)s::jsonb) as answer"
 SKIP = "select df.skip(%(id)s, %(node)s, %(value)s::jsonb, %(scope)s) as answer"
