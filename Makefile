@@ -1,11 +1,11 @@
-# make demo · make test · make build · make bench · make soak · make mutants · make packages · make picture: each does
+# make demo · make test · make build · make bench · make soak · make mutants · make release · make picture: each does
 # its own set-up, in .venv. make test-versions runs a sample of the tests on PostgreSQL 14 to 17, make test-matrix all of them on 14 to 18.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = @$(PYTHON) generator/environment.py $(VENV)
 
-.PHONY: packages demo picture test test-versions test-matrix build check bench soak mutants clean
+.PHONY: release demo picture test test-versions test-matrix build check bench soak mutants clean
 
 $(VENV)/ready: $(VENV)/installed
 	$(INSTALL) dev
@@ -35,7 +35,7 @@ check: $(VENV)/ready
 	$(VENV)/bin/mypy
 
 # Everything that is published, in packages/: built, checked, listed with its checksums.
-packages: $(VENV)/ready
+release: $(VENV)/ready
 	$(RUN) -m generator.packages
 
 demo: $(VENV)/installed

@@ -751,10 +751,12 @@ if df_engine.migrating(1) then
     reason text not null
   );
 
-  -- When the last retention pass was begun.
+  -- When the last retention pass was begun; the last run that a tracer was told of: when it ended, and its id.
   create table df_engine.upkeep (
     only_row boolean not null default true constraint upkeep_pkey primary key check (only_row),
-    retained_at timestamptz not null default now()
+    retained_at timestamptz not null default now(),
+    traced_at timestamptz,
+    traced_id text
   );
   insert into df_engine.upkeep default values;
 
@@ -17005,6 +17007,74 @@ begin
 end
 $$;
 
+-- Spans: what a tracer is told of runs that have ended, by a worker that asks for it. Each run is given out once, however many workers
+-- ask: the row of df_engine.upkeep says how far that has got.
+
+-- The run that has called a run, and so on up to one that nobody has called: the trace of a run without a traceparent is named for it.
+create or replace function df_engine.first_caller(p_instance bigint) returns bigint
+language plpgsql stable as $$
+declare
+  v_instance bigint := p_instance;
+  v_parent bigint;
+begin
+  loop
+    select i.parent into v_parent from df_engine.instances i where i.instance = v_instance;
+    exit when v_parent is null or not exists (select from df_engine.instances i where i.instance = v_parent);
+    v_instance := v_parent;
+  end loop;
+  return v_instance;
+end
+$$;
+
+-- The next runs that have ended, 200 at most, each with 1000 of its steps at most: of a loop those of the last iteration. NULL:
+-- another worker asks just now. What ended more than ten minutes ago is left out, so that tracing begins now when it is turned on. A
+-- run shows its end only once that is committed, so the last five seconds are left for the next time.
+-- Granted to workers.
+create or replace function df_engine.take_spans() returns jsonb
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+declare
+  v_upto constant timestamptz := df_engine.clock() - '5 s'::interval;
+  v_after timestamptz;
+  v_id text;
+  v_found jsonb;
+begin
+  select u.traced_at, u.traced_id into v_after, v_id from df_engine.upkeep u for update skip locked;
+  if not found then
+    return null;
+  end if;
+  if v_after is null or v_after < v_upto - '10 min'::interval then
+    v_after := v_upto;
+    v_id := '';
+  end if;
+  with ended as materialized (
+    select i.* from df_engine.instances i
+    where i.status in ('completed', 'failed', 'cancelled') and (i.finished_at, i.id) > (v_after, v_id)
+      and i.finished_at <= v_upto
+    order by i.finished_at, i.id limit 200
+  )
+  select coalesce(jsonb_agg(jsonb_build_object(
+           'id', e.id, 'label', e.label, 'role', e.submitter::regrole, 'status', e.status, 'failed', e.status = 'failed', 'error', left(e.error, 1000),
+           'traceparent', e.traceparent, 'began', extract(epoch from e.created_at), 'ended', extract(epoch from e.finished_at),
+           'trace', t.id || to_char(t.created_at at time zone 'UTC', 'YYYYMMDDHH24MISSUS'),
+           'caller', (select c.id from df_engine.instances c where c.instance = e.parent),
+           'steps', s.steps) order by e.finished_at, e.id), '[]'),
+         coalesce(max(e.finished_at), v_after), coalesce((array_agg(e.id order by e.finished_at desc, e.id desc))[1], v_id)
+  into v_found, v_after, v_id
+  from ended e
+  join df_engine.instances t on t.instance = df_engine.first_caller(e.instance)
+  cross join lateral (
+    select coalesce(jsonb_agg(jsonb_build_object(
+             'node', df_engine.node_id(e.id, o.node), 'scope', o.scope, 'kind', lower(g.kind), 'name', g.result_name,
+             'attempts', o.attempts, 'failed', o.state in ('f', 'x', 'e'), 'error', left(o.error, 1000),
+             'began', extract(epoch from o.started_at), 'ended', extract(epoch from o.ended_at))), '[]') as steps
+    from (select x.* from df_engine.outcomes x where x.instance = e.instance and x.state in ('c', 'b', 'd', 'f', 'x', 'e') limit 1000) o
+    cross join lateral (select x.kind, x.result_name from df_engine.graph_nodes x where x.graph = e.graph and x.node = o.node limit 1) g
+    where g.kind in ('SQL', 'BLOCK', 'HTTP', 'HTTP_MULTIPART', 'SLEEP', 'WAIT_SCHEDULE', 'SIGNAL', 'BREAK', 'CALL')) s;
+  update df_engine.upkeep u set traced_at = v_after, traced_id = v_id where u.only_row;
+  return v_found;
+end
+$$;
+
 -- What has happened to a run, in order: df.timeline reads it from where it is kept, each part by the number of the run.
 
 -- What operators have done to the runs that the reader may see.
@@ -18742,7 +18812,7 @@ comment on function df.revoke_monitor(text) is
 -- What a worker role holds beyond its row in df_engine.worker_roles.
 create or replace function df_engine.worker_privileges() returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['call_waiting', 'claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'note_short_of_bytes', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
+  select array['usage on schema df, df_engine'] || df_engine.execute_privileges(array['call_waiting', 'claim_leased', 'clear_crash_scores', 'complete_leased', 'deadline', 'fail_orphans', 'fail_stopped', 'failed_since', 'fire_due', 'heartbeat', 'leased_secrets', 'listen_for_work', 'mark_running', 'next_due_ms', 'note_progress', 'note_short_of_bytes', 'raise_crash_score', 'reclaim_leases', 'register_worker', 'release_leased', 'retain', 'role_reachable', 'role_unreachable', 'role_waits', 'run_metrics', 'say_idle', 'take_spans', 'tick', 'tick_limits', 'unregister_worker', 'work_list'])
 $$;
 
 create or replace function df.grant_worker(p_role text) returns void

@@ -91,6 +91,7 @@ PARTS = (
     "observe/views",
     "observe/operating",
     "supervisor/metrics",
+    "supervisor/spans",
     "observe/timeline",
     "observe/explain",
     "observe/drawing",

@@ -469,6 +469,8 @@ XIDS = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
 END_CHANNELS = "select count(*) from df_engine.end_channels"
 UPKEEP = "select count(*) from df_engine.upkeep"
+TRACED_SINCE = "update df_engine.upkeep set traced_at = clock_timestamp() - %s::interval, traced_id = ''"
+UPKEEP_LOCKED = "select from df_engine.upkeep for update"
 # The table by which an installation is known, as somebody else might make it.
 RELEASE = "create table df_engine.release (version text primary key, layout int, installed_at timestamptz)"
 

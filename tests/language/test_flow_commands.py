@@ -1,5 +1,6 @@
 """`pg-durable start`, `fmt` and `explain` as a shell sees them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def test_fmt_writes_the_canonical_form_once(app: Database, flow: Path) -> None:
     assert command(app, "fmt", str(flow)).returncode == 0
     assert flow.read_text() == "'SELECT 1' |=> n ~> 'SELECT $n + {more}'\n"
     assert command(app, "fmt", str(flow), "--check").returncode == 0
+
+
+def test_fmt_says_in_json_what_it_has_done(app: Database, flow: Path) -> None:
+    said = [command(app, "fmt", str(flow), "--json", *more).stdout for more in (["--check"], [], [])]
+    found = [(each["formatted"], each["written"]) for each in map(json.loads, said)]
+    assert found == [(False, False), (False, True), (True, False)]
 
 
 def test_fmt_keeps_its_hands_off_comments(app: Database, flow: Path) -> None:

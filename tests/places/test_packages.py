@@ -96,7 +96,7 @@ def test_the_metadata_says_what_it_is_and_for_whom(wheel: Path) -> None:
     said = metadata(wheel)
     assert (said["Name"], said["Version"]) == ("pg-durable", VERSION)
     assert (said["Requires-Python"], said["License-Expression"]) == (">=3.11", "PostgreSQL")
-    assert {"all", "dev-server", "secrets", "testing"} <= set(said.get_all("Provides-Extra", []))
+    assert {"ai", "all", "dev-server", "otel", "secrets", "testing", "web"} <= set(said.get_all("Provides-Extra", []))
     for version in ("3.11", "3.12", "3.13", "3.14"):
         assert f"Programming Language :: Python :: {version}" in said.get_all("Classifier", [])
 

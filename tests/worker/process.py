@@ -52,7 +52,7 @@ class WorkerProcess:
         found = re.findall(r"registered worker=(\d+)", self.log)
         return int(found[-1])
 
-    def logged(self, text: str, seconds: float = 10.0) -> "WorkerProcess":
+    def logged(self, text: str, seconds: float = 30.0) -> "WorkerProcess":
         """Waits for an event."""
         wait_until(lambda: text in self.log, seconds, f"{text!r} in the worker's log:\n{self.log}")
         return self

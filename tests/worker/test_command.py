@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pg_durable.cli import command_line, install
 
-from generator.render import ROOT, artifacts
+from generator.render import ROOT, artifacts, release
 from tests import state
 from tests.support import Database
 from tests.worker.process import SpawnWorker
@@ -32,6 +32,11 @@ def test_install_can_be_run_again(db: Database) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert f"is installed in database {db.name}" in done.stdout
     assert db.admin(state.WORKER_ROLES) == 1
+
+
+def test_install_says_in_json_what_there_is(db: Database) -> None:
+    done = command("install", "--json", "--dsn", db.dsn())
+    assert json.loads(done.stdout) == {"version": release()[0], "database": db.name}
 
 
 def test_the_installer_is_the_generated_one() -> None:

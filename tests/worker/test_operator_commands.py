@@ -48,6 +48,9 @@ def test_list_asks_for_a_time_a_role_and_all(db: Database) -> None:
     assert as_json(db, "list", "--role", "other") == []
     done = command("list", "--since", "yesteryear", "--dsn", db.dsn("app"))
     assert (done.returncode, done.stdout) == (1, "") and "yesteryear" in done.stderr
+    done = command("list", "--limit", "1001", "--dsn", db.dsn("app"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "exceeds list_instances_max_limit (1000)\nRead them all with --all" in done.stderr
     done = command("list", "--all", "--limit", "3", "--dsn", db.dsn("app"))
     assert done.returncode == 2 and "not allowed with" in done.stderr
 

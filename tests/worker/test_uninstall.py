@@ -1,5 +1,7 @@
 """`pg-durable uninstall`: says what goes, asks, and leaves nothing."""
 
+import json
+
 from tests.support import Database
 from tests.terminal import command
 from tests.worker.process import start
@@ -23,6 +25,15 @@ def test_it_says_what_goes_and_removes_it(db: Database) -> None:
     again = command("uninstall", "--yes", "--dsn", db.dsn())
     assert again.returncode == 1
     assert again.stderr == f"pg-durable: pg_durable is not installed in database {db.name}\n"
+
+
+def test_it_says_in_json_what_it_has_removed(db: Database) -> None:
+    db.admin("create view mine as select id from df.instances")
+    asked = command("uninstall", "--json", "--dsn", db.dsn(), given="no\n")
+    assert (asked.returncode, asked.stdout) == (1, "") and "what uses it: view mine" in asked.stderr
+    said = json.loads(command("uninstall", "--json", "--yes", "--dsn", db.dsn()).stdout)
+    assert (said["database"], said["live"], said["dependents"]) == (db.name, 0, ["view mine"])
+    assert db.admin(LEFT) == 0
 
 
 def test_an_empty_installation_is_used_by_nobody(db: Database) -> None:

@@ -28,6 +28,9 @@ UNLISTEN = "unlisten *"
 # On the connection of the metrics collector.
 RUN_METRICS = "select df_engine.run_metrics(%s::jsonb, %s::double precision[])"
 
+# On the connection of the tracer.
+TAKE_SPANS = "select df_engine.take_spans()"
+
 # In the session of a role.
 WORK = "call df_engine.work(%s, %s, null)"
 IDENTIFY = """
@@ -50,7 +53,8 @@ INSTALL_OPTIONS = """
 select pg_catalog.set_config('pg_durable.operator_schema', %s, true),
        pg_catalog.set_config('pg_durable.worker_role', %s, true)"""
 INSTALLED = """
-select pg_catalog.format('pg_durable %s is installed in database %I', r.version, pg_catalog.current_database())
+select r.version, pg_catalog.current_database(),
+       pg_catalog.format('pg_durable %s is installed in database %I', r.version, pg_catalog.current_database())
 from df_engine.release r"""
 DEV_OBJECTS = {
     "app": "create role app login",

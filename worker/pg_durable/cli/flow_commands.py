@@ -81,6 +81,7 @@ def register(subparsers: Any) -> None:
     fmt.add_argument("file", type=Path, metavar="FILE.flow")
     fmt.add_argument("--check", action="store_true", help="write nothing; exit 1 when the file would change")
     fmt.add_argument("--drop-comments", action="store_true", help="format a file with comments, which are lost")
+    fmt.add_argument("--json", action="store_true", help="print JSON: whether it was formatted, and is written")
     explain = subparsers.add_parser("explain", help="draw a flow or a run", description="Draws a flow or a run.")
     explain.add_argument("what", metavar="FILE.flow|ID")
     explain.add_argument(
@@ -187,12 +188,15 @@ def run_fmt(arguments: argparse.Namespace) -> int:
             complain(f"{arguments.file} has comments, which formatting loses; --drop-comments allows it")
             return 2
         formatted = ask(conn, FORMAT, text) + "\n"
-    if formatted == text:
-        return 0
-    if arguments.check:
+    changes = formatted != text
+    if arguments.json:
+        written = changes and not arguments.check
+        say_json(json.dumps({"file": str(arguments.file), "formatted": not changes, "written": written}))
+    if arguments.check and changes:
         complain(f"{arguments.file} is not formatted")
         return 1
-    arguments.file.write_bytes(formatted.encode())
+    if changes:
+        arguments.file.write_bytes(formatted.encode())
     return 0
 
 

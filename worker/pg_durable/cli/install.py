@@ -1,14 +1,23 @@
 """`pg-durable install`: installs or upgrades schema df in a database, without psql."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pg_durable import statements
 from pg_durable.cli.asking import connect
-from pg_durable.printing import say
+from pg_durable.printing import say, say_json
 
 PACKAGE = Path(__file__).resolve().parent.parent
+
+
+class Installed(NamedTuple):
+    """What is there now, and that in words."""
+
+    version: str
+    database: str
+    text: str
 
 
 def register(subparsers: Any) -> None:
@@ -17,13 +26,17 @@ def register(subparsers: Any) -> None:
     command.add_argument("--dsn", default="", help="the database, as a role that may create a schema in it")
     command.add_argument("--operator-schema", default="public", metavar="SCHEMA", help="where the operators go")
     command.add_argument("--worker-role", default="", metavar="ROLE", help="a role to authorise as worker")
+    command.add_argument("--json", action="store_true", help="print JSON: version and database")
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Installs and says so."""
     installed = install(arguments.dsn, arguments.operator_schema, arguments.worker_role)
-    say(installed)
+    if arguments.json:
+        say_json(json.dumps({"version": installed.version, "database": installed.database}))
+    else:
+        say(installed.text)
     return 0
 
 
@@ -34,11 +47,11 @@ def script() -> str:
     return path.read_bytes().decode()
 
 
-def install(dsn: str, operator_schema: str = "public", worker_role: str = "") -> str:
+def install(dsn: str, operator_schema: str = "public", worker_role: str = "") -> Installed:
     """Runs the installer in one transaction. Its head, which is for psql, only sets what is set here."""
     body = script().split("\n-- body\n", 1)[1].rsplit("commit;", 1)[0]
     with connect(dsn, autocommit=False) as conn:
         conn.execute(statements.INSTALL_OPTIONS, [operator_schema, worker_role])
         conn.execute(body.encode())
         row = conn.execute(statements.INSTALLED).fetchone()
-    return str(row[0]) if row else ""
+    return Installed(*(row or ("", "", "")))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import errors
 from psycopg.rows import dict_row
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -152,9 +153,19 @@ def rows(conn: Connection, statement: str, **parameters: Any) -> list[dict[str, 
 def list_runs(conn: Connection, arguments: argparse.Namespace) -> int:
     """`pg-durable list`"""
     asked = {name: getattr(arguments, name) for name in ("status", "label", "role", "since", "limit")}
+    if arguments.limit is not None:
+        check_page(conn, arguments.limit)
     found = rows(conn, statements.LIST, **asked)
     present(arguments, found, lambda: table([listed(run) for run in found]))
     return 0
+
+
+def check_page(conn: Connection, number: int) -> None:
+    """Refuses more than the setting allows, as df.list_instances does."""
+    try:
+        rows(conn, statements.CHECK_PAGE, limit=number)
+    except errors.ProgramLimitExceeded as error:
+        raise CommandError(f"{error.diag.message_primary}\nRead them all with --all") from error
 
 
 def listed(run: Row) -> Row:

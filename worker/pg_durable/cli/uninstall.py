@@ -1,6 +1,7 @@
 """`pg-durable uninstall`: removes pg_durable and all runs from a database, after saying what that is."""
 
 import argparse
+import json
 import sys
 from typing import Any
 
@@ -10,7 +11,7 @@ from psycopg.rows import dict_row
 
 from pg_durable.cli.asking import connect
 from pg_durable.errors import CommandError
-from pg_durable.printing import complain, say
+from pg_durable.printing import complain, say, say_json
 
 FOUND = """
 select current_database() as database, current_user as me, n.owner,
@@ -71,6 +72,7 @@ def register(subparsers: Any) -> None:
     )
     command.add_argument("--dsn", default="", help="the database, as the owner of schema df or a superuser")
     command.add_argument("--yes", action="store_true", help="do not ask")
+    command.add_argument("--json", action="store_true", help="print JSON: what was removed; what is asked is on stderr")
     command.set_defaults(run=run)
 
 
@@ -78,12 +80,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Says what is there, asks, and removes it in one transaction."""
     with connect(arguments.dsn, row_factory=dict_row) as conn:
         found = installation(conn)
-        say(description(conn, found))
+        content = conn.execute(CONTENT).fetchone() or {}
+        dependents = [row["name"] for row in conn.execute(DEPENDENTS.encode()).fetchall()]
+        if not arguments.json:
+            say(description(found["database"], content, dependents))
+        elif not arguments.yes:
+            complain(description(found["database"], content, dependents))
         if not arguments.yes and not agreed():
             complain("nothing was removed")
             return 1
         remove(conn, DROP_EXTENSION if found["extension_owner"] else DROP_SCHEMAS)
-    say(f"pg_durable was removed from database {found['database']}; roles and their grants elsewhere stay")
+    if arguments.json:
+        say_json(json.dumps({"database": found["database"], **content, "dependents": dependents}))
+    else:
+        say(f"pg_durable was removed from database {found['database']}; roles and their grants elsewhere stay")
     return 0
 
 
@@ -101,16 +111,14 @@ def installation(conn: psycopg.Connection[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def description(conn: psycopg.Connection[dict[str, Any]], found: dict[str, Any]) -> str:
+def description(database: str, content: dict[str, Any], dependents: list[str]) -> str:
     """What will be gone."""
-    content = conn.execute(CONTENT).fetchone() or {}
     lines = [
-        f"This removes pg_durable {content['version']} from database {found['database']}, with",
+        f"This removes pg_durable {content['version']} from database {database}, with",
         f"  live runs, which will not go on: {content['live']}",
         f"  runs that have ended, and their results: {content['kept']}",
         f"  definitions: {content['definitions']}, secrets: {content['secrets']}",
     ]
-    dependents = [row["name"] for row in conn.execute(DEPENDENTS.encode()).fetchall()]
     lines += [f"  what uses it: {name}" for name in dependents[:SHOWN]]
     lines += ["  and more that uses it"] if len(dependents) > SHOWN else []
     if content["workers"]:

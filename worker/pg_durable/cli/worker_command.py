@@ -54,6 +54,10 @@ def register(subparsers: Any) -> None:
     command.add_argument("--log-format", choices=("text", "json"), default="text")
     command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     command.add_argument("--metrics", type=address, metavar="[HOST:]PORT", help="serve /metrics and /healthz there")
+    command.add_argument(
+        "--otel", action="store_true",
+        help="export runs that have ended and their steps as OpenTelemetry spans; where to say the variables OTEL_...",
+    )  # fmt: skip
     command.set_defaults(run=run)
 
 
@@ -127,6 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.metrics,
         session_age=arguments.session_age,
         login_format=arguments.login_format,
+        otel=arguments.otel,
         keys=KeyRing.read(arguments.secret_key_file),
     )
     try:

@@ -21,6 +21,7 @@ from pg_durable.shares.shared import Shared
 from pg_durable.supervisor.command_queue import CommandQueue
 from pg_durable.supervisor.connection import GONE, RefusedError, Supervisor, Tick
 from pg_durable.supervisor.failures import Failures
+from pg_durable.tracing.tracer import Tracer
 from pg_durable.worker.dispatcher import Dispatcher
 from pg_durable.worker.options import Options
 from pg_durable.worker.polling import SHORTEST, Polling
@@ -54,6 +55,7 @@ class DatabaseWorker:
         )
         self._leased = LeasedSteps(login, self._pool, self._commands, metrics, shared)
         self._collector = MetricsCollector(login, metrics)
+        self._tracer = Tracer(login, name) if options.otel else None
         self._stopping = asyncio.Event()
         self._stop_at = inf
         self._limit: asyncio.Timeout | None = None
@@ -85,6 +87,15 @@ class DatabaseWorker:
 
     async def run(self) -> None:
         """Serves the database until told to stop."""
+        tracing = asyncio.create_task(self._tracer.run()) if self._tracer else None
+        try:
+            await self._serve_until_stopped()
+        finally:
+            if tracing:
+                tracing.cancel()
+                await asyncio.wait({tracing})
+
+    async def _serve_until_stopped(self) -> None:
         while not self._stopping.is_set():
             try:
                 await self._connected()

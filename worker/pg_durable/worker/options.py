@@ -17,4 +17,5 @@ class Options:
     metrics: str | None = None
     session_age: float = 60.0
     login_format: str = ROLE
+    otel: bool = False
     keys: KeyRing = field(default_factory=KeyRing, repr=False)  # of encrypted secrets
