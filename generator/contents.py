@@ -91,6 +91,7 @@ PARTS = (
     "observe/operating",
     "supervisor/metrics",
     "observe/timeline",
+    "observe/changes",
     "observe/explain",
     "observe/drawing",
     "observe/pictures",
