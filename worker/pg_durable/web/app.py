@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pg_durable import log
 from pg_durable.web import live, login_page
 from pg_durable.web.database import Database
 from pg_durable.web.options import Options
@@ -27,6 +28,7 @@ from pg_durable.web.view import problem
 # The pages: modules of pg_durable.web.pages with ROUTES. A page plugs in by its line here.
 PAGES = (
     "runs",
+    "run",
 )  # fmt: skip
 
 # What the head of each page leads to; an entry is shown when its page is there.
@@ -68,7 +70,7 @@ def application(options: Options) -> Starlette:
         await hub.stop()
         await database.close_idle(0.0)
 
-    handlers: dict[Any, Any] = {404: not_found, 405: not_found}
+    handlers: dict[Any, Any] = {404: not_found, 405: not_found, 500: broken}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=[
         Middleware(Guard, local=options.login_as is not None), Middleware(GZipMiddleware, minimum_size=2000),
     ])  # fmt: skip
@@ -116,6 +118,12 @@ async def not_found(request: Request, error: Exception) -> Response:
     sessions: Sessions = request.app.state.sessions
     session: Session | None = sessions.read(request.cookies.get(COOKIE))
     return problem(request, 404, "Not here", f"There is no page {request.url.path}.", session=session)
+
+
+async def broken(request: Request, error: Exception) -> Response:
+    """A fault of ours: the log has it."""
+    log.LOGGER.error("page failed", exc_info=error, extra={"fields": {"path": request.url.path}})
+    return problem(request, 500, "This page has a fault", "The log of pg-durable web says which.")
 
 
 async def tidy(database: Database) -> None:

@@ -27,7 +27,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "moment": moment, "age": age, "duration": duration, "pretty": pretty, "plain": plain, "clock": clock,
-        "count": count,
+        "count": count, "from_json": json.loads,
     }  # fmt: skip
     made.globals |= {"STATUSES": STATUSES}
     return made

@@ -52,12 +52,26 @@ class View:
 
     async def do(self, name: str, **values: Any) -> Row:
         """The first row of a statement that changes something; only what comes by POST, with its token, may."""
+        self._may_change()
+        rows = await self._pool.write(text_of(name, values))
+        return rows[0] if rows else {}
+
+    async def do_each(self, name: str, many: list[dict[str, Any]]) -> tuple[int, list[psycopg.Error]]:
+        """The same statement many times, each in a transaction of its own: how many were done, and the refusals."""
+        self._may_change()
+        refusals = []
+        for values in many:
+            try:
+                await self._pool.write(text_of(name, values))
+            except psycopg.Error as error:
+                refusals.append(error)
+        return len(many) - len(refusals), refusals
+
+    def _may_change(self) -> None:
         if self.options.read_only:
             raise NotAllowedError("This page was started with --read-only: it changes nothing.")
         if self.request.method != "POST":
             raise NotAllowedError("Only a form that was sent may change something.")
-        rows = await self._pool.write(text_of(name, values))
-        return rows[0] if rows else {}
 
     def render(self, template: str, status: int = 200, **context: Any) -> Response:
         """A page; 304 when the browser has this one already."""
@@ -89,6 +103,10 @@ class View:
         parameters = {**self.request.query_params, **changes}
         query = urlencode({key: value for key, value in parameters.items() if value not in (None, "")})
         return self.request.url.path + (f"?{query}" if query else "")
+
+    def query(self, **more: Any) -> str:
+        """The parameters of this address and more, with their question mark."""
+        return "?" + urlencode({**self.request.query_params, **more})
 
     @property
     def here(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import sql
 
 PLACE = re.compile(r"%\((\w+)\)s")
-HEAD = re.compile(r"^-- (\w+): .*$", re.MULTILINE)
+HEAD = re.compile(r"^-- (\w+): .*(?:\n-- .*)*$", re.MULTILINE)
 
 
 def statements() -> dict[str, str]:
