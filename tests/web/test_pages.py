@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
-import psycopg
 import pytest
 from axe_selenium_python import Axe
 
@@ -171,8 +170,3 @@ def test_everybody_can_use_it(shop: Database, app: Browser, width: int, scheme: 
         found = axe.run()["violations"]
         assert found == [], f"{path}: {axe.report(found)}"
         assert app.script("return document.documentElement.scrollWidth") <= width, path
-
-
-def test_what_the_pages_ask_of_the_big_tables_goes_by_index(shop: Database) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="back must be"):
-        shop.sql("select df.recent_throughput('0 s')")

@@ -9,6 +9,7 @@ from pg_durable.web.database import Row
 
 MINUTES = 1440
 HEIGHT = 100
+WIDTH = 3  # of what stands for a minute
 LEAST = 0.001  # seconds: where a scale of durations begins
 
 
@@ -17,7 +18,7 @@ class Chart:
     """What a template draws. The paths are in a box of MINUTES x HEIGHT, from the oldest minute to the newest."""
 
     paths: list[tuple[str, str]]  # class, d
-    top: str  # what the upper edge stands for
+    top: str  # what the upper edge stands for, in words
     said: str  # the same in words
 
 
@@ -36,7 +37,7 @@ def ended(rows: list[Row], now: datetime) -> Chart:
     runs = sum(total(row) for row in rows)
     failed = sum(row["failed"] for row in rows)
     said = f"{runs} runs ended, {failed} of them failed; at most {most} in a minute"
-    return Chart(paths, f"{most} a minute", said)
+    return Chart(paths, f"up to {most} a minute", said)
 
 
 def durations(rows: list[Row], now: datetime) -> Chart:
@@ -52,7 +53,7 @@ def durations(rows: list[Row], now: datetime) -> Chart:
         paths.append((name.removesuffix("_run"), "".join(dots)))
     middle = sorted(row["median_run"] for row in rows if row["median_run"] is not None)
     typical = middle[len(middle) // 2].total_seconds() if middle else 0.0
-    return Chart(paths, f"{longest:.3g} s", f"a typical run took {typical:.3g} s, the longest {longest:.3g} s")
+    return Chart(paths, f"up to {longest:.3g} s", f"a typical run took {typical:.3g} s, the longest {longest:.3g} s")
 
 
 def total(row: Row) -> int:
@@ -67,13 +68,13 @@ def minute(at: datetime, now: datetime) -> int:
 
 
 def column(left: int, bottom: float, height: float) -> str:
-    """A column of a minute."""
-    return f"M{left} {HEIGHT - bottom:.1f}v{-height:.1f}h1v{height:.1f}z"
+    """A column of a minute, wide enough to be seen."""
+    return f"M{left} {HEIGHT - bottom:.1f}v{-height:.1f}h{WIDTH}v{height:.1f}h-{WIDTH}z"
 
 
 def mark(left: int, height: float) -> str:
     """A dash at a height."""
-    return f"M{left} {HEIGHT - height:.1f}h1.5"
+    return f"M{left} {HEIGHT - height:.1f}h{WIDTH}"
 
 
 def level(took: timedelta, longest: float) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pg_durable.cli.doctor import PROBLEM
+from pg_durable.cli.doctor import PROBLEM, UNSEEN
 from pg_durable.web import charts
 from pg_durable.web.database import Row
 from pg_durable.web.examination import examined
@@ -35,8 +35,10 @@ async def overview(view: View) -> Response:
 async def warnings(view: View, queue: list[Row], late: list[Row]) -> list[dict[str, Any]]:
     """What hurts, in words: problems before notes, each with what to do."""
     found: list[dict[str, Any]] = [
-        {"level": one.level, "text": one.finding, "todo": one.todo} for one in (await examined(view)).findings
-    ]  # fmt: skip
+        {"level": one.level, "text": one.finding, "todo": one.todo}
+        for one in (await examined(view)).findings
+        if not one.finding.startswith(UNSEEN)
+    ]
     found += [
         {"level": PROBLEM, "text": f"{row['role']}, lane {row['lane']}: {row['wait_reason']}", "todo": None}
         for row in queue
