@@ -79,7 +79,7 @@ class Browser:
     @property
     def text(self) -> str:
         """What one can read."""
-        return self.one("body").text
+        return str(self.script("return document.body.innerText"))
 
     @property
     def complaints(self) -> list[str]:
@@ -110,7 +110,10 @@ class Browser:
                     return None
                 raise
 
-        return wait_until(holds, SECONDS, f"{what}: {self.path}\n{self.text}")
+        try:
+            return wait_until(holds, SECONDS, what)
+        except AssertionError:
+            raise AssertionError(f"not so: {what} {self.path}\n{self.text}") from None
 
     def reads(self, text: str) -> None:
         """Waits until the page says something."""

@@ -18,7 +18,7 @@ FAILS = """
 WAITS = """
   'select 4200 as amount' |=> 'invoice'
   ~> df.wait_for_signal('approve', 86400) |=> 'answer'
-  ~> df.if('select $answer.approved::boolean', 'select ''paid''', 'select ''refused''')
+  ~> df.if('select $answer.data.approved::boolean', 'select ''paid''', 'select ''refused''')
 """
 
 

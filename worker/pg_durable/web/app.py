@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -73,7 +73,7 @@ def application(options: Options) -> Starlette:
         tidying = asyncio.create_task(tidy(database))
         yield
         tidying.cancel()
-        await hub.stop()
+        hub.stop()
         await database.close_idle(0.0)
 
     handlers: dict[Any, Any] = {404: not_found, 405: not_found, 500: broken}
@@ -98,6 +98,8 @@ def all_routes() -> list[BaseRoute]:
     routes: list[BaseRoute] = [Route("/healthz", healthz), Mount("/static", static), *login_page.ROUTES, *live.ROUTES]
     for name in PAGES:
         routes += import_module(f"pg_durable.web.pages.{name}").ROUTES
+    if not any(isinstance(route, Route) and route.path == "/" for route in routes):
+        routes.append(Route("/", lambda request: RedirectResponse("/runs")))
     return routes
 
 

@@ -67,6 +67,10 @@ class Pool:
                 self._answers.popitem(last=False)
         return await asyncio.shield(known[1])
 
+    def forget(self) -> None:
+        """Something has changed: who asks from now on gets no answer from before."""
+        self._answers.clear()
+
     async def write(self, text: str) -> list[Row]:
         """The rows of a statement that changes something; nobody gets an older answer afterwards."""
         try:
@@ -75,7 +79,7 @@ class Pool:
             await self.close_idle(0.0)
             raise
         finally:
-            self._answers.clear()
+            self.forget()
 
     async def _written(self, text: str) -> list[Row]:
         async with self.connection(tested=True) as conn, conn.transaction():

@@ -26,6 +26,7 @@ class Listener:
 
     session: Session
     run: str | None
+    greeted: bool = False  # it was told to look again, for what has changed between its page and its stream
     queue: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(maxsize=8))
 
     def say(self, event: str, ids: list[str]) -> None:
@@ -45,6 +46,11 @@ class Hub:
         self._tasks: dict[tuple[str, str | None], asyncio.Task[None]] = {}
         self.asked = 0  # statements, for tests
 
+    @property
+    def listening(self) -> int:
+        """How many tabs hear it."""
+        return sum(len(listeners) for listeners in self._listeners.values())
+
     def join(self, listener: Listener) -> None:
         """A tab is open."""
         key = (listener.session.role, listener.session.password)
@@ -63,7 +69,7 @@ class Hub:
             if task:
                 task.cancel()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Ends all streams."""
         for task in self._tasks.values():
             task.cancel()
@@ -77,8 +83,7 @@ class Hub:
         while True:
             try:
                 mark, ids = await self._changes(session, mark)
-                if ids or down:
-                    self._say(key, "change", [] if down else ids)
+                self._tell(key, session, [] if down else ids, bool(ids) or down)
                 down = False
             except (UnreachableError, LoginError, psycopg.Error):
                 if not down:
@@ -92,6 +97,18 @@ class Hub:
         rows: list[dict[str, Any]] = await self._database.pool(session).read(text_of("live.changes", {"mark": mark}))
         ids = [row["instance_id"] for row in rows if row["instance_id"]]
         return rows[-1]["mark"] if rows else mark, ids if mark is not None else []
+
+    def _tell(self, key: tuple[str, str | None], session: Session, ids: list[str], changed: bool) -> None:
+        """Says what has changed; a tab that is new looks again in any case."""
+        listeners = self._listeners.get(key, set())
+        fresh = [listener for listener in listeners if not listener.greeted]
+        if changed or fresh:
+            self._database.pool(session).forget()
+        for listener in fresh:
+            listener.greeted = True
+            listener.say("change", [])
+        if changed:
+            self._say(key, "change", ids)
 
     def _say(self, key: tuple[str, str | None], event: str, ids: list[str]) -> None:
         for listener in self._listeners.get(key, ()):

@@ -27,7 +27,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "moment": moment, "age": age, "duration": duration, "pretty": pretty, "plain": plain, "clock": clock,
-        "count": count, "from_json": json.loads,
+        "count": count, "since": since, "from_json": json.loads,
     }  # fmt: skip
     made.globals |= {"STATUSES": STATUSES}
     return made
@@ -46,6 +46,11 @@ def moment(value: datetime | None, kind: str = "moment") -> Markup:
 def age(value: datetime | None) -> Markup:
     """A time, as how long ago it was where the browser has scripts."""
     return moment(value, "age")
+
+
+def since(value: datetime | None) -> Markup:
+    """A time, as how long something goes on since then where the browser has scripts."""
+    return moment(value, "since")
 
 
 def clock(value: datetime | None) -> Markup:

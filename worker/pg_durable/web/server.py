@@ -5,6 +5,7 @@ import binascii
 import logging
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 
@@ -41,9 +42,19 @@ class Place:
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
 
-def server(options: Options, place: Place) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """One that ends the streams of open tabs before it waits for what is under way."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends it."""
+        app: Any = self.config.app
+        app.state.hub.stop()
+        await super().shutdown(sockets)
+
+
+def server(options: Options, place: Place) -> Server:
     """The server, not started yet."""
-    return uvicorn.Server(uvicorn.Config(
+    return Server(uvicorn.Config(
         application(options),
         host=place.host,
         port=place.port,

@@ -17,6 +17,7 @@ from pg_durable.web.queries import text_of
 from pg_durable.web.rendering import environment
 from pg_durable.web.sessions import COOKIE, FLASH, Session, Sessions
 
+TAG = "the-tag-of-this-page"  # stands in the head of each, where scripts look whether what comes is what is shown
 RETRY = 5  # seconds after which a page asks again when the database does not answer
 
 
@@ -39,30 +40,30 @@ class View:
         database: Database = request.app.state.database
         self._pool = database.pool(session)
 
-    async def rows(self, name: str, **values: Any) -> list[Row]:
+    async def rows(self, statement: str, /, **values: Any) -> list[Row]:
         """The rows of a query; the page shows its text."""
-        text = text_of(name, values)
+        text = text_of(statement, values)
         self.statements.append(text)
         return await self._pool.read(text)
 
-    async def row(self, name: str, **values: Any) -> Row | None:
+    async def row(self, statement: str, /, **values: Any) -> Row | None:
         """The first row of a query."""
-        rows = await self.rows(name, **values)
+        rows = await self.rows(statement, **values)
         return rows[0] if rows else None
 
-    async def do(self, name: str, **values: Any) -> Row:
+    async def do(self, statement: str, /, **values: Any) -> Row:
         """The first row of a statement that changes something; only what comes by POST, with its token, may."""
         self._may_change()
-        rows = await self._pool.write(text_of(name, values))
+        rows = await self._pool.write(text_of(statement, values))
         return rows[0] if rows else {}
 
-    async def do_each(self, name: str, many: list[dict[str, Any]]) -> tuple[int, list[psycopg.Error]]:
+    async def do_each(self, statement: str, many: list[dict[str, Any]]) -> tuple[int, list[psycopg.Error]]:
         """The same statement many times, each in a transaction of its own: how many were done, and the refusals."""
         self._may_change()
         refusals = []
         for values in many:
             try:
-                await self._pool.write(text_of(name, values))
+                await self._pool.write(text_of(statement, values))
             except psycopg.Error as error:
                 refusals.append(error)
         return len(many) - len(refusals), refusals
@@ -79,7 +80,8 @@ class View:
         body = render(self.request, template, view=self, session=self.session, flash=flash, **context)
         if status != 200 or self.request.method not in ("GET", "HEAD"):
             return HTMLResponse(body, status)
-        tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:24]}"'
+        digest = hashlib.sha256(body.encode()).hexdigest()[:24]
+        body, tag = body.replace(TAG, digest, 1), f'"{digest}"'
         known = self.request.headers.get("if-none-match", "").removeprefix("W/") == tag
         response = Response(status_code=304) if known else HTMLResponse(body)
         response.headers["etag"] = tag

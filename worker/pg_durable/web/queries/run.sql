@@ -1,6 +1,6 @@
 -- run: one run.
 select i.id, i.label, i.status, i.submitted_by::text as role, i.definition, i.created_at, i.finished_at, i.start_at,
-       coalesce(i.finished_at, now()) - coalesce(i.start_at, i.created_at) as took, i.wait_reason, i.error, i.input,
+       i.finished_at - coalesce(i.start_at, i.created_at) as took, i.wait_reason, i.error, i.input,
        i.key, i.key_current, i.priority, i.database, i.parent_id, i.parent_node_id, i.undo_status, i.traceparent,
        coalesce(i.wait_reason ~ '^paused ', false) as paused, df.result(i.id) as result
 from df.instances i
@@ -80,8 +80,8 @@ with called as materialized (
   order by t.at desc
   limit 50
 )
-select i.id, i.label, i.status, i.definition, i.created_at,
-       coalesce(i.finished_at, now()) - coalesce(i.start_at, i.created_at) as took
+select i.id, i.label, i.status, i.definition, i.created_at, i.finished_at,
+       i.finished_at - coalesce(i.start_at, i.created_at) as took
 from called c
 join df.instances i on i.id = c.id
 order by i.created_at desc;

@@ -9,7 +9,7 @@ with listed as materialized (
        l (instance_id, label, function_name, status, execution_count, output, created_at, completed_at, next_cursor, place)
 )
 select l.id, l.label, l.status, l.next_cursor, i.submitted_by::text as role, i.definition, i.created_at, i.finished_at,
-       i.start_at, coalesce(i.finished_at, now()) - coalesce(i.start_at, i.created_at) as took, i.wait_reason, i.error,
+       i.start_at, i.finished_at - coalesce(i.start_at, i.created_at) as took, i.wait_reason, i.error,
        i.priority, i.parent_id, min(i.created_at) over () as looked_back_to, count(*) over () as looked_at,
        coalesce(i.wait_reason ~ '^paused ', false) as paused,
        (%(role)s is null or i.submitted_by::text = %(role)s)

@@ -25,7 +25,8 @@ function ageOf(at) {
   return passed < 0 ? `in ${text}` : `${text} ago`;
 }
 
-const SHOWN = { moment: momentOf, age: ageOf, clock: clockOf };
+const sinceOf = (at) => ageOf(at).replace(" ago", "");
+const SHOWN = { since: sinceOf, moment: momentOf, age: ageOf, clock: clockOf };
 
 // Text alone is changed, never markup; the exact time stays in the title.
 function showTimes(root) {
@@ -47,7 +48,8 @@ class Stream {
     this.heard = [];
     this.open();
     document.addEventListener("visibilitychange", () => this.follow());
-    window.addEventListener("pagehide", () => this.source.close());
+    window.addEventListener("pagehide", () => { this.left = true; this.follow(); });
+    window.addEventListener("pageshow", () => { this.left = false; this.follow(); });
   }
 
   open() {
@@ -65,7 +67,7 @@ class Stream {
 
   follow() {
     if (this.closed) return;
-    if (document.hidden) {
+    if (document.hidden || this.left) {
       this.source.close();
     } else if (this.source.readyState === EventSource.CLOSED) {
       this.open();
@@ -157,7 +159,14 @@ document.addEventListener("change", (event) => {
   }
   if (event.target.matches("select[data-sends]")) event.target.form.requestSubmit();
 });
-document.addEventListener("htmx:beforeSwap", (event) => keep(event.detail.target));
+// What comes as it is shown already changes nothing: the tag of a page is that of its content.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const meta = document.querySelector("meta[name=tag]");
+  const tag = (event.detail.xhr.getResponseHeader("etag") || "").replace(/^W\/|"/g, "");
+  if (tag && tag === meta.content) event.detail.shouldSwap = false;
+  meta.content = tag;
+  keep(event.detail.target);
+});
 document.addEventListener("htmx:afterSettle", (event) => {
   const root = document.getElementById(event.detail.target.id) || document.body;
   showTimes(root);
