@@ -92,6 +92,7 @@ PARTS = (
     "supervisor/metrics",
     "observe/timeline",
     "observe/changes",
+    "observe/throughput",
     "observe/explain",
     "observe/drawing",
     "observe/pictures",

@@ -22,6 +22,7 @@ DEFINER_FOR_USERS = {
     "df_engine.fail_step": NEEDS_THE_KEY,
     "df_engine.insert_instance": NEEDS_THE_KEY,
     "df_engine.changed_runs": NEEDS_THE_KEY,
+    "df_engine.ended_runs": NEEDS_THE_KEY,
     "df_engine.start_keyed": NEEDS_THE_KEY,
     "df_engine.define_flow": NEEDS_THE_KEY,
     "df_engine.hide_definition": NEEDS_THE_KEY,

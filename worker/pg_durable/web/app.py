@@ -29,6 +29,12 @@ from pg_durable.web.view import problem
 PAGES = (
     "runs",
     "run",
+    "overview",
+    "people",
+    "schedules",
+    "definitions",
+    "limits",
+    "workers",
 )  # fmt: skip
 
 # What the head of each page leads to; an entry is shown when its page is there.
