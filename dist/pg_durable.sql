@@ -413,6 +413,7 @@ if df_engine.migrating(1) then
     acted_at timestamptz not null,
     constraint acts_pkey primary key (instance, id)
   );
+  create index acts_id_idx on df_engine.acts (id);                                      -- what is new: df.changes
   create index acts_pause_idx on df_engine.acts (instance, id) where act in ('pause', 'exhausted');  -- runs that are paused
 
   -- Channels that are notified of the end of a run.
@@ -12603,7 +12604,7 @@ create or replace view df_engine.node_rows as
       from graph c group by c.parent
     )
     select f.*, p.scope, (select d.items from shown d where d.map = f.node) as items, k.condition_child, k.left_child, k.right_child, k.extra_children,
-           (select w.since from waiting w where w.node = f.began_with and w.state = 'w' limit 1) as since,
+           w.since,
            (select a.error from df_engine.activations a
             where a.instance = i.instance and a.scope = p.scope and a.node = f.node and a.error is not null limit 1) as error
     from df_engine.fold_states(
@@ -12620,6 +12621,8 @@ create or replace view df_engine.node_rows as
       i.generation, i.status) f
     join placed p on p.node = f.node
     left join children k on k.parent = f.node
+    -- Joined, not looked up: of a run with very many branches very many wait.
+    left join (select x.node, min(x.since) as since from waiting x where x.state = 'w' group by x.node) w on w.node = f.began_with
   ) s
   -- With its limit it stands after the states: before them, they would be folded once a node.
   cross join lateral (select n.* from df_engine.graph_nodes n where n.graph = i.graph and n.node = s.node limit 1) g
@@ -17158,6 +17161,267 @@ $$;
 comment on function df.timeline(text, integer, timestamptz) is
   'What has happened to a run, in order: its start, attempts that failed, nodes that ended (attempt: how many it took, duration: from its first), signals, runs that it called, iterations, what operators did (by: who), its end. The newest limit_count, at most 10000; before: only what happened before that. Of nodes in loops the last iteration is shown. Raises 42501 when the run is unknown or invisible';
 
+-- Changes: which runs have changed since a mark, for whoever shows runs and asks again and again. Nothing is written
+-- for it. Who looks for changes reads what the indexes find of that time in the tables that a transition writes to, and
+-- keeps what transactions have written that the mark has not seen.
+--
+-- A mark has the transactions that were open when it was made, and checkpoints: the next transaction id, the time, and
+-- how far sequences had come, as they were at earlier marks. What a transaction writes lies behind each checkpoint that
+-- is older than its id, however late it commits. So the oldest transaction that has ended since the mark tells the
+-- checkpoint to read from, and checkpoints are kept for those that are still open. A subtransaction has an id of its
+-- own, which is in no snapshot: so all that is at least as new as the oldest transaction counts.
+
+-- What hides from the reader of a mark how far sequences have come: how many runs all roles start concerns nobody.
+create or replace function df_engine.mark_pad(p_xid bigint, p_place int) returns bigint
+language sql immutable as $$
+  select ('x' || substr(encode(sha256(convert_to(concat(df_engine.secret(), ' mark ', p_xid), 'UTF8')), 'hex'),
+                        1 + 16 * p_place, 16))::bit(64)::bigint
+$$;
+
+-- A checkpoint of now; NULL: none can be made. The id comes last: who gets a later one has drawn its numbers later.
+-- PostgreSQL says it once a transaction, and not where that has an id of its own.
+create or replace function df_engine.new_checkpoint() returns jsonb
+language plpgsql as $$
+declare
+  v_numbers constant bigint[] := array[    coalesce(pg_sequence_last_value('df_engine.instances_instance_seq'), 0),    coalesce(pg_sequence_last_value('df_engine.thread_ids'), 0),    coalesce(pg_sequence_last_value('df_engine.inbox_signal_id_seq'), 0),    coalesce(pg_sequence_last_value('df_engine.acts_id_seq'), 0)];
+  v_oldest constant bigint := pg_snapshot_xmin(pg_current_snapshot())::pg_catalog.text::bigint;
+  v_next constant bigint := v_oldest + age((v_oldest & 4294967295)::pg_catalog.text::xid);
+begin
+  if pg_current_xact_id_if_assigned() is null
+     and v_next >= pg_snapshot_xmax(pg_current_snapshot())::pg_catalog.text::bigint then
+    return jsonb_build_array(v_next, now(),
+      v_numbers[1] # df_engine.mark_pad(v_next, 0),
+      v_numbers[2] # df_engine.mark_pad(v_next, 1),
+      v_numbers[3] # df_engine.mark_pad(v_next, 2),
+      v_numbers[4] # df_engine.mark_pad(v_next, 3));
+  end if;
+  return null;
+end
+$$;
+
+-- What follows a mark: the next one; the oldest transaction that it has not seen and that has ended; the checkpoint to
+-- read from.
+create or replace function df_engine.next_mark(p_mark text, out mark text, out low bigint, out checkpoint jsonb)
+language plpgsql as $$
+declare
+  v_now constant pg_snapshot := pg_current_snapshot();
+  v_open constant jsonb := (
+    select coalesce(jsonb_agg(o.xid), '[]')
+    from (select x.xid::pg_catalog.text::bigint from pg_snapshot_xip(v_now) x(xid)
+          union select pg_current_xact_id_if_assigned()::pg_catalog.text::bigint) o(xid)
+    where o.xid is not null);
+  v_newest constant bigint := pg_snapshot_xmax(v_now)::pg_catalog.text;
+  v_kept jsonb := '[]';
+  v_new jsonb;
+begin
+  if p_mark is not null then
+    v_kept := p_mark::jsonb -> 2;
+    select min(x.xid::bigint) into low
+    from (select p_mark::jsonb ->> 0
+          union all select o from jsonb_array_elements_text(p_mark::jsonb -> 1) o
+          where pg_visible_in_snapshot(o::xid8, v_now)) x(xid);
+    select k into strict checkpoint from jsonb_array_elements(v_kept) k
+    where (k ->> 0)::bigint <= low order by (k ->> 0)::bigint desc limit 1;
+    if (p_mark::jsonb ->> 0)::bigint > v_newest then  -- as after a restore: what has changed since then is not to be told
+      raise data_exception;
+    end if;
+  end if;
+  if (v_kept -> 0 ->> 1)::timestamptz is distinct from now() then
+    v_new := coalesce(df_engine.new_checkpoint(), case when p_mark is null then jsonb_build_array(0, '-infinity', df_engine.mark_pad(0, 0), df_engine.mark_pad(0, 1), df_engine.mark_pad(0, 2), df_engine.mark_pad(0, 3)) end);
+    v_kept := case when v_new is null then '[]' else jsonb_build_array(v_new) end || v_kept;
+  end if;
+  -- The newest, and for each transaction that is open the one that it lies behind.
+  select jsonb_build_array(v_newest, v_open, jsonb_agg(k.point order by k.place)) into mark
+  from jsonb_array_elements(v_kept) with ordinality k(point, place)
+  where k.place = 1 or k.place in (
+    select (select min(b.place) from jsonb_array_elements(v_kept) with ordinality b(point, place)
+            where (b.point ->> 0)::bigint <= x.xid::bigint)
+    from jsonb_array_elements_text(v_open || to_jsonb(v_newest)) x(xid));
+exception when data_exception or no_data_found then
+  raise exception 'not a mark of df.changes' using errcode = 'invalid_parameter_value',
+    hint = 'Pass the mark that an earlier call has returned, unchanged; or NULL, for the first one.';
+end
+$$;
+
+-- The runs that have changed, and the next mark. Of the queue, which a chain of steps leaves as it is, those rows are
+-- read that sessions take: the first 1000 of a role, those that sessions say they are in, and what came after the
+-- checkpoint, which by priorities may be 300 s before it in order. A branch
+-- that has ended leaves no more than a new version of its construct.
+-- Granted to users.
+create or replace function df_engine.changed_runs(p_key text, p_role oid, p_mark text, out mark text, out runs text[])
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off as $$
+declare
+  v_low bigint;
+  v_checkpoint jsonb;
+begin
+  if (p_key = encode(sha256((df_engine.secret() || p_role::pg_catalog.text)::pg_catalog.bytea), 'hex')) is not true then
+    raise exception 'this function of df_engine is called by the functions of df only'
+      using errcode = 'insufficient_privilege';
+  end if;
+  select m.mark, m.low, m.checkpoint into mark, v_low, v_checkpoint from df_engine.next_mark(p_mark) m;
+  if p_mark is not null then
+    perform pg_stat_clear_snapshot();
+    runs := df_engine.changed_since(
+      df_engine.may_see_all(p_role), p_role, v_low, (v_checkpoint ->> 1)::timestamptz, ((v_checkpoint ->> 2)::bigint # df_engine.mark_pad((v_checkpoint ->> 0)::bigint, 0))
+        - 100, ((v_checkpoint ->> 3)::bigint # df_engine.mark_pad((v_checkpoint ->> 0)::bigint, 1))
+        - 100, ((v_checkpoint ->> 4)::bigint # df_engine.mark_pad((v_checkpoint ->> 0)::bigint, 2))
+        - 100, ((v_checkpoint ->> 5)::bigint # df_engine.mark_pad((v_checkpoint ->> 0)::bigint, 3))
+        - 100);
+  end if;
+end
+$$;
+
+-- The same, from what the checkpoint says.
+create or replace function df_engine.changed_since(
+  p_all boolean, p_role oid, v_low bigint, p_since timestamptz, p_instance bigint, p_thread bigint, p_signal bigint,
+  p_act bigint
+) returns text[]
+language plpgsql as $$
+declare
+  v_place constant bigint := case when isfinite(p_since) then
+    (floor((date_part('epoch', p_since - interval '1 s') - 1577836800) * 64)::bigint
+      - 19200) << 26 else 0 end;
+begin
+  return array(
+    with recursive every(lane, submitter) as (
+      (select q.lane, q.submitter from df_engine.queue q where p_all order by q.lane, q.submitter limit 1)
+      union all
+      select n.lane, n.submitter
+      from every e cross join lateral (
+        select q.lane, q.submitter from df_engine.queue q
+        where (q.lane, q.submitter) > (e.lane, e.submitter) order by q.lane, q.submitter limit 1) n
+    ), part as materialized (
+      select e.lane, e.submitter from every e
+      union all
+      select l.lane, p_role
+      from unnest('{sql,direct,http,paused sql,paused direct,paused http,limited sql,limited direct,limited http}'
+                  ::pg_catalog.text[]) l(lane)
+      where not p_all
+    ), first as materialized (
+      select q.instance, q.scope, q.node, q.version
+      from part p cross join lateral (
+        select x.instance, x.scope, x.node, x.xmin as version from df_engine.queue x
+        where x.lane = 'sql' and x.submitter = p.submitter order by x.id limit 1000) q
+      where p.lane = 'sql'
+      union all
+      select q.instance, q.scope, q.node, q.xmin
+      from df_engine.steps_in_sessions s
+      join df_engine.instances i on i.id = s.id and i.submitter = s.submitter
+      join df_engine.queue q on q.instance = i.instance
+    ), changed(instance) as (
+      select i.instance from df_engine.instances i
+      where i.finished_at >= p_since - interval '1 s' and (((i.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      union
+      select i.instance from df_engine.instances i where i.instance > p_instance and (((i.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      union
+      select t.instance from df_engine.timers t where t.id > p_thread and (((t.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      union
+      select w.instance from df_engine.waits w where w.id > p_thread and (((w.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      union
+      select a.instance from df_engine.activations a where (((a.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      union
+      select s.instance from df_engine.inbox s where s.signal_id > p_signal and (((s.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      union
+      select a.instance from df_engine.acts a where a.id > p_act and (((a.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      union
+      select q.instance from part p cross join lateral (
+        select x.instance, x.xmin as version from df_engine.queue x
+        where x.lane = p.lane and x.submitter = p.submitter
+          and x.id >= case p.lane when 'sql' then v_place else 0 end) q
+      where (((q.version)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      union
+      select f.instance
+      from first f
+      join df_engine.instances i on i.instance = f.instance
+      join df_engine.graph_nodes g on g.graph = i.graph and g.node = f.node
+      where (((f.version)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648 or (((i.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648 or exists (
+        select from df_engine.outcomes o
+        where o.instance = f.instance and o.scope = f.scope and o.node between f.node and g.until
+          and (((o.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648)
+    )
+    select i.id::pg_catalog.text from changed c join df_engine.instances i on i.instance = c.instance
+    where p_all or i.submitter = p_role);
+end
+$$;
+
+create or replace function df.changes(since text default null) returns table (mark text, instance_id text)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  v_found record;
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  select c.mark, c.runs into v_found
+  from df_engine.changed_runs((select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, since) c;
+  return query select v_found.mark, null::text where coalesce(cardinality(v_found.runs), 0) = 0
+    union all select v_found.mark, r.id from unnest(v_found.runs) r(id);
+end
+$$;
+comment on function df.changes(text) is
+  'The runs that the caller may see and that have changed since a mark, and the mark to ask with the next time: one row a run, or a single one without a run (instance_id NULL) when nothing has changed, or when since is NULL, the first time. A run may be named that has not changed, but none is left out, however late a transaction commits. Runs that were removed are not named. Cheap, and by index: for a page that asks every second. Raises 22023 for what is no mark.';
+
+-- Throughput of the last hours in fine steps, for a page: read by index, and never more than the newest 50 000 ends.
+
+-- The steps. Reads the table, not a view: the order of an index is lost in a view that is a security barrier. Planned
+-- for each call, so that the index of the runs of a role, or that of all runs, is used.
+-- Granted to users.
+create or replace function df_engine.ended_runs(p_key text, p_role oid, p_since timestamptz, p_step interval)
+returns table (at timestamptz, completed bigint, failed bigint, cancelled bigint, median_run interval, longest_run interval)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set jit = off set enable_seqscan = off as $$
+declare
+  v_all constant boolean := df_engine.may_see_all(p_role);
+begin
+  perform df_engine.require_key(p_key, p_role);
+  return query
+  select r.bin, count(*) filter (where r.status = 'completed'), count(*) filter (where r.status = 'failed'),
+         count(*) filter (where r.status = 'cancelled'),
+         percentile_disc(0.5) within group (order by r.took) * interval '1 s', max(r.took) * interval '1 s'
+  from (
+    select date_bin(p_step, i.finished_at, timestamptz 'epoch') as bin, i.status::text,
+           date_part('epoch', i.finished_at - coalesce(i.start_at, i.created_at)) as took
+    from df_engine.instances i
+    where i.finished_at is not null and i.finished_at >= p_since and (v_all or i.submitter = p_role)
+    order by i.finished_at desc
+    limit 50000) r
+  group by r.bin
+  order by r.bin;
+end
+$$;
+
+create or replace function df.recent_throughput(back interval default '24 hours', step interval default '1 minute')
+returns table (
+  at timestamptz, completed bigint, failed bigint, cancelled bigint, median_run interval, longest_run interval
+)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  if not (pg_catalog.has_schema_privilege('df_engine', 'usage')
+          and pg_catalog.has_table_privilege('df_engine.own_key', 'select')) then
+    raise exception 'permission denied: role "%" may not use pg_durable', current_user
+      using errcode = 'insufficient_privilege',
+            hint = pg_catalog.format('An administrator grants it: SELECT df.grant_usage(%L);', current_user);
+  end if;
+  if (back > interval '0' and back <= interval '366 days'
+      and step >= interval '1 second' and step <= interval '1 day') is not true then
+    raise exception 'back must be longer than nothing and at most 366 days, step from 1 second to 1 day'
+      using errcode = 'invalid_parameter_value', hint = 'Write df.recent_throughput(''24 hours'', ''1 minute'').';
+  end if;
+  return query
+  select e.* from df_engine.ended_runs(
+    (select k.key from df_engine.own_key k), quote_ident(current_user)::regrole, now() - back,
+    extract(epoch from step) * interval '1 s') e;
+end
+$$;
+comment on function df.recent_throughput(interval, interval) is
+  'Runs that the caller may see and that ended within back, in steps of a length: how many, and how long they took, from start_at or their creation. Only steps in which runs ended, and only the newest 50000 runs: then the first step may be counted in part. By index. Raises 22023 for a back beyond 366 days, and a step that is not from 1 second to 1 day';
+
 -- df.explain: reads what it is given, as a run's id, an envelope, an expression that builds one, or SQL. It is the one
 -- function that hands the caller's search_path on: to the expression, which is the caller's to evaluate.
 
@@ -17428,7 +17692,7 @@ returns table (
   node int, parent int, place int, node_type text, config jsonb, query text, result_name text, mark text, within jsonb,
   status text, attempts int, seconds numeric, error text, notes text[], iteration int
 )
-language sql set search_path = pg_catalog, pg_temp as $$
+language sql set search_path = pg_catalog, pg_temp set jit = off set enable_nestloop = on as $$
   select g.node, g.parent, g.place, g.kind, df_engine.node_config(g.kind, g.body ->> 'query'), g.body ->> 'query',
          g.body ->> 'result_name', '', g.body -> 'within', null, null::int, null::numeric, null, '{}'::text[], null::int
   from df_engine.walk(p_graph) g
@@ -18687,7 +18951,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
              where c.relkind = 'v' and (c.relnamespace = 'df'::regnamespace
                or c.relnamespace = 'df_engine'::regnamespace and c.relname = any (array['own_key', 'visible_acts', 'visible_definitions', 'visible_events', 'visible_executions', 'visible_inbox', 'visible_nodes', 'visible_outcomes', 'visible_runs', 'visible_standstill', 'visible_texts', 'visible_timeline']))
              order by c.relname)
-    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'box_width', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'folded_nodes', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'limits_text', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'mermaid', 'mermaid_label', 'mermaid_text', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'part_label', 'path_step', 'pause_run', 'pause_runs_of', 'pause_schedule', 'picture', 'picture_duration', 'picture_layout', 'picture_number', 'picture_text', 'pictured_graph', 'pictured_nodes', 'prepare_step', 'progress_text', 'put_limit', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_runs_of', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'skip', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'svg', 'svg_document', 'svg_head', 'svg_lines', 'svg_shape', 'svg_sign', 'svg_style', 'svg_text', 'text_columns', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'within_problem', 'work', 'worker_problem', 'xml_text'])
+    || df_engine.execute_privileges(array['add_end_channel', 'as_json', 'await_end', 'backfill', 'bare_sql', 'begin_test', 'block_problem', 'box_width', 'brace_problem', 'call_problem', 'called_graph', 'cancel_run', 'cause', 'chain_shape', 'change_secret', 'change_vars', 'changed_runs', 'check_awaitable', 'check_http', 'check_page_size', 'check_start_key', 'check_start_time', 'check_test', 'check_visit', 'child_nodes', 'claim_next', 'claim_step', 'column_names', 'columns_of', 'config_problem', 'cron_next', 'current_execution', 'deadline', 'decode_cursor', 'deferred_constraints', 'define_flow', 'definition_to_show', 'draw_graph', 'drawn_nodes', 'encode_cursor', 'end_step_in_test', 'end_test', 'ended_runs', 'evaluate_expression', 'execute_privileges', 'explain', 'explain_graph', 'explain_kind', 'explain_run', 'fail_step', 'final_names', 'fire_own', 'flow_comments', 'flow_layout', 'flow_nodes', 'fold_states', 'folded_nodes', 'forget_run', 'generations_key', 'graph_text', 'group_limit', 'hide_definition', 'http_expect_problem', 'http_headers_problem', 'http_headers_text', 'http_method_problem', 'http_node', 'http_parts_problem', 'http_parts_text', 'http_scheme_problem', 'insert_instance', 'json_or_null', 'key_generations', 'launch', 'limits_text', 'lock_own_run', 'malformed', 'map_problem', 'may_act_on_all', 'may_see_all', 'mermaid', 'mermaid_label', 'mermaid_text', 'milliseconds', 'missing_run_hint', 'next_in_test', 'no_rows', 'node_config', 'node_id', 'node_of', 'node_problem', 'node_text', 'note_helper', 'now_in_test', 'one_line', 'other_kind', 'padded', 'page_cap', 'page_of_instances', 'parse_graph', 'part_label', 'path_step', 'pause_run', 'pause_runs_of', 'pause_schedule', 'picture', 'picture_duration', 'picture_layout', 'picture_number', 'picture_text', 'pictured_graph', 'pictured_nodes', 'prepare_step', 'progress_text', 'put_limit', 'put_schedule', 'read_expression', 'read_reference', 'ready_time', 'record_step', 'refuse_definition', 'reject_in_workflow', 'reject_node', 'remove_schedule', 'renamed_rows', 'request_text', 'require_grantable', 'rerun', 'result_types', 'resume_run', 'resume_runs_of', 'resume_schedule', 'retry_problem', 'row_set', 'run_block', 'run_head', 'run_in_test', 'run_output', 'run_statement', 'run_test', 'said_of_commit', 'seconds', 'secret_problem', 'section', 'send_signal', 'set_step_settings', 'setting', 'setting_number', 'setting_on', 'shape_problem', 'short_steps', 'shown_query', 'size_problem', 'skip', 'sleep_problem', 'stamp', 'start_keyed', 'start_new', 'statements_of', 'statements_problem', 'status_icon', 'svg', 'svg_document', 'svg_head', 'svg_lines', 'svg_shape', 'svg_sign', 'svg_style', 'svg_text', 'text_columns', 'trigger_schedule', 'unknown_type', 'usage_privileges', 'visible_run', 'wait_for_problem', 'wake_idle_workers', 'walk', 'within_problem', 'work', 'worker_problem', 'xml_text'])
 $$;
 
 -- Granted to users.

@@ -93,6 +93,8 @@ PARTS = (
     "supervisor/metrics",
     "supervisor/spans",
     "observe/timeline",
+    "observe/changes",
+    "observe/throughput",
     "observe/explain",
     "observe/drawing",
     "observe/pictures",

@@ -28,7 +28,8 @@ TOPICS = {
     "Variables": "setvar getvar unsetvar clearvars",
     "Secrets": "secret set_secret unset_secret",
     "Watching": """explain svg mermaid to_flow list_instances instance_info instance_executions instance_nodes
-                   node_activations timeline stuck metrics check version target_database""",
+                   node_activations timeline changes stuck
+                   recent_throughput metrics check version target_database""",
     "Administration": """grant_usage revoke_usage grant_monitor revoke_monitor grant_worker revoke_worker set_role_limit
                          pause_role resume_role set_setting setting http_allow http_disallow rotate_wake_channel""",
     "Behind the operators": "as_op if_then_op if_else_op loop_prefix_op",

@@ -21,6 +21,8 @@ DEFINER_FOR_USERS = {
     "df_engine.record_step": NEEDS_THE_KEY,
     "df_engine.fail_step": NEEDS_THE_KEY,
     "df_engine.insert_instance": NEEDS_THE_KEY,
+    "df_engine.changed_runs": NEEDS_THE_KEY,
+    "df_engine.ended_runs": NEEDS_THE_KEY,
     "df_engine.start_keyed": NEEDS_THE_KEY,
     "df_engine.define_flow": NEEDS_THE_KEY,
     "df_engine.hide_definition": NEEDS_THE_KEY,
@@ -92,6 +94,7 @@ def test_another_role_sees_nothing(db: Database, victim: str) -> None:
                  f"instance_executions('{victim}')"):  # fmt: skip
         assert attack(db, f"select count(*) from df.{call}") == 0, call
     assert attack(db, "select count(*) from df.stuck('0 s')") == 0
+    assert attack(db, "select count(instance_id) from df.changes((select mark from df.changes()))") == 0
     assert attack(db, "select df.status(%s)", victim) is None
     assert attack(db, "select df.result(%s)", victim) is None
     assert attack(db, "select df.getvar('secret')") is None

@@ -15,6 +15,7 @@ COMMANDS = (
     "cli.uninstall",
     "cli.doctor",
     "dev.command",
+    "web.command",
     "cli.flow_commands",
     "cli.apply_command",
     "cli.test_command",
@@ -35,10 +36,10 @@ EXIT_CODES = """exit codes:
 environment:
   PG_DURABLE_DSN     what --dsn is by default; libpq's PG* variables fill it up
   PG_DURABLE_JSON    anything: print JSON, as with --json
-  PG_DURABLE_...     the options of worker and dev, such as PG_DURABLE_SESSIONS
+  PG_DURABLE_...     the options of worker, dev, web, such as PG_DURABLE_SESSIONS
   NO_COLOR           anything: no colours; a pipe has none in any case
 """
-BY_ENVIRONMENT = ("worker", "dev")  # commands whose options all have a variable
+BY_ENVIRONMENT = ("worker", "dev", "web")  # commands whose options all have a variable
 EVERYWHERE = ("--dsn", "--json")
 FAILED, INTERRUPTED, UNREAD = 1, 130, 141
 

@@ -1,0 +1,1 @@
+"""The web page: watching and steering runs in a browser, as a role of the database."""
