@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -77,3 +78,19 @@ def test_an_address_that_is_taken_is_said_so() -> None:
         done = command("web", "--listen", str(port))
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_dev_serves_it_to_who_has_not_logged_in(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "pg_durable", "dev", "--data", str(tmp_path / "dev"), "--web-port", str(free_port())]
+    with (tmp_path / "said").open("w") as file:
+        dev = subprocess.Popen(line, env=environment(), stdout=file, stderr=file)
+    said = (tmp_path / "said").read_text
+    try:
+        wait_until(lambda: "registered" in said() or dev.poll() is not None, 120)
+        found = re.search(r"The page: (http://\S+/)", said())
+        assert found, said()
+        answer = httpx.get(f"{found[1]}runs")
+        assert (answer.status_code, "No runs yet" in answer.text) == (200, True)
+    finally:
+        dev.send_signal(signal.SIGINT)
+        assert dev.wait(60) in (0, 130), said()

@@ -112,7 +112,7 @@ function keep(root) {
   }
   for (const element of root.querySelectorAll("input[type=checkbox]:checked")) kept.chosen.add(element.value);
   const focused = document.activeElement;
-  kept.focused = focused && root.contains(focused) ? focused.id : null;
+  kept.focused = focused && root.contains(focused) ? focused : null;
 }
 
 function restore(root) {
@@ -125,8 +125,15 @@ function restore(root) {
     if (element) element.scrollTo(left, top);
   }
   for (const element of root.querySelectorAll("input[type=checkbox]")) element.checked ||= kept.chosen.has(element.value);
-  const focused = kept.focused && document.getElementById(kept.focused);
+  const focused = kept.focused && (document.getElementById(kept.focused.id) || likeOne(root, kept.focused));
   if (focused && document.activeElement !== focused) focused.focus({ preventScroll: true });
+  kept.focused = null;
+}
+
+// The element that took the place of one that has no id.
+function likeOne(root, old) {
+  const same = (element) => element.getAttribute("href") === old.getAttribute("href") && element.textContent === old.textContent;
+  return [...root.querySelectorAll(old.tagName)].find(same);
 }
 
 async function copy(button) {
