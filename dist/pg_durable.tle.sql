@@ -12561,7 +12561,7 @@ create or replace view df_engine.node_rows as
       from graph c group by c.parent
     )
     select f.*, p.scope, (select d.items from shown d where d.map = f.node) as items, k.condition_child, k.left_child, k.right_child, k.extra_children,
-           (select w.since from waiting w where w.node = f.began_with and w.state = 'w' limit 1) as since,
+           w.since,
            (select a.error from df_engine.activations a
             where a.instance = i.instance and a.scope = p.scope and a.node = f.node and a.error is not null limit 1) as error
     from df_engine.fold_states(
@@ -12578,6 +12578,8 @@ create or replace view df_engine.node_rows as
       i.generation, i.status) f
     join placed p on p.node = f.node
     left join children k on k.parent = f.node
+    -- Joined, not looked up: of a run with very many branches very many wait.
+    left join (select x.node, min(x.since) as since from waiting x where x.state = 'w' group by x.node) w on w.node = f.began_with
   ) s
   -- With its limit it stands after the states: before them, they would be folded once a node.
   cross join lateral (select n.* from df_engine.graph_nodes n where n.graph = i.graph and n.node = s.node limit 1) g

@@ -32,6 +32,7 @@ CONTAINER = [
 FROM = [number for number, (kind, _) in enumerate(CONTAINER) if kind == "FROM"]
 INSTRUCTIONS = [(sum(n <= number for n in FROM), kind, text) for number, (kind, text) in enumerate(CONTAINER)]
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "worker.yaml").read_text()))
+WEB = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "web.yaml").read_text()))
 KUBERNETES = "1.31"
 READ_ONLY = """
 import errno, os, sys
@@ -137,12 +138,12 @@ def test_the_container_is_not_root() -> None:
     assert {number for number, *_ in INSTRUCTIONS} == {1, 2}
 
 
-@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
+@pytest.mark.parametrize("manifest", MANIFESTS + WEB, ids=lambda manifest: manifest["kind"])
 def test_a_manifest_follows_the_schema(manifest: dict[str, Any]) -> None:
     """The schemas of Kubernetes, strictly: no field that it does not know. What it would do with them is not shown."""
     kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(manifest | {"replicas": 2}, KUBERNETES, strict=True)
+        kubernetes_validate.validate(manifest | {"unheard_of": 2}, KUBERNETES, strict=True)
 
 
 def test_the_manifests_name_each_other_and_what_the_container_has() -> None:
@@ -163,10 +164,26 @@ def test_the_manifests_name_each_other_and_what_the_container_has() -> None:
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     options = cli.parser().parse_args(container["args"])
     assert options.metrics == f"0.0.0.0:{ports['metrics']}"
-    assert [str(port) for port in ports.values()] == stage(2, "EXPOSE")
+    assert str(ports["metrics"]) in stage(2, "EXPOSE")[0].split()
     assert {container[probe]["httpGet"]["port"] for probe in ("readinessProbe", "livenessProbe")} <= set(ports)
     assert options.grace < pod["spec"]["terminationGracePeriodSeconds"]
     assert f"{pod['spec']['securityContext']['runAsUser']}:65534" == stage(2, "USER")[0]
+
+
+def test_the_manifests_of_the_page_name_each_other_and_what_the_container_has() -> None:
+    by_kind = {manifest["kind"]: manifest for manifest in WEB}
+    pod = by_kind["Deployment"]["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    options = cli.parser().parse_args(container["args"])
+    [port] = container["ports"]
+    assert options.listen == f"0.0.0.0:{port['containerPort']}"
+    assert str(port["containerPort"]) in stage(2, "EXPOSE")[0].split()
+    service = by_kind["Service"]["spec"]
+    assert service["selector"].items() <= pod["metadata"]["labels"].items()
+    assert service["ports"][0]["targetPort"] == port["name"]
+    [key] = by_kind["Secret"]["stringData"]
+    assert options.cookie_key_file == f"{container['volumeMounts'][0]['mountPath']}/{key}"
+    assert {container[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe")} == {"/healthz"}
 
 
 def test_the_pod_starts_a_worker_with_a_password_file_that_libpq_takes(db: Database, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pg_durable.embedded.server import EmbeddedServer, is_running, running_serve
 from pg_durable.errors import CommandError
 from pg_durable.printing import say
 from pg_durable.secret_keys import KeyRing
+from pg_durable.web import command as web
 from pg_durable.worker.worker import Options
 
 DATABASE, ADMIN, USER, WORKER = "durable", "postgres", "app", "durable_worker"
@@ -38,6 +39,10 @@ def register(subparsers: Any) -> None:
     command.add_argument(
         "--port", type=port, default=os.environ.get("PG_DURABLE_PORT") or None, metavar="PORT",
         help="also listen on 127.0.0.1, without passwords; default: $PG_DURABLE_PORT, or the Unix socket alone",
+    )  # fmt: skip
+    command.add_argument(
+        "--web-port", type=port, default=os.environ.get("PG_DURABLE_WEB_PORT") or "8807", metavar="PORT",
+        help="where the web page is, with the extra web; default 8807, or a free one",
     )  # fmt: skip
     command.set_defaults(run=run)
 
@@ -61,9 +66,23 @@ def run(arguments: argparse.Namespace) -> int:
     data = arguments.data / "data"
     with alone(arguments.data), EmbeddedServer(data, arguments.version, port=arguments.port) as server:
         prepare(server)
-        say(welcome(data))
-        asyncio.run(serve(Options(server.dsn(DATABASE, WORKER), grace=2.0, keys=keys)))
+        with web_page(server.dsn(DATABASE, USER), arguments.web_port) as page:
+            say(welcome(data, page))
+            asyncio.run(serve(Options(server.dsn(DATABASE, WORKER), grace=2.0, keys=keys)))
     return 0
+
+
+@contextmanager
+def web_page(dsn: str, number: int) -> Iterator[str]:
+    """Serves the web page to who works on this machine, as who starts runs; says where it is, or what it needs."""
+    if not web.available():
+        yield "A web page comes with pip install 'pg-durable[web]'."
+        return
+    from pg_durable.web.options import Options as Page  # noqa: PLC0415 - it needs the extra
+    from pg_durable.web.server import Place, beside  # noqa: PLC0415
+
+    with beside(Page(dsn, login_as=USER), Place("127.0.0.1", number)) as place:
+        yield f"The page: {place.url}"
 
 
 @contextmanager
@@ -104,10 +123,12 @@ def prepare(server: EmbeddedServer) -> None:
         conn.execute(statements.DEV_GRANTS)
 
 
-def welcome(data: Path) -> str:
+def welcome(data: Path, page: str) -> str:
     """That it runs, how to connect, and a first thing to try."""
     return f"""
 PostgreSQL {running_server(data).version} with pg_durable is running. Ctrl-C stops it.
+
+{page}
 
 {ways_in(data)}
 A first run:

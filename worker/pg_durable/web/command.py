@@ -1,7 +1,6 @@
 """`pg-durable web`: the web page. You log in as a role of the database, and see what that role may see."""
 
 import argparse
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ def register(subparsers: Any) -> None:
     )
     command.add_argument("--read-only", action="store_true", help="nothing can be changed")
     command.add_argument(
-        "--session-key-file", metavar="FILE", default=None,
+        "--cookie-key-file", metavar="FILE", default=None,
         help="file with the key of session cookies (openssl rand -base64 32), for several processes, or logins that "
              "outlast a restart; default: a new key",
     )  # fmt: skip
     command.add_argument(
-        "--session-age", type=seconds, default="28800", metavar="SECONDS", help="how long a login lasts; default 8 h"
+        "--login-age", type=seconds, default="28800", metavar="SECONDS", help="how long a login lasts; default 8 h"
     )
     command.add_argument("--tls-cert", metavar="FILE", help="serve TLS with this certificate, and what signs it")
     command.add_argument("--tls-key", metavar="FILE", help="its private key")
@@ -60,14 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
     options = Options(
         arguments.dsn,
         read_only=arguments.read_only,
-        secret=session_key(arguments.session_key_file or os.environ.get("PG_DURABLE_SESSION_KEY_FILE")),
-        session_age=arguments.session_age,
+        secret=cookie_key(arguments.cookie_key_file),
+        session_age=arguments.login_age,
     )
     serve(options, Place.of(arguments.listen, arguments.tls_cert, arguments.tls_key, arguments.proxy))
     return 0
 
 
-def session_key(path: str | None) -> bytes:
+def cookie_key(path: str | None) -> bytes:
     """The key of a file, as Fernet wants it; empty: none was given."""
     from pg_durable.web.server import as_key  # noqa: PLC0415 - it needs the extra
 

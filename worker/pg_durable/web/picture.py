@@ -74,9 +74,7 @@ def measures(shapes: list[ElementTree.Element]) -> Iterator[tuple[float, float, 
 
 def link(shape: ElementTree.Element, target: str, is_chosen: bool) -> ElementTree.Element:
     """A shape in a link."""
-    title = shape.find(f"{SVG}title")
-    name = " ".join((title.text or "").split()) if title is not None else ""
-    around = ElementTree.Element(f"{SVG}a", {"href": target, "aria-label": name[:200] or "node"})
+    around = ElementTree.Element(f"{SVG}a", {"href": target})
     around.set("id", f"shape-{shape.get('data-node')}")
     if is_chosen:
         around.set("class", "chosen")

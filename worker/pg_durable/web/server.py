@@ -4,7 +4,10 @@ import base64
 import binascii
 import logging
 import socket
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvicorn
@@ -77,6 +80,38 @@ def serve(options: Options, place: Place) -> None:
     log.event(logging.INFO, "web page", address=place.url, read_only=options.read_only)
     say(f"The page is at {place.url}")
     server(options, place).run()
+
+
+@contextmanager
+def beside(options: Options, place: Place) -> Iterator[Place]:
+    """Serves the page in a thread, next to what the process does; on a free port where that one is taken."""
+    if not is_free(place):
+        place = replace(place, port=free_port(place.host))
+    page = server(options, place)
+    thread = threading.Thread(target=page.run, daemon=True, name="web page")
+    thread.start()
+    try:
+        yield place
+    finally:
+        page.should_exit = True
+        thread.join(GRACE + 2)
+
+
+def is_free(place: Place) -> bool:
+    """Whether nobody listens there."""
+    try:
+        check_free(place)
+    except CommandError:
+        return False
+    return True
+
+
+def free_port(host: str) -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def check_free(place: Place) -> None:
