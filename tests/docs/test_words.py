@@ -48,6 +48,7 @@ RIGHT = (
     ),  # what the contract's df.instance_executions shows
     ("templates/admin/check.sql.j2", r"nothing moves a run"),  # the contract's name of a problem
     ("worker/", r"\b[Tt]asks?\b"),  # asyncio's
+    ("worker/pg_durable/web/app.py", r"frame-ancestors"),  # a header's
 )
 
 

@@ -163,7 +163,7 @@ class Guard:
         await (answer or self.app)(scope, receive, with_headers)
 
     def refusal(self, scope: Scope) -> Response | None:
-        """Why a request is not looked at."""
+        """Why a request is refused."""
         request = Request(scope)
         host = request.headers.get("host", "")
         if self.local and host.rpartition(":")[0] not in LOCAL_HOSTS and host not in LOCAL_HOSTS:

@@ -26,11 +26,11 @@ class Listener:
 
     session: Session
     run: str | None
-    greeted: bool = False  # it was told to look again, for what has changed between its page and its stream
+    greeted: bool = False  # it was told to load again, for what has changed between its page and its stream
     queue: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(maxsize=8))
 
     def say(self, event: str, ids: list[str]) -> None:
-        """Passes an event on; of a tab that looks at one run only what is of that run. A slow tab misses none."""
+        """Passes an event on; of a tab that shows one run only what is of that run. A slow tab misses none."""
         if event == "change" and self.run and ids and self.run not in ids:
             return
         if not self.queue.full():
@@ -99,7 +99,7 @@ class Hub:
         return rows[-1]["mark"] if rows else mark, ids if mark is not None else []
 
     def _tell(self, key: tuple[str, str | None], session: Session, ids: list[str], changed: bool) -> None:
-        """Says what has changed; a tab that is new looks again in any case."""
+        """Says what has changed; a tab that is new loads again in any case."""
         listeners = self._listeners.get(key, set())
         fresh = [listener for listener in listeners if not listener.greeted]
         if changed or fresh:

@@ -17,7 +17,7 @@ from pg_durable.web.queries import text_of
 from pg_durable.web.rendering import environment
 from pg_durable.web.sessions import COOKIE, FLASH, Session, Sessions
 
-TAG = "the-tag-of-this-page"  # stands in the head of each, where scripts look whether what comes is what is shown
+TAG = "the-tag-of-this-page"  # stands in the head of each, by which scripts know whether what comes is what is shown
 RETRY = 5  # seconds after which a page asks again when the database does not answer
 
 

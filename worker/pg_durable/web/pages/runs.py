@@ -12,7 +12,7 @@ from pg_durable.web.rendering import STATUSES
 from pg_durable.web.view import NotFoundError, View, page
 
 PAGE = 50
-SCAN = 500  # runs that are looked at for filters that no index serves
+SCAN = 500  # runs that are searched for filters that no index serves
 MOST_AT_ONCE = 1000
 RUN = re.compile(r"[0-9a-f]{8}")
 SINCE = {"1 h": "1 hour", "24 h": "24 hours", "7 d": "7 days", "30 d": "30 days"}
@@ -50,7 +50,7 @@ async def runs(view: View) -> Response:
     doing = await view.rows("runs.doing", ids=ids(found)) if any(live(row) for row in found) else []
     return view.render(
         "runs.html", title="Runs", runs=found, asked=asked, narrow=narrow, acts=ACTS, since=SINCE, after=cursor(view),
-        doing={row["id"]: row for row in reversed(doing)}, older=older(listed), looked=listed[:1],
+        doing={row["id"]: row for row in reversed(doing)}, older=older(listed), searched=listed[:1],
         shown={name: value for name, value in view.request.query_params.items() if name in FILTERS and value},
     )  # fmt: skip
 
@@ -125,7 +125,7 @@ def ask(view: View, name: str, fit: list[Row], unfit: int, more: bool) -> Respon
     if unfit:
         sentences.append(f"{unfit} more match, but are not in a state for that: they are left alone.")
     if more:
-        sentences.append(f"These are the newest {MOST_AT_ONCE} that were looked at; do it again for older ones.")
+        sentences.append(f"These are the newest {MOST_AT_ONCE} that were searched; do it again for older ones.")
     sample = [f"{row['id']} {row['status']} {row['label'] or ''}" for row in fit[:10]]
     if len(fit) > 10:
         sample.append(f"… and {len(fit) - 10} more")

@@ -10,7 +10,7 @@ with listed as materialized (
 )
 select l.id, l.label, l.status, l.next_cursor, i.submitted_by::text as role, i.definition, i.created_at, i.finished_at,
        i.start_at, i.finished_at - coalesce(i.start_at, i.created_at) as took, i.wait_reason, i.error,
-       i.priority, i.parent_id, min(i.created_at) over () as looked_back_to, count(*) over () as looked_at,
+       i.priority, i.parent_id, min(i.created_at) over () as searched_to, count(*) over () as searched,
        coalesce(i.wait_reason ~ '^paused ', false) as paused,
        (%(role)s is null or i.submitted_by::text = %(role)s)
          and (%(definition)s is null or split_part(i.definition, ':', 1) = split_part(ltrim(%(definition)s, '@'), ':', 1)
