@@ -11,7 +11,7 @@ from typing import Any
 from pg_durable.embedded import EmbeddedServer
 from rich.console import Console
 
-from benchmarks import constructs, cost, growth, reading, residence, rows, scale, stress, yardstick
+from benchmarks import constructs, cost, growth, pages, reading, residence, rows, scale, stress, yardstick
 from benchmarks.bed import Bed
 from benchmarks.figures import FULL, QUICK, Figure, Scale, table
 from benchmarks.peers import race
@@ -67,6 +67,7 @@ PARTS: dict[str, tuple[str, Part]] = {
     "scale": ("steps a second", scaling),
     "peers": ("against peers", race.race),
     "reading": ("reading", reading.beside_outcomes),
+    "pages": ("the pages of the browser", pages.beside_kept),
     "stress": ("stress", stressed),
     "constructs": ("constructs", constructed),
 }
@@ -94,6 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", action="store_true", help="sessions and workers, more and more")
     parser.add_argument("--peers", action="store_true", help="other systems on the same server")
     parser.add_argument("--reading", action="store_true", help="what a run and a list cost beside many outcomes")
+    parser.add_argument("--pages", action="store_true", help="what the pages of the browser cost beside many runs")
     parser.add_argument("--stress", action="store_true", help="large graphs, many turns, many timers")
     parser.add_argument("--constructs", action="store_true", help="what one of each construct costs, and many of some")
     return parser.parse_args()

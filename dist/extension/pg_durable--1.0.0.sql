@@ -17225,7 +17225,7 @@ end
 $$;
 
 -- The runs that have changed, and the next mark. Of the queue, which a chain of steps leaves as it is, those rows are
--- read that sessions take: the first 1000 of a role, those that sessions say they are in, and what came after the
+-- read that sessions take: the first 250 of a role, those that sessions say they are in, and what came after the
 -- checkpoint, which by priorities may be 300 s before it in order. A branch
 -- that has ended leaves no more than a new version of its construct.
 -- Granted to users.
@@ -17260,6 +17260,7 @@ create or replace function df_engine.changed_since(
 ) returns text[]
 language plpgsql as $$
 declare
+  v_age constant int := age((v_low & 4294967295)::pg_catalog.text::xid);
   v_place constant bigint := case when isfinite(p_since) then
     (floor((date_part('epoch', p_since - interval '1 s') - 1577836800) * 64)::bigint
       - 19200) << 26 else 0 end;
@@ -17283,7 +17284,7 @@ begin
       select q.instance, q.scope, q.node, q.version
       from part p cross join lateral (
         select x.instance, x.scope, x.node, x.xmin as version from df_engine.queue x
-        where x.lane = 'sql' and x.submitter = p.submitter order by x.id limit 1000) q
+        where x.lane = 'sql' and x.submitter = p.submitter order by x.id limit 250) q
       where p.lane = 'sql'
       union all
       select q.instance, q.scope, q.node, q.xmin
@@ -17292,34 +17293,34 @@ begin
       join df_engine.queue q on q.instance = i.instance
     ), changed(instance) as (
       select i.instance from df_engine.instances i
-      where i.finished_at >= p_since - interval '1 s' and (((i.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      where i.finished_at >= p_since - interval '1 s' and age(i.xmin) <= v_age
       union
-      select i.instance from df_engine.instances i where i.instance > p_instance and (((i.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      select i.instance from df_engine.instances i where i.instance > p_instance and age(i.xmin) <= v_age
       union
-      select t.instance from df_engine.timers t where t.id > p_thread and (((t.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      select t.instance from df_engine.timers t where t.id > p_thread and age(t.xmin) <= v_age
       union
-      select w.instance from df_engine.waits w where w.id > p_thread and (((w.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      select w.instance from df_engine.waits w where w.id > p_thread and age(w.xmin) <= v_age
       union
-      select a.instance from df_engine.activations a where (((a.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      select a.instance from df_engine.activations a where age(a.xmin) <= v_age
       union
-      select s.instance from df_engine.inbox s where s.signal_id > p_signal and (((s.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      select s.instance from df_engine.inbox s where s.signal_id > p_signal and age(s.xmin) <= v_age
       union
-      select a.instance from df_engine.acts a where a.id > p_act and (((a.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      select a.instance from df_engine.acts a where a.id > p_act and age(a.xmin) <= v_age
       union
       select q.instance from part p cross join lateral (
         select x.instance, x.xmin as version from df_engine.queue x
         where x.lane = p.lane and x.submitter = p.submitter
           and x.id >= case p.lane when 'sql' then v_place else 0 end) q
-      where (((q.version)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648
+      where age(q.version) <= v_age
       union
       select f.instance
       from first f
       join df_engine.instances i on i.instance = f.instance
       join df_engine.graph_nodes g on g.graph = i.graph and g.node = f.node
-      where (((f.version)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648 or (((i.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648 or exists (
+      where age(f.version) <= v_age or age(i.xmin) <= v_age or exists (
         select from df_engine.outcomes o
         where o.instance = f.instance and o.scope = f.scope and o.node between f.node and g.until
-          and (((o.xmin)::pg_catalog.text::bigint - v_low) & 4294967295) < 2147483648)
+          and age(o.xmin) <= v_age)
     )
     select i.id::pg_catalog.text from changed c join df_engine.instances i on i.instance = c.instance
     where p_all or i.submitter = p_role);

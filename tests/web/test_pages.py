@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
-from axe_selenium_python import Axe
 
 from tests.support import Database, Pump
+from tests.web import test_looks
 from tests.web.browser import Browser
+from tests.web.test_looks import unfold, violations
 
 EVIL = "<img src=x onerror=alert(1)>'\"&"
+axe = test_looks.axe  # the fixture
 PAGES = ("/", "/people", "/schedules", "/definitions", "/limits", "/workers", "/doctor")
 
 
@@ -151,22 +153,16 @@ def test_a_limit_is_changed_by_whom_it_belongs_to(shop: Database, app: Browser) 
     assert shop.admin("select sessions from df.role_limits") == 7
 
 
-@pytest.mark.parametrize("width", [1280, 320])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_it(shop: Database, app: Browser, width: int, scheme: str) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (320, "dark")])
+def test_everybody_can_use_it(shop: Database, app: Browser, width: int, scheme: str, axe: str) -> None:
     app.size(width)
     app.scheme(scheme)
-    for path in (
-        *PAGES,
-        address("definition"),
-        address("schedule"),
-        "/limits/change",
-        "/definitions/define",
-    ):
+    found: dict[str, list[str]] = {}
+    app.complaints.clear()
+    for path in (*PAGES, address("definition"), address("schedule"), "/limits/change", "/definitions/define"):
         app.open(path)
-        app.one("h1")
-        axe = Axe(app.driver)
-        axe.inject()
-        found = axe.run()["violations"]
-        assert found == [], f"{path}: {axe.report(found)}"
+        unfold(app)
         assert app.script("return document.documentElement.scrollWidth") <= width, path
+        app.script(axe)
+        found[path] = [*violations(app), *app.complaints]
+    assert not {path: faults for path, faults in found.items() if faults}

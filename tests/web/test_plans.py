@@ -11,11 +11,12 @@ from benchmarks.kept import BAD, GOOD, copies
 from tests.support import Database, Pump
 
 MANY = 20_000
-FILES = ("overview", "people", "schedules", "definitions", "limits", "workers")
+FILES = ("runs", "overview", "people", "schedules", "definitions", "limits", "workers")
 CHANGES = ("answer", "trigger", "pause", "resume", "backfill", "start", "define", "set", "role")
 VALUES: dict[str, Any] = {
     "limit": 50, "called": "bill", "owner": "app", "names": ["nightly"], "owners": ["app"], "role": None,
-    "shared": False, "flow": "'select 1'", "id": None,
+    "shared": False, "flow": "'select 1'", "id": None, "status": None, "label": None, "after": None, "scan": 50,
+    "definition": None, "error": None, "since": None,
 }  # fmt: skip
 READ = """
 select coalesce(sum(seq_tup_read), 0)::int from pg_stat_xact_user_tables

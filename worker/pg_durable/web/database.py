@@ -30,6 +30,7 @@ SETTINGS = {
     "idle_in_transaction_session_timeout": "10s",
     "lock_timeout": "5s",
     "timezone": "UTC",
+    "jit": "off",  # to compile takes longer than to answer
     "datestyle": "iso",
     "intervalstyle": "postgres",
     "search_path": "pg_catalog",

@@ -19,7 +19,7 @@ select l.id, l.label, l.status, l.next_cursor, i.submitted_by::text as role, i.d
          and (%(since)s is null or i.created_at >= now() - %(since)s::interval) as matches,
        %(since)s is null or i.created_at >= now() - %(since)s::interval as recent
 from listed l
-join df.instances i on i.id = l.id
+join (select x.* from df.instances x where x.id = any (array(select y.id from listed y))) i on i.id = l.id
 order by l.place;
 
 -- doing: what the runs of a page do right now: steps that run, and what they wait for.
