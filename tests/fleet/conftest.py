@@ -158,5 +158,5 @@ def pumps(fleet: Fleet) -> Iterator[dict[str, Pump]]:
 def end(fleet: Fleet, pumps: dict[str, Pump], run: str) -> str:
     """The status with which a run ends."""
     pump = next(pump for pump in pumps.values() if pump.db is fleet.cell_of(run))
-    pump.until(lambda: fleet.sql("select fleet.status(%s)", run) in ENDED)
+    pump.until(lambda: fleet.sql("select fleet.status(%s)", run) in ENDED, 60)
     return str(fleet.sql("select fleet.status(%s)", run))

@@ -59,7 +59,7 @@ def test_a_key_whose_cell_is_down_is_not_started_elsewhere(third: Fleet) -> None
     cell = third.cell_of(old)
     third.owner("select fleet.move_buckets('c3', array[fleet.bucket('order 1')])")
     third.front.admin(f"alter database {cell.name} allow_connections false")
-    third.front.admin("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", cell.name)
+    third.front.admin("select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = %s", cell.name)
     with pytest.raises(psycopg.OperationalError):
         third.start("order 1")
     third.front.admin(f"alter database {cell.name} allow_connections true")
@@ -140,7 +140,7 @@ def test_buckets_move_only_when_no_start_is_under_way(third: Fleet) -> None:
         mover = Thread(target=third.owner, args=("select fleet.move_buckets('c3', array[%s]::int[])", bucket))
         mover.start()
         waits = "select count(*) from pg_locks where relation = 'fleet.places'::regclass and not granted"
-        wait_until(lambda: third.front.admin(waits) == 1)
+        wait_until(lambda: third.front.admin(waits) == 1, 60)
         starting.commit()
         mover.join()
     assert run is not None and third.start("order 1") == run[0]

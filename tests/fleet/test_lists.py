@@ -19,7 +19,7 @@ def unreachable(fleet: Fleet) -> Any:
     cell = fleet.cells[STRANGE]
     allow = f'alter database "{cell.name}" allow_connections '
     fleet.front.admin(f"{allow} false")
-    fleet.front.admin("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", cell.name)
+    fleet.front.admin("select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = %s", cell.name)
     yield
     fleet.front.admin(f"{allow} true")
 

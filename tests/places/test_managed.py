@@ -14,7 +14,7 @@ from tests.support import Database, Server, install, wait_until
 from tests.worker.process import await_end, start
 
 pytestmark = pytest.mark.slow
-TERMINATE = "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = any (%s)"
+TERMINATE = "select count(pg_terminate_backend(pid, 60000)) from pg_stat_activity where usename = any (%s)"
 
 
 class Vendor:
@@ -85,7 +85,7 @@ def test_an_owner_with_createrole_needs_no_superuser(vendor: Vendor, spawn: Spaw
         db.connect("postgres")
     spawn(db, vendor.dsn("durable_worker"))
     run = start(db, "'insert into goods.effect values (''a'')' ~> 'insert into goods.effect values (''b'')'")
-    assert await_end(owned(db), run) == "completed"
+    assert await_end(owned(db), run, 60) == "completed"
     assert db.rows("select what from goods.effect order by 1") == [("a",), ("b",)]
     assert db.rows("select problem from df.check()", user="given") == []
 
@@ -100,13 +100,13 @@ def test_passwords_change_while_the_worker_runs(vendor: Vendor, spawn: Spawn) ->
     db = vendor.db
     spawn(db, vendor.dsn("durable_worker"))
     run = start(db, "df.wait_for_signal('go') ~> 'insert into goods.effect values (''after'')'")
-    wait_until(lambda: db.sql("select count(*) from df.waiting") == 1)
+    wait_until(lambda: db.sql("select count(*) from df.waiting") == 1, 60)
     for role in ("app", "durable_worker"):
         vendor.set_password(role, f"new of {role}")
     db.sql(TERMINATE, ["app", "durable_worker"], user="given")
     later = vendor.db
     later.sql("select df.signal(%s, 'go')", run)
-    assert await_end(owned(later), run, 30) == "completed"
+    assert await_end(owned(later), run, 60) == "completed"
 
 
 def test_a_role_made_while_the_worker_runs_is_served(vendor: Vendor, spawn: Spawn) -> None:
@@ -114,7 +114,7 @@ def test_a_role_made_while_the_worker_runs_is_served(vendor: Vendor, spawn: Spaw
     spawn(db, vendor.dsn("durable_worker"))
     db.sql("create role late login password 'of late'; select df.grant_usage('late')", user="given")
     vendor.write(late="of late")
-    assert await_end(owned(db), start(db, "'select 1'", user="late")) == "completed"
+    assert await_end(owned(db), start(db, "'select 1'", user="late"), 60) == "completed"
 
 
 def test_one_role_is_owner_worker_and_submitter(cluster: Cluster, tmp_path: Path, spawn: Spawn) -> None:
@@ -127,5 +127,5 @@ def test_one_role_is_owner_worker_and_submitter(cluster: Cluster, tmp_path: Path
     spawn(db, vendor.dsn("given"))
     db.sql("create table effect (what text)", user="given")
     run = start(db, "'insert into effect values (''a'')' & 'insert into effect values (''b'')'", user="given")
-    assert await_end(owned(db), run) == "completed"
+    assert await_end(owned(db), run, 60) == "completed"
     assert db.rows("select what from effect order by 1", user="given") == [("a",), ("b",)]
