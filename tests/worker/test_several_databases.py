@@ -44,11 +44,11 @@ def test_steps_and_requests_of_both_are_run(both: list[Database], web: HttpServe
     for number, db in enumerate(both):
         path = f"/ok/of/{number}"
         flow = "'select 1' ~> df.http(%s, 'GET') ~> 'vacuum' ~> df.sleep(0.1)"
-        assert await_end(db, begin(db, flow, web.url(path))) == "completed"
+        assert await_end(db, begin(db, flow, web.url(path)), 60) == "completed"
         assert path in [request.path for request in web.received]
-        assert await_end(db, start(db, "'select 1/0'")) == "failed"
+        assert await_end(db, start(db, "'select 1/0'"), 60) == "failed"
     failed = re.compile(r"run failed database=(\w+)")
-    wait_until(lambda: set(failed.findall(worker.log)) == {db.name for db in both})
+    wait_until(lambda: set(failed.findall(worker.log)) == {db.name for db in both}, 30)
     page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     for db in both:
         of_it = {name: value for name, value in re.findall(rf'^(\w+){{database="{db.name}".*?}} (\S+)$', page, re.M)}
@@ -66,7 +66,7 @@ def test_every_event_names_its_database_also_where_the_other_one_has_freed_the_s
 ) -> None:
     worker = spawn(*arguments(both, "--sessions", "1", "--log-format", "json"))
     runs = [(db, start(db, "'select 1'")) for _ in range(5) for db in both]
-    assert {await_end(db, instance) for db, instance in runs} == {"completed"}
+    assert {await_end(db, instance, 60) for db, instance in runs} == {"completed"}
     worker.stop()
     events = [json.loads(line) for line in worker.log.splitlines()]
     for event in ("registered", "session opened", "session closed", "stopped"):
@@ -82,11 +82,11 @@ def test_a_busy_database_does_not_starve_the_other_and_both_share_the_sessions(
     spawn(*arguments(both, "--sessions", "4"))
     gates = [Gate(db) for db in both]
     runs = [(busy, start(busy, f"'{Gate.STEP}'")) for _ in range(10)]
-    wait_until(lambda: gates[0].waiting == 2)
-    assert run(calm, "'select 1 as one' ~> 'vacuum' ~> 'select 2 as two'")["rows"] == [{"two": 2}]
+    wait_until(lambda: gates[0].waiting == 2, 30)
+    assert run(calm, "'select 1 as one' ~> 'vacuum' ~> 'select 2 as two'", 60)["rows"] == [{"two": 2}]
     assert gates[0].waiting == 2, "nothing of the busy one has ended meanwhile"
     runs += [(calm, start(calm, f"'{Gate.STEP}'")) for _ in range(10)]
-    wait_until(lambda: gates[1].waiting == 2)
+    wait_until(lambda: gates[1].waiting == 2, 30)
     late = start(busy, "'select 1'", user="other")
     reason = "select wait_reason from df.instances where id = %s"
     why = "all 4 sessions of the worker are busy, 2 of them for other databases"
@@ -94,19 +94,19 @@ def test_a_busy_database_does_not_starve_the_other_and_both_share_the_sessions(
     assert [gate.waiting for gate in gates] == [2, 2]
     for gate in gates:
         gate.open()
-    assert {await_end(db, instance) for db, instance in [*runs, (busy, late)]} == {"completed"}
+    assert {await_end(db, instance, 60) for db, instance in [*runs, (busy, late)]} == {"completed"}
 
 
 def test_a_stopping_worker_lets_the_steps_of_both_end(both: list[Database], spawn: SpawnWorker) -> None:
-    worker = spawn(*arguments(both))
+    worker = spawn(*arguments(both, "--grace", "60"))
     gates = [Gate(db) for db in both]
     runs = [(db, start(db, f"'{Gate.STEP}'")) for db in both]
-    wait_until(lambda: all(gate.waiting for gate in gates))
+    wait_until(lambda: all(gate.waiting for gate in gates), 30)
     worker.process.terminate()
-    wait_until(lambda: worker.log.count("stopping database=") == 2)
+    wait_until(lambda: worker.log.count("stopping database=") == 2, 30)
     for gate in gates:
         gate.open()
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(60) == 0
     assert [status(db, instance) for db, instance in runs] == ["completed"] * 2
 
 
@@ -117,12 +117,12 @@ def test_a_database_that_refuses_the_worker_does_not_disturb_the_other(
     refusing.admin("select df.revoke_worker('durable_worker')")
     port = free_port()
     worker = spawn(*arguments(both, "--metrics", str(port)))
-    run(both[0], "'select 1'")
+    run(both[0], "'select 1'", 60)
     worker.logged(f"not connected database={refusing.name}").logged("SELECT df.grant_worker")
     health = f"http://127.0.0.1:{port}/healthz"
     assert urllib.request.urlopen(health).read().decode() == f"ok, but not in touch with {refusing.name}\n"
     refusing.admin("select df.grant_worker('durable_worker')")
-    run(refusing, "'select 1'")
+    run(refusing, "'select 1'", 60)
     assert urllib.request.urlopen(health).read() == b"ok\n"
 
 
