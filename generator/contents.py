@@ -1,4 +1,4 @@
-"""The parts of the installer, in the order in which they are installed."""
+"""The parts of the installers, in the order in which they are installed."""
 
 PARTS = (
     "install/prologue",
@@ -106,4 +106,15 @@ PARTS = (
     "admin/check",
     "observe/read_only",
     "install/epilogue",
+)
+
+# Of the AI pipelines, which are installed beside it.
+AI_PARTS = (
+    "ai/prologue",
+    "ai/tables",
+    "ai/models",
+    "ai/chunking",
+    "ai/usage",
+    "ai/access",
+    "ai/epilogue",
 )

@@ -100,12 +100,22 @@ def language_extension(**instead: str) -> str:
     )
 
 
+def ai_installer(**instead: str) -> str:
+    """The script for psql that installs the AI pipelines."""
+    version, built = release()
+    head = (TEMPLATES / "ai" / "psql_head.sql").read_text()
+    head = head.replace("@VERSION@", instead.get("version", version)).replace("@BUILT@", built)
+    parts = "\n".join(rendered(f"{part}.sql.j2", **instead) for part in contents.AI_PARTS)
+    return f"{head}\n{parts}\ncommit;\n"
+
+
 @cache
 def artifacts() -> dict[str, str]:
     """Path in the repository -> content, of every generated file."""
     version, _ = release()
     return {
         "dist/pg_durable.sql": installer(),
+        "dist/pg_durable_ai.sql": ai_installer(),
         "dist/pg_durable.tle.sql": language_extension(),
         "dist/extension/pg_durable.control": control(),
         f"dist/extension/pg_durable--{version}.sql": extension(),
