@@ -9,8 +9,6 @@ from tests.support import Database
 
 CHUNKS = """
 select count(*) from unnest(%s::text[]) b cross join lateral ai.chunk_text(b, 'recursive', 512, 64, 'characters')"""
-    "select count(*) from unnest(%s::text[]) b cross join lateral ai.chunk_text(b, 'recursive', 512, 64, 'characters')"
-)
 
 
 def test_it_is_the_same_everywhere() -> None:
