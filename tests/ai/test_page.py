@@ -9,7 +9,6 @@ from tests.ai.model import ModelProcess
 from tests.cluster import client
 from tests.docs.pages import Page
 from tests.support import Database, wait_until
-from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess
 
 PAGE = Page(ROOT / "docs" / "ai.md")
@@ -19,7 +18,7 @@ EMBEDDED = "select count(*) from documents_chunks where embedding is not null"
 def test_what_the_page_shows_runs(
     db: Database,
     model: ModelProcess,
-    worker: WorkerProcess,  # noqa: F811
+    worker: WorkerProcess,
     tmp_path: Path,
 ) -> None:
     db.admin("select df.http_allow(%s, allow_private => true)", model.host)

@@ -14,7 +14,6 @@ from tests.ai.model import ModelProcess
 from tests.ai.moods import REFUSED, Proxy, moody
 from tests.ai.shop import DOCUMENTS, PATIENCE, Shop, kill
 from tests.support import Database, wait_until
-from tests.worker.conftest import spawn, worker  # noqa: F401 - fixtures
 from tests.worker.process import WorkerProcess, own_database
 
 MOST_PAID = 1.1  # times the distinct texts
@@ -75,7 +74,7 @@ def forget_connections(db: Database) -> None:
 def test_an_endpoint_in_a_mood_and_a_text_it_refuses(
     db: Database,
     model: ModelProcess,
-    worker: WorkerProcess,  # noqa: F811
+    worker: WorkerProcess,
 ) -> None:
     """Every fifth request is answered 429, some 500, and one text is refused always: all but that one are embedded."""
     with Proxy(model.address, moody) as proxy:
@@ -98,7 +97,7 @@ def test_an_endpoint_in_a_mood_and_a_text_it_refuses(
 def test_only_what_has_changed_is_embedded_again(
     db: Database,
     model: ModelProcess,
-    worker: WorkerProcess,  # noqa: F811
+    worker: WorkerProcess,
 ) -> None:
     with Proxy(model.address) as proxy:
         shop = Shop(db, proxy, 32)
