@@ -14,8 +14,8 @@ from tests.ai.model import NAME, ModelProcess, likeness
 from tests.ai.moods import Proxy
 from tests.support import Database, wait_until
 
-# How many documents the tests with faults have. PG_DURABLE_TEST_DOCUMENTS=100000 takes hours.
-DOCUMENTS = int(os.environ.get("PG_DURABLE_TEST_DOCUMENTS", "240"))
+# How many documents the tests with faults have.
+DOCUMENTS = int(os.environ.get("PG_DURABLE_TEST_DOCUMENTS", "160"))
 PATIENCE = 120.0 + DOCUMENTS / 2  # seconds; a machine that is busy embeds two texts in one
 
 MODEL = "select ai.set_model('small', url => %s, model => %s, dimensions => 384, batch_size => %s, concurrency => %s)"

@@ -17,7 +17,7 @@ from tests.support import Database, wait_until
 from tests.worker.process import WorkerProcess, own_database
 
 MOST_PAID = 1.1  # times the distinct texts
-BATCH, CONCURRENCY = 4, 2
+BATCH, CONCURRENCY, KILLS = 4, 2, 2  # of 160 documents at most a tenth is under way at the kills
 
 
 @pytest.fixture(params=[16, 18])
@@ -55,7 +55,7 @@ def test_kills_lose_nothing_and_pay_little_twice(killable: EmbeddedServer, model
                 each.kill()
         shop.check(model)
         assert set(proxy.answered) == {body for (body,) in db.rows("select body from documents")}
-        assert proxy.paid <= MOST_PAID * len(proxy.answered)
+        assert proxy.paid - len(proxy.answered) <= KILLS * BATCH * CONCURRENCY, "only what was under way is sent again"
 
 
 def paid(proxy: Proxy, count: int) -> None:
