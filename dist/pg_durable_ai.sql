@@ -754,7 +754,7 @@ begin
     'model', v_model.name, 'model_id', v_model.model, 'dimensions', v_model.dimensions, 'vector_type', v_embed ->> 'vector_type',
     'batch_size', coalesce((v_embed ->> 'batch_size')::int, v_model.batch_size),
     'enable_always', v_source -> 'enable_always', 'text_search', p_definition #> '{sink,text_search}',
-    'foreign_key', p_definition #> '{sink,foreign_key}'));
+    'foreign_key', p_definition #> '{sink,foreign_key}', 'definition', p_definition));
 end
 $$;
 
@@ -1012,7 +1012,15 @@ $$;
 -- The flow of a generation, which ai.explain shows. It waits until there is work, then takes changed rows, makes chunks, and sends batches
 -- of those that have no embedding within the limit of the model; what has not been stored is pending, and comes into a later batch. So
 -- every step may be repeated, and nothing is kept in the run. Beside it, indexes are built once all is embedded for the first time: that may wait for
--- every transaction in the database, and nothing else waits for it.
+-- every transaction in the database, and nothing else waits for it. The next generation of a pipeline is promoted after that.
+
+-- The request of a model with that body.
+create or replace function ai._http(m ai.models, p_body text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select df.retry(df.http(m.url, 'POST', p_body, headers => jsonb_strip_nulls(jsonb_build_object(
+      'Content-Type', 'application/json', 'Authorization', case when m.secret is not null then 'Bearer ' || df.secret(m.secret) end)),
+    timeout_seconds => m.timeout_seconds), max_attempts => 5, initial_delay => '500 ms')
+$$;
 
 create or replace function ai._flow(p_generation bigint) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -1024,10 +1032,9 @@ declare
   v_batch text;
   v_iteration text;
   v_trouble text;
+  v_promotion text[] := '{}';
 begin
-  v_request := df.http(m.url, 'POST', '$b.body', headers => jsonb_strip_nulls(jsonb_build_object(
-    'Content-Type', 'application/json', 'Authorization', case when m.secret is not null then 'Bearer ' || df.secret(m.secret) end)), timeout_seconds => m.timeout_seconds);
-  v_request := df.within(ai._limit_name(m.name), df.retry(v_request, max_attempts => 5, initial_delay => '500 ms'), v_name);
+  v_request := df.within(ai._limit_name(m.name), ai._http(m, '$b.body'), v_name);
   v_batch := df.seq(df.as(df.catch(v_request, 'SELECT $error.status? AS status, $error.message AS body'), 'r'),
                     format('SELECT ai._store(%s, $b.hashes, $r.status?, $r.body)', g.id));
   if m.tpm is not null then
@@ -1039,6 +1046,10 @@ begin
     df.map(format('SELECT * FROM ai._batches(%s)', g.id), v_batch, parallel => m.concurrency, collect_values => false),
     format('SELECT ai._check(%s)', g.id));
   v_trouble := df.seq(df.as(format('SELECT ai._trouble(%s, $error.message) AS pause', g.id), 't'), df.sleep('$t.pause'));
+  if not g.serving then
+    v_promotion := array[df.wait_for(format('SELECT ai._is_full(%s)', g.id), every => '1 minute', key => ai._idle_key(g.id)),
+                         format('SELECT ai._promote(%s)', g.id)];
+  end if;
   return df.join(
     df.loop(df.seq(
       df.wait_for(format('SELECT ai._has_work(%s)', g.id), every => '1 minute', key => ai._key(g.id)),
@@ -1049,8 +1060,8 @@ begin
       df.wait_for(format('SELECT ai._is_full(%s)', g.id), every => '1 minute', key => ai._idle_key(g.id)),
       df.loop(
         df.catch(df.chain(variadic format('SELECT ai._drop_invalid_indexes(%s)', g.id) || ai._index_statements(g)
-                          || format('SELECT ai._indexed(%s)', g.id)), v_trouble),
-        format('SELECT NOT ai._is_indexed(%s)', g.id))));
+                          || format('SELECT ai._indexed(%s)', g.id) || v_promotion), v_trouble),
+        format('SELECT NOT ai._is_ready(%s)', g.id))));
 end
 $$;
 
@@ -1162,7 +1173,7 @@ begin
                      and not exists (select from hashed h where %11$s and h.chunk_index = x.chunk_index))
      insert into %9$s as x (%12$s, chunk_index, chunk_text, embedding, metadata, model, content_hash)
      select %13$s, h.chunk_index, h.chunk_text,
-            (select e.embedding from %9$s e where e.content_hash = h.content_hash and e.embedding is not null limit 1),
+            %14$s,
             h.metadata, $2 ->> ''model_id'', h.content_hash
      from hashed h
      on conflict (%12$s, chunk_index) do update
@@ -1174,7 +1185,11 @@ begin
               from jsonb_array_elements_text(g.plan -> 'metadata') c), '''{}''::jsonb'),
     g.source, ai._of_key(g.plan, 's.%1 = k.%1', ' and '), g.plan ->> 'input', coalesce(g.plan ->> 'filter', 'true'),
     g.sink, ai._of_key(g.plan, 'x.%3 = k.%1', ' and '), ai._of_key(g.plan, 'h.%3 = x.%3', ' and '),
-    ai._of_key(g.plan, '%3'), ai._of_key(g.plan, 'h.%3'))
+    ai._of_key(g.plan, '%3'), ai._of_key(g.plan, 'h.%3'), (
+      select 'coalesce(' || string_agg(format('(select e.embedding from %s e where e.content_hash = h.content_hash and e.embedding is not null limit 1)',
+                                              o.sink), ', ' order by o.id = g.id desc) || ')'
+      from ai._generations o
+      where o.pipeline = g.pipeline and o.model = g.model and ai._embedding_type(o.sink) = ai._embedding_type(g.sink)))
     using p_keys, g.plan;
   get diagnostics v_count = row_count;
   return v_count;
@@ -1408,8 +1423,11 @@ begin
   if ai._why_not(g) is not null then
     return false;
   end if;
+  if g.scanning or ai._has_pending(g) then
+    return true;
+  end if;
   execute format('select exists (select from %s)', g.queue) into v_queued;
-  return g.scanning or v_queued or ai._has_pending(g);
+  return v_queued;
 end
 $$;
 
@@ -1419,8 +1437,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select ai._why_not(g) is null and not ai._has_work(g.id) from ai._generations g where g.id = p_generation
 $$;
 
-create or replace function ai._is_indexed(p_generation bigint) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp as $$ select g.indexed from ai._generations g where g.id = p_generation $$;
+-- Whether a generation serves, with its indexes.
+create or replace function ai._is_ready(p_generation bigint) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$ select g.indexed and g.serving from ai._generations g where g.id = p_generation $$;
 
 create or replace function ai._indexed(p_generation bigint) returns void
 language sql set search_path = pg_catalog, pg_temp as $$ update ai._generations g set indexed = true where g.id = p_generation $$;
@@ -1545,6 +1564,8 @@ comment on function ai.retry_failures(text) is
 create or replace function ai._drop_generation(g ai._generations, p_drop_sink boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
+  -- In the order in which all who read or write several of them come to them.
+  execute format('lock table %s, %s, %s in access exclusive mode', g.source, g.sink, g.queue);
   if exists (select from df.instances i where i.id = g.instance and i.status in ('pending', 'running')) then
     perform df.cancel(g.instance, 'the pipeline, or this generation of it, is dropped');
   end if;
@@ -1658,13 +1679,18 @@ $$;
 
 -- In one word.
 create or replace function ai._state(g ai._generations, p_paused boolean, p_pipeline text) returns text
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select case when p_paused then 'paused'
-    when i.status is null or i.status not in ('pending', 'running') then coalesce(i.status, 'stopped')
-    when ai._budget_spent(p_pipeline, g.model) is not null then 'over budget'
-    when g.troubles > 0 then 'in trouble'
-    when ai._has_work(g.id) then 'working' else 'idle' end
-  from (select (select x.status from df.instances x where x.id = g.instance) as status) i
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    select case when p_paused then 'paused'
+      when i.status is null or i.status not in ('pending', 'running') then coalesce(i.status, 'stopped')
+      when ai._budget_spent(p_pipeline, g.model) is not null then 'over budget'
+      when g.troubles > 0 then 'in trouble'
+      when ai._has_work(g.id) then 'working' else 'idle' end
+    from (select (select x.status from df.instances x where x.id = g.instance) as status) i);
+exception when undefined_table or syntax_error then  -- its tables have been dropped since this statement began
+  return 'replaced';
+end
 $$;
 
 -- What counting tells about a generation.
@@ -1678,6 +1704,10 @@ begin
                        (select count(*) as n, min(y.noted_at) as oldest from %s y) q',
                  g.source, coalesce(g.plan ->> 'filter', 'true'), g.sink, g.queue)
     into source_rows, chunks, embedded, queued, oldest_lag;
+exception when undefined_table or syntax_error then  -- as in ai._state
+  chunks := 0;
+  embedded := 0;
+  queued := 0;
 end
 $$;
 
@@ -1733,7 +1763,7 @@ begin
 end
 $$;
 comment on function ai.status(text) is
-  'How far a pipeline of the current user is, a row for the generation that serves, and one for the next if there is one: its state (idle, working, paused, in trouble, over budget, failed) and why, rows of the source, chunks, how many have their embedding, how much that is in percent, rows and texts that wait (backlog) and since when the oldest does, texts that were refused, requests, texts, tokens and cost so far, tokens a second in this hour, when the backlog will be done at its rate, how far a scan is, and the runs. It counts both tables. Raises 42704';
+  'How far a pipeline of the current user is, a row for the generation that serves, and one for the next if there is one: its state (idle, working, paused, in trouble, over budget, failed, replaced) and why, rows of the source, chunks, how many have their embedding, how much that is in percent, rows and texts that wait (backlog) and since when the oldest does, texts that were refused, requests, texts, tokens and cost so far, tokens a second in this hour, when the backlog will be done at its rate, how far a scan is, and the runs. It counts both tables. Raises 42704';
 
 create or replace function ai.list_pipelines(
   out name text, out state text, out trigger text, out source text, out sink text, out model text, out generation int, out instance_id text,
@@ -1753,6 +1783,268 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 comment on function ai.explain(text) is
   'Draws the flow of a pipeline of the current user with the statuses of its steps, as df.explain does. Raises 42704';
+
+-- Search: by vector, by full text, or by both, merged by reciprocal rank. A SELECT can make no request, so the embedding of a query comes with the call,
+-- or was kept before (ai.embed_query); without one full text alone is searched, and the rows say so.
+
+-- The generation that serves, with its sink locked against being replaced: so what is read next is one generation, whole.
+create or replace function ai._lock_serving(p_name text) returns ai._generations
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_pipeline constant ai._pipelines := ai._pipeline(p_name);
+begin
+  execute format('lock table %s in access share mode', (ai._serving(v_pipeline.id)).sink);
+  return ai._serving(v_pipeline.id);
+end
+$$;
+
+-- A query's embedding, if one is known: it was kept, or a chunk has just that text.
+create or replace function ai._query_embedding(g ai._generations, p_query text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_embedding text;
+begin
+  select q.embedding into v_embedding from ai._query_embeddings q
+  where q.owner = quote_ident(current_user)::regrole and q.model = g.model and q.query_hash = ai._hash(p_query);
+  if not found then
+    execute format('select x.embedding::text from %s x where x.content_hash = $1 and x.embedding is not null limit 1', g.sink)
+      into v_embedding using ai._hash(p_query);
+  end if;
+  return v_embedding;
+end
+$$;
+
+-- The settings of pgvector for a search of so many rows, and back: p_saved is what it has answered.
+create or replace function ai._tune(p_rows int, p_saved jsonb default null) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_saved constant jsonb := jsonb_build_object('hnsw.ef_search', current_setting('hnsw.ef_search', true),
+                                               'hnsw.iterative_scan', current_setting('hnsw.iterative_scan', true));
+  v_wanted constant jsonb := coalesce(p_saved,
+    jsonb_build_object('hnsw.ef_search', least(1000, greatest(40, p_rows)), 'hnsw.iterative_scan', 'strict_order'));
+begin
+  perform set_config(w.key, w.value, true) from jsonb_each_text(v_wanted) w where v_saved ->> w.key is not null and w.value is not null;
+  return v_saved;
+end
+$$;
+
+create or replace function ai._search(g ai._generations, p_embedding text, p_query text, p_k int, p_filter text)
+returns table (doc_id text, chunk_index int, chunk_text text, metadata jsonb, score double precision, found_by text)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  v_rows constant int := greatest(50, 5 * p_k);
+  v_type constant text := ai._embedding_type(g.sink);
+  v_dimensions constant int := (g.plan ->> 'dimensions')::int;
+  v_given constant int := case when p_embedding is not null then cardinality(string_to_array(p_embedding, ',')) end;
+  v_columns constant text := format('%s, x.chunk_index, x.chunk_text, x.metadata', case when jsonb_array_length(g.plan -> 'key') = 1
+    then 'x.doc_id::text' else 'jsonb_build_array(' || ai._of_key(g.plan, 'x.%3') || ')::text' end || ' as doc');
+  v_text text := 'x.chunk_tsv';
+  v_saved jsonb;
+begin
+  if p_k is null or p_k not between 1 and 10000 then
+    raise exception 'k must be from 1 to 10000, and is %', p_k using errcode = 'invalid_parameter_value';
+  elsif v_given <> v_dimensions then
+    raise exception 'the embedding has % dimensions, and those of the pipeline have %', v_given, v_dimensions
+      using errcode = 'invalid_parameter_value', hint = format('Embed the query with model "%s" (ai.models).', g.model);
+  end if;
+  if not exists (select from pg_attribute a where a.attrelid = g.sink and a.attname = 'chunk_tsv' and not a.attisdropped) then
+    v_text := format('to_tsvector(%L::regconfig, x.chunk_text)', g.plan ->> 'text_search');
+  end if;
+  if p_embedding is not null then
+    execute format('select %L::%s', p_embedding, v_type);  -- loads pgvector, whose settings are known then
+    v_saved := ai._tune(v_rows);
+  end if;
+  return query execute format(
+    'with asked as (select replace(plainto_tsquery(%1$L::regconfig, $2)::text, '' & '', '' | '')::tsquery as words),
+          near as (
+            select x.*, row_number() over (order by x.distance) as rank from (
+              select %2$s, x.embedding operator(%3$s.<=>) $1::%4$s as distance from %5$s x
+              where $1 is not null and x.embedding is not null and (%6$s)
+              order by x.embedding operator(%3$s.<=>) $1::%4$s limit %7$s) x),
+          said as (
+            select x.*, row_number() over (order by x.fit desc, x.doc, x.chunk_index) as rank from (
+              select %2$s, ts_rank_cd(%8$s, a.words, 1) as fit from %5$s x, asked a
+              where $2 is not null and %8$s @@ a.words and (%6$s)
+              order by fit desc limit %7$s) x)
+     select f.doc, f.chunk_index, min(f.chunk_text), (array_agg(f.metadata))[1], sum(1.0 / (60 + f.rank))::float8, string_agg(f.by, ''+'' order by f.by desc)
+     from (select n.doc, n.chunk_index, n.chunk_text, n.metadata, n.rank, ''vector'' as by from near n
+           union all select s.doc, s.chunk_index, s.chunk_text, s.metadata, s.rank, ''text'' from said s) f
+     group by f.doc, f.chunk_index
+     order by 5 desc, 1, 2 limit %9$s',
+    g.plan ->> 'text_search', v_columns, ai._vector_schema(), v_type, g.sink, coalesce(p_filter, 'true'), v_rows, v_text, p_k)
+    using p_embedding, p_query;
+  if v_saved is not null then
+    perform ai._tune(v_rows, v_saved);
+  end if;
+end
+$$;
+
+create or replace function ai.search(name text, query text, k int default 5, filter text default null)
+returns table (doc_id text, chunk_index int, chunk_text text, metadata jsonb, score double precision, found_by text)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  g constant ai._generations := ai._lock_serving(name);
+begin
+  return query select * from ai._search(g, ai._query_embedding(g, search.query), search.query, k, filter);
+end
+$$;
+comment on function ai.search(text, text, int, text) is
+  'The k chunks of a pipeline of the current user that fit a query best: by full text (any of its words), and by vector if the embedding of the query is known: by ai.embed_query or ai.remember_query before, or because a chunk has just that text. found_by says by which a row was found: vector+text, vector, text. Both are merged by reciprocal rank, which is the score. filter: a condition on the columns of the sink, SQL that is run as the caller: metadata ->> ''lang'' = ''en''. doc_id: the key of the row, of several columns as a JSON array. Raises 42704, 22023, and what the filter raises';
+
+create or replace function ai.search_vector(name text, embedding text, query text default null, k int default 5, filter text default null)
+returns table (doc_id text, chunk_index int, chunk_text text, metadata jsonb, score double precision, found_by text)
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  g constant ai._generations := ai._lock_serving(name);
+begin
+  if search_vector.embedding is null then
+    raise exception 'ai.search_vector: embedding must not be NULL' using errcode = 'null_value_not_allowed';
+  end if;
+  return query select * from ai._search(g, search_vector.embedding, search_vector.query, k, filter);
+end
+$$;
+comment on function ai.search_vector(text, text, text, int, text) is
+  'As ai.search, with the embedding of the query, written as [0.1, 0.2, ...], from the model of the pipeline; by vector alone, or with a query by full text, too. Raises 22023 for another number of dimensions';
+
+create or replace function ai.search_vector(name text, embedding real[], query text default null, k int default 5, filter text default null)
+returns table (doc_id text, chunk_index int, chunk_text text, metadata jsonb, score double precision, found_by text)
+language sql set search_path = pg_catalog, pg_temp as $$
+  select * from ai.search_vector(name, '[' || array_to_string(embedding, ',') || ']', query, k, filter)
+$$;
+comment on function ai.search_vector(text, real[], text, int, text) is 'The same, with the embedding as an array or a vector';
+
+create or replace function ai.remember_query(name text, query text, embedding text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  g constant ai._generations := ai._serving((ai._pipeline(name)).id);
+begin
+  if cardinality(string_to_array(embedding, ',')) <> (g.plan ->> 'dimensions')::int then
+    raise exception 'the embedding has % dimensions, and those of the pipeline have %', cardinality(string_to_array(embedding, ',')),
+      g.plan ->> 'dimensions' using errcode = 'invalid_parameter_value';
+  end if;
+  insert into ai._query_embeddings as q (model, query_hash, embedding) values (g.model, ai._hash(query), remember_query.embedding)
+  on conflict (owner, model, query_hash) do update set embedding = excluded.embedding, made_at = now();
+  return 'OK';
+end
+$$;
+comment on function ai.remember_query(text, text, text) is
+  'Keeps the embedding of a query for ai.search, for all pipelines of the current user with that model. Returns OK; raises 42704, 22023 for another number of dimensions';
+
+-- Of the run of ai.embed_query.
+create or replace function ai._remember_answer(p_name text, p_query text, p_status int, p_body text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  m constant ai.models := ai._model((ai._serving((ai._pipeline(p_name)).id)).model);
+begin
+  if p_status not between 200 and 299 then
+    raise exception 'model "%": HTTP %: %', m.name, p_status, left(p_body, 500) using errcode = 'AI001';
+  end if;
+  perform ai._note_usage(p_name, m, 1, (p_body::jsonb #>> '{usage,total_tokens}')::numeric::bigint);
+  return ai.remember_query(p_name, p_query, (select e.embedding from ai._embeddings(m, 1, p_body) e));
+end
+$$;
+
+create or replace function ai.embed_query(name text, query text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_pipeline constant ai._pipelines := ai._pipeline(name);
+  m constant ai.models := ai._model((ai._serving(v_pipeline.id)).model);
+begin
+  return df.start(df.seq(
+      df.as(df.within(ai._limit_name(m.name), ai._http(m, '$input.body'), v_pipeline.name), 'r'),
+      'SELECT ai._remember_answer($input.name, $input.query, $r.status, $r.body)'),
+    'ai-query:' || v_pipeline.name,
+    input => jsonb_build_object('name', v_pipeline.name, 'query', query,
+                                'body', jsonb_build_object('model', m.model, 'input', array[query])::text));
+end
+$$;
+comment on function ai.embed_query(text, text) is
+  'Has the model of a pipeline embed a query, within its limit, and keeps the embedding for ai.search; returns the id of the run that does it: df.await_instance waits for it. Raises 42704';
+
+-- Generations: another model, other sizes or another template make a new sink beside the one that serves, which takes its place when it is complete.
+
+create or replace function ai.alter_pipeline(
+  name text, source jsonb default null, steps jsonb[] default null, error_handling text default null, model text default null
+) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+  v_pipeline constant ai._pipelines := ai._pipeline(name);
+  v_definition jsonb := v_pipeline.definition;
+  v_new jsonb;
+  g ai._generations;
+begin
+  if error_handling not in ('skip', 'fail', 'pause') then
+    raise exception 'ai.alter_pipeline: error_handling must be skip, fail or pause' using errcode = 'invalid_parameter_value';
+  elsif error_handling is not null then
+    update ai._pipelines p set error_handling = alter_pipeline.error_handling where p.id = v_pipeline.id;
+  end if;
+  v_new := v_definition || jsonb_strip_nulls(jsonb_build_object('source', source, 'steps', to_jsonb(steps)));
+  if model is not null then
+    v_new := v_new || jsonb_build_object('steps', (
+      select jsonb_agg(case when s.value ->> 'kind' = 'embed' then s.value - 'dimensions' || jsonb_build_object('model', model) else s.value end order by s.n)
+      from jsonb_array_elements(v_new -> 'steps') with ordinality s(value, n)));
+  end if;
+  for g in select x.* from ai._generations x where x.pipeline = v_pipeline.id and not x.serving loop
+    if g.plan -> 'definition' <> v_new then
+      perform ai._drop_generation(g, true);
+    end if;
+  end loop;
+  if v_new = v_definition or exists (select from ai._generations x where x.pipeline = v_pipeline.id and not x.serving) then
+    return 'OK';
+  elsif v_new #>> '{source,table}' <> v_definition #>> '{source,table}' then
+    raise exception 'ai.alter_pipeline: the table of a pipeline''s source cannot be changed' using errcode = 'feature_not_supported',
+      hint = 'Create another pipeline.';
+  elsif not (v_definition #>> '{sink,create_table}')::boolean then
+    raise exception 'ai.alter_pipeline: the next generation needs a sink beside the one of your own' using errcode = 'feature_not_supported',
+      hint = 'Create another pipeline, with a sink that it makes.';
+  end if;
+  perform ai._make_generation(v_pipeline, v_new, false);
+  return 'OK';
+end
+$$;
+comment on function ai.alter_pipeline(text, jsonb, jsonb[], text, text) is
+  'Changes a pipeline of the current user: its source (of the same table), its steps, or its model alone build the next generation beside the one that serves, which is promoted when all is embedded and indexed; ai.status shows both. Texts whose embedding by the same model is known are not sent. Altered back, the next generation is dropped. error_handling changes at once. Returns OK; raises what ai.create_pipeline raises, and 0A000 for another table and for a sink of one''s own';
+
+-- Lets a generation take the place of the one that serves: its sink gets the name. Searches wait for it for as long as the transaction takes.
+create or replace function ai._promote(p_generation bigint) returns text
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s' as $$
+declare
+  g constant ai._generations := (select x from ai._generations x where x.id = p_generation);
+  v_old constant ai._generations := ai._serving(g.pipeline);
+  v_name constant text := (select c.relname from pg_class c where c.oid = v_old.sink);
+begin
+  if g.serving then
+    return 'OK';
+  end if;
+  execute format('lock table %s, %s, %s, %s in access exclusive mode', v_old.source, v_old.sink, g.sink, v_old.queue);
+  perform ai._drop_generation(v_old, true);
+  execute format('alter table %s rename to %I', g.sink, v_name);
+  update ai._generations x set serving = true where x.id = g.id;
+  update ai._pipelines p set definition = g.plan -> 'definition' where p.id = g.pipeline;
+  return 'OK';
+end
+$$;
+
+create or replace function ai.promote(name text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_pipeline constant ai._pipelines := ai._pipeline(name);
+  g ai._generations;
+begin
+  select x.* into g from ai._generations x where x.pipeline = v_pipeline.id and not x.serving;
+  if not found then
+    raise exception 'pipeline "%" has no next generation', name using errcode = 'object_not_in_prerequisite_state',
+      hint = 'ai.alter_pipeline makes one.';
+  end if;
+  perform ai._promote(g.id);
+  perform ai._start(g.id);  -- its flow names the sink
+  return 'OK';
+end
+$$;
+comment on function ai.promote(text) is
+  'Lets the next generation of a pipeline of the current user serve now, complete or not, and drops the one before. Returns OK; raises 42704, and 55000 when there is none';
 
 -- Access: who may have pipelines.
 

@@ -123,6 +123,8 @@ AI_PARTS = (
     "ai/running",
     "ai/usage",
     "ai/status",
+    "ai/search",
+    "ai/generations",
     "ai/access",
     "ai/epilogue",
 )
