@@ -1785,7 +1785,8 @@ comment on function ai.explain(text) is
   'Draws the flow of a pipeline of the current user with the statuses of its steps, as df.explain does. Raises 42704';
 
 -- Search: by vector, by full text, or by both, merged by reciprocal rank. A SELECT can make no request, so the embedding of a query comes with the call,
--- or was kept before (ai.embed_query); without one full text alone is searched, and the rows say so.
+-- or was kept before (ai.embed_query); without one full text alone is searched, and the rows say so. Full text alone finds any of the words; beside
+-- vectors all of them must be there: rows with some word of a question would come before those that mean what it asks.
 
 -- The generation that serves, with its sink locked against being replaced: so what is read next is one generation, whole.
 create or replace function ai._lock_serving(p_name text) returns ai._generations
@@ -1856,7 +1857,8 @@ begin
     v_saved := ai._tune(v_rows);
   end if;
   return query execute format(
-    'with asked as (select replace(plainto_tsquery(%1$L::regconfig, $2)::text, '' & '', '' | '')::tsquery as words),
+    'with asked as (select case when $1 is null then replace(plainto_tsquery(%1$L::regconfig, $2)::text, '' & '', '' | '')::tsquery
+                                else websearch_to_tsquery(%1$L::regconfig, $2) end as words),
           near as (
             select x.*, row_number() over (order by x.distance) as rank from (
               select %2$s, x.embedding operator(%3$s.<=>) $1::%4$s as distance from %5$s x
@@ -1890,7 +1892,7 @@ begin
 end
 $$;
 comment on function ai.search(text, text, int, text) is
-  'The k chunks of a pipeline of the current user that fit a query best: by full text (any of its words), and by vector if the embedding of the query is known: by ai.embed_query or ai.remember_query before, or because a chunk has just that text. found_by says by which a row was found: vector+text, vector, text. Both are merged by reciprocal rank, which is the score. filter: a condition on the columns of the sink, SQL that is run as the caller: metadata ->> ''lang'' = ''en''. doc_id: the key of the row, of several columns as a JSON array. Raises 42704, 22023, and what the filter raises';
+  'The k chunks of a pipeline of the current user that fit a query best: by full text (any of its words), and by vector, with text that has all its words, if the embedding of the query is known: by ai.embed_query or ai.remember_query before, or because a chunk has just that text. found_by says by which a row was found: vector+text, vector, text. Both are merged by reciprocal rank, which is the score. filter: a condition on the columns of the sink, SQL that is run as the caller: metadata ->> ''lang'' = ''en''. doc_id: the key of the row, of several columns as a JSON array. Raises 42704, 22023, and what the filter raises';
 
 create or replace function ai.search_vector(name text, embedding text, query text default null, k int default 5, filter text default null)
 returns table (doc_id text, chunk_index int, chunk_text text, metadata jsonb, score double precision, found_by text)

@@ -3,9 +3,11 @@
 import subprocess
 from pathlib import Path
 
-from examples.rag.story import HERE
+from pg_durable.client import Client
+from pg_durable.embedder import Embedder
+
 from generator.render import ROOT
-from tests.ai.model import ModelProcess
+from tests.ai.model import NAME, ModelProcess
 from tests.cluster import client
 from tests.docs.pages import Page
 from tests.support import Database, wait_until
@@ -30,8 +32,8 @@ def test_what_the_page_shows_runs(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     wait_until(lambda: db.sql(EMBEDDED) == 2, 60, "both documents to be embedded")
-    db.rows((HERE / "search.sql").read_text())
-    [vector] = model.embed("how do I get my money back?")
-    for way in ("hybrid", "vector"):
-        assert db.sql("select doc_id from find('money back', %s, %s)", str(vector), way) == 1
-    assert db.sql("select doc_id from find('resistors', %s, 'text')", str(vector)) == 2
+    embed = Embedder(f"{model.address}/v1/embeddings", NAME)
+    with Client(db.dsn("app")) as df:
+        found = df.search("docs", "how do I get my money back?", embed, k=1, filter="metadata ->> 'lang' = 'en'")
+    assert [row["doc_id"] for row in found] == ["1"]
+    assert db.sql("select doc_id from ai.search('docs', 'resistors')") == "2"

@@ -61,8 +61,9 @@ def test_without_a_dsn_it_makes_a_server(name: str) -> None:
     assert f"{name}: as expected." in ended(play(name))
 
 
+@pytest.mark.slow
 def test_documents_are_found_by_what_they_mean() -> None:
-    out = ended(play("rag", "--documents", "8"), 300)
+    out = ended(play("rag", "--documents", "4"), 300)
     assert out.endswith("rag: as expected.\n")
     assert max(map(len, out.splitlines())) < 80
 
