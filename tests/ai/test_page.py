@@ -1,4 +1,4 @@
-"""docs/ai.md: its SQL, played with the real model."""
+"""docs/ai-story.md: its SQL, played with the real model."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.docs.pages import Page
 from tests.support import Database, wait_until
 from tests.worker.process import WorkerProcess
 
-PAGE = Page(ROOT / "docs" / "ai.md")
+PAGE = Page(ROOT / "docs" / "ai-story.md")
 EMBEDDED = "select count(*) from documents_chunks where embedding is not null"
 
 
