@@ -64,7 +64,8 @@ def record(db: Database, query: str, *args: Any) -> dict[str, Any]:
 @pytest.fixture
 def endpoint() -> Iterator[Embeddings]:
     """An endpoint of the test's own."""
-    with Embeddings() as server:
+    server = Embeddings()
+    with server:
         yield server
 
 

@@ -138,10 +138,13 @@ def test_requests_a_minute_are_a_rate_of_the_models_limit(
     assert library.rows(query) == [(4, rate, seconds)]
 
 
-@pytest.mark.parametrize("wrong", ["dimensions => 0", "batch_size => 0", "rpm => 0", "tpm => 0", "concurrency => 0", "price_per_million => -1"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["dimensions => 0", "batch_size => 0", "rpm => 0", "tpm => 0", "concurrency => 0", "price_per_million => -1"],
+)
 def test_a_model_that_makes_no_sense_is_refused(library: Database, wrong: str) -> None:
     arguments = "model => 'x'" + ("" if wrong.startswith("dimensions") else ", dimensions => 8")
-    with pytest.raises(errors.InvalidParameterValue, match=wrong.split()[0]):
+    with pytest.raises(errors.InvalidParameterValue, match=wrong.split(maxsplit=1)[0]):
         library.sql(f"select ai.set_model('m', 'http://127.0.0.1', {arguments}, {wrong})")
 
 
