@@ -122,9 +122,9 @@ def test_a_budget_that_is_used_up_stops_requests(
 
 
 def test_tokens_a_minute_put_off_requests(library: Database, endpoint: Embeddings) -> None:
-    library.sql("select ai.set_model('slow', %s, 'tiny-16', 16, tpm => 600)", endpoint.address)
+    library.sql("select ai.set_model('slow', %s, 'tiny-16', 16, tpm => 6)", endpoint.address)
     pauses = [float(library.sql("select ai._reserve_tokens('slow', 100)")) for _ in range(3)]
-    assert pauses[0] == 0 and 4 < pauses[1] <= 5 + 1 and 13 < pauses[2] <= 15 + 1
+    assert pauses[0] == 0 and pauses[1] > 500 and pauses[2] > 1400, "each takes a thousand seconds"
 
 
 @pytest.mark.parametrize(
