@@ -1050,18 +1050,19 @@ begin
     v_promotion := array[df.wait_for(format('SELECT ai._is_full(%s)', g.id), every => '1 minute', key => ai._idle_key(g.id)),
                          format('SELECT ai._promote(%s)', g.id)];
   end if;
-  return df.join(
+  return df.race(
     df.loop(df.seq(
       df.wait_for(format('SELECT ai._has_work(%s)', g.id), every => '1 minute', key => ai._key(g.id)),
       df.catch(
         df.seq(df.loop(v_iteration, format('SELECT ai._has_work(%s)', g.id)), format('SELECT ai._idle(%s)', g.id)),
         v_trouble, errors => '{AI001,transient,40,55P03,23503}'))),
-    df.seq(
+    df.chain(
       df.wait_for(format('SELECT ai._is_full(%s)', g.id), every => '1 minute', key => ai._idle_key(g.id)),
       df.loop(
         df.catch(df.chain(variadic format('SELECT ai._drop_invalid_indexes(%s)', g.id) || ai._index_statements(g)
                           || format('SELECT ai._indexed(%s)', g.id) || v_promotion), v_trouble),
-        format('SELECT NOT ai._is_ready(%s)', g.id))));
+        format('SELECT NOT ai._is_ready(%s)', g.id)),
+      df.sleep('36500 days')));  -- the other branch never ends but by a failure, which ends the run
 end
 $$;
 

@@ -42,7 +42,7 @@ def build(directory: Path) -> list[Path]:
     for version in PYTHONS:
         resolve(next(directory.glob("*.whl")), version)
     version, _ = release()
-    for name in ("pg_durable.sql", "pg_durable.tle.sql"):
+    for name in ("pg_durable.sql", "pg_durable.tle.sql", "pg_durable_ai.sql"):
         stem, _, suffix = name.partition(".")
         (directory / f"{stem}-{version}.{suffix}").write_text(artifacts()[f"dist/{name}"])
     prefix = "dist/extension/"

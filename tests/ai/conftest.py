@@ -73,7 +73,8 @@ def model() -> Iterator[ModelProcess]:
 @pytest.fixture
 def endpoint() -> Iterator[Embeddings]:
     """An endpoint of the test's own."""
-    with Embeddings() as server:
+    server = Embeddings()
+    with server:
         yield server
 
 

@@ -24,8 +24,8 @@ def embedding(text: str, dimensions: int = DIMENSIONS) -> list[float]:
 
 @dataclass
 class Embeddings(HttpServer):
-    """`sent` counts texts that were answered, `requests` has the size of each; a batch with a text in `refused` is answered 400;
-    `failures` is what the next requests are answered instead: (status, headers)."""
+    """`sent` counts texts that were answered, `requests` has the size of each; a batch with a text in `refused` is
+    answered 400; `failures` is what the next requests are answered instead: (status, headers)."""
 
     dimensions: int = DIMENSIONS
     sent: Counter[str] = field(default_factory=Counter)

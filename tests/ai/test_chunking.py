@@ -1,5 +1,6 @@
 """Chunking: nothing is lost, sizes hold, the overlap is the end of the chunk before, and time is linear."""
 
+import itertools
 import re
 from typing import Any
 
@@ -25,9 +26,9 @@ hypothesis = settings(
 )
 
 
-def chunks(db: Database, text: str, method: str, size: int, overlap: int, unit: str = "characters") -> list[Any]:
-    """(text, place) of each chunk, in order."""
-    rows = db.rows(QUERY, text, method, size, overlap, unit)
+def chunks(db: Database, text: str | None, *arguments: Any) -> list[Any]:
+    """(text, place) of each chunk, in order. arguments: method, size, overlap, and the unit if not characters."""
+    rows = db.rows(QUERY, text, *arguments, *(["characters"] if len(arguments) == 3 else []))
     assert [row[3] for row in rows] == list(range(len(rows)))
     return [(row[0], row[1]) for row in rows]
 
@@ -64,7 +65,7 @@ def test_two_chunks_share_no_more_than_the_overlap(
     shared: Database, text: str, bounds: tuple[int, int], method: str
 ) -> None:
     found = chunks(shared, text, method, *bounds)
-    for (first, place), (second, start) in zip(found, found[1:], strict=False):
+    for (first, place), (second, start) in itertools.pairwise(found):
         assert place < start, "each chunk has something new"
         assert place + len(first) < start + len(second)
         assert place + len(first) - start <= bounds[1]
@@ -74,7 +75,7 @@ def test_two_chunks_share_no_more_than_the_overlap(
 @given(st.lists(st.text(alphabet="abc", min_size=1, max_size=5), min_size=20, max_size=60), st.integers(6, 20))
 def test_the_overlap_is_as_many_whole_words_as_fit(shared: Database, text: list[str], overlap: int) -> None:
     found = chunks(shared, " ".join(text), "recursive", 40, overlap)
-    for (first, place), (_, start) in zip(found, found[1:], strict=False):
+    for (first, place), (_, start) in itertools.pairwise(found):
         shared_part = first[start - place :]
         assert first.endswith(shared_part) and len(shared_part) >= min(len(first), overlap) - 6
         assert start == 1 or " ".join(text)[start - 2] == " "
@@ -146,7 +147,7 @@ def test_what_makes_no_sense_is_refused(shared: Database, arguments: str, says: 
 @pytest.mark.parametrize("text", [None, "", " \n\t"])
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_has_no_chunks(shared: Database, method: str, text: str | None) -> None:
-    assert chunks(shared, text, method, 10, 2) == []  # type: ignore[arg-type]
+    assert chunks(shared, text, method, 10, 2) == []
 
 
 @pytest.mark.parametrize("method", ["recursive", "markdown", "fixed"])

@@ -122,9 +122,9 @@ def test_a_budget_that_is_used_up_stops_requests(
 
 
 def test_tokens_a_minute_put_off_requests(library: Database, endpoint: Embeddings) -> None:
-    library.sql("select ai.set_model('slow', %s, 'tiny-16', 16, tpm => 600)", endpoint.address)
+    library.sql("select ai.set_model('slow', %s, 'tiny-16', 16, tpm => 6)", endpoint.address)
     pauses = [float(library.sql("select ai._reserve_tokens('slow', 100)")) for _ in range(3)]
-    assert pauses[0] == 0 and 4 < pauses[1] <= 5 + 1 and 13 < pauses[2] <= 15 + 1
+    assert pauses[0] == 0 and pauses[1] > 500 and pauses[2] > 1400, "each takes a thousand seconds"
 
 
 @pytest.mark.parametrize(
@@ -138,10 +138,13 @@ def test_requests_a_minute_are_a_rate_of_the_models_limit(
     assert library.rows(query) == [(4, rate, seconds)]
 
 
-@pytest.mark.parametrize("wrong", ["dimensions => 0", "batch_size => 0", "rpm => 0", "tpm => 0", "concurrency => 0", "price_per_million => -1"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["dimensions => 0", "batch_size => 0", "rpm => 0", "tpm => 0", "concurrency => 0", "price_per_million => -1"],
+)
 def test_a_model_that_makes_no_sense_is_refused(library: Database, wrong: str) -> None:
     arguments = "model => 'x'" + ("" if wrong.startswith("dimensions") else ", dimensions => 8")
-    with pytest.raises(errors.InvalidParameterValue, match=wrong.split()[0]):
+    with pytest.raises(errors.InvalidParameterValue, match=wrong.split(maxsplit=1)[0]):
         library.sql(f"select ai.set_model('m', 'http://127.0.0.1', {arguments}, {wrong})")
 
 

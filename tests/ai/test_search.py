@@ -10,14 +10,21 @@ from tests.ai.embeddings import Embeddings, embedding
 from tests.support import Database, wait_until
 from tests.worker.process import WorkerProcess
 
-TEXTS = ["Refunds are paid within a week.", "Parcels travel by train.", "A refund of parcels needs a letter.", "Cats sleep."]
+TEXTS = [
+    "Refunds are paid within a week.",
+    "Parcels travel by train.",
+    "A refund of parcels needs a letter.",
+    "Cats sleep.",
+]
 
 
 @pytest.fixture
 def answers(library: Database, endpoint: Embeddings, worker: WorkerProcess) -> Database:
     """A pipeline over a few texts, in two languages."""
     for number, text in enumerate(TEXTS):
-        library.sql("insert into documents (id, title, body) values (%s, %s, %s)", number, "en" if number < 3 else "de", text)
+        library.sql(
+            "insert into documents (id, title, body) values (%s, %s, %s)", number, "en" if number < 3 else "de", text
+        )
     create(library)
     caught_up(library)
     return library
@@ -48,7 +55,9 @@ def test_a_vector_finds_what_is_near(answers: Database) -> None:
 
 
 def test_a_filter_is_a_condition_on_the_sink(answers: Database) -> None:
-    filtered = found(answers, "ai.search_vector('docs', %s, filter => %s)", str(embedding("parcels")), "metadata ->> 'title' = 'de'")
+    filtered = found(
+        answers, "ai.search_vector('docs', %s, filter => %s)", str(embedding("parcels")), "metadata ->> 'title' = 'de'"
+    )
     assert filtered == [("3", "vector")]
     with pytest.raises(errors.UndefinedColumn):
         found(answers, "ai.search('docs', 'x', filter => 'missing = 1')")

@@ -22,7 +22,8 @@ from tests.support import wait_until
 pytestmark = pytest.mark.slow
 TAG = ".dev0+g1a2b3c4d5"
 VERSION = release()[0] + TAG
-INSTALLERS = {f"pg_durable/{name}": artifacts()[f"dist/{name}"] for name in ("pg_durable.sql", "pg_durable.tle.sql")}
+NAMES = ("pg_durable.sql", "pg_durable.tle.sql", "pg_durable_ai.sql")
+INSTALLERS = {f"pg_durable/{name}": artifacts()[f"dist/{name}"] for name in NAMES}
 TOKENIZER = "worker/pg_durable/embed/tokenizer"
 LOG_IN = re.compile(r'^  (\S*psql) "([^"]+)"$', re.M)
 
