@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-INSTALLERS = ("pg_durable.sql", "pg_durable.tle.sql")
+INSTALLERS = ("pg_durable.sql", "pg_durable.tle.sql", "pg_durable_ai.sql")
 LINKED_PICTURE = re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\n*")
 LINK_INTO_REPOSITORY = re.compile(r"\[([^\]]+)\]\((?![a-z]+:)[^)]*\)")
 

@@ -13,6 +13,7 @@ from pg_durable.dev import DATABASE, USER, WORKER, prepare
 from pg_durable.embedded import EmbeddedServer
 
 from examples.http.service import serving
+from examples.rag import story
 from examples.scenario import SCENARIOS, Scenario
 
 ALLOW = "SELECT df.http_allow(%s, allow_private => true, note => 'the service of the example')"
@@ -49,21 +50,26 @@ def play(name: str, dsn: str | None, service: str | None) -> None:
 def main() -> int:
     """Plays one scenario."""
     parser = argparse.ArgumentParser(prog="python -m examples", description=__doc__)
-    parser.add_argument("name", choices=SCENARIOS)
+    parser.add_argument("name", choices=sorted([*SCENARIOS, "rag"]))
     parser.add_argument("--dsn", help="a database where pg_durable is installed, as a role that may create tables")
     parser.add_argument(
         "--port", type=int, default=0,
         help="for http: where its service listens; with --dsn allow it first, as administrator: "
         "SELECT df.http_allow('127.0.0.1:PORT', allow_private => true)",
     )  # fmt: skip
+    parser.add_argument("--documents", type=int, default=150, help="for rag: how many, besides 53; default 150")
     arguments = parser.parse_args()
+    if arguments.name == "rag" and arguments.dsn:
+        parser.error("rag plays on a server of its own")
     try:
-        if arguments.name == "http":
+        if arguments.name == "rag":
+            story.play(arguments.documents, print)
+        elif arguments.name == "http":
             with serving(arguments.port) as service:
                 play(arguments.name, arguments.dsn, service)
         else:
             play(arguments.name, arguments.dsn, None)
-    except (psycopg.Error, TimeoutError) as error:
+    except (psycopg.Error, TimeoutError, story.UnexpectedError) as error:
         print(f"NOT as expected: {str(error).strip()}", file=sys.stderr)
         return 1
     print(f"{arguments.name}: as expected.")

@@ -1,4 +1,4 @@
-"""`python -m generator.reference` writes docs/reference.md from the comments in a database."""
+"""`python -m generator.reference` writes docs/reference.md, and a part of docs/ai.md, from the comments."""
 
 import re
 import shutil
@@ -13,9 +13,12 @@ from pg_durable.dev import DATABASE, prepare
 from pg_durable.embedded import EmbeddedServer
 from psycopg.rows import namedtuple_row
 
-from generator.render import ROOT
+from generator.render import ROOT, artifacts
 
 PAGE = ROOT / "docs" / "reference.md"
+AI_PAGE = ROOT / "docs" / "ai.md"
+AI_BEGIN = "<!-- generated: reference, by `python -m generator.reference` -->\n"
+AI_END = "<!-- end of what is generated -->"
 TOPICS = {
     "Building graphs": """sql block seq as if if_rows join join3 all all_agg chain chain_agg race race_all any loop map
                           break catch undo timeout sleep sleep_until wait_for_schedule wait_for_signal wait_for call
@@ -84,6 +87,20 @@ def reference(conn: psycopg.Connection[Any]) -> str:
     return "\n".join(parts)
 
 
+def ai_reference(conn: psycopg.Connection[Any]) -> str:
+    """docs/ai.md with what the functions and views of ai say about themselves."""
+    with conn.cursor(row_factory=namedtuple_row) as cursor:
+        parts = [entry(row, "ai") for row in cursor.execute(of_ai(FUNCTIONS)).fetchall()]
+        parts.append(relations(cursor.execute(of_ai(RELATIONS)).fetchall(), "ai").replace("## Views", "### Views"))
+    before, _, rest = AI_PAGE.read_text("utf-8").partition(AI_BEGIN)
+    return before + AI_BEGIN + "\n".join(["", *parts]) + AI_END + rest.partition(AI_END)[2]
+
+
+def of_ai(query: str) -> str:
+    """A query for the objects of df, for those of ai."""
+    return query.replace("'df'::regnamespace", "'ai'::regnamespace")
+
+
 def operators(rows: Iterable[Any]) -> str:
     """A row an operator."""
     lines = [f"| {code(f'{row.name} a' if row.prefix else f'a {row.name} b')} | {row.comment} |\n" for row in rows]
@@ -103,24 +120,24 @@ def functions(rows: Iterable[Any]) -> str:
     return "\n".join(parts)
 
 
-def entry(row: Any) -> str:
+def entry(row: Any, schema: str = "df") -> str:
     """Signature and comment of a function."""
     arguments = row.arguments.replace("timestamp with time zone", "timestamptz")
     arguments = re.sub(r"::\w+(\[\])?", "", arguments)  # the types of defaults
     result = f" → {code(row.result.replace('timestamp with time zone', 'timestamptz'))}" if row.result else ""
     call = "" if row.result else "CALL "  # a procedure
     restricted = " *Needs a grant of its own.*" if row.restricted else ""
-    signature = f"**{call}df.{row.name}** ({code(arguments) if arguments else ''}){result}"
+    signature = f"**{call}{schema}.{row.name}** ({code(arguments) if arguments else ''}){result}"
     return f"{signature}\\\n{ended(row.comment)}{restricted}\n"
 
 
-def relations(rows: Iterable[Any]) -> str:
+def relations(rows: Iterable[Any], schema: str = "df") -> str:
     """Views with their columns."""
     parts = ["## Views\n"]
     for row in rows:
         columns = ", ".join(row.columns).replace("timestamp with time zone", "timestamptz")
         columns = columns.replace("character varying", "varchar")
-        parts.append(f"**df.{row.name}** ({code(columns)})\\\n{ended(row.comment)}\n")
+        parts.append(f"**{schema}.{row.name}** ({code(columns)})\\\n{ended(row.comment)}\n")
     return "\n".join(parts)
 
 
@@ -149,6 +166,10 @@ def main() -> int:
             prepare(server)
             with psycopg.connect(server.dsn(DATABASE)) as conn:
                 PAGE.write_text(reference(conn), "utf-8")
+                conn.execute("create extension vector")
+                script = artifacts()["dist/pg_durable_ai.sql"]
+                conn.execute(script.split("\n-- body\n", 1)[1].rsplit("commit;", 1)[0].encode())
+                AI_PAGE.write_text(ai_reference(conn), "utf-8")
     finally:
         shutil.rmtree(home, ignore_errors=True)
     return 0

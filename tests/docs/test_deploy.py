@@ -33,6 +33,7 @@ FROM = [number for number, (kind, _) in enumerate(CONTAINER) if kind == "FROM"]
 INSTRUCTIONS = [(sum(n <= number for n in FROM), kind, text) for number, (kind, text) in enumerate(CONTAINER)]
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "worker.yaml").read_text()))
 WEB = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "web.yaml").read_text()))
+EMBED = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "embed.yaml").read_text()))
 KUBERNETES = "1.31"
 READ_ONLY = """
 import errno, os, sys
@@ -138,7 +139,9 @@ def test_the_container_is_not_root() -> None:
     assert {number for number, *_ in INSTRUCTIONS} == {1, 2}
 
 
-@pytest.mark.parametrize("manifest", MANIFESTS + WEB, ids=lambda manifest: manifest["kind"])
+@pytest.mark.parametrize(
+    "manifest", MANIFESTS + WEB + EMBED, ids=lambda manifest: f"{manifest['metadata']['name']} {manifest['kind']}"
+)
 def test_a_manifest_follows_the_schema(manifest: dict[str, Any]) -> None:
     """The schemas of Kubernetes, strictly: no field that it does not know. What it would do with them is not shown."""
     kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
@@ -184,6 +187,28 @@ def test_the_manifests_of_the_page_name_each_other_and_what_the_container_has() 
     [key] = by_kind["Secret"]["stringData"]
     assert options.cookie_key_file == f"{container['volumeMounts'][0]['mountPath']}/{key}"
     assert {container[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe")} == {"/healthz"}
+
+
+def test_the_manifests_of_the_model_name_each_other() -> None:
+    deployment, service, policy = (manifest["spec"] for manifest in EMBED)
+    pod = deployment["template"]
+    labels = pod["metadata"]["labels"]
+    for selector in (
+        deployment["selector"]["matchLabels"],
+        service["selector"],
+        policy["podSelector"]["matchLabels"],
+    ):
+        assert selector.items() <= labels.items()
+    [workers] = [manifest["spec"]["template"]["metadata"] for manifest in MANIFESTS if manifest["kind"] == "Deployment"]
+    [rule] = policy["ingress"]
+    assert rule["from"][0]["podSelector"]["matchLabels"].items() <= workers["labels"].items()
+    [container] = pod["spec"]["containers"]
+    [port] = container["ports"]
+    assert {service["ports"][0]["targetPort"], rule["ports"][0]["port"]} == {port["name"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    options = cli.parser().parse_args(container["args"])
+    assert (options.listen, options.port) == ("0.0.0.0", port["containerPort"])
+    assert str(options.threads) == container["resources"]["limits"]["cpu"]
 
 
 def test_the_pod_starts_a_worker_with_a_password_file_that_libpq_takes(db: Database, tmp_path: Path) -> None:

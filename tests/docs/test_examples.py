@@ -22,8 +22,8 @@ def play(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def ended(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=60)
+def ended(process: subprocess.Popen[str], seconds: float = 60) -> str:
+    out, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, out + err
     return out
 
@@ -59,6 +59,13 @@ def test_a_check_that_does_not_hold_is_an_error(db: Database, worker: WorkerProc
 @pytest.mark.parametrize("name", ["aggregation", "http"])
 def test_without_a_dsn_it_makes_a_server(name: str) -> None:
     assert f"{name}: as expected." in ended(play(name))
+
+
+@pytest.mark.slow
+def test_documents_are_found_by_what_they_mean() -> None:
+    out = ended(play("rag", "--documents", "4"), 300)
+    assert out.endswith("rag: as expected.\n")
+    assert max(map(len, out.splitlines())) < 80
 
 
 LEFT = "select count(*) from df.instances where status in ('pending', 'running')"

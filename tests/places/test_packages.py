@@ -22,7 +22,9 @@ from tests.support import wait_until
 pytestmark = pytest.mark.slow
 TAG = ".dev0+g1a2b3c4d5"
 VERSION = release()[0] + TAG
-INSTALLERS = {f"pg_durable/{name}": artifacts()[f"dist/{name}"] for name in ("pg_durable.sql", "pg_durable.tle.sql")}
+NAMES = ("pg_durable.sql", "pg_durable.tle.sql", "pg_durable_ai.sql")
+INSTALLERS = {f"pg_durable/{name}": artifacts()[f"dist/{name}"] for name in NAMES}
+TOKENIZER = "worker/pg_durable/embed/tokenizer"
 LOG_IN = re.compile(r'^  (\S*psql) "([^"]+)"$', re.M)
 
 
@@ -95,7 +97,8 @@ def test_the_sdist_alone_makes_the_same_wheel(sdist: Path, wheel: Path, home: Pa
 def test_the_metadata_says_what_it_is_and_for_whom(wheel: Path) -> None:
     said = metadata(wheel)
     assert (said["Name"], said["Version"]) == ("pg-durable", VERSION)
-    assert (said["Requires-Python"], said["License-Expression"]) == (">=3.11", "PostgreSQL")
+    assert (said["Requires-Python"], said["License-Expression"]) == (">=3.11", "PostgreSQL AND Apache-2.0")
+    assert {"LICENSE", f"{TOKENIZER}/LICENSE", f"{TOKENIZER}/NOTICE"} == set(said.get_all("License-File", []))
     assert {"ai", "all", "dev-server", "otel", "secrets", "testing", "web"} <= set(said.get_all("Provides-Extra", []))
     for version in ("3.11", "3.12", "3.13", "3.14"):
         assert f"Programming Language :: Python :: {version}" in said.get_all("Classifier", [])

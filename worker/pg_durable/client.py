@@ -12,7 +12,7 @@ same for asyncio, where any number of tasks wait over one connection.
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -22,12 +22,13 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 ENDED = ("completed", "failed", "cancelled")
 CHANNEL = "pg_durable_ends"
 AGAIN = 30.0  # seconds after which the status is read although nothing was heard: a notification can be lost
 T = TypeVar("T")
+Embed = Callable[[str], list[float]]
 
 START = """
 select df.start(case when starts_with(%(flow)s, '@') then %(flow)s else df.flow(%(flow)s) end, %(label)s, %(database)s,
@@ -40,6 +41,7 @@ ROWS = """
 select r.* from jsonb_to_recordset(coalesce(df.result(%s)::jsonb -> 'rows', '[]')) as r({})"""
 SIGNAL = "select df.signal(%s, %s, %s)"
 CANCEL = "select df.cancel(%s, %s, %s)"
+SEARCH = "select * from ai.search_vector(%(name)s, %(vector)s::text, %(query)s, k => %(k)s, filter => %(filter)s)"
 
 SQL_TYPES: dict[Any, str] = {
     bool: "boolean", int: "bigint", float: "double precision", Decimal: "numeric", str: "text", bytes: "bytea",
@@ -66,6 +68,11 @@ def start_arguments(flow: str, label: str | None, options: Mapping[str, Any]) ->
         raise TypeError(f"start() has no option {', '.join(sorted(unknown))}")
     given = {"flow": flow.strip(), "label": label} | known | dict(options)
     return given | {"input": None if given["input"] is None else json.dumps(given["input"])}
+
+
+def search_arguments(pipeline: str, query: str, vector: list[float], k: int, condition: str | None) -> dict[str, Any]:
+    """What ai.search_vector is given."""
+    return {"name": pipeline, "vector": json.dumps(vector), "query": query, "k": k, "filter": condition}
 
 
 def columns(row: type[Any]) -> sql.Composed:
@@ -181,6 +188,14 @@ class Client:
         found = self._conn.execute(CANCEL, [run, reason, undo]).fetchone()
         return str(found[0]) if found else ""
 
+    def search(
+        self, pipeline: str, query: str, embed: Embed, *, k: int = 5, filter: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The chunks of an AI pipeline that fit a query, the best first, as dictionaries with the columns of
+        ai.search_vector. `embed` makes the vector of the query, such as an Embedder with the pipeline's model."""
+        given = search_arguments(pipeline, query, embed(query), k, filter)
+        return self._conn.cursor(row_factory=dict_row).execute(SEARCH, given).fetchall()
+
     def _statuses(self, runs: set[str]) -> dict[str, str]:
         return dict(self._conn.execute(STATUSES, [list(runs)]).fetchall())
 
@@ -285,6 +300,13 @@ class AsyncClient:
         """Cancels a run; what came of it, as a sentence."""
         found = await (await self._own.execute(CANCEL, [run, reason, undo])).fetchone()
         return str(found[0]) if found else ""
+
+    async def search(
+        self, pipeline: str, query: str, embed: Embed, *, k: int = 5, filter: str | None = None
+    ) -> list[dict[str, Any]]:
+        """As Client.search; `embed` runs in a thread."""
+        given = search_arguments(pipeline, query, await asyncio.to_thread(embed, query), k, filter)
+        return await (await self._own.cursor(row_factory=dict_row).execute(SEARCH, given)).fetchall()
 
     @property
     def _own(self) -> psycopg.AsyncConnection[Any]:

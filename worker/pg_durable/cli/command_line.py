@@ -16,6 +16,7 @@ COMMANDS = (
     "cli.doctor",
     "dev.command",
     "web.command",
+    "embed.command",
     "cli.flow_commands",
     "cli.apply_command",
     "cli.test_command",
@@ -36,10 +37,12 @@ EXIT_CODES = """exit codes:
 environment:
   PG_DURABLE_DSN     what --dsn is by default; libpq's PG* variables fill it up
   PG_DURABLE_JSON    anything: print JSON, as with --json
-  PG_DURABLE_...     the options of worker, dev, web, such as PG_DURABLE_SESSIONS
+  PG_DURABLE_...     the options of worker, dev and web, such as PG_DURABLE_SESSIONS,
+                     and of embed, such as PG_DURABLE_EMBED_THREADS
   NO_COLOR           anything: no colours; a pipe has none in any case
 """
-BY_ENVIRONMENT = ("worker", "dev", "web")  # commands whose options all have a variable
+# Commands whose options all have a variable, and how its name begins.
+BY_ENVIRONMENT = {"worker": "", "dev": "", "web": "", "embed": "EMBED_"}
 EVERYWHERE = ("--dsn", "--json")
 FAILED, INTERRUPTED, UNREAD = 1, 130, 141
 
@@ -68,7 +71,8 @@ def heed_environment(name: str, command: argparse.ArgumentParser) -> None:
             for inner in action.choices.values():
                 heed_environment(name, inner)
         for option in action.option_strings:
-            value = os.environ.get("PG_DURABLE_" + option.removeprefix("--").replace("-", "_").upper())
+            begin = "" if option in EVERYWHERE else BY_ENVIRONMENT.get(name, "")
+            value = os.environ.get("PG_DURABLE_" + begin + option.removeprefix("--").replace("-", "_").upper())
             if value and option.startswith("--") and (name in BY_ENVIRONMENT or option in EVERYWHERE):
                 action.default = True if action.nargs == 0 else value
 

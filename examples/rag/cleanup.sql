@@ -1,0 +1,3 @@
+SELECT ai.drop_pipeline('docs');
+SELECT ai.unset_model('small');
+DROP TABLE documents;

@@ -1,0 +1,1 @@
+"""AI pipelines with a real model on real servers."""
