@@ -1,11 +1,12 @@
 # make demo · make test · make build · make bench · make soak · make mutants · make packages · make picture: each does
 # its own set-up, in .venv. make test-versions runs a sample of the tests on PostgreSQL 14 to 17, make test-matrix all of them on 14 to 18.
+# make lock writes requirements-dev.lock; PG_DURABLE_LOCKED=1 make ... installs what stands there.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = @$(PYTHON) generator/environment.py $(VENV)
 
-.PHONY: packages demo picture test test-versions test-matrix build check bench soak mutants clean
+.PHONY: packages demo picture test test-versions test-matrix build check lock bench soak mutants clean
 
 $(VENV)/ready: $(VENV)/installed
 	$(INSTALL) dev
@@ -33,6 +34,14 @@ check: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
+
+# The versions of everything that development needs, with their hashes; PG_DURABLE_LOCKED=1 make ... installs these.
+lock: $(VENV)/ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-emit-index-url --custom-compile-command "make lock" --extra dev --extra docs \
+	  --output-file requirements-dev.lock pyproject.toml
 
 # Everything that is published, in packages/: built, checked, listed with its checksums.
 packages: $(VENV)/ready
