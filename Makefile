@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = @$(PYTHON) generator/environment.py $(VENV)
 
-.PHONY: packages demo picture test test-versions test-matrix build check lock bench soak mutants clean
+.PHONY: packages demo picture test test-versions test-matrix build check lock docs coverage bench soak mutants clean
 
 $(VENV)/ready: $(VENV)/installed
 	$(INSTALL) dev
@@ -19,6 +19,7 @@ $(VENV)/installed: pyproject.toml setup.py
 
 build: $(VENV)/ready
 	$(RUN) -m generator
+	$(RUN) -m tests.index
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2
@@ -43,6 +44,14 @@ lock: $(VENV)/ready
 	  --no-emit-index-url --custom-compile-command "make lock" --extra dev --extra docs \
 	  --output-file requirements-dev.lock pyproject.toml
 
+# The documentation as a site, in site/: .venv/bin/python -m http.server -d site
+docs: $(VENV)/docs
+	$(RUN) -m generator.site
+
+$(VENV)/docs: $(VENV)/ready
+	$(INSTALL) docs
+	@touch $@
+
 # Everything that is published, in packages/: built, checked, listed with its checksums.
 packages: $(VENV)/ready
 	$(RUN) -m generator.packages
@@ -59,6 +68,11 @@ BENCH ?= --all
 bench: $(VENV)/ready
 	$(INSTALL) bench
 	$(RUN) -m benchmarks $(BENCH)
+
+# What no test reaches: lines of the package, functions of the database. TESTS chooses tests, by default all.
+TESTS ?= -n 2
+coverage: $(VENV)/ready
+	$(RUN) -m tests.coverage $(TESTS)
 
 mutants: $(VENV)/ready
 	$(RUN) -m tests.mutants

@@ -1,0 +1,59 @@
+"""A plugin of pytest, for `make coverage`: notes which functions of df and df_engine the databases of the tests called.
+
+The server counts them (track_functions). A function in SQL that is inlined is not called, so it is not counted.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support import Database, Server, wait_until
+
+NOTES = "PG_DURABLE_CALLED"  # the folder that they are written to
+OTHERS = "select count(*) = 0 from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+CALLED = "select schemaname || '.' || funcname from pg_stat_user_functions where schemaname in ('df', 'df_engine')"
+THERE = """
+select distinct format('%s.%s %s', n.nspname, p.proname, l.lanname)
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang
+where n.nspname in ('df', 'df_engine') and p.prokind in ('f', 'p')"""
+
+drop = Database.drop
+
+
+def note(kind: str, database: Database, query: str) -> None:
+    """Adds what a query finds to the file of this process."""
+    with psycopg.connect(database.dsn(), autocommit=True) as conn:
+        if kind == "called":  # sessions report when they end
+            try:
+                wait_until(lambda: conn.execute(OTHERS).fetchone() == (True,), 2)
+            except AssertionError:
+                conn.execute("select pg_stat_force_next_flush()")
+            conn.execute("select pg_stat_clear_snapshot()")
+        lines = [f"{row[0]}\n" for row in conn.execute(query.encode())]
+    with Path(os.environ[NOTES], f"{kind}-{os.getpid()}").open("a") as file:
+        file.writelines(lines)
+
+
+def note_and_drop(database: Database) -> None:
+    """Takes the place of Database.drop."""
+    for conn in database.connections.values():
+        conn.close()
+    note("called", database, CALLED)
+    drop(database)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _counted(server: Server, template: str) -> Iterator[None]:
+    """Has the server count calls, as long as the tests run."""
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        conn.execute("alter system set track_functions = 'all'")
+        conn.execute("select pg_reload_conf()")
+        note("there", Database(server, template), THERE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Database, "drop", note_and_drop)
+            yield
+        conn.execute("alter system reset track_functions")
+        conn.execute("select pg_reload_conf()")
