@@ -4,8 +4,9 @@ The server counts them (track_functions). A function in SQL that is inlined is n
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -45,15 +46,34 @@ def note_and_drop(database: Database) -> None:
     drop(database)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _counted(server: Server, template: str) -> Iterator[None]:
-    """Has the server count calls, as long as the tests run."""
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, Any, Any]:
+    """Counting begins with the template of all databases, and ends with it."""
+    made = yield
+    if fixturedef.argname == "template":
+        server: Server = request.getfixturevalue("server")
+        note("there", Database(server, made), THERE)
+        fixturedef.addfinalizer(counted(server))
+    return made
+
+
+def counted(server: Server) -> Callable[[], None]:
+    """Has the server count calls, until the answer is called."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Database, "drop", note_and_drop)
+    configure(server, "alter system set track_functions = 'all'")
+
+    def end() -> None:
+        patch.undo()
+        configure(server, "alter system reset track_functions")
+
+    return end
+
+
+def configure(server: Server, statement: str) -> None:
+    """Changes a setting of the server."""
     with psycopg.connect(server.dsn, autocommit=True) as conn:
-        conn.execute("alter system set track_functions = 'all'")
-        conn.execute("select pg_reload_conf()")
-        note("there", Database(server, template), THERE)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Database, "drop", note_and_drop)
-            yield
-        conn.execute("alter system reset track_functions")
+        conn.execute(statement.encode())
         conn.execute("select pg_reload_conf()")
