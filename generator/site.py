@@ -32,6 +32,7 @@ OUTSIDE_DOCS = {
     "tests/README.md": "tests.md",
     ".agents/skills/pg-durable-sql/SKILL.md": "skill.md",
 }
+PICTURES = (".svg", ".png", ".jpg")  # in docs/
 ALONE = ("index.md", "tutorial.md")  # in their sections
 DESCRIPTIONS = {
     "security.md": "what is promised to whom, how what is shared is bounded, what is not promised, how to report",
@@ -106,8 +107,11 @@ def stage() -> None:
         (STAGE / page).write_text(staged(file, page, known, linked), "utf-8")
     for path in sorted(linked):
         write_source(path)
-    for picture in (ROOT / "docs").glob("*.svg"):
-        shutil.copy(picture, STAGE)
+    for picture in (ROOT / "docs").rglob("*"):
+        if picture.suffix in PICTURES:
+            copy = STAGE / picture.relative_to(ROOT / "docs")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, copy)
     (STAGE / "site.css").write_text(STYLE)
 
 
@@ -121,7 +125,8 @@ def staged(file: str, page: str, known: dict[str, str], linked: set[str]) -> str
         target = normpath(str(PurePosixPath(file).parent / match["target"]))
         if not (ROOT / target).exists():
             raise SiteError(f"{file}: there is no {target}")
-        to = known.get(target) or (PurePosixPath(target).name if target.endswith(".svg") else source_page(target))
+        picture = PurePosixPath(target).suffix in PICTURES
+        to = known.get(target) or (target.removeprefix("docs/") if picture else source_page(target))
         if to.startswith("source/"):
             linked.add(target)
         return f"]({relpath(to, PurePosixPath(page).parent)}{match['anchor'] or ''})"
