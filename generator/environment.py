@@ -1,8 +1,10 @@
 """`python generator/environment.py DIR EXTRA`: makes the virtual environment DIR and installs pg_durable[EXTRA] there.
 
-Called by make, with whatever Python there is, and with nothing but its standard library.
+Called by make, with whatever Python there is, and with nothing but its standard library. With PG_DURABLE_LOCKED=1 it
+first installs the versions of requirements-dev.lock, by their hashes: `make lock` writes that file.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 
 LEAST = (3, 11)
 WIDTH = 79
+LOCK = "requirements-dev.lock"
 FETCHED = re.compile(r"Collecting ([\w.-]+)")
 
 
@@ -55,22 +58,33 @@ def python(directory: Path) -> Path:
 
 
 def install(directory: Path, extra: str) -> int:
-    """Runs pip, and shows how far it has got."""
+    """Installs the locked versions where that is asked, then the project with what its extra needs beyond them."""
+    if os.environ.get("PG_DURABLE_LOCKED"):
+        say(f"Installing the versions of {LOCK}")
+        failed = pip(directory, "--require-hashes", "--requirement", LOCK)
+        if failed:
+            return failed
     say(f"Installing pg_durable[{extra}] and what it needs")
+    return pip(directory, "--editable", f".[{extra}]")
+
+
+def pip(directory: Path, *arguments: str) -> int:
+    """Runs pip install, and shows how far it has got."""
     command = [str(python(directory)), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    command += ["--editable", f".[{extra}]"]
     said = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
-        for line in pip.stdout or ():
+    with subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
             said.append(line)
             fetched = FETCHED.match(line)
             if fetched:
                 say(f"  {fetched[1]}")
             elif line.startswith("Installing collected packages"):
                 say("All there; unpacking")
-    if pip.returncode:
+    if process.returncode:
         sys.stderr.writelines(said)
-    return pip.returncode
+    return process.returncode
 
 
 def say(line: str) -> None:

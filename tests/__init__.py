@@ -1,0 +1,1 @@
+"""The tests: real servers, no mocks of the database, no elapsed time that counts."""

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = re.compile(r"^```sql\n(?P<shown>.*?)^```$|^<!-- setup-sql\n(?P<hidden>.*?)^-->$", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+TEXT_OF_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,21 @@ class Page:
         return "<!-- runs-may-fail -->" in self.text
 
     @property
-    def links(self) -> list[str]:
-        """The files it links to, relative to itself."""
-        return [target for target in LINK.findall(self.text) if "://" not in target]
+    def links(self) -> list[tuple[str, str]]:
+        """The files it links to, relative to itself ('' is itself), and the heading there, if the link names one."""
+        targets = [target for target in LINK.findall(self.prose) if "://" not in target]
+        return [(file, anchor) for file, _, anchor in (target.partition("#") for target in targets)]
+
+    @property
+    def prose(self) -> str:
+        """What is not code."""
+        return FENCED.sub("", self.text)
+
+    @property
+    def anchors(self) -> set[str]:
+        """What a link can name of it: its headings, spelled as forges and the site spell them."""
+        plain = (TEXT_OF_LINK.sub(r"\1", heading) for heading in HEADING.findall(self.prose))
+        return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.strip().lower())) for heading in plain}
 
     def script(self, owner: str) -> str:
         """All blocks, each in a session of its own; psql's variables go on from one to the next."""

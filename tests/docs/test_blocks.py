@@ -31,12 +31,6 @@ def test_every_block_runs(page: Page, db: Database, worker: WorkerProcess, tmp_p
         assert db.rows(FAILED, user=None) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path.name)
-def test_links_lead_somewhere(page: Page) -> None:
-    for target in page.links:
-        assert (page.path.parent / target).exists(), target
-
-
 MOVING = """
 select i.id, i.label, i.status from df.instances i
 where i.status in ('pending', 'running') and i.id not in (select w.instance_id from df.waiting w)"""

@@ -1,0 +1,1 @@
+"""How the installers are built."""

@@ -1,0 +1,1 @@
+"""How flows are written: builders, operators, flow text, references, and what is refused."""

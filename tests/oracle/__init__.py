@@ -1,0 +1,1 @@
+"""The engine against an independent model of the contract, on random graphs."""

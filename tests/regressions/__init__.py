@@ -1,0 +1,1 @@
+"""One file for each fault that was found: the name says what was wrong."""

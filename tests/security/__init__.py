@@ -1,0 +1,1 @@
+"""What one role cannot do to another, to the worker or to the owner."""
