@@ -180,7 +180,7 @@ def test_a_sink_of_ones_own(library: Database, endpoint: Embeddings, worker: Wor
       doc_id int, chunk_index int, chunk_text text, embedding halfvec(16), metadata jsonb, model text,
       content_hash text, unique (doc_id, chunk_index))""")
     library.sql(LOAD, 2)
-    library.sql("""select ai.create_pipeline({docs}, array[ai.embed('small', 'body')],
+    library.sql(f"""select ai.create_pipeline({DOCS}, array[ai.embed('small', 'body')],
                                              sink => ai.table_sink('mine', create_table => false))""")
     assert caught_up(library)["coverage"] == 100
     library.sql("delete from documents where id = 1")
