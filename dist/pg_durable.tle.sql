@@ -17176,7 +17176,7 @@ $$;
 -- A checkpoint of now; NULL: none can be made. The id comes last: who gets a later one has drawn its numbers later.
 -- PostgreSQL says it once a transaction, and not where that has an id of its own.
 create or replace function df_engine.new_checkpoint() returns jsonb
-language plpgsql as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_numbers constant bigint[] := array[    coalesce(pg_sequence_last_value('df_engine.instances_instance_seq'), 0),    coalesce(pg_sequence_last_value('df_engine.thread_ids'), 0),    coalesce(pg_sequence_last_value('df_engine.inbox_signal_id_seq'), 0),    coalesce(pg_sequence_last_value('df_engine.acts_id_seq'), 0)];
   v_oldest constant bigint := pg_snapshot_xmin(pg_current_snapshot())::pg_catalog.text::bigint;
@@ -17197,7 +17197,7 @@ $$;
 -- What follows a mark: the next one; the oldest transaction that it has not seen and that has ended; the checkpoint to
 -- read from.
 create or replace function df_engine.next_mark(p_mark text, out mark text, out low bigint, out checkpoint jsonb)
-language plpgsql as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant pg_snapshot := pg_current_snapshot();
   v_open constant jsonb := (
@@ -17205,8 +17205,8 @@ declare
     from (select x.xid::pg_catalog.text::bigint from pg_snapshot_xip(v_now) x(xid)
           union select pg_current_xact_id_if_assigned()::pg_catalog.text::bigint) o(xid)
     where o.xid is not null);
-  v_newest constant bigint := pg_snapshot_xmax(v_now)::pg_catalog.text;
-  v_kept jsonb := '[]';
+  v_newest constant bigint := pg_snapshot_xmax(v_now)::pg_catalog.text::bigint;
+  v_kept jsonb := jsonb_build_array();
   v_new jsonb;
 begin
   if p_mark is not null then
@@ -17272,7 +17272,7 @@ create or replace function df_engine.changed_since(
   p_all boolean, p_role oid, v_low bigint, p_since timestamptz, p_instance bigint, p_thread bigint, p_signal bigint,
   p_act bigint
 ) returns text[]
-language plpgsql as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_age constant int := age((v_low & 4294967295)::pg_catalog.text::xid);
   v_place constant bigint := case when isfinite(p_since) then

@@ -1,0 +1,1 @@
+"""Fleets: databases with pg_durable, over postgres_fdw."""

@@ -131,8 +131,14 @@ class Browser:
     def press(self, label: str) -> None:
         """Presses a button or link with this text, and waits for the page that comes."""
         xpath = f"//button[normalize-space()='{label}'] | //a[normalize-space()='{label}']"
-        found = self.wait(lambda: self.driver.find_elements(By.XPATH, xpath), label)
-        found[0].click()
+
+        def pressed() -> bool:
+            found = self.driver.find_elements(By.XPATH, xpath)
+            for element in found[:1]:
+                element.click()
+            return bool(found)
+
+        self.wait(pressed, label)
 
     def keys(self, *keys: str) -> None:
         """Presses keys, wherever the focus is."""

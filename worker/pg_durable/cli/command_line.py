@@ -37,8 +37,8 @@ EXIT_CODES = """exit codes:
 environment:
   PG_DURABLE_DSN     what --dsn is by default; libpq's PG* variables fill it up
   PG_DURABLE_JSON    anything: print JSON, as with --json
-  PG_DURABLE_...     the options of worker, dev and web, such as PG_DURABLE_SESSIONS,
-                     and of embed, such as PG_DURABLE_EMBED_THREADS
+  PG_DURABLE_...     the options of worker, dev and web (PG_DURABLE_SESSIONS),
+                     and of embed (PG_DURABLE_EMBED_THREADS)
   NO_COLOR           anything: no colours; a pipe has none in any case
 """
 # Commands whose options all have a variable, and how its name begins.

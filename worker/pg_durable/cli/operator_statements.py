@@ -19,7 +19,8 @@ from newest n
 join df.instances i on i.id = n.id
 cross join lateral df.instance_info(n.id) f
 order by n.place"""
-CHECK_PAGE = "select df_engine.check_page_size(%(limit)s)"
+# df.settings comes first, so that whoever may not use df is told so of df.
+CHECK_PAGE = "select df_engine.check_page_size(%(limit)s) from df.settings limit 1"
 RUN = """
 select i.instance_id, i.label, i.status, i.current_execution_id as iteration, i.function_version as version,
        case when i.status = 'failed' then df_engine.cause(i.output) else i.output end as output
