@@ -17,7 +17,7 @@ from tests.worker.conftest import own_server  # noqa: F401 - a fixture
 FENCE = re.compile(r"^```(?:sh|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_HERE = {
     r"make demo": "test_demo",
-    r"(\.venv/bin/)?pg-durable (dev|worker)\b": "test_tutorial, test_deploy",
+    r"(\.venv/bin/)?pg-durable (dev|worker|web)\b": "test_tutorial, test_deploy, tests/web",
     r"pg-durable embed\b|psql .*(EXTENSION vector|ai\.grant)|-c .*http_allow": "tests/ai",
     r"pip install|python3 -m venv|\S+/pip install": "test_deploy installs it so",
     r"\.venv/bin/python -m examples": "test_examples",
