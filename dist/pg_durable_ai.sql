@@ -69,7 +69,7 @@ create table if not exists ai._release (
 comment on table ai._release is 'One row: the installed version of the AI pipelines';
 
 -- The tables of the pipelines. Each row belongs to a role, and row security shows it to nobody else: functions read and write them with their
--- caller's rights. What a pipeline has of its own, its sink and its queue, are tables of its owner in the schema of the sink.
+-- caller's rights. What belongs to a row is of the same owner, so that nobody gives others, who may see all, something to run. What a pipeline has of its own, its sink and its queue, are tables of its owner in the schema of the sink.
 
 create table if not exists ai.models (
   owner regrole not null default quote_ident(current_user)::regrole,
@@ -100,14 +100,15 @@ create table if not exists ai._pipelines (
   paused boolean not null default false,
   reason text,
   created_at timestamptz not null default now(),
-  constraint _pipelines_name_key unique (owner, name)
+  constraint _pipelines_name_key unique (owner, name),
+  constraint _pipelines_owner_key unique (id, owner)
 );
 comment on table ai._pipelines is 'A pipeline: what it is called, what it does with texts that a model refuses, whether it is paused';
 
 -- The tables, triggers and run that make chunks and embeddings in one way. A pipeline has one that serves, and a next one while it changes.
 create table if not exists ai._generations (
   id bigint generated always as identity constraint _generations_pkey primary key,
-  pipeline bigint not null constraint _generations_pipeline_fkey references ai._pipelines on delete cascade,
+  pipeline bigint not null,
   owner regrole not null default quote_ident(current_user)::regrole,
   number int not null,
   serving boolean not null,
@@ -127,13 +128,15 @@ create table if not exists ai._generations (
   trouble text,  -- why the last iteration failed
   trouble_at timestamptz,
   troubles int not null default 0,  -- in a row
-  constraint _generations_number_key unique (pipeline, number)
+  constraint _generations_number_key unique (pipeline, number),
+  constraint _generations_owner_key unique (id, owner),
+  constraint _generations_pipeline_fkey foreign key (pipeline, owner) references ai._pipelines (id, owner) on delete cascade
 );
 comment on table ai._generations is 'One way of making chunks and embeddings: its sink, its queue of changed rows, its run and how far it is';
 
 -- Texts that a model has refused. With a lot: those that were refused together, and are sent again in smaller lots until the bad one is alone.
 create table if not exists ai._refusals (
-  generation bigint not null constraint _refusals_generation_fkey references ai._generations on delete cascade,
+  generation bigint not null,
   owner regrole not null default quote_ident(current_user)::regrole,
   content_hash text not null,
   lot bigint,
@@ -142,7 +145,8 @@ create table if not exists ai._refusals (
   doc_id text,  -- of a row that has the text, and the text: when it is alone
   chunk_text text,
   failed_at timestamptz not null default clock_timestamp(),
-  constraint _refusals_pkey primary key (generation, content_hash)
+  constraint _refusals_pkey primary key (generation, content_hash),
+  constraint _refusals_generation_fkey foreign key (generation, owner) references ai._generations (id, owner) on delete cascade
 );
 comment on table ai._refusals is 'Texts that a model has refused: in lots that are sent again, or alone, which are failures';
 create index if not exists _refusals_lots on ai._refusals (generation, lot) where lot is not null;  -- for ai._batches
@@ -183,31 +187,31 @@ comment on table ai._query_embeddings is 'Embeddings of queries that ai.search u
 
 do $policies$
 begin
-  alter table ai.models enable row level security;
+  alter table ai.models enable row level security, force row level security;
   if not exists (select from pg_policy where polrelid = 'ai.models'::regclass) then
     create policy own_rows on ai.models using (owner = quote_ident(current_user)::regrole) with check (owner = quote_ident(current_user)::regrole);
   end if;
-  alter table ai._pipelines enable row level security;
+  alter table ai._pipelines enable row level security, force row level security;
   if not exists (select from pg_policy where polrelid = 'ai._pipelines'::regclass) then
     create policy own_rows on ai._pipelines using (owner = quote_ident(current_user)::regrole) with check (owner = quote_ident(current_user)::regrole);
   end if;
-  alter table ai._generations enable row level security;
+  alter table ai._generations enable row level security, force row level security;
   if not exists (select from pg_policy where polrelid = 'ai._generations'::regclass) then
     create policy own_rows on ai._generations using (owner = quote_ident(current_user)::regrole) with check (owner = quote_ident(current_user)::regrole);
   end if;
-  alter table ai._refusals enable row level security;
+  alter table ai._refusals enable row level security, force row level security;
   if not exists (select from pg_policy where polrelid = 'ai._refusals'::regclass) then
     create policy own_rows on ai._refusals using (owner = quote_ident(current_user)::regrole) with check (owner = quote_ident(current_user)::regrole);
   end if;
-  alter table ai._usage enable row level security;
+  alter table ai._usage enable row level security, force row level security;
   if not exists (select from pg_policy where polrelid = 'ai._usage'::regclass) then
     create policy own_rows on ai._usage using (owner = quote_ident(current_user)::regrole) with check (owner = quote_ident(current_user)::regrole);
   end if;
-  alter table ai._budgets enable row level security;
+  alter table ai._budgets enable row level security, force row level security;
   if not exists (select from pg_policy where polrelid = 'ai._budgets'::regclass) then
     create policy own_rows on ai._budgets using (owner = quote_ident(current_user)::regrole) with check (owner = quote_ident(current_user)::regrole);
   end if;
-  alter table ai._query_embeddings enable row level security;
+  alter table ai._query_embeddings enable row level security, force row level security;
   if not exists (select from pg_policy where polrelid = 'ai._query_embeddings'::regclass) then
     create policy own_rows on ai._query_embeddings using (owner = quote_ident(current_user)::regrole) with check (owner = quote_ident(current_user)::regrole);
   end if;

@@ -78,8 +78,9 @@ def test_public_has_nothing(shared: Database) -> None:
 
 
 def test_every_table_has_row_security(shared: Database) -> None:
+    """The owner's rows are no exception."""
     rows = shared.rows("""select relname::text from pg_class where relnamespace = 'ai'::regnamespace and relkind = 'r'
-                          and not relrowsecurity""", user=None)  # fmt: skip
+                          and not (relrowsecurity and relforcerowsecurity)""", user=None)  # fmt: skip
     assert rows == [("_release",)]
 
 
@@ -92,6 +93,30 @@ def test_another_role_sees_and_changes_nothing(library: Database) -> None:
     with pytest.raises(errors.InsufficientPrivilege):
         values = "values ('app', 'x', '{}', 'skip')"
         library.sql(f"insert into ai._pipelines (owner, name, definition, error_handling) {values}", user="other")
+
+
+def test_nobody_adds_to_the_pipeline_of_a_role_that_sees_all(library: Database) -> None:
+    """What a generation says is run by whoever owns its pipeline: row security does not hide it from all of them."""
+    create(library)
+    library.sql("create schema theirs authorization other", user=None)
+    library.sql("create view theirs.sink as select 1 as chunk_index", user="other")
+    pipeline, generation = (
+        library.admin("select pipeline from ai._generations"),
+        library.admin("select id from ai._generations"),
+    )
+    with pytest.raises(errors.ForeignKeyViolation):
+        library.sql(
+            "insert into ai._generations (pipeline, number, serving, plan, model, source, sink, queue) "
+            "select %s, 2, true, '{}', 'small', r, r, r from (select 'theirs.sink'::regclass) x(r)",
+            pipeline,
+            user="other",
+        )
+    with pytest.raises(errors.ForeignKeyViolation):
+        library.sql(
+            "insert into ai._refusals (generation, content_hash, error) values (%s, 'x', 'forged')",
+            generation,
+            user="other",
+        )
 
 
 def test_who_writes_to_the_source_needs_no_rights_on_the_pipeline(library: Database) -> None:
