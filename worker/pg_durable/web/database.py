@@ -12,6 +12,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
+from pg_durable.login import reason
 from pg_durable.web.options import Options
 from pg_durable.web.sessions import Session
 
@@ -218,14 +219,3 @@ def refused(error: psycopg.OperationalError) -> bool:
         for sign in ("authentication failed", "no password supplied", "does not exist", "is not permitted to log in",
                      "no pg_hba.conf entry", "permission denied for database")
     )  # fmt: skip
-
-
-def reason(error: BaseException) -> str:
-    """The server's words, on one line."""
-    if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        return error.diag.message_primary
-    for line in reversed(str(error).splitlines()):
-        _, fatal, why = line.partition("FATAL: ")
-        if fatal:
-            return why.strip()
-    return " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,8 @@ from psycopg import errors
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from pg_durable.web.database import Database, LoginError, Row, UnreachableError, reason
+from pg_durable.login import reason
+from pg_durable.web.database import Database, LoginError, Row, UnreachableError
 from pg_durable.web.options import Options
 from pg_durable.web.queries import text_of
 from pg_durable.web.rendering import environment

@@ -7,7 +7,8 @@ from typing import Any
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pg_durable.web.database import Row, reason
+from pg_durable.login import reason
+from pg_durable.web.database import Row
 from pg_durable.web.rendering import STATUSES
 from pg_durable.web.view import NotFoundError, View, page
 
