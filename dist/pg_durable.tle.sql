@@ -10138,9 +10138,8 @@ end
 $$;
 
 -- Limits: how many steps run within each at a time, and how many begin. A step takes a place, a row that it locks in its own transaction, of each limit around
--- it, in order of name: all or none. Who finds none leaves the lanes of the queue that are searched, in a transaction of its own, and waits
--- in line; the end of a step, and a poll, call the next in line. Whoever is called tries again: it is a hint, and takes no place. No lock is
--- waited for here. A step that is in no limit is asked nothing.
+-- it, in order of name: all or none. Who finds none waits in line (engine/lines), in a transaction of its own; the end of a step, and a
+-- poll, call the next. No lock is waited for here. A step that is in no limit is asked nothing.
 --
 -- A rate is as many grants, rows that a step locks and stamps with the time, in a transaction of its own before the step. A grant is for one step, which
 -- begins until granted_at + slack or is granted anew; it is free again at granted_at + per + slack. Two steps with the same grant begin at least per
@@ -10232,23 +10231,6 @@ begin
 end
 $$;
 
--- In how many milliseconds a grant is due for which somebody waits; NULL: none is.
-create or replace function df_engine.next_grant_ms() returns numeric
-language plpgsql volatile as $$
-begin
-  return (
-    with recursive line as (
-      select (select min(q.waits_for) from df_engine.queue q where q.waits_for is not null) as waits_for
-      union all
-      select (select min(q.waits_for) from df_engine.queue q where q.waits_for > n.waits_for) from line n where n.waits_for is not null
-    )
-    select greatest(20, ceil(extract(epoch from d.at - df_engine.clock()) * 1000))
-    from (select df_engine.grant_due(n.waits_for) as at from line n
-          where n.waits_for is not null and df_engine.has_line(n.waits_for) offset 0) d
-    where d.at is not null order by d.at limit 1);
-end
-$$;
-
 -- How many of the line of a limit may be called as far as its rate and its pause say; NULL: any number.
 create or replace function df_engine.free_grants(p_limit bigint, p_rate int, p_per interval, p_paused_until timestamptz) returns int
 language plpgsql stable as $$
@@ -10258,88 +10240,6 @@ begin
                 select count(*) from df_engine.limit_grants g
                 where g.limit_id = p_limit and g.number <= p_rate
                   and g.granted_at <= (select df_engine.clock() - p_per - least(p_per / 10, interval '1 s'))) end;
-end
-$$;
-
--- Whether anybody waits in the line of a limit whose role is not paused: of one that is nobody is called, and nobody waits for it.
-create or replace function df_engine.has_line(p_limit bigint) returns boolean
-language plpgsql stable as $$
-begin
-  return exists (select from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)));
-end
-$$;
-
--- Puts a claimed row of the queue into the line of a limit. Keys take turns, and in the line of a shared limit roles: the turn of who comes is the
--- one after the last of its key, or that of who is next. Whoever was called in vain keeps its turn; from the line of another limit it comes to the
--- front, where no other role waits.
-create or replace function df_engine.wait_in_line(p_queue df_engine.queue, p_limit bigint, p_key text) returns void
-language plpgsql as $$
-declare
-  v_shared constant boolean := exists (select from df_engine.limits l where l.limit_id = p_limit and l.owner = 0::pg_catalog.oid::pg_catalog.regrole);
-  v_key constant text := case when v_shared then (p_queue).submitter::pg_catalog.text else p_key end;
-  v_next constant bigint := coalesce((
-    select q.turn from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit 1), 0);
-  v_last constant bigint := (
-    select q.turn from df_engine.queue q where q.waits_for = p_limit and q.line_key = v_key and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn desc limit 1);
-begin
-  update df_engine.queue q
-  set lane = 'limited ' || q.lane, waits_for = p_limit, line_key = v_key, offered = false,
-      turn = case when (p_queue).waits_for = p_limit then (p_queue).turn
-                  when (p_queue).waits_for is not null and not v_shared then v_next
-                  else greatest(v_next, v_last + 1) end
-  where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
-  if (p_queue).waits_for is null then  -- a place may have become free unseen: a poll tells
-    perform df_engine.wake('t', null);
-  else
-    perform df_engine.wake_for_grant(p_limit);
-  end if;
-end
-$$;
-
--- Calls the next p_most in the line of a limit: they can be claimed, and then try. p_gone: the limit is not set any more. Answers how many.
-create or replace function df_engine.call_next(p_limit bigint, p_most int, p_gone boolean default false, p_role oid default null) returns int
-language plpgsql as $$
-declare
-  v_called int;
-  v_role oid;
-  v_roles oid[];
-begin
-  with next as (
-    select q.lane, q.submitter, q.id from df_engine.queue q
-    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and (p_role is null or q.submitter = p_role) and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
-    order by q.turn, q.id limit greatest(p_most, 0) for update skip locked
-  ), called as (
-    update df_engine.queue q
-    set lane = substr(q.lane, 9), id = df_engine.queue_place((q.id & 255)::int), waits_for = case when not p_gone then q.waits_for end,
-        next_try_at = case when q.lane <> 'limited sql' then df_engine.clock() end
-    from next n where q.lane = n.lane and q.submitter = n.submitter and q.id = n.id
-    returning q.submitter
-  )
-  select array_agg(distinct c.submitter), count(*) into v_roles, v_called from called c;
-  foreach v_role in array coalesce(v_roles, '{}') loop
-    perform df_engine.wake('r ' || v_role, null);
-  end loop;
-  if v_called > 0 then
-    perform df_engine.wake('l', null);
-  end if;
-  return v_called;
-end
-$$;
-
--- A transaction of p_role gives a place back. It calls who is next if that is a step of its own: a row that it has called is locked until it ends,
--- which may be late. Of another role's a poll is told.
-create or replace function df_engine.call_after(p_limit bigint, p_role oid) returns void
-language plpgsql as $$
-declare
-  v_next constant oid := (
-    select q.submitter from df_engine.queue q
-    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)) order by q.turn, q.id limit 1);
-begin
-  if v_next = p_role then
-    perform df_engine.call_next(p_limit, 1, p_role => p_role);
-  elsif v_next is not null then
-    perform df_engine.wake('t', null);
-  end if;
 end
 $$;
 
@@ -10513,6 +10413,108 @@ begin
   set paused_until = greatest(x.paused_until, case when x.owner <> 0::pg_catalog.oid::pg_catalog.regrole then v_until else least(v_until, df_engine.clock() + '1 minute') end)
   where x.limit_id = any (v_locked);
   return cardinality(v_locked) = cardinality(v_limits);
+end
+$$;
+
+-- Lines: who has found no place or grant of a limit waits in its line, out of the lanes of the queue that are searched, until somebody calls. Whoever is called
+-- tries again: it is a hint, and takes no place. No lock is waited for here.
+
+-- In how many milliseconds a grant is due for which somebody waits; NULL: none is.
+create or replace function df_engine.next_grant_ms() returns numeric
+language plpgsql volatile as $$
+begin
+  return (
+    with recursive line as (
+      select (select min(q.waits_for) from df_engine.queue q where q.waits_for is not null) as waits_for
+      union all
+      select (select min(q.waits_for) from df_engine.queue q where q.waits_for > n.waits_for) from line n where n.waits_for is not null
+    )
+    select greatest(20, ceil(extract(epoch from d.at - df_engine.clock()) * 1000))
+    from (select df_engine.grant_due(n.waits_for) as at from line n
+          where n.waits_for is not null and df_engine.has_line(n.waits_for) offset 0) d
+    where d.at is not null order by d.at limit 1);
+end
+$$;
+
+-- Whether anybody waits in the line of a limit whose role is not paused: of one that is nobody is called, and nobody waits for it.
+create or replace function df_engine.has_line(p_limit bigint) returns boolean
+language plpgsql stable as $$
+begin
+  return exists (select from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)));
+end
+$$;
+
+-- Puts a claimed row of the queue into the line of a limit. Keys take turns, and in the line of a shared limit roles: the turn of who comes is the
+-- one after the last of its key, or that of who is next. Whoever was called in vain keeps its turn; from the line of another limit it comes to the
+-- front, where no other role waits.
+create or replace function df_engine.wait_in_line(p_queue df_engine.queue, p_limit bigint, p_key text) returns void
+language plpgsql as $$
+declare
+  v_shared constant boolean := exists (select from df_engine.limits l where l.limit_id = p_limit and l.owner = 0::pg_catalog.oid::pg_catalog.regrole);
+  v_key constant text := case when v_shared then (p_queue).submitter::pg_catalog.text else p_key end;
+  v_next constant bigint := coalesce((
+    select q.turn from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit 1), 0);
+  v_last constant bigint := (
+    select q.turn from df_engine.queue q where q.waits_for = p_limit and q.line_key = v_key and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn desc limit 1);
+begin
+  update df_engine.queue q
+  set lane = 'limited ' || q.lane, waits_for = p_limit, line_key = v_key, offered = false,
+      turn = case when (p_queue).waits_for = p_limit then (p_queue).turn
+                  when (p_queue).waits_for is not null and not v_shared then v_next
+                  else greatest(v_next, v_last + 1) end
+  where q.lane = (p_queue).lane and q.submitter = (p_queue).submitter and q.id = (p_queue).id;
+  if (p_queue).waits_for is null then  -- a place may have become free unseen: a poll tells
+    perform df_engine.wake('t', null);
+  else
+    perform df_engine.wake_for_grant(p_limit);
+  end if;
+end
+$$;
+
+-- Calls the next p_most in the line of a limit: they can be claimed, and then try. p_gone: the limit is not set any more. Answers how many.
+create or replace function df_engine.call_next(p_limit bigint, p_most int, p_gone boolean default false, p_role oid default null) returns int
+language plpgsql as $$
+declare
+  v_called int;
+  v_role oid;
+  v_roles oid[];
+begin
+  with next as (
+    select q.lane, q.submitter, q.id from df_engine.queue q
+    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and (p_role is null or q.submitter = p_role) and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
+    order by q.turn, q.id limit greatest(p_most, 0) for update skip locked
+  ), called as (
+    update df_engine.queue q
+    set lane = substr(q.lane, 9), id = df_engine.queue_place((q.id & 255)::int), waits_for = case when not p_gone then q.waits_for end,
+        next_try_at = case when q.lane <> 'limited sql' then df_engine.clock() end
+    from next n where q.lane = n.lane and q.submitter = n.submitter and q.id = n.id
+    returning q.submitter
+  )
+  select array_agg(distinct c.submitter), count(*) into v_roles, v_called from called c;
+  foreach v_role in array coalesce(v_roles, '{}') loop
+    perform df_engine.wake('r ' || v_role, null);
+  end loop;
+  if v_called > 0 then
+    perform df_engine.wake('l', null);
+  end if;
+  return v_called;
+end
+$$;
+
+-- A transaction of p_role gives a place back. It calls who is next if that is a step of its own: a row that it has called is locked until it ends,
+-- which may be late. Of another role's a poll is told.
+create or replace function df_engine.call_after(p_limit bigint, p_role oid) returns void
+language plpgsql as $$
+declare
+  v_next constant oid := (
+    select q.submitter from df_engine.queue q
+    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)) order by q.turn, q.id limit 1);
+begin
+  if v_next = p_role then
+    perform df_engine.call_next(p_limit, 1, p_role => p_role);
+  elsif v_next is not null then
+    perform df_engine.wake('t', null);
+  end if;
 end
 $$;
 

@@ -57,6 +57,7 @@ PARTS = (
     "engine/transition",
     "engine/skip",
     "engine/limits",
+    "engine/lines",
     "session/execute",
     "session/prepare",
     "session/claim",
