@@ -10441,11 +10441,11 @@ begin
 end
 $$;
 
--- Whether anybody waits in the line of a limit whose role is not paused: of one that is nobody is called, and nobody waits for it.
+-- Whether anybody waits in the line of a limit.
 create or replace function df_engine.has_line(p_limit bigint) returns boolean
 language plpgsql stable as $$
 begin
-  return exists (select from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)));
+  return exists (select from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http'));
 end
 $$;
 
@@ -10486,7 +10486,7 @@ declare
 begin
   with next as (
     select q.lane, q.submitter, q.id from df_engine.queue q
-    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and (p_role is null or q.submitter = p_role) and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
+    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and (p_role is null or q.submitter = p_role)
     order by q.turn, q.id limit greatest(p_most, 0) for update skip locked
   ), called as (
     update df_engine.queue q
@@ -10511,15 +10511,37 @@ $$;
 create or replace function df_engine.call_after(p_limit bigint, p_role oid) returns void
 language plpgsql as $$
 declare
-  v_next constant oid := (
-    select q.submitter from df_engine.queue q
-    where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)) order by q.turn, q.id limit 1);
+  v_next constant oid := (select q.submitter from df_engine.queue q where q.waits_for = p_limit and q.lane in ('limited sql', 'limited direct', 'limited http') order by q.turn, q.id limit 1);
 begin
   if v_next = p_role then
     perform df_engine.call_next(p_limit, 1, p_role => p_role);
   elsif v_next is not null then
     perform df_engine.wake('t', null);
   end if;
+end
+$$;
+
+-- The next p_most of each role that is paused leave the line of a shared limit, or the places to which they have been called: as of a paused run, what they
+-- come back to is its end.
+create or replace function df_engine.leave_paused(p_limit bigint, p_most int) returns void
+language plpgsql as $$
+begin
+  with recursive role as (
+    select (select min(q.line_key) from df_engine.queue q where q.waits_for = p_limit) as key
+    union all
+    select (select min(q.line_key) from df_engine.queue q where q.waits_for = p_limit and q.line_key > r.key) from role r where r.key is not null
+  ), gone as materialized (
+    select q.lane, q.submitter, q.id
+    from role r
+    cross join lateral (
+      select x.lane, x.submitter, x.id from df_engine.queue x
+      where x.waits_for = p_limit and x.line_key = r.key and x.worker is null order by x.turn limit p_most for update skip locked) q
+    where r.key is not null and (select true from df_engine.paused_roles p where p.role = any (array[r.key::pg_catalog.oid, 0]::pg_catalog.regrole[]) limit 1) is true
+  )
+  update df_engine.queue q
+  set lane = regexp_replace(q.lane, '^limited ', ''), waits_for = null,
+      next_try_at = case when q.lane not in ('sql', 'limited sql') then df_engine.clock() end
+  from gone g where q.lane = g.lane and q.submitter = g.submitter and q.id = g.id;
 end
 $$;
 
@@ -10562,9 +10584,11 @@ begin
       select x.place from df_engine.limit_places x where x.limit_id = v_limit and x.place > coalesce(l.concurrency, 0) and x.leased is null
       for update skip locked));
     perform df_engine.free_leases(v_limit);
+    if v_shared and l.owner = 0::pg_catalog.oid::pg_catalog.regrole then
+      perform df_engine.leave_paused(v_limit, p_most);
+    end if;
     perform from df_engine.queue q
-    where q.waits_for = v_limit and q.lane in ('sql', 'direct', 'http') and q.worker is null and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
-    limit 1000 for update skip locked;
+    where q.waits_for = v_limit and q.lane in ('sql', 'direct', 'http') and q.worker is null limit 1000 for update skip locked;
     get diagnostics v_coming = row_count;
     perform from df_engine.limit_places p
     where p.limit_id = v_limit and p.place <= l.concurrency and p.leased is null limit v_coming + p_most for update skip locked;
@@ -11110,7 +11134,7 @@ begin
     raise exception 'this function of df_engine is called by the functions of df only'
       using errcode = 'insufficient_privilege';
   end if;
-  if not (array[v_role, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p)) or df_engine.in_test() then
+  if not ((select true from df_engine.paused_roles p where p.role = any (array[v_role, 0]::pg_catalog.regrole[]) limit 1) is true) or df_engine.in_test() then
     v_claim := df_engine.lock_queue(v_role, p_queue, p_low);
   end if;
   if v_claim.version is null then
@@ -12093,7 +12117,7 @@ begin
       select r.role, count(l.worker) as leased, count(*) filter (where l.worker = p_worker) as here
       from df_engine.submitters(p_lane) r(role)
       left join df_engine.queue l on l.lane = p_lane and l.submitter = r.role and l.worker is not null
-      where not (array[r.role, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
+      where not ((select true from df_engine.paused_roles p where p.role = any (array[r.role, 0]::pg_catalog.regrole[]) limit 1) is true)
       group by r.role) s
     left join df_engine.role_shares(p_worker) x on x.role = s.role
     cross join lateral (
@@ -13544,7 +13568,7 @@ begin
     )
     select r.submitter, (select x.next_try_at from df_engine.timers x
                          where x.submitter = r.submitter order by x.next_try_at, x.id limit 1)
-    from roles r where r.submitter is not null and not (array[r.submitter, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p));
+    from roles r where r.submitter is not null and not ((select true from df_engine.paused_roles p where p.role = any (array[r.submitter, 0]::pg_catalog.regrole[]) limit 1) is true);
   return query
     with recursive roles as (
       select (select x.submitter from df_engine.inbox x where x.fresh order by x.submitter limit 1) as submitter
@@ -13555,7 +13579,7 @@ begin
     )
     select r.submitter, (select x.next_try_at from df_engine.inbox x
                          where x.fresh and x.submitter = r.submitter order by x.next_try_at, x.signal_id limit 1)
-    from roles r where r.submitter is not null and not (array[r.submitter, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p));
+    from roles r where r.submitter is not null and not ((select true from df_engine.paused_roles p where p.role = any (array[r.submitter, 0]::pg_catalog.regrole[]) limit 1) is true);
 end
 $$;
 
@@ -14876,7 +14900,7 @@ begin
       from df_engine.submitters('sql') q(submitter)
       cross join lateral (select r.id from df_engine.queue r
                           where r.lane = 'sql' and r.submitter = q.submitter order by r.id limit 100) w
-      where not (array[q.submitter, 0::pg_catalog.oid] operator(pg_catalog.&&) array(select p.role::pg_catalog.oid from df_engine.paused_roles p))
+      where not ((select true from df_engine.paused_roles p where p.role = any (array[q.submitter, 0]::pg_catalog.regrole[]) limit 1) is true)
       group by q.submitter
     )
     select coalesce(jsonb_agg(jsonb_build_object('role', u.rolname, 'ready', w.ready) order by w.oldest), '[]')
@@ -14981,8 +15005,11 @@ begin
     'max_rows', df_engine.setting_number('max_transition_rows'),
     'max_bytes', df_engine.setting_number('worker_bytes_in_flight'),
     'left', array(select l.lane from unnest('{direct,http}'::text[]) l(lane)
-                  where (select true from df_engine.queue q where q.lane = l.lane and q.worker is null and q.lane <> 'sql'
-                           and q.submitter <> all (array(select p.role::pg_catalog.oid from df_engine.paused_roles p)) limit 1)));
+                  where exists (
+                    select from df_engine.submitters(l.lane) s(submitter)
+                    where not ((select true from df_engine.paused_roles p where p.role = any (array[s.submitter, 0]::pg_catalog.regrole[]) limit 1) is true)
+                      and (select true from df_engine.queue q
+                           where q.lane = l.lane and q.submitter = s.submitter and q.worker is null and q.lane <> 'sql' limit 1))));
 end
 $$;
 

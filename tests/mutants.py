@@ -224,7 +224,7 @@ MUTANTS = (
            f"{ROLE_PAUSES}::test_a_leased_step_is_not_leased"),
     Mutant("timers of a paused role fire", "and not ({{ role_is_paused", "and true or ({{ role_is_paused",
            f"{ROLE_PAUSES}::test_timers_and_signals_act_when_it_is_resumed"),
-    Mutant("the line of a shared limit waits for a paused role", " and q.submitter <> all ({{ paused_roles }})", "",
+    Mutant("the line of a shared limit waits for a paused role", "if v_shared and l.owner", "if false and l.owner",
            f"{ROLE_PAUSES}::test_others_go_on_in_the_line_of_a_shared_limit"),
     Mutant("a role pauses others", "if v_role <> p_caller and", "if false and",
            f"{ROLE_PAUSES}::test_a_role_acts_on_itself_and_administrators_on_all"),
