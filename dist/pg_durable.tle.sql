@@ -6696,8 +6696,8 @@ $$;
 -- Pauses: nothing new of a paused run begins. Its rows of the queue that nobody has locked leave the lanes in which they are looked for, and a step that
 -- runs finds out when it is recorded. Timers and signals are tried when they are due, and then not before the run goes on. So a run
 -- that is not paused is asked nothing more than before.
--- A paused role is asked for wherever something of it would begin, in a chain of steps once in 50 ms, so however many runs it has, it is paused and goes on at once. What has been called in the
--- line of a limit keeps its turn.
+-- Whether a role is paused is asked wherever something of it would begin, within a chain of steps every 50 ms. So pausing it takes one row, however
+-- many runs it has. Its steps leave the lines of shared limits, where others wait.
 
 -- Why nothing begins of the runs of roles that are paused: by df.pause_role, or with the database.
 create or replace view df_engine.pauses_of_roles as
@@ -11592,7 +11592,7 @@ language plpgsql as $$
 declare
   v_deadline constant pg_catalog.timestamptz := df_engine.deadline(p_budget_ms);
   v_together constant int := df_engine.group_limit(p_careful);
-  v_again pg_catalog.timestamptz := v_deadline;  -- when it is asked whether the role is paused, by the way of claiming anew
+  v_again pg_catalog.timestamptz := v_deadline;  -- when a chain is claimed anew at the latest: that asks whether the role is paused
   v_limit bigint;
   v_key pg_catalog.text;
   v_low bigint := 0;
